@@ -1,0 +1,47 @@
+"""alignkit: a plugin-based trainer registry with a shared evaluation harness for aligning language models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alignkit.config import RunConfig as RunConfig
+    from alignkit.hookspecs import hookimpl as hookimpl
+    from alignkit.run import Run as Run
+    from alignkit.run import run as run
+    from alignkit.types import Batch as Batch
+    from alignkit.types import Estimate as Estimate
+    from alignkit.types import Example as Example
+    from alignkit.types import LossOutput as LossOutput
+    from alignkit.types import LossTerm as LossTerm
+    from alignkit.types import Method as Method
+    from alignkit.types import Metric as Metric
+    from alignkit.types import Policy as Policy
+    from alignkit.types import Scores as Scores
+    from alignkit.types import Settings as Settings
+    from alignkit.types import Suite as Suite
+    from alignkit.types import SuiteResult as SuiteResult
+    from alignkit.types import Target as Target
+
+__version__ = "0.1.0"
+
+# Name -> module. Loaded when first asked for, so that `import alignkit` costs nothing.
+_PUBLIC = {
+    "RunConfig": "config",
+    "hookimpl": "hookspecs",
+    "Run": "run",
+    "run": "run",
+} | dict.fromkeys(
+    (
+        "Batch Estimate Example LossOutput LossTerm Method Metric Policy Scores Settings Suite SuiteResult Target"
+    ).split(),
+    "types",
+)
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"alignkit.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'alignkit' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""From a source on disk or hub to tokenised rows."""

@@ -1,0 +1,1 @@
+"""One scorer for every method and for evaluation."""

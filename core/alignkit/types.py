@@ -1,0 +1,301 @@
+"""The vocabulary every plugin and the engine share.
+
+Nothing here imports torch, so that listing and configuration stay light. Shapes in docstrings use
+``N`` scored completion tokens, ``S`` completions (sequences), ``G`` groups (rows of data), ``M`` scored prompt tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+RowKind = Literal["preference", "completion", "prompt", "unpaired"]
+"""What one row of a method's data is: chosen and rejected, one completion, a prompt alone, a completion with a label."""
+
+Need = Literal["reference", "value_head", "reward"]
+"""What a method needs besides the policy."""
+
+
+class Settings(BaseModel):
+    """Base of a plugin's settings: unknown keys are refused, numbers are finite, aliases are the field's symbols."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+# --------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One tokenised row: a prompt and its completions (preference rows: chosen first, rejected second).
+
+    The prompt has at least one token (what comes first cannot be scored); every completion has at least one.
+    ``masks``, where given, has one entry a completion: True for the tokens that are scored (None: all of them).
+    """
+
+    id: str
+    prompt: Sequence[int]
+    completions: tuple[Sequence[int], ...]
+    index: int = -1
+    cluster: str = ""
+    category: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    masks: tuple[Sequence[bool] | None, ...] | None = None
+
+    def narrow(self, *which: int) -> Example:
+        """Return the row with only the completions at positions ``which``."""
+        masks = None if self.masks is None else tuple(self.masks[i] for i in which)
+        return replace(self, completions=tuple(self.completions[i] for i in which), masks=masks)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens the row costs when its prompt is shared by its completions."""
+        return len(self.prompt) + sum(map(len, self.completions))
+
+    def scored_tokens(self, completion: int) -> int:
+        """Return how many tokens of one completion are scored."""
+        mask = self.masks[completion] if self.masks else None
+        return len(self.completions[completion]) if mask is None else sum(mask)
+
+
+COUNTS: Mapping[str, Callable[[Example], int]] = {
+    "rows": lambda e: 1,
+    "tokens": lambda e: e.scored_tokens(0) if e.completions else 0,
+    "full_tokens": lambda e: len(e.prompt) - 1 + (e.scored_tokens(0) if e.completions else 0),
+    "completions": lambda e: len(e.completions),
+    "completion_tokens": lambda e: sum(e.scored_tokens(i) for i in range(len(e.completions))),
+}
+"""The counts a loss term or metric can be divided by, each a function of the batch alone: ``rows`` (pairs for preference
+data), ``tokens`` of the first completion, ``full_tokens`` of prompt and first completion less the first token (nothing
+predicts it), ``completions``, and ``completion_tokens`` of all completions. A method adds its own in
+``align_prepare_batch`` through :attr:`Batch.counts`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one optimizer step on this rank, or of one micro-batch cut from it.
+
+    ``columns`` are per-row values cut along with the rows (references, advantages, rows scored without gradient);
+    ``shared`` belongs to the whole step and is the same in every cut; ``counts`` are the method's own, per row, summed
+    by the engine like the standard ones.
+    """
+
+    examples: Sequence[Example]
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    row_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.examples)
+
+    def narrow(self, *which: int) -> Batch:
+        """Return the batch with only the completions at positions ``which`` of every row."""
+        return replace(self, examples=[e.narrow(*which) for e in self.examples])
+
+    def with_column(self, name: str, values: Sequence[Any]) -> Batch:
+        """Return the batch with one more per-row column."""
+        return replace(self, columns={**self.columns, name: values})
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Every count of this batch, standard and the method's own."""
+        own = {name: sum(values) for name, values in self.row_counts.items()}
+        return {name: sum(map(count, self.examples)) for name, count in COUNTS.items()} | own
+
+    def rows(self, which: Sequence[int]) -> Batch:
+        """Return the batch made of the rows at positions ``which``, columns and counts along with them."""
+        return replace(
+            self,
+            examples=[self.examples[i] for i in which],
+            columns={name: [values[i] for i in which] for name, values in self.columns.items()},
+            row_counts={name: [values[i] for i in which] for name, values in self.row_counts.items()},
+        )
+
+    def cut(self, max_rows: int, max_tokens: int) -> Iterator[Batch]:
+        """Cut into micro-batches of at most ``max_rows`` rows and ``max_tokens`` tokens (one over-long row stands alone)."""
+        which: list[int] = []
+        used = 0
+        for i, example in enumerate(self.examples):
+            if which and (len(which) >= max_rows or used + example.tokens > max_tokens):
+                yield self.rows(which)
+                which, used = [], 0
+            which.append(i)
+            used += example.tokens
+        if which:
+            yield self.rows(which)
+
+
+# --------------------------------------------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-token log-probabilities of completions (and, where asked for, of prompts), in the order of the rows.
+
+    ``logps [N]`` float32, ``sequence [N]`` the completion each token belongs to, ``lengths [S]`` scored tokens of each
+    completion, ``prompt_logps [M]`` (the first prompt token has none), ``prompt_row [M]`` the row of each.
+    """
+
+    logps: torch.Tensor
+    sequence: torch.Tensor
+    lengths: torch.Tensor
+    prompt_logps: torch.Tensor
+    prompt_row: torch.Tensor
+    rows: int
+
+    def sums(self) -> torch.Tensor:
+        """Return the summed log-probability of each completion, ``[S]``."""
+        return self.logps.new_zeros(len(self.lengths)).index_add(0, self.sequence, self.logps)
+
+    def means(self) -> torch.Tensor:
+        """Return the mean log-probability per scored token of each completion, ``[S]``."""
+        return self.sums() / self.lengths
+
+    def prompt_sums(self) -> torch.Tensor:
+        """Return the summed log-probability of each row's prompt, ``[G]``."""
+        return self.prompt_logps.new_zeros(self.rows).index_add(0, self.prompt_row, self.prompt_logps)
+
+    def split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Split per-completion values ``[S]`` into one tensor ``[G]`` a position: ``chosen, rejected = s.split(s.sums())``."""
+        return values.view(self.rows, -1).unbind(1)
+
+
+class Policy(Protocol):
+    """What a method sees of the model that is trained."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model as the engine wrapped it (DDP, FSDP, peft)."""
+        ...
+
+    def score(self, examples: Sequence[Example], *, prompt: bool = False, grad: bool = True) -> Scores:
+        """Score every completion of ``examples``; ``prompt=True`` scores the prompts' tokens as well.
+
+        ``grad=False`` scores without gradient and with dropout off.
+        """
+        ...
+
+
+# --------------------------------------------------------------------------------------------------- losses
+
+
+class LossTerm(NamedTuple):
+    """One named part of a loss: a sum over this micro-batch and the name of the count that divides it.
+
+    The engine divides by the count over the whole optimizer step and all ranks, so that neither the loss nor its gradient
+    depends on how the step was cut.
+    """
+
+    name: str
+    sum: torch.Tensor
+    per: str
+    weight: float = 1.0
+
+
+class Metric(NamedTuple):
+    """A logged quantity as a sum over this micro-batch and the name of the count that divides it."""
+
+    sum: torch.Tensor
+    per: str
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """What ``align_compute_loss`` returns for one micro-batch."""
+
+    terms: Sequence[LossTerm]
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+class Method(ABC, Generic[SettingsT]):
+    """Base of a method plugin: its declaration, and its settings for one run.
+
+    A subclass implements ``align_compute_loss`` (and other hooks where it needs them) with ``@hookimpl`` and is named
+    under the entry-point group ``align.methods``. See ``hookspecs`` for every hook.
+    """
+
+    name: ClassVar[str]
+    """The method's name, as ``--method`` takes it."""
+    paper: ClassVar[str]
+    """Title and address of the paper."""
+    rows: ClassVar[RowKind]
+    """What one row of its data is."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What it needs besides the policy."""
+    settings_type: ClassVar[type[BaseModel]]
+    """Its settings: a pydantic model, every field described."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Configuration the method prefers where the user says nothing, by dotted key: ``{"train.learning_rate": 5e-7}``."""
+
+    def __init__(self, settings: SettingsT) -> None:
+        self.settings = settings
+
+    def conventions(self) -> dict[str, Any]:
+        """Return the loss conventions a run records, so that runs with different ones are told apart."""
+        return self.settings.model_dump(mode="json", by_alias=True)
+
+
+# --------------------------------------------------------------------------------------------------- evaluation
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval (None where there is none)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What a suite found: metrics, and one record an item so that two targets can be compared pair by pair."""
+
+    suite: str
+    n: int
+    clusters: int
+    metrics: Mapping[str, Estimate]
+    items: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model under evaluation, and held-out data for it.
+
+    ``examples(kind)`` hands back held-out rows tokenised for this model: ``preference`` or ``completion`` rows.
+    ``start`` is the same suite's result on the run's start model, where there is one.
+    """
+
+    name: str
+    policy: Policy
+    tokenizer: PreTrainedTokenizerBase
+    examples: Callable[[RowKind], Sequence[Example]]
+    start: SuiteResult | None = None
+
+
+class Suite(ABC, Generic[SettingsT]):
+    """Base of an evaluation suite, named under the entry-point group ``align.suites``."""
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[BaseModel]]
+
+    def __init__(self, settings: SettingsT) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def evaluate(self, target: Target) -> SuiteResult:
+        """Evaluate ``target``; raises :class:`~alignkit.errors.RunFailedError` where a score is not finite."""

@@ -1,0 +1,1 @@
+"""The shared evaluation harness: suites, statistics, comparison, report."""
