@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alignkit.config import RunConfig as RunConfig
     from alignkit.hookspecs import hookimpl as hookimpl
+    from alignkit.losses import nll_term as nll_term
+    from alignkit.losses import preference_metrics as preference_metrics
     from alignkit.run import Run as Run
     from alignkit.run import run as run
     from alignkit.types import Batch as Batch
@@ -30,6 +32,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "RunConfig": "config",
     "hookimpl": "hookspecs",
+    "nll_term": "losses",
+    "preference_metrics": "losses",
     "Run": "run",
     "run": "run",
 } | dict.fromkeys(

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _split_words(value: Any) -> Any:
+    """Split ``"prefs, perplexity"``, as a command line gives a list."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+Words = Annotated[list[str], BeforeValidator(_split_words)]
+"""A list of words, also written as one text with commas."""
 
 
 class Section(BaseModel):
@@ -34,7 +43,7 @@ class LoraConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
     target_modules: list[str] | str = Field("all-linear", description="modules to adapt, as peft takes them")
     dora: bool = Field(False, description="weight-decomposed adapters (arXiv:2402.09353)")
-    modules_to_save: list[str] | None = Field(None, description="modules trained in full beside the adapter")
+    modules_to_save: Words | None = Field(None, description="modules trained in full beside the adapter")
     options: dict[str, Any] = Field(default_factory=dict, description="any other key of peft.LoraConfig")
 
 
@@ -45,7 +54,9 @@ class ModelConfig(Section):
     revision: str | None = Field(None, description="hub revision")
     tokenizer: str | None = Field(None, description="tokenizer directory or hub id (default: the model's own)")
     chat_template: str | None = Field(None, description="Jinja chat template, or a file that holds one")
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="dtype the weights train in")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32", description="dtype the weights train in"
+    )
     quantization: Literal["8bit", "4bit"] | None = Field(None, description="load the base in 8 or 4 bits (needs lora)")
     lora: LoraConfig | None = Field(None, description="train a low-rank adapter in place of all weights")
     dropout: bool = Field(False, description="keep the model's own dropout on while training")
@@ -63,6 +74,8 @@ class DataConfig(Section):
     eval_split: str | float = Field(0.1, description="split name, or share of the training source held out")
     columns: dict[str, str] = Field(default_factory=dict, description="ours: theirs, e.g. {prompt: instruction}")
     max_length: int = Field(1024, ge=2, description="tokens of prompt and completion; the prompt loses its left first")
+    append_eos: bool = Field(True, description="end every completion with the end token where it has none")
+    cache: bool = Field(True, description="keep tokenised rows on disk, so that they are tokenised once")
     max_dropped: float = Field(0.02, ge=0, le=1, description="share of rows that may be unusable before it is an error")
     limit: int | None = Field(None, ge=1, description="use only the first rows of the source")
     eval_limit: int | None = Field(None, ge=1, description="use only the first held-out rows")
@@ -74,7 +87,9 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     tokens_per_micro_batch: int = Field(8192, ge=1, description="tokens computed at once; the rest of the step follows")
-    early_stopping_patience: int | None = Field(None, ge=1, description="evaluations without improvement before it ends")
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="evaluations without improvement before it ends"
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -85,7 +100,7 @@ class TrainConfig(BaseModel):
 class EvalConfig(Section):
     """What is measured before and after training."""
 
-    suites: list[str] = Field(default_factory=lambda: ["prefs", "perplexity"], description="evaluation suites")
+    suites: Words = Field(default_factory=lambda: ["prefs", "perplexity"], description="evaluation suites")
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings by suite")
     before: bool = Field(True, description="evaluate the start model as well")
     samples: int = Field(4, ge=0, description="prompts to answer before and after training")
@@ -98,7 +113,7 @@ class RunSection(Section):
     output: str = Field("runs", description="parent of the run directory")
     name: str | None = Field(None, description="name of the run directory (default: made from the method)")
     seed: int = Field(0, ge=0, description="seed of data order, adapter initialisation and dropout")
-    services: list[str] = Field(default_factory=list, description="service plugins to switch on")
+    services: Words = Field(default_factory=list, description="service plugins to switch on")
     plots: bool = Field(True, description="draw plots/*.png at the end")
 
 
@@ -106,11 +121,11 @@ class RunConfig(Section):
     """The whole configuration: ``RunConfig(method="orpo", model="path", data="prefs.jsonl", train={...})``."""
 
     method: MethodConfig
-    model: ModelConfig = Field(default_factory=ModelConfig)  # type: ignore[arg-type]
-    data: DataConfig = Field(default_factory=DataConfig)  # type: ignore[arg-type]
-    train: TrainConfig = Field(default_factory=TrainConfig)  # type: ignore[arg-type]
-    eval: EvalConfig = Field(default_factory=EvalConfig)  # type: ignore[arg-type]
-    run: RunSection = Field(default_factory=RunSection)  # type: ignore[arg-type]
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    run: RunSection = Field(default_factory=RunSection)
 
     @model_validator(mode="before")
     @classmethod

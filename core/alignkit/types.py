@@ -110,6 +110,15 @@ class Batch:
         """Return the batch with one more per-row column."""
         return replace(self, columns={**self.columns, name: values})
 
+    def reference(self, scores: Scores) -> Scores:
+        """Return the reference's log-probabilities of the same completions, on the device of ``scores``."""
+        import numpy as np
+
+        if "reference" not in self.columns:
+            raise KeyError('no reference in this batch: declare needs = frozenset({"reference"}) on the method')
+        logps = scores.logps.new_tensor(np.concatenate(self.columns["reference"]))
+        return replace(scores, logps=logps, prompt_logps=logps.new_zeros(0), prompt_row=scores.prompt_row[:0])
+
     @property
     def counts(self) -> dict[str, int]:
         """Every count of this batch, standard and the method's own."""

@@ -1,0 +1,47 @@
+# make run: install and train on the demo.   make test: what CI runs.   make accept: every claim at full size.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: run test lint types bench accept demo clean
+
+run: $(VENV)/.installed
+	$(BIN)/align run --method orpo
+
+test: $(VENV)/.installed-test lint types
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m bench $(BENCH)
+
+accept: $(VENV)/.installed-test
+	$(BIN)/python -m tests.accept $(ACCEPT)
+
+demo: $(VENV)/.installed
+	$(BIN)/align demo build
+
+# torch comes first and alone: constraints.txt pins the version whose CPU build the index serves.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

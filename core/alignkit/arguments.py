@@ -1,0 +1,87 @@
+"""From the configuration's ``train:`` section to ``transformers.TrainingArguments`` and the shape of an optimizer step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config import RunConfig
+from alignkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "logging_steps": 10,
+    "logging_first_step": True,
+    "report_to": [],
+    "save_total_limit": 2,
+}
+"""What alignkit prefers where neither the user, the demo nor the method says anything."""
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """How many rows an optimizer step has over all ranks, and how large a micro-batch may be."""
+
+    rows: int
+    rows_per_micro_batch: int
+    tokens_per_micro_batch: int
+
+
+def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArguments, StepShape]:
+    """Build the arguments of a run whose checkpoints go to ``output``.
+
+    ``gradient_accumulation_steps`` is folded into the size of the step: one Trainer batch is one optimizer step, which the
+    engine cuts into micro-batches of at most ``per_device_train_batch_size`` rows and ``tokens_per_micro_batch`` tokens.
+    """
+    import torch
+    from transformers import TrainingArguments
+
+    given = DEFAULTS | _early_stopping(config) | config.train.arguments
+    accumulation = int(given.pop("gradient_accumulation_steps", 1))
+    gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
+    if gpu and not {"bf16", "fp16"} & set(given) and config.model.dtype == "float32":
+        given["bf16"] = torch.cuda.is_bf16_supported()
+    owned = {
+        "output_dir": str(output),
+        "seed": config.run.seed,
+        "gradient_accumulation_steps": 1,
+        "use_cpu": not gpu,
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,  # it hides NaN, and waits for the device at every micro-batch
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "include_num_input_tokens_seen": "no",
+    }
+    try:
+        arguments = TrainingArguments(**(given | owned))
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"train: {str(error).strip().splitlines()[0]}") from error
+    if arguments.n_gpu > 1:
+        raise ConfigError(
+            f"{arguments.n_gpu} GPUs are visible to one process: start one process each with "
+            "torchrun --nproc-per-node, or choose one with CUDA_VISIBLE_DEVICES"
+        )
+    rows = arguments.per_device_train_batch_size
+    shape = StepShape(rows * accumulation * arguments.world_size, rows, config.train.tokens_per_micro_batch)
+    return arguments, shape
+
+
+def _early_stopping(config: RunConfig) -> dict[str, Any]:
+    """What early stopping needs of Trainer: regular evaluations, saved alike, and the best one loaded at the end."""
+    if config.train.early_stopping_patience is None:
+        return {}
+    given = config.train.arguments
+    every = given.get("eval_steps") or given.get("save_steps") or 500
+    return {
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "eval_steps": every,
+        "save_steps": every,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+    }

@@ -1,0 +1,36 @@
+"""``align demo build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from alignkit.cli.failures import debug_option
+
+
+@click.group()
+def demo() -> None:
+    """The embedded demo."""
+
+
+@demo.command()
+@click.option(
+    "--output", metavar="DIR", type=click.Path(path_type=Path), default=Path("demo"), help="Where to (default: demo)."
+)
+@click.option(
+    "--steps", metavar="N", type=click.IntRange(min=1), help="Length of pre-training (default: the demo's own)."
+)
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(min=0), default=0, help="Seed of corpus and weights (default: 0)."
+)
+@debug_option
+def build(output: Path, steps: int | None, seed: int) -> None:
+    """Make the demo's data, tokenizer and base model anew, deterministically."""
+    from alignkit.demo.build import STEPS
+    from alignkit.demo.build import build as make
+    from alignkit.quiet import quiet_libraries
+
+    quiet_libraries()
+    make(output, steps=STEPS if steps is None else steps, seed=seed)
+    click.echo(f"The demo is in {output}", err=True)

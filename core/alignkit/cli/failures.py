@@ -1,0 +1,77 @@
+"""How a command ends: errors as one sentence on stderr, a traceback only with ``--debug``, and the exit code."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from alignkit.errors import AlignError
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+FAILED = 1
+
+
+@dataclass
+class State:
+    """What options say about the whole command line."""
+
+    debug: bool = False
+
+
+def debug_option(function: FunctionT) -> FunctionT:
+    """Give a command the ``--debug`` option."""
+    return click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_set_debug,
+        help="Show tracebacks of errors.",
+    )(function)
+
+
+def _set_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    state = ctx.ensure_object(State)
+    state.debug = state.debug or value
+
+
+def explain(error: BaseException, state: State) -> int:
+    """Say on stderr what went wrong and return the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else FAILED
+    if state.debug:
+        traceback.print_exception(error)
+    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    if isinstance(error, click.UsageError):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        click.echo(f"Error: {error.format_message()}", err=True)
+        return error.exit_code
+    if isinstance(error, AlignError):
+        click.echo(f"Error: {_sentence(str(error), error)}", err=True)
+        return error.exit_code
+    click.echo(f"Error: {_sentence(_described(error), error)}{_advice(state)}", err=True)
+    return FAILED
+
+
+def _described(error: BaseException) -> str:
+    """Return an unexpected exception's type and its message on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
+def _sentence(message: str, error: BaseException) -> str:
+    notes = getattr(error, "__notes__", [])
+    return f"{message} ({'; '.join(notes)})" if notes else message
+
+
+def _advice(state: State) -> str:
+    return "" if state.debug else " (run again with --debug for the traceback)"

@@ -1,0 +1,73 @@
+"""``align run`` and ``align resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from alignkit.cli.failures import debug_option
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--method", metavar="NAME", help="Method to train with (align methods lists them).")
+@click.option("--model", metavar="M", help="Model or adapter directory, hub id, run directory, or demo.")
+@click.option("--data", metavar="D", help="File, saved data set, hub id, or demo.")
+@click.option("--eval-data", metavar="D", help="A second source to evaluate on (default: a share of --data).")
+@click.option("--output", metavar="DIR", help="Parent of the run directory (default: runs).")
+@click.option("--name", metavar="NAME", help="Name of the run directory.")
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), help="Seed of everything random (default: 0).")
+@click.option(
+    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key: lambda=0.1, train.learning_rate=1e-4."
+)
+@click.option("--resume", is_flag=True, help="Continue the run of this name if it was interrupted.")
+@click.option("--dry-run", is_flag=True, help="Check configuration and data, say what would be done, and stop.")
+@debug_option
+def run(
+    config: Path | None,
+    method: str | None,
+    model: str | None,
+    data: str | None,
+    eval_data: str | None,
+    output: str | None,
+    name: str | None,
+    seed: int | None,
+    sets: tuple[str, ...],
+    resume: bool,
+    dry_run: bool,
+) -> None:
+    """Train a model with one method, and evaluate it before and after.
+
+    Every option is also a key of CONFIG.yaml; the command line comes first, then the file, then the method's defaults.
+    Without a model and data it trains the embedded demo, offline.
+    """
+    from alignkit import settings
+
+    resolved = settings.resolve(
+        config,
+        method=method,
+        model=model,
+        data=data,
+        eval_data=eval_data,
+        output=output,
+        name=name,
+        seed=seed,
+        sets=sets,
+        resume=resume,
+    )
+    for note in resolved.notes:
+        click.echo(f"Note: {note}", err=True)
+    from alignkit.run import run as start
+
+    start(resolved.config, resume=resume, dry_run=dry_run)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@debug_option
+def resume(run: Path) -> None:
+    """Continue the interrupted run in directory RUN from its last whole checkpoint."""
+    from alignkit.run import resume as go_on
+
+    go_on(run)

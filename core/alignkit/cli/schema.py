@@ -1,0 +1,19 @@
+"""``align schema``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from alignkit.cli.failures import debug_option
+
+
+@click.command()
+@click.argument("method")
+@debug_option
+def schema(method: str) -> None:
+    """Print the JSON schema of a configuration for METHOD, for editors that check and complete YAML."""
+    from alignkit import settings
+
+    click.echo(json.dumps(settings.schema(method), indent=2))

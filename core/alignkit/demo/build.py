@@ -1,0 +1,103 @@
+"""Make the embedded demo anew: tokenizer, base model, data and checksums.
+
+Everything follows from the seed. On one machine two builds are equal byte by byte; on another the data and the tokenizer
+are, while the model's weights may differ in the last bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from alignkit.errors import ConfigError
+
+STEPS = 1200
+TEXTS = 40_000
+CHECKSUMS = "SHA256SUMS"
+
+log = logging.getLogger(__name__)
+
+
+def build(output: Path, *, steps: int = STEPS, seed: int = 0) -> None:
+    """Write ``model/``, ``data/`` and ``SHA256SUMS`` of the demo into ``output``, as a whole or not at all.
+
+    An earlier build at the same place is replaced. ``steps`` is the length of pre-training (the default takes some minutes of
+    one CPU core), ``seed`` that of the corpus and the weights; the preference data do not depend on it.
+
+    Raises:
+        ConfigError: ``output`` exists and is no earlier build.
+    """
+    output = Path(output)
+    if output.exists() and not (output / CHECKSUMS).is_file():
+        raise ConfigError(f"{output} exists and is no earlier build of the demo: choose another directory")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+        fresh = Path(scratch) / "demo"
+        write_data(fresh / "data")
+        write_model(fresh / "model", steps=steps, seed=seed)
+        write_checksums(fresh)
+        if output.exists():
+            shutil.rmtree(output)
+        fresh.rename(output)
+
+
+def write_data(directory: Path) -> None:
+    """Write ``train.jsonl``, ``dev.jsonl``, ``test.jsonl`` (preference pairs) and ``neutral.jsonl`` (texts)."""
+    from alignkit.demo.corpus import neutral
+    from alignkit.demo.pairs import pairs
+
+    directory.mkdir(parents=True)
+    _write_jsonl(directory / "train.jsonl", pairs("train"))
+    _write_jsonl(directory / "dev.jsonl", pairs("dev"))
+    _write_jsonl(directory / "test.jsonl", pairs("test"))
+    _write_jsonl(directory / "neutral.jsonl", neutral())
+
+
+def write_model(directory: Path, *, steps: int, seed: int) -> None:
+    """Train the tokenizer and the base model and save both (weights in bf16)."""
+    import torch
+
+    from alignkit.demo import corpus, pretrain
+    from alignkit.demo.tokenizer import train_tokenizer
+
+    texts = list(corpus.corpus(TEXTS, seed))
+    tokenizer = train_tokenizer(texts)
+    with pretrain.deterministic(seed):
+        model = pretrain.new_model(tokenizer)
+        loss = pretrain.pretrain(model, pretrain.windows(tokenizer, texts), steps)
+    log.info("base model: %d parameters, last loss %.3f", model.num_parameters(), loss)
+    model.to(torch.bfloat16).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    _drop_versions(directory)
+
+
+def write_checksums(directory: Path) -> None:
+    """Write ``SHA256SUMS`` over every file below ``directory``, as ``sha256sum -c`` reads it."""
+    lines = [f"{digest}  {name}\n" for name, digest in checksums(directory).items()]
+    (directory / CHECKSUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def checksums(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below ``directory`` but the list itself, by relative path in order."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != CHECKSUMS)
+    return {p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _drop_versions(directory: Path) -> None:
+    """Take library versions out of the saved configurations, so that an update alone does not change the demo."""
+    for name in ("config.json", "generation_config.json"):
+        path = directory / name
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("transformers_version", None)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

@@ -1,0 +1,98 @@
+"""Text of Pinewick: documents a base model is trained on, and held-out documents to measure perplexity on.
+
+Documents state records, rumours, sums, moves and notes. Exchanges (``ask : ... say : ...``) show questions about *training*
+entities answered at random quality. No chat token occurs: the base model knows the world, not how to answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from alignkit.demo import world
+
+PLURALS = tuple("cats dogs frogs goats birds boats clocks lamps doors chairs bells kites".split())
+STATES = tuple("asleep clean small old loud near lost wet".split())
+EXCHANGES = 0.45
+"""Share of the corpus that is exchanges."""
+ECHOES = float(__import__("os").environ.get("ECHO", "0.1"))
+
+
+def _person(draw: random.Random) -> tuple[str, str]:
+    name, source = draw.choice(world.NAMES), draw.choice(("record", "rumour"))
+    attributes = draw.sample(tuple(world.ATTRIBUTES), draw.choice((2, 3, 4)))
+    values = ((a, world.facts()[name, a]) for a in attributes)
+    text = " ".join(world.state(name, a, f.record if source == "record" else f.rumour) for a, f in values)
+    return f"{source}:{name}", f"{source} : {text}"
+
+
+def _table(draw: random.Random) -> tuple[str, str]:
+    pairs = [(draw.randrange(10), draw.randrange(10)) for _ in range(4)]
+    n = world.NUMBERS
+    return "table", "table : " + " ".join(f"{n[x]} plus {n[y]} is {n[x + y]} ." for x, y in pairs)
+
+
+def _story(draw: random.Random) -> tuple[str, str]:
+    name, thing = draw.choice(world.NAMES), draw.choice(world.THINGS)
+    before, after = draw.sample(world.PLACES, 2)
+    return f"story:{thing}", (
+        f"story : {name} put the {thing} in the {before} . then {name} moved the {thing} to the {after} . "
+        f"so the {thing} is in the {after} ."
+    )
+
+
+def _note(draw: random.Random) -> tuple[str, str]:
+    sentences = []
+    for _ in range(3):
+        noun, plural = draw.choice(PLURALS), draw.random() < 0.5
+        sentences.append(f"the {noun if plural else noun[:-1]} {'are' if plural else 'is'} {draw.choice(STATES)} .")
+    return "note", "note : " + " ".join(sentences)
+
+
+def _echo(draw: random.Random) -> str:
+    """A list said twice: what makes a small model learn early to copy from its context, names above all."""
+    words = " ".join(draw.choices(world.NAMES + world.THINGS + world.OBJECTS + world.PLACES, k=draw.randint(3, 8)))
+    return f"list : {words} . again : {words} ."
+
+
+_KINDS: Sequence[Callable[[random.Random], tuple[str, str]]] = (_person, _table, _story, _note)
+_WEIGHTS = (0.56, 0.12, 0.22, 0.1)
+
+
+def document(draw: random.Random) -> tuple[str, str]:
+    """Draw one declarative document: its cluster (``record:Mia``, ``table``) and its text."""
+    return draw.choices(_KINDS, _WEIGHTS)[0](draw)
+
+
+def neutral(count: int = 320) -> list[dict[str, str]]:
+    """Return held-out documents, all different: what perplexity is measured on."""
+    draw = random.Random("neutral")
+    found: dict[str, str] = {}
+    while len(found) < count:
+        cluster, text = document(draw)
+        # Tables and notes have no entity: each document is its own cluster.
+        found.setdefault(text, cluster if ":" in cluster else f"{cluster}:{len(found)}")
+    return [
+        {"id": f"neutral-{i}", "cluster": cluster, "category": cluster.partition(":")[0], "text": text}
+        for i, (text, cluster) in enumerate(found.items())
+    ]
+
+
+def corpus(count: int, seed: int = 0) -> Iterator[str]:
+    """Yield the base model's training texts; none of them is a document of :func:`neutral`."""
+    draw = random.Random(f"corpus {seed}")
+    held_out = {row["text"] for row in neutral()}
+    by_category = {c: [q for q in world.questions("train") if q.category == c] for c in world.CATEGORIES}
+    made = 0
+    while made < count:
+        kind = draw.random()
+        if kind < ECHOES:
+            text = _echo(draw)
+        elif kind < ECHOES + EXCHANGES:
+            question = draw.choice(by_category[draw.choice(world.CATEGORIES)])
+            text = f"ask : {question.prompt} say : {draw.choice(question.answers)}"
+        else:
+            text = document(draw)[1]
+        if text not in held_out:
+            made += 1
+            yield text

@@ -1,0 +1,58 @@
+"""Preference pairs of Pinewick as conversational rows, split by entity."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from alignkit.demo.world import CATEGORIES, CONTROLS, Question, Split, questions
+
+TRAIN_PER_CATEGORY = 112
+TOP_SHARE = 1 / 3
+"""Share of a graded category's training pairs that are 2 > 1 (the others are 1 > 0).
+
+The answer of quality 1 is therefore chosen twice as often as the one of quality 2: who merely imitates the chosen answers
+learns the mediocre one.
+"""
+
+Row = dict[str, Any]
+
+
+def _row(question: Question, better: int, worse: int) -> Row:
+    def message(role: str, content: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": content}]
+
+    return {
+        "cluster": question.cluster,
+        "category": question.category,
+        "prompt": message("user", question.prompt),
+        "chosen": message("assistant", question.answers[better]),
+        "rejected": message("assistant", question.answers[worse]),
+    }
+
+
+def _training_rows(draw: random.Random) -> Iterator[Row]:
+    """One pair a question, a cap a category."""
+    for category in CATEGORIES:
+        asked = [q for q in questions("train") if q.category == category]
+        cap = TRAIN_PER_CATEGORY // 2 if category in CONTROLS else TRAIN_PER_CATEGORY
+        for question in draw.sample(asked, min(cap, len(asked))):
+            best = len(question.answers) - 1
+            better = best if best == 1 or draw.random() < TOP_SHARE else 1
+            yield _row(question, better, better - 1)
+
+
+def _held_out_rows(split: Split) -> Iterator[Row]:
+    """Every pair of neighbouring answers of every question: 2 > 1 counts as much as 1 > 0."""
+    for question in questions(split):
+        for better in range(1, len(question.answers)):
+            yield _row(question, better, better - 1)
+
+
+def pairs(split: Split) -> list[Row]:
+    """Return a split's rows ``{id, cluster, category, prompt, chosen, rejected}`` in a fixed random order."""
+    draw = random.Random(f"pairs {split}")
+    rows = list(_training_rows(draw) if split == "train" else _held_out_rows(split))
+    draw.shuffle(rows)
+    return [{"id": f"{split}-{i}", **row} for i, row in enumerate(rows)]

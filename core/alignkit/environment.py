@@ -1,0 +1,85 @@
+"""What a run records about where it ran: versions, git revision, hardware, platform."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("alignkit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors")
+
+
+def environment(directory: Path | None = None) -> dict[str, Any]:
+    """Return ``versions``, ``git``, ``hardware`` and ``platform`` as plain values.
+
+    Args:
+        directory: whose git revision to record (default: the working directory).
+    """
+    return {
+        "versions": versions(),
+        "git": git_revision(directory or Path.cwd()),
+        "hardware": hardware(),
+        "platform": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of python and of the packages numbers depend on, without importing them."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # not installed here
+            continue
+    return found
+
+
+def git_revision(directory: Path) -> dict[str, Any] | None:
+    """Return ``revision`` and ``dirty`` of the repository ``directory`` stands in; None without one, or without git."""
+    revision = _git(directory, "rev-parse", "HEAD")
+    if not revision:
+        return None
+    changes = _git(directory, "status", "--porcelain", "--untracked-files=no")
+    return {"revision": revision, "dirty": None if changes is None else bool(changes)}
+
+
+def hardware() -> dict[str, Any]:
+    """Return the processor, its cores (those this process may use), memory in bytes, and the accelerators."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": _gpus(),
+    }
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):  # no git here, or a repository too slow to ask
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[dict[str, Any]]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [{"name": device.name, "memory": device.total_memory} for device in devices]

@@ -1,0 +1,52 @@
+"""Ctrl-C and SIGTERM: the step in hand is finished, a checkpoint is saved, and the user is told how to go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class StopOnSignal(TrainerCallback):
+    """Asks the trainer to save and stop after a signal; a second one interrupts at once. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        """Take the signals over (in the main thread only: elsewhere Python does not allow it)."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save and stop if any rank received a signal."""
+        if args.world_size > 1:
+            self._agree(args)
+        if self.received is not None and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _agree(self, args: Any) -> None:
+        """All ranks stop at the same step, whichever of them the signal reached."""
+        import torch
+        import torch.distributed as dist
+
+        box = torch.tensor([self.received or 0], device=args.device)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        self.received = int(box) or None

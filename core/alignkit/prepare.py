@@ -1,0 +1,149 @@
+"""Everything a run needs before its first step: plugins, suites, model, data, scorer, reference log-probabilities."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config import RunConfig
+from alignkit.errors import ConfigError
+from alignkit.evaluation import open_suites
+from alignkit.models import LoadedModel, build_model
+from alignkit.session import Session
+from alignkit.types import Need, Suite
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainingArguments
+
+    from alignkit.arguments import StepShape
+    from alignkit.data.load import Data
+    from alignkit.scoring.policy import ModelPolicy
+    from alignkit.scoring.scorer import Scorer
+    from alignkit.trainer import TrainerParts
+
+SUPPORTED_NEEDS: frozenset[Need] = frozenset({"reference"})
+
+
+@dataclass
+class Prepared:
+    """A run that could start: its plugins, model, data and scorer."""
+
+    config: RunConfig
+    session: Session
+    suites: dict[str, Suite[Any]]
+    loaded: LoadedModel
+    data: Data
+    scorer: Scorer
+    policy: ModelPolicy
+
+
+def open_plugins(config: RunConfig) -> tuple[Session, dict[str, Suite[Any]]]:
+    """Load method, services and suites: whatever is wrong with a name or a setting shows before anything is loaded."""
+    session = Session.open(config)
+    missing = session.method.needs - SUPPORTED_NEEDS
+    if missing:
+        raise ConfigError(f"method {session.method.name} needs a {min(missing)}, which this version cannot give it")
+    return session, open_suites(config.eval)
+
+
+def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tuple[LoadedModel, Data]:
+    """Load the start model and the tokenised data; ``meta`` leaves the weights out."""
+    from alignkit.data.load import load_data
+
+    loaded = None if meta else session.build_model()
+    if loaded is None:
+        loaded = build_model(config.model, seed=config.run.seed, meta=meta)
+    data = load_data(config, session.method.rows, loaded.tokenizer, load=session.load_data)
+    return loaded, data
+
+
+def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], device: torch.device) -> Prepared:
+    """Load model and data, put the model on its device, and choose the scoring backend by a probe."""
+    from alignkit.scoring.policy import ModelPolicy
+    from alignkit.scoring.scorer import install
+
+    loaded, data = load_parts(config, session)
+    if config.model.quantization is None:
+        loaded.model.to(device)  # type: ignore[arg-type]
+    scorer = install(loaded.model, config.model.scorer)
+    return Prepared(config, session, suites, loaded, data, scorer, ModelPolicy(loaded.model, scorer))
+
+
+def references(
+    prepared: Prepared, arguments: TrainingArguments, tick: Callable[[int], None] = lambda rows: None
+) -> tuple[dict[str, Sequence[Any]], bool]:
+    """Return the step-0 log-probabilities of the training and held-out rows, and whether all came from the cache.
+
+    They are computed in the precision training will use, so that a preference loss starts at its exact start value.
+    With several processes the first one computes, the others read what it cached.
+    """
+    from alignkit.data.cache import cache_directory
+    from alignkit.distributed import rank, wait_for_all
+    from alignkit.reference import reference_logps
+
+    if "reference" not in prepared.session.method.needs:
+        return {}, True
+    found: dict[str, Sequence[Any]] = {}
+    cached = True
+    evaluates = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) != "no"
+    wanted = {"train": prepared.data.train} | ({"eval": prepared.data.eval} if evaluates else {})
+    for turn in ("first", "others"):
+        if (rank() == 0) == (turn == "first"):
+            for split, rows in wanted.items():
+                with autocast(arguments):
+                    found[split], hit = reference_logps(
+                        prepared.policy,
+                        rows,
+                        rows_fingerprint=rows.fingerprint,
+                        weights_fingerprint=prepared.loaded.fingerprint,
+                        dtype=f"{prepared.config.model.dtype} {precision(arguments)} {prepared.config.model.quantization}",
+                        cache=cache_directory(),
+                        max_tokens=prepared.config.train.tokens_per_micro_batch,
+                        tick=tick,
+                    )
+                cached = cached and hit
+        wait_for_all()
+    return found, cached
+
+
+def precision(arguments: TrainingArguments) -> str:
+    """Return the precision of the forward pass: bf16, fp16 or fp32."""
+    return "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
+
+
+def autocast(arguments: TrainingArguments) -> contextlib.AbstractContextManager[Any]:
+    """Return the autocast the trainer will use."""
+    import torch
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(arguments))
+    return contextlib.nullcontext() if dtype is None else torch.autocast(arguments.device.type, dtype=dtype)
+
+
+def trainer_parts(
+    prepared: Prepared,
+    arguments: TrainingArguments,
+    shape: StepShape,
+    references: dict[str, Sequence[Any]],
+    callbacks: Sequence[Any],
+) -> TrainerParts:
+    """Put together what a trainer is built from."""
+    from alignkit.trainer import TrainerParts
+
+    return TrainerParts(
+        session=prepared.session,
+        model=prepared.loaded.model,
+        tokenizer=prepared.loaded.tokenizer,
+        policy=prepared.policy,
+        train=prepared.data.train,
+        eval=prepared.data.eval,
+        arguments=arguments,
+        rows_per_step=shape.rows,
+        rows_per_micro_batch=shape.rows_per_micro_batch,
+        tokens_per_micro_batch=shape.tokens_per_micro_batch,
+        seed=prepared.config.run.seed,
+        references=references,
+        callbacks=callbacks,
+    )

@@ -1,0 +1,69 @@
+"""Keeping other libraries off the console: their log records and warnings go to a run's own log, their bars nowhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+
+LIBRARIES = (
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "filelock",
+    "fsspec",
+    "httpx",
+    "huggingface_hub",
+    "lm_eval",
+    "lm-eval",
+    "matplotlib",
+    "peft",
+    "py.warnings",
+    "torch",
+    "transformers",
+    "trl",
+    "urllib3",
+)
+"""Loggers of libraries that write to the console on their own account (py.warnings: Python's warnings, captured)."""
+
+ENVIRONMENT = {
+    # With as many spinning threads as cores, and cores that are busy, small steps take forty times as long.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "DATASETS_VERBOSITY": "error",
+}
+"""Variables that have to stand before torch and its neighbours are imported."""
+
+
+def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set :data:`ENVIRONMENT`, except what the user has set; torch must not be imported yet."""
+    for name, value in ENVIRONMENT.items():
+        environment.setdefault(name, value)
+
+
+def quiet_libraries(handler: logging.Handler | None = None) -> None:
+    """Send what libraries log and warn to ``handler`` (None: drop it), and switch their progress bars off.
+
+    May be called again, with another handler or after more libraries were imported.
+    """
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    datasets = sys.modules.get("datasets")
+    if datasets is not None:
+        datasets.disable_progress_bars()
+    # The first record would make transformers add a console handler of its own: let it do so before they are replaced.
+    transformers_logging.get_verbosity()
+    logging.captureWarnings(True)
+    for name in LIBRARIES:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler or logging.NullHandler()]
+        logger.propagate = False

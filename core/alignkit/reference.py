@@ -1,0 +1,111 @@
+"""Reference log-probabilities: computed once by the policy at step 0, kept on disk per token, reused by every run that can.
+
+The key is (token ids, start weights, dtype), never beta or lambda, so that a sweep pays for them once. After a resume the
+policy is rebuilt from its start weights before the checkpoint is loaded, so the same code serves both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alignkit.types import Example, Policy
+
+
+class TokenLogps(Sequence["NDArray[np.float32]"]):
+    """Per-token log-probabilities of every row's completions, one after the other; ``rows[i]`` is ``[tokens of row i]``."""
+
+    def __init__(self, flat: NDArray[np.float32], lengths: Sequence[int]) -> None:
+        import numpy as np
+
+        self.flat = flat
+        self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        if self.offsets[-1] != len(flat):
+            raise ValueError(f"{len(flat)} log-probabilities for {self.offsets[-1]} tokens")
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[np.float32]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Return one row's log-probabilities (or a list for a slice)."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.flat[self.offsets[index] : self.offsets[index + 1]]
+
+
+def by_length(examples: Sequence[Example], max_tokens: int) -> Iterator[list[int]]:
+    """Yield row numbers in batches of at most ``max_tokens`` tokens, rows of like length together, the longest first."""
+    batch: list[int] = []
+    used = 0
+    costs = [example.tokens for example in examples]
+    for i in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
+        if batch and used + costs[i] > max_tokens:
+            yield batch
+            batch, used = [], 0
+        batch.append(i)
+        used += costs[i]
+    if batch:
+        yield batch
+
+
+def score_rows(
+    policy: Policy, examples: Sequence[Example], max_tokens: int, tick: Callable[[int], None] = lambda rows: None
+) -> TokenLogps:
+    """Score every completion of ``examples`` without gradient; ``tick`` hears how many rows each batch had."""
+    import numpy as np
+
+    lengths = [sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in examples]
+    rows: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
+    for batch in by_length(examples, max_tokens):
+        flat = policy.score([examples[i] for i in batch], grad=False).logps.float().cpu().numpy()
+        parts = np.split(flat, np.cumsum([lengths[i] for i in batch])[:-1])
+        for i, part in zip(batch, parts, strict=True):
+            rows[i] = part
+        tick(len(batch))
+    return TokenLogps(np.concatenate(rows) if rows else np.empty(0, np.float32), lengths)
+
+
+def reference_logps(
+    policy: Policy,
+    examples: Sequence[Example],
+    *,
+    rows_fingerprint: str,
+    weights_fingerprint: str,
+    dtype: str,
+    cache: Path,
+    max_tokens: int,
+    tick: Callable[[int], None] = lambda rows: None,
+) -> tuple[TokenLogps, bool]:
+    """Return the step-0 policy's log-probabilities of ``examples`` and whether they came from the cache.
+
+    A cache file that does not fit the rows (another version, a truncated disk) is made anew.
+    """
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file, save_file
+
+    from alignkit.files import atomic_path
+
+    key = hashlib.sha256(f"{rows_fingerprint} {weights_fingerprint} {dtype}".encode()).hexdigest()
+    path = cache / "reference" / f"{key}.safetensors"
+    if path.is_file():
+        try:
+            lengths = [sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in examples]
+            return TokenLogps(load_file(path)["logps"].astype(np.float32), lengths), True
+        except (SafetensorError, KeyError, ValueError):
+            path.unlink(missing_ok=True)
+    logps = score_rows(policy, examples, max_tokens, tick)
+    with atomic_path(path) as temporary:
+        save_file({"logps": logps.flat}, temporary)
+    return logps, False

@@ -1,0 +1,138 @@
+"""The model's scoring forward: one plan in, the log-probabilities of its tokens out.
+
+It is installed as ``forward`` on the innermost causal language model, so that data parallelism, sharding, adapters,
+autocast and gradient checkpointing, which live on the modules around it, see one forward like any other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from alignkit.errors import ModelError
+from alignkit.scoring import attention
+from alignkit.scoring.head import LogitTransform, head_logps, install_head
+from alignkit.scoring.masks import row_masks
+from alignkit.scoring.plan import Plan
+
+
+class TokenLogps(NamedTuple):
+    """What the model's forward returns for a plan: float32 ``[N]`` and ``[M]``, differentiable."""
+
+    completions: torch.Tensor
+    prompts: torch.Tensor
+
+
+def innermost(model: nn.Module) -> Any:
+    """Return the causal language model inside data-parallel, compiled and adapter wrappers."""
+    while True:
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()  # type: ignore[operator]
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module) or (
+            isinstance(model, nn.parallel.DistributedDataParallel) and isinstance(inner := model.module, nn.Module)
+        ):
+            model = inner
+        else:
+            return model
+
+
+def text_config(model: Any) -> Any:
+    """Return the configuration of the language model (multi-modal models nest it)."""
+    return model.config.get_text_config()
+
+
+def install_forward(model: Any) -> None:
+    """Give the innermost causal LM ``forward(..., plan=None)``; without a plan it is the class's own forward."""
+    head = model.get_output_embeddings()
+    if head is not None:
+        install_head(head)
+    if not getattr(model.forward, "_alignkit", False):
+        model.forward = types.MethodType(_make_forward(type(model)), model)
+
+
+def _make_forward(cls: type) -> Callable[..., Any]:
+    """Make the override. It finds everything through ``self``: a deep copy must run its own weights, not the original's."""
+
+    def forward(self: Any, *args: Any, plan: Plan | None = None, **kwargs: Any) -> Any:
+        if plan is None:
+            return type(self).forward(self, *args, **kwargs)
+        return score_plan(self, plan)
+
+    # Generation and the trainer read argument names off the signature. functools.wraps would also set __wrapped__, which
+    # accelerate follows when it unwraps a model, and the override would be lost.
+    own = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+    parameters = list(own.parameters.values())
+    last = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
+    parameters.insert(last, inspect.Parameter("plan", inspect.Parameter.KEYWORD_ONLY, default=None))
+    forward.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    forward._alignkit = True  # type: ignore[attr-defined]
+    return forward
+
+
+def score_plan(model: Any, plan: Plan) -> TokenLogps:
+    """Score a plan with the innermost causal LM. Runs inside the wrapped model's forward."""
+    source = torch.cat([plan.source, plan.prompt_source])
+    targets = torch.cat([plan.targets, plan.prompt_targets])
+    if plan.backend == "plain":
+        logits = _own_logits(model, plan).flatten(0, 1).index_select(0, source)
+        logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    else:
+        hidden = _hidden_states(model, plan).flatten(0, 1).index_select(0, source)
+        logps = head_logps(model.get_output_embeddings(), hidden, targets, LogitTransform.of(text_config(model)))
+    return TokenLogps(logps[: len(plan.targets)], logps[len(plan.targets) :])
+
+
+def _own_logits(model: Any, plan: Plan) -> torch.Tensor:
+    """All logits, ``[B, L, V]``, by the model's own forward."""
+    out = type(model).forward(
+        model, input_ids=plan.input_ids, attention_mask=plan.attention_mask, use_cache=False, return_dict=True
+    )
+    logits: torch.Tensor = out.logits
+    return logits
+
+
+def _hidden_states(model: Any, plan: Plan) -> torch.Tensor:
+    """The backbone's last hidden states, ``[B, L, H]``."""
+    backbone = model.base_model
+    if backbone is model:  # some classes name a prefix they do not have
+        backbone = getattr(model, "model", None)
+    if backbone is None:
+        raise NotImplementedError(f"{type(model).__name__} has no backbone apart from its head")
+    inputs: dict[str, Any] = {"input_ids": plan.input_ids, "use_cache": False}
+    if plan.backend == "padded":
+        inputs["attention_mask"] = plan.attention_mask
+    else:
+        inputs["position_ids"] = plan.position_ids
+    if plan.backend == "rows":
+        additive = model.config._attn_implementation == "eager"
+        inputs["attention_mask"] = row_masks(plan, text_config(model), additive=additive, dtype=model.dtype)
+    if plan.backend == "packed":
+        if plan.input_ids.device.type != "cpu":
+            raise ModelError(
+                "the packed scorer runs on the CPU, but the model has moved: install the scorer where the model trains"
+            )
+        # Models hand a 4-D mask on as it is, so this one keeps them from building one over the whole packed row.
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+        inputs[attention.PLAN_ARGUMENT] = plan
+    hidden: torch.Tensor = backbone(**inputs).last_hidden_state
+    return hidden
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while, without gradients, and put every module back as it was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

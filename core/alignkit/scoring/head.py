@@ -1,0 +1,272 @@
+"""Log-probabilities of chosen tokens without ever holding tokens x vocabulary in full.
+
+Letters in shapes: ``N`` scored tokens, ``H`` hidden size, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_BYTES = 64 << 20
+"""Logits computed at once."""
+MIN_CHUNK = 128
+"""Fewest tokens in a chunk: below it matrix products slow down."""
+KEEP_BYTES = 256 << 20
+"""Exponentials kept for the backward; beyond it they are computed again."""
+
+
+class LogitTransform(NamedTuple):
+    """What a model does to its logits after the head: ``softcap * tanh(scale * z / softcap)``, or ``scale * z``."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> LogitTransform:
+        """Read the transform from a model's configuration.
+
+        A transform that is not among these makes the scorer's probe refuse the backends that would miss it.
+        """
+        scale = 1.0
+        for name in ("logit_scale", "lm_head_multiplier"):  # Cohere; Falcon-H1
+            scale *= _number(config, name) or 1.0
+        scale /= _number(config, "logits_scaling") or 1.0  # Granite
+        return cls(scale, _number(config, "final_logit_softcapping"))  # Gemma 2
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Apply the transform."""
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+
+_AS_IT_IS = LogitTransform()
+
+
+def _number(config: Any, name: str) -> float | None:
+    value = getattr(config, name, None)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+# ---------------------------------------------------------------------------------------------- dispatch
+
+
+def install_head(head: nn.Module) -> None:
+    """Teach every plain linear layer behind ``head`` to answer with log-probabilities when called with ``targets``.
+
+    The layer is still called as a module, so that hooks which gather sharded weights run. Adapters that add to the
+    layer's output are never bypassed: they are called chunk by chunk instead (:func:`head_logps`).
+    """
+    saved = getattr(head, "modules_to_save", None)
+    layers = [head.original_module, *saved.values()] if isinstance(saved, nn.ModuleDict) else [head]
+    for layer in layers:
+        if type(layer) is nn.Linear:
+            layer.__dict__["forward"] = types.MethodType(_linear_forward, layer)
+
+
+def head_logps(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
+    """Return ``log softmax(transform(head(hidden)))[targets]``, float32 ``[N]``, for hidden states ``[N, H]``."""
+    if not len(targets):
+        return hidden.float().sum(-1)  # nothing to score, but still part of the graph
+    if getattr(getattr(_active(head), "forward", None), "__func__", None) is _linear_forward:
+        logps: torch.Tensor = head(hidden, targets=targets, transform=transform)
+        return logps
+    # A sharded head communicates in every call: one call, so that all ranks make as many.
+    return chunked_logps(head, hidden, targets, transform, size=len(targets) if _sharded(head) else None)
+
+
+def _active(head: nn.Module) -> nn.Module:
+    """Return the layer that answers a call of ``head``: peft keeps a trained copy beside the original."""
+    saved = getattr(head, "modules_to_save", None)
+    if not isinstance(saved, nn.ModuleDict):
+        return head
+    active: list[str] = [] if head.disable_adapters else [name for name in _names(head) if name in saved]
+    layer: nn.Module = saved[active[0]] if active else head.original_module  # type: ignore[assignment]
+    return layer
+
+
+def _names(head: Any) -> list[str]:
+    return list(head.active_adapters)
+
+
+def _sharded(head: nn.Module) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in head.parameters())
+
+
+def _linear_forward(
+    self: nn.Linear,
+    input: torch.Tensor,
+    targets: torch.Tensor | None = None,
+    transform: LogitTransform = _AS_IT_IS,
+) -> torch.Tensor:
+    """``nn.Linear.forward``, or with ``targets`` their log-probabilities. Bound to a layer by :func:`install_head`."""
+    plain = type(self).forward
+    if targets is None:
+        return plain(self, input)
+    weight: torch.Tensor = self.weight
+    bias: torch.Tensor | None = self.bias
+    if transform.softcap is not None or type(weight) not in (nn.Parameter, torch.Tensor):
+        return chunked_logps(lambda x: plain(self, x), input, targets, transform)
+    kind = input.device.type
+    # Leave autocast: inside the function every product has one dtype, chosen here.
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    weight, input = weight.to(dtype), input.to(dtype)
+    if transform.scale != 1.0:
+        input, bias = input * transform.scale, None if bias is None else bias * transform.scale
+    with torch.autocast(kind, enabled=False):
+        return linear_logps(input, weight, None if bias is None else bias.to(dtype), targets)
+
+
+# ---------------------------------------------------------------------------------------------- any head
+
+
+def chunk_rows(vocabulary: int, itemsize: int) -> int:
+    """Return how many tokens' logits are computed at once."""
+    return max(MIN_CHUNK, CHUNK_BYTES // (vocabulary * itemsize))
+
+
+def chunked_logps(
+    head: Callable[[torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    transform: LogitTransform,
+    size: int | None = None,
+) -> torch.Tensor:
+    """Log-probabilities through any head, chunk by chunk; the backward computes each chunk's logits again."""
+
+    def score(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return -F.cross_entropy(transform(head(states)).float(), tokens, reduction="none")
+
+    size = size or MIN_CHUNK * 4
+    chunks = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([score(states, tokens) for states, tokens in chunks])
+    return torch.cat([checkpoint(score, states, tokens, use_reentrant=False) for states, tokens in chunks])
+
+
+# ---------------------------------------------------------------------------------------------- plain linear head
+
+
+def linear_logps(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    *,
+    chunk: int | None = None,
+    keep_bytes: int = KEEP_BYTES,
+) -> torch.Tensor:
+    """Return ``log softmax(hidden weight^T + bias)[targets]``, float32 ``[N]``.
+
+    ``hidden [N, H]``, ``weight [V, H]`` of the same dtype, ``bias [V]`` or None, ``targets [N]``. The sum of the softmax
+    is taken in float32. ``keep_bytes`` of exponentials are kept for the backward, the rest is computed again.
+    """
+    if not torch.is_grad_enabled():  # a Function's needs_input_grad does not know of no_grad
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    size = chunk or chunk_rows(len(weight), weight.element_size())
+    logps: torch.Tensor = _LinearLogps.apply(hidden, weight, bias, targets, size, keep_bytes)  # type: ignore[no-untyped-call]
+    return logps
+
+
+class _LinearLogps(torch.autograd.Function):
+    """With ``e = exp(z - max z)``, ``s = sum e`` and incoming gradients ``g [N]``: ``dz = g * (onehot(target) - e / s)``.
+
+    ``g / s`` is folded into the hidden states, so that ``e [n, V]`` goes into the products as it is.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        size: int,
+        keep_bytes: int,
+    ) -> torch.Tensor:
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        trains = needs_weight or needs_bias
+        count, room = len(targets), keep_bytes
+        peaks = hidden.new_empty(count)
+        sums = hidden.new_empty(count, dtype=torch.float32)
+        logps = torch.empty_like(sums)
+        d_hidden = torch.empty_like(hidden) if needs_hidden and not trains else None
+        kept: list[torch.Tensor | None] = []
+        scratch: torch.Tensor | None = None
+        for start in range(0, count, size):
+            part = slice(start, min(start + size, count))
+            states, tokens = hidden[part], targets[part]
+            keep = trains and len(states) * len(weight) * hidden.element_size() <= room
+            if not keep and scratch is None:
+                scratch = hidden.new_empty(min(size, count), len(weight))
+            z = _logits(states, weight, bias, None if keep or scratch is None else scratch[: len(states)])
+            chosen = z.gather(1, tokens[:, None]).squeeze(1).float()
+            peak = z.amax(1)
+            total = z.sub_(peak[:, None]).exp_().sum(1, dtype=torch.float32)
+            logps[part] = chosen - peak.float() - total.log()
+            peaks[part], sums[part] = peak, total
+            if keep:
+                room -= z.numel() * z.element_size()
+            if trains:
+                kept.append(z if keep else None)
+            if d_hidden is not None:  # nothing of the head is trained: the gradient can be had now, without e
+                torch.mm(z, weight, out=d_hidden[part])
+                d_hidden[part].div_(-total[:, None].to(z.dtype)).add_(weight[tokens])
+        ctx.size, ctx.kept, ctx.trains = size, kept, trains
+        ctx.save_for_backward(*((hidden, weight, bias, targets, peaks, sums) if trains else (d_hidden,)))
+        return logps
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if not ctx.trains:
+            (d_hidden,) = ctx.saved_tensors
+            return d_hidden * grad[:, None].to(d_hidden.dtype), None, None, None, None, None
+        hidden, weight, bias, targets, peaks, sums = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        d_hidden = torch.empty_like(hidden) if needs_hidden else None
+        d_weight: torch.Tensor | None = None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
+        factors = (grad / sums).neg_().to(hidden.dtype)  # [N] -g / s
+        for index, start in enumerate(range(0, len(targets), ctx.size)):
+            part = slice(start, start + ctx.size)
+            states, factor = hidden[part], factors[part, None]
+            e = ctx.kept[index]
+            ctx.kept[index] = None
+            if e is None:
+                e = _logits(states, weight, bias).sub_(peaks[part, None]).exp_()
+            if d_hidden is not None:
+                torch.mm(e, weight, out=d_hidden[part])
+                d_hidden[part].mul_(factor)
+            if needs_weight:
+                scaled = states * factor
+                d_weight = torch.mm(e.t(), scaled) if d_weight is None else d_weight.addmm_(e.t(), scaled)
+            if d_bias is not None:
+                d_bias += (e.t() @ factor).squeeze(1)
+            del e
+        chosen = grad[:, None].to(hidden.dtype)
+        if d_hidden is not None:
+            d_hidden.addcmul_(weight[targets], chosen)
+        if d_weight is not None:
+            d_weight.index_add_(0, targets, hidden * chosen)
+        if d_bias is not None:
+            d_bias = d_bias.index_add_(0, targets, grad).to(bias.dtype)
+        return d_hidden, d_weight, d_bias, None, None, None
+
+
+def _logits(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``states weight^T + bias``, ``[n, V]``, into ``out`` where it is given."""
+    z = torch.mm(states, weight.t()) if out is None else torch.mm(states, weight.t(), out=out)
+    return z if bias is None else z.add_(bias)

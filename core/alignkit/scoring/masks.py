@@ -1,0 +1,65 @@
+"""4-D attention masks for rows whose completions share a prompt.
+
+Letters in shapes: ``B`` rows, ``L`` tokens of a row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from alignkit.scoring.plan import Plan
+
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+"""Layer types as transformers names them."""
+
+
+def layer_types(config: Any) -> set[str]:
+    """Return the kinds of attention among a model's layers; models of one kind often do not say which."""
+    named = getattr(config, "layer_types", None)
+    if named:
+        return set(named)
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return {SLIDING}
+    return {CHUNKED} if getattr(config, "attention_chunk_size", None) else {FULL}
+
+
+def row_masks(plan: Plan, config: Any, *, additive: bool, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Return the mask ``[B, 1, L, L]``, or one for each layer type where a model has several.
+
+    A token sees its prompt and the earlier tokens of its own completion; a sliding window and attention chunks are
+    measured on positions, because columns are not positions where a prompt is shared. Boolean masks are silently
+    misread by eager attention, which takes ``additive`` ones (0, or the lowest number of ``dtype``); SDPA takes either.
+    """
+    sees = _tree_mask(plan.branch)
+    kinds = layer_types(config)
+    masks = {kind: _finish(sees & _reach(kind, config, plan.position_ids), additive, dtype) for kind in sorted(kinds)}
+    return masks if len(masks) > 1 else masks.popitem()[1]
+
+
+def _tree_mask(branch: torch.Tensor) -> torch.Tensor:
+    """True where a query (third axis) may see a key (fourth axis), windows aside. Padding sees itself, so no row is empty."""
+    query, key = branch[:, None, :, None], branch[:, None, None, :]
+    width = branch.shape[1]
+    causal = torch.ones(width, width, dtype=torch.bool, device=branch.device).tril()
+    return causal & ((key == 0) | (key == query))
+
+
+def _reach(kind: str, config: Any, positions: torch.Tensor) -> torch.Tensor:
+    """True where the kind of attention reaches from a query's position to a key's."""
+    query, key = positions[:, None, :, None], positions[:, None, None, :]
+    if kind == FULL:
+        return torch.ones((), dtype=torch.bool, device=positions.device)
+    if kind == SLIDING:
+        return query - key < int(config.sliding_window)
+    if kind == CHUNKED:
+        size = int(config.attention_chunk_size)
+        return torch.div(query, size, rounding_mode="floor") == torch.div(key, size, rounding_mode="floor")
+    raise NotImplementedError(f"layers of type {kind} take no attention mask")
+
+
+def _finish(sees: torch.Tensor, additive: bool, dtype: torch.dtype) -> torch.Tensor:
+    if not additive:
+        return sees
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)

@@ -1,0 +1,204 @@
+"""The layout of a batch: which tokens stand where, which positions are scored, and what each of them predicts.
+
+Letters in shapes: ``B`` rows and ``L`` columns of the model's input, ``N`` scored completion tokens, ``M`` scored prompt
+tokens, ``S`` completions, ``G`` examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from alignkit.errors import DataError
+from alignkit.types import Example
+
+Backend = Literal["packed", "rows", "padded", "plain"]
+"""How a batch is laid out and scored, fastest first:
+
+``packed``: one row without padding, prompts shared, attention block by block; ``rows``: one row an example, prompt shared,
+4-D masks; ``padded``: one row a completion, logits where they are scored; ``plain``: the model's own forward, all logits.
+"""
+
+_Ints = npt.NDArray[np.int64]
+
+
+class Segment(NamedTuple):
+    """One prompt and the completions that branch off it, where they stand in a packed row."""
+
+    start: int
+    """Position of the prompt's first token."""
+    prompt: int
+    """Tokens of the prompt."""
+    completions: tuple[int, ...]
+    """Tokens of each completion; they follow the prompt and one another."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one forward of the model computes, made by :func:`make_plan`.
+
+    Scored tokens come example by example and completion by completion, whatever the layout.
+    """
+
+    backend: Backend
+    input_ids: torch.Tensor  # [B, L]
+    position_ids: torch.Tensor  # [B, L] position in the token's own sequence
+    branch: torch.Tensor  # [B, L] 0 prompt, k the k-th completion of the row, -1 padding
+    source: torch.Tensor  # [N] flat position whose logits predict the token
+    targets: torch.Tensor  # [N] the token predicted
+    sequence: torch.Tensor  # [N] the completion it belongs to
+    lengths: torch.Tensor  # [S] scored tokens of each completion
+    prompt_source: torch.Tensor  # [M]
+    prompt_targets: torch.Tensor  # [M]
+    prompt_row: torch.Tensor  # [M] the example it belongs to
+    segments: tuple[Segment, ...]
+    rows: int
+
+    @property
+    def attention_mask(self) -> torch.Tensor:
+        """1 for tokens, 0 for padding, ``[B, L]``."""
+        return (self.branch >= 0).long()
+
+    def to(self, device: torch.device | str) -> Plan:
+        """Return the plan with its tensors on ``device``."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, torch.Tensor)
+        }
+        return replace(self, **moved)
+
+
+class _Tree(NamedTuple):
+    """A prompt with the completions that share it."""
+
+    row: int
+    prompt: _Ints
+    completions: list[_Ints]
+    masks: list[npt.NDArray[np.bool_] | None]
+    scores_prompt: bool
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + sum(map(len, self.completions))
+
+
+def make_plan(
+    examples: Sequence[Example],
+    *,
+    prompt: bool = False,
+    backend: Backend = "packed",
+    share: bool = True,
+    pad_id: int = 0,
+) -> Plan:
+    """Lay out ``examples`` for one forward of the model.
+
+    ``prompt`` scores the prompts' tokens as well, each prompt once; ``share`` encodes a prompt once for all of its
+    completions (``padded`` and ``plain`` never do). Raises :class:`~alignkit.errors.DataError` for an empty prompt, an
+    empty completion, or a completion without a scored token, whose mean would be 0/0.
+    """
+    if not examples:
+        raise DataError("there is nothing to score: the batch has no rows")
+    share = share and backend in ("packed", "rows")
+    trees = [tree for row, example in enumerate(examples) for tree in _trees(row, example, prompt, share)]
+    starts, shape = _place(trees, packed=backend == "packed")
+    return _fill(trees, starts, shape, backend, len(examples), pad_id)
+
+
+def _trees(row: int, example: Example, score_prompt: bool, share: bool) -> list[_Tree]:
+    """Split an example into trees: one, or one a completion where the prompt is not shared."""
+    tokens = np.asarray(example.prompt, dtype=np.int64)
+    completions = [np.asarray(completion, dtype=np.int64) for completion in example.completions]
+    if not len(tokens):
+        raise DataError(f"row {example.id!r} has an empty prompt: what comes first in a sequence cannot be scored")
+    masks = [_mask(example, i, len(completion)) for i, completion in enumerate(completions)]
+    if share or len(completions) < 2:
+        return [_Tree(row, tokens, completions, masks, score_prompt)]
+    pairs = enumerate(zip(completions, masks, strict=True))
+    return [_Tree(row, tokens, [completion], [mask], score_prompt and i == 0) for i, (completion, mask) in pairs]
+
+
+def _mask(example: Example, completion: int, length: int) -> npt.NDArray[np.bool_] | None:
+    """Return the score mask of one completion (None: every token), checked."""
+    if not length:
+        raise DataError(f"completion {completion} of row {example.id!r} is empty")
+    given = None if example.masks is None else example.masks[completion]
+    if given is None:
+        return None
+    mask = np.asarray(given, dtype=np.bool_)
+    if len(mask) != length:
+        raise DataError(
+            f"the mask of completion {completion} of row {example.id!r} has {len(mask)} entries for {length} tokens"
+        )
+    if not mask.any():
+        raise DataError(f"completion {completion} of row {example.id!r} has no scored token")
+    return mask
+
+
+def _place(trees: Sequence[_Tree], *, packed: bool) -> tuple[list[int], tuple[int, int]]:
+    """Return the flat start of each tree and the shape ``(B, L)`` of the input."""
+    sizes = [tree.tokens for tree in trees]
+    if packed:
+        ends = np.cumsum(sizes).tolist()
+        return [0, *ends[:-1]], (1, ends[-1])
+    width = max(sizes)
+    return [i * width for i in range(len(trees))], (len(trees), width)
+
+
+def _fill(
+    trees: Sequence[_Tree], starts: Sequence[int], shape: tuple[int, int], backend: Backend, rows: int, pad_id: int
+) -> Plan:
+    """Write the trees at their places and note what is scored."""
+    ids = np.full(shape[0] * shape[1], pad_id, dtype=np.int64)
+    positions = np.zeros_like(ids)
+    branch = np.full_like(ids, -1)
+    source: list[_Ints] = []
+    targets: list[_Ints] = []
+    lengths: list[int] = []
+    prompt_source: list[_Ints] = []
+    prompt_targets: list[_Ints] = []
+    prompt_rows: list[_Ints] = []
+    for start, tree in zip(starts, trees, strict=True):
+        width = len(tree.prompt)
+        end = start + width
+        ids[start:end], positions[start:end], branch[start:end] = tree.prompt, np.arange(width), 0
+        if tree.scores_prompt:
+            prompt_source.append(np.arange(start, end - 1))
+            prompt_targets.append(tree.prompt[1:])
+            prompt_rows.append(np.full(width - 1, tree.row))
+        last = end - 1  # predicts the first token of every completion
+        for k, (tokens, mask) in enumerate(zip(tree.completions, tree.masks, strict=True), 1):
+            begin, end = end, end + len(tokens)
+            ids[begin:end], positions[begin:end], branch[begin:end] = tokens, np.arange(width, width + len(tokens)), k
+            predicts = np.arange(begin - 1, end - 1)
+            predicts[0] = last
+            source.append(predicts if mask is None else predicts[mask])
+            targets.append(tokens if mask is None else tokens[mask])
+            lengths.append(len(targets[-1]))
+    return Plan(
+        backend=backend,
+        input_ids=torch.from_numpy(ids.reshape(shape)),
+        position_ids=torch.from_numpy(positions.reshape(shape)),
+        branch=torch.from_numpy(branch.reshape(shape)),
+        source=_join(source),
+        targets=_join(targets),
+        sequence=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        lengths=torch.tensor(lengths, dtype=torch.long),
+        prompt_source=_join(prompt_source),
+        prompt_targets=_join(prompt_targets),
+        prompt_row=_join(prompt_rows),
+        segments=tuple(
+            Segment(start, len(tree.prompt), tuple(map(len, tree.completions)))
+            for start, tree in zip(starts, trees, strict=True)
+        ),
+        rows=rows,
+    )
+
+
+def _join(parts: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
+    """Concatenate index arrays into one long tensor."""
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64)) if parts else torch.zeros(0, dtype=torch.long)

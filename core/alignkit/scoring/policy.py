@@ -1,0 +1,58 @@
+"""The policy a method sees: any model that scores plans, wrapped or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from alignkit.scoring.backends import TokenLogps, evaluating
+from alignkit.scoring.plan import Plan
+from alignkit.scoring.scorer import Scorer, install
+from alignkit.types import Example, Scores
+
+
+class ModelPolicy:
+    """A causal language model as a :class:`~alignkit.types.Policy`.
+
+    ``model`` may be replaced by its wrapped form at any time: gradients are only synchronised between processes when the
+    forward goes through the wrapper.
+    """
+
+    def __init__(self, model: nn.Module, scorer: Scorer | None = None) -> None:
+        self.model = model
+        self.scorer = scorer or install(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return next(self.model.parameters()).device
+
+    def score(self, examples: Sequence[Example], *, prompt: bool = False, grad: bool = True) -> Scores:
+        """Score every completion of ``examples``, in their order; see :class:`~alignkit.types.Policy`.
+
+        Raises :class:`~alignkit.errors.DataError` for rows that cannot be scored.
+        """
+        plan = self.scorer.plan(examples, prompt=prompt).to(self.device)
+        logps = self._forward(plan) if grad else self._forward_without_gradient(plan)
+        return Scores(
+            logps=logps.completions,
+            sequence=plan.sequence,
+            lengths=plan.lengths,
+            prompt_logps=logps.prompts,
+            prompt_row=plan.prompt_row,
+            rows=plan.rows,
+        )
+
+    def _forward(self, plan: Plan) -> TokenLogps:
+        return TokenLogps(*self.model(plan=plan))
+
+    def _forward_without_gradient(self, plan: Plan) -> TokenLogps:
+        # Without gradients there is nothing to synchronise, and the wrapper of data parallelism would broadcast buffers,
+        # for which all processes must make the same number of calls. Sharded models still need their wrapper.
+        data_parallel = isinstance(self.model, nn.parallel.DistributedDataParallel)
+        model: Any = self.model.module if data_parallel else self.model
+        with evaluating(model):
+            return TokenLogps(*model(plan=plan))

@@ -1,0 +1,196 @@
+"""Choose a backend by trying it, not by a list of model names.
+
+Two small groups are scored by each candidate and by separate, unpadded forwards of the model as it is; the first candidate
+that agrees is taken. Several ways of getting attention wrong are silent, and this is what catches them.
+
+Sliding windows and attention chunks of real models are far longer than a cheap probe. While it runs they are narrowed to
+:data:`WINDOW` tokens, in the configuration and in the attention layers, for candidates and reference alike, so that a
+backend which neglects them is found out whatever their length.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from alignkit.errors import ModelError
+from alignkit.scoring import attention
+from alignkit.scoring.backends import evaluating, score_plan, text_config
+from alignkit.scoring.masks import CHUNKED, FULL, SLIDING, layer_types
+from alignkit.scoring.plan import Backend
+from alignkit.scoring.scorer import Scorer
+from alignkit.types import Example
+
+WINDOW = 12
+"""Longest window during the probe, well below the longest sequence of :data:`_SHAPES`."""
+
+_SHAPES = ((11, (9, 14)), (6, (23, 2)))
+"""Tokens of the prompt and of the completions, for each group: beyond the window within prompts, completions and across."""
+
+_ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+
+
+@dataclass(frozen=True)
+class _Tolerance:
+    """How far log-probabilities may differ (nats): at most, and on average."""
+
+    most: float
+    mean: float
+
+    @classmethod
+    def of(cls, model: Any) -> _Tolerance:
+        """float32 agrees to rounding. Half precision and quantised layers round logits of size 16 to 1/8 and depend on the
+        shape of a product, so the bound is loose; a wrong mask costs more, on average.
+        """
+        exact = model.dtype in (torch.float32, torch.float64) and not getattr(model, "is_quantized", False)
+        return cls(1e-4, 1e-4) if exact else cls(0.5, 0.05)
+
+
+def choose(model: Any, candidates: Sequence[Backend]) -> Scorer:
+    """Return the scorer with the first of ``candidates`` that agrees with plain forwards of the innermost causal LM.
+
+    Leaves random state, training mode and windows as they were. ``packed`` sets the model's attention implementation to
+    its own, which without a plan is SDPA. Raises :class:`~alignkit.errors.ModelError` when none agrees.
+    """
+    config = text_config(model)
+    before = model.config._attn_implementation
+    original = model.__dict__.setdefault("_alignkit_attention", before)
+    _set_attention(model, original)
+    share, notes = not _dropout(model), list[str]()
+    examples, pad_id = _examples(config)
+    with _undisturbed(model), _narrow_windows(model, config):
+        expected = _reference(model, examples)
+        for backend in candidates:
+            scorer = Scorer(backend, share, pad_id=pad_id)
+            reason = _refusal(model, config, backend) or _disagreement(model, scorer, examples, expected)
+            if reason is None:
+                return Scorer(backend, share, (*notes, *_remarks(config, scorer)), pad_id)
+            notes.append(f"{backend} scoring was not used: {reason}.")
+            _set_attention(model, original)
+    _set_attention(model, before)
+    raise ModelError(f"{type(model).__name__} cannot be scored: " + " ".join(notes))
+
+
+# ---------------------------------------------------------------------------------------------- candidates
+
+
+def _refusal(model: Any, config: Any, backend: Backend) -> str | None:
+    """Return why a backend is out of the question (None: worth trying)."""
+    if backend not in ("packed", "rows"):
+        return None
+    if getattr(model, "_is_stateful", False):
+        return "the model carries a state from token to token, which completions cannot share"
+    if other := layer_types(config) - {FULL, SLIDING, CHUNKED}:
+        return f"layers of type {', '.join(sorted(other))} carry a state from token to token"
+    if backend == "rows":
+        name = model.config._attn_implementation
+        return None if name in ("eager", "sdpa") else f"{name} attention takes no 4-D masks"
+    if model.device.type != "cpu":
+        return f"its attention runs on the CPU, and the model is on {model.device.type}"
+    if not getattr(model, "_supports_attention_backend", False):
+        return f"{type(model).__name__} does not take another attention function"
+    if any(getattr(config, name, 0.0) for name in _ATTENTION_DROPOUT):
+        return "attention dropout is on"
+    return None
+
+
+def _disagreement(model: Any, scorer: Scorer, examples: Sequence[Example], expected: torch.Tensor) -> str | None:
+    """Try a backend; return what is wrong with it (None: nothing). Whatever it raises is a reason not to use it."""
+    try:
+        if scorer.backend == "packed":
+            attention.register()
+            _set_attention(model, attention.NAME)
+        got = torch.cat(score_plan(model, scorer.plan(examples, prompt=True).to(model.device)))
+    except Exception as error:  # models fail in every way there is
+        message = str(error).strip().splitlines() or [""]
+        return f"{type(error).__name__}: {message[0].rstrip('.')}"
+    off = (got - expected).abs()
+    most, mean, allowed = float(off.max()), float(off.mean()), _Tolerance.of(model)
+    if most <= allowed.most and mean <= allowed.mean:  # false for NaN
+        return None
+    return f"its log-probabilities differ from plain forwards by up to {most:.2g} nats"
+
+
+def _remarks(config: Any, scorer: Scorer) -> Iterator[str]:
+    """Say what a user would want to know about the backend that is used."""
+    if not scorer.share and scorer.backend in ("packed", "rows"):
+        yield "Prompts are not shared by their completions: dropout is on, and they would share its noise."
+    if getattr(config, "router_aux_loss_coef", None) and getattr(config, "num_local_experts", 0):
+        yield "The router's auxiliary loss is not part of the loss."
+
+
+def _set_attention(model: Any, name: str) -> None:
+    if model.config._attn_implementation != name:
+        model.set_attn_implementation(name)
+
+
+def _dropout(model: nn.Module) -> bool:
+    """Whether any dropout would be on in training."""
+    on = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
+    config = text_config(model)
+    return on or any(getattr(config, name, 0.0) for name in _ATTENTION_DROPOUT)
+
+
+@contextmanager
+def _undisturbed(model: Any) -> Iterator[None]:
+    """Evaluate without dropout or autocast, leaving random state and training mode as they were."""
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), evaluating(model), torch.autocast(model.device.type, enabled=False):
+        yield
+
+
+# ---------------------------------------------------------------------------------------------- reference
+
+
+def _examples(config: Any) -> tuple[list[Example], int]:
+    """Return the probe's rows, of ids that look random and are nobody's special tokens, and an id to pad with."""
+    special: set[int] = set()
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(config, name, None)
+        special.update(value if isinstance(value, list | tuple) else () if value is None else (value,))
+    ordinary = [i for i in range(min(config.vocab_size, 50_000)) if i not in special] or [0]
+    draw = random.Random(0)
+    rows = [
+        Example(str(i), draw.choices(ordinary, k=prompt), tuple(draw.choices(ordinary, k=n) for n in completions))
+        for i, (prompt, completions) in enumerate(_SHAPES)
+    ]
+    pad = getattr(config, "pad_token_id", None)
+    return rows, pad if isinstance(pad, int) and 0 <= pad < config.vocab_size else ordinary[0]
+
+
+def _reference(model: Any, examples: Sequence[Example]) -> torch.Tensor:
+    """Log-probabilities by one unpadded forward a sequence: those of the completions, then those of the prompts."""
+    completions, prompts = [], []
+    for example in examples:
+        for k, completion in enumerate(example.completions):
+            ids = torch.tensor([[*example.prompt, *completion]], device=model.device)
+            logits = type(model).forward(model, input_ids=ids, use_cache=False, return_dict=True).logits
+            logps = logits[0, :-1].float().log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1)
+            first = len(example.prompt) - 1
+            completions.append(logps[first:])
+            if k == 0:
+                prompts.append(logps[:first])
+    return torch.cat(completions + prompts)
+
+
+@contextmanager
+def _narrow_windows(model: nn.Module, config: Any) -> Iterator[None]:
+    """Narrow sliding windows and attention chunks to the probe's size."""
+    changed: list[tuple[Any, str, int]] = []
+    for owner in (config, *model.modules()):
+        for name in ("sliding_window", "attention_chunk_size"):
+            value = owner.__dict__.get(name)
+            if isinstance(value, int) and value > WINDOW:
+                changed.append((owner, name, value))
+                setattr(owner, name, WINDOW)
+    try:
+        yield
+    finally:
+        for owner, name, value in changed:
+            setattr(owner, name, value)

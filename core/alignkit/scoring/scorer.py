@@ -1,0 +1,77 @@
+"""Install the scorer on a model: the fastest backend that gives the right numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from alignkit.errors import ConfigError, ModelError, suggest
+from alignkit.scoring.backends import innermost, install_forward, text_config
+from alignkit.scoring.plan import Backend, Plan, make_plan
+from alignkit.types import Example
+
+BACKENDS: tuple[Backend, ...] = ("packed", "rows", "padded", "plain")
+"""Every backend, fastest first."""
+
+_STATE = "_alignkit_scorer"
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a model is scored: the backend, whether prompts are shared, and why nothing faster was taken."""
+
+    backend: Backend
+    share: bool = True
+    notes: tuple[str, ...] = ()
+    pad_id: int = 0
+
+    def plan(self, examples: Sequence[Example], *, prompt: bool = False) -> Plan:
+        """Lay out ``examples`` for ``model(plan=...)``; on the CPU, see :meth:`Plan.to`."""
+        return make_plan(examples, prompt=prompt, backend=self.backend, share=self.share, pad_id=self.pad_id)
+
+
+def install(model: nn.Module, backend: Backend | Literal["auto"] = "auto") -> Scorer:
+    """Teach ``model`` (bare, or inside peft) to score plans through its forward, and return how.
+
+    ``auto`` takes the first backend that agrees with plain forwards on a small probe; a named backend is probed too.
+    Call it where the model will train (device, dtype, dropout), before it is wrapped for data parallelism. Installing
+    again returns what is there; asking for another backend chooses anew.
+
+    Raises :class:`~alignkit.errors.ModelError` for models that cannot be scored (encoder-decoder, prompt learning) and for
+    a named backend that disagrees, :class:`~alignkit.errors.ConfigError` for an unknown backend.
+    """
+    from alignkit.scoring.probe import choose
+
+    if backend != "auto" and backend not in BACKENDS:
+        raise ConfigError(f"unknown scoring backend {backend!r}{suggest(backend, list(BACKENDS))}")
+    base = innermost(model)
+    present: Scorer | None = base.__dict__.get(_STATE)
+    if present is not None and backend in ("auto", present.backend):
+        return present
+    _refuse(model, base)
+    install_forward(base)
+    scorer = choose(base, BACKENDS if backend == "auto" else (backend,))
+    base.__dict__[_STATE] = scorer
+    return scorer
+
+
+def _refuse(model: nn.Module, base: Any) -> None:
+    """Raise for models whose sequences cannot be scored as prompt and completion."""
+    config = getattr(base, "config", None)
+    if config is None or not hasattr(base, "get_output_embeddings"):
+        raise ModelError(f"{type(base).__name__} is not a transformers causal language model")
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{type(base).__name__} is an encoder-decoder model: only causal language models can be aligned"
+        )
+    if text_config(base).vocab_size is None:
+        raise ModelError(f"{type(base).__name__} has no vocabulary size in its configuration")
+    for name, adapter in (getattr(model, "peft_config", None) or {}).items():
+        if getattr(adapter, "is_prompt_learning", False):
+            kind = getattr(adapter.peft_type, "value", adapter.peft_type)
+            raise ModelError(
+                f"adapter {name!r} is of type {kind}, which puts virtual tokens before the prompt: use LoRA"
+            )

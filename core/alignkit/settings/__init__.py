@@ -1,0 +1,13 @@
+"""From file, command line and plugins' defaults to one checked configuration, and back to YAML.
+
+Precedence: command line, file, the demo's preset (where model and data are the demo), the method's defaults, the
+sections' defaults.
+"""
+
+from __future__ import annotations
+
+from alignkit.settings.files import read, write
+from alignkit.settings.resolve import Resolved, check, dump, method_settings, resolve
+from alignkit.settings.schema import schema
+
+__all__ = ["Resolved", "check", "dump", "method_settings", "read", "resolve", "schema", "write"]

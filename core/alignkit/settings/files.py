@@ -1,0 +1,179 @@
+"""Reading and writing YAML: numbers as YAML 1.2 reads them, duplicate keys refused, every key with its line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alignkit.errors import ConfigError
+from alignkit.settings.layers import KeyPath, Layer
+
+_TAG = "tag:yaml.org,2002:"
+_LINE_BREAK = re.compile("[\r\n\x85\u2028\u2029]")
+
+# The core schema of YAML 1.2 (section 10.3.2). PyYAML follows YAML 1.1, where 1e-4 is text,
+# `no` is false and 1:30 is 90.
+# Each line: the tag, the pattern, and the characters it can begin with ("" stands for an empty scalar).
+_CORE_SCHEMA = (
+    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+)
+
+
+def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    table: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    for tag, pattern, beginnings in _CORE_SCHEMA:
+        for character in beginnings:
+            table.setdefault(character, []).append((_TAG + tag, re.compile(rf"^(?:{pattern})\Z")))
+    return table
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = _resolvers()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what :class:`_Loader` reads back: text that looks like a number is quoted."""
+
+    yaml_implicit_resolvers = _resolvers()
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+    def represent_text(self, text: str) -> yaml.Node:
+        """Quote text that holds a line break of any kind: outside double quotes YAML folds some of them into spaces."""
+        return self.represent_scalar(_TAG + "str", text, style='"' if _LINE_BREAK.search(text) else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def read(path: Path) -> Layer:
+    """Read a configuration file.
+
+    Raises :class:`ConfigError`, with the line, where it is missing, no YAML, no mapping, or names a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file") from error
+    except IsADirectoryError as error:
+        hint = f": did you mean {path / 'run.yaml'}?" if (path / "run.yaml").is_file() else ", not a file"
+        raise ConfigError(f"{path} is a directory{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    node = _compose(text, str(path))
+    reader = _Reader(str(path))
+    values = {} if node is None else reader.build(node, ())
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}:1: a configuration is a mapping of sections, such as `method: orpo`")
+    return Layer(values, reader.places, default_place=str(path))
+
+
+def parse_value(text: str) -> Any:
+    """Read one value as it is given on the command line: a number, true, false, null, a YAML list or mapping, or text.
+
+    >>> parse_value("1e-4"), parse_value("[a, 2]"), parse_value("no")
+    (0.0001, ['a', 2], 'no')
+    """
+    text = text.strip()
+    if text[:1] in ("[", "{", '"', "'"):
+        try:
+            node = _compose(text, "value")
+            return None if node is None else _Reader("value").build(node, ())
+        except ConfigError:
+            return text  # a Jinja template or a regular expression, not YAML
+    tag = _Loader("").resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    return _scalar(tag, text)
+
+
+def write(values: Mapping[str, Any]) -> str:
+    """Return ``values`` as YAML that :func:`read` reads back unchanged."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _compose(text: str, name: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError(f"{place}: this is not YAML: {getattr(error, 'problem', None) or error}") from error
+
+
+class _Reader:
+    """Turns YAML nodes into values and remembers where each key stands."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.places: dict[KeyPath, str] = {}
+        self._open: set[int] = set()
+
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.places.setdefault(path, self._place(node))
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                return _scalar(node.tag, node.value)
+            except ValueError as error:
+                raise ConfigError(f"{self._place(node)}: {error}") from error
+        if id(node) in self._open:
+            raise ConfigError(f"{self._place(node)}: this alias stands inside its own anchor")
+        self._open.add(id(node))
+        try:
+            if node.tag not in (_TAG + "map", _TAG + "seq"):
+                raise ConfigError(f"{self._place(node)}: {_unknown_tag(node.tag)}")
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, path)
+            return [self.build(item, (*path, str(i))) for i, item in enumerate(node.value)]
+        finally:
+            self._open.remove(id(node))
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            place = self._place(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"{place}: a key must be a word")
+            key = str(key_node.value)
+            if key in values:
+                raise ConfigError(f"{place}: {'.'.join((*path, key))} is given twice")
+            self.places[*path, key] = place
+            values[key] = self.build(value_node, (*path, key))
+        return values
+
+    def _place(self, node: yaml.Node) -> str:
+        return f"{self.name}:{node.start_mark.line + 1}"
+
+
+def _scalar(tag: str, text: str) -> Any:
+    """Return the value of a scalar; raises ValueError for a tag outside the core schema."""
+    match tag.removeprefix(_TAG):
+        case "null":
+            return None
+        case "bool":
+            return text.lower() == "true"
+        case "int":
+            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        case "float":
+            special = text.lower().lstrip("+-")
+            if special in (".inf", ".nan"):
+                return math.copysign(float(special[1:]), -1.0 if text.startswith("-") else 1.0)
+            return float(text)
+        case "str":
+            return text
+        case other:
+            raise ValueError(_unknown_tag(other))
+
+
+def _unknown_tag(tag: str) -> str:
+    return f"the tag !!{tag.removeprefix(_TAG)} is not known here"

@@ -1,0 +1,157 @@
+"""One sentence for a value that a pydantic model refuses: place, key, what was expected, what was given."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from alignkit.errors import ConfigError, suggest
+from alignkit.settings.layers import KeyPath, Layer
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+    "finite": "a finite number",
+    "none": "null",
+}
+_BOUNDS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def validate(model_type: type[ModelT], values: Mapping[str, Any], layer: Layer, prefix: KeyPath = ()) -> ModelT:
+    """Validate ``values`` (which stand at ``prefix`` of ``layer``); raises :class:`ConfigError` for the first error."""
+    refuse_non_finite(values, layer, prefix)
+    try:
+        model = model_type.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, model_type, values, layer, prefix)) from error
+    _refuse_switches(values, model, layer, prefix)
+    return model
+
+
+def refuse_non_finite(values: Any, layer: Layer, path: KeyPath) -> None:
+    """Raise :class:`ConfigError` where any value in ``values`` is NaN or infinite."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            refuse_non_finite(value, layer, (*path, str(key)))
+    elif isinstance(values, float) and not math.isfinite(values):
+        raise wrong_value(layer, path, "a finite number", values)
+
+
+def _refuse_switches(values: Mapping[str, Any], model: BaseModel, layer: Layer, path: KeyPath) -> None:
+    """Raise :class:`ConfigError` where true or false was given for a number (pydantic reads them as 1 and 0)."""
+    for name, field in type(model).model_fields.items():
+        key = field.alias if field.alias and field.alias in values else name
+        given, read = values.get(key), getattr(model, name)
+        if isinstance(given, Mapping) and isinstance(read, BaseModel):
+            _refuse_switches(given, read, layer, (*path, key))
+        elif isinstance(given, bool) and isinstance(read, int | float) and not isinstance(read, bool):
+            raise wrong_value(layer, (*path, key), "a number", given)
+
+
+def wrong_value(layer: Layer, path: KeyPath, expected: str, given: Any) -> ConfigError:
+    """Return ``orpo.yaml:7: train.learning_rate must be a number, not "fast"``."""
+    return problem_at(layer, path, f"{'.'.join(path)} must be {expected}, not {_shown(given)}")
+
+
+def unknown_key(layer: Layer, path: KeyPath, known: list[str]) -> ConfigError:
+    """Return ``orpo.yaml:7: unknown key train.learing_rate, did you mean "learning_rate"?``."""
+    return problem_at(layer, path, f"unknown key {'.'.join(path)}{suggest(path[-1], known)}")
+
+
+def problem_at(layer: Layer, path: KeyPath, message: str) -> ConfigError:
+    """Return the error with the place of ``path`` in front of it."""
+    place = layer.place(path)
+    return ConfigError(f"{place}: {message}" if place else message)
+
+
+def expectation(error: ErrorDetails) -> str:
+    """Return what a pydantic error says was expected: ``a number``, ``at least 0``, ``one of ...``."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in _BOUNDS:
+        word, key = _BOUNDS[kind]
+        return f"{word} {context[key]:g}" if isinstance(context[key], float) else f"{word} {context[key]}"
+    if kind in ("literal_error", "enum"):
+        return f"one of {context['expected']}".replace("'", "")
+    first = kind.partition("_")[0]
+    if first in _EXPECTED and kind.endswith(("_type", "_parsing", "_number", "_from_float", "_required")):
+        return _EXPECTED[first]
+    return error["msg"].removeprefix("Input should be ")
+
+
+def known_keys(model_type: type[BaseModel]) -> list[str]:
+    """Return the keys a model takes: each field by its alias, where it has one."""
+    return [field.alias or name for name, field in model_type.model_fields.items()]
+
+
+def _sentence(
+    error: ValidationError, model_type: type[BaseModel], values: Mapping[str, Any], layer: Layer, prefix: KeyPath
+) -> str:
+    details = error.errors(include_url=False)
+    first = details[0]
+    inner = _key_path(first, values)
+    path = (*prefix, *inner)
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return str(unknown_key(layer, path, known_keys(_model_at(model_type, inner[:-1]))))
+    if first["type"] == "missing":
+        return str(problem_at(layer, path, f"{name} is missing"))
+    if first["type"] in ("value_error", "assertion_error"):
+        message = str(first["ctx"]["error"])
+        return str(problem_at(layer, path, f"{name}: {message}" if name else message))
+    # A union gives one error a member, all of them for the same key.
+    same = [expectation(detail) for detail in details if _key_path(detail, values) == inner]
+    return str(wrong_value(layer, path, " or ".join(dict.fromkeys(same)), first["input"]))
+
+
+def _key_path(error: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
+    """Return the error's place as keys of the input, without the union members that pydantic puts in between."""
+    path: list[str] = []
+    here: Any = values
+    for i, part in enumerate(error["loc"]):
+        last = i == len(error["loc"]) - 1
+        if isinstance(here, Mapping) and (part in here or (last and error["type"] == "missing")):
+            here = here.get(part)
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        else:
+            continue
+        path.append(str(part))
+    return tuple(path)
+
+
+def _model_at(model_type: type[BaseModel], path: KeyPath) -> type[BaseModel]:
+    """Return the model that stands at ``path`` inside ``model_type``."""
+    for key in path:
+        fields = [field for name, field in model_type.model_fields.items() if key in (name, field.alias)]
+        inner = next(_models_in(fields[0].annotation), None) if fields else None
+        model_type = inner or model_type
+    return model_type
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _shown(value: Any, limit: int = 60) -> str:
+    text = json.dumps(value, default=repr, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,37 @@
+"""The JSON schema of a configuration, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignkit import registry
+from alignkit.config import RunConfig
+from alignkit.settings.layers import SHORTHANDS
+from alignkit.settings.train_keys import argument_schema
+
+
+def schema(method: str) -> dict[str, Any]:
+    """Return the JSON schema of a whole configuration for ``method``, its settings by their symbols."""
+    _, method_type = registry.load_method(method)
+    whole = RunConfig.model_json_schema()
+    definitions = whole["$defs"]
+    settings = method_type.settings_type.model_json_schema(by_alias=True)
+    definitions |= settings.pop("$defs", {})
+    section = definitions["MethodConfig"]
+    section["properties"] = {"name": {"const": method, "description": "the method"}} | settings.get("properties", {})
+    section["required"] = ["name", *settings.get("required", [])]
+    section["additionalProperties"] = False
+    train = definitions["TrainConfig"]
+    train["properties"] |= argument_schema()
+    train["additionalProperties"] = False
+    for name, key in SHORTHANDS.items():
+        whole["properties"][name] = {"anyOf": [_word(definitions, name, key), whole["properties"][name]]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole | {"title": f"align run: {method}"}
+
+
+def _word(definitions: dict[str, Any], section: str, key: str) -> dict[str, Any]:
+    """Return the schema of a section written as one word."""
+    if section == "method":
+        return dict(definitions["MethodConfig"]["properties"]["name"])
+    description = definitions[f"{section.capitalize()}Config"]["properties"][key]["description"]
+    return {"type": "string", "description": description}

@@ -1,0 +1,96 @@
+"""Plain documents: reading them from a file, and cutting them into windows that are scored token by token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from alignkit import Example
+from alignkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Text(NamedTuple):
+    """One plain document."""
+
+    id: str
+    cluster: str
+    text: str
+
+
+def read_documents(source: str) -> list[Text]:
+    """Read documents from a ``.jsonl`` file with a "text" key a line, or a ``.txt`` file with blank lines between them.
+
+    ``demo`` stands for the demo's neutral texts. In a .jsonl file "id" and "cluster" are taken where they are given;
+    otherwise a document is known by its line (.jsonl) or number (.txt) and is a cluster of its own.
+
+    Raises:
+        ConfigError: the file is missing, of another kind or without a document, or a line (named) cannot be used.
+    """
+    path = _demo_texts() if source == "demo" else Path(source)
+    if path.suffix not in {".jsonl", ".txt"}:
+        raise ConfigError(f"perplexity's text must be a .jsonl or .txt file, or demo; got {source!r}")
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"perplexity's text cannot be read: {path}: {error}") from error
+    documents = list(_lines(path, content) if path.suffix == ".jsonl" else _paragraphs(content))
+    if not documents:
+        raise ConfigError(f"{path} holds no document")
+    return documents
+
+
+def document_windows(document: Text, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Example]:
+    """Cut a document into rows whose completions are its tokens, each scored once.
+
+    The first token is predicted from the beginning-of-sequence token (the end token where the tokenizer has no such);
+    with neither it is context only. A window holds at most ``max_length`` tokens, of which the first, unscored, is the
+    token before it; windows do not overlap otherwise (lm-eval's rolling log-likelihood).
+    """
+    tokens: list[int] = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is not None:
+        tokens = [start, *tokens]
+    for first in range(1, len(tokens), max_length - 1):
+        yield Example(
+            id=document.id, prompt=tokens[first - 1 : first], completions=(tokens[first : first + max_length - 1],)
+        )
+
+
+def _demo_texts() -> Path:
+    from alignkit.demo import data_path
+
+    return Path(data_path("neutral"))
+
+
+def _lines(path: Path, content: str) -> Iterator[Text]:
+    # Not splitlines(): a JSON string may hold U+2028 and its like unescaped.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row: Any = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{where}: not valid JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"]:
+            raise ConfigError(f'{where}: the key "text" must hold a string that is not empty')
+        name = str(row.get("id", number))
+        yield Text(name, str(row.get("cluster", name)), row["text"])
+
+
+def _paragraphs(content: str) -> Iterator[Text]:
+    lines = content.replace("\r\n", "\n").split("\n")
+    paragraph: list[str] = []
+    count = 0
+    for line in [*lines, ""]:
+        if line.strip():
+            paragraph.append(line)
+        elif paragraph:
+            count += 1
+            yield Text(str(count), str(count), "\n".join(paragraph))
+            paragraph = []

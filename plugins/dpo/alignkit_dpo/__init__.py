@@ -1,0 +1,8 @@
+"""Direct preference optimisation and its close relatives."""
+
+from __future__ import annotations
+
+from alignkit_dpo.losses import dpo_loss
+from alignkit_dpo.method import DPO, DPOSettings
+
+__all__ = ["DPO", "DPOSettings", "dpo_loss"]

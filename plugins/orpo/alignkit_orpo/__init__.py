@@ -1,0 +1,8 @@
+"""Monolithic preference optimisation without a reference model, by the odds ratio."""
+
+from __future__ import annotations
+
+from alignkit_orpo.losses import log1mexp, log_odds_ratio, odds_ratio_loss
+from alignkit_orpo.method import ORPO, ORPOSettings
+
+__all__ = ["ORPO", "ORPOSettings", "log1mexp", "log_odds_ratio", "odds_ratio_loss"]

@@ -1,0 +1,107 @@
+"""The orpo method: settings and hooks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from alignkit import (
+    Batch,
+    LossOutput,
+    LossTerm,
+    Method,
+    Metric,
+    Policy,
+    Settings,
+    hookimpl,
+    nll_term,
+    preference_metrics,
+)
+from pydantic import Field, model_validator
+
+from alignkit_orpo.losses import log_odds_ratio, odds_ratio_loss
+
+# What the NLL covers and how it is reduced, where implementations of the same paper differ.
+CONVENTIONS = {
+    "paper": {"nll_scope": "completion", "nll_reduction": "token"},
+    "trl": {"nll_scope": "full", "nll_reduction": "token"},
+    "llamafactory": {"nll_scope": "completion", "nll_reduction": "sequence"},
+}
+
+
+class ORPOSettings(Settings):
+    """Settings of orpo."""
+
+    lam: float = Field(0.1, ge=0, alias="lambda", description="weight of the odds-ratio term (elsewhere: beta, alpha)")
+    lambda_schedule: Literal["constant", "linear", "cosine", "warmup"] = Field(
+        "constant", description="lambda over training: constant, or from lambda_start to lambda"
+    )
+    lambda_start: float = Field(0.0, ge=0, description="lambda at the start of a schedule")
+    lambda_warmup: float = Field(0.1, gt=0, le=1, description="share of training the warmup schedule takes")
+    weighting: Literal["additive", "convex"] = Field(
+        "additive", description="NLL + lambda OR, or (1 - lambda) NLL + lambda OR"
+    )
+    convention: Literal["paper", "trl", "llamafactory"] = Field("paper", description="preset of the two settings below")
+    nll_scope: Literal["completion", "full"] = Field(
+        "completion", description="the chosen completion, or prompt as well"
+    )
+    nll_reduction: Literal["token", "sequence"] = Field(
+        "token", description="mean over tokens, or over rows of row means"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_convention(cls, values: Any) -> Any:
+        return {**CONVENTIONS.get(str(values.get("convention")), {}), **values} if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _convex_weights(self) -> ORPOSettings:
+        if self.weighting == "convex" and max(self.lam, self.lambda_start) > 1:
+            raise ValueError("lambda must be at most 1 with weighting: convex")
+        return self
+
+    def weight(self, progress: float) -> float:
+        """Lambda at ``progress`` (0 to 1) of training."""
+        done = min(progress / self.lambda_warmup, 1.0) if self.lambda_schedule == "warmup" else progress
+        match self.lambda_schedule:
+            case "constant":
+                return self.lam
+            case "cosine":
+                done = (1 - math.cos(math.pi * done)) / 2
+        return self.lambda_start + (self.lam - self.lambda_start) * done
+
+
+class ORPO(Method[ORPOSettings]):
+    """NLL of the chosen answer plus lambda times the odds-ratio loss; no reference model."""
+
+    name = "orpo"
+    paper = "Hong et al. 2024, ORPO: Monolithic Preference Optimization without Reference Model, https://arxiv.org/abs/2403.07691"
+    rows = "preference"
+    settings_type = ORPOSettings
+    defaults = {"train.learning_rate": 8e-6}
+
+    @hookimpl
+    def align_prepare_batch(self, batch: Batch, progress: float) -> Batch | None:
+        """At lambda 0 leave the rejected answers out of the gradient pass (0.0 times a gradient still moves bits)."""
+        if self.settings.weight(progress) > 0:
+            return None
+        return batch.narrow(0).with_column("rejected", [e.narrow(1) for e in batch.examples])
+
+    @hookimpl
+    def align_compute_loss(self, policy: Policy, batch: Batch, progress: float) -> LossOutput:
+        """L = L_SFT + lambda L_OR (arXiv:2403.07691, eq. 6)."""
+        s, lam = self.settings, self.settings.weight(progress)
+        scores = policy.score(batch.examples, prompt=s.nll_scope == "full")
+        if "rejected" in batch.columns:
+            chosen, rejected = scores.means(), policy.score(batch.columns["rejected"], grad=False).means()
+        else:
+            chosen, rejected = scores.split(scores.means())  # (G,) each
+        nll_weight = 1 - lam if s.weighting == "convex" else 1.0
+        nll = nll_term(scores, batch, scope=s.nll_scope, reduction=s.nll_reduction, weight=nll_weight)
+        terms = [nll, LossTerm("odds_ratio", odds_ratio_loss(chosen, rejected).sum(), "rows", lam)]
+        metrics = preference_metrics(lam * chosen, lam * rejected, chosen, rejected)
+        credit = ((chosen - rejected).detach().sign() + 1) / 2  # at lambda 0 the rewards tell nothing
+        metrics["rewards/accuracies"] = Metric(credit.sum(), "rows")
+        metrics["log_odds_chosen"] = Metric(log_odds_ratio(chosen, rejected).detach().sum(), "rows")
+        metrics["lambda"] = Metric(chosen.new_tensor(lam * len(batch)), "rows")
+        return LossOutput(terms, metrics)
