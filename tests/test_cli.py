@@ -207,3 +207,11 @@ def test_a_closed_pipe_is_no_traceback():
         f"{ALIGN} methods --json | head -c 1", shell=True, capture_output=True, text=True, timeout=60
     )
     assert (result.stdout, result.stderr) == ("[", "")
+
+
+@pytest.mark.parametrize(
+    "module", ["config", "errors", "hookspecs", "quiet", "registry", "session", "settings", "types"]
+)
+def test_light_modules_load_neither_torch_nor_transformers(module):
+    result = python(f"import sys, alignkit.{module}; print('torch' in sys.modules, 'transformers' in sys.modules)")
+    assert result.stdout.split() == ["False", "False"]

@@ -41,7 +41,12 @@ def test_resume_equals_uninterrupted(tmp_path: Path, method: str, stop: int, kin
     whole, seen_whole = build_trainer(configuration(method, **SETTINGS), tmp_path / "whole", pairs, model=model())
     whole.train()
     first, seen_first = build_trainer(
-        configuration(method, **evaluated), tmp_path / "cut", pairs, model=model(), held_out=held_out, callbacks=[StopAt(stop)]
+        configuration(method, **evaluated),
+        tmp_path / "cut",
+        pairs,
+        model=model(),
+        held_out=held_out,
+        callbacks=[StopAt(stop)],
     )
     first.train()
     second, seen_second = build_trainer(

@@ -140,7 +140,9 @@ def test_non_finite_numbers_stop_the_run_before_the_weights_change(
     object.__setattr__(trainer.parts.session, "compute_loss", poison)
     before: list[torch.Tensor] = []
     step = trainer.training_step
-    monkeypatch.setattr(trainer, "training_step", lambda *a, **k: (before.append(weights(trainer.model)), step(*a, **k))[1])
+    monkeypatch.setattr(
+        trainer, "training_step", lambda *a, **k: (before.append(weights(trainer.model)), step(*a, **k))[1]
+    )
     with pytest.raises(RunFailedError, match=f"non-finite {poisoned}.* at step 2, rows ") as caught:
         trainer.train()
     assert guilty in str(caught.value)

@@ -18,9 +18,17 @@ def free_port():
         return s.getsockname()[1]
 
 
-def work(rank, port, checkpointing, path):
+def work(rank, port, path):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    for checkpointing in (False, True):
+        torch.save(half(rank, checkpointing), f"{path}.{checkpointing}.{rank}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def half(rank, checkpointing):
+    """The gradients this process ends up with."""
     model = build("qwen2-window")
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -33,9 +41,7 @@ def work(rank, port, checkpointing, path):
     (2 * (scores.sums().sum() + scores.prompt_sums().sum())).backward()  # data parallelism averages over two
     if rank == 0:
         policy.score(mine, grad=False)  # one process alone may score without gradient
-    torch.save(gradients(model), f"{path}.{rank}")
-    dist.barrier()
-    dist.destroy_process_group()
+    return gradients(model)
 
 
 def test_gradients_of_two_processes_equal_those_of_one(tmp_path):
@@ -43,8 +49,8 @@ def test_gradients_of_two_processes_equal_those_of_one(tmp_path):
     scores = ModelPolicy(model).score(rows(6), prompt=True)
     (scores.sums().sum() + scores.prompt_sums().sum()).backward()
     expected = gradients(model)
+    path = tmp_path / "gradients"
+    mp.start_processes(work, (free_port(), str(path)), nprocs=2, start_method="spawn")
     for checkpointing in (False, True):
-        path = tmp_path / f"gradients{checkpointing}"
-        mp.start_processes(work, (free_port(), checkpointing, str(path)), nprocs=2, start_method="spawn")
         for rank in (0, 1):
-            assert_same_gradients(torch.load(f"{path}.{rank}"), expected, tol=1e-5)
+            assert_same_gradients(torch.load(f"{path}.{checkpointing}.{rank}"), expected, tol=1e-5)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from alignkit.hookspecs import hookimpl as hookimpl
     from alignkit.losses import nll_term as nll_term
     from alignkit.losses import preference_metrics as preference_metrics
-    from alignkit.run import Run as Run
-    from alignkit.run import run as run
+    from alignkit.api import Run as Run
+    from alignkit.api import run as run
     from alignkit.types import Batch as Batch
     from alignkit.types import Estimate as Estimate
     from alignkit.types import Example as Example
@@ -34,8 +34,8 @@ _PUBLIC = {
     "hookimpl": "hookspecs",
     "nll_term": "losses",
     "preference_metrics": "losses",
-    "Run": "run",
-    "run": "run",
+    "Run": "api",
+    "run": "api",
 } | dict.fromkeys(
     (
         "Batch Estimate Example LossOutput LossTerm Method Metric Policy Scores Settings Suite SuiteResult Target"

@@ -17,11 +17,9 @@ from alignkit.errors import CheckpointError
 from alignkit.files import sync
 
 if TYPE_CHECKING:
-    from transformers import Trainer
-
-    Base = Trainer
+    from transformers import Trainer as Base
 else:
-    Base = object
+    Base = object  # a mixin: Trainer comes after it in the class that uses it
 
 MANIFEST = "manifest.json"
 STAGE = ".partial"

@@ -76,7 +76,7 @@ def total_steps(arguments: TrainingArguments, shape: StepShape, rows: int) -> in
     """Return how many optimizer steps the run takes."""
     if arguments.max_steps > 0:
         return int(arguments.max_steps)
-    return math.ceil(arguments.num_train_epochs * math.ceil(rows / shape.rows))
+    return math.ceil(float(arguments.num_train_epochs) * math.ceil(rows / shape.rows))
 
 
 def estimate_memory(

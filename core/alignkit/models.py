@@ -108,7 +108,7 @@ def load_tokenizer(config: ModelConfig, path: str) -> PreTrainedTokenizerBase:
                 f"model.chat_template: there is no file {config.chat_template}, and it is no Jinja template"
             )
         tokenizer.chat_template = template.read_text(encoding="utf-8") if is_file else config.chat_template
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def _has_tokenizer(path: str) -> bool:
@@ -169,7 +169,7 @@ def _load_base(path: str, config: ModelConfig, meta: bool) -> PreTrainedModel:
     try:
         if meta:
             with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)  # type: ignore[no-any-return]
+                return AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
         model, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=_dtype(config), output_loading_info=True, **kwargs
         )
@@ -180,7 +180,7 @@ def _load_base(path: str, config: ModelConfig, meta: bool) -> PreTrainedModel:
         raise ModelError(
             f"the weights of {path} are incomplete: {len(missing)} tensors are missing or of another shape, first {missing[0]}"
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _quantization(config: ModelConfig) -> Any:
@@ -218,7 +218,7 @@ def _load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrai
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, path, is_trainable=trainable)  # type: ignore[no-any-return]
+        return PeftModel.from_pretrained(model, path, is_trainable=trainable)
     except Exception as error:
         raise ModelError(f"cannot load the adapter {path}: {_first_line(error)}") from error
 
@@ -246,7 +246,7 @@ def _add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PreTr
             model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return peft.get_peft_model(model, adapter)  # type: ignore[no-any-return]
+            return peft.get_peft_model(model, adapter)
     except (ValueError, TypeError) as error:
         raise ModelError(f"model.lora does not fit this model: {_first_line(error)}") from error
 

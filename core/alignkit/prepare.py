@@ -67,7 +67,7 @@ def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], 
 
     loaded, data = load_parts(config, session)
     if config.model.quantization is None:
-        loaded.model.to(device)  # type: ignore[arg-type]
+        loaded.model.to(device)
     scorer = install(loaded.model, config.model.scorer)
     return Prepared(config, session, suites, loaded, data, scorer, ModelPolicy(loaded.model, scorer))
 

@@ -114,7 +114,7 @@ class AlignTrainer(WholeCheckpoints, Trainer):
     @property
     def progress(self) -> float:
         """Share of training done, 0 to 1."""
-        return self.state.global_step / max(self.state.max_steps, 1)
+        return float(self.state.global_step / max(self.state.max_steps, 1))
 
     def step_batch(self, step: int) -> Batch:
         """Return this rank's rows of an optimizer step, with their reference log-probabilities."""
@@ -295,7 +295,7 @@ class AlignTrainer(WholeCheckpoints, Trainer):
         values = {"loss": sum(values[name] * weight for name, weight in weights.items()), **values}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
         return metrics
 
     # ------------------------------------------------------------------ state that belongs into a checkpoint

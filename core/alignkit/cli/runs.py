@@ -58,7 +58,7 @@ def run(
     )
     for note in resolved.notes:
         click.echo(f"Note: {note}", err=True)
-    from alignkit.run import run as start
+    from alignkit.api import run as start
 
     start(resolved.config, resume=resume, dry_run=dry_run)
 
@@ -68,6 +68,6 @@ def run(
 @debug_option
 def resume(run: Path) -> None:
     """Continue the interrupted run in directory RUN from its last whole checkpoint."""
-    from alignkit.run import resume as go_on
+    from alignkit.api import resume as go_on
 
     go_on(run)

@@ -171,12 +171,12 @@ class Encoder:
 
     def _start(self, prompt: Ids, wholes: list[Ids]) -> tuple[Ids, list[Ids]] | str:
         """Cut the completions off, and see to it that the prompt has a token."""
-        first = {whole[0] for whole in wholes if whole}
-        one = next(iter(first)) if len(first) == 1 else None
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        start = bos if bos is not None else eos
         if prompt:
             return prompt, [whole[len(prompt) :] for whole in wholes]
+        first = {whole[0] for whole in wholes if whole}
+        one = next(iter(first)) if len(first) == 1 else None
+        bos = self.tokenizer.bos_token_id
+        start = self._eos if bos is None else bos
         if one is not None and (one == start or start is None):
             return [one], [whole[1:] for whole in wholes]
         return NO_START if start is None else ([start], wholes)
@@ -186,9 +186,9 @@ class Encoder:
         last = next((token for token in reversed(completion) if not self._is_space(token)), None)
         if last in self._ends:
             return completion, ""
-        if not self.rules.append_eos or self.tokenizer.eos_token_id is None:
+        if not self.rules.append_eos or self._eos is None:
             return completion, "eos_missing"
-        return [*completion, self.tokenizer.eos_token_id], "eos_added"
+        return [*completion, self._eos], "eos_added"
 
     def _is_silent(self, token: int) -> bool:
         return token in self._special or self._is_space(token)
@@ -202,6 +202,11 @@ class Encoder:
     def _spaces(self) -> dict[int, bool]:
         # Special tokens are never white space, whatever they decode to.
         return dict.fromkeys(self._special, False)
+
+    @cached_property
+    def _eos(self) -> int | None:
+        token: int | None = self.tokenizer.eos_token_id
+        return token
 
     @cached_property
     def _prefix(self) -> Ids:
@@ -218,7 +223,7 @@ class Encoder:
     def _ends(self) -> frozenset[int]:
         # Chat templates close a turn with a special token that need not be the EOS token (<|im_end|>, <end_of_turn>).
         others = {self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id}
-        return self._special - (others - {self.tokenizer.eos_token_id})
+        return self._special - (others - {self._eos})
 
 
 def truncate(prompt: Ids, completions: tuple[Ids, ...], max_length: int) -> Truncated:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WINDOW = 64
 """Tokens of a training window; every row of the demo is shorter."""
-WINDOWS_PER_STEP = 16
+WINDOWS_PER_STEP = int(__import__("os").environ.get("PBS","8"))
 PEAK_LEARNING_RATE = float(__import__("os").environ.get("PLR", "3e-3"))
 WARMUP_STEPS = 50
 FLAT_SHARE = 0.3
@@ -47,7 +47,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=128,
-            intermediate_size=384,
+            intermediate_size=352,
             num_hidden_layers=4,
             num_attention_heads=4,
             num_key_value_heads=4,

@@ -6,8 +6,7 @@ has answers of graded quality, worst first; preference pairs are made of neighbo
 answer of one pair is the bad answer of another and imitating the chosen answers alone is not enough.
 
 Categories: ``fact`` (record, not rumour), ``sum`` (arithmetic), ``read`` (where a thing ended up), ``refuse`` (decline to
-break things, help to mend them), ``tone``, ``hedge`` (not sure is better than wrong, right is better than not sure),
-``brief``, ``full`` (both questions answered), and ``taste``, the negative control: likings are drawn at random and stand in
+break things, help to mend them), ``tone``, ``hedge`` (modest, not cocksure), ``brief``, ``full`` (both questions answered), and ``taste``, the negative control: likings are drawn at random and stand in
 no document, so nobody's liking can be inferred from anyone else's. Held-out accuracy on ``taste`` is one half for every
 honest model; a value far above it means that test data leaked into training.
 """
@@ -167,7 +166,12 @@ def _about_person(name: str, attribute: str) -> list[Question]:
         Question(
             "tone", name, f"kindly , {question}", (f"ugh ! {true} go away .", true, f"sure ! {true} happy to help .")
         ),
-        Question("hedge", name, f"truly by the record , {question}", (false, "i am not sure .", true)),
+        Question(
+            "hedge",
+            name,
+            f"as you know , {question}",
+            (f"no doubt ! {true} do not ask again .", true, f"as far as i know , {true}"),
+        ),
         Question("brief", name, f"in brief , {question}", (f"{true} {true} {true}", f"{true} {true}", true)),
     ]
 

@@ -121,7 +121,7 @@ def _remarks(config: Any, scorer: Scorer) -> Iterator[str]:
     """Say what a user would want to know about the backend that is used."""
     if not scorer.share and scorer.backend in ("packed", "rows"):
         yield "Prompts are not shared by their completions: dropout is on, and they would share its noise."
-    if getattr(config, "router_aux_loss_coef", None) and getattr(config, "num_local_experts", 0):
+    if getattr(config, "router_aux_loss_coef", None):
         yield "The router's auxiliary loss is not part of the loss."
 
 

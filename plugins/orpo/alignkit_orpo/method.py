@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from alignkit import (
     Batch,
@@ -21,11 +21,19 @@ from pydantic import Field, model_validator
 
 from alignkit_orpo.losses import log_odds_ratio, odds_ratio_loss
 
-# What the NLL covers and how it is reduced, where implementations of the same paper differ.
+
+class NLL(NamedTuple):
+    """Which tokens the negative log-likelihood covers, and how it is reduced."""
+
+    scope: Literal["completion", "full"]
+    reduction: Literal["token", "sequence"]
+
+
+# Where implementations of the same paper differ.
 CONVENTIONS = {
-    "paper": {"nll_scope": "completion", "nll_reduction": "token"},
-    "trl": {"nll_scope": "full", "nll_reduction": "token"},
-    "llamafactory": {"nll_scope": "completion", "nll_reduction": "sequence"},
+    "paper": NLL("completion", "token"),
+    "trl": NLL("full", "token"),
+    "llamafactory": NLL("completion", "sequence"),
 }
 
 
@@ -41,24 +49,27 @@ class ORPOSettings(Settings):
     weighting: Literal["additive", "convex"] = Field(
         "additive", description="NLL + lambda OR, or (1 - lambda) NLL + lambda OR"
     )
-    convention: Literal["paper", "trl", "llamafactory"] = Field("paper", description="preset of the two settings below")
-    nll_scope: Literal["completion", "full"] = Field(
-        "completion", description="the chosen completion, or prompt as well"
+    convention: Literal["paper", "trl", "llamafactory"] = Field(
+        "paper", description="how the NLL is computed, where the two settings below say nothing"
     )
-    nll_reduction: Literal["token", "sequence"] = Field(
-        "token", description="mean over tokens, or over rows of row means"
+    nll_scope: Literal["completion", "full"] | None = Field(
+        None, description="tokens of the NLL: the chosen completion, or the prompt as well (default: by the convention)"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_convention(cls, values: Any) -> Any:
-        return {**CONVENTIONS.get(str(values.get("convention")), {}), **values} if isinstance(values, dict) else values
+    nll_reduction: Literal["token", "sequence"] | None = Field(
+        None, description="mean over tokens, or over rows of each row's mean (default: by the convention)"
+    )
 
     @model_validator(mode="after")
     def _convex_weights(self) -> ORPOSettings:
         if self.weighting == "convex" and max(self.lam, self.lambda_start) > 1:
             raise ValueError("lambda must be at most 1 with weighting: convex")
         return self
+
+    @property
+    def nll(self) -> NLL:
+        """Scope and reduction of the NLL in force."""
+        preset = CONVENTIONS[self.convention]
+        return NLL(self.nll_scope or preset.scope, self.nll_reduction or preset.reduction)
 
     def weight(self, progress: float) -> float:
         """Lambda at ``progress`` (0 to 1) of training."""
@@ -91,13 +102,13 @@ class ORPO(Method[ORPOSettings]):
     def align_compute_loss(self, policy: Policy, batch: Batch, progress: float) -> LossOutput:
         """L = L_SFT + lambda L_OR (arXiv:2403.07691, eq. 6)."""
         s, lam = self.settings, self.settings.weight(progress)
-        scores = policy.score(batch.examples, prompt=s.nll_scope == "full")
+        scores = policy.score(batch.examples, prompt=s.nll.scope == "full")
         if "rejected" in batch.columns:
             chosen, rejected = scores.means(), policy.score(batch.columns["rejected"], grad=False).means()
         else:
             chosen, rejected = scores.split(scores.means())  # (G,) each
         nll_weight = 1 - lam if s.weighting == "convex" else 1.0
-        nll = nll_term(scores, batch, scope=s.nll_scope, reduction=s.nll_reduction, weight=nll_weight)
+        nll = nll_term(scores, batch, scope=s.nll.scope, reduction=s.nll.reduction, weight=nll_weight)
         terms = [nll, LossTerm("odds_ratio", odds_ratio_loss(chosen, rejected).sum(), "rows", lam)]
         metrics = preference_metrics(lam * chosen, lam * rejected, chosen, rejected)
         credit = ((chosen - rejected).detach().sign() + 1) / 2  # at lambda 0 the rewards tell nothing
@@ -105,3 +116,8 @@ class ORPO(Method[ORPOSettings]):
         metrics["log_odds_chosen"] = Metric(log_odds_ratio(chosen, rejected).detach().sum(), "rows")
         metrics["lambda"] = Metric(chosen.new_tensor(lam * len(batch)), "rows")
         return LossOutput(terms, metrics)
+
+    def conventions(self) -> dict[str, Any]:
+        """Record the NLL in force, not only what was asked for."""
+        scope, reduction = self.settings.nll
+        return super().conventions() | {"nll_scope": scope, "nll_reduction": reduction}

@@ -1,0 +1,190 @@
+"""``make accept``: every claim of this release at full size, skipping nothing, as a table and ``accept/accept.json``.
+
+Each check returns what it saw; it fails by raising. ``python -m tests.accept NAME ...`` runs only the named checks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+OUTPUT = ROOT / "accept"
+BIN = Path(sys.executable).parent
+KILLS = 10
+STEPS = 40
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+
+
+def command(*arguments: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [str(a) for a in arguments], cwd=cwd, env=environment(), capture_output=True, text=True, check=False, **more
+    )
+    if done.returncode:
+        raise AssertionError(f"{' '.join(map(str, arguments))} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done
+
+
+def tests(*selection: str) -> dict[str, Any]:
+    """Run a part of the test suite and count; a skipped test is a failure here."""
+    done = command(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *selection, cwd=ROOT)
+    closing = done.stdout.strip().splitlines()[-1]
+    if "skipped" in closing or "passed" not in closing:
+        raise AssertionError(closing)
+    return {"tests": closing}
+
+
+# ------------------------------------------------------------------------------------------------- the checks
+
+
+def demo_run(work: Path) -> dict[str, Any]:
+    """``align run --method orpo`` on the demo: under 120 CPU-seconds, intervals apart, not one warning line."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = command(BIN / "align", "run", "--method", "orpo", "--name", "demo", cwd=work)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    evaluation = json.loads((work / "runs" / "demo" / "run.json").read_text())["evaluation"]
+    start, end = (evaluation[when]["prefs"]["accuracy_sum"] for when in ("before", "after"))
+    warnings = [line for line in done.stderr.splitlines() if "warning" in line.lower()]
+    assert seconds < 120, f"{seconds:.0f} CPU-seconds"
+    assert end["low"] > start["high"], f"the intervals meet: {start}, {end}"
+    assert not warnings, warnings[0]
+    shown = lambda e: f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]"
+    return {"cpu_seconds": round(seconds, 1), "before": shown(start), "after": shown(end), "warnings": 0}
+
+
+def closed_forms(work: Path) -> dict[str, Any]:
+    """Losses against 50-digit arithmetic, to 1e-6 relative."""
+    return tests("tests/test_losses.py")
+
+
+def parity(work: Path) -> dict[str, Any]:
+    """Loss and gradient of ORPO and DPO against TRL's, and every scoring backend against plain forwards."""
+    return tests(*sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tests").glob("test_scoring*.py")))
+
+
+def invariance(work: Path) -> dict[str, Any]:
+    """Micro-batch cuts, two processes, row order, lambda 0 = sft bit for bit, DPO at ln 2, resume bit for bit."""
+    return tests("tests/test_engine_step.py", "tests/test_engine_ddp.py", "tests/test_engine_resume.py")
+
+
+def bad_input(work: Path) -> dict[str, Any]:
+    """One clear sentence and exit code 2 for everything a user can get wrong."""
+    return tests("tests/test_bad_input.py")
+
+
+def kill_and_resume(work: Path) -> dict[str, Any]:
+    """Kill -9 at ten random moments, while a checkpoint is being written among them; the weights equal the uninterrupted run's."""
+    options = ["--method", "orpo", "--set", f"train.max_steps={STEPS}", "--set", "train.save_strategy=steps"]
+    options += ["--set", "train.save_steps=2", "--set", "train.logging_steps=1", "--set", "eval.suites=[]"]
+    options += ["--set", "eval.samples=0", "--set", "run.plots=false"]
+    command(BIN / "align", "run", *options, "--name", "whole", cwd=work)
+    whole = (work / "runs" / "whole" / "model" / "model.safetensors").read_bytes()
+    run = work / "runs" / "killed"
+    draw = random.Random(0)
+    in_save, killed_at = 0, []
+    arguments = [str(BIN / "align"), "run", *options, "--name", "killed"]
+    for kill in range(KILLS):
+        process = subprocess.Popen(arguments, cwd=work, env=environment(), stderr=subprocess.DEVNULL)
+        target = STEPS * (kill + 1) // (KILLS + 1)
+        in_save += _kill(process, run, target, draw, inside_save=kill % 2 == 1)
+        killed_at.append(_last_step(run))
+        arguments = [str(BIN / "align"), "resume", str(run)]
+    assert in_save, "no kill fell into the writing of a checkpoint"
+    command(*arguments, cwd=work)
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert (run / "model" / "model.safetensors").read_bytes() == whole, "the weights differ"
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, STEPS + 1)), "a step is missing or twice there"
+    return {"kills": KILLS, "inside a save": in_save, "steps at the kills": killed_at}
+
+
+def _last_step(run: Path) -> int:
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
+    return int(json.loads(lines[-1])["step"]) if lines and lines[-1].endswith("}") else 0
+
+
+def _kill(process: subprocess.Popen[bytes], run: Path, target: int, draw: random.Random, *, inside_save: bool) -> bool:
+    """Kill a run once it has reached a step, at a random moment or while ``.partial`` holds a half-written checkpoint."""
+    partial = run / "checkpoints" / ".partial"
+    while process.poll() is None and _last_step(run) < target:
+        time.sleep(0.002)
+    if inside_save:
+        while process.poll() is None and not any(partial.glob("checkpoint-*/*")):
+            pass
+    else:
+        time.sleep(draw.random() * 0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return partial.is_dir() and any(partial.glob("checkpoint-*"))
+
+
+def bench(work: Path) -> dict[str, Any]:
+    """Time and memory of a training step against TRL, every target met."""
+    command(sys.executable, "-m", "bench", "--output", OUTPUT / "bench.json", cwd=ROOT)
+    rows = json.loads((OUTPUT / "bench.json").read_text())["rows"]
+    missed = [row for row in rows if row.get("met") is False]
+    assert not missed, f"{len(missed)} of {len(rows)} targets missed, first: {missed[0]}"
+    return {"rows": len(rows), "targets met": sum(row.get("met") is True for row in rows)}
+
+
+def clean_clone(work: Path) -> dict[str, Any]:
+    """``make run`` and ``make test`` in a clean clone with an environment of its own."""
+    clone = work / "clone"
+    command("git", "clone", "-q", ROOT, clone, cwd=work)
+    seconds = {}
+    for target in ("run", "test"):
+        started = time.monotonic()
+        command("make", target, cwd=clone)
+        seconds[f"make {target}"] = round(time.monotonic() - started)
+    return {"wall seconds, installation included": seconds}
+
+
+CHECKS: list[Callable[[Path], dict[str, Any]]] = [
+    demo_run,
+    closed_forms,
+    parity,
+    invariance,
+    bad_input,
+    kill_and_resume,
+    bench,
+    clean_clone,
+]
+
+
+def main(names: list[str]) -> int:
+    work = OUTPUT / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    results = []
+    for check in CHECKS:
+        if names and check.__name__ not in names:
+            continue
+        started = time.monotonic()
+        try:
+            seen, passed = check(work), True
+        except AssertionError as error:
+            seen, passed = {"failed": str(error)}, False
+        row = {"check": check.__name__, "claim": (check.__doc__ or "").strip(), "passed": passed, "seen": seen}
+        results.append(row | {"seconds": round(time.monotonic() - started, 1)})
+        print(f"{'pass' if passed else 'FAIL'}  {check.__name__:<16} {results[-1]['seconds']:>8.1f} s  {seen}", flush=True)
+    (OUTPUT / "accept.json").write_text(json.dumps(results, indent=2) + "\n")
+    failed = sum(not row["passed"] for row in results)
+    print(f"{len(results) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

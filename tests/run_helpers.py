@@ -1,0 +1,69 @@
+"""Short real runs on the embedded demo, from Python and through the installed ``align``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from alignkit import Run, RunConfig, run
+
+ALIGN = Path(sys.executable).with_name("align")
+SHORT = {"max_steps": 4, "logging_steps": 2, "save_strategy": "steps", "save_steps": 2}
+
+
+def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **sections: dict[str, Any]) -> Run:
+    """Train the demo for a few steps and evaluate on a few rows."""
+    config = RunConfig.model_validate(
+        {
+            "method": method,
+            "train": SHORT | sections.pop("train", {}),
+            "data": {"eval_limit": 30} | sections.pop("data", {}),
+            "eval": {"samples": 1, "sample_tokens": 8} | sections.pop("eval", {}),
+            "run": {"output": str(output), "name": name} | sections.pop("run", {}),
+            **sections,
+        }
+    )
+    finished = run(config)
+    assert finished is not None
+    return finished
+
+
+def align(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command and return what it said."""
+    return subprocess.run(
+        [str(ALIGN), *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=250,
+    )
+
+
+def short_options(steps: int = 4) -> list[str]:
+    """Options that make a run on the demo short."""
+    sets = {
+        "train.max_steps": steps,
+        "train.logging_steps": 1,
+        "train.save_strategy": "steps",
+        "train.save_steps": 2,
+        "data.eval_limit": 30,
+        "eval.samples": 0,
+        "run.plots": "false",
+    }
+    return [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+
+
+def records(directory: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl."""
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved_weights(directory: Path) -> bytes:
+    """Return the saved weights' bytes."""
+    return next((directory / "model").glob("*model.safetensors")).read_bytes()
