@@ -179,7 +179,9 @@ def main(names: list[str]) -> int:
             seen, passed = {"failed": str(error)}, False
         row = {"check": check.__name__, "claim": (check.__doc__ or "").strip(), "passed": passed, "seen": seen}
         results.append(row | {"seconds": round(time.monotonic() - started, 1)})
-        print(f"{'pass' if passed else 'FAIL'}  {check.__name__:<16} {results[-1]['seconds']:>8.1f} s  {seen}", flush=True)
+        print(
+            f"{'pass' if passed else 'FAIL'}  {check.__name__:<16} {results[-1]['seconds']:>8.1f} s  {seen}", flush=True
+        )
     (OUTPUT / "accept.json").write_text(json.dumps(results, indent=2) + "\n")
     failed = sum(not row["passed"] for row in results)
     print(f"{len(results) - failed} passed, {failed} failed")

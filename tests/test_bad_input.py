@@ -142,7 +142,11 @@ CASES = [
     Case("no method", options(), ("--method",), None),
     Case("unknown key", config_file("method: orpo\nmodle: x\n"), ("config.yaml:2", "modle", "model"), None),
     Case("misspelt setting", options("--set", "lamda=0.1"), ("lamda", 'did you mean "lambda"')),
-    Case("misspelt train key", options("--set", "train.learing_rate=1"), ("train.learing_rate", 'did you mean "learning_rate"')),
+    Case(
+        "misspelt train key",
+        options("--set", "train.learing_rate=1"),
+        ("train.learing_rate", 'did you mean "learning_rate"'),
+    ),
     Case("wrong type", options("--set", "lambda=strong"), ("method.lambda", "strong")),
     Case("wrong type of a train key", options("--set", "train.max_steps=many"), ("train.max_steps", "many")),
     Case("out of range", options("--set", "lambda=-1"), ("method.lambda", "-1")),

@@ -118,8 +118,8 @@ def test_the_table_shows_before_and_after_with_intervals(tmp_path: Path) -> None
     lines = [re.sub(r"\s+", " ", line) for line in log.read_text().splitlines()]
     cells = [[c.strip() for c in line.split("│")[1:-1]] for line in lines if "│" in line]
     assert cells == [
-        ["preference accuracy (sum)", "0.515 [0.480, 0.550]", "0.743 [0.710, 0.780]", "+0.228"],
-        ["preference accuracy (vs start)", "-", "0.900 [0.850, 0.940]", "-"],
+        ["accuracy (sum)", "0.515 [0.480, 0.550]", "0.743 [0.710, 0.780]", "+0.228"],
+        ["accuracy (vs start)", "-", "0.900 [0.850, 0.940]", "-"],
         ["perplexity", "1.951", "2.140 [2.000, 2.300]", "+0.189"],
         ["arc_easy/acc", "-", "0.250", "-"],
     ]
@@ -225,7 +225,7 @@ def test_the_card_tells_what_the_run_knows(tmp_path: Path) -> None:
         "pipeline_tag": "text-generation",
         "tags": ["alignkit", "orpo"],
     }
-    assert "| preference accuracy (sum) | 0.515 [0.480, 0.550] | 0.743 [0.710, 0.780] | +0.228 |" in body
+    assert "| accuracy (sum) | 0.515 [0.480, 0.550] | 0.743 [0.710, 0.780] | +0.228 |" in body
     for text in (
         "2403.07691",
         "| lambda | `0.1` |",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from alignkit import Run, RunConfig, run
+from alignkit.api import resume
 from alignkit.errors import CheckpointError, ConfigError
 from alignkit.models import switch_off_dropout
-from alignkit.api import resume
 
 from tests.run_helpers import records, saved_weights, short_run
 
@@ -109,7 +109,7 @@ def test_adapter_run_saves_an_adapter_peft_loads(tmp_path: Path) -> None:
     finished = short_run(tmp_path, "lora", "dpo", model={"lora": {"r": 4}}, eval={"suites": ["prefs"]})
     assert (finished.directory / "model" / "adapter_model.safetensors").is_file()
     assert finished.record["model"]["trainable"] < finished.record["model"]["parameters"]
-    loaded = AutoPeftModelForCausalLM.from_pretrained(finished.directory / "model")
+    loaded = AutoPeftModelForCausalLM.from_pretrained(finished.directory / "model", dtype=torch.float32)
     ids = torch.tensor([[1, 9, 12, 30]])
     model, _ = finished.load()
     with torch.no_grad():
@@ -162,7 +162,24 @@ def test_dropout_is_switched_off_everywhere_but_in_adapters() -> None:
 
     base = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2))
     model = get_peft_model(base, LoraConfig(r=2, lora_dropout=0.3, target_modules=["c_attn"], fan_in_fan_out=True))
-    switch_off_dropout(model)
+    own = switch_off_dropout(model)  # type: ignore[arg-type]
     rates = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
     assert {p for name, p in rates.items() if "lora" in name} == {0.3}
     assert {p for name, p in rates.items() if "lora" not in name} == {0.0}
+    assert own.keys() >= {"attn_pdrop", "embd_pdrop", "resid_pdrop"}
+    assert base.config.attn_pdrop == 0.0
+
+
+def test_saved_model_keeps_its_own_dropout(tmp_path: Path) -> None:
+    import shutil
+
+    from alignkit.demo import model_path
+
+    start = shutil.copytree(model_path(), tmp_path / "start")
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.25}))
+    done = short_run(
+        tmp_path, "dropout", model={"name": str(start)}, data={"source": "demo"}, eval={"suites": [], "samples": 0}
+    )
+    assert done.record["model"]["scorer"] == "packed"
+    assert json.loads((done.directory / "model" / "config.json").read_text())["attention_dropout"] == 0.25

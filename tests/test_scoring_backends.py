@@ -136,6 +136,14 @@ def test_notes_say_why_faster_backends_were_refused():
     assert install(build("mixtral")).notes == ("The router's auxiliary loss is not part of the loss.",)
 
 
+def test_the_packed_backend_is_for_models_that_train_on_the_cpu():
+    scorer = install(build(), device="cuda")
+    assert scorer.backend == "rows"
+    assert scorer.notes == (
+        "packed scoring was not used: its attention runs on the CPU, and the model trains on cuda.",
+    )
+
+
 def test_a_named_backend_that_cannot_be_right_is_an_error_and_changes_nothing():
     model = build("bloom")
     assert install(model).backend == "padded"

@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alignkit.api import Run as Run
+    from alignkit.api import run as run
     from alignkit.config import RunConfig as RunConfig
     from alignkit.hookspecs import hookimpl as hookimpl
     from alignkit.losses import nll_term as nll_term
     from alignkit.losses import preference_metrics as preference_metrics
-    from alignkit.api import Run as Run
-    from alignkit.api import run as run
     from alignkit.types import Batch as Batch
     from alignkit.types import Estimate as Estimate
     from alignkit.types import Example as Example

@@ -146,7 +146,11 @@ def comparison_table(before: Mapping[str, SuiteResult], after: Mapping[str, Suit
     from rich.table import Table
 
     columns = ["after"] if not before else ["before", "after"]
-    table = Table(title="evaluation on held-out data, with 95 % intervals", title_justify="left", title_style="bold")
+    table = Table(
+        title="held-out preference accuracy and perplexity, with 95 % intervals",
+        title_justify="left",
+        title_style="bold",
+    )
     table.add_column("metric", overflow="fold")
     for name in columns:
         table.add_column(name, justify="right")

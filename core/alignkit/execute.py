@@ -273,7 +273,8 @@ class Execution:
         if self.first:
             shutil.rmtree(staged, ignore_errors=True)
         wait_for_all()
-        trainer.save_model(str(staged))
+        with prepared.loaded.as_saved():
+            trainer.save_model(str(staged))
         if self.first:
             (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.yaml says it all
             prepared.loaded.tokenizer.save_pretrained(staged)

@@ -12,9 +12,9 @@ Metrics: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Metrics of every suite, ``{suite: {name: Estimate or {value, low, high}}}``."""
 
 TITLES = {
-    ("prefs", "accuracy_sum"): "preference accuracy (sum)",
-    ("prefs", "accuracy_mean"): "preference accuracy (mean)",
-    ("prefs", "accuracy_ref"): "preference accuracy (vs start)",
+    ("prefs", "accuracy_sum"): "accuracy (sum)",
+    ("prefs", "accuracy_mean"): "accuracy (mean)",
+    ("prefs", "accuracy_ref"): "accuracy (vs start)",
     ("perplexity", "perplexity"): "perplexity",
     ("perplexity", "bits_per_byte"): "bits per byte",
 }

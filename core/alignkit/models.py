@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,20 @@ class LoadedModel:
     fingerprint: str
     """sha256 over the start weights (a fresh adapter left out: it changes nothing until it is trained)."""
     is_adapter: bool
+    own_dropout: dict[str, float] = field(default_factory=dict)
+    """The configuration's dropouts where they were switched off for training; the saved model keeps them."""
+
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """Give the model its own dropouts back for the block."""
+        config = self.model.config.get_text_config()
+        for name, value in self.own_dropout.items():
+            setattr(config, name, value)
+        try:
+            yield
+        finally:
+            for name in self.own_dropout:
+                setattr(config, name, 0.0)
 
     @property
     def parameters(self) -> int:
@@ -78,9 +94,9 @@ def build_model(config: ModelConfig, *, seed: int = 0, meta: bool = False) -> Lo
         model = _add_adapter(model, config.lora, seed)
     elif adapter_path is None and config.quantization is not None:
         raise ModelError("model.quantization needs model.lora: a quantized base cannot be trained itself")
-    if not config.dropout:
-        switch_off_dropout(model)
-    return LoadedModel(model, tokenizer, path, digest, is_adapter=config.lora is not None or adapter_path is not None)
+    own_dropout = {} if config.dropout else switch_off_dropout(model)
+    is_adapter = config.lora is not None or adapter_path is not None
+    return LoadedModel(model, tokenizer, path, digest, is_adapter, own_dropout)
 
 
 def load_tokenizer(config: ModelConfig, path: str) -> PreTrainedTokenizerBase:
@@ -251,11 +267,11 @@ def _add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PreTr
         raise ModelError(f"model.lora does not fit this model: {_first_line(error)}") from error
 
 
-def switch_off_dropout(model: torch.nn.Module) -> None:
-    """Set every dropout of the model to 0, adapters excepted (``model.lora.dropout`` is its own setting).
+def switch_off_dropout(model: PreTrainedModel) -> dict[str, float]:
+    """Set every dropout of the model to 0, adapters excepted (``model.lora.dropout`` is a setting of its own).
 
-    Modules carry the probability either as ``nn.Dropout.p`` or as a float attribute they read in forward; the
-    configuration is left as it was, so that the saved model keeps its own.
+    A model carries the probability as ``nn.Dropout.p``, as a float its modules read in forward, or reads it from its
+    configuration. Returns what the configuration said, by key.
     """
     import torch
 
@@ -264,9 +280,17 @@ def switch_off_dropout(model: torch.nn.Module) -> None:
             continue
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        for key, value in vars(module).items():
-            if "dropout" in key and isinstance(value, float):
-                setattr(module, key, 0.0)
+        _zero_dropouts(module)
+    return _zero_dropouts(model.config.get_text_config())
+
+
+def _zero_dropouts(owner: object) -> dict[str, float]:
+    found = {
+        name: value for name, value in vars(owner).items() if "drop" in name and isinstance(value, float) and value > 0
+    }
+    for name in found:
+        setattr(owner, name, 0.0)
+    return found
 
 
 def fingerprint(model: torch.nn.Module) -> str:

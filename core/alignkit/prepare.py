@@ -68,7 +68,7 @@ def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], 
     loaded, data = load_parts(config, session)
     if config.model.quantization is None:
         loaded.model.to(device)
-    scorer = install(loaded.model, config.model.scorer)
+    scorer = install(loaded.model, config.model.scorer, device=device)
     return Prepared(config, session, suites, loaded, data, scorer, ModelPolicy(loaded.model, scorer))
 
 

@@ -151,7 +151,7 @@ class AlignTrainer(WholeCheckpoints, Trainer):
                     with self.compute_loss_context_manager():
                         output = session.compute_loss(self.parts.policy, cuts[k], progress)
                     loss = self._normalise(output, counts) * self.args.world_size  # DDP and FSDP average over ranks
-                    self._observe(output, cuts[k].counts)
+                    self._observe(output, cuts[k].counts, counts)
                 else:  # a rank with nothing left still takes part in the collectives
                     loss = self.parts.policy.score([self.parts.train[0]]).logps.sum() * 0.0
                 self.accelerator.backward(loss)
@@ -188,11 +188,12 @@ class AlignTrainer(WholeCheckpoints, Trainer):
         parts = [term.sum * (term.weight / counts[term.per]) for term in output.terms if term.weight != 0]
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
-    def _observe(self, output: LossOutput, counts: Mapping[str, int]) -> None:
+    def _observe(self, output: LossOutput, own: Mapping[str, int], whole: Mapping[str, float]) -> None:
+        """Keep what is logged. Terms are divided by the step's counts, as in the loss, so that they add up to it."""
         for term in output.terms:
-            self.sums.add(f"loss/{term.name}", term.sum, counts[term.per])
+            self.sums.add(f"loss/{term.name}", term.sum / whole[term.per], 0)
         for name, metric in output.metrics.items():
-            self.sums.add(name, metric.sum, counts[metric.per])
+            self.sums.add(name, metric.sum, own[metric.per])
 
     # ------------------------------------------------------------------ non-finite numbers
 
@@ -237,7 +238,9 @@ class AlignTrainer(WholeCheckpoints, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace Trainer's running means (wrong after a resume) by exact ones, and add tokens, speed and memory."""
         if "loss" in logs:
-            values = {name: total / max(count, 1) for name, (total, count) in self.sums.drain().items()}
+            drained = self.sums.drain()
+            steps = max(drained["loss"][1], 1)
+            values = {name: total / (count or steps) for name, (total, count) in drained.items()}
             now = time.perf_counter()
             spent = self._over_ranks(self._window_tokens)
             logs = logs | values | {"tokens": self._over_ranks(self.tokens_seen), "memory_gb": peak_memory_gb()}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WINDOW = 64
 """Tokens of a training window; every row of the demo is shorter."""
-WINDOWS_PER_STEP = int(__import__("os").environ.get("PBS","8"))
+WINDOWS_PER_STEP = int(__import__("os").environ.get("PBS", "8"))
 PEAK_LEARNING_RATE = float(__import__("os").environ.get("PLR", "3e-3"))
 WARMUP_STEPS = 50
 FLAT_SHARE = 0.3

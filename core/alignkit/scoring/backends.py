@@ -115,7 +115,7 @@ def _hidden_states(model: Any, plan: Plan) -> torch.Tensor:
     if plan.backend == "packed":
         if plan.input_ids.device.type != "cpu":
             raise ModelError(
-                "the packed scorer runs on the CPU, but the model has moved: install the scorer where the model trains"
+                "the packed scorer runs on the CPU, but the model has moved: tell install() which device it trains on"
             )
         # Models hand a 4-D mask on as it is, so this one keeps them from building one over the whole packed row.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool)

@@ -52,8 +52,9 @@ class _Tolerance:
         return cls(1e-4, 1e-4) if exact else cls(0.5, 0.05)
 
 
-def choose(model: Any, candidates: Sequence[Backend]) -> Scorer:
-    """Return the scorer with the first of ``candidates`` that agrees with plain forwards of the innermost causal LM.
+def choose(model: Any, candidates: Sequence[Backend], device: torch.device) -> Scorer:
+    """Return the scorer with the first of ``candidates`` that agrees with plain forwards of the innermost causal LM,
+    which will train on ``device``.
 
     Leaves random state, training mode and windows as they were. ``packed`` sets the model's attention implementation to
     its own, which without a plan is SDPA. Raises :class:`~alignkit.errors.ModelError` when none agrees.
@@ -68,7 +69,7 @@ def choose(model: Any, candidates: Sequence[Backend]) -> Scorer:
         expected = _reference(model, examples)
         for backend in candidates:
             scorer = Scorer(backend, share, pad_id=pad_id)
-            reason = _refusal(model, config, backend) or _disagreement(model, scorer, examples, expected)
+            reason = _refusal(model, config, backend, device) or _disagreement(model, scorer, examples, expected)
             if reason is None:
                 return Scorer(backend, share, (*notes, *_remarks(config, scorer)), pad_id)
             notes.append(f"{backend} scoring was not used: {reason}.")
@@ -80,7 +81,7 @@ def choose(model: Any, candidates: Sequence[Backend]) -> Scorer:
 # ---------------------------------------------------------------------------------------------- candidates
 
 
-def _refusal(model: Any, config: Any, backend: Backend) -> str | None:
+def _refusal(model: Any, config: Any, backend: Backend, device: torch.device) -> str | None:
     """Return why a backend is out of the question (None: worth trying)."""
     if backend not in ("packed", "rows"):
         return None
@@ -91,8 +92,8 @@ def _refusal(model: Any, config: Any, backend: Backend) -> str | None:
     if backend == "rows":
         name = model.config._attn_implementation
         return None if name in ("eager", "sdpa") else f"{name} attention takes no 4-D masks"
-    if model.device.type != "cpu":
-        return f"its attention runs on the CPU, and the model is on {model.device.type}"
+    if device.type != "cpu":
+        return f"its attention runs on the CPU, and the model trains on {device.type}"
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} does not take another attention function"
     if any(getattr(config, name, 0.0) for name in _ATTENTION_DROPOUT):

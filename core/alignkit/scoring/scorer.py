@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from alignkit.errors import ConfigError, ModelError, suggest
@@ -33,12 +34,15 @@ class Scorer:
         return make_plan(examples, prompt=prompt, backend=self.backend, share=self.share, pad_id=self.pad_id)
 
 
-def install(model: nn.Module, backend: Backend | Literal["auto"] = "auto") -> Scorer:
+def install(
+    model: nn.Module, backend: Backend | Literal["auto"] = "auto", *, device: torch.device | str | None = None
+) -> Scorer:
     """Teach ``model`` (bare, or inside peft) to score plans through its forward, and return how.
 
     ``auto`` takes the first backend that agrees with plain forwards on a small probe; a named backend is probed too.
-    Call it where the model will train (device, dtype, dropout), before it is wrapped for data parallelism. Installing
-    again returns what is there; asking for another backend chooses anew.
+    Call it when dtype and dropout are as they will be in training, before the model is wrapped for data parallelism.
+    ``device`` is where it will train (default: where it is): the packed backend is for the CPU. Installing again returns
+    what is there; asking for another backend chooses anew.
 
     Raises :class:`~alignkit.errors.ModelError` for models that cannot be scored (encoder-decoder, prompt learning) and for
     a named backend that disagrees, :class:`~alignkit.errors.ConfigError` for an unknown backend.
@@ -53,7 +57,7 @@ def install(model: nn.Module, backend: Backend | Literal["auto"] = "auto") -> Sc
         return present
     _refuse(model, base)
     install_forward(base)
-    scorer = choose(base, BACKENDS if backend == "auto" else (backend,))
+    scorer = choose(base, BACKENDS if backend == "auto" else (backend,), torch.device(device or base.device))
     base.__dict__[_STATE] = scorer
     return scorer
 

@@ -1,0 +1,101 @@
+"""``python -m bench``: measure, print a table, write JSON. See the package's own description for what is compared."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.cells import Cell, grid, select
+from bench.process import prepare
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="bench", description="training steps of alignkit against TRL's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: bf16 autocast, event timings")
+    parser.add_argument("--only", nargs="*", default=[], help="filters, e.g. --only orpo short,long 32k full")
+    parser.add_argument("--quick", action="store_true", help="one repetition")
+    parser.add_argument("--repeats", type=int, default=3, help="measured steps of each side")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the timed process")
+    parser.add_argument("--checkpointing", action="store_true", help="also measure with gradient checkpointing")
+    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
+    parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the JSON goes")
+    options = parser.parse_args(words)
+    if options.quick:
+        options.repeats = 1
+    if options.repeats < 1 or options.threads < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    try:
+        options.cells = select(list(grid(options.device, checkpointing=options.checkpointing)), options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if not options.cells:
+        parser.error(f"no cell matches {' '.join(options.only)}")
+    return options
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the benchmark. Exit code 1 if the two sides disagree anywhere; a missed target is reported, not an error."""
+    options = arguments(words)
+    prepare(options.threads)
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("there is no CUDA device here", file=sys.stderr)
+        return 2
+    from bench.report import HEADER, Result, line, missed
+    from bench.work import compare
+
+    results: list[Result] = []
+    print(HEADER, "-" * len(HEADER), sep="\n", flush=True)
+    for cell in options.cells:
+        for result in compare(cell, options.repeats, memory=not options.no_memory):
+            results.append(result)
+            print(line(result), flush=True)
+        _write(options.output, options.cells, results, options)
+    for sentence in missed(results):
+        print(f"missed: {sentence}")
+    print(f"written to {options.output}")
+    return 0 if all(result.parity.agrees for result in results) else 1
+
+
+def _write(path: Path, cells: Sequence[Cell], results: Sequence[Any], options: argparse.Namespace) -> None:
+    """Write what there is so far, whole or not at all."""
+    from alignkit.files import atomic_path
+
+    record = {
+        "environment": environment(options.device),
+        "settings": {"repeats": options.repeats, "threads": options.threads, "device": options.device},
+        "complete": len({result.cell.name for result in results}) == len(cells),
+        "rows": [row for result in results for row in result.rows()],
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def environment(device: str) -> dict[str, str]:
+    """Say what the numbers were measured with and on."""
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    packages = ("alignkit", "torch", "transformers", "trl", "peft", "accelerate")
+    cpu = next(
+        (row.split(":")[1].strip() for row in _lines(Path("/proc/cpuinfo")) if row.startswith("model name")),
+        platform.processor(),
+    )
+    hardware = torch.cuda.get_device_name() if device == "cuda" else cpu
+    return {name: version(name) for name in packages} | {"python": platform.python_version(), "hardware": hardware}
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

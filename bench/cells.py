@@ -1,0 +1,143 @@
+"""What is measured: models, workloads, and the grid they make with methods and ways of training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alignkit.types import Example
+
+Range = tuple[int, int]
+
+SPECIAL = 3
+"""Ids below this are padding, start and end."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows of one optimizer step: lengths are drawn evenly from a range, both ends included."""
+
+    name: str
+    rows: int
+    prompt: Range
+    completion: Range
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama with tied embeddings, made from a configuration and a seed."""
+
+    name: str
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    key_value_heads: int
+
+
+WORKLOADS = (
+    Workload("short", rows=8, prompt=(24, 40), completion=(32, 64)),
+    Workload("long", rows=4, prompt=(512, 512), completion=(64, 64)),
+    Workload("mixed", rows=8, prompt=(16, 256), completion=(16, 128)),
+)
+
+SHAPES = (
+    Shape("32k", 32_000, hidden=384, intermediate=1024, layers=11, heads=6, key_value_heads=2),  # 29.6 M
+    Shape("152k", 151_936, hidden=256, intermediate=768, layers=8, heads=4, key_value_heads=2),  # 45.2 M
+)
+
+METHODS = ("orpo", "dpo")
+TUNINGS = ("full", "lora")
+
+SPEED_TARGETS = {
+    ("orpo", "short"): 1.5,
+    ("orpo", "long"): 1.9,
+    ("orpo", "mixed"): 2.5,
+    ("dpo", "short"): 2.0,
+    ("dpo", "long"): 3.5,
+    ("dpo", "mixed"): 3.5,
+}
+"""Times faster than TRL a step should be with a vocabulary of 32k."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison."""
+
+    method: str
+    workload: Workload
+    shape: Shape
+    tuning: str = "full"
+    checkpointing: bool = False
+    device: str = "cpu"
+    bf16: bool = False
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The words ``--only`` chooses by."""
+        words = [self.method, self.workload.name, self.shape.name, self.tuning]
+        return "/".join([*words, "checkpointing"] if self.checkpointing else words)
+
+    @property
+    def speed_target(self) -> float | None:
+        """How many times faster a step should be than TRL's (None: nothing was promised)."""
+        if self.shape.name != "32k" or self.checkpointing or self.device != "cpu":
+            return None
+        return SPEED_TARGETS.get((self.method, self.workload.name))
+
+    @property
+    def memory_target(self) -> float | None:
+        """What share of TRL's memory a step may take above the resident model."""
+        if self.checkpointing or self.device != "cpu":
+            return None
+        return 0.55 if self.tuning == "full" and self.shape.name == "32k" else 0.5
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell as :meth:`from_json` takes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Cell:
+        """Rebuild a cell, in another process for instance."""
+        workload = {k: tuple(v) if isinstance(v, list) else v for k, v in value["workload"].items()}
+        return cls(**(value | {"workload": Workload(**workload), "shape": Shape(**value["shape"])}))
+
+    def examples(self, steps: int) -> list[Example]:
+        """Draw the rows of ``steps`` optimizer steps: prompt, chosen, rejected; no id is special but the closing end token."""
+        draw = random.Random(f"{self.seed} {self.workload.name} {self.shape.vocabulary}")
+
+        def tokens(lengths: Range) -> list[int]:
+            return [draw.randrange(SPECIAL, self.shape.vocabulary) for _ in range(draw.randint(*lengths))]
+
+        work = self.workload
+        return [
+            Example(str(i), tokens(work.prompt), (tokens(work.completion), tokens(work.completion)), index=i)
+            for i in range(steps * work.rows)
+        ]
+
+
+def grid(device: str, *, checkpointing: bool) -> Iterator[Cell]:
+    """Yield every cell: model by model, and within a model the plain steps first."""
+    for shape in SHAPES:
+        for tuning in TUNINGS:
+            for method in METHODS:
+                for workload in WORKLOADS:
+                    for recompute in (False, True) if checkpointing else (False,):
+                        yield Cell(method, workload, shape, tuning, recompute, device, bf16=device == "cuda")
+
+
+def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """Return the cells that match every filter; a filter's alternatives are separated by commas (``short,long``).
+
+    Raises ``ValueError`` for a word that no cell has.
+    """
+    filters = [set(word.lower().split(",")) for word in only]
+    known = {word for cell in cells for word in cell.name.split("/")}
+    unknown = sorted(set().union(*filters) - known) if filters else []
+    if unknown:
+        raise ValueError(f"no cell has {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+    return [cell for cell in cells if all(set(cell.name.split("/")) & words for words in filters)]

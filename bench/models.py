@@ -1,0 +1,58 @@
+"""The model both sides train: the same weights from the same seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bench.cells import Cell
+
+
+def build(cell: Cell) -> Any:
+    """Return a Llama from its configuration and the cell's seed, on the cell's device, in float32, with SDPA."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape, work = cell.shape, cell.workload
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads,
+        max_position_embeddings=work.prompt[1] + work.completion[1],
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        attn_implementation="sdpa",
+    )
+    torch.manual_seed(cell.seed)
+    return LlamaForCausalLM(config).to(cell.device)  # type: ignore[arg-type]
+
+
+def adapter() -> Any:
+    """Return LoRA of rank 16 on every linear layer but the head."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Return the parameters that are trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def move(model: torch.nn.Module, *, scale: float, seed: int = 1) -> None:
+    """Move every trained parameter by noise of ``scale`` times its own spread (adapters that start at 0: ``scale / 10``).
+
+    At its start weights DPO's loss is ln 2 whatever the reference, and half of an adapter has no gradient: nothing to
+    compare. The same seed moves models with the same parameters alike.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in sorted(trainable(model).items()):
+            spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
+            noise = torch.randn(parameter.shape, generator=draw) * (spread or 0.1) * scale
+            parameter.add_(noise.to(parameter.device))

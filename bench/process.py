@@ -1,0 +1,18 @@
+"""The state of a measuring process."""
+
+from __future__ import annotations
+
+import os
+
+
+def prepare(threads: int) -> None:
+    """Set the number of threads and keep libraries quiet; to be called before torch is imported."""
+    from alignkit.quiet import quiet_libraries, set_environment
+
+    set_environment()
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    import datasets  # noqa: F401  # its progress bars are switched off only once it is there
+    import torch
+
+    torch.set_num_threads(threads)
+    quiet_libraries()

@@ -1,0 +1,264 @@
+"""The two sides of the comparison, each ready to run the forward and backward passes of any optimizer step."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from alignkit.data.order import step_rows
+from alignkit.types import Example
+
+from bench.cells import Cell
+from bench.models import adapter, build
+
+BETA = 0.1
+"""DPO's beta, ORPO's lambda (TRL calls both beta)."""
+
+CHECKPOINTING = {"use_reentrant": False}
+
+
+class Side(ABC):
+    """One trainer, its model and its rows."""
+
+    name: str
+    model: Any
+
+    def __init__(self, cell: Cell, steps: int) -> None:
+        self.cell = cell
+        self.examples = cell.examples(steps)
+        self._directory = tempfile.TemporaryDirectory(prefix="bench-")
+
+    @property
+    def directory(self) -> Path:
+        """A directory of the trainer's own, removed with it."""
+        return Path(self._directory.name)
+
+    @abstractmethod
+    def step(self, number: int) -> torch.Tensor:
+        """Run the forward and backward passes of optimizer step ``number`` (from 0) and return its loss."""
+
+    @abstractmethod
+    def reference(self, number: int) -> torch.Tensor:
+        """Score the rows of step ``number`` as DPO's reference: summed log-probabilities, chosen then rejected."""
+
+    def rows(self, number: int) -> list[int]:
+        """Return the rows of a step, the same for both sides."""
+        return step_rows(len(self.examples), self.cell.workload.rows, self.cell.seed, number)
+
+
+class Ours(Side):
+    """alignkit, as ``align run`` builds it."""
+
+    name = "alignkit"
+
+    def __init__(self, cell: Cell, steps: int) -> None:
+        from alignkit.arguments import training_arguments
+        from alignkit.reference import score_rows
+        from alignkit.scoring.policy import ModelPolicy
+        from alignkit.scoring.scorer import install
+        from alignkit.session import Session
+        from alignkit.trainer import AlignTrainer, TrainerParts
+
+        super().__init__(cell, steps)
+        config = _configuration(cell, steps)
+        session = Session.open(config)
+        arguments, shape = training_arguments(config, self.directory)
+        model = build(cell)
+        if cell.tuning == "lora":
+            from peft import get_peft_model
+
+            model = get_peft_model(model, adapter())
+        if cell.checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
+        policy = ModelPolicy(model, install(model))
+        references = {}
+        if "reference" in session.method.needs:
+            references["train"] = score_rows(policy, self.examples, shape.tokens_per_micro_batch)
+        parts = TrainerParts(
+            session=session,
+            model=model,
+            tokenizer=None,  # type: ignore[arg-type]  # nothing is saved or decoded here
+            policy=policy,
+            train=self.examples,
+            eval=[],
+            arguments=arguments,
+            rows_per_step=shape.rows,
+            rows_per_micro_batch=shape.rows_per_micro_batch,
+            tokens_per_micro_batch=shape.tokens_per_micro_batch,
+            seed=config.run.seed,
+            references=references,
+        )
+        self.trainer = AlignTrainer(parts)
+        self.trainer.state.max_steps = steps
+        self.model = self.trainer.accelerator.prepare_model(self.trainer.model)
+
+    def step(self, number: int) -> torch.Tensor:
+        """Run ``AlignTrainer.training_step``."""
+        self.trainer.state.global_step = number
+        return self.trainer.training_step(self.model, {})
+
+    def reference(self, number: int) -> torch.Tensor:
+        """Run what fills the cache of reference log-probabilities."""
+        from alignkit.reference import score_rows
+
+        rows = [self.examples[i] for i in self.rows(number)]
+        logps = score_rows(self.trainer.parts.policy, rows, self.trainer.parts.tokens_per_micro_batch)
+        sums = []
+        for i, example in enumerate(rows):
+            first = len(example.completions[0])
+            sums.append([float(logps[i][:first].sum()), float(logps[i][first:].sum())])
+        return torch.tensor(sums).t().flatten()
+
+
+class Theirs(Side):
+    """TRL's trainer of the method, given rows that are tokenised already."""
+
+    name = "TRL"
+
+    def __init__(self, cell: Cell, steps: int) -> None:
+        super().__init__(cell, steps)
+        rows = [_trl_row(example) for example in self.examples]
+        make = {"orpo": _trl_orpo, "dpo": _trl_dpo}[cell.method]
+        model = build(cell)
+        self.trainer = make(cell, model, rows, self.directory)
+        if cell.checkpointing:
+            self.trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
+        self.trainer.current_gradient_accumulation_steps = 1  # set by the training loop, which does not run here
+        self.model = self.trainer.accelerator.prepare_model(self.trainer.model)
+        keys = _COLUMNS[cell.method]
+        self._rows = [{key: row[key] for key in keys} for row in self.trainer.train_dataset]
+
+    def step(self, number: int) -> torch.Tensor:
+        """Run the collator and ``training_step``."""
+        loss: torch.Tensor = self.trainer.training_step(self.model, self._batch(number))
+        return loss
+
+    def reference(self, number: int) -> torch.Tensor:
+        """Run what ``precompute_ref_log_probs`` runs on each batch (the copy to disk left out)."""
+        inputs = self.trainer._prepare_inputs(self._batch(number))
+        return torch.cat(self.trainer.compute_ref_log_probs(self.model, inputs)).cpu()
+
+    def _batch(self, number: int) -> Any:
+        return self.trainer.data_collator([self._rows[i] for i in self.rows(number)])
+
+
+SIDES: dict[str, type[Ours] | type[Theirs]] = {"ours": Ours, "trl": Theirs}
+
+
+def _configuration(cell: Cell, steps: int) -> Any:
+    from alignkit.config import RunConfig
+    from alignkit.settings import check
+
+    method = {"orpo": {"name": "orpo", "convention": "trl", "lambda": BETA}, "dpo": {"name": "dpo", "beta": BETA}}
+    train = {
+        "per_device_train_batch_size": cell.workload.rows,
+        "max_steps": steps,
+        "save_strategy": "no",
+        "use_cpu": cell.device == "cpu",
+        "bf16": cell.bf16,
+    }
+    return check(
+        RunConfig.model_validate(
+            {
+                "method": method[cell.method],
+                "model": "built-by-the-benchmark",
+                "data": "built-by-the-benchmark",
+                "train": train,
+                "eval": {"suites": []},
+                "run": {"seed": cell.seed},
+            }
+        )
+    )
+
+
+# ---------------------------------------------------------------------------------------------- TRL
+
+_COLUMNS = {
+    "orpo": [f"{side}_{kind}" for side in ("chosen", "rejected") for kind in ("input_ids", "attention_mask", "labels")]
+    + ["prompt_input_ids", "prompt_attention_mask"],
+    "dpo": ["prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps"],
+}
+"""What the collator of each trainer reads: the columns its own tokenisation writes."""
+
+
+def _trl_row(example: Example) -> dict[str, Any]:
+    chosen, rejected = example.completions
+    return {"prompt_ids": list(example.prompt), "chosen_ids": list(chosen), "rejected_ids": list(rejected)}
+
+
+def _trl_arguments(kind: Any, cell: Cell, directory: Path, **more: Any) -> Any:
+    return kind(
+        output_dir=str(directory),
+        per_device_train_batch_size=cell.workload.rows,
+        beta=BETA,
+        bf16=cell.bf16,
+        gradient_checkpointing=False,  # switched on by hand, alike on both sides, where it is asked for
+        use_cpu=cell.device == "cpu",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=cell.seed,
+        **more,
+    )
+
+
+def _trl_orpo(cell: Cell, model: Any, rows: list[dict[str, Any]], directory: Path) -> Any:
+    from datasets import Dataset
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    class Tokenised(ORPOTrainer):  # type: ignore[misc]
+        """ORPOTrainer whose rows are tokenised: the columns its own ``tokenize_row`` would write."""
+
+        def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
+            prompt = feature["prompt_ids"]
+            columns = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+            for side in ("chosen", "rejected"):
+                ids = prompt + feature[f"{side}_ids"]
+                columns[f"{side}_input_ids"] = ids
+                columns[f"{side}_attention_mask"] = [1] * len(ids)
+                columns[f"{side}_labels"] = [-100] * len(prompt) + feature[f"{side}_ids"]
+            return columns
+
+    texts = [row | {"prompt": "", "chosen": "", "rejected": ""} for row in rows]
+    return Tokenised(
+        model,
+        _trl_arguments(ORPOConfig, cell, directory, remove_unused_columns=False),
+        train_dataset=Dataset.from_list(texts),
+        processing_class=_tokenizer(),
+        peft_config=adapter() if cell.tuning == "lora" else None,
+    )
+
+
+def _trl_dpo(cell: Cell, model: Any, rows: list[dict[str, Any]], directory: Path) -> Any:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class Tokenised(DPOTrainer):  # type: ignore[misc]
+        """DPOTrainer whose rows are tokenised already."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    return Tokenised(
+        model,
+        args=_trl_arguments(DPOConfig, cell, directory, precompute_ref_log_probs=True),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=_tokenizer(),
+        peft_config=adapter() if cell.tuning == "lora" else None,
+    )
+
+
+def _tokenizer() -> Any:
+    """Return a tokenizer of three special tokens: TRL asks for one, though nothing is left to tokenise."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2}
+    inner = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>"
+    )

@@ -1,0 +1,51 @@
+"""One cell from the check that both sides agree to the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bench.cells import Cell
+from bench.clock import take_turns
+from bench.memory import peak
+from bench.parity import check
+from bench.report import Result
+from bench.sides import Ours, Theirs
+
+WARM_UP = 3
+"""Steps before the clock starts in reduced precision: kernels are compiled and chosen. In float32 the check warms up."""
+
+
+def compare(cell: Cell, repeats: int, *, memory: bool = True) -> Iterator[Result]:
+    """Yield the training step's result and, for DPO, that of the reference log-probabilities.
+
+    Where the two sides disagree nothing is measured, and the result says by how much.
+    """
+    works = ("step", "reference") if cell.method == "dpo" else ("step",)
+    exact = replace(cell, bf16=False)
+    ours, theirs = Ours(exact, repeats), Theirs(exact, repeats)
+    parity = check(ours, theirs)
+    if not parity.agrees:
+        yield Result(cell, "step", parity)
+        return
+    if cell != exact:
+        ours, theirs = Ours(cell, repeats), Theirs(cell, repeats)
+        for side in (ours, theirs):
+            for _ in range(WARM_UP):
+                side.step(0)
+
+    def reset() -> None:
+        ours.model.zero_grad()
+        theirs.model.zero_grad()
+
+    for work in works:
+        mine, other = (ours.step, theirs.step) if work == "step" else (ours.reference, theirs.reference)
+        times = take_turns(mine, other, reset, repeats, cell.device)
+        reset()
+        peaks = _peaks(cell, work) if memory else None
+        yield Result(cell, work, parity, times, peaks)
+
+
+def _peaks(cell: Cell, work: str) -> tuple[int, int] | None:
+    ours, theirs = peak(cell, "ours", work), peak(cell, "trl", work)
+    return None if ours is None or theirs is None else (ours, theirs)
