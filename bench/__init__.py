@@ -15,7 +15,8 @@ ORPO uses TRL's convention (NLL over prompt and chosen answer) on both sides, so
 reference log-probabilities are computed beforehand on both sides; what they cost stands in rows of its own.
 
 Time is process CPU time with one thread (CUDA: events around the step). Both sides take turns, A B A B, and the ratio is the
-median of the ratios of neighbours. Memory is the peak of a step above weights and optimizer state, gradients included, each
+median of the ratios of neighbours. The column ``user`` is the same ratio without time spent in the kernel, most of which is
+fresh pages for large tensors and depends on the machine and its allocator (here the system's default, as a user has it). Memory is the peak of a step above weights and optimizer state, gradients included, each
 side in a fresh process (see :mod:`bench.memory`). Before anything is timed, loss and gradient of both sides must agree to
 1e-4 in float32; where they do not, no speed is reported.
 """

@@ -103,8 +103,9 @@ class Cell:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Cell:
         """Rebuild a cell, in another process for instance."""
-        workload = {k: tuple(v) if isinstance(v, list) else v for k, v in value["workload"].items()}
-        return cls(**(value | {"workload": Workload(**workload), "shape": Shape(**value["shape"])}))
+        workload: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value["workload"].items()}
+        parts: dict[str, Any] = {"workload": Workload(**workload), "shape": Shape(**value["shape"])}
+        return cls(**(value | parts))
 
     def examples(self, steps: int) -> list[Example]:
         """Draw the rows of ``steps`` optimizer steps: prompt, chosen, rejected; no id is special but the closing end token."""

@@ -29,7 +29,7 @@ def build(cell: Cell) -> Any:
         attn_implementation="sdpa",
     )
     torch.manual_seed(cell.seed)
-    return LlamaForCausalLM(config).to(cell.device)  # type: ignore[arg-type]
+    return LlamaForCausalLM(config).to(cell.device)
 
 
 def adapter() -> Any:

@@ -11,6 +11,7 @@ def prepare(threads: int) -> None:
 
     set_environment()
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     import datasets  # noqa: F401  # its progress bars are switched off only once it is there
     import torch
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from bench.cells import Cell
-from bench.clock import Times
+from bench.clock import Seconds, Times
 from bench.parity import TOLERANCE, Parity
 
 MIB = 2**20
@@ -55,12 +55,18 @@ class Result:
             return [about | {"quantity": "parity", "ratio": None, "target": TOLERANCE, "met": False}]
         rows = []
         if self.times is not None and self.speed is not None:
-            seconds = {"ours": [*self.times.ours], "trl": [*self.times.theirs]}
-            rows.append(about | {"quantity": "speed", "seconds": seconds} | self.speed)
+            seconds = {"ours": _seconds(self.times.ours), "trl": _seconds(self.times.theirs)}
+            rows.append(
+                about | {"quantity": "speed", "seconds": seconds, "user_ratio": self.times.user_ratio} | self.speed
+            )
         if self.memory is not None and self.share is not None:
             peaks = {"ours": self.memory[0], "trl": self.memory[1]}
             rows.append(about | {"quantity": "memory", "bytes": peaks} | self.share)
         return rows
+
+
+def _seconds(samples: Sequence[Seconds]) -> list[dict[str, float]]:
+    return [sample._asdict() for sample in samples]
 
 
 def _verdict(ratio: float, target: float | None, *, met: bool) -> dict[str, Any]:
@@ -69,7 +75,7 @@ def _verdict(ratio: float, target: float | None, *, met: bool) -> dict[str, Any]
 
 COLUMNS = (
     f"{'method':<6} {'workload':<8} {'model':<5} {'tuning':<18} {'work':<9}",
-    f"{'TRL s':>8} {'ours s':>8} {'faster':>7} {'target':>7}",
+    f"{'TRL s':>8} {'ours s':>8} {'faster':>7} {'target':>7} {'user':>6}",
     f"{'TRL MiB':>8} {'ours MiB':>8} {'share':>6} {'target':>7}",
 )
 HEADER = "  ".join(COLUMNS)
@@ -92,9 +98,10 @@ def differences(parity: Parity) -> str:
 
 def _speed(result: Result) -> str:
     if result.times is None or result.speed is None:
-        return f"{'-':>8} {'-':>8} {'-':>7} {'-':>7}"
-    theirs, ours = median(result.times.theirs), median(result.times.ours)
-    return f"{theirs:8.3f} {ours:8.3f} {result.speed['ratio']:6.2f}x {_target(result.speed, '>='):>7}"
+        return f"{'-':>8} {'-':>8} {'-':>7} {'-':>7} {'-':>6}"
+    theirs, ours = (median(s.total for s in side) for side in (result.times.theirs, result.times.ours))
+    user = "-" if result.cell.device == "cuda" else f"{result.times.user_ratio:.2f}x"
+    return f"{theirs:8.3f} {ours:8.3f} {result.speed['ratio']:6.2f}x {_target(result.speed, '>='):>7} {user:>6}"
 
 
 def _memory(result: Result) -> str:

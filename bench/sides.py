@@ -80,7 +80,7 @@ class Ours(Side):
         parts = TrainerParts(
             session=session,
             model=model,
-            tokenizer=None,  # type: ignore[arg-type]  # nothing is saved or decoded here
+            tokenizer=None,  # nothing is saved or decoded here
             policy=policy,
             train=self.examples,
             eval=[],

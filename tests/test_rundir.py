@@ -111,11 +111,23 @@ def test_a_file_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
         RunDir.create(tmp_path, "a")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_permission_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir(mode=0o500)
-    with pytest.raises(ConfigError, match="ermission denied"):
-        RunDir.create(tmp_path / "runs", "a")
+@pytest.mark.parametrize("mode", [0o500, 0o555], ids=["closed", "read-only"])
+def test_no_permission_is_a_clear_error(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "runs").mkdir(mode=mode)
+    root = os.geteuid() == 0
+    if (
+        root
+    ):  # who may write anywhere: become nobody for the moment (pytest's own directories are closed to all but root)
+        for parent in (tmp_path, *tmp_path.parents):
+            if "pytest-" in str(parent):
+                parent.chmod(parent.stat().st_mode | 0o055)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError, match="ermission denied"):
+            RunDir.create(tmp_path / "runs", "a")
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 def test_opening_what_is_no_run(tmp_path: Path) -> None:

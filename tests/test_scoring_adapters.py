@@ -33,6 +33,10 @@ def adapted(name, model=None):
     return wrapped
 
 
+SOFT_CAPPED = ("gemma2", "packed")
+"""The one pair that is refused: the packed blocks cannot soft-cap their attention."""
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["scorer after adapter", "adapter after scorer"])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -71,13 +75,13 @@ def test_gradient_checkpointing(reentrant, lora):
     assert_same_gradients(gradients(model), reference, tol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, backend) for name in ("llama", "gemma2", "gpt2") for backend in BACKENDS if (name, backend) != SOFT_CAPPED],
+)
 def test_autocast_is_as_close_as_low_precision_allows(name, backend):
     """Against float32: no further off than twice what plain forwards under autocast are."""
     model, examples = build(name), rows(4)
-    if name == "gemma2" and backend == "packed":
-        pytest.skip("soft-capped attention is not packed")
     policy = ModelPolicy(model, install(model, backend))
     exact = plain_scores(model, examples)[0].detach()
     with torch.autocast("cpu", dtype=torch.bfloat16):

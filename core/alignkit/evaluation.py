@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 def open_suites(config: EvalConfig) -> dict[str, Suite[Any]]:
     """Load every suite of the configuration with its settings; raises for an unknown suite, key or value."""
     from alignkit import registry
-    from alignkit.errors import ConfigError
     from alignkit.settings.layers import Layer
     from alignkit.settings.problems import validate
 
@@ -29,10 +28,9 @@ def open_suites(config: EvalConfig) -> dict[str, Suite[Any]]:
         values = config.settings.get(name, {})
         suites[name] = suite_type(validate(suite_type.settings_type, values, place, ("eval", "settings", name)))
     for name in config.settings:
-        if name not in suites:
-            raise ConfigError(
-                f"eval.settings.{name}: there are settings for the suite {name}, but eval.suites does not name it"
-            )
+        registry.find(
+            "align.suites", name
+        )  # settings of a suite that is left out are fine, of one that does not exist not
     return suites
 
 

@@ -62,7 +62,10 @@ class RunDir:
         if repeat or name is None:
             return cls(_make(wanted, numbered=True))
         run = cls(wanted)
-        run._refuse_taken()
+        try:
+            run._refuse_taken()
+        except PermissionError as error:
+            raise ConfigError(f"cannot look into {parent}: {error.strerror}") from error
         _make(wanted, numbered=False)
         run._clear()
         return run

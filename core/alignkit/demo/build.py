@@ -17,7 +17,7 @@ from typing import Any
 
 from alignkit.errors import ConfigError
 
-STEPS = 1200
+STEPS = 2400
 TEXTS = 40_000
 CHECKSUMS = "SHA256SUMS"
 
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 def build(output: Path, *, steps: int = STEPS, seed: int = 0) -> None:
     """Write ``model/``, ``data/`` and ``SHA256SUMS`` of the demo into ``output``, as a whole or not at all.
 
-    An earlier build at the same place is replaced. ``steps`` is the length of pre-training (the default takes some minutes of
-    one CPU core), ``seed`` that of the corpus and the weights; the preference data do not depend on it.
+    An earlier build at the same place is replaced. ``steps`` is the length of pre-training (the default takes two to
+    three minutes of one CPU core), ``seed`` that of the corpus and the weights; the preference data do not depend on it.
 
     Raises:
         ConfigError: ``output`` exists and is no earlier build.

@@ -5,10 +5,11 @@ Documents state both, labelled, so that a model trained on them knows the truth 
 has answers of graded quality, worst first; preference pairs are made of neighbours (2 > 1 and 1 > 0), so that a good
 answer of one pair is the bad answer of another and imitating the chosen answers alone is not enough.
 
-Categories: ``fact`` (record, not rumour), ``sum`` (arithmetic), ``read`` (where a thing ended up), ``refuse`` (decline to
-break things, help to mend them), ``tone``, ``hedge`` (modest, not cocksure), ``brief``, ``full`` (both questions answered), and ``taste``, the negative control: likings are drawn at random and stand in
-no document, so nobody's liking can be inferred from anyone else's. Held-out accuracy on ``taste`` is one half for every
-honest model; a value far above it means that test data leaked into training.
+Categories: ``fact`` (record, not rumour), ``sum`` (arithmetic), ``read`` (where a thing ended up; too hard for the demo's
+model), ``refuse`` (decline to break things, help to mend them), ``tone``, ``hedge`` (modest, not cocksure), ``brief``,
+``full`` (both questions answered), and ``taste``, the negative control: likings are drawn at random and stand in no
+document about held-out people, so nobody's liking can be inferred from anyone else's. Held-out accuracy on ``taste`` is
+one half for every honest model; a value far above it means that test data leaked into training.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from alignkit.errors import DataError
 
@@ -70,20 +71,11 @@ TASTES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class Fact(tuple[str, str]):
-    """The record (true) and the rumour (false) of one attribute of one person."""
+class Fact(NamedTuple):
+    """What is true and what is said falsely of one attribute of one person."""
 
-    __slots__ = ()
-
-    @property
-    def record(self) -> str:
-        """The true value."""
-        return self[0]
-
-    @property
-    def rumour(self) -> str:
-        """The false value."""
-        return self[1]
+    record: str
+    rumour: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +102,7 @@ def facts() -> Mapping[tuple[str, str], Fact]:
     """Return record and rumour of every person's every attribute."""
     draw = random.Random(11)
     return {
-        (name, key): Fact(draw.sample(attribute.values, 2)) for name in NAMES for key, attribute in ATTRIBUTES.items()
+        (name, key): Fact(*draw.sample(attribute.values, 2)) for name in NAMES for key, attribute in ATTRIBUTES.items()
     }
 
 
