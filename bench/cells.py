@@ -36,6 +36,8 @@ class Shape:
     layers: int
     heads: int
     key_value_heads: int
+    divide_rows: int = 1
+    """Divides a workload's rows: the logits of a whole step of padded rows would not fit into an ordinary machine."""
 
 
 WORKLOADS = (
@@ -46,7 +48,7 @@ WORKLOADS = (
 
 SHAPES = (
     Shape("32k", 32_000, hidden=384, intermediate=1024, layers=11, heads=6, key_value_heads=2),  # 29.6 M
-    Shape("152k", 151_936, hidden=256, intermediate=768, layers=8, heads=4, key_value_heads=2),  # 45.2 M
+    Shape("152k", 151_936, hidden=256, intermediate=768, layers=8, heads=4, key_value_heads=2, divide_rows=2),  # 45.2 M
 )
 
 METHODS = ("orpo", "dpo")
@@ -83,6 +85,11 @@ class Cell:
         return "/".join([*words, "checkpointing"] if self.checkpointing else words)
 
     @property
+    def rows(self) -> int:
+        """Rows of one optimizer step."""
+        return max(1, self.workload.rows // self.shape.divide_rows)
+
+    @property
     def speed_target(self) -> float | None:
         """How many times faster a step should be than TRL's (None: nothing was promised)."""
         if self.shape.name != "32k" or self.checkpointing or self.device != "cpu":
@@ -117,7 +124,7 @@ class Cell:
         work = self.workload
         return [
             Example(str(i), tokens(work.prompt), (tokens(work.completion), tokens(work.completion)), index=i)
-            for i in range(steps * work.rows)
+            for i in range(steps * self.rows)
         ]
 
 

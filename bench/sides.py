@@ -46,7 +46,7 @@ class Side(ABC):
 
     def rows(self, number: int) -> list[int]:
         """Return the rows of a step, the same for both sides."""
-        return step_rows(len(self.examples), self.cell.workload.rows, self.cell.seed, number)
+        return step_rows(len(self.examples), self.cell.rows, self.cell.seed, number)
 
 
 class Ours(Side):
@@ -154,7 +154,7 @@ def _configuration(cell: Cell, steps: int) -> Any:
 
     method = {"orpo": {"name": "orpo", "convention": "trl", "lambda": BETA}, "dpo": {"name": "dpo", "beta": BETA}}
     train = {
-        "per_device_train_batch_size": cell.workload.rows,
+        "per_device_train_batch_size": cell.rows,
         "max_steps": steps,
         "save_strategy": "no",
         "use_cpu": cell.device == "cpu",
@@ -192,7 +192,7 @@ def _trl_row(example: Example) -> dict[str, Any]:
 def _trl_arguments(kind: Any, cell: Cell, directory: Path, **more: Any) -> Any:
     return kind(
         output_dir=str(directory),
-        per_device_train_batch_size=cell.workload.rows,
+        per_device_train_batch_size=cell.rows,
         beta=BETA,
         bf16=cell.bf16,
         gradient_checkpointing=False,  # switched on by hand, alike on both sides, where it is asked for

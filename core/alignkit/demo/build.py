@@ -74,6 +74,7 @@ def write_model(directory: Path, *, steps: int, seed: int) -> None:
     log.info("base model: %d parameters, last loss %.3f", model.num_parameters(), loss)
     model.to(torch.bfloat16).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)  # safetensors leaves it readable by its owner alone
     _drop_versions(directory)
 
 
