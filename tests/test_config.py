@@ -172,8 +172,10 @@ def test_the_demos_preset_stands_between_method_and_file(write):
     resolved = yaml.safe_load(settings.dump(demo))
     assert PRESET
     for key, value in PRESET.items():
-        section, _, name = key.partition(".")
-        assert resolved[section][name] == value, key
+        found = resolved
+        for part in key.split("."):
+            found = found[part]
+        assert found == value, key
     rate = settings.resolve(write("method: orpo\ntrain: {learning_rate: 1e-9}\n")).config.train.arguments
     assert rate["learning_rate"] == 1e-9
     real = settings.resolve(method="orpo", data="rows.jsonl").config.train.arguments

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from tests.test_scoring_ddp import free_port
+
 ROOT = Path(__file__).parents[1]
 
 
 def train(tmp_path: Path, processes: int, result: str, **job: Any) -> dict[str, Any]:
     job = {"method": "orpo", "train": {"max_grad_norm": 0.5}, "output": str(tmp_path), "result": result} | job
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    port = f"--master-port={free_port()}"
+    launcher = [sys.executable, "-m", "torch.distributed.run", port, f"--nproc-per-node={processes}"]
     launch = launcher if processes > 1 else [sys.executable]
     done = subprocess.run(
         [*launch, "-m", "tests.ddp_worker", json.dumps(job)],

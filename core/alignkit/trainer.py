@@ -305,15 +305,16 @@ class AlignTrainer(WholeCheckpoints, Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        state = {"sums": self.sums.pairs, "tokens_seen": self.tokens_seen, "window_tokens": self._window_tokens}
+        sums = {name: pair.cpu() for name, pair in self.sums.pairs.items()}
+        state = {"sums": sums, "tokens_seen": self.tokens_seen, "window_tokens": self._window_tokens}
         torch.save(state, Path(output_dir) / f"engine_{self.args.process_index}.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         path = Path(checkpoint or "") / f"engine_{self.args.process_index}.pt"
         if checkpoint and path.is_file():
-            state = torch.load(path, map_location=self.args.device, weights_only=True)
-            self.sums.pairs = state["sums"]
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.sums.pairs = {name: pair.to(self.args.device) for name, pair in state["sums"].items()}
             self.tokens_seen, self._window_tokens = state["tokens_seen"], state["window_tokens"]
 
 
