@@ -1,21 +1,23 @@
-"""One process of a data-parallel training run; started by torchrun in the tests."""
+"""Training jobs, one after the other, as one process of a data-parallel run; started by torchrun in the tests."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from alignkit.checkpoints import last_checkpoint
+from alignkit.distributed import leave, release
 
 from tests.engine_helpers import StopAt, build_trainer, configuration, random_pairs, weights
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    job = json.loads(sys.argv[1])
+def train(job: dict[str, Any]) -> dict[str, Any]:
+    """Train as a job says; keys: method, train (settings), output, result (file name), stop (step), resume."""
     output = Path(job["output"])
+    output.mkdir(parents=True, exist_ok=True)
     config = configuration(job["method"], **job["train"])
     stop = [StopAt(job["stop"])] if job.get("stop") else []
     trainer, seen = build_trainer(
@@ -23,22 +25,22 @@ def main() -> None:
     )
     resume = str(last_checkpoint(output / "checkpoints")) if job.get("resume") else None
     trainer.train(resume_from_checkpoint=resume)
-    metrics = trainer.evaluate()
+    result = {
+        "eval": trainer.evaluate(),
+        "gradients": seen.gradients,
+        "losses": seen.losses(),
+        "weights": weights(trainer.model),
+        "accuracies": [record["rewards/accuracies"] for record in seen.logs if "loss" in record],
+        "wrapper": type(trainer.model_wrapped).__name__,
+    }
     if trainer.args.process_index == 0:
-        torch.save(
-            {
-                "gradients": seen.gradients,
-                "losses": seen.losses(),
-                "weights": weights(trainer.model),
-                "eval": metrics,
-                "accuracies": [r["rewards/accuracies"] for r in seen.logs if "loss" in r],
-                "wrapper": type(trainer.model_wrapped).__name__,
-            },
-            output / job["result"],
-        )
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        torch.save(result, output / job["result"])
+    release(trainer)
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    for job in json.loads(sys.argv[1]):
+        train(job)
+    leave()

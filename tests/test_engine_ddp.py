@@ -1,9 +1,10 @@
-"""Two processes (gloo) train exactly as one does."""
+"""Two processes (gloo) train exactly as one does, stop, and go on."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,35 +13,77 @@ from typing import Any
 import pytest
 import torch
 
+from tests import ddp_worker
+
 ROOT = Path(__file__).parents[1]
+METHODS: dict[str, Any] = {"orpo": "orpo", "dpo": "dpo", "lambda0": {"name": "orpo", "lambda": 0.0}}
+CUT = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_grad_norm": 0.5}
+ADAM = {"per_device_train_batch_size": 4, "optim": "adamw_torch", "max_steps": 5, "logging_steps": 2}
 
 
-def train(tmp_path: Path, processes: int, result: str, **job: Any) -> dict[str, Any]:
-    job = {"method": "orpo", "train": {"max_grad_norm": 0.5}, "output": str(tmp_path), "result": result} | job
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    launch = launcher if processes > 1 else [sys.executable]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of two processes, all jobs in one launch: most of a launch is the start of its processes."""
+    folder = tmp_path_factory.mktemp("ddp")
+    jobs = [
+        {"method": method, "train": CUT, "output": str(folder / name), "result": "two.pt"}
+        for name, method in METHODS.items()
+    ]
+    adam = {"method": "orpo", "train": ADAM}
+    jobs += [
+        adam | {"output": str(folder / "whole"), "result": "whole.pt"},
+        adam | {"output": str(folder / "cut"), "result": "first.pt", "stop": 3},
+        adam | {"output": str(folder / "cut"), "result": "second.pt", "resume": True},
+    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*launch, "-m", "tests.ddp_worker", json.dumps(job)],
+        [*launcher, "-m", "tests.ddp_worker", json.dumps(jobs)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(tmp_path / result, weights_only=True)  # type: ignore[no-any-return]
+    return folder
 
 
-@pytest.mark.parametrize("method", ["orpo", "dpo", {"name": "orpo", "lambda": 0.0}], ids=["orpo", "dpo", "lambda0"])
-def test_two_processes_equal_one(tmp_path: Path, method: Any) -> None:
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_equal_one(two: Path, tmp_path: Path, name: str) -> None:
     """Steps of 8, 8 and 4 rows, one process cut into (8, 1), two into (1, 4) each; the last step leaves ranks uneven passes."""
-    one = train(tmp_path, 1, "one.pt", method=method)
-    cut = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_grad_norm": 0.5}
-    two = train(tmp_path, 2, "two.pt", method=method, train=cut)
-    assert two["wrapper"] == "DistributedDataParallel"
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)
-    assert two["accuracies"] == pytest.approx(one["accuracies"])
-    assert two["eval"]["eval_loss"] == pytest.approx(one["eval"]["eval_loss"], rel=1e-6)
-    for a, b in zip(two["gradients"], one["gradients"], strict=True):
-        assert float((a.double() - b.double()).norm() / b.double().norm()) < 1e-6
-    assert float((two["weights"] - one["weights"]).norm() / one["weights"].norm()) < 1e-6
+    job = {"method": METHODS[name], "train": {"max_grad_norm": 0.5}, "output": str(tmp_path), "result": "one.pt"}
+    a, b = load(two / name / "two.pt"), ddp_worker.train(job)
+    assert a["wrapper"] == "DistributedDataParallel"
+    assert a["losses"] == pytest.approx(b["losses"], rel=1e-6)
+    assert a["accuracies"] == pytest.approx(b["accuracies"])
+    assert a["eval"]["eval_loss"] == pytest.approx(b["eval"]["eval_loss"], rel=1e-6)
+    for mine, other in zip(a["gradients"], b["gradients"], strict=True):
+        assert float((mine.double() - other.double()).norm() / other.double().norm()) < 1e-6
+    assert float((a["weights"] - b["weights"]).norm() / b["weights"].norm()) < 1e-6
+
+
+def test_two_processes_resume_bit_for_bit(two: Path) -> None:
+    whole, first, second = (load(two / p) for p in ("whole/whole.pt", "cut/first.pt", "cut/second.pt"))
+    assert not torch.equal(first["weights"], whole["weights"])
+    assert torch.equal(second["weights"], whole["weights"])
+
+
+def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
+    """One process speaks and writes; both leave in peace."""
+    options = ["--method", "dpo", "--name", "pair", "--set", "train.max_steps=2", "--set", "eval.before=false"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "alignkit", "run", *options, "--set", "eval.samples=0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.stdout + done.stderr).count("parameters") == 1
+    assert not re.search("warn|error|terminate", done.stdout + done.stderr, re.IGNORECASE)
+    assert json.loads((tmp_path / "runs/pair/run.json").read_text())["status"] == "finished"

@@ -1,4 +1,4 @@
-"""Loss and gradient of ORPO and DPO against TRL's own trainers on the same token ids."""
+"""Loss and gradient of an optimizer step of the plugins against TRL's own trainers, on the token ids TRL made."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import warnings
 
 import pytest
 import torch
-import torch.nn.functional as F
-from alignkit.scoring.policy import ModelPolicy
 from alignkit.types import Example
 
+from tests.engine_helpers import build_trainer, configuration
 from tests.scoring_support import V, assert_same_gradients, build, gradients
 
 BETA = 0.1
+ARCHITECTURES = ["llama", "qwen2", "gpt2", "mistral-window", "gemma2", "mamba"]
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def settings(kind, tmp_path, **extra):
     )  # fmt: skip
 
 
-def small_model(seed=0):
-    model = build(seed=seed)
+def small_model(name, seed=0):
+    model = build(name, seed=seed)
     with torch.no_grad():  # wide random logits make odds so small that nothing but the NLL would matter
         for parameter in model.parameters():
             parameter.mul_(0.5 if parameter.dim() > 1 else 1.0)
@@ -71,57 +71,48 @@ def pairs(ids, attention, completion):
     for i in range(half):
         (prompt, chosen), (other, rejected) = parts(i), parts(half + i)
         assert prompt == other
-        examples.append(Example(str(i), prompt, (chosen, rejected)))
+        examples.append(Example(str(i), prompt, (chosen, rejected), index=i))
     return examples
 
 
-def orpo_loss(policy, examples):
-    """TRL's convention: NLL a token over prompt and chosen, and the log odds ratio of completion means."""
-    scores = policy.score(examples, prompt=True)
-    chosen, rejected = scores.split(scores.means())
-    log_odds = (chosen - rejected) - (torch.log(-torch.expm1(chosen)) - torch.log(-torch.expm1(rejected)))
-    total = scores.split(scores.sums())[0].sum() + scores.prompt_logps.sum()
-    tokens = scores.split(scores.lengths)[0].sum() + len(scores.prompt_logps)
-    return -total / tokens - BETA * F.logsigmoid(log_odds).mean()
+def step(method, examples, start, policy, tmp_path):
+    """Take one step with ``policy``'s weights; reference log-probabilities are those of ``start``."""
+    trainer, _ = build_trainer(configuration(method), tmp_path / "ours", examples, model=start)
+    start.load_state_dict(policy.state_dict())
+    return trainer.training_step(trainer.model, {}), gradients(trainer.model)
 
 
-def dpo_loss(policy, reference, examples):
-    with torch.no_grad():
-        base = reference.score(examples, grad=False)
-        base_chosen, base_rejected = base.split(base.sums())
-    scores = policy.score(examples)
-    chosen, rejected = scores.split(scores.sums())
-    return -F.logsigmoid(BETA * ((chosen - base_chosen) - (rejected - base_rejected))).mean()
-
-
-def compare(ours, loss, theirs, their_loss):
-    torch.testing.assert_close(loss, their_loss, atol=0, rtol=1e-5)
+def compare(ours, theirs, loss):
+    mine, gradient = ours
     loss.backward()
-    their_loss.backward()
-    assert_same_gradients(gradients(ours), gradients(theirs), tol=1e-5)
+    torch.testing.assert_close(mine, loss.detach(), atol=0, rtol=1e-5)
+    assert_same_gradients(gradient, gradients(theirs), tol=1e-5)
 
 
-def test_orpo_equals_trl(tokenizer, dataset, tmp_path):
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_orpo_equals_trl(name, tokenizer, dataset, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-        theirs = small_model()
+        theirs = small_model(name)
         trainer = ORPOTrainer(theirs, settings(ORPOConfig, tmp_path), train_dataset=dataset, processing_class=tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     inputs = trainer.concatenated_inputs(batch, padding_value=0)
     completion = inputs["concatenated_labels"] != -100
     examples = pairs(inputs["concatenated_input_ids"], inputs["concatenated_attention_mask"], completion)
-    ours = small_model()
-    compare(ours, orpo_loss(ModelPolicy(ours), examples), theirs, trainer.compute_loss(theirs.train(), batch))
+    method = {"name": "orpo", "convention": "trl", "lambda": BETA}
+    ours = step(method, examples, small_model(name), theirs, tmp_path)
+    compare(ours, theirs, trainer.compute_loss(theirs.train(), batch))
 
 
-def test_dpo_equals_trl(tokenizer, dataset, tmp_path):
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_dpo_equals_trl(name, tokenizer, dataset, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from trl import DPOConfig, DPOTrainer
 
-        theirs, reference = small_model(), small_model(seed=1)
+        theirs, reference = small_model(name), small_model(name, seed=1)
         trainer = DPOTrainer(
             theirs,
             ref_model=copy.deepcopy(reference),
@@ -131,6 +122,5 @@ def test_dpo_equals_trl(tokenizer, dataset, tmp_path):
         )
     batch = next(iter(trainer.get_train_dataloader()))
     examples = pairs(batch["input_ids"], batch["attention_mask"], batch["completion_mask"].bool())
-    ours = small_model()
-    loss = dpo_loss(ModelPolicy(ours), ModelPolicy(reference), examples)
-    compare(ours, loss, theirs, trainer.compute_loss(trainer.model.train(), batch))
+    ours = step({"name": "dpo", "beta": BETA}, examples, reference, theirs, tmp_path)
+    compare(ours, theirs, trainer.compute_loss(trainer.model.train(), batch))

@@ -7,13 +7,20 @@ from collections.abc import Sequence
 
 from alignkit.quiet import set_environment
 
+ENDED_TOGETHER = (0, 130, 143)
+"""Exit codes every process of a run ends with alike: finished, interrupted, terminated."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     set_environment()
     from alignkit.cli import run_command
+    from alignkit.distributed import leave
 
-    return run_command(sys.argv[1:] if arguments is None else arguments)
+    code = run_command(sys.argv[1:] if arguments is None else arguments)
+    if code in ENDED_TOGETHER:  # after a failure the other processes may be waiting inside a collective
+        leave()
+    return code
 
 
 if __name__ == "__main__":

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from typing import TypeVar
+import sys
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 T = TypeVar("T")
 
@@ -35,3 +40,27 @@ def wait_for_all() -> None:
         import torch.distributed as dist
 
         dist.barrier()
+
+
+def release(trainer: Trainer) -> None:
+    """Let go of the optimizer and of the data-parallel wrapper, which training is over for."""
+    trainer.model_wrapped = trainer.model
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
+    trainer.accelerator.free_memory()
+
+
+def leave() -> None:
+    """Take the process group down before the interpreter goes.
+
+    Left standing, gloo's threads may touch a dead interpreter (an abort at exit, pytorch#179291). Wrappers must be gone
+    first: the last reference to a group, dropped by DDP's reducer, waits with the interpreter lock held for a thread that
+    may be waiting for the lock (pytorch#56297).
+    """
+    if world_size() == 1 or "torch" not in sys.modules:
+        return
+    import torch.distributed as dist
+
+    gc.collect()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -16,7 +16,7 @@ from alignkit.arguments import training_arguments
 from alignkit.checkpoints import last_checkpoint, step_of
 from alignkit.config import RunConfig
 from alignkit.console import Console, comparison_table
-from alignkit.distributed import from_first, rank, wait_for_all
+from alignkit.distributed import from_first, rank, release, wait_for_all
 from alignkit.errors import AlignError, CheckpointError, InterruptedRun
 from alignkit.evaluation import run_suites
 from alignkit.prepare import Prepared, open_plugins, prepare, references, trainer_parts
@@ -247,6 +247,7 @@ class Execution:
     ) -> None:
         """Save the model whole, evaluate it, and write and show what came out."""
         self._save(prepared, directory, trainer)
+        release(trainer)
         if not self.first:
             return
         after = self._evaluate(prepared, self.suites, "trained model", before)
