@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from alignkit import Example, Scores, SuiteResult, Target
+from alignkit.data.rows import Row
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -123,4 +124,5 @@ def random_pairs(count: int, seed: int = 0, clusters: int = 7) -> list[Example]:
 
 
 def target(policy: object, examples: Sequence[Example], start: SuiteResult | None = None) -> Target:
-    return Target("test", policy, byte_tokenizer(), lambda kind: examples, start)  # type: ignore[arg-type]
+    rows = [Row(i, e.id, str(e.prompt), tuple(map(str, e.completions)), e.cluster) for i, e in enumerate(examples)]
+    return Target("test", policy, byte_tokenizer(), lambda kind: examples, lambda kind: rows, start)  # type: ignore[arg-type]

@@ -159,28 +159,28 @@ def test_share_is_met_and_same_rows_are_held_out_whatever_they_are_used_for(tmp_
     assert {e.id for e in load(path, "unpaired", eval_split=0.2).eval} == {
         f"{i}/{side}" for i in held for side in ("chosen", "rejected")
     }
-    assert same(completion.held_out("preference"), preference.eval)
-    assert same(preference.held_out("completion"), completion.eval)
-    assert preference.held_out("preference") is preference.eval
-    assert preference.held_out("completion") is preference.held_out("completion")
+    assert same(completion.held_out.examples("preference"), preference.eval)
+    assert same(preference.held_out.examples("completion"), completion.eval)
+    assert preference.held_out.examples("preference") is preference.eval
+    assert preference.held_out.examples("completion") is preference.held_out.examples("completion")
 
 
 def test_held_out_rows_that_cannot_serve(tmp_path: Path) -> None:
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs(10)]
     data = load(write_jsonl(tmp_path / "rows.jsonl", rows), "completion")
     with pytest.raises(DataError, match="preference rows need prompt, chosen and rejected"):
-        data.held_out("preference")
+        data.held_out.examples("preference")
 
 
 def test_eval_source_and_shared_prompts_are_said(tmp_path: Path) -> None:
     train, test = write_jsonl(tmp_path / "a.jsonl", pairs(10)), write_jsonl(tmp_path / "b.jsonl", pairs(12)[8:])
     data = load(train, eval_source=str(test))
     assert [e.id for e in data.eval] == ["p8", "p9", "p10", "p11"]
-    assert [row.id for row in data.eval_raw] == ["p8", "p9", "p10", "p11"]
+    assert [row.id for row in data.held_out.rows(data.kind)] == ["p8", "p9", "p10", "p11"]
     assert (len(data.train), data.report.shared_prompts) == (10, 2)
     assert any("2 held-out rows have a prompt that is also trained on" in line for line in data.report.lines())
     assert len(load(train, eval_source=str(test), eval_limit=3).eval) == 3
-    assert len(data.held_out("completion")) == 4
+    assert len(data.held_out.examples("completion")) == 4
 
 
 def test_named_splits_of_a_directory(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_named_splits_of_a_directory(tmp_path: Path) -> None:
 def test_limits(tmp_path: Path) -> None:
     data = load(write_jsonl(tmp_path / "rows.jsonl", pairs(100)), limit=40, eval_split=0.5, eval_limit=7)
     assert (len(data.train), len(data.eval), data.report.sources[0].read) == (20, 7, 40)
-    assert len(data.held_out("completion")) == 7
+    assert len(data.held_out.examples("completion")) == 7
 
 
 def row(position: int, prompt: str, cluster: str) -> Row:

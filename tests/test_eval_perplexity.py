@@ -46,8 +46,8 @@ def test_metrics_by_hand() -> None:
     assert result.metrics["perplexity"].value == pytest.approx(math.exp(10 / 4))
     assert result.metrics["bits_per_byte"].value == pytest.approx(10 / math.log(2) / 4)
     assert list(result.items) == [
-        {"id": "p", "cluster": "p", "nll": 6.0, "tokens": 3, "bytes": 3},
-        {"id": "q", "cluster": "q", "nll": 4.0, "tokens": 1, "bytes": 1},
+        {"id": "p", "cluster": "p", "nll": 6.0, "bits": 6.0 / math.log(2), "tokens": 3, "bytes": 3},
+        {"id": "q", "cluster": "q", "nll": 4.0, "bits": 4.0 / math.log(2), "tokens": 1, "bytes": 1},
     ]
     assert (result.n, result.clusters, result.suite) == (2, 2, "perplexity")
 

@@ -25,6 +25,8 @@ ITEM_KEYS = [
     "rejected_tokens",
     "credit_sum",
     "credit_mean",
+    "margin_sum",
+    "margin_mean",
 ]
 
 
@@ -101,6 +103,8 @@ def test_items_carry_exactly_the_agreed_keys(by_hand: tuple[list[Example], Table
         "rejected_tokens": 2,
         "credit_sum": 0.0,
         "credit_mean": 1.0,
+        "margin_sum": -0.5,  # -2 and -1.5 in all
+        "margin_mean": 0.25,  # -2 / 4 and -1.5 / 2 a token
     }
 
 

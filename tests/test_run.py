@@ -136,13 +136,35 @@ def test_finished_run_is_not_overwritten_and_resume_says_so(orpo: Run) -> None:
     assert resume(orpo.directory).directory == orpo.directory
 
 
-def test_resume_refuses_another_start_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["model", "data"])
+def test_resume_refuses_what_has_changed(tmp_path: Path, what: str) -> None:
     done = short_run(tmp_path, "changed", eval={"suites": []})
     record = json.loads((done.directory / "run.json").read_text())
-    record["status"], record["model"]["hash"] = "interrupted", "0" * 64
+    assert len(record[what]["hash"]) == 64
+    record["status"], record[what]["hash"] = "interrupted", "0" * 64
     (done.directory / "run.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match=r"the model of .* has changed since the run began"):
+    with pytest.raises(CheckpointError, match=rf"the {what} of .* has changed since the run began"):
         resume(done.directory)
+
+
+def test_suites_run_during_training_are_in_the_metrics_and_change_nothing(orpo: Run, tmp_path: Path) -> None:
+    watched = short_run(tmp_path, "watched", eval={"suites": ["prefs"], "during": {"prefs": 1, "perplexity": 3}})
+    assert saved_weights(watched.directory) == saved_weights(orpo.directory)
+    found = {r["step"]: r for r in watched.metrics if "prefs/accuracy_sum" in r}
+    assert list(found) == [1, 2, 3], "the last step is what the evaluation after training measures"
+    assert [step for step, record in found.items() if "perplexity/perplexity" in record] == [3]
+    values = [found[step]["prefs/margin_sum"] for step in found]
+    assert len(set(values)) == 3, "each evaluation saw other weights"
+    assert set(watched.evaluation["after"]) == {"prefs"}
+
+
+def test_record_says_what_it_cost(orpo: Run) -> None:
+    train, timings = orpo.record["train"], orpo.record["timings"]
+    assert train["flops"] == 6 * orpo.record["model"]["parameters"] * train["tokens"]
+    assert train["reference_tokens"] == 0
+    assert train["seconds"] == timings["train"]["seconds"] > 0
+    assert timings.keys() == {"prepare", "evaluate before", "reference", "train", "save", "evaluate after", "present"}
+    assert sum(stage["seconds"] for stage in timings.values()) <= orpo.record["seconds"]
 
 
 def test_dry_run_writes_nothing(

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from alignkit import Estimate, SuiteResult
+from alignkit import Contrast, Estimate, SuiteResult
 from alignkit.environment import git_revision
 from alignkit.errors import CheckpointError, ConfigError
 from alignkit.files import atomic_path, plain
@@ -228,7 +229,9 @@ def test_lines_of_json(tmp_path: Path) -> None:
 def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:
     metrics = {"accuracy_sum": Estimate(0.5, 0.25, 0.75), "ece": Estimate(0.1), "odd": Estimate(math.inf)}
     result = SuiteResult("prefs", 2, 1, metrics, [{"id": "a"}, {"id": "b"}], {"bins": 3})
-    path = write_evaluation(tmp_path / "eval", result, target="demo", provenance={"model": "abc"})
+    contrast = Contrast("accuracy_sum", "credit_sum", where={"task": "facts"}, verdict=("accuracy_mean",))
+    result = replace(result, contrasts=[contrast], provenance={"weights": "abc"})
+    path = write_evaluation(tmp_path / "eval", result, target="demo")
     assert list(json.loads(path.read_text())) == [
         "suite",
         "target",
@@ -236,10 +239,12 @@ def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:
         "clusters",
         "metrics",
         "settings",
+        "contrasts",
         "provenance",
     ]
     back = read_evaluation(tmp_path / "eval", "prefs")
     assert (back.n, back.clusters, back.items, back.settings) == (2, 1, [{"id": "a"}, {"id": "b"}], {"bins": 3})
+    assert (back.contrasts, back.provenance) == ([contrast], {"weights": "abc"})
     assert {k: back.metrics[k] for k in ("accuracy_sum", "ece")} == {k: metrics[k] for k in ("accuracy_sum", "ece")}
     assert math.isnan(back.metrics["odd"].value)
     with pytest.raises(ConfigError, match="suite 'perplexity'"):

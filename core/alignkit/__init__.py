@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from alignkit.hookspecs import hookimpl as hookimpl
     from alignkit.losses import nll_term as nll_term
     from alignkit.losses import preference_metrics as preference_metrics
+    from alignkit.suites import Contrast as Contrast
+    from alignkit.suites import Estimate as Estimate
+    from alignkit.suites import Suite as Suite
+    from alignkit.suites import SuiteResult as SuiteResult
+    from alignkit.suites import Target as Target
     from alignkit.types import Batch as Batch
-    from alignkit.types import Estimate as Estimate
     from alignkit.types import Example as Example
     from alignkit.types import LossOutput as LossOutput
     from alignkit.types import LossTerm as LossTerm
@@ -22,9 +26,6 @@ if TYPE_CHECKING:
     from alignkit.types import Policy as Policy
     from alignkit.types import Scores as Scores
     from alignkit.types import Settings as Settings
-    from alignkit.types import Suite as Suite
-    from alignkit.types import SuiteResult as SuiteResult
-    from alignkit.types import Target as Target
 
 __version__ = "0.1.0"
 
@@ -36,12 +37,9 @@ _PUBLIC = {
     "preference_metrics": "losses",
     "Run": "api",
     "run": "api",
-} | dict.fromkeys(
-    (
-        "Batch Estimate Example LossOutput LossTerm Method Metric Policy Scores Settings Suite SuiteResult Target"
-    ).split(),
-    "types",
-)
+}
+_PUBLIC |= dict.fromkeys("Batch Example LossOutput LossTerm Method Metric Policy Scores Settings".split(), "types")
+_PUBLIC |= dict.fromkeys("Contrast Estimate Suite SuiteResult Target".split(), "suites")
 __all__ = [*_PUBLIC, "__version__"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,30 @@ class CheckpointSaved(TrainerCallback):
         """Pass step and path on."""
         if state.is_world_process_zero:
             self.tell(state.global_step, self.directory / f"checkpoint-{state.global_step}")
+
+
+class EvaluateDuring(TrainerCallback):
+    """Runs suites every so many steps, on the first process, and hands their metrics on as one record a step.
+
+    Args:
+        every: suite -> steps between its evaluations. The last step is left to the evaluation after training.
+        evaluate: runs the suites of these names on the model as it is and returns ``{"SUITE/METRIC": value}``.
+        write: takes the record.
+    """
+
+    def __init__(
+        self,
+        every: Mapping[str, int],
+        evaluate: Callable[[Sequence[str]], Mapping[str, float]],
+        write: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.every, self.evaluate, self.write = every, evaluate, write
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate what is due."""
+        due = [name for name, steps in self.every.items() if state.global_step % steps == 0]
+        if due and state.global_step < state.max_steps and state.is_world_process_zero:
+            self.write({"step": state.global_step, "epoch": state.epoch, **self.evaluate(due)})
 
 
 class ShowProgress(TrainerCallback):

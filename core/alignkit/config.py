@@ -102,6 +102,9 @@ class EvalConfig(Section):
 
     suites: Words = Field(default_factory=lambda: ["prefs", "perplexity"], description="evaluation suites")
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings by suite")
+    during: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="suites to run while training: every how many steps, e.g. {prefs: 50}"
+    )
     before: bool = Field(True, description="evaluate the start model as well")
     samples: int = Field(4, ge=0, description="prompts to answer before and after training")
     sample_tokens: int = Field(64, ge=1, description="longest sample, in tokens")

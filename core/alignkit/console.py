@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.table import Table
 
-    from alignkit.types import SuiteResult
+    from alignkit.suites import SuiteResult
 
 _LOG_LINES = 20
 """Lines of progress a run leaves in its log."""

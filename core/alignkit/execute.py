@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,17 @@ from alignkit import settings
 from alignkit.arguments import training_arguments
 from alignkit.checkpoints import last_checkpoint, step_of
 from alignkit.config import RunConfig
-from alignkit.console import Console, comparison_table
+from alignkit.console import Console
 from alignkit.distributed import from_first, rank, release, wait_for_all
 from alignkit.errors import AlignError, CheckpointError, InterruptedRun
 from alignkit.evaluation import run_suites
-from alignkit.prepare import Prepared, open_plugins, prepare, references, trainer_parts
+from alignkit.prepare import Prepared, open_plugins, prepare, references, subject, trainer_parts
+from alignkit.presentation import present, sample_answers, side_by_side
 from alignkit.quiet import quiet_libraries
-from alignkit.rundir import MetricsLog, RunDir, environment, read_evaluation, write_evaluation, write_jsonl, write_text
-from alignkit.types import SuiteResult
+from alignkit.record import description, training_numbers
+from alignkit.rundir import MetricsLog, RunDir, read_evaluation, write_evaluation, write_jsonl, write_text
+from alignkit.stopwatch import Stopwatch
+from alignkit.suites import Suite, SuiteResult
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -40,6 +43,13 @@ class Execution:
         self.console = Console(quiet=rank() != 0)
         self.first = rank() == 0
         self.started = time.time()
+        self.clock = Stopwatch()
+        self.reference_tokens = 0
+
+    @property
+    def reported(self) -> dict[str, Suite[Any]]:
+        """The suites run before and after training."""
+        return {name: self.suites[name] for name in self.config.eval.suites}
 
     # ------------------------------------------------------------------ entrances
 
@@ -90,7 +100,8 @@ class Execution:
     # ------------------------------------------------------------------ stages
 
     def _prepare(self) -> Prepared:
-        prepared = prepare(self.config, self.session, self.suites, self.arguments.device)
+        with self.clock.stage("prepare"):
+            prepared = prepare(self.config, self.session, self.suites, self.arguments.device)
         loaded, data = prepared.loaded, prepared.data
         share = loaded.trainable / max(loaded.parameters, 1)
         self.console.info(
@@ -106,8 +117,8 @@ class Execution:
         try:
             self._write_start(prepared, directory, checkpoint)
             before, samples = self._before(prepared, directory)
-            trainer = self._train(prepared, directory, checkpoint)
-            self._after(prepared, directory, trainer, before, samples)
+            trainer = self._train(prepared, directory, checkpoint, before)
+            shown = self._after(prepared, directory, trainer, before, samples)
         except BaseException as error:
             status = "interrupted" if isinstance(error, (InterruptedRun, KeyboardInterrupt)) else "failed"
             self._finish(directory, status, error=str(error) or type(error).__name__)
@@ -116,6 +127,8 @@ class Execution:
                     f"interrupted before a checkpoint could be saved; start again with: align resume {directory.path}"
                 ) from error
             raise
+        if shown is not None:  # outside: the run is finished, whatever happens to its plots
+            shown()
         return directory.path
 
     def _write_start(self, prepared: Prepared, directory: RunDir, checkpoint: Path | None) -> None:
@@ -126,33 +139,10 @@ class Execution:
         if directory.record.is_file() and directory.status is not None:
             directory.update_record(status="running")
         else:
-            directory.update_record(**self._description(prepared))
+            directory.update_record(**description(prepared, self.started))
         if checkpoint:
             self.console.info(f"going on from {checkpoint.name}")
         self.session.run_started(directory.path)
-
-    def _description(self, prepared: Prepared) -> dict[str, Any]:
-        method, loaded = self.session.method, prepared.loaded
-        return {
-            "status": "running",
-            "method": method.name,
-            "paper": method.paper,
-            "conventions": method.conventions(),
-            "config": self.config.model_dump(mode="json"),
-            "seed": self.config.run.seed,
-            "model": {
-                "name": self.config.model.name,
-                "path": loaded.path,
-                "hash": loaded.fingerprint,
-                "parameters": loaded.parameters,
-                "trainable": loaded.trainable,
-                "adapter": loaded.is_adapter,
-                "scorer": prepared.scorer.backend,
-            },
-            "data": prepared.data.report.to_dict(),
-            "started": self.started,
-            "environment": environment(),
-        }
 
     def _before(self, prepared: Prepared, directory: RunDir) -> tuple[Results, list[dict[str, Any]]]:
         """Evaluate the start model, or read what was found before an interruption."""
@@ -161,59 +151,45 @@ class Execution:
         kept = directory.evaluation / "before"
         results: Results = {}
         if self.config.eval.before:
-            missing = {name: suite for name, suite in self.suites.items() if not (kept / f"{name}.json").is_file()}
-            results = {name: read_evaluation(kept, name) for name in self.suites if name not in missing}
-            results |= self._evaluate(prepared, missing, "start model", None)
+            missing = {name: suite for name, suite in self.reported.items() if not (kept / f"{name}.json").is_file()}
+            results = {name: read_evaluation(kept, name) for name in self.reported if name not in missing}
+            with self.clock.stage("evaluate before"):
+                results |= self._evaluate(prepared, missing, "start model")
             for name in missing.keys() & results.keys():
                 write_evaluation(kept, results[name], target="start model")
             directory.update_record(evaluation={"before": _metrics(results)})
-        return results, self._sample(prepared)
+        with self.clock.stage("present"):
+            return results, sample_answers(prepared)
 
-    def _evaluate(self, prepared: Prepared, suites: Any, target: str, start: Results | None) -> Results:
+    def _evaluate(
+        self, prepared: Prepared, suites: Mapping[str, Suite[Any]], name: str, start: Results | None = None
+    ) -> Results:
+        """Evaluate the model as it is now: the start model itself, or (with its results) against it."""
         prepared.policy.model = prepared.loaded.model
         return run_suites(
-            suites,
-            target=target,
-            policy=prepared.policy,
-            tokenizer=prepared.loaded.tokenizer,
-            examples=prepared.data.held_out,
-            start=start,
-            skipped=self.console.warn,
+            suites, subject(prepared, name, trained=start is not None), start=start, skipped=self.console.warn
         )
 
-    def _sample(self, prepared: Prepared) -> list[dict[str, Any]]:
-        """Answer a few held-out prompts, spread over the data."""
-        from alignkit.samples import generate_samples
-
-        rows, wanted = prepared.data.eval, self.config.eval.samples
-        if not wanted or not len(rows):
-            return []
-        chosen = [rows[i * len(rows) // wanted] for i in range(min(wanted, len(rows)))]
-        loaded, tokenizer = prepared.loaded, prepared.loaded.tokenizer
-        answers = generate_samples(
-            loaded.model, tokenizer, [e.prompt for e in chosen], self.config.eval.sample_tokens, self.config.run.seed
-        )
-        prompts = [tokenizer.decode(e.prompt, skip_special_tokens=True) for e in chosen]
-        return [
-            {"id": example.id, "prompt": prompt, "answer": answer}
-            for example, prompt, answer in zip(chosen, prompts, answers, strict=True)
-        ]
-
-    def _train(self, prepared: Prepared, directory: RunDir, checkpoint: Path | None) -> Trainer:
+    def _train(self, prepared: Prepared, directory: RunDir, checkpoint: Path | None, before: Results) -> Trainer:
         from transformers.trainer_callback import PrinterCallback
 
-        from alignkit.callbacks import CheckpointSaved, RecordMetrics, ShowProgress
+        from alignkit.callbacks import CheckpointSaved, EvaluateDuring, RecordMetrics, ShowProgress
         from alignkit.interrupts import StopOnSignal
         from alignkit.trainer import AlignTrainer
 
-        with self.console.progress(len(prepared.data.train), description="reference") as bar:
+        with (
+            self.clock.stage("reference"),
+            self.console.progress(len(prepared.data.train), description="reference") as bar,
+        ):
             logps, cached = references(prepared, self.arguments, _Counter(bar.update))
+        self.reference_tokens = sum(int(prepared.split(name).lengths().sum()) for name in logps)
         if logps:
             self.console.info(f"reference log-probabilities {'from the cache' if cached else 'computed'}")
         stop = StopOnSignal()
-        log = MetricsLog(directory.metrics)
+        record = partial(self._record, MetricsLog(directory.metrics))
         callbacks = [
-            RecordMetrics(partial(self._record, log)),
+            RecordMetrics(record),
+            EvaluateDuring(self.config.eval.during, partial(self._evaluate_now, prepared, before), record),
             CheckpointSaved(directory.checkpoints, self.session.checkpoint_saved),
             ShowProgress(self.console),
             stop,
@@ -224,7 +200,7 @@ class Execution:
         trainer.pop_callback(PrinterCallback)
         if self.first and external is not None:
             directory.update_record(engine="external")
-        with stop:
+        with stop, self.clock.stage("train"):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
             raise InterruptedRun(
@@ -232,6 +208,17 @@ class Execution:
                 stop.received,
             )
         return trainer
+
+    def _evaluate_now(self, prepared: Prepared, before: Results, names: Sequence[str]) -> dict[str, float]:
+        """Evaluate in the middle of training, which must not notice: neither random numbers nor the mode change."""
+        import torch
+
+        model = prepared.loaded.model
+        training = model.training
+        with self.clock.stage("evaluate during"), torch.random.fork_rng():
+            results = self._evaluate(prepared, {name: self.suites[name] for name in names}, "in training", before)
+        model.train(training)
+        return {f"{suite}/{name}": e.value for suite, r in results.items() for name, e in r.metrics.items()}
 
     def _record(self, log: MetricsLog, record: dict[str, Any]) -> None:
         log.append(record)
@@ -244,29 +231,30 @@ class Execution:
         trainer: Trainer,
         before: Results,
         samples: list[dict[str, Any]],
-    ) -> None:
-        """Save the model whole, evaluate it, and write and show what came out."""
-        self._save(prepared, directory, trainer)
+    ) -> Callable[[], None] | None:
+        """Save the model whole, evaluate it and write what came out; return what shows it (first process alone)."""
+        with self.clock.stage("save"):
+            self._save(prepared, directory, trainer)
         release(trainer)
         if not self.first:
-            return
-        after = self._evaluate(prepared, self.suites, "trained model", before)
-        for result in after.values():
-            directory.write_evaluation(result, target=str(directory.path))
-        answers = {sample["id"]: sample["answer"] for sample in self._sample(prepared)}
-        pairs = [
-            {"id": s["id"], "prompt": s["prompt"], "before": s["answer"], "after": answers[s["id"]]} for s in samples
-        ]
-        write_jsonl(directory.samples, pairs)
+            return None
+        with self.clock.stage("evaluate after"):
+            after = self._evaluate(prepared, self.reported, "trained model", before)
+            for result in after.values():
+                directory.write_evaluation(result, target=str(directory.path))
+        with self.clock.stage("present"):
+            pairs = side_by_side(samples, sample_answers(prepared))
+            write_jsonl(directory.samples, pairs)
+        timings = self._timings(directory)
         record = self._finish(
             directory,
             "finished",
             steps=trainer.state.global_step,
             evaluation={"before": _metrics(before), "after": _metrics(after)},
-            train=_closing_numbers(directory.metrics),
+            train=training_numbers(directory.metrics, prepared, self.reference_tokens, timings["train"]["seconds"]),
             error=None,
         )
-        self._present(directory, record, before, after, pairs)
+        return partial(present, self.console, directory, record, before, after, pairs)
 
     def _save(self, prepared: Prepared, directory: RunDir, trainer: Trainer) -> None:
         """Write model/ under a temporary name and rename it: it is there whole or not at all."""
@@ -283,29 +271,18 @@ class Execution:
             staged.rename(directory.model)
         wait_for_all()
 
-    def _present(
-        self, directory: RunDir, record: dict[str, Any], before: Results, after: Results, samples: list[dict[str, Any]]
-    ) -> None:
-        from alignkit.card import model_card
-
-        write_text(directory.model / "README.md", model_card(record))
-        if self.config.run.plots:
-            from alignkit.plots import draw
-
-            draw(directory.path)
-        self.console.table(comparison_table(before, after))
-        for sample in samples[:2]:
-            for part in ("prompt", "before", "after"):
-                self.console.info(f"{part:>7}: {_short(sample[part])}")
-        self.console.info(f"run: {directory.path}    model: {directory.model}")
-
     def _finish(self, directory: RunDir, status: str, **changes: Any) -> dict[str, Any]:
         if not self.first:
             return {}
         seconds = directory.read_record().get("seconds", 0.0) + time.time() - self.started
-        record = directory.update_record(status=status, ended=time.time(), seconds=seconds, **changes)
+        record = directory.update_record(
+            status=status, ended=time.time(), seconds=seconds, timings=self._timings(directory), **changes
+        )
         self.session.run_finished(record, directory.path)
         return record
+
+    def _timings(self, directory: RunDir) -> dict[str, dict[str, float]]:
+        return self.clock.added_to(directory.read_record().get("timings", {}))
 
 
 class _Counter:
@@ -319,36 +296,14 @@ class _Counter:
         self.update(self.done)
 
 
-def _short(text: str, width: int = 160) -> str:
-    """Return a text on one line, cut to a width a terminal shows."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width - 3]}..."
-
-
 def _metrics(results: Results) -> dict[str, Any]:
     return {name: dict(result.metrics) for name, result in results.items()}
-
-
-def _closing_numbers(path: Path) -> dict[str, Any]:
-    """Return the closing numbers of the training loss: last value, tokens, and mean speed over the logging steps."""
-    import json
-
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    records = [record for record in map(json.loads, lines) if "loss" in record]
-    if not records:
-        return {"loss": None, "tokens": 0, "tokens_per_second": None}
-    speeds = [record["tokens_per_second"] for record in records if record.get("tokens_per_second")]
-    return {
-        "loss": records[-1]["loss"],
-        "tokens": records[-1].get("tokens"),
-        "tokens_per_second": sum(speeds) / len(speeds) if speeds else None,
-    }
 
 
 def _refuse_changed(directory: RunDir, prepared: Prepared) -> None:
     """Refuse to go on where start model or data are no longer what the run began with (its reference would change)."""
     record = directory.read_record()
-    now = {"model": prepared.loaded.fingerprint, "data": prepared.data.report.to_dict().get("hash")}
+    now = {"model": prepared.loaded.fingerprint, "data": prepared.data.report.fingerprint}
     for what, value in now.items():
         began = record.get(what, {}).get("hash")
         if began is not None and began != value:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from alignkit.types import Estimate
+from alignkit.suites import Estimate
 
 Metrics: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Metrics of every suite, ``{suite: {name: Estimate or {value, low, high}}}``."""

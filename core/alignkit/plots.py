@@ -63,6 +63,15 @@ PLOTS = (
         "log-probability (nats)",
         {"logps/chosen": "chosen", "logps/rejected": "rejected"},
     ),
+    Plot(
+        "evaluation",
+        "Held-out preference accuracy during training",
+        "share of pairs",
+        {"prefs/accuracy_sum": "by sum", "prefs/accuracy_mean": "by mean"},
+        lower=0.0,
+        upper=1.0,
+        smooth=False,
+    ),
     Plot("log_odds", "Log odds ratio, chosen over rejected", "nats", {"log_odds_chosen": "log odds ratio"}),
     Plot(
         "learning_rate", "Learning rate", "learning rate", {"learning_rate": "learning rate"}, lower=0.0, smooth=False

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
-from alignkit.errors import ConfigError
-from alignkit.evaluation import open_suites
-from alignkit.models import LoadedModel, build_model
+from alignkit.errors import ConfigError, ModelError
+from alignkit.evaluation import Subject, data_rules, open_suites
+from alignkit.models import LoadedModel, build_model, fingerprint
 from alignkit.session import Session
-from alignkit.types import Need, Suite
+from alignkit.suites import Suite
+from alignkit.types import Need
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from alignkit.arguments import StepShape
     from alignkit.data.load import Data
+    from alignkit.data.store import TokenisedRows
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.scorer import Scorer
     from alignkit.trainer import TrainerParts
@@ -38,6 +40,10 @@ class Prepared:
     data: Data
     scorer: Scorer
     policy: ModelPolicy
+
+    def split(self, name: str) -> TokenisedRows:
+        """Return the rows of a split: ``train`` or ``eval``."""
+        return {"train": self.data.train, "eval": self.data.eval}[name]
 
 
 def open_plugins(config: RunConfig) -> tuple[Session, dict[str, Suite[Any]]]:
@@ -70,6 +76,35 @@ def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], 
         loaded.model.to(device)
     scorer = install(loaded.model, config.model.scorer, device=device)
     return Prepared(config, session, suites, loaded, data, scorer, ModelPolicy(loaded.model, scorer))
+
+
+def subject(prepared: Prepared, name: str, *, trained: bool) -> Subject:
+    """Return the run's model, as it is now, and its held-out data for evaluation."""
+    config, loaded = prepared.config, prepared.loaded
+    return Subject(
+        name=name,
+        policy=prepared.policy,
+        tokenizer=loaded.tokenizer,
+        held_out=prepared.data.held_out,
+        weights=fingerprint(loaded.model) if trained else loaded.fingerprint,
+        rules=data_rules(config.data),
+        start_weights=loaded.fingerprint,
+        start_policy=lambda: _start_policy(prepared),
+    )
+
+
+def _start_policy(prepared: Prepared) -> ModelPolicy:
+    """Load the start model once more, beside the trained one."""
+    from alignkit.scoring.policy import ModelPolicy
+    from alignkit.scoring.scorer import install
+
+    loaded = prepared.session.build_model() or build_model(prepared.config.model, seed=prepared.config.run.seed)
+    if loaded.fingerprint != prepared.loaded.fingerprint:
+        raise ModelError(f"the start model {prepared.config.model.name} has changed since the run began")
+    device = next(prepared.loaded.model.parameters()).device
+    if prepared.config.model.quantization is None:
+        loaded.model.to(device)
+    return ModelPolicy(loaded.model, install(loaded.model, prepared.config.model.scorer, device=device))
 
 
 def references(

@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "DATASETS_VERBOSITY": "error",
+    # pydantic looks for plugins of its own in every distribution, and falls over one with damaged metadata.
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
 }
 """Variables that have to stand before torch and its neighbours are imported."""
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from alignkit.errors import PluginError, suggest
 
 if TYPE_CHECKING:
-    from alignkit.types import Method, Suite
+    from alignkit.suites import Suite
+    from alignkit.types import Method
 
 Group = Literal["align.methods", "align.services", "align.suites", "align.rewards"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -222,7 +223,7 @@ def _check_method(entry: Entry, plugin: Any) -> str | None:
 
 
 def _check_suite(entry: Entry, plugin: Any) -> str | None:
-    from alignkit.types import Suite
+    from alignkit.suites import Suite
 
     return _check_class(entry, plugin, Suite, ("name", "settings_type"))
 

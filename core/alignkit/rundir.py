@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -18,7 +19,7 @@ from alignkit.files import write_jsonl as write_jsonl
 from alignkit.files import write_text as write_text
 from alignkit.lock import directory_lock, lock_holder
 from alignkit.metrics_log import MetricsLog as MetricsLog
-from alignkit.types import Estimate, SuiteResult
+from alignkit.suites import Contrast, Estimate, SuiteResult
 
 
 class RunDir:
@@ -110,9 +111,9 @@ class RunDir:
         status = self.read_record().get("status")
         return None if status is None else str(status)
 
-    def write_evaluation(self, result: SuiteResult, *, target: str, provenance: dict[str, Any] | None = None) -> Path:
+    def write_evaluation(self, result: SuiteResult, *, target: str) -> Path:
         """Write the trained model's result of a suite into ``eval/`` (see :func:`write_evaluation`)."""
-        return write_evaluation(self.evaluation, result, target=target, provenance=provenance)
+        return write_evaluation(self.evaluation, result, target=target)
 
     # ------------------------------------------------------------------ the lock
 
@@ -174,9 +175,7 @@ def child_of(parent: Path, name: str) -> Path:
     return child
 
 
-def write_evaluation(
-    directory: Path, result: SuiteResult, *, target: str, provenance: dict[str, Any] | None = None
-) -> Path:
+def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Path:
     """Write a suite's result as ``SUITE.json`` and ``SUITE.items.jsonl`` into ``directory``; returns the first."""
     write_jsonl(directory / f"{result.suite}.items.jsonl", result.items)
     path = directory / f"{result.suite}.json"
@@ -189,7 +188,8 @@ def write_evaluation(
             "clusters": result.clusters,
             "metrics": result.metrics,
             "settings": result.settings,
-            "provenance": provenance or {},
+            "contrasts": [asdict(contrast) for contrast in result.contrasts],
+            "provenance": result.provenance,
         },
     )
     return path
@@ -206,7 +206,17 @@ def read_evaluation(directory: Path, suite: str) -> SuiteResult:
             name: Estimate(float("nan") if entry["value"] is None else entry["value"], entry["low"], entry["high"])
             for name, entry in stored["metrics"].items()
         }
-        return SuiteResult(suite, stored["n"], stored["clusters"], metrics, items, stored["settings"])
+        contrasts = [Contrast(**entry | {"verdict": tuple(entry["verdict"])}) for entry in stored["contrasts"]]
+        return SuiteResult(
+            suite,
+            stored["n"],
+            stored["clusters"],
+            metrics,
+            items,
+            settings=stored["settings"],
+            contrasts=contrasts,
+            provenance=stored["provenance"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} holds no readable result of suite {suite!r}: {error}") from error
 

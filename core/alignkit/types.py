@@ -6,7 +6,7 @@ Nothing here imports torch, so that listing and configuration stay light. Shapes
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
 RowKind = Literal["preference", "completion", "prompt", "unpaired"]
 """What one row of a method's data is: chosen and rejected, one completion, a prompt alone, a completion with a label."""
@@ -256,55 +255,3 @@ class Method(ABC, Generic[SettingsT]):
     def conventions(self) -> dict[str, Any]:
         """Return the loss conventions a run records, so that runs with different ones are told apart."""
         return self.settings.model_dump(mode="json", by_alias=True)
-
-
-# --------------------------------------------------------------------------------------------------- evaluation
-
-
-class Estimate(NamedTuple):
-    """A number with its 95 % interval (None where there is none)."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class SuiteResult:
-    """What a suite found: metrics, and one record an item so that two targets can be compared pair by pair."""
-
-    suite: str
-    n: int
-    clusters: int
-    metrics: Mapping[str, Estimate]
-    items: Sequence[Mapping[str, Any]]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model under evaluation, and held-out data for it.
-
-    ``examples(kind)`` hands back held-out rows tokenised for this model: ``preference`` or ``completion`` rows.
-    ``start`` is the same suite's result on the run's start model, where there is one.
-    """
-
-    name: str
-    policy: Policy
-    tokenizer: PreTrainedTokenizerBase
-    examples: Callable[[RowKind], Sequence[Example]]
-    start: SuiteResult | None = None
-
-
-class Suite(ABC, Generic[SettingsT]):
-    """Base of an evaluation suite, named under the entry-point group ``align.suites``."""
-
-    name: ClassVar[str]
-    settings_type: ClassVar[type[BaseModel]]
-
-    def __init__(self, settings: SettingsT) -> None:
-        self.settings = settings
-
-    @abstractmethod
-    def evaluate(self, target: Target) -> SuiteResult:
-        """Evaluate ``target``; raises :class:`~alignkit.errors.RunFailedError` where a score is not finite."""

@@ -6,21 +6,35 @@ with one tokenizer; bits per byte, ``total NLL / (ln 2 * total bytes)``, compare
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from alignkit import Estimate, Example, Settings, Suite, SuiteResult, Target
+from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
 from pydantic import Field
 
 from alignkit_eval.documents import document_windows, read_documents
-from alignkit_eval.scores import CompletionScore, cluster_of, require_finite, require_rows, score_completions
+from alignkit_eval.scores import (
+    CompletionScore,
+    cluster_of,
+    require_finite,
+    require_rows,
+    rows_digest,
+    score_completions,
+)
 from alignkit_eval.statistics import clustered_ratio, transformed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+CONTRASTS = (
+    Contrast("perplexity", "nll", "tokens", higher_is_better=False, log=True, one_tokenizer=True),
+    Contrast("bits_per_byte", "bits", "bytes", higher_is_better=False),
+)
 
 
 class PerplexitySettings(Settings):
@@ -45,7 +59,14 @@ class Document:
 
     def item(self) -> dict[str, Any]:
         """Return the document's line of ``perplexity.items.jsonl``."""
-        return {"id": self.id, "cluster": self.cluster, "nll": self.nll, "tokens": self.tokens, "bytes": self.bytes}
+        return {
+            "id": self.id,
+            "cluster": self.cluster,
+            "nll": self.nll,
+            "bits": self.nll / math.log(2),
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+        }
 
 
 class PerplexitySuite(Suite[PerplexitySettings]):
@@ -54,16 +75,24 @@ class PerplexitySuite(Suite[PerplexitySettings]):
     name = "perplexity"
     settings_type = PerplexitySettings
 
+    def content(self, target: Target) -> str:
+        """Return a digest of the texts."""
+        if self.settings.text is None:
+            return rows_digest(target.rows("completion"))
+        return hashlib.sha256(repr(read_documents(self.settings.text)).encode()).hexdigest()
+
     def evaluate(self, target: Target) -> SuiteResult:
         """Score the corpus; raises ``DataError`` without any text, ``RunFailedError`` where a score is not finite."""
         documents = self._completions(target) if self.settings.text is None else self._texts(target, self.settings.text)
+        metrics = perplexity_metrics(documents)
         return SuiteResult(
             suite=self.name,
             n=len(documents),
             clusters=len({document.cluster for document in documents}),
-            metrics=perplexity_metrics(documents),
+            metrics=metrics,
             items=[document.item() for document in documents],
             settings=self.settings.model_dump(mode="json"),
+            contrasts=[c for c in CONTRASTS if c.metric in metrics],
         )
 
     def _completions(self, target: Target) -> list[Document]:

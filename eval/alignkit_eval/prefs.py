@@ -13,12 +13,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from alignkit import Estimate, Example, Settings, Suite, SuiteResult, Target
+from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
 from alignkit.errors import RunFailedError
 from pydantic import Field
 
-from alignkit_eval.scores import CompletionScore, cluster_of, require_finite, require_rows, score_completions
+from alignkit_eval.scores import (
+    CompletionScore,
+    cluster_of,
+    require_finite,
+    require_rows,
+    rows_digest,
+    score_completions,
+)
 from alignkit_eval.statistics import Floats, clustered_mean, clustered_proportion
+
+CONTRASTS = (
+    Contrast("accuracy_sum", "credit_sum", verdict=("accuracy_mean",)),
+    Contrast("accuracy_mean", "credit_mean", verdict=("accuracy_sum",)),
+    Contrast("accuracy_ref", "credit_ref"),
+    Contrast("margin_sum", "margin_sum"),
+    Contrast("margin_mean", "margin_mean"),
+)
+"""Sum and mean favour answers of different lengths: a winner is named only where both agree."""
 
 
 class PreferenceSettings(Settings):
@@ -73,6 +89,8 @@ class Pair:
             "rejected_tokens": self.rejected.tokens,
             "credit_sum": credit(self.margin_sum),
             "credit_mean": credit(self.margin_mean),
+            "margin_sum": self.margin_sum,
+            "margin_mean": self.margin_mean,
         } | reference
 
 
@@ -81,6 +99,11 @@ class PreferenceSuite(Suite[PreferenceSettings]):
 
     name = "prefs"
     settings_type = PreferenceSettings
+    uses_start = True
+
+    def content(self, target: Target) -> str:
+        """Return a digest of the held-out pairs."""
+        return rows_digest(target.rows("preference"))
 
     def evaluate(self, target: Target) -> SuiteResult:
         """Score the held-out pairs; ``DataError`` without any, ``RunFailedError`` where a score is not finite."""
@@ -98,6 +121,7 @@ class PreferenceSuite(Suite[PreferenceSettings]):
             metrics=preference_metrics(pairs, self.settings.calibration_bins),
             items=[pair.item() for pair in pairs],
             settings=self.settings.model_dump(mode="json"),
+            contrasts=[c for c in CONTRASTS if c.numerator in pairs[0].item()],
         )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from alignkit import Batch, Example, Policy
-from alignkit.errors import DataError, RunFailedError
+from alignkit.data.rows import Row
+from alignkit.errors import NoRowsError, RunFailedError
 
 _NAMED = 5
 """How many ids an error names before it only counts."""
@@ -68,9 +70,9 @@ def _score_batch(policy: Policy, examples: Sequence[Example]) -> list[tuple[Comp
 
 
 def require_rows(suite: str, kind: str, examples: Sequence[Example]) -> None:
-    """Raise :class:`DataError` where there is nothing to evaluate."""
+    """Raise :class:`NoRowsError` where there is nothing to evaluate."""
     if not examples:
-        raise DataError(f"suite {suite!r} found no held-out {kind} rows: give data with --eval-data, or leave it out")
+        raise NoRowsError(f"suite {suite!r} found no held-out {kind} rows: give data with --eval-data, or leave it out")
 
 
 def require_finite(suite: str, scores: Iterable[tuple[str, Sequence[CompletionScore]]]) -> None:
@@ -92,3 +94,12 @@ def cluster_of(example: Example) -> str:
     if example.cluster:
         return example.cluster
     return "prompt-" + hashlib.sha256(repr(tuple(example.prompt)).encode()).hexdigest()[:12]
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """Return SHA-256 over held-out rows as text: ids, clusters, categories, prompts and answers."""
+    content = hashlib.sha256()
+    for row in rows:
+        about = (row.id, row.cluster, row.category, row.prompt, row.answers)
+        content.update(json.dumps(about, ensure_ascii=False, default=dict).encode() + b"\n")
+    return content.hexdigest()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from alignkit.config import DataConfig
@@ -16,7 +16,7 @@ from alignkit.data.sources import HELD_OUT_SPLITS, TRAIN_SPLITS, load_rows
 from alignkit.data.split import held_out_positions
 from alignkit.data.store import About, TokenisedRows
 from alignkit.data.tokens import Tokenised, TokenRules, tokenise
-from alignkit.errors import DataError
+from alignkit.errors import DataError, NoRowsError
 from alignkit.types import RowKind
 
 if TYPE_CHECKING:
@@ -45,38 +45,46 @@ class Prepared(NamedTuple):
     report: SourceReport
 
 
+class HeldOut:
+    """Held-out rows as rows of any kind, made ready when first asked for.
+
+    The same source rows whatever the kind, less those unusable as that kind (logged).
+    """
+
+    def __init__(self, prepare: Callable[[RowKind], Prepared], ready: Mapping[RowKind, Prepared] | None = None) -> None:
+        self._prepare = prepare
+        self._ready = dict(ready or {})
+
+    def examples(self, kind: RowKind) -> TokenisedRows:
+        """Return the rows of ``kind``, tokenised; raises :class:`NoRowsError` where the data has none."""
+        return self._of(kind).tokenised
+
+    def rows(self, kind: RowKind) -> Sequence[Row]:
+        """Return the same rows as text or messages: ``rows(kind)[i]`` is ``examples(kind)[i]``."""
+        return self._of(kind).rows
+
+    def _of(self, kind: RowKind) -> Prepared:
+        if kind not in self._ready:
+            try:
+                prepared = self._prepare(kind)
+                prepared.report.check(max_dropped=1.0)
+            except DataError as error:
+                raise NoRowsError(str(error)) from error
+            for line in prepared.report.lines():
+                logger.info("held out: %s", line)
+            self._ready[kind] = prepared
+        return self._ready[kind]
+
+
 @dataclass
 class Data:
-    """The data of a run.
-
-    ``train`` and ``eval`` are tokenised for the method's row kind; ``eval_raw[i]`` is ``eval[i]`` as text or messages.
-    """
+    """The data of a run: ``train`` and ``eval`` tokenised for the method's row kind, ``held_out`` for any kind."""
 
     kind: RowKind
     train: TokenisedRows
     eval: TokenisedRows
-    eval_raw: Sequence[Row]
     report: DataReport
-    _prepare_held_out: Callable[[RowKind], Prepared]
-    _held_out: dict[RowKind, TokenisedRows] = field(default_factory=dict)
-
-    def held_out(self, kind: RowKind) -> TokenisedRows:
-        """Return the held-out rows tokenised as rows of ``kind``, made when first asked for.
-
-        The same source rows whatever the kind, less those unusable as that kind (logged).
-
-        Raises:
-            DataError: the held-out rows cannot serve ``kind``, or none of them is usable as such.
-        """
-        if kind == self.kind:
-            return self.eval
-        if kind not in self._held_out:
-            prepared = self._prepare_held_out(kind)
-            prepared.report.check(max_dropped=1.0)
-            for line in prepared.report.lines():
-                logger.info("held out: %s", line)
-            self._held_out[kind] = prepared.tokenised
-        return self._held_out[kind]
+    held_out: HeldOut
 
 
 def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> Data:
@@ -110,15 +118,22 @@ def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase
         kind=kind,
         train=train.tokenised,
         eval=evaluation.tokenised,
-        eval_raw=evaluation.rows,
         report=DataReport(
             train=SetReport.of(train.tokenised),
             eval=SetReport.of(evaluation.tokenised),
             sources=(train.report, evaluation.report),
             shared_prompts=sum(digest(row.prompt) in prompts for row in evaluation.rows),
         ),
-        _prepare_held_out=lambda other: loader.prepare(loader.normalise(held_out, other), held_out, other),
+        held_out=HeldOut(lambda other: loader.as_kind(held_out, other), {kind: evaluation}),
     )
+
+
+def load_held_out(data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> HeldOut:
+    """Load every row of ``data.eval_source`` to evaluate on; raises :class:`DataError` as :func:`load_data` does."""
+    loader = Loader(data, tokenizer, load)
+    source, split = _held_out_source(data)
+    raw = loader.read(source or data.source, split, HELD_OUT_SPLITS, data.eval_limit)
+    return HeldOut(lambda kind: loader.as_kind(raw, kind))
 
 
 def _held_out_source(data: DataConfig) -> tuple[str | None, str | None]:
@@ -140,6 +155,7 @@ def _split_off(loader: Loader, source: RawRows, kind: RowKind) -> Data:
     train = prepared.tokenised.select([i for i, row in enumerate(prepared.rows) if row.position not in held])
     chosen = [i for i, row in enumerate(prepared.rows) if row.position in evaluated]
     evaluation = prepared.tokenised.select(chosen)
+    ready = Prepared(evaluation, [prepared.rows[i] for i in chosen], prepared.report)
     if not len(train) or (held and not len(evaluation)):
         raise DataError(f"{source.source}: too few usable rows to hold some out; set data.eval_source")
 
@@ -151,9 +167,8 @@ def _split_off(loader: Loader, source: RawRows, kind: RowKind) -> Data:
         kind=kind,
         train=train,
         eval=evaluation,
-        eval_raw=[prepared.rows[i] for i in chosen],
         report=DataReport(SetReport.of(train), SetReport.of(evaluation), (prepared.report,)),
-        _prepare_held_out=prepare_held_out,
+        held_out=HeldOut(prepare_held_out, {kind: ready}),
     )
 
 
@@ -197,6 +212,10 @@ class Loader:
             kept,
             SourceReport(raw.source, kind, read=len(rows), kept=len(kept), dropped=dropped, **counts),
         )
+
+    def as_kind(self, raw: RawRows, kind: RowKind) -> Prepared:
+        """Bring rows to the shape of ``kind`` and tokenise the usable ones."""
+        return self.prepare(self.normalise(raw, kind), raw, kind)
 
     def _tokenise(self, rows: list[Row], raw: RawRows) -> Tokenised:
         rules = TokenRules(self.config.max_length, self.config.append_eos)

@@ -123,7 +123,7 @@ class DataReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for run.json."""
         return {
-            "fingerprint": self.fingerprint,
+            "hash": self.fingerprint,
             "train": asdict(self.train),
             "eval": asdict(self.eval),
             "sources": [asdict(source) for source in self.sources],

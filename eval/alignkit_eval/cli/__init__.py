@@ -1,0 +1,1 @@
+"""The harness on the command line: ``align eval``, ``align compare``, ``align sweep``."""

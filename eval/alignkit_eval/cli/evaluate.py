@@ -1,0 +1,100 @@
+"""``align eval``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+from alignkit.cli.failures import debug_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from alignkit_eval.evaluate import Evaluation
+
+
+@click.command("eval")
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--suite", "suites", metavar="NAME[,NAME]", default="prefs,perplexity", show_default=True)
+@click.option("--data", metavar="D", help="Rows to evaluate on, in place of what the target came with.")
+@click.option("--tasks", metavar="A,B", help="lm-eval tasks (implies --suite lm-eval where no suite is named).")
+@click.option("--include-path", metavar="DIR", help="Directory of further lm-eval task files.")
+@click.option(
+    "--output", metavar="DIR", default="evaluations", show_default=True, help="Results that belong to no run."
+)
+@click.option(
+    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="data.max_length=512, eval.settings.SUITE.KEY=V."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@debug_option
+@click.pass_context
+def evaluate(
+    context: click.Context,
+    targets: tuple[str, ...],
+    suites: str,
+    data: str | None,
+    tasks: str | None,
+    include_path: str | None,
+    output: str,
+    sets: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Evaluate models with the same suites: runs, model or adapter directories, hub ids, or demo.
+
+    Without a target: the newest finished run under runs/, else the demo's start model.
+    """
+    from alignkit.console import Console
+    from alignkit.quiet import quiet_libraries
+
+    from alignkit_eval.evaluate import default_target
+    from alignkit_eval.evaluate import evaluate as run
+
+    quiet_libraries()
+    console = Console()
+    if not targets:
+        targets = (default_target(),)
+        console.info(f"evaluating {'the demo start model' if targets[0] == 'demo' else targets[0]}")
+    named = context.get_parameter_source("suites") == click.core.ParameterSource.COMMANDLINE
+    names = [name.strip() for name in suites.split(",") if name.strip()]
+    if (tasks or include_path) and not named:
+        names = ["lm-eval"]
+    found = run(
+        targets, names, data=data, sets=_settings(data, tasks, include_path, sets), output=output, say=console.warn
+    )
+    if as_json:
+        click.echo(json.dumps([evaluation.to_json() for evaluation in found], indent=2))
+    else:
+        console.table(_table(found))
+        for evaluation in found:
+            console.info(f"{evaluation.target}: {evaluation.directory / 'eval'}")
+
+
+def _settings(data: str | None, tasks: str | None, include_path: str | None, sets: Sequence[str]) -> list[str]:
+    """Return what the options come to as ``--set`` texts, the user's own last."""
+    made = []
+    if data is not None:
+        made.append("eval.settings.perplexity.text=null")  # the named data, not the texts a demo run was measured on
+    if tasks is not None:
+        made.append(f"eval.settings.lm-eval.tasks={tasks}")
+    if include_path is not None:
+        made.append(f"eval.settings.lm-eval.include_path={include_path}")
+    return [*made, *sets]
+
+
+def _table(found: Sequence[Evaluation]) -> Table:
+    """Return one row a metric and one column a target."""
+    from alignkit.headline import headline, with_interval
+    from rich.table import Table
+
+    table = Table(title="evaluation, with 95 % intervals", title_justify="left", title_style="bold")
+    table.add_column("metric", overflow="fold")
+    shown = []
+    for evaluation in found:
+        table.add_column(evaluation.target, justify="right", overflow="fold")
+        metrics = {name: result.metrics for name, result in evaluation.results.items()}
+        shown.append({line.title: line.after for line in headline({}, metrics)})
+    for title in dict.fromkeys(title for lines in shown for title in lines):
+        table.add_row(title, *(with_interval(lines.get(title)) for lines in shown))
+    return table
