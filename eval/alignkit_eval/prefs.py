@@ -31,8 +31,6 @@ CONTRASTS = (
     Contrast("accuracy_sum", "credit_sum", verdict=("accuracy_mean",)),
     Contrast("accuracy_mean", "credit_mean", verdict=("accuracy_sum",)),
     Contrast("accuracy_ref", "credit_ref"),
-    Contrast("margin_sum", "margin_sum"),
-    Contrast("margin_mean", "margin_mean"),
 )
 """Sum and mean favour answers of different lengths: a winner is named only where both agree."""
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "run": LazyCommand("alignkit.cli.runs:run", "Train a model with one method, and evaluate it before and after."),
     "resume": LazyCommand("alignkit.cli.runs:resume", "Continue an interrupted run."),
     "eval": LazyCommand("alignkit_eval.cli.evaluate:evaluate", "Evaluate models: preferences, perplexity, benchmarks."),
+    "compare": LazyCommand("alignkit_eval.cli.compare:compare", "Compare runs on the same items, with intervals."),
     "methods": LazyCommand("alignkit.cli.listing:methods", "List the installed methods."),
     "suites": LazyCommand("alignkit.cli.listing:suites", "List the installed evaluation suites."),
     "rewards": LazyCommand("alignkit.cli.listing:rewards", "List the installed reward functions."),

@@ -1,0 +1,106 @@
+"""``align compare``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from alignkit.cli.failures import debug_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from alignkit_eval.comparison import Comparison
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", type=click.Path(path_type=Path))
+@click.option(
+    "--baseline", metavar="RUN", help="What the others are compared with (default: the first); start: the start model."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@debug_option
+def compare(runs: tuple[Path, ...], baseline: str | None, as_json: bool) -> None:
+    """Compare runs on the same held-out items; runs that differ in the seed alone are one arm."""
+    from alignkit_eval.compare import compare as make
+
+    comparison = make(runs, baseline)
+    if as_json:
+        from alignkit.files import json_line
+
+        click.echo(json.dumps(json.loads(json_line(comparison.to_json())), indent=2))
+        return
+    show(comparison)
+
+
+def show(comparison: Comparison) -> None:
+    """Print a comparison: the verdict, the arms, the contrasts, the costs, and what a reader must know."""
+    from alignkit.console import Console
+
+    console = Console()
+    console.info(comparison.verdict)
+    console.table(arms_table(comparison))
+    console.table(contrasts_table(comparison))
+    if any(arm.cost.tokens is not None for arm in comparison.arms):
+        console.table(cost_table(comparison))
+    for note in comparison.notes:
+        console.info(f"note: {note}")
+
+
+def arms_table(comparison: Comparison) -> Table:
+    """Return one row a metric and one column an arm, with intervals."""
+    from alignkit.headline import headline, with_interval
+
+    table = _table("with 95 % intervals", ["metric"], [arm.name for arm in comparison.arms])
+    lines = [headline({}, arm.metrics) for arm in comparison.arms]
+    shown = [{line.title: with_interval(line.after) for line in found} for found in lines]
+    for title in dict.fromkeys(title for found in shown for title in found):
+        table.add_row(title, *(found.get(title, "-") for found in shown))
+    return table
+
+
+def contrasts_table(comparison: Comparison) -> Table:
+    """Return one row a contrast: difference, interval, p, and the smallest difference that would have shown."""
+    from alignkit.headline import TITLES, number, signed
+
+    from alignkit_eval.verdict import p_text
+
+    title = f"against {comparison.baseline}, paired on the same items"
+    table = _table(title, ["arm", "metric"], ["difference", "95 % interval", "p (Holm)", "detectable", "items"])
+    for c in comparison.contrasts:
+        interval = "-" if c.low is None or c.high is None else f"{signed(c.low)}, {signed(c.high)}"
+        p = "-" if c.p_holm is None else p_text(c.p_holm)
+        detectable = "-" if c.detectable is None else number(c.detectable)
+        style = None if c.better is None else "green" if c.better else "red"
+        name = TITLES.get((c.suite, c.metric), c.metric)
+        table.add_row(c.arm, name, signed(c.diff), interval, p, detectable, f"{c.n:,}", style=style)
+    return table
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Return what each arm cost to train, earlier stages and reference passes included."""
+    table = _table("cost of training", ["arm"], ["seeds", "tokens", "TFLOP", "seconds", "memory (GiB)"])
+    for arm in comparison.arms:
+        cost = arm.cost
+        flops = None if cost.flops is None else cost.flops / 1e12
+        cells = (_amount(value) for value in (cost.tokens, flops, cost.seconds, cost.memory_gb))
+        table.add_row(arm.name, ", ".join(map(str, arm.seeds)) or "-", *cells)
+    return table
+
+
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _amount(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,229 @@
+"""Comparing runs: arms, pairing, what is refused and what is only said, the verdict, the command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alignkit.errors import ConfigError
+from alignkit_eval.compare import compare
+from alignkit_eval.comparison import Comparison, ContrastResult
+from alignkit_eval.verdict import Judged, verdict_of
+
+from tests.run_helpers import align, short_run
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """ORPO with two lambdas and two seeds, on a few held-out pairs."""
+    output = tmp_path_factory.mktemp("runs")
+    runs = {}
+    for strength in (0.0, 5.0):
+        for seed in (0, 1):
+            name = f"l{strength:g}-s{seed}"
+            method = {"name": "orpo", "lambda": strength}
+            quick = {"samples": 0, "settings": {"perplexity": {"text": None}}}
+            sections: dict[str, Any] = {"train": {"max_steps": 12, "save_strategy": "no"}, "data": {"eval_limit": 80}}
+            runs[name] = short_run(
+                output, name, method, run={"seed": seed, "plots": False}, eval=quick, **sections
+            ).directory
+    return runs
+
+
+@pytest.fixture
+def edited(grid: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+    """Make a copy of a run with one of its files changed."""
+
+    def copy(run: str, file: str, change: Callable[[Any], Any], name: str = "edited") -> Path:
+        target = shutil.copytree(grid[run], tmp_path / name)
+        path = target / file
+        if file.endswith(".jsonl"):
+            rows = change([json.loads(line) for line in path.read_text().splitlines()])
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            path.write_text(json.dumps(change(json.loads(path.read_text()))))
+        return target
+
+    return copy
+
+
+def contrast(comparison: Comparison, metric: str) -> ContrastResult:
+    (found,) = [c for c in comparison.contrasts if c.metric == metric]
+    return found
+
+
+def test_runs_that_differ_in_the_seed_are_one_arm(grid: dict[str, Path]) -> None:
+    found = compare(list(grid.values()))
+    assert [(arm.name, arm.seeds) for arm in found.arms] == [("orpo lambda=0.0", (0, 1)), ("orpo lambda=5.0", (0, 1))]
+    assert found.baseline == "orpo lambda=0.0"
+    assert found.arms[1].settings == {"method": "orpo", "lambda": 5.0}
+    assert found.settings["train.max_steps"] == 12
+    assert "lambda" not in found.settings
+    values = [json.loads((run / "run.json").read_text())["evaluation"]["after"] for run in grid.values()]
+    sums = [v["prefs"]["accuracy_sum"]["value"] for v in values]
+    result = contrast(found, "accuracy_sum")
+    assert result.diff == pytest.approx((sums[2] + sums[3]) / 2 - (sums[0] + sums[1]) / 2)
+    assert (result.n, result.seeds, result.test) == (80, 2, "t, Satterthwaite")
+    assert result.p_holm is not None
+    assert result.p is not None
+    assert result.p_holm >= result.p
+    assert found.arms[0].metrics["prefs"]["accuracy_sum"].value == pytest.approx((sums[0] + sums[1]) / 2)
+
+
+def test_perplexity_is_compared_in_its_own_unit(grid: dict[str, Path]) -> None:
+    found = compare([grid["l0-s0"], grid["l5-s0"]])
+    values = [
+        json.loads((grid[name] / "eval/perplexity.json").read_text())["metrics"]["perplexity"]["value"]
+        for name in ("l0-s0", "l5-s0")
+    ]
+    result = contrast(found, "perplexity")
+    assert result.diff == pytest.approx(values[1] - values[0])
+    assert result.low is not None
+    assert result.high is not None
+    assert result.low < result.diff < result.high
+    assert not result.higher_is_better
+    assert result.test == "cluster sign-flip"
+    assert any("one seed" in note for note in found.notes)
+
+
+def test_the_start_model_can_be_the_baseline(grid: dict[str, Path]) -> None:
+    found = compare([grid["l0-s0"], grid["l0-s1"]], "start")
+    assert [arm.name for arm in found.arms] == ["start", "orpo"]
+    assert contrast(found, "accuracy_sum").seeds == 2
+    assert found.arms[0].cost.tokens is None
+
+
+def test_shared_seeds_are_paired_and_the_others_named(grid: dict[str, Path]) -> None:
+    found = compare([grid["l0-s0"], grid["l0-s1"], grid["l5-s1"]])
+    assert contrast(found, "accuracy_sum").seeds == 1
+    assert any("left out: [0]" in note for note in found.notes)
+    crossed = compare([grid["l0-s0"], grid["l5-s1"]])
+    assert any("share no seed and are paired in order" in note for note in crossed.notes)
+
+
+def test_costs_add_up_over_stages(grid: dict[str, Path], edited: Callable[..., Path]) -> None:
+    def stage(record: dict[str, Any]) -> dict[str, Any]:
+        record["model"]["path"] = str(grid["l0-s0"] / "model")
+        record["config"]["method"]["lambda"] = 7.0
+        return record
+
+    second = edited("l5-s0", "run.json", stage)
+    alone, both = (arm.cost for arm in compare([grid["l5-s0"], second]).arms)
+    first = json.loads((grid["l0-s0"] / "run.json").read_text())["train"]
+    assert both.tokens == pytest.approx((alone.tokens or 0) + first["tokens"])
+    assert both.flops == pytest.approx((alone.flops or 0) + first["flops"])
+
+
+def test_different_items_are_refused(grid: dict[str, Path], edited: Callable[..., Path]) -> None:
+    fewer = edited("l5-s0", "eval/prefs.items.jsonl", lambda rows: rows[:-2])
+    with pytest.raises(ConfigError, match=r"suite prefs was run on different items: 2 only in .*l0-s0 \(first: test-"):
+        compare([grid["l0-s0"], fewer])
+
+    def other_text(stored: dict[str, Any]) -> dict[str, Any]:
+        stored["provenance"]["content"] = "0" * 64
+        return stored
+
+    with pytest.raises(ConfigError, match="the same ids, but other texts"):
+        compare([grid["l0-s0"], edited("l5-s0", "eval/prefs.json", other_text, "texts")])
+
+
+def test_what_cannot_be_compared_is_left_out_and_said(grid: dict[str, Path], edited: Callable[..., Path]) -> None:
+    def tokenizer(stored: dict[str, Any]) -> dict[str, Any]:
+        stored["provenance"]["tokenizer"] = "another"
+        return stored
+
+    found = compare([grid["l0-s0"], edited("l5-s0", "eval/perplexity.json", tokenizer, "tokenizer")])
+    assert "perplexity" not in {c.metric for c in found.contrasts}
+    assert "bits_per_byte" in {c.metric for c in found.contrasts}
+    assert any("perplexity is left out: the models have different tokenizers" in note for note in found.notes)
+
+    def settings(stored: dict[str, Any]) -> dict[str, Any]:
+        stored["settings"]["calibration_bins"] = 3
+        return stored
+
+    found = compare([grid["l0-s0"], edited("l5-s0", "eval/prefs.json", settings, "settings")])
+    assert {c.suite for c in found.contrasts} == {"perplexity"}
+    assert any("with different settings" in note for note in found.notes)
+    without = edited("l5-s0", "eval/prefs.json", lambda stored: stored, "without")
+    (without / "eval/prefs.json").unlink()
+    assert any("has no result of it" in note for note in compare([grid["l0-s0"], without]).notes)
+
+
+def test_different_conventions_are_compared_and_said(grid: dict[str, Path], edited: Callable[..., Path]) -> None:
+    def trl(record: dict[str, Any]) -> dict[str, Any]:
+        record["config"]["method"]["convention"] = "trl"
+        record["conventions"]["nll_scope"] = "full"
+        return record
+
+    found = compare([grid["l0-s0"], edited("l0-s0", "run.json", trl)])
+    assert any("nll_scope is completion and full" in note for note in found.notes)
+    assert contrast(found, "accuracy_sum").p == 1.0
+
+
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_unfinished_runs_are_refused(grid: dict[str, Path], edited: Callable[..., Path], status: str) -> None:
+    unfinished = edited("l5-s0", "run.json", lambda record: record | {"status": status})
+    with pytest.raises(ConfigError, match=f"is not a finished run .its status is {status}"):
+        compare([grid["l0-s0"], unfinished])
+
+
+def test_one_arm_or_no_run_at_all(grid: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is one arm only"):
+        compare([grid["l0-s0"], grid["l0-s1"]])
+    with pytest.raises(ConfigError, match="neither a run nor the result of an evaluation"):
+        compare([grid["l0-s0"], tmp_path])
+    again = shutil.copytree(grid["l0-s0"], tmp_path / "again")
+    with pytest.raises(ConfigError, match="one configuration and one seed"):
+        compare([grid["l0-s0"], again, grid["l5-s0"]])
+
+
+# ------------------------------------------------------------------------------------------------- the verdict
+
+
+def found(arm: str, metric: str, diff: float, p: float) -> ContrastResult:
+    about = {"p": p, "p_holm": p, "n": 100, "clusters": 50, "seeds": 3, "higher_is_better": True, "test": "t"}
+    return ContrastResult(arm, "prefs", metric, diff, diff - 0.05, diff + 0.05, detectable=0.04, **about)  # type: ignore[arg-type]
+
+
+def verdict(*contrasts: ContrastResult) -> tuple[str, str | None]:
+    return verdict_of("A", ["A", "B"], [("A", c) for c in contrasts], [Judged("A", c) for c in contrasts])
+
+
+def test_a_winner_needs_sum_and_mean() -> None:
+    both = verdict(found("B", "accuracy_sum", 0.1, 0.01), found("B", "accuracy_mean", 0.08, 0.02))
+    assert both[1] == "B"
+    assert both[0].startswith("B is better than A (accuracy sum +0.100 [+0.050, +0.150], p 0.010; accuracy mean")
+    assert verdict(found("B", "accuracy_sum", -0.1, 0.01), found("B", "accuracy_mean", -0.1, 0.01))[1] == "A"
+    one = verdict(found("B", "accuracy_sum", 0.1, 0.01), found("B", "accuracy_mean", 0.08, 0.2))
+    assert one[1] is None
+    assert "by one metric and not by the other" in one[0]
+    against = verdict(found("B", "accuracy_sum", 0.1, 0.01), found("B", "accuracy_mean", -0.08, 0.01))
+    assert against[1] is None
+    assert "cannot be ranked: the metrics disagree" in against[0]
+    neither = verdict(found("B", "accuracy_sum", 0.01, 0.6), found("B", "accuracy_mean", 0.01, 0.6))
+    assert neither[1] is None
+    assert "cannot be told apart" in neither[0]
+    assert "a difference of 0.040 would have been found four times in five" in neither[0]
+
+
+# ------------------------------------------------------------------------------------------------- the command
+
+
+def test_command_line(grid: dict[str, Path], tmp_path: Path) -> None:
+    done = align("compare", *grid.values(), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said.keys() >= {"baseline", "contrasts", "verdict"}
+    keys = {"run", "metric", "diff", "low", "high", "p", "p_holm", "n", "clusters", "detectable", "arm", "seeds"}
+    assert all(c.keys() >= keys for c in said["contrasts"])
+    assert said["contrasts"][0]["seeds"] == [0, 1]
+    shown = align("compare", *grid.values(), cwd=tmp_path)
+    assert shown.stderr.splitlines()[0].startswith("orpo lambda=5.0")
+    assert "cost of training" in shown.stderr
+    missing = align("compare", grid["l0-s0"], tmp_path / "nothing", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("Error: ")
