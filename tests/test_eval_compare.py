@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from alignkit.errors import ConfigError
-from alignkit_eval.compare import compare
+from alignkit_eval.comparing import compare
 from alignkit_eval.comparison import Comparison, ContrastResult
 from alignkit_eval.verdict import Judged, verdict_of
 

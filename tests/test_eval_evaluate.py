@@ -9,7 +9,7 @@ import pytest
 from alignkit import Run
 from alignkit.demo import data_path, model_path
 from alignkit.errors import ConfigError, ModelError, NoRowsError
-from alignkit_eval.evaluate import default_target, evaluate
+from alignkit_eval.evaluating import default_target, evaluate
 
 from tests.run_helpers import align, short_run
 
@@ -110,3 +110,11 @@ def test_command_line(run: Run, rows: str, tmp_path: Path) -> None:
     missing = align("eval", "demo", "--suite", "pref", cwd=tmp_path)
     assert missing.returncode == 2
     assert 'did you mean "prefs"' in missing.stderr
+
+
+def test_public_names_are_functions_whatever_was_imported_before() -> None:
+    import alignkit_eval
+    import alignkit_eval.cli.compare
+
+    for name in ("evaluate", "compare", "sweep"):
+        assert callable(getattr(alignkit_eval, name))

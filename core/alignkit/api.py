@@ -47,10 +47,10 @@ class Run:
         return loaded.model.eval(), loaded.tokenizer
 
 
-def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False) -> Run | None:
+def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False, quiet: bool = False) -> Run | None:
     """Train as ``config`` says and return the run (None for a dry run, which only says what would happen).
 
-    ``resume`` goes on with the run of that name. Raises :class:`~alignkit.errors.AlignError` with one clear sentence.
+    ``resume`` goes on with the run of that name; ``quiet`` leaves what it says to its log. Raises :class:`~alignkit.errors.AlignError` with one clear sentence.
     """
     from alignkit import settings
     from alignkit.execute import Execution
@@ -66,11 +66,11 @@ def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False) -> Ru
     if resume:
         if config.run.name is None:
             raise CheckpointError("--resume needs the run's name: --name NAME, or align resume DIRECTORY")
-        return _go_on(config, RunDir.open(Path(config.run.output) / config.run.name))
-    return Run(Execution(config).start())
+        return _go_on(config, RunDir.open(Path(config.run.output) / config.run.name), quiet)
+    return Run(Execution(config, quiet=quiet).start())
 
 
-def resume(path: Path) -> Run:
+def resume(path: Path, *, quiet: bool = False) -> Run:
     """Go on with an interrupted or failed run from its last whole checkpoint, to the weights it would have had.
 
     A finished run is returned as it is. Raises :class:`~alignkit.errors.CheckpointError` where there is no going on.
@@ -82,15 +82,15 @@ def resume(path: Path) -> Run:
     directory = RunDir.open(path)
     if not directory.config.is_file():
         raise CheckpointError(f"{path} holds no run.yaml, so the run cannot be resumed")
-    return _go_on(settings.resolve(directory.config, resume=True).config, directory)
+    return _go_on(settings.resolve(directory.config, resume=True).config, directory, quiet)
 
 
-def _go_on(config: RunConfig, directory: RunDir) -> Run:
+def _go_on(config: RunConfig, directory: RunDir, quiet: bool) -> Run:
     from alignkit.execute import Execution
 
     if directory.status == "finished":
         from alignkit.console import Console
 
-        Console().info(f"{directory.path} is finished already")
+        Console(quiet=quiet).info(f"{directory.path} is finished already")
         return Run(directory.path)
-    return Run(Execution(config).resume(directory))
+    return Run(Execution(config, quiet=quiet).resume(directory))

@@ -36,15 +36,16 @@ Results = dict[str, SuiteResult]
 class Execution:
     """Carries one run out. Only the first process writes and speaks; the others train along."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, *, quiet: bool = False) -> None:
         self.session, self.suites = open_plugins(config)
         self.arguments, self.shape = training_arguments(config, Path("unused"))
         self.config = config
-        self.console = Console(quiet=rank() != 0)
+        self.console = Console(quiet=quiet or rank() != 0)
         self.first = rank() == 0
         self.started = time.time()
         self.clock = Stopwatch()
         self.reference_tokens = 0
+        self.said: set[str] = set()
 
     @property
     def reported(self) -> dict[str, Suite[Any]]:
@@ -167,7 +168,7 @@ class Execution:
         """Evaluate the model as it is now: the start model itself, or (with its results) against it."""
         prepared.policy.model = prepared.loaded.model
         return run_suites(
-            suites, subject(prepared, name, trained=start is not None), start=start, skipped=self.console.warn
+            suites, subject(prepared, name, trained=start is not None), start=start, skipped=self._skipped
         )
 
     def _train(self, prepared: Prepared, directory: RunDir, checkpoint: Path | None, before: Results) -> Trainer:
@@ -208,6 +209,11 @@ class Execution:
                 stop.received,
             )
         return trainer
+
+    def _skipped(self, message: str) -> None:
+        if message not in self.said:
+            self.said.add(message)
+            self.console.warn(message)
 
     def _evaluate_now(self, prepared: Prepared, before: Results, names: Sequence[str]) -> dict[str, float]:
         """Evaluate in the middle of training, which must not notice: neither random numbers nor the mode change."""

@@ -1,1 +1,34 @@
-"""The shared evaluation harness: suites, statistics, comparison, report."""
+"""The shared evaluation harness: suites, statistics, comparison, sweeps, report.
+
+from alignkit_eval import evaluate, compare, sweep
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alignkit_eval.comparing import compare as compare
+    from alignkit_eval.comparison import Comparison as Comparison
+    from alignkit_eval.evaluating import Evaluation as Evaluation
+    from alignkit_eval.evaluating import evaluate as evaluate
+    from alignkit_eval.sweeping import Sweep as Sweep
+    from alignkit_eval.sweeping import sweep as sweep
+
+# Name -> module. Loaded when first asked for: listing suites must cost nothing.
+_PUBLIC = {
+    "Comparison": "comparison",
+    "Evaluation": "evaluating",
+    "Sweep": "sweeping",
+    "compare": "comparing",
+    "evaluate": "evaluating",
+    "sweep": "sweeping",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"alignkit_eval.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'alignkit_eval' has no attribute {name!r}")

@@ -15,6 +15,7 @@ COMMANDS = {
     "resume": LazyCommand("alignkit.cli.runs:resume", "Continue an interrupted run."),
     "eval": LazyCommand("alignkit_eval.cli.evaluate:evaluate", "Evaluate models: preferences, perplexity, benchmarks."),
     "compare": LazyCommand("alignkit_eval.cli.compare:compare", "Compare runs on the same items, with intervals."),
+    "sweep": LazyCommand("alignkit_eval.cli.sweep:sweep", "Train a grid of settings and seeds, and compare them."),
     "methods": LazyCommand("alignkit.cli.listing:methods", "List the installed methods."),
     "suites": LazyCommand("alignkit.cli.listing:suites", "List the installed evaluation suites."),
     "rewards": LazyCommand("alignkit.cli.listing:rewards", "List the installed reward functions."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -44,9 +44,11 @@ def resolve(
     seed: int | None = None,
     sets: Iterable[str] = (),
     resume: bool = False,
+    over: Sequence[Path] = (),
 ) -> Resolved:
     """Resolve what a file and a command line say into one checked configuration.
 
+    ``over`` are further files, each laid over what stands before it.
     ``sets`` are ``key=value`` texts: a bare key is the method's own setting, a dotted one names a section. A file that
     is the run.yaml of an existing run repeats that run under the next free name, unless ``name`` or ``resume`` is given.
 
@@ -65,8 +67,8 @@ def resolve(
     for path, (option, value) in options.items():
         if value is not None:
             command.put(path, value, option)
-    given = files.read(file).expanded() if file is not None else Layer()
-    resolved = _resolve([given, command])
+    given = [files.read(path).expanded() for path in ([] if file is None else [file]) + list(over)]
+    resolved = _resolve([*(given or [Layer()]), command])
     if file is not None and command.get("run", "name") is None and not resume:
         _rename_repeat(file, resolved)
     return resolved

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @debug_option
 def compare(runs: tuple[Path, ...], baseline: str | None, as_json: bool) -> None:
     """Compare runs on the same held-out items; runs that differ in the seed alone are one arm."""
-    from alignkit_eval.compare import compare as make
+    from alignkit_eval.comparing import compare as make
 
     comparison = make(runs, baseline)
     if as_json:
@@ -51,14 +51,15 @@ def show(comparison: Comparison) -> None:
 
 
 def arms_table(comparison: Comparison) -> Table:
-    """Return one row a metric and one column an arm, with intervals."""
+    """Return one row an arm: its main metrics, each with its interval below it."""
     from alignkit.headline import headline, with_interval
 
-    table = _table("with 95 % intervals", ["metric"], [arm.name for arm in comparison.arms])
     lines = [headline({}, arm.metrics) for arm in comparison.arms]
-    shown = [{line.title: with_interval(line.after) for line in found} for found in lines]
-    for title in dict.fromkeys(title for found in shown for title in found):
-        table.add_row(title, *(found.get(title, "-") for found in shown))
+    titles = list(dict.fromkeys(line.title for found in lines for line in found))
+    table = _table("arms, with 95 % intervals", ["arm"], titles)
+    for arm, found in zip(comparison.arms, lines, strict=True):
+        shown = {line.title: with_interval(line.after).replace(" [", "\n[") for line in found}
+        table.add_row(arm.name, *(shown.get(title, "-") for title in titles))
     return table
 
 
@@ -68,15 +69,15 @@ def contrasts_table(comparison: Comparison) -> Table:
 
     from alignkit_eval.verdict import p_text
 
-    title = f"against {comparison.baseline}, paired on the same items"
-    table = _table(title, ["arm", "metric"], ["difference", "95 % interval", "p (Holm)", "detectable", "items"])
+    title = f"difference to {comparison.baseline}, paired on the same items; p after Holm's correction"
+    table = _table(title, ["arm", "metric"], ["difference", "95 % interval", "p", "detectable"])
     for c in comparison.contrasts:
-        interval = "-" if c.low is None or c.high is None else f"{signed(c.low)}, {signed(c.high)}"
+        interval = "-" if c.low is None or c.high is None else f"{signed(c.low)} .. {signed(c.high)}"
         p = "-" if c.p_holm is None else p_text(c.p_holm)
         detectable = "-" if c.detectable is None else number(c.detectable)
         style = None if c.better is None else "green" if c.better else "red"
         name = TITLES.get((c.suite, c.metric), c.metric)
-        table.add_row(c.arm, name, signed(c.diff), interval, p, detectable, f"{c.n:,}", style=style)
+        table.add_row(c.arm, name, signed(c.diff), interval, p, detectable, style=style)
     return table
 
 
@@ -92,9 +93,10 @@ def cost_table(comparison: Comparison) -> Table:
 
 
 def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for name in words:
         table.add_column(name, overflow="fold")
     for name in numbers:

@@ -12,7 +12,7 @@ from alignkit.cli.failures import debug_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from alignkit_eval.evaluate import Evaluation
+    from alignkit_eval.evaluating import Evaluation
 
 
 @click.command("eval")
@@ -48,8 +48,8 @@ def evaluate(
     from alignkit.console import Console
     from alignkit.quiet import quiet_libraries
 
-    from alignkit_eval.evaluate import default_target
-    from alignkit_eval.evaluate import evaluate as run
+    from alignkit_eval.evaluating import default_target
+    from alignkit_eval.evaluating import evaluate as run
 
     quiet_libraries()
     console = Console()

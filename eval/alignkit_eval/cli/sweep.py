@@ -1,0 +1,102 @@
+"""``align sweep``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from alignkit.cli.failures import debug_option
+from alignkit.errors import ConfigError
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--method", metavar="NAME", help="Method to train with (or --over method=sft,dpo).")
+@click.option(
+    "--over", metavar="KEY=V1,V2", multiple=True, help="Values to try: lambda=0,0.1,1 or train.learning_rate=..."
+)
+@click.option("--seeds", metavar="N,N", default="0", show_default=True, help="Seeds every combination is trained with.")
+@click.option(
+    "--jobs", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side."
+)
+@click.option("--model", metavar="M", help="Model or adapter directory, hub id, run directory, or demo.")
+@click.option("--data", metavar="D", help="File, saved data set, hub id, or demo.")
+@click.option("--eval-data", metavar="D", help="A second source to evaluate on.")
+@click.option("--output", metavar="DIR", default="runs", show_default=True, help="Parent of the sweep's directory.")
+@click.option("--name", metavar="NAME", help="Name of the sweep's directory.")
+@click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key, for every cell.")
+@click.option(
+    "--resume", metavar="[DIR]", is_flag=False, flag_value="", help="Go on with a sweep: its directory, or --name."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print sweep.json.")
+@debug_option
+def sweep(
+    config: Path | None,
+    method: str | None,
+    over: tuple[str, ...],
+    seeds: str,
+    jobs: int,
+    model: str | None,
+    data: str | None,
+    eval_data: str | None,
+    output: str,
+    name: str | None,
+    sets: tuple[str, ...],
+    resume: str | None,
+    as_json: bool,
+) -> None:
+    """Train a grid of settings and seeds, compare the cells on the same items, and draw what came out.
+
+    A sweep that was stopped goes on with --resume, or with the same command and name.
+    """
+    from alignkit.console import Console
+    from alignkit.quiet import quiet_libraries
+
+    from alignkit_eval import sweeping
+    from alignkit_eval.cli.compare import show
+    from alignkit_eval.grid import parse_over
+
+    quiet_libraries()
+    console = Console()
+    if resume is not None and not over:
+        if not resume and name is None:
+            raise ConfigError("--resume needs the sweep: --resume DIR, or --name NAME")
+        directory = Path(resume) if resume else Path(output) / str(name)
+        done = sweeping.resume(directory, jobs=jobs, say=console.info)
+    else:
+        if not over:
+            raise ConfigError("nothing is swept: give --over KEY=V1,V2")
+        done = sweeping.sweep(
+            parse_over(over),
+            method=method,
+            config=config,
+            model=model,
+            data=data,
+            eval_data=eval_data,
+            sets=sets,
+            seeds=_seeds(seeds),
+            jobs=jobs,
+            output=output,
+            name=name if name is not None or not resume else Path(resume).name,
+            say=console.info,
+        )
+    if as_json:
+        click.echo(json.dumps(json.loads((done.directory / "sweep.json").read_text()), indent=2))
+    elif done.comparison is not None:
+        show(done.comparison)
+    for note in done.notes:
+        console.info(f"note: {note}")
+    console.info(f"sweep: {done.directory}")
+    if error := sweeping.failure(done):
+        raise error
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--seeds {text}: write whole numbers with commas, e.g. 0,1,2") from error
+    if min(seeds) < 0:
+        raise ConfigError(f"--seeds {text}: a seed cannot be negative")
+    return seeds
