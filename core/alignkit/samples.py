@@ -1,10 +1,12 @@
-"""Sample answers: what the model says to a few prompts before and after training."""
+"""Generating answers: what a model says to prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from alignkit.errors import RunFailedError
 
 if TYPE_CHECKING:
     import torch
@@ -12,6 +14,15 @@ if TYPE_CHECKING:
 
 _BATCH = 16
 """Prompts answered at once."""
+
+_SAMPLING = ("temperature", "top_p", "top_k")
+
+
+class Answer(NamedTuple):
+    """A generated answer: its tokens without the end token, and whether the model ended it itself."""
+
+    tokens: list[int]
+    ended: bool
 
 
 def generate_samples(
@@ -21,29 +32,53 @@ def generate_samples(
     max_new_tokens: int,
     seed: int = 0,
 ) -> list[str]:
-    """Answer prompts greedily and return the answers' text, without special tokens.
+    """Answer prompts greedily and return the answers' text, without special tokens (see :func:`generate`)."""
+    answers = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed)
+    return [tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
+
+
+def generate(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[Answer]:
+    """Answer prompts, in their order.
 
     Training is not disturbed: random state, each module's training mode and the gradients stay as they were.
 
     Args:
         model: an unwrapped ``transformers`` or peft model.
-        tokenizer: decodes the answers.
+        tokenizer: knows the end and padding tokens.
         prompts: token ids of each prompt, beginning-of-sequence token included; at least one each.
         max_new_tokens: longest answer.
-        seed: for a generation that draws random numbers in spite of being greedy.
+        temperature: divides the logits before sampling; 0: the likeliest token every time.
+        top_p: sample from the likeliest tokens that hold this much probability (arXiv:1904.09751).
+        seed: of the random numbers.
+
+    Raises:
+        RunFailedError: the model's logits are not numbers.
     """
-    answers: list[str] = []
+    answers: list[Answer] = []
     with _undisturbed(model, seed):
         for first in range(0, len(prompts), _BATCH):
-            tokens = _generate(model, tokenizer, prompts[first : first + _BATCH], max_new_tokens)
-            answers.extend(tokenizer.decode(answer, skip_special_tokens=True) for answer in tokens)
+            batch = prompts[first : first + _BATCH]
+            answers += _answer(model, tokenizer, batch, max_new_tokens, temperature, top_p)
     return answers
 
 
-def _generate(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
-) -> list[list[int]]:
-    """Return the new tokens of each prompt, up to and without the first end token."""
+def _answer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+) -> list[Answer]:
     import torch
 
     width = max(map(len, prompts))
@@ -52,21 +87,28 @@ def _generate(
     device = next(model.parameters()).device
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)  # (B, T), padded left
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    # A checkpoint's own sampling settings would only raise a warning where nothing is sampled.
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else dict.fromkeys(_SAMPLING)
     with torch.no_grad():
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
-            do_sample=False,
+            do_sample=temperature > 0,
             num_beams=1,
             use_cache=True,
             pad_token_id=pad,
-            # A checkpoint's own sampling settings would only raise a warning here.
-            temperature=None,
-            top_p=None,
-            top_k=None,
+            logits_processor=[_refuse_nan],
+            **sampling,
         )
     return [_until(answer, ends) for answer in output[:, width:].tolist()]
+
+
+def _refuse_nan(_tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Stop a generation that would go on with whatever token comes first."""
+    if bool(logits.isnan().any()):
+        raise RunFailedError("the model's logits are not numbers: nothing can be generated with it")
+    return logits
 
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -75,9 +117,9 @@ def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
 
 
-def _until(tokens: list[int], ends: set[int]) -> list[int]:
+def _until(tokens: list[int], ends: set[int]) -> Answer:
     stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-    return tokens[:stop]
+    return Answer(tokens[:stop], stop < len(tokens))
 
 
 @contextmanager
