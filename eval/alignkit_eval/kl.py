@@ -83,7 +83,8 @@ class KLSuite(Suite[KLSettings]):
 
     def _other(self, target: Target) -> torch.nn.Module:
         if self.settings.against is not None:
-            return _load(self.settings.against, target)
+            other: torch.nn.Module = _load(self.settings.against, target)
+            return other
         if target.start_policy is None:
             raise NoRowsError(
                 f"{target.name} did not come from a run, so it has no start model: name one with eval.settings.kl.against"
