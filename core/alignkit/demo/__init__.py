@@ -21,6 +21,7 @@ PRESET: Mapping[str, Any] = MappingProxyType(
         "data.max_length": 256,
         "eval.sample_tokens": 32,
         "eval.settings.generate.checker": "alignkit.demo.world:quality",
+        "eval.settings.lm-eval.tasks": ["demo_facts", "demo_agreement"],
         "eval.settings.perplexity.text": "demo",  # of texts that are no answers: what training costs elsewhere
         "train.learning_rate": 1e-3,
         "train.logging_steps": 10,
