@@ -7,10 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.cells import Cell, grid, select
 from bench.process import prepare
+
+if TYPE_CHECKING:
+    from bench.scoring import Found
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,6 +25,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="measured steps of each side")
     parser.add_argument("--threads", type=int, default=1, help="threads of the timed process")
     parser.add_argument("--checkpointing", action="store_true", help="also measure with gradient checkpointing")
+    parser.add_argument("--scoring", action="store_true", help="measure evaluation against lm-eval's HFLM alone")
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the JSON goes")
     options = parser.parse_args(words)
@@ -29,6 +33,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         options.repeats = 1
     if options.repeats < 1 or options.threads < 1:
         parser.error("--repeats and --threads must be at least 1")
+    if options.scoring:
+        options.cells = []
+        return options
     try:
         options.cells = select(list(grid(options.device, checkpointing=options.checkpointing)), options.only)
     except ValueError as error:
@@ -51,19 +58,41 @@ def main(words: Sequence[str] | None = None) -> int:
     from bench.work import compare
 
     results: list[Result] = []
-    print(HEADER, "-" * len(HEADER), sep="\n", flush=True)
+    if options.cells:
+        print(HEADER, "-" * len(HEADER), sep="\n", flush=True)
     for cell in options.cells:
         for result in compare(cell, options.repeats, memory=not options.no_memory):
             results.append(result)
             print(line(result), flush=True)
         _write(options.output, options.cells, results, options)
-    for sentence in missed(results):
+    scored = _score(options) if options.scoring or not options.only else []
+    _write(options.output, options.cells, results, options, scored)
+    for sentence in missed(results) + [f"{s.choices.name}: scoring" for s in scored if not s.met]:
         print(f"missed: {sentence}")
     print(f"written to {options.output}")
-    return 0 if all(result.parity.agrees for result in results) else 1
+    agreed = all(result.parity.agrees for result in results) and all(s.times is not None for s in scored)
+    return 0 if agreed else 1
 
 
-def _write(path: Path, cells: Sequence[Cell], results: Sequence[Any], options: argparse.Namespace) -> None:
+def _score(options: argparse.Namespace) -> list[Found]:
+    """Measure evaluation against lm-eval's."""
+    from bench.scoring import CHOICES, HEADER, compare
+
+    print(HEADER, "-" * len(HEADER), sep="\n", flush=True)
+    found = []
+    for choices in CHOICES:
+        found.append(compare(choices, options.repeats, options.device))
+        print(found[-1].line(), flush=True)
+    return found
+
+
+def _write(
+    path: Path,
+    cells: Sequence[Cell],
+    results: Sequence[Any],
+    options: argparse.Namespace,
+    scored: Sequence[Found] = (),
+) -> None:
     """Write what there is so far, whole or not at all."""
     from alignkit.files import atomic_path
 
@@ -72,6 +101,7 @@ def _write(path: Path, cells: Sequence[Cell], results: Sequence[Any], options: a
         "settings": {"repeats": options.repeats, "threads": options.threads, "device": options.device},
         "complete": len({result.cell.name for result in results}) == len(cells),
         "rows": [row for result in results for row in result.rows()],
+        "scoring": [found.row() for found in scored],
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ import torch
 from alignkit.types import Example
 
 from bench import __main__ as command
+from bench import scoring
 from bench.cells import SHAPES, SPECIAL, WORKLOADS, Cell, Shape, Workload, grid, select
 from bench.clock import Seconds, Times, measure, take_turns
 from bench.memory import peak
@@ -22,6 +23,7 @@ from bench.work import compare
 SHAPE = Shape("toy", vocabulary=211, hidden=32, intermediate=48, layers=2, heads=4, key_value_heads=2)
 WORK = Workload("toy", rows=3, prompt=(4, 12), completion=(2, 9))
 ORPO, DPO = (Cell(method, WORK, SHAPE) for method in ("orpo", "dpo"))
+PAIRS = scoring.Choices("toy pairs", 2, WORK, None, SHAPE)
 EXACT = Parity(0.0, 0.0, 0.0)
 
 
@@ -72,6 +74,7 @@ def test_a_side_that_computes_something_else_is_not_timed(
     assert "disagree" in line(results[0])
     assert missed(results)[0].startswith(f"{cell.name}: disagrees with TRL")
     monkeypatch.setattr(command, "grid", lambda device, checkpointing: [cell])
+    monkeypatch.setattr(scoring, "CHOICES", ())
     assert command.main(["--quick", "--output", str(tmp_path / "bench.json")]) == 1
     (row,) = json.loads((tmp_path / "bench.json").read_text())["rows"]
     assert (row["quantity"], row["ratio"], row["met"]) == ("parity", None, False)
@@ -94,6 +97,7 @@ def test_command_prints_a_table_and_writes_json(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "grid", lambda device, checkpointing: [ORPO, DPO])
+    monkeypatch.setattr(scoring, "CHOICES", (PAIRS,))
     assert command.main(["--repeats", "2", "--no-memory", "--output", str(tmp_path / "bench.json")]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == HEADER
@@ -110,6 +114,10 @@ def test_command_prints_a_table_and_writes_json(
         assert len(row["seconds"]["ours"]) == len(row["seconds"]["trl"]) == 2
         assert row["parity"]["agrees"] is True
         assert Cell.from_json(row["cell"]) in (ORPO, DPO)
+    (scored,) = record["scoring"]
+    assert scored["difference"] < scoring.TOLERANCE
+    assert len(scored["seconds"]["ours"]) == len(scored["seconds"]["hflm"]) == 2
+    assert scored["batch_size"] in scoring.BATCH_SIZES
 
 
 def test_memory_counts_what_a_step_holds() -> None:
