@@ -117,7 +117,7 @@ class RunSection(Section):
     name: str | None = Field(None, description="name of the run directory (default: made from the method)")
     seed: int = Field(0, ge=0, description="seed of data order, adapter initialisation and dropout")
     services: Words = Field(default_factory=list, description="service plugins to switch on")
-    plots: bool = Field(True, description="draw plots/*.png at the end")
+    plots: bool = Field(True, description="draw plots/*.png and write report.html at the end")
 
 
 class RunConfig(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from alignkit.metrics_log import MetricsLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -86,12 +87,21 @@ def draw(run_directory: Path | str) -> list[Path]:
     Values on held-out data (``eval_KEY``) are drawn dashed in the colour of ``KEY``.
     """
     directory = Path(run_directory)
-    records = MetricsLog(directory / "metrics.jsonl").read()
-    return [
-        _draw(plot, curves, directory / "plots" / f"{plot.name}.png")
-        for plot in PLOTS
-        if (curves := _curves(plot, records))
-    ]
+    paths = []
+    for plot, figure in figures(directory):
+        path = directory / "plots" / f"{plot.name}.png"
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+        paths.append(path)
+    return paths
+
+
+def figures(run_directory: Path) -> Iterator[tuple[Plot, Figure]]:
+    """Yield every plot for which metrics.jsonl has data, drawn."""
+    records = MetricsLog(run_directory / "metrics.jsonl").read()
+    for plot in PLOTS:
+        if curves := _curves(plot, records):
+            yield plot, _draw(plot, curves)
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,7 @@ def _expand(wanted: Mapping[str, str], records: Records) -> dict[str, str]:
     return expanded
 
 
-def _draw(plot: Plot, curves: Sequence[Curve], path: Path) -> Path:
+def _draw(plot: Plot, curves: Sequence[Curve]) -> Figure:
     # The object-oriented interface, not pyplot: no global state, no display, safe beside a user's own figures.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -141,9 +151,7 @@ def _draw(plot: Plot, curves: Sequence[Curve], path: Path) -> Path:
     for curve in curves:
         _draw_curve(axes, curve, smooth=plot.smooth)
     _finish(axes, plot, legend=len(curves) > 1)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    return path
+    return figure
 
 
 def _draw_curve(axes: Axes, curve: Curve, *, smooth: bool) -> None:

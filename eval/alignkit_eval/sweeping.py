@@ -86,7 +86,10 @@ def resume(directory: Path, *, jobs: int = 1, say: Callable[[str], None] = lambd
 
 
 def carry_on(asked: Asked, directory: Path, *, jobs: int, say: Callable[[str], None]) -> Sweep:
-    """Train what is not trained yet, then compare and draw."""
+    """Train what is not trained yet, then compare, draw and report."""
+    from alignkit_eval.report import sweep_report
+    from alignkit_eval.sweep_plots import draw
+
     if jobs < 1:
         raise ConfigError("--jobs must be at least 1")
     planned, notes = cells(asked, directory)  # whatever is wrong with a cell shows before anything is made
@@ -104,9 +107,8 @@ def carry_on(asked: Asked, directory: Path, *, jobs: int, say: Callable[[str], N
         manifest.comparison = None if comparison is None else comparison.to_json()
         manifest.write()
         if comparison is not None:
-            from alignkit_eval.sweep_plots import draw
-
             draw(directory, comparison)
+        sweep_report(directory, comparison)
     return Sweep(directory, tuple(manifest.entries.values()), comparison, tuple(manifest.notes))
 
 

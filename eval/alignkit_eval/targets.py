@@ -86,7 +86,7 @@ def open_target(source: Source) -> Opened:
             raise ModelError(f"{source.run.path} holds no trained model (its status is {source.run.status})")
         model = model.model_copy(update={"name": str(source.run.path), "tokenizer": None, "chat_template": None})
     loaded = build_model(model)
-    held_out = _held_out(source, loaded.tokenizer)
+    held_out = held_out_rows(source, loaded.tokenizer)
     subject = Subject(
         name=source.name,
         policy=_policy(loaded, config.model.scorer, config.model.quantization is not None),
@@ -134,7 +134,8 @@ def _policy(loaded: LoadedModel, scorer: Any, quantized: bool) -> Policy:
     return ModelPolicy(loaded.model, install(loaded.model, scorer, device=device))
 
 
-def _held_out(source: Source, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
+def held_out_rows(source: Source, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
+    """Return the rows a target is evaluated on, tokenised with its tokenizer."""
     if not source.has_data:
         return HeldOut(_no_rows)
     if source.own_data and source.run is not None:

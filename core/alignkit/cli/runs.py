@@ -8,6 +8,9 @@ import click
 
 from alignkit.cli.failures import debug_option
 
+REPORT = "alignkit_eval.report:run_report"
+"""Writes a finished run's report; named, as commands are, and loaded when called."""
+
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
@@ -60,7 +63,9 @@ def run(
         click.echo(f"Note: {note}", err=True)
     from alignkit.api import run as start
 
-    start(resolved.config, resume=resume, dry_run=dry_run)
+    done = start(resolved.config, resume=resume, dry_run=dry_run)
+    if done is not None:
+        _report(done.directory)
 
 
 @click.command()
@@ -70,4 +75,16 @@ def resume(run: Path) -> None:
     """Continue the interrupted run in directory RUN from its last whole checkpoint."""
     from alignkit.api import resume as go_on
 
-    go_on(run)
+    _report(go_on(run).directory)
+
+
+def _report(directory: Path) -> None:
+    """Write the run's report.html, on the first process; it is the harness's, which the core does not import."""
+    from importlib import import_module
+
+    from alignkit.distributed import rank
+    from alignkit.rundir import RunDir
+
+    if rank() == 0 and RunDir(directory).read_record()["config"]["run"]["plots"]:
+        module, _, name = REPORT.partition(":")
+        click.echo(f"report: {getattr(import_module(module), name)(directory)}", err=True)

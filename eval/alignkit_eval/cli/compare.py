@@ -21,13 +21,20 @@ if TYPE_CHECKING:
 @click.option(
     "--baseline", metavar="RUN", help="What the others are compared with (default: the first); start: the start model."
 )
+@click.option(
+    "--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write the comparison as one HTML page."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
-def compare(runs: tuple[Path, ...], baseline: str | None, as_json: bool) -> None:
+def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_json: bool) -> None:
     """Compare runs on the same held-out items; runs that differ in the seed alone are one arm."""
     from alignkit_eval.comparing import compare as make
 
     comparison = make(runs, baseline)
+    if html is not None:
+        from alignkit_eval.report import comparison_report
+
+        click.echo(f"report: {comparison_report(comparison, html)}", err=True)
     if as_json:
         from alignkit.files import json_line
 

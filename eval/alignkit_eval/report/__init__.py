@@ -1,0 +1,7 @@
+"""One self-contained HTML page about a run, a comparison or a sweep: no network, everything untrusted escaped."""
+
+from __future__ import annotations
+
+from alignkit_eval.report.pages import comparison_report, run_report, sweep_report
+
+__all__ = ["comparison_report", "run_report", "sweep_report"]
