@@ -69,7 +69,9 @@ def test_nothing_foreign_runs_and_nothing_is_fetched(opened: Any, page: str) -> 
     assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    asked = [about["request"]["url"] for about in sent if about["documentURL"] == page]  # the browser's own pages ask too
+    asked = [
+        about["request"]["url"] for about in sent if about["documentURL"] == page
+    ]  # the browser's own pages ask too
     assert [url for url in asked if not url.startswith("data:")] == [page]
     assert all(opened.execute_script("return [...document.images].map((i) => i.complete && i.naturalWidth > 0)"))
     shown = next(text for text in (e.text for e in find(opened, ".generation")) if "plainly-evil" in text)

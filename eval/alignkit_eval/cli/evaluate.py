@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="data.max_length=512, eval.settings.SUITE.KEY=V."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@click.option("--rate", is_flag=True, help="Write a blind A/B page of two targets' answers.")
+@click.option("--ratings", metavar="CSV", type=click.Path(path_type=Path), help="Read the ratings of such a page.")
 @debug_option
 @click.pass_context
 def evaluate(
@@ -40,6 +43,8 @@ def evaluate(
     output: str,
     sets: tuple[str, ...],
     as_json: bool,
+    rate: bool,
+    ratings: Path | None,
 ) -> None:
     """Evaluate models with the same suites: runs, model or adapter directories, hub ids, or demo.
 
@@ -53,6 +58,13 @@ def evaluate(
 
     quiet_libraries()
     console = Console()
+    if ratings is not None:
+        from alignkit_eval.rate import rating_result
+
+        click.echo(rating_result(Path(output), ratings).sentence())
+        return
+    if rate and len(targets) != 2:
+        raise click.UsageError("--rate needs two targets to compare")
     if not targets:
         targets = (default_target(),)
         console.info(f"evaluating {'the demo start model' if targets[0] == 'demo' else targets[0]}")
@@ -60,10 +72,18 @@ def evaluate(
     names = [name.strip() for name in suites.split(",") if name.strip()]
     if (tasks or include_path) and not named:
         names = ["lm-eval"]
+    if rate:
+        names = ["generate"]
     found = run(
         targets, names, data=data, sets=_settings(data, tasks, include_path, sets), output=output, say=console.warn
     )
-    if as_json:
+    if rate:
+        from alignkit_eval.rate import write_rating_page
+
+        first, second = (evaluation.results["generate"].items for evaluation in found)
+        page = write_rating_page(first, second, (found[0].target, found[1].target), Path(output))
+        console.info(f"rate the answers in {page}, then: align eval --output {output} --ratings ratings.csv")
+    elif as_json:
         click.echo(json.dumps([evaluation.to_json() for evaluation in found], indent=2))
     else:
         console.table(_table(found))

@@ -11,7 +11,7 @@ import hashlib
 import math
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -23,13 +23,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render(page: Page) -> str:
     """Return the page as HTML."""
-    style, script = (_read(name) for name in ("style.css", "script.js"))
+    return render_template("report.html.j2", "script.js", page=page)
+
+
+def render_template(template: str, script_name: str, **values: Any) -> str:
+    """Fill a template with values, the page's style and one script."""
+    style, script = _read("style.css"), _read(script_name)
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    template = _environment().get_template("report.html.j2")
-    return template.render(page=page, style=style, script=script, policy=policy)
+    return _environment().get_template(template).render(style=style, script=script, policy=policy, **values)
 
 
 @cache

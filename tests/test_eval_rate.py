@@ -1,0 +1,110 @@
+"""Blind ratings: sides are drawn and kept secret, and the ratings come back as a win rate."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from alignkit.errors import DataError
+from alignkit_eval.rate import KEY, rating_result, write_rating_page
+
+from tests.run_helpers import align
+
+NAMES = ("plain", "tuned")
+
+
+def items(answer: str, count: int = 40) -> list[dict[str, str]]:
+    return [
+        {"id": f"p{i}", "cluster": f"c{i % 10}", "prompt": f"ask {i}", "answer": f"{answer} {i}"} for i in range(count)
+    ]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    return write_rating_page(items("plain"), items("tuned"), NAMES, tmp_path)
+
+
+def ratings(directory: Path, choose: dict[int, str] | str) -> Path:
+    """Rate every pair: by number, or (a word) the answer of that model wherever it stands."""
+    lines = ["pair,choice"]
+    for pair in json.loads((directory / KEY).read_text())["pairs"]:
+        first_left = pair["left"] == 0
+        side = "left" if first_left == (choose == "plain") else "right"
+        lines.append(f"{pair['pair']},{choose.get(pair['pair'], 'skip') if isinstance(choose, dict) else side}")
+    path = directory / "ratings.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_page_does_not_say_who_is_who(page: Path) -> None:
+    text = page.read_text()
+    assert not re.search(r">\s*(plain|tuned)\s*<", text)
+    lefts = [pair["left"] for pair in json.loads((page.parent / KEY).read_text())["pairs"]]
+    assert 10 < sum(lefts) < 30, "sides are drawn"
+    shown = re.findall(r"<h4>left</h4><p class=\"text\">(\w+) ", text)
+    assert [("tuned" if left else "plain") for left in lefts] == shown
+    order = re.findall(r"ask (\d+)<", text)
+    assert order != sorted(order, key=int)
+
+
+def test_the_same_seed_gives_the_same_page(page: Path, tmp_path: Path) -> None:
+    again = write_rating_page(items("plain"), items("tuned"), NAMES, tmp_path / "again")
+    assert again.read_bytes() == page.read_bytes()
+    other = write_rating_page(items("plain"), items("tuned"), NAMES, tmp_path / "other", seed=1)
+    assert other.read_bytes() != page.read_bytes()
+
+
+@pytest.mark.parametrize(("preferred", "rate"), [("tuned", 1.0), ("plain", 0.0)])
+def test_win_rates(page: Path, preferred: str, rate: float) -> None:
+    ratings(page.parent, preferred)
+    found = rating_result(page.parent)
+    assert (found.win_rate.value, found.rated, found.skipped) == (rate, 40, 0)
+    assert found.p == pytest.approx(2 / 2**10), "ten clusters that all say the same"
+    assert f"tuned was preferred to plain in {rate:.3f}" in found.sentence()
+
+
+def test_ties_and_skips(page: Path) -> None:
+    ratings(page.parent, {1: "tie", 2: "tie", 3: "skip"})
+    found = rating_result(page.parent)
+    assert (found.ties, found.skipped, found.rated) == (2, 38, 2)
+    assert found.win_rate.value == 0.5
+    assert found.p == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "ratings.csv:1: the first line must be: pair,choice"),
+        ("pair,choice\n1,left\n99,left\n", "ratings.csv:3: there is no pair '99'"),
+        ("pair,choice\nx,left\n", "ratings.csv:2: there is no pair 'x'"),
+        ("pair,choice\n1,lft\n", "ratings.csv:2: 'lft' is none of left, right, tie, skip"),
+        ("pair,choice\n1,skip\n", "holds no rating but skipped ones"),
+    ],
+)
+def test_broken_ratings(page: Path, text: str, says: str) -> None:
+    (page.parent / "ratings.csv").write_text(text)
+    with pytest.raises(DataError, match=re.escape(says)):
+        rating_result(page.parent)
+
+
+def test_nothing_to_rate(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="gave the same answers to the 40 prompts"):
+        write_rating_page(items("a"), items("a"), NAMES, tmp_path)
+    with pytest.raises(DataError, match="holds no rating page"):
+        rating_result(tmp_path)
+
+
+def test_what_a_model_says_stays_text(tmp_path: Path) -> None:
+    evil = items("<script>alert(1)</script>")
+    text = write_rating_page(items("plain"), evil, NAMES, tmp_path).read_text()
+    assert text.count("<script>") == 1
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    options = ["--output", "rated", "--set", "eval.settings.generate.prompts=8"]
+    alone = align("eval", "demo", "--rate", *options, cwd=tmp_path)
+    assert alone.returncode == 2
+    assert "two targets" in alone.stderr
