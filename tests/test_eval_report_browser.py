@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,3 +133,30 @@ def test_colours_and_phone_width(opened: Any, scheme: str) -> None:
     assert abs(ground - ink) > 400
     assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
     opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_rating_page_takes_ratings(browser: Any, tmp_path: Path) -> None:
+    from alignkit_eval.rate import write_rating_page
+
+    first, second = (
+        [{"id": f"p{i}", "cluster": f"c{i}", "prompt": f"ask {i}", "answer": f"{who} {i} {EVIL}"} for i in range(4)]
+        for who in ("one", "two")
+    )
+    address = write_rating_page(first, second, ("one", "two"), tmp_path).as_uri()
+    browser.get(address)
+
+    def shown() -> list[bool]:
+        return [pair.is_displayed() for pair in find(browser, ".pair")]
+
+    assert shown() == [True, False, False, False]
+    find(browser, ".pair button[value=right]")[0].click()
+    find(browser, "body")[0].send_keys("0")
+    assert shown() == [False, False, True, False]
+    find(browser, "body")[0].send_keys("b")
+    assert shown() == [False, True, False, False]
+    find(browser, "body")[0].send_keys("1")
+    assert find(browser, "#progress")[0].text == "2 of 4 rated"
+    assert browser.execute_script("return csv()") == "pair,choice\n1,right\n2,left\n"
+    browser.get(address)
+    assert find(browser, "#progress")[0].text == "2 of 4 rated", "kept over a reload"
+    assert browser.execute_script("return window.evil") is None

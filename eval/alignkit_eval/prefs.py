@@ -25,12 +25,13 @@ from alignkit_eval.scores import (
     rows_digest,
     score_completions,
 )
-from alignkit_eval.statistics import Floats, clustered_mean, clustered_proportion
+from alignkit_eval.statistics import Floats, clustered_mean, clustered_proportion, clustered_ratio
 
 CONTRASTS = (
     Contrast("accuracy_sum", "credit_sum", verdict=("accuracy_mean",)),
     Contrast("accuracy_mean", "credit_mean", verdict=("accuracy_sum",)),
     Contrast("accuracy_ref", "credit_ref"),
+    Contrast("accuracy_best", "credit_best", "groups"),
 )
 """Sum and mean favour answers of different lengths: a winner is named only where both agree."""
 
@@ -52,6 +53,8 @@ class Pair:
     chosen: CompletionScore
     rejected: CompletionScore
     start_margin: float | None = None
+    group: str = ""
+    """Name of the row with several rejected answers that the pair was made from, where it was."""
 
     @property
     def margin_sum(self) -> float:
@@ -112,14 +115,15 @@ class PreferenceSuite(Suite[PreferenceSettings]):
         )
         require_finite(self.name, zip((e.id for e in examples), scores, strict=True))
         pairs = make_pairs(examples, scores, target.start)
+        items = [pair.item() | best for pair, best in zip(pairs, best_of(pairs), strict=True)]
         return SuiteResult(
             suite=self.name,
             n=len(pairs),
             clusters=len({pair.cluster for pair in pairs}),
             metrics=preference_metrics(pairs, self.settings.calibration_bins),
-            items=[pair.item() for pair in pairs],
+            items=items,
             settings=self.settings.model_dump(mode="json"),
-            contrasts=[c for c in CONTRASTS if c.numerator in pairs[0].item()],
+            contrasts=[c for c in CONTRASTS if c.numerator in items[0]],
         )
 
 
@@ -155,8 +159,28 @@ def make_pairs(
             chosen=chosen,
             rejected=rejected,
             start_margin=None if margins is None else margins[example.id],
+            group=str(example.fields.get("group", "")),
         )
         for example, (chosen, rejected) in zip(examples, scores, strict=True)
+    ]
+
+
+def best_of(pairs: Sequence[Pair]) -> list[dict[str, float]]:
+    """Return what each pair adds to best-of-n accuracy: does the chosen answer beat every rejected one of its row, by sum?
+
+    A row's credit, its worst pair's, stands on the first of its pairs (``groups`` is 1 there and 0 on the others); a pair
+    of its own is a row of its own. Nothing where no row has several rejected answers.
+    """
+    if not any(pair.group for pair in pairs):
+        return [{} for _ in pairs]
+    credits: dict[str, float] = {}
+    for pair in pairs:
+        name = pair.group or pair.id
+        credits[name] = min(credit(pair.margin_sum), credits.get(name, 1.0))
+    # What is left in `credits` belongs to rows whose first pair is still to come.
+    return [
+        {"credit_best": credits.pop(name), "groups": 1.0} if name in credits else {"credit_best": 0.0, "groups": 0.0}
+        for name in (pair.group or pair.id for pair in pairs)
     ]
 
 
@@ -191,6 +215,10 @@ def preference_metrics(pairs: Sequence[Pair], bins: int) -> dict[str, Estimate]:
     if grown:
         metrics["accuracy_ref"] = clustered_proportion([credit(margin) for margin in grown], clusters)
         metrics["margin_ref"] = clustered_mean(grown, clusters)
+    if any(pair.group for pair in pairs):
+        best = best_of(pairs)
+        credits, groups = ([item[key] for item in best] for key in ("credit_best", "groups"))
+        metrics["accuracy_best"] = clustered_ratio(credits, groups, clusters)
     for relation in ("shorter", "same", "longer"):
         if part := [pair for pair in pairs if pair.length_relation == relation]:
             metrics[f"accuracy_sum/{relation}"] = accuracy(part)

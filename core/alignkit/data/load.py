@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from alignkit.config import DataConfig
+from alignkit.data.alternatives import one_by_one
 from alignkit.data.cache import cache_key, cached
 from alignkit.data.report import DataReport, Dropped, SetReport, SourceReport
 from alignkit.data.rows import RawRows, Row, digest
@@ -184,10 +185,10 @@ class Loader:
         """Load the rows of a source, a plugin's answer before our own."""
         raw = self.load(source, split) if self.load is not None else None
         if raw is None:
-            return load_rows(source, split, self.config, default_splits=default_splits, limit=limit)
-        if not len(raw.rows):
+            raw = load_rows(source, split, self.config, default_splits=default_splits, limit=limit)
+        elif not len(raw.rows):
             raise DataError(f"{raw.source} holds no rows")
-        return raw.head(limit)
+        return one_by_one(raw.head(limit), self.config.columns)
 
     def normalise(self, raw: RawRows, kind: RowKind) -> list[Row]:
         """Bring rows to the shape of ``kind``, unusable ones marked."""
