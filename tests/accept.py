@@ -131,10 +131,63 @@ def _kill(process: subprocess.Popen[bytes], run: Path, target: int, draw: random
     return partial.is_dir() and any(partial.glob("checkpoint-*"))
 
 
+def statistics(work: Path) -> dict[str, Any]:
+    """Type I error <= 6.5 % at nominal 5 % with and without cluster and seed effects; power as theory says; closed cases."""
+    from scipy import stats
+
+    from tests.simulate import NULLS, covered, rejected
+
+    trials = 4000
+    errors = {name: rejected(trials, clusters=100, **about) for name, about in NULLS.items()}
+    worst = max(errors, key=errors.__getitem__)
+    assert errors[worst] <= 0.065, f"{worst}: {errors[worst]:.3f}"
+    # Items of their own cluster, rates uniform on [.3, .7]: p (1 - p) is .25 - .04 / 3 on average.
+    error = (2 * (0.25 - 0.04 / 3) / 400) ** 0.5
+    expected = float(stats.norm.sf(stats.norm.ppf(0.975) - 0.1 / error))
+    found = rejected(trials, seeds=1, clusters=400, per_cluster=1, shift=0.1)
+    assert abs(found - expected) < 0.04, f"power {found:.3f}, expected {expected:.3f}"
+    cover = covered(trials, 0.05, seeds=3, cluster_sd=0.1, seed_sd=0.03)
+    assert cover >= 0.935, f"coverage {cover:.3f}"
+    shown = {name: round(error, 4) for name, error in errors.items()}
+    return {"type I error": shown, "power": [round(found, 3), round(expected, 3)], "coverage": round(cover, 3)}
+
+
+def harness(work: Path) -> dict[str, Any]:
+    """Suites, comparison, sweep and report: every case, in a real browser; agreement with lm-eval to 1e-4."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        command("apt-get", "install", "-y", "-qq", "chromium", "chromium-driver", cwd=work)
+    return tests(*sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tests").glob("test_eval_*.py")))
+
+
+def demo_sweep(work: Path) -> dict[str, Any]:
+    """lambda {0, .1, .5, 1, 5} and DPO x 3 seeds on the demo: within 10 CPU-minutes, at most the cost of its parts."""
+    over = ["--over", "method=orpo,dpo", "--over", "lambda=0,0.1,0.5,1,5", "--seeds", "0,1,2"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command(BIN / "align", "sweep", *over, "--name", "demo", cwd=work)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    stored = json.loads((work / "runs/demo/sweep.json").read_text())
+    spent = [cell["timings"] for cell in stored["cells"]]
+    parts = {stage: sum(t.get(stage, {}).get("cpu_seconds", 0.0) for t in spent) for stage in spent[0]}
+    arms = {arm["name"]: arm["metrics"]["prefs"]["accuracy_sum"][0] for arm in stored["comparison"]["arms"]}
+    significant = sorted({c["arm"] for c in stored["comparison"]["contrasts"] if (c["p_holm"] or 1) < 0.05})
+    assert seconds < 600, f"{seconds:.0f} CPU-seconds"
+    assert (work / "runs/demo/report.html").is_file()
+    return {
+        "cpu_seconds": round(seconds),
+        "train": round(parts["train"]),
+        "evaluate": round(parts["evaluate before"] + parts["evaluate after"]),
+        "all else": round(seconds - parts["train"] - parts["evaluate before"] - parts["evaluate after"]),
+        "accuracy by sum": {name: round(value, 3) for name, value in arms.items()},
+        "differ from lambda 0": significant,
+    }
+
+
 def bench(work: Path) -> dict[str, Any]:
     """Time and memory of a training step against TRL, every target met."""
     command(sys.executable, "-m", "bench", "--output", OUTPUT / "bench.json", cwd=ROOT)
     rows = json.loads((OUTPUT / "bench.json").read_text())["rows"]
+    rows += json.loads((OUTPUT / "bench.json").read_text())["scoring"]
     missed = [row for row in rows if row.get("met") is False]
     assert not missed, f"{len(missed)} of {len(rows)} targets missed, first: {missed[0]}"
     return {"rows": len(rows), "targets met": sum(row.get("met") is True for row in rows)}
@@ -159,6 +212,9 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     invariance,
     bad_input,
     kill_and_resume,
+    statistics,
+    harness,
+    demo_sweep,
     bench,
     clean_clone,
 ]

@@ -67,6 +67,10 @@ def choose(model: Any, candidates: Sequence[Backend], device: torch.device) -> S
     examples, pad_id = _examples(config)
     with _undisturbed(model), _narrow_windows(model, config):
         expected = _reference(model, examples)
+        if bool(expected.isnan().any()):
+            raise ModelError(
+                f"{type(model).__name__} cannot be scored: it answers NaN (a weight that is not a number, or an overflow)"
+            )
         for backend in candidates:
             scorer = Scorer(backend, share, pad_id=pad_id)
             reason = _refusal(model, config, backend, device) or _disagreement(model, scorer, examples, expected)
