@@ -166,7 +166,7 @@ def test_what_cannot_be_run(demo: Target, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no task directory"):
         run(demo, include_path=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match=r"cannot load hellaswag: .*needs its data set on disk"):
-        run(demo, "hellaswag")
+        run(demo, "hellaswag")  # by its stock name: reads lm-eval's whole index, once
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

@@ -89,18 +89,17 @@ def _answer(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     # A checkpoint's own sampling settings would only raise a warning where nothing is sampled.
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else dict.fromkeys(_SAMPLING)
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            num_beams=1,
-            use_cache=True,
-            pad_token_id=pad,
-            logits_processor=[_refuse_nan],
-            **sampling,
-        )
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=pad,
+        logits_processor=[_refuse_nan],
+        **sampling,
+    )
     return [_until(answer, ends) for answer in output[:, width:].tolist()]
 
 
@@ -127,14 +126,9 @@ def _undisturbed(model: torch.nn.Module, seed: int) -> Iterator[None]:
     """Switch dropout off and seed torch for the block; restore modes and random state after it."""
     import torch
 
-    modes = [(module, module.training) for module in model.modules()]
+    from alignkit.scoring.backends import evaluating
+
     device = next(model.parameters()).device
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluating(model):
         torch.manual_seed(seed)
-        model.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
+        yield

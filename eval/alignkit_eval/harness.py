@@ -67,9 +67,11 @@ class HarnessSuite(Suite[HarnessSettings]):
 
     def evaluate(self, target: Target) -> SuiteResult:
         """Run the tasks; ``NoRowsError`` without any, ``RunFailedError`` where the model's numbers are not finite."""
+        from alignkit.scoring.backends import evaluating
+
         manager, _ = self._tasks()
         model = target.policy.model
-        with _undisturbed(), _evaluating(model):
+        with _undisturbed(), evaluating(model):
             _require_numbers(model, target)
             found = self._run(manager, target)
         samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
@@ -243,11 +245,8 @@ def _numbers(responses: Any) -> Iterator[float]:
 
 def _require_numbers(model: Any, target: Target) -> None:
     """Raise where the model's logits on any text are no numbers: what it generates would be silently meaningless."""
-    import torch
-
     ids = target.tokenizer("0", return_tensors="pt")["input_ids"].to(next(model.parameters()).device)
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits
+    logits = model(input_ids=ids).logits
     if bool(logits.isnan().any()):
         raise RunFailedError(f"suite 'lm-eval': the logits of {target.name} are not numbers")
 
@@ -283,18 +282,6 @@ def _undisturbed() -> Iterator[None]:
         finally:
             random.setstate(state)
             np.random.set_state(numpy_state)
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Put a model into evaluation mode, in which lm-eval would leave it, for the block."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextlib.contextmanager

@@ -101,19 +101,14 @@ def kl_of(
     Both models run on the device they are on, in evaluation mode, without gradient; distributions are made in float32,
     sums in float64.
     """
-    import torch
+    from alignkit.scoring.backends import evaluating
 
     divergences = [0.0] * len(examples)
-    modes = [(m, m.training) for m in (model, other)]
-    for m, _ in modes:
-        m.eval()
-    with torch.no_grad():
+    with evaluating(model), evaluating(other):
         for rows in _batches(examples, tokens_per_batch):
             found = _batch_kl(model, other, [examples[i] for i in rows])
             for i, value in zip(rows, found, strict=True):
                 divergences[i] = value
-    for m, training in modes:
-        m.train(training)
     return divergences
 
 
