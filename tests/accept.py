@@ -169,7 +169,7 @@ def demo_sweep(work: Path) -> dict[str, Any]:
     stored = json.loads((work / "runs/demo/sweep.json").read_text())
     spent = [cell["timings"] for cell in stored["cells"]]
     parts = {stage: sum(t.get(stage, {}).get("cpu_seconds", 0.0) for t in spent) for stage in spent[0]}
-    arms = {arm["name"]: arm["metrics"]["prefs"]["accuracy_sum"][0] for arm in stored["comparison"]["arms"]}
+    arms = {arm["name"]: arm["metrics"]["prefs"]["accuracy_sum"]["value"] for arm in stored["comparison"]["arms"]}
     significant = sorted({c["arm"] for c in stored["comparison"]["contrasts"] if (c["p_holm"] or 1) < 0.05})
     assert seconds < 600, f"{seconds:.0f} CPU-seconds"
     assert (work / "runs/demo/report.html").is_file()

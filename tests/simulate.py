@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from alignkit_eval.paired import Difference, effect, judge, minus
+from scipy import stats
 
 
 def experiment(
@@ -18,22 +21,44 @@ def experiment(
 ) -> Difference:
     """Compare two simulated arms of 0/1 credits whose success rates differ by ``shift``.
 
-    The arms answer differently by cluster (``cluster_sd``, a method x cluster effect) and by seed (``seed_sd``); both
-    effects are zero on average.
+    One arm answers differently by cluster (``cluster_sd``, a method x cluster effect), and every run of either arm is off by
+    an amount of its own (``seed_sd``); both effects are zero on average.
     """
     ids = np.repeat(np.arange(clusters), per_cluster)
     difficulty = draw.uniform(0.3, 0.7, size=len(ids))
-    effects = draw.normal(0, cluster_sd, size=clusters)[ids] + draw.normal(0, seed_sd, size=seeds)[:, None]
-    base = draw.random((seeds, len(ids))) < difficulty
-    arm = draw.random((seeds, len(ids))) < np.clip(difficulty + shift + effects, 0, 1)
-    return judge(minus(effect(arm.astype(float)), effect(base.astype(float))), [str(i) for i in ids])
+    by_cluster = draw.normal(0, cluster_sd, size=clusters)[ids]
+    base, arm = (
+        (draw.random((seeds, len(ids))) < np.clip(rates + draw.normal(0, seed_sd, size=(seeds, 1)), 0, 1)).astype(float)
+        for rates in (difficulty, difficulty + shift + by_cluster)
+    )
+    return judge(minus(effect(arm), effect(base)), [str(i) for i in ids])
 
 
 def rejected(trials: int, seed: int = 0, **about: float) -> float:
-    """Return the share of experiments with p below 5 %: the type I error where ``shift`` is 0, else the power."""
+    """Return the share of experiments with p below 5 %."""
     draw = np.random.default_rng(seed)
     found = [experiment(draw, **about).p for _ in range(trials)]  # type: ignore[arg-type]
     return float(np.mean([p is not None and p < 0.05 for p in found]))
+
+
+def type_one_error(trials: int, seed: int = 0, **about: float) -> float:
+    """Return how often a difference is found where there is none."""
+    return rejected(trials, seed, **about | {"shift": 0.0})
+
+
+def power(trials: int, shift: float, seed: int = 0, **about: float) -> float:
+    """Return how often a difference of ``shift`` is found."""
+    return rejected(trials, seed, **about | {"shift": shift})
+
+
+def expected_power(items: int, shift: float) -> float:
+    """Return the theoretical power of one seed on ``items`` items of their own cluster, by the normal distribution.
+
+    Success rates are uniform on [.3, .7], so that p (1 - p) is .25 - .04 / 3 on average, and the difference of two arms has
+    twice that variance.
+    """
+    error = math.sqrt(2 * (0.25 - 0.04 / 3) / items)
+    return float(stats.norm.sf(stats.norm.ppf(0.975) - shift / error))
 
 
 def covered(trials: int, shift: float, seed: int = 0, **about: float) -> float:
@@ -46,6 +71,7 @@ def covered(trials: int, shift: float, seed: int = 0, **about: float) -> float:
 NULLS: dict[str, dict[str, float]] = {
     f"{seeds} seeds, cluster sd {cluster_sd}, seed sd {seed_sd}": {
         "seeds": seeds,
+        "per_cluster": 8,
         "cluster_sd": cluster_sd,
         "seed_sd": seed_sd,
     }
@@ -53,4 +79,7 @@ NULLS: dict[str, dict[str, float]] = {
     for seed_sd in seed_sds
     for cluster_sd in (0.0, 0.15)
 }
-"""Settings in which nothing is different: with and without cluster effects and seed effects."""
+"""Settings in which nothing is different: with and without cluster effects and seed effects.
+
+With 100 clusters of 8 items and a seed sd of .03 in both arms, the seeds' variance is about three times the items'.
+"""

@@ -9,7 +9,7 @@ import pytest
 from alignkit_eval.paired import effect, holm, judge, minus
 from scipy import stats
 
-from tests.simulate import NULLS, covered, rejected
+from tests.simulate import NULLS, covered, expected_power, power, type_one_error
 
 CLUSTERS = ["a", "a", "b", "c", "d"]
 
@@ -100,9 +100,10 @@ def test_nothing_to_judge_by(seeds: int) -> None:
     assert one_cluster[1:5] == (None, None, None, None)
     one_item = difference([[1]] * seeds, [[0]] * seeds, ["a"])
     assert (one_item.diff, one_item.p) == (1, None)
+    # The same gain everywhere has no spread to build an interval from; flipping the signs of 4 clusters judges it.
     same_gain = difference([[1] * 5] * seeds, [[0] * 5] * seeds)
-    assert (same_gain.diff, same_gain.low) == (1, None)
-    assert same_gain.p == (pytest.approx(1 / 8) if seeds == 1 else None)
+    assert (same_gain.diff, same_gain.low, same_gain.test) == (1, None, "cluster sign-flip")
+    assert same_gain.p == pytest.approx(2 / 16)
 
 
 @pytest.mark.parametrize(
@@ -125,20 +126,36 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+def test_few_seeds_do_not_lend_the_freedom_of_many_items() -> None:
+    # Two seeds that happen to agree to the last digit: V_seeds is 0, and Satterthwaite would give 199 degrees of freedom.
+    draw = np.random.default_rng(4)
+    values = np.tile(draw.normal(0.1, 1, size=200), (2, 1))
+    found = judge(effect(values), [str(i) for i in range(200)])
+    error = values[0].std(ddof=1) / math.sqrt(200)
+    assert found.high == pytest.approx(values.mean() + stats.t.ppf(0.975, 4 * (2 - 1)) * error)
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(values.mean()) / error, 4))
+
+
+def test_random_flips_agree_with_all_flips(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(6).normal(0.4, 1, size=(1, 12))
+    clusters = [str(i) for i in range(12)]
+    exact = judge(effect(values), clusters).p
+    monkeypatch.setattr("alignkit_eval.paired._EXACT", 0)
+    monkeypatch.setattr("alignkit_eval.paired._BLOCK", 1000)  # several blocks
+    drawn = judge(effect(values), clusters).p
+    assert exact is not None
+    assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))
+
+
 @pytest.mark.parametrize("about", NULLS.values(), ids=NULLS)
 def test_type_one_error(about: dict[str, float]) -> None:
-    """A short form of what the acceptance run does with 20 times as many trials: 400 give a standard error of 1.1 %."""
-    assert rejected(400, clusters=60, **about) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+    """A short form of what the acceptance run does with ten times as many trials: 400 give a standard error of 1.1 %."""
+    assert type_one_error(400, clusters=100, **about) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
 def test_power_is_what_theory_says() -> None:
-    # 400 items of their own cluster, a shift of .1 on rates about .5: d has variance .5 at most, less the shift's square.
-    error = math.sqrt(
-        2 * (0.25 - 0.0133) / 400
-    )  # difficulty is uniform on [.3, .7]: p (1 - p) is .25 - .04 / 3 on average
-    expected = stats.norm.sf(stats.norm.ppf(0.975) - 0.1 / error)
-    found = rejected(400, seeds=1, clusters=400, per_cluster=1, shift=0.1)
-    assert found == pytest.approx(expected, abs=0.07)
+    found = power(300, shift=0.1, seeds=1, clusters=400, per_cluster=1)
+    assert found == pytest.approx(expected_power(400, 0.1), abs=0.07)
 
 
 def test_intervals_cover() -> None:

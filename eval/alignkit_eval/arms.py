@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignkit import SuiteResult
 from alignkit.errors import ConfigError
+from alignkit.files import plain
 from alignkit.rundir import RunDir, read_evaluation
 
 from alignkit_eval.comparison import Cost
@@ -35,9 +37,16 @@ class RunResult:
     """Configuration by dotted key, without what only watches the run."""
     results: Mapping[str, SuiteResult]
     conventions: Mapping[str, Any] = field(default_factory=dict)
-    start: tuple[str | None, Path] | None = None
-    """Hash of the start model, and the directory of its results."""
+    start: str | None = None
+    """Hash of the start model."""
+    stages: tuple[str, ...] = ()
+    """Methods of the runs its start model came from, the first one first."""
     cost: Cost = field(default_factory=Cost)
+
+    @property
+    def label(self) -> str | None:
+        """The methods it took, ``sft+dpo``; None for a model that was evaluated on its own."""
+        return None if self.method is None else "+".join([*self.stages, self.method])
 
 
 def read_run(path: Path | str) -> RunResult:
@@ -46,33 +55,42 @@ def read_run(path: Path | str) -> RunResult:
     results = _results(path / "eval")
     if not (path / "run.json").is_file():
         if not results:
-            raise ConfigError(f"{path} is neither a run nor the result of an evaluation: it holds no eval/SUITE.json")
+            below = sorted(child.parent for child in path.glob("*/eval") if any(child.glob("*.json")))
+            hint = f" (did you mean {below[0]}?)" if below else ""
+            raise ConfigError(
+                f"{path} is neither a run nor the result of an evaluation: it holds no eval/SUITE.json{hint}"
+            )
         return RunResult(path, 0, None, {}, results)
     record = RunDir.open(path).read_record()
     if record.get("status") != "finished":
         raise ConfigError(f"{path} is not a finished run (its status is {record.get('status')})")
     if not results:
         raise ConfigError(f"{path} holds no evaluation: run align eval {path} first")
-    config = _flat(record.get("config", {}))
-    settings = {key: value for key, value in config.items() if key not in _WATCHING and _trains(key)}
+    stages = stages_of(record)
+    methods = tuple(str(stage.record.get("method")) for stage in stages)
     return RunResult(
-        path,
-        int(record.get("seed", 0)),
-        str(record["method"]),
-        settings,
-        results,
-        record.get("conventions", {}),
-        (record.get("model", {}).get("hash"), path / "eval" / "before"),
-        cost_of(record),
+        path=path,
+        seed=int(record.get("seed", 0)),
+        method=methods[-1],
+        settings=_settings(stages),
+        results=results,
+        conventions=record.get("conventions", {}),
+        start=record.get("model", {}).get("hash"),
+        stages=methods[:-1],
+        cost=cost_of(stages),
     )
 
 
 def start_of(runs: Sequence[RunResult]) -> RunResult:
     """Return the start model all runs share; raises ``ConfigError`` where they do not share one."""
-    found = {run.start[0]: run.start[1] for run in reversed(runs) if run.start is not None}
-    if len(found) != 1 or any(run.start is None for run in runs):
-        raise ConfigError("the runs do not share one start model, so it cannot be the baseline")
-    directory = next(iter(found.values()))
+    for run in runs:
+        if run.start is None:
+            raise ConfigError(f"there is no start model to compare with: {run.path} is not known to have one")
+        if run.start != runs[0].start:
+            raise ConfigError(
+                f"there is no one start model to compare with: {runs[0].path} and {run.path} started from different ones"
+            )
+    directory = runs[0].path / "eval" / "before"
     results = _results(directory)
     if not results:
         raise ConfigError(f"{directory} holds no evaluation of the start model (eval.before was off)")
@@ -90,45 +108,97 @@ class Group:
 
 def group(runs: Sequence[RunResult]) -> list[Group]:
     """Put runs that differ in their seed alone into one group, in the order they were given."""
-    together: dict[str, list[RunResult]] = {}
-    for run in runs:
-        identity = repr(run.path) if run.method is None else repr((run.method, sorted(run.settings.items(), key=str)))
-        together.setdefault(identity, []).append(run)
-    for members in together.values():
-        seeds = [run.seed for run in members]
-        if len(set(seeds)) < len(seeds):
-            twice = next(run for run in members if seeds.count(run.seed) > 1)
-            raise ConfigError(
-                f"{twice.path} and another run have one configuration and one seed: leave one of them out"
-            )
-    groups = [tuple(sorted(members, key=lambda run: run.seed)) for members in together.values()]
-    told = [_told_apart(members[0], [other[0] for other in groups]) for members in groups]
-    names = [_name(members[0], settings) for members, settings in zip(groups, told, strict=True)]
-    names = [_unlike(name, i, names, groups) for i, name in enumerate(names)]
+    groups = [tuple(sorted(members, key=lambda run: run.seed)) for members in _alike_but_for_the_seed(runs)]
+    first = [members[0] for members in groups]
+    names = [_name(run, first) for run in first]
     return [
-        Group(name, ({"method": members[0].method} if members[0].method else {}) | settings, members)
-        for name, settings, members in zip(names, told, groups, strict=True)
+        Group(
+            name if names.count(name) == 1 else f"{name} ({run.path})",
+            ({"method": run.method} if run.method else {}) | _told_apart(run, first),
+            members,
+        )
+        for name, run, members in zip(names, first, groups, strict=True)
     ]
 
 
-def cost_of(record: Mapping[str, Any], seen: frozenset[str] = frozenset()) -> Cost:
-    """Return what a run cost to train, with the runs its start model came from; None for what a record does not say."""
+def _alike_but_for_the_seed(runs: Sequence[RunResult]) -> list[list[RunResult]]:
+    """Group runs by what was trained; where that leaves one seed twice, by what they started from as well."""
+    found = []
+    for members in _grouped(runs, lambda run: run.settings):
+        parts = [members]
+        if _seed_twice(members) is not None:
+            parts = _grouped(members, lambda run: run.start)
+        for part in parts:
+            twice = _seed_twice(part)
+            if twice is not None:
+                raise ConfigError(
+                    f"{twice.path} and another run have one configuration and one seed: leave one of them out"
+                )
+        found += parts
+    return found
+
+
+def _grouped(runs: Sequence[RunResult], about: Callable[[RunResult], Any]) -> list[list[RunResult]]:
+    together: dict[str, list[RunResult]] = {}
+    for run in runs:
+        identity = run.path if run.method is None else (run.label, plain(about(run)))
+        together.setdefault(json.dumps(plain(identity), sort_keys=True), []).append(run)
+    return list(together.values())
+
+
+def _seed_twice(runs: Sequence[RunResult]) -> RunResult | None:
+    seeds = [run.seed for run in runs]
+    return next((run for run in runs if seeds.count(run.seed) > 1), None)
+
+
+class Stage(NamedTuple):
+    """One run of a pipeline."""
+
+    record: Mapping[str, Any]
+    """Its run.json."""
+    start: Path | None
+    """Where in the run before it (``model``, ``checkpoints/checkpoint-20``) it found its start model."""
+
+
+def stages_of(record: Mapping[str, Any]) -> list[Stage]:
+    """Return the runs a model went through, from the first one to the one with this record."""
+    found: list[Stage] = []
+    seen = set[Path]()
+    while True:
+        path = _start_path(record)
+        # RUN/model or RUN/checkpoints/checkpoint-N; a hub id is no absolute path.
+        above = [parent for parent in path.parents[:2] if (parent / "run.json").is_file()] if path.is_absolute() else []
+        if not above or above[0] in seen:
+            return [Stage(record, None), *reversed(found)]
+        seen.add(above[0])
+        found.append(Stage(record, path.relative_to(above[0])))
+        record = RunDir.open(above[0]).read_record()
+
+
+def cost_of(stages: Sequence[Stage]) -> Cost:
+    """Return what a model cost to train, every stage of it; None for what a record does not say."""
+    if _started_from_a_lost_run(stages[0].record):
+        return Cost()
+    tokens, flops, seconds, memory = zip(*(_own_cost(stage.record) for stage in stages), strict=True)
+    return Cost(_total(tokens), _total(flops), _total(seconds), None if None in memory else max(memory))
+
+
+def _own_cost(record: Mapping[str, Any]) -> tuple[float | None, float | None, float | None, float | None]:
+    """Return tokens, FLOPs, seconds and memory of one run, its reference passes included."""
     train = record.get("train", {})
-    own = Cost(
-        _sum(train.get("tokens"), train.get("reference_tokens", 0)),
-        train.get("flops"),
-        _sum(train.get("seconds"), record.get("timings", {}).get("reference", {}).get("seconds", 0)),
-        train.get("memory_gb"),
-    )
-    path = str(record.get("model", {}).get("path", ""))
-    earlier = Path(path).parent if path.endswith("/model") else None
-    if earlier is None or not (earlier / "run.json").is_file() or path in seen:
-        return own
-    before = cost_of(RunDir.open(earlier).read_record(), seen | {path})
-    memory = None if own.memory_gb is None or before.memory_gb is None else max(own.memory_gb, before.memory_gb)
-    return Cost(
-        _sum(own.tokens, before.tokens), _sum(own.flops, before.flops), _sum(own.seconds, before.seconds), memory
-    )
+    tokens = _total((train.get("tokens"), train.get("reference_tokens", 0)))
+    seconds = _total((train.get("seconds"), record.get("timings", {}).get("reference", {}).get("seconds", 0)))
+    return tokens, train.get("flops"), seconds, train.get("memory_gb")
+
+
+def _started_from_a_lost_run(record: Mapping[str, Any]) -> bool:
+    """Whether a run was told to start from a run's directory that is no longer there: what that one cost is unknown."""
+    path, name = _start_path(record), str(record.get("model", {}).get("name", ""))
+    return path.is_absolute() and path.name == "model" and path.parent.name == Path(name).name
+
+
+def _start_path(record: Mapping[str, Any]) -> Path:
+    return Path(str(record.get("model", {}).get("path", "")))
 
 
 def mean_cost(runs: Sequence[RunResult]) -> Cost:
@@ -146,8 +216,21 @@ def _results(directory: Path) -> dict[str, SuiteResult]:
     return {name: read_evaluation(directory, name) for name in names}
 
 
-def _trains(key: str) -> bool:
-    return not key.startswith(("run.", "eval."))
+def _settings(stages: Sequence[Stage]) -> dict[str, Any]:
+    """Return the settings of the last stage by dotted key, without what only watches it.
+
+    A start model that a run made is described by that run's settings under ``start.``, not by its path: pipelines that
+    differ in their seeds alone are one arm.
+    """
+    settings: dict[str, Any] = {}
+    for stage in stages:
+        before = {f"start.{key}": value for key, value in settings.items()}
+        flat = _flat(stage.record.get("config", {}))
+        settings = {k: v for k, v in flat.items() if k not in _WATCHING and not k.startswith(("run.", "eval."))}
+        if stage.start is not None:
+            del settings["model.name"]
+            settings |= before | {"start.directory": str(stage.start)}
+    return settings
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -164,22 +247,24 @@ def _told_apart(run: RunResult, others: Sequence[RunResult]) -> dict[str, Any]:
     """Return the settings in which a run differs from another: the method's own from runs of its method alone."""
 
     def differs(key: str) -> bool:
-        rivals = [o for o in others if o.method == run.method or (o.method and not key.startswith("method."))]
+        if key.startswith("method."):
+            rivals = [other for other in others if other.method == run.method]
+        elif key.startswith("start."):
+            rivals = [other for other in others if other.label == run.label]
+        else:
+            rivals = [other for other in others if other.method]
         return any(other.settings.get(key) != run.settings[key] for other in rivals)
 
     return {key.removeprefix("method."): value for key, value in run.settings.items() if differs(key)}
 
 
-def _name(run: RunResult, settings: Mapping[str, Any]) -> str:
-    if run.method is None:
-        return START if run.path.name == "before" else run.path.name
-    return " ".join([run.method, *(f"{key}={value}" for key, value in settings.items())])
+def _name(run: RunResult, others: Sequence[RunResult]) -> str:
+    """Return the methods a run took, with the settings that tell it from other runs of the same ones."""
+    if run.label is None:
+        return START if run.path.name == "before" else run.path.resolve().name
+    own = _told_apart(run, [other for other in others if other.label == run.label])
+    return " ".join([run.label, *(f"{key}={value}" for key, value in own.items())])
 
 
-def _unlike(name: str, position: int, names: Sequence[str], groups: Sequence[tuple[RunResult, ...]]) -> str:
-    """Return a name no other arm has: where settings do not tell two apart, their directories do."""
-    return name if names.count(name) == 1 else str(groups[position][0].path)
-
-
-def _sum(*values: float | None) -> float | None:
-    return None if any(value is None for value in values) else sum(value for value in values if value is not None)
+def _total(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(value for value in values if value is not None)

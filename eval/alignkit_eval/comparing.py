@@ -7,16 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from alignkit import Contrast, Estimate, SuiteResult
+from alignkit import Contrast, Estimate
 from alignkit.errors import ConfigError
 
 from alignkit_eval.arms import START, Group, RunResult, group, mean_cost, read_run, start_of
+from alignkit_eval.comparable import (
+    Values,
+    common_contrasts,
+    common_suites,
+    item_values,
+    provenance_notes,
+    shared_items,
+)
 from alignkit_eval.comparison import Arm, Comparison, ContrastResult
-from alignkit_eval.paired import Difference, Effect, effect, holm, judge, minus
+from alignkit_eval.paired import Difference, Effect, holm, judge, minus
+from alignkit_eval.statistics import transformed
 from alignkit_eval.verdict import Judged, verdict_of
+
+_LARGEST = 300.0
+"""Logarithm beyond which a ratio is as good as infinite: the end of an interval that reaches it is not given."""
 
 
 def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> Comparison:
@@ -29,6 +40,8 @@ def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> C
     Raises:
         ConfigError: a directory cannot be read, or the runs were evaluated on different items.
     """
+    if not runs:
+        raise ConfigError("there is nothing to compare: name at least one run")
     read = [read_run(path) for path in _once([*runs, *([] if baseline in (None, START) else [baseline])])]
     groups = group(read)
     if baseline == START:
@@ -43,13 +56,19 @@ def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> C
             "there is one arm only: the runs differ in nothing but their seed; name a run to compare it with"
         )
     notes: list[str] = []
-    suites = _common_suites(groups, notes)
+    suites = common_suites(groups, notes)
     notes += _said(groups)
     table = _Table(groups, suites, notes)
     others = [g for g in groups if g is not first]
     contrasts = table.contrasts([(g, first) for g in others])
-    pairs = table.contrasts(list(combinations(groups, 2)), judging=True)
-    verdict, winner = verdict_of(first.name, [g.name for g in groups], contrasts, [Judged(*pair) for pair in pairs])
+    pairs = table.contrasts([*((g, first) for g in others), *combinations(others, 2)], judging=True)
+    verdict, winner = verdict_of(
+        first.name,
+        [g.name for g in groups],
+        [contrast for _, contrast in contrasts],
+        [Judged(*pair) for pair in pairs],
+        one_seed=[g.name for g in groups if _trained(g) and len(g.runs) == 1],
+    )
     return Comparison(
         baseline=first.name,
         arms=tuple(table.arm(g) for g in groups),
@@ -61,26 +80,19 @@ def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> C
     )
 
 
-class Values(NamedTuple):
-    """One contrast's item values of one group: ``[K, n]`` each, and the cluster of each item."""
-
-    seeds: tuple[int, ...]
-    effect: Effect
-    clusters: list[str]
-
-
 class _Table:
     """Item values of every group, suite and contrast, read once."""
 
     def __init__(self, groups: Sequence[Group], suites: Sequence[str], notes: list[str]) -> None:
         self.notes = notes
-        self.suites = {name: _contrasts(name, groups, notes) for name in suites}
+        self.suites = {name: common_contrasts(name, groups, notes) for name in suites}
         self.values: dict[tuple[str, str, str], Values] = {}
         for name, contrasts in self.suites.items():
-            ids = _ids(name, groups)
+            items = shared_items(name, groups)
+            notes += provenance_notes(name, groups)
             for g in groups:
                 for contrast in contrasts:
-                    self.values[g.name, name, contrast.metric] = _values(g, name, contrast, ids)
+                    self.values[g.name, name, contrast.metric] = item_values(g, name, contrast, items)
 
     def contrasts(
         self, pairs: Iterable[tuple[Group, Group]], *, judging: bool = False
@@ -102,38 +114,32 @@ class _Table:
         rows, base_rows = self._paired_seeds(arm, mine, baseline, theirs)
         difference = judge(minus(_pick(mine.effect, rows), _pick(theirs.effect, base_rows)), mine.clusters)
         if contrast.log:
-            difference = _in_unit(difference, math.exp(float(theirs.effect.seeds[base_rows].mean())))
+            difference = _in_unit(difference, math.exp(min(float(theirs.effect.seeds[base_rows].mean()), _LARGEST)))
         return ContrastResult(
             arm=arm.name,
             suite=suite,
             metric=contrast.metric,
-            diff=difference.diff,
-            low=difference.low,
-            high=difference.high,
-            p=difference.p,
             p_holm=None,
-            n=difference.n,
-            clusters=difference.clusters,
-            seeds=difference.seeds,
-            detectable=difference.detectable,
             higher_is_better=contrast.higher_is_better,
-            test=difference.test,
+            **difference._asdict(),
         )
 
     def _paired_seeds(self, arm: Group, mine: Values, baseline: Group, theirs: Values) -> tuple[list[int], list[int]]:
-        """Return which rows of either side make pairs: those of shared seeds, else in order."""
-        if len(theirs.seeds) == 1 and baseline.runs[0].method is None:  # a model that was not trained here has no seed
+        """Return which rows of either side make pairs: those of shared seeds, else in order; it is noted what is left out."""
+        # A model that was not trained here has no seed: it stands against every seed of the other.
+        if not _trained(baseline):
             return list(range(len(mine.seeds))), [0] * len(mine.seeds)
+        if not _trained(arm):
+            return [0] * len(theirs.seeds), list(range(len(theirs.seeds)))
         shared = [seed for seed in mine.seeds if seed in theirs.seeds]
+        between = f"{arm.name} and {baseline.name}"
         if shared:
             left = (set(mine.seeds) | set(theirs.seeds)) - set(shared)
             if left:
-                self.notes.append(
-                    f"{arm.name} and {baseline.name} are paired on the seeds both have; left out: {sorted(left)}"
-                )
+                self.notes.append(f"{between} are paired on the seeds both have; left out: {sorted(left)}")
             return [mine.seeds.index(s) for s in shared], [theirs.seeds.index(s) for s in shared]
         count = min(len(mine.seeds), len(theirs.seeds))
-        self.notes.append(f"{arm.name} and {baseline.name} share no seed and are paired in order")
+        self.notes.append(f"{between} share no seed and are paired in order")
         return list(range(count)), list(range(count))
 
     def arm(self, g: Group) -> Arm:
@@ -158,7 +164,7 @@ class _Table:
         values = self.values[g.name, suite, contrast.metric]
         found = judge(values.effect, values.clusters)
         estimate = Estimate(found.diff, found.low, found.high)
-        return Estimate(*(None if x is None else math.exp(x) for x in estimate)) if contrast.log else estimate  # type: ignore[arg-type]
+        return transformed(estimate, lambda x: math.exp(min(x, _LARGEST))) if contrast.log else estimate
 
 
 def _once(paths: Sequence[Path | str | None]) -> list[Path]:
@@ -173,10 +179,10 @@ def _in_unit(difference: Difference, level: float) -> Difference:
     """Turn a difference of logarithms into one of the metric, at the baseline's level."""
 
     def unit(x: float | None) -> float | None:
-        return None if x is None else level * math.expm1(x)
+        return None if x is None or x > _LARGEST else level * math.expm1(x)
 
     return difference._replace(
-        diff=level * math.expm1(difference.diff),
+        diff=level * math.expm1(min(difference.diff, _LARGEST)),
         low=unit(difference.low),
         high=unit(difference.high),
         detectable=unit(difference.detectable),
@@ -189,102 +195,15 @@ def _mean(found: Sequence[Mapping[str, Estimate]], name: str) -> Estimate:
     return Estimate(sum(metrics[name].value for metrics in found) / len(found))
 
 
-# --------------------------------------------------------------------------------------------- what is comparable
-
-
-def _common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
-    """Return the suites every run has results of, with one setting each."""
-    runs = [run for g in groups for run in g.runs]
-    everywhere = [name for name in runs[0].results if all(name in run.results for run in runs)]
-    for name in sorted({name for run in runs for name in run.results} - set(everywhere)):
-        missing = next(run for run in runs if name not in run.results)
-        notes.append(f"suite {name} is left out: {missing.path} has no result of it")
-    comparable = []
-    for name in everywhere:
-        settings = [run.results[name].settings for run in runs]
-        odd = next((run for run, other in zip(runs, settings, strict=True) if other != settings[0]), None)
-        if odd is None:
-            comparable.append(name)
-        else:
-            notes.append(f"suite {name} is left out: {odd.path} and {runs[0].path} ran it with different settings")
-    if not comparable:
-        raise ConfigError("the runs have no suite in common: evaluate them alike with align eval")
-    return comparable
-
-
-def _contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> list[Contrast]:
-    """Return the contrasts every run of every group can be compared by."""
-    results = [run.results[suite] for g in groups for run in g.runs]
-    common = [c for c in results[0].contrasts if all(c.metric in {o.metric for o in r.contrasts} for r in results)]
-    tokenizers = {result.provenance.get("tokenizer") for result in results}
-    if len(tokenizers) > 1:
-        notes += [f"{c.metric} is left out: the models have different tokenizers" for c in common if c.one_tokenizer]
-        common = [c for c in common if not c.one_tokenizer]
-    rules = {repr(sorted(result.provenance.get("rules", {}).items())) for result in results}
-    if len(rules) > 1:
-        notes.append(
-            f"suite {suite}: rows became tokens by different rules (data.max_length, append_eos or columns differ)"
-        )
-    return common
-
-
-def _ids(suite: str, groups: Sequence[Group]) -> list[str]:
-    """Return the ids of the items, in the order they are compared; raises ``ConfigError`` where runs have different ones."""
-    runs = [run for g in groups for run in g.runs]
-    first = runs[0].results[suite]
-    ids = [str(item["id"]) for item in first.items]
-    for run in runs[1:]:
-        result = run.results[suite]
-        _same_items(suite, runs[0].path, ids, run.path, [str(item["id"]) for item in result.items])
-        _same_content(suite, runs[0].path, first, run.path, result)
-    return ids
-
-
-def _same_items(suite: str, path: Path, ids: list[str], other_path: Path, others: list[str]) -> None:
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise ConfigError(f"suite {suite} of {path} has the id {twice!r} twice: items cannot be paired")
-    mine, theirs = set(ids), set(others)
-    if mine == theirs and len(others) == len(theirs):
-        return
-    only, only_theirs = [i for i in ids if i not in theirs], [i for i in others if i not in mine]
-    said = [
-        f"{len(names):,} only in {where} (first: {names[0]})"
-        for names, where in ((only, path), (only_theirs, other_path))
-        if names
-    ]
-    raise ConfigError(f"suite {suite} was run on different items: {' and '.join(said)}")
-
-
-def _same_content(suite: str, path: Path, first: SuiteResult, other_path: Path, other: SuiteResult) -> None:
-    mine, theirs = first.provenance.get("content"), other.provenance.get("content")
-    if mine != theirs:
-        raise ConfigError(
-            f"suite {suite} was run on different items: {path} and {other_path} have the same ids, but other texts behind them"
-        )
-
-
-def _values(g: Group, suite: str, contrast: Contrast, ids: Sequence[str]) -> Values:
-    numerators, denominators, clusters = [], [], list[str]()
-    for run in g.runs:
-        items = {str(item["id"]): item for item in run.results[suite].items}
-        rows = [items[i] for i in ids if all(items[i].get(key) == value for key, value in contrast.where.items())]
-        numerators.append([float(item[contrast.numerator]) for item in rows])
-        denominators.append(
-            [1.0 if contrast.denominator is None else float(item[contrast.denominator]) for item in rows]
-        )
-        clusters = [str(item["cluster"]) for item in rows]
-    return Values(tuple(run.seed for run in g.runs), effect(np.array(numerators), np.array(denominators)), clusters)
-
-
 # --------------------------------------------------------------------------------------------- what is said
 
 
 def _said(groups: Sequence[Group]) -> list[str]:
     """Return what a reader must know of the arms."""
     notes = []
-    if any(len(g.runs) == 1 and g.runs[0].method for g in groups):
+    if any(_trained(g) and len(g.runs) == 1 for g in groups):
         notes.append("an arm with one seed is compared on that seed: intervals and p say nothing about other seeds")
+    notes += _trained_differently(groups)
     by_method: dict[str, dict[str, Any]] = {}
     for g in groups:
         run: RunResult = g.runs[0]
@@ -298,6 +217,27 @@ def _said(groups: Sequence[Group]) -> list[str]:
             if seen != value:
                 notes.append(f"the arms of {run.method} follow different loss conventions: {key} is {seen} and {value}")
     return notes
+
+
+def _trained_differently(groups: Sequence[Group]) -> list[str]:
+    """Return the settings, outside of the methods' own, that tell one method's arms from another's as well."""
+    values: dict[str, dict[str, list[Any]]] = {}  # key -> methods -> the arms' values
+    for g in groups:
+        for key, value in g.runs[0].settings.items() if _trained(g) else ():
+            if not key.startswith(("method.", "start.", "model.name")):
+                found = values.setdefault(key, {}).setdefault(str(g.runs[0].label), [])
+                found += [] if value in found else [value]
+    said = [
+        f"{key} is {', '.join(' or '.join(map(str, found)) + f' ({label})' for label, found in by_label.items())}"
+        for key, by_label in sorted(values.items())
+        if any(found != next(iter(by_label.values())) for found in by_label.values())
+    ]
+    return [f"the methods were not trained alike: {'; '.join(said)}"] if said else []
+
+
+def _trained(g: Group) -> bool:
+    """Whether a group is of runs, not a model that was evaluated on its own."""
+    return g.runs[0].method is not None
 
 
 def _shared(groups: Sequence[Group]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit import Estimate
+from alignkit.files import plain
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,23 @@ class Comparison:
         return next(arm for arm in self.arms if arm.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``align compare --json`` prints; ``run`` is the arm's first run directory."""
+        """Return what ``align compare --json`` prints, in JSON's own types.
+
+        Of a contrast, ``run`` is the arm's first run directory, ``seeds`` are the arm's, and ``pairs`` is how many pairs of
+        runs stand behind it.
+        """
         contrasts = []
         for contrast in self.contrasts:
             arm = self.arm(contrast.arm)
-            named = {"run": str(arm.runs[0]), "arm": arm.name, "seeds": list(arm.seeds)}
+            named = {"run": arm.runs[0], "arm": arm.name, "seeds": arm.seeds, "pairs": contrast.seeds}
             contrasts.append(named | {k: v for k, v in asdict(contrast).items() if k not in named})
-        return {
+        whole = {
             "baseline": self.baseline,
             "verdict": self.verdict,
             "winner": self.winner,
             "contrasts": contrasts,
-            "arms": [asdict(arm) | {"runs": [str(run) for run in arm.runs]} for arm in self.arms],
-            "notes": list(self.notes),
+            "arms": self.arms,
+            "notes": self.notes,
+            "settings": self.settings,
         }
+        return {key: plain(value) for key, value in whole.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 from alignkit.cli.failures import debug_option
 
 if TYPE_CHECKING:
+    from alignkit.console import Console
     from rich.table import Table
 
     from alignkit_eval.comparison import Comparison
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 @debug_option
 def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_json: bool) -> None:
     """Compare runs on the same held-out items; runs that differ in the seed alone are one arm."""
+    from alignkit.console import Console
+
     from alignkit_eval.comparing import compare as make
 
     comparison = make(runs, baseline)
@@ -36,18 +40,21 @@ def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_
 
         click.echo(f"report: {comparison_report(comparison, html)}", err=True)
     if as_json:
-        from alignkit.files import json_line
-
-        click.echo(json.dumps(json.loads(json_line(comparison.to_json())), indent=2))
+        click.echo(json.dumps(comparison.to_json(), indent=2, ensure_ascii=False))
         return
-    show(comparison)
+    show(comparison, Console(stream=sys.stdout))
 
 
-def show(comparison: Comparison) -> None:
-    """Print a comparison: the verdict, the arms, the contrasts, the costs, and what a reader must know."""
+def show(comparison: Comparison, console: Console | None = None) -> None:
+    """Print a comparison: the verdict, the arms, the contrasts, the costs, and what a reader must know.
+
+    Args:
+        comparison: what is printed.
+        console: where; default: stderr.
+    """
     from alignkit.console import Console
 
-    console = Console()
+    console = console or Console()
     console.info(comparison.verdict)
     console.table(arms_table(comparison))
     console.table(contrasts_table(comparison))
@@ -60,54 +67,62 @@ def show(comparison: Comparison) -> None:
 def arms_table(comparison: Comparison) -> Table:
     """Return one row an arm: its main metrics, each with its interval below it."""
     from alignkit.headline import headline, with_interval
+    from rich.text import Text
 
     lines = [headline({}, arm.metrics) for arm in comparison.arms]
     titles = list(dict.fromkeys(line.title for found in lines for line in found))
-    table = _table("arms, with 95 % intervals", ["arm"], titles)
+    table = _table("arms, with 95 % intervals", ["arm"], titles, wrap=True)
     for arm, found in zip(comparison.arms, lines, strict=True):
         shown = {line.title: with_interval(line.after).replace(" [", "\n[") for line in found}
-        table.add_row(arm.name, *(shown.get(title, "-") for title in titles))
+        table.add_row(Text(arm.name), *(shown.get(title, "-") for title in titles))
     return table
 
 
 def contrasts_table(comparison: Comparison) -> Table:
     """Return one row a contrast: difference, interval, p, and the smallest difference that would have shown."""
     from alignkit.headline import TITLES, number, signed
+    from rich.text import Text
 
     from alignkit_eval.verdict import p_text
 
     title = f"difference to {comparison.baseline}, paired on the same items; p after Holm's correction"
     table = _table(title, ["arm", "metric"], ["difference", "95 % interval", "p", "detectable"])
+    before = None
     for c in comparison.contrasts:
         interval = "-" if c.low is None or c.high is None else f"{signed(c.low)} .. {signed(c.high)}"
         p = "-" if c.p_holm is None else p_text(c.p_holm)
         detectable = "-" if c.detectable is None else number(c.detectable)
         style = None if c.better is None else "green" if c.better else "red"
         name = TITLES.get((c.suite, c.metric), c.metric)
-        table.add_row(c.arm, name, signed(c.diff), interval, p, detectable, style=style)
+        arm, before = "" if c.arm == before else c.arm, c.arm
+        table.add_row(Text(arm), Text(name), signed(c.diff), interval, p, detectable, style=style)
     return table
 
 
 def cost_table(comparison: Comparison) -> Table:
     """Return what each arm cost to train, earlier stages and reference passes included."""
+    from rich.text import Text
+
     table = _table("cost of training", ["arm"], ["seeds", "tokens", "TFLOP", "seconds", "memory (GiB)"])
     for arm in comparison.arms:
         cost = arm.cost
         flops = None if cost.flops is None else cost.flops / 1e12
         cells = (_amount(value) for value in (cost.tokens, flops, cost.seconds, cost.memory_gb))
-        table.add_row(arm.name, ", ".join(map(str, arm.seeds)) or "-", *cells)
+        trained = "method" in arm.settings  # a model that was evaluated on its own has no seed
+        table.add_row(Text(arm.name), ", ".join(map(str, arm.seeds)) if trained else "-", *cells)
     return table
 
 
-def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+def _table(title: str, words: Sequence[str], numbers: Sequence[str], *, wrap: bool = False) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for name in words:
         table.add_column(name, overflow="fold")
     for name in numbers:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", overflow="fold", no_wrap=not wrap)
     return table
 
 
