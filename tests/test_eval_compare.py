@@ -137,13 +137,12 @@ def test_shared_seeds_are_paired_and_the_others_named(grid: dict[str, Path]) -> 
     assert any("share no seed and are paired in order" in note for note in crossed.notes)
 
 
-def stage(*before: Path, name: str = "model", **about: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def stage(before: Path, name: str = "model") -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Say in a run's record that it started from a run."""
 
     def change(record: dict[str, Any]) -> dict[str, Any]:
-        record["model"] |= {"path": str(before[0] / name), "name": str(before[0])}
-        record["config"]["model"]["name"] = str(before[0])
-        record["config"]["method"] |= about
+        record["model"] |= {"path": str(before / name), "name": str(before), "hash": before.name}
+        record["config"]["model"]["name"] = str(before)
         return record
 
     return change
@@ -170,7 +169,7 @@ def test_pipelines_over_seeds_are_one_arm(grid: dict[str, Path], edited: Callabl
     assert [(arm.name, arm.seeds) for arm in found.arms] == [("orpo", (0, 1)), ("orpo+orpo", (0, 1))]
     assert contrast(found, "accuracy_sum").seeds == 2
     # One seed of the second stage on two first stages: not two seeds of one arm.
-    again = edited("l5-s0", "run.json", stage(grid["l5-s1"], **{"lambda": 5.0}), "again")
+    again = edited("l5-s0", "run.json", stage(grid["l0-s1"]), "again")
     other = compare([grid["l0-s0"], second[0], again])
     assert [arm.seeds for arm in other.arms] == [(0,), (0,), (0,)]
     assert len({arm.name for arm in other.arms}) == 3

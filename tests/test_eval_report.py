@@ -8,17 +8,21 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from alignkit import Run
+from alignkit.errors import DataError
+from alignkit.rundir import read_evaluation
 from alignkit_eval.comparing import compare
 from alignkit_eval.report import comparison_report, run_report
 from alignkit_eval.report.diff import words
 from alignkit_eval.report.parts import Page, Table, number_cell
 from alignkit_eval.report.render import render
+from alignkit_eval.report.texts import held_out_pairs
 
 from tests.run_helpers import align, short_run
 
@@ -151,6 +155,38 @@ def test_what_is_missing_is_said(runs: list[Run], tmp_path: Path) -> None:
     page = render(Page("title", "", "verdict", [], [table]))
     assert "not finite" in page
     assert not re.search(r">(nan|inf)<", page)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"id": "a", "prompt": "p", "bef', "not valid JSON"),
+        ('{"id": "a", "before": "b", "after": "c"}', "the key 'prompt' is missing"),
+        ("[]", "expected a JSON object"),
+    ],
+)
+def test_samples_that_cannot_be_read(runs: list[Run], tmp_path: Path, line: str, says: str) -> None:
+    run = shutil.copytree(runs[0].directory, tmp_path / "run")
+    (run / "samples.jsonl").write_text(line)
+    with pytest.raises(DataError, match=rf"samples.jsonl:1: {re.escape(says)}"):
+        run_report(run)
+
+
+def test_a_formula_in_a_name_stays_a_name(runs: list[Run], tmp_path: Path) -> None:
+    """matplotlib would typeset what stands between dollars, or fail at it."""
+    copies = [shutil.copytree(run.directory, tmp_path / f"${run.directory.name}_{{$") for run in runs]
+    comparison = compare(copies)
+    named = replace(comparison, arms=[replace(a, name=f"$\\{a.name}$") for a in comparison.arms], baseline="$\\orpo$")
+    assert "$\\dpo$" in comparison_report(named, tmp_path / "c.html").read_text()
+
+
+def test_texts_of_other_rows_are_not_shown(runs: list[Run], caplog: pytest.LogCaptureFixture) -> None:
+    content = read_evaluation(runs[0].directory / "eval", "prefs").provenance["content"]
+    pairs = held_out_pairs(runs[0].directory, content)
+    assert pairs
+    assert all(pair.chosen != pair.rejected for pair in pairs.values())
+    assert held_out_pairs(runs[0].directory, "digest of other rows") == {}
+    assert "have changed since" in caplog.text
 
 
 def test_words_that_changed() -> None:

@@ -149,14 +149,15 @@ def test_the_rating_page_takes_ratings(browser: Any, tmp_path: Path) -> None:
         return [pair.is_displayed() for pair in find(browser, ".pair")]
 
     assert shown() == [True, False, False, False]
-    find(browser, ".pair button[value=right]")[0].click()
+    find(browser, ".pair button[value=b]")[0].click()
     find(browser, "body")[0].send_keys("0")
     assert shown() == [False, False, True, False]
-    find(browser, "body")[0].send_keys("b")
+    find(browser, "body")[0].send_keys("\ue012")  # the left arrow: one pair back
     assert shown() == [False, True, False, False]
     find(browser, "body")[0].send_keys("1")
     assert find(browser, "#progress")[0].text == "2 of 4 rated"
-    assert browser.execute_script("return csv()") == "pair,choice\n1,right\n2,left\n"
+    made = find(browser, "body")[0].get_attribute("data-page")
+    assert browser.execute_script("return csv()") == f"pair,choice,page\n1,b,{made}\n2,a,{made}\n"
     browser.get(address)
     assert find(browser, "#progress")[0].text == "2 of 4 rated", "kept over a reload"
     assert browser.execute_script("return window.evil") is None

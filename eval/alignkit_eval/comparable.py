@@ -77,7 +77,7 @@ def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> l
             common.append(contrast)
     names = {contrast.metric for contrast in common}
     # A metric does not judge alone what it was to judge together with one that is left out.
-    return [c if True else replace(c, verdict=()) for c in common]
+    return [c if names.issuperset(c.verdict) else replace(c, verdict=()) for c in common]
 
 
 def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
+from typing import Any, ClassVar, NamedTuple
 
 
 class Cell(NamedTuple):
-    """A cell of a table: what is shown, and the number it is sorted by (None: its text)."""
+    """A cell of a table: what is shown, and the number it is sorted by (None or not finite: its text)."""
 
     text: str
     value: float | None = None
@@ -30,12 +25,20 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     note: str = ""
 
+    @property
+    def worded(self) -> list[bool]:
+        """Whether each column holds words, which stand on the left, not numbers."""
+        columns = list(zip(*self.rows, strict=True)) or [() for _ in self.columns]
+        return [
+            all(cell.value is None for cell in column) and any(cell.text not in ("-", NOT_FINITE) for cell in column)
+            for column in columns
+        ]
+
 
 @dataclass(frozen=True)
 class Figure:
     """A picture with the words that stand for it."""
 
-    title: str
     alt: str
     source: str
     """A ``data:`` address."""
@@ -80,12 +83,13 @@ class Generations:
 
     kind: ClassVar[str] = "generations"
     title: str
+    note: str
     rows: Sequence[Generation]
 
 
 @dataclass(frozen=True)
 class Item:
-    """A pair two models disagree on; the texts are empty where they could not be read."""
+    """A pair two models disagree on; the texts are None where they are not at hand."""
 
     id: str
     cluster: str
@@ -94,31 +98,45 @@ class Item:
     after: str
     margin_before: float
     margin_after: float
-    prompt: str = ""
-    chosen: str = ""
-    rejected: str = ""
+    texts: tuple[str, str, str] | None
+    """Prompt, chosen and rejected answer."""
 
 
 @dataclass(frozen=True)
-class Items:
-    """The pairs on which two models disagree, one to open at a time."""
+class Disagreement:
+    """The pairs on which two models disagree: those shown, and how many there are."""
 
-    kind: ClassVar[str] = "items"
-    title: str
     names: tuple[str, str]
     rows: Sequence[Item]
     total: int
 
 
 @dataclass(frozen=True)
+class Items:
+    """An explorer of pairs, one to open at a time, with a filter."""
+
+    kind: ClassVar[str] = "items"
+    title: str
+    note: str
+    groups: Sequence[Disagreement]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Names and values under a heading that opens, and a longer text that is shown as it stands."""
+
+    summary: str
+    values: Sequence[tuple[str, str]]
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
-    """Names and values: what is needed to repeat it."""
+    """What is needed to repeat it."""
 
     kind: ClassVar[str] = "facts"
     title: str
-    facts: Sequence[tuple[str, str]]
-    text: str = ""
-    """A longer text, shown as it stands."""
+    facts: Sequence[Fact]
 
 
 Section = Table | Figures | Generations | Items | Facts
@@ -135,21 +153,14 @@ class Page:
     sections: Sequence[Section]
 
 
+NOT_FINITE = "not finite"
+
+
 def number_cell(value: float | None, form: str = ".3f") -> Cell:
     """Return a number's cell: a dash where there is none, words where it is not finite."""
     if value is None:
         return Cell("-")
-    return Cell(format(value, form), value) if math.isfinite(value) else Cell("not finite")
-
-
-def picture(title: str, alt: str, drawing: Drawing) -> Figure:
-    """Return a drawing as a figure: SVG in a ``data:`` address, which can neither run scripts nor clash with another's ids."""
-    import matplotlib as mpl
-
-    stream = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alignkit"}):
-        drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return Figure(title, alt, "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode())
+    return Cell(format(value, form), value) if math.isfinite(value) else Cell(NOT_FINITE)
 
 
 def plain(value: Any) -> str:

@@ -9,16 +9,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit_eval.report.parts import NOT_FINITE, Page
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from alignkit_eval.report.parts import Page
-
 TEMPLATES = Path(__file__).parent / "templates"
+
+_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}
+"""Control characters, which HTML forbids, as the pictures Unicode has of them: an escape sequence shows as one."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, as JSON that cuts an escape in two yields it; no file can hold one."""
 
 
 def render(page: Page) -> str:
@@ -33,7 +40,17 @@ def render_template(template: str, script_name: str, **values: Any) -> str:
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    return _environment().get_template(template).render(style=style, script=script, policy=policy, **values)
+    html = _environment().get_template(template).render(style=style, script=script, policy=policy, **values)
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", html.translate(_VISIBLE))
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a verdict, each to stand on a line of its own.
+
+    >>> sentences("a is better than b (p 0.03). No arm is better than every other one.")
+    ['a is better than b (p 0.03).', 'No arm is better than every other one.']
+    """
+    return re.split(r"(?<=\.)\s+", text)
 
 
 @cache
@@ -47,7 +64,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["margin"] = lambda x: f"{x:+.2f}" if math.isfinite(x) else "not finite"
+    environment.filters["margin"] = lambda x: f"{x:+.2f}" if math.isfinite(x) else NOT_FINITE
+    environment.filters["sentences"] = sentences
+    environment.tests["finite"] = lambda x: x is not None and math.isfinite(x)
     return environment
 
 

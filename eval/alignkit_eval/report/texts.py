@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignkit.errors import AlignError
+from alignkit.errors import AlignError, DataError
+from alignkit.rundir import read_evaluation
 
 logger = logging.getLogger(__name__)
+
+
+class Said(NamedTuple):
+    """What a model said: prompt and answer by id, and the digest of the rows the prompts are of (None: not known)."""
+
+    answers: Mapping[str, tuple[str, str]]
+    content: str | None = None
+
+    def to(self, key: str, prompt: str, content: str | None) -> str | None:
+        """Return the answer to a prompt of another model's, None where this one was not asked it.
+
+        Models with unlike chat templates write one prompt differently: with the same rows its id is enough.
+        """
+        mine = self.answers.get(key)
+        if mine is None:
+            return None
+        return mine[1] if mine[0] == prompt or (content is not None and content == self.content) else None
 
 
 class Pair(NamedTuple):
@@ -21,43 +39,79 @@ class Pair(NamedTuple):
     rejected: str
 
 
-def held_out_pairs(run: Path) -> dict[str, Pair]:
-    """Return the run's held-out pairs by id; none where the run's data cannot be read any more (which is logged)."""
+def held_out_pairs(run: Path, content: str | None) -> dict[str, Pair]:
+    """Return the run's held-out pairs by id; none where they cannot be read, or are not what was evaluated (it is logged).
+
+    Args:
+        run: a run directory with its trained model's tokenizer.
+        content: digest of the pairs that were evaluated; None: not known.
+    """
     from alignkit.models import load_tokenizer
 
+    from alignkit_eval.scores import rows_digest
     from alignkit_eval.targets import find_target, held_out_rows
 
     try:
         source = find_target(str(run))
         tokenizer = load_tokenizer(source.config.model.model_copy(update={"tokenizer": None}), str(run / "model"))
         rows = held_out_rows(source, tokenizer).rows("preference")
-    except AlignError as error:
+    except (AlignError, OSError) as error:
         logger.warning("the report shows ids without texts: %s", error)
+        return {}
+    if content is not None and rows_digest(rows) != content:
+        logger.warning("the report shows ids without texts: the held-out rows of %s have changed since", run)
         return {}
     return {row.id: Pair(_text(row.prompt), _text(row.answers[0]), _text(row.answers[1])) for row in rows}
 
 
-def jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON-lines file, none where it is missing."""
+def answers_of(run: Path) -> Said:
+    """Return what a trained model said: answers of the generate suite, else the run's samples."""
+    return _generated(run / "eval") or _samples(run, "after")
+
+
+def answers_before(run: Path) -> Said:
+    """Return what a run's start model said to the prompts of :func:`answers_of`."""
+    if (run / "eval" / "generate.json").is_file():
+        return _generated(run / "eval" / "before") or Said({})
+    return _samples(run, "before")
+
+
+def _generated(directory: Path) -> Said | None:
+    if not (directory / "generate.json").is_file():
+        return None
+    result = read_evaluation(directory, "generate")
+    answers = {str(item["id"]): (str(item["prompt"]), str(item["answer"])) for item in result.items}
+    return Said(answers, result.provenance.get("content"))
+
+
+def _samples(run: Path, which: str) -> Said:
+    rows = jsonl(run / "samples.jsonl", ("id", "prompt", which))
+    return Said({str(row["id"]): (str(row["prompt"]), str(row[which])) for row in rows})
+
+
+def jsonl(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a JSON-lines file, none where it is missing.
+
+    Raises:
+        DataError: a line is no JSON object, or lacks one of ``keys``.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-
-
-def answers_of(run: Path) -> dict[str, tuple[str, str]]:
-    """Return prompt and answer of a trained model by id: of the generate suite, else of the run's samples."""
-    items = jsonl(run / "eval" / "generate.items.jsonl")
-    if items:
-        return {str(item["id"]): (item["prompt"], item["answer"]) for item in items}
-    return {str(row["id"]): (row["prompt"], row["after"]) for row in jsonl(run / "samples.jsonl")}
-
-
-def answers_before(run: Path) -> dict[str, tuple[str, str]]:
-    """Return prompt and answer of the run's start model by id."""
-    items = jsonl(run / "eval" / "before" / "generate.items.jsonl")
-    if items and (run / "eval" / "generate.items.jsonl").is_file():
-        return {str(item["id"]): (item["prompt"], item["answer"]) for item in items}
-    return {str(row["id"]): (row["prompt"], row["before"]) for row in jsonl(run / "samples.jsonl")}
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: expected a JSON object")
+        missing = next((key for key in keys if key not in row), None)
+        if missing is not None:
+            raise DataError(f"{path}:{number}: the key {missing!r} is missing")
+        rows.append(row)
+    return rows
 
 
 def _text(value: str | tuple[Mapping[str, Any], ...]) -> str:

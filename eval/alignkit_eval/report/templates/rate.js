@@ -1,8 +1,10 @@
 "use strict";
 // One pair at a time; choices are kept in this browser under the page's own digest.
+const page = document.body.dataset.page;
 const pairs = [...document.querySelectorAll(".pair")];
-const store = `alignkit-rate-${document.body.dataset.page}`;
-const keys = { 1: "left", 2: "right", 0: "tie", s: "skip" };
+const done = document.getElementById("done");
+const store = `alignkit-rate-${page}`;
+const keys = { a: "a", 1: "a", b: "b", 2: "b", t: "tie", 0: "tie", s: "skip" };
 let choices = {};
 try {
   choices = JSON.parse(localStorage.getItem(store)) ?? {};
@@ -14,13 +16,23 @@ let current = 0;
 function show(position) {
   current = position;
   pairs.forEach((pair, i) => (pair.hidden = i !== current));
-  document.getElementById("done").hidden = current < pairs.length;
+  done.hidden = current < pairs.length;
+  for (const button of pairs[current]?.querySelectorAll("button") ?? [])
+    button.setAttribute("aria-pressed", choices[pairs[current].dataset.pair] === button.value);
   document.getElementById("progress").value = `${Object.keys(choices).length} of ${pairs.length} rated`;
 }
 
-function next() {
+function firstOpen() {
   const open = pairs.findIndex((pair) => !(pair.dataset.pair in choices));
-  show(open === -1 ? pairs.length : open);
+  return open === -1 ? pairs.length : open;
+}
+
+// Whoever reads by ear or by keyboard goes on where the new pair begins.
+function go(position) {
+  show(position);
+  const place = pairs[current] ?? done;
+  place.focus({ preventScroll: true });
+  place.scrollIntoView({ block: "nearest" });
 }
 
 function choose(choice) {
@@ -31,24 +43,26 @@ function choose(choice) {
   } catch {
     // kept in memory alone
   }
-  next();
+  go(firstOpen());
 }
 
 function csv() {
-  return ["pair,choice", ...Object.entries(choices).map(([pair, choice]) => `${pair},${choice}`)].join("\n") + "\n";
+  return ["pair,choice,page", ...Object.entries(choices).map(([pair, choice]) => `${pair},${choice},${page}`)].join("\n") + "\n";
 }
 
+for (const group of document.querySelectorAll(".tools, .choices")) group.hidden = false; // of no use without this script
 for (const button of document.querySelectorAll(".choices button")) button.addEventListener("click", () => choose(button.value));
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key in keys) choose(keys[event.key]);
-  if (event.key === "b") show(Math.max(0, current - 1));
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const key = event.key.toLowerCase();
+  if (Object.hasOwn(keys, key)) choose(keys[key]);
+  if (key === "arrowleft") go(Math.max(0, current - 1));
 });
 document.getElementById("download").addEventListener("click", () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
   link.download = "ratings.csv";
   link.click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });
-next();
+show(firstOpen());

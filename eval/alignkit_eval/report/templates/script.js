@@ -15,24 +15,25 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const rows = [...original];
       if (next !== null) {
         head.setAttribute("aria-sort", next);
-        const sign = next === "ascending" ? 1 : -1;
-        rows.sort((a, b) => sign * compare(a.cells[column], b.cells[column]));
+        rows.sort((a, b) => compare(a.cells[column], b.cells[column], next === "ascending" ? 1 : -1));
       }
       body.append(...rows);
     });
   });
 }
 
-// Numbers come before words, and words without a number (a dash) last.
-function compare(a, b) {
+// Numbers come before what is none (a dash), whichever way they are sorted.
+function compare(a, b, sign) {
   const [x, y] = [a.dataset.value, b.dataset.value];
-  if (x !== undefined && y !== undefined) return Number(x) - Number(y);
+  if (x !== undefined && y !== undefined) return sign * (Number(x) - Number(y));
   if (x !== undefined || y !== undefined) return x !== undefined ? -1 : 1;
-  return a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
+  return sign * a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
 }
 
 for (const filter of document.querySelectorAll(".filter")) {
-  const entries = [...filter.parentElement.querySelectorAll(".generation, .item")];
+  const section = filter.parentElement;
+  const entries = [...section.querySelectorAll(".generation, .item")];
+  const groups = [...section.querySelectorAll(".group")];
   const texts = entries.map((entry) => entry.textContent.toLowerCase());
   const input = filter.querySelector("input");
   const output = filter.querySelector("output");
@@ -44,6 +45,18 @@ for (const filter of document.querySelectorAll(".filter")) {
       entry.hidden = !wanted.every((word) => texts[i].includes(word));
       shown += !entry.hidden;
     });
+    if (wanted.length) for (const group of groups) group.open = group.querySelector(".item:not([hidden])") !== null;
     output.value = wanted.length ? `${shown} of ${entries.length}` : "";
   });
 }
+
+// Paper cannot be opened: what is needed to repeat it is printed in full.
+const facts = [...document.querySelectorAll(".fact")];
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = facts.filter((fact) => !fact.open);
+  for (const fact of folded) fact.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const fact of folded) fact.open = false;
+});

@@ -1,0 +1,63 @@
+"""The pictures of a report, as SVG inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignkit.headline import TITLES, with_interval
+
+from alignkit_eval.comparison import Comparison
+from alignkit_eval.report.parts import Figure, Figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+def training_curves(run: Path) -> Iterator[Figures]:
+    """Yield what metrics.jsonl says about a run's training, drawn."""
+    from alignkit.plots import figures
+
+    drawn = [picture(f"{plot.title} along training, in {plot.unit}", figure) for plot, figure in figures(run)]
+    if drawn:
+        yield Figures("Training", drawn)
+
+
+def comparison_pictures(comparison: Comparison) -> Iterator[Figures]:
+    """Yield each metric by arm, accuracy against perplexity, and log-probabilities along training, where there are any."""
+    import matplotlib as mpl
+
+    # Arms are named by whoever made them: a dollar sign in a name is no formula.
+    with mpl.rc_context({"text.parse_math": False}):
+        drawn = list(_drawn(comparison))
+    if drawn:
+        yield Figures("Pictures", drawn)
+
+
+def _drawn(comparison: Comparison) -> Iterator[Figure]:
+    from alignkit_eval.sweep_plots import accuracy_and_perplexity, against_setting, along_training
+
+    arms = comparison.arms
+    for (suite, metric), title in TITLES.items():
+        if all(metric in arm.metrics.get(suite, {}) for arm in arms):
+            values = "; ".join(f"{arm.name}: {with_interval(arm.metrics[suite][metric])}" for arm in arms)
+            yield picture(f"{title} by arm, with 95 % intervals. {values}", against_setting(arms, suite, metric, title))
+    frontier = accuracy_and_perplexity(arms)
+    if frontier is not None:
+        yield picture("Accuracy against perplexity of each arm; the numbers stand in the table of arms", frontier)
+    if any((run / "metrics.jsonl").is_file() for arm in arms for run in arm.runs):
+        words = "Log-probability per token of chosen and rejected answers along training, by arm"
+        yield picture(words, along_training(arms))
+
+
+def picture(alt: str, drawing: Drawing) -> Figure:
+    """Return a drawing as a figure: SVG in a ``data:`` address, which can neither run scripts nor clash with another's ids."""
+    import matplotlib as mpl
+
+    stream = io.BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alignkit"}):
+        drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return Figure(alt, "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode())

@@ -1,0 +1,62 @@
+"""What is needed to repeat a run: configuration, versions, hashes, revision, hardware."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alignkit.rundir import RunDir
+
+from alignkit_eval.report.parts import Fact, Facts, plain
+
+
+def repeat(runs: Sequence[tuple[str, Path]], shared: Mapping[str, Any] | None = None) -> Iterator[Facts]:
+    """Yield how to repeat each run, by name and directory, and the configuration all of them share, by dotted key."""
+    facts = [fact for name, path in runs for fact in _run(name, path)]
+    common = sorted((key, plain(value)) for key, value in (shared or {}).items() if value is not None)
+    if common:
+        facts.append(Fact("What all arms share", common))
+    if facts:
+        yield Facts("To repeat it", facts)
+
+
+def _run(name: str, path: Path) -> Iterator[Fact]:
+    run = RunDir(path)
+    record = run.read_record()
+    if not record:  # a model that was evaluated on its own: nothing trained it here
+        return
+    model, about = record.get("model", {}), record.get("environment", {})
+    values = [
+        ("start model", f"{plain(model.get('name'))}, sha256 {plain(model.get('hash'))}"),
+        ("data", f"sha256 {plain(record.get('data', {}).get('hash'))}"),
+        ("seed", plain(record.get("seed"))),
+        ("loss conventions", _pairs(record.get("conventions", {}))),
+        ("started", _when(record.get("started"))),
+        ("versions", _pairs(about.get("versions", {}))),
+        ("git", "no repository" if about.get("git") is None else _pairs(about["git"])),
+        ("hardware", _pairs(about.get("hardware", {}))),
+        ("platform", plain(about.get("platform"))),
+    ]
+    text = run.config.read_text(encoding="utf-8") if run.config.is_file() else ""
+    yield Fact(f"{name}: align run {shlex.quote(str(run.config))}", values, text)
+
+
+def subtitle(record: Mapping[str, Any]) -> str:
+    """Return a run in a line, from run.json."""
+    model, train = record.get("model", {}), record.get("train", {})
+    parts = [f"{plain(record.get('method'))} on {plain(model.get('name'))}", f"{plain(record.get('steps'))} steps"]
+    if train.get("tokens"):
+        parts.append(f"{train['tokens']:,} tokens")
+    return ", ".join(parts)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()) or "-"
+
+
+def _when(seconds: float | None) -> str:
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
