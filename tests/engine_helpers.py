@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from alignkit.arguments import training_arguments
 from alignkit.config import RunConfig
-from alignkit.reference import score_rows
+from alignkit.data.rows import Row
+from alignkit.onpolicy import ModelSampler, OnPolicySettings
+from alignkit.reference import StartWeights, score_rows
+from alignkit.rewarding import OpenReward
+from alignkit.rewards import Answered
+from alignkit.rollouts import RolloutParts
+from alignkit.scoring.critic import add_critic
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.scorer import install
 from alignkit.session import Session
@@ -98,6 +105,43 @@ def configuration(method: str | dict[str, Any], **train: Any) -> RunConfig:
     return check(config)
 
 
+Reward_ = Callable[[Sequence[Answered]], Sequence[float]]
+
+
+class Words:
+    """A tokenizer as rollouts use one: token 7 is the word w7, 2 ends a text."""
+
+    pad_token_id, eos_token_id = 0, 2
+
+    def decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return " ".join(f"w{token}" for token in tokens)
+
+
+def even_share(answers: Sequence[Answered]) -> list[float]:
+    """A reward that can be learned: the share of an answer's tokens with an even id."""
+    return [sum(token % 2 == 0 for token in a.answer_ids) / len(a.answer_ids) for a in answers]
+
+
+def random_prompts(n: int, seed: int = 0) -> list[Example]:
+    return [replace(example, completions=()) for example in random_pairs(n, seed, longest=9)]
+
+
+def on_policy_parts(
+    settings: OnPolicySettings, model: torch.nn.Module, config: RunConfig, rewards: Sequence[Reward_] = ()
+) -> RolloutParts:
+    rows = [Row(i, f"row-{i}", f"ask {i}", (), f"c{i}") for i in range(200)]
+    return RolloutParts(
+        settings=settings,
+        sampler=ModelSampler(model, Words(), settings, ()),  # type: ignore[arg-type]
+        rewards=[OpenReward(f"r{i}", 1.0, reward) for i, reward in enumerate(rewards or [even_share])],
+        tokenizer=Words(),  # type: ignore[arg-type]
+        rows={"train": lambda: rows, "eval": lambda: rows},
+        start=StartWeights(model),
+        max_tokens=300,
+        seed=config.run.seed,
+    )
+
+
 def build_trainer(
     config: RunConfig,
     output: Path,
@@ -107,13 +151,19 @@ def build_trainer(
     held_out: Sequence[Example] = (),
     callbacks: Sequence[TrainerCallback] = (),
     scorer: str = "auto",
+    rewards: Sequence[Reward_] = (),
 ) -> tuple[AlignTrainer, Recorder]:
     session = Session.open(config)
     arguments, shape = training_arguments(config, output)
     model = model if model is not None else tiny_llama()
+    if "value_head" in session.method.needs:
+        add_critic(model, session.method.settings.critic)
     policy = ModelPolicy(model, install(model, scorer))  # type: ignore[arg-type]
     references = {}
-    if "reference" in session.method.needs:
+    rollouts = None
+    if "reward" in session.method.needs:
+        rollouts = on_policy_parts(session.method.settings, model, config, rewards)
+    elif "reference" in session.method.needs:
         references = {"train": score_rows(policy, rows, 512), "eval": score_rows(policy, held_out, 512)}
     recorder = Recorder()
     parts = TrainerParts(
@@ -129,6 +179,7 @@ def build_trainer(
         tokens_per_micro_batch=shape.tokens_per_micro_batch,
         seed=config.run.seed,
         references=references,
+        rollouts=rollouts,
         callbacks=[recorder, *callbacks],
     )
     trainer = AlignTrainer(parts)

@@ -49,7 +49,7 @@ def test_both_sides_take_the_same_rows_of_every_step() -> None:
     ours, theirs = Ours(DPO, 4), Theirs(DPO, 4)
     assert sorted(row for k in range(4) for row in ours.rows(k)) == list(range(12))
     for k in range(4):
-        assert [example.index for example in ours.trainer.step_batch(k).examples] == theirs.rows(k)
+        assert [example.index for example in ours.trainer.steps.drawn(k).examples] == theirs.rows(k)
         batch = theirs._batch(k)
         for i, row in enumerate(ours.rows(k)):
             example = ours.examples[row]

@@ -125,7 +125,7 @@ def test_non_finite_numbers_stop_the_run_before_the_weights_change(
     pairs = random_pairs(24)
     trainer, _ = build_trainer(configuration("orpo", max_steps=3, optim="adamw_torch"), tmp_path, pairs)
     compute = trainer.parts.session.compute_loss
-    guilty = trainer.step_batch(1).examples[3].id
+    guilty = trainer.steps.drawn(1).examples[3].id
 
     def poison(policy: Any, batch: Any, progress: float) -> Any:
         output = compute(policy, batch, progress)

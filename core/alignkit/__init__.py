@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alignkit.api import Run as Run
     from alignkit.api import run as run
+    from alignkit.classifier import RewardModel as RewardModel
     from alignkit.config import RunConfig as RunConfig
     from alignkit.hookspecs import hookimpl as hookimpl
     from alignkit.losses import nll_term as nll_term
     from alignkit.losses import preference_metrics as preference_metrics
+    from alignkit.models import LoadedModel as LoadedModel
+    from alignkit.models import build_classifier as build_classifier
+    from alignkit.models import build_model as build_model
+    from alignkit.onpolicy import OnPolicySettings as OnPolicySettings
+    from alignkit.onpolicy import rollout_metrics as rollout_metrics
+    from alignkit.rewarding import as_reward as as_reward
+    from alignkit.rewards import Answered as Answered
+    from alignkit.rewards import Reward as Reward
+    from alignkit.rollouts import whiten as whiten
     from alignkit.suites import Contrast as Contrast
     from alignkit.suites import Estimate as Estimate
     from alignkit.suites import Suite as Suite
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
     from alignkit.types import Method as Method
     from alignkit.types import Metric as Metric
     from alignkit.types import Policy as Policy
+    from alignkit.types import Reuse as Reuse
+    from alignkit.types import Rollouts as Rollouts
     from alignkit.types import Scores as Scores
     from alignkit.types import Settings as Settings
 
@@ -35,10 +47,22 @@ _PUBLIC = {
     "hookimpl": "hookspecs",
     "nll_term": "losses",
     "preference_metrics": "losses",
+    "OnPolicySettings": "onpolicy",
+    "rollout_metrics": "onpolicy",
+    "Answered": "rewards",
+    "as_reward": "rewarding",
+    "LoadedModel": "models",
+    "RewardModel": "classifier",
+    "build_classifier": "models",
+    "build_model": "models",
+    "Reward": "rewards",
+    "whiten": "rollouts",
     "Run": "api",
     "run": "api",
 }
-_PUBLIC |= dict.fromkeys("Batch Example LossOutput LossTerm Method Metric Policy Scores Settings".split(), "types")
+_PUBLIC |= dict.fromkeys(
+    "Batch Example LossOutput LossTerm Method Metric Policy Reuse Rollouts Scores Settings".split(), "types"
+)
 _PUBLIC |= dict.fromkeys("Contrast Estimate Suite SuiteResult Target".split(), "suites")
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -79,6 +79,36 @@ def publish(staged: Path, final: Path) -> None:
     sync(final.parent)
 
 
+class CriticApart(Base):
+    """Mixin for ``transformers.Trainer``: a critic's weights are saved beside the model, which stays a stock one."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        from alignkit.scoring.critic import critic_of, is_critics, save_critic
+
+        if state_dict is None and critic_of(self.model) is not None:
+            state_dict = {name: value for name, value in self.model.state_dict().items() if not is_critics(name)}
+        super()._save(output_dir, state_dict)
+        save_critic(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        from alignkit.scoring.critic import load_critic
+
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_critic(model or self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        from alignkit.scoring.critic import load_critic
+
+        super()._load_best_model()
+        load_critic(self.model, Path(self.state.best_model_checkpoint))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        from alignkit.scoring.critic import is_critics
+
+        missing = [name for name in load_result.missing_keys if not is_critics(name)]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+
+
 class WholeCheckpoints(Base):
     """Mixin for ``transformers.Trainer``: staged saving, our own rotation, best-model paths that survive the staging."""
 

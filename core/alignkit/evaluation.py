@@ -95,6 +95,8 @@ def run_suites(
 
 def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -> SuiteResult:
     started = time.process_time()
+    if getattr(subject.policy, "classifier", False) and not suite.classifiers:
+        raise NoRowsError(f"{subject.name} is a reward model, and the suite needs a language model")
     target = Target(
         name=subject.name,
         policy=subject.policy,

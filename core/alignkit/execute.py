@@ -107,9 +107,9 @@ class Execution:
         share = loaded.trainable / max(loaded.parameters, 1)
         self.console.info(
             f"{self.session.method.name} on {self.config.model.name}: {loaded.parameters:,} parameters, "
-            f"{share:.1%} trained; scorer {prepared.scorer.backend}"
+            f"{share:.1%} trained; scorer {prepared.scoring.backend if prepared.scoring else 'classifier'}"
         )
-        for line in [*data.report.lines(), *prepared.scorer.notes]:
+        for line in [*data.report.lines(), *(prepared.scoring.notes if prepared.scoring else ())]:
             self.console.info(line)
         return prepared
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alignkit.data.rows import RawRows
     from alignkit.models import LoadedModel
     from alignkit.trainer import TrainerParts
-    from alignkit.types import Batch, LossOutput, Policy
+    from alignkit.types import Batch, LossOutput, Policy, Rollouts
 
 PROJECT = "align"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -49,11 +49,15 @@ class AlignSpecs:
         """
 
     @hookspec(firstresult=True)
-    def align_prepare_batch(self, policy: Policy, batch: Batch, progress: float) -> Batch | None:
+    def align_prepare_batch(
+        self, policy: Policy, batch: Batch, progress: float, rollouts: Rollouts | None
+    ) -> Batch | None:
         """Turn the rows of one optimizer step (this rank's part of them) into what the loss needs.
 
         Called once a step, before the step is cut into micro-batches: the place for on-policy samples, for statistics of
         the whole step, and for leaving completions out of the gradient pass. ``progress`` runs from 0 to 1 over training.
+        ``rollouts`` samples, rewards and scores for methods that need ``reward`` (None for the others). A method whose
+        ``reuse`` is more than one step gets the rows of all those steps and is called again when they are done.
         Default: the batch as it is.
         """
 

@@ -30,6 +30,8 @@ class LoadedModel:
     fingerprint: str
     """sha256 over the start weights (a fresh adapter left out: it changes nothing until it is trained)."""
     is_adapter: bool
+    classifier: bool = False
+    """Whether it is a reward model: a sequence classifier with one output."""
     own_dropout: dict[str, float] = field(default_factory=dict)
     """The configuration's dropouts where they were switched off for training; the saved model keeps them."""
 
@@ -74,12 +76,40 @@ def build_model(config: ModelConfig, *, seed: int = 0, meta: bool = False) -> Lo
     """Load the start model and its tokenizer, and put a fresh adapter on where the configuration asks for one.
 
     ``meta=True`` builds the model without its weights (for counting); its fingerprint is then empty.
+    A reward model is loaded as one. Raises :class:`ModelError` with what is missing or broken.
+    """
+    return _build(config, seed, meta, classifier=is_classifier(resolve_path(config.name)))
+
+
+def build_classifier(config: ModelConfig, *, seed: int = 0) -> LoadedModel:
+    """Load a model as a sequence classifier with one output; a language model or encoder gets a new one, drawn by ``seed``.
+
     Raises :class:`ModelError` with what is missing or broken.
     """
+    return _build(config, seed, meta=False, classifier=True)
+
+
+def is_classifier(path: str) -> bool:
+    """Whether a model or adapter directory holds a reward model; a hub id is taken for a language model."""
+    import json
+
+    directory = Path(path)
+    for name, key in (("adapter_config.json", "task_type"), ("config.json", "architectures")):
+        try:
+            found = json.loads((directory / name).read_text(encoding="utf-8")).get(key)
+        except (OSError, ValueError, AttributeError):
+            continue
+        return found == "SEQ_CLS" or "ForSequenceClassification" in str(found)
+    return False
+
+
+def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> LoadedModel:
     path = resolve_path(config.name)
     base_path, adapter_path = _adapter_parts(path, config)
-    tokenizer = load_tokenizer(config, path if _has_tokenizer(path) else base_path)
-    model = _load_base(base_path, config, meta)
+    tokenizer = load_tokenizer(config, path if _has_tokenizer(path) else base_path, classifier=classifier)
+    model = _load_base(base_path, config, meta, head_seed=seed if classifier else None)
+    if classifier:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if not meta:
         _check_embeddings(model, tokenizer, base_path)
     if adapter_path is not None and not meta:
@@ -91,16 +121,19 @@ def build_model(config: ModelConfig, *, seed: int = 0, meta: bool = False) -> Lo
             "or merge it into its base first"
         )
     if config.lora is not None:
-        model = _add_adapter(model, config.lora, seed)
+        model = _add_adapter(model, config.lora, seed, "SEQ_CLS" if classifier else "CAUSAL_LM")
     elif adapter_path is None and config.quantization is not None:
         raise ModelError("model.quantization needs model.lora: a quantized base cannot be trained itself")
     own_dropout = {} if config.dropout else switch_off_dropout(model)
     is_adapter = config.lora is not None or adapter_path is not None
-    return LoadedModel(model, tokenizer, path, digest, is_adapter, own_dropout)
+    return LoadedModel(model, tokenizer, path, digest, is_adapter, classifier, own_dropout)
 
 
-def load_tokenizer(config: ModelConfig, path: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer (``model.tokenizer`` or the model's own) and give it ``model.chat_template`` if there is one."""
+def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer (``model.tokenizer`` or the model's own) and give it ``model.chat_template`` if there is one.
+
+    An encoder's text ends with its separator, which stands for the end token it does not have.
+    """
     from transformers import AutoTokenizer
 
     where = resolve_path(config.tokenizer) if config.tokenizer else path
@@ -112,6 +145,8 @@ def load_tokenizer(config: ModelConfig, path: str) -> PreTrainedTokenizerBase:
         )
     except Exception as error:
         raise ModelError(f"cannot load a tokenizer from {where}: {_first_line(error)}") from error
+    if classifier and tokenizer.eos_token_id is None and tokenizer.sep_token is not None:
+        tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {where} has no end-of-sequence token, which training needs")
     if tokenizer.pad_token_id is None:
@@ -168,15 +203,21 @@ def _dtype(config: ModelConfig) -> Any:
     return "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
 
 
-def _load_base(path: str, config: ModelConfig, meta: bool) -> PreTrainedModel:
+def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None = None) -> PreTrainedModel:
+    """Load the causal language model, or with ``head_seed`` a sequence classifier with one output."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     kwargs: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
         model_config = AutoConfig.from_pretrained(path, **kwargs)
     except Exception as error:
         raise ModelError(f"cannot read a model configuration from {path}: {_first_line(error)}") from error
+    auto = AutoModelForCausalLM if head_seed is None else AutoModelForSequenceClassification
+    what = "causal language model" if head_seed is None else "sequence classifier"
+    if head_seed is not None:
+        model_config.num_labels = 1
+        kwargs["config"] = model_config
     if model_config.is_encoder_decoder:
         raise ModelError(f"{path} is an encoder-decoder model; alignkit trains causal language models")
     if config.quantization is not None:
@@ -185,13 +226,16 @@ def _load_base(path: str, config: ModelConfig, meta: bool) -> PreTrainedModel:
     try:
         if meta:
             with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            path, dtype=_dtype(config), output_loading_info=True, **kwargs
-        )
+                return auto.from_config(model_config, trust_remote_code=config.trust_remote_code)
+        with torch.random.fork_rng():
+            torch.manual_seed(head_seed or 0)  # of a new head
+            model, info = auto.from_pretrained(path, dtype=_dtype(config), output_loading_info=True, **kwargs)
     except Exception as error:
-        raise ModelError(f"cannot load a causal language model from {path}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load a {what} from {path}: {_first_line(error)}") from error
     missing = sorted(info["missing_keys"]) + sorted(str(k) for k in info.get("mismatched_keys", []))
+    if head_seed is not None:  # a language model has none of a classifier's head, and not every encoder a pooler
+        trunk = f"{model.base_model_prefix}."
+        missing = [name for name in missing if name.startswith(trunk) and ".pooler." not in name]
     if missing:
         raise ModelError(
             f"the weights of {path} are incomplete: {len(missing)} tensors are missing or of another shape, first {missing[0]}"
@@ -239,7 +283,7 @@ def _load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrai
         raise ModelError(f"cannot load the adapter {path}: {_first_line(error)}") from error
 
 
-def _add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PreTrainedModel:
+def _add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str) -> PreTrainedModel:
     import peft
     import torch
 
@@ -255,7 +299,7 @@ def _add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PreTr
             target_modules=config.target_modules,
             use_dora=config.dora,
             modules_to_save=config.modules_to_save,
-            task_type="CAUSAL_LM",
+            task_type=task,
             **config.options,
         )
         if getattr(model, "is_quantized", False):
@@ -294,11 +338,15 @@ def _zero_dropouts(owner: object) -> dict[str, float]:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Return the sha256 of every parameter and buffer: names, dtypes, shapes and bytes, in the order of the names."""
+    """Return the sha256 of the policy's every parameter and buffer: names, dtypes, shapes and bytes, in the order of the names."""
     import torch
+
+    from alignkit.scoring.critic import is_critics
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if is_critics(name):
+            continue  # no part of the policy
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))

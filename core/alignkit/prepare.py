@@ -8,25 +8,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
-from alignkit.errors import ConfigError, ModelError
+from alignkit.errors import ConfigError, ModelError, PluginError
 from alignkit.evaluation import Subject, data_rules, open_suites
 from alignkit.models import LoadedModel, build_model, fingerprint
+from alignkit.rewarding import open_rewards
 from alignkit.session import Session
 from alignkit.suites import Suite
-from alignkit.types import Need
+from alignkit.types import Method, Need
 
 if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
 
     from alignkit.arguments import StepShape
+    from alignkit.classifier import ClassifierPolicy
     from alignkit.data.load import Data
     from alignkit.data.store import TokenisedRows
+    from alignkit.rollouts import RolloutParts
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.scorer import Scorer
     from alignkit.trainer import TrainerParts
 
-SUPPORTED_NEEDS: frozenset[Need] = frozenset({"reference"})
+SUPPORTED_NEEDS: frozenset[Need] = frozenset({"reference", "value_head", "reward"})
 
 
 @dataclass
@@ -38,8 +41,12 @@ class Prepared:
     suites: dict[str, Suite[Any]]
     loaded: LoadedModel
     data: Data
-    scorer: Scorer
-    policy: ModelPolicy
+    policy: ModelPolicy | ClassifierPolicy
+
+    @property
+    def scoring(self) -> Scorer | None:
+        """How the model is scored; None for a reward model, whose own forward is used."""
+        return getattr(self.policy, "scorer", None)
 
     def split(self, name: str) -> TokenisedRows:
         """Return the rows of a split: ``train`` or ``eval``."""
@@ -52,7 +59,23 @@ def open_plugins(config: RunConfig) -> tuple[Session, dict[str, Suite[Any]]]:
     missing = session.method.needs - SUPPORTED_NEEDS
     if missing:
         raise ConfigError(f"method {session.method.name} needs a {min(missing)}, which this version cannot give it")
+    _check_rewards(session.method)
     return session, open_suites(config.eval)
+
+
+def _check_rewards(method: Method[Any]) -> None:
+    """Refuse a method that needs a reward where none is named, and a reward that cannot be used."""
+    if "reward" not in method.needs:
+        return
+    specs = getattr(method.settings, "rewards", None)
+    if specs is None:
+        raise PluginError(f"method {method.name} needs a reward, but its settings do not derive from OnPolicySettings")
+    if not specs:
+        raise ConfigError(
+            f"method {method.name} needs a reward: --set reward=NAME (align rewards lists them), the path of a reward "
+            "model, or package.module:function"
+        )
+    open_rewards(specs)
 
 
 def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tuple[LoadedModel, Data]:
@@ -62,20 +85,35 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
     loaded = None if meta else session.build_model()
     if loaded is None:
         loaded = build_model(config.model, seed=config.run.seed, meta=meta)
+        if loaded.classifier:
+            raise ModelError(
+                f"{config.model.name} is a reward model, and method {session.method.name} trains language models"
+            )
+    if "value_head" in session.method.needs and not meta:
+        from alignkit.scoring.critic import add_critic
+
+        add_critic(loaded.model, getattr(session.method.settings, "critic", "shared"))
     data = load_data(config, session.method.rows, loaded.tokenizer, load=session.load_data)
     return loaded, data
 
 
 def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], device: torch.device) -> Prepared:
     """Load model and data, put the model on its device, and choose the scoring backend by a probe."""
+    loaded, data = load_parts(config, session)
+    return Prepared(config, session, suites, loaded, data, policy_of(loaded, config, device))
+
+
+def policy_of(loaded: LoadedModel, config: RunConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
+    """Put a model on its device and return what scores with it."""
+    from alignkit.classifier import ClassifierPolicy
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.scorer import install
 
-    loaded, data = load_parts(config, session)
     if config.model.quantization is None:
         loaded.model.to(device)
-    scorer = install(loaded.model, config.model.scorer, device=device)
-    return Prepared(config, session, suites, loaded, data, scorer, ModelPolicy(loaded.model, scorer))
+    if loaded.classifier:
+        return ClassifierPolicy(loaded.model)
+    return ModelPolicy(loaded.model, install(loaded.model, config.model.scorer, device=device))
 
 
 def subject(prepared: Prepared, name: str, *, trained: bool) -> Subject:
@@ -93,18 +131,12 @@ def subject(prepared: Prepared, name: str, *, trained: bool) -> Subject:
     )
 
 
-def _start_policy(prepared: Prepared) -> ModelPolicy:
+def _start_policy(prepared: Prepared) -> ModelPolicy | ClassifierPolicy:
     """Load the start model once more, beside the trained one."""
-    from alignkit.scoring.policy import ModelPolicy
-    from alignkit.scoring.scorer import install
-
     loaded = prepared.session.build_model() or build_model(prepared.config.model, seed=prepared.config.run.seed)
     if loaded.fingerprint != prepared.loaded.fingerprint:
         raise ModelError(f"the start model {prepared.config.model.name} has changed since the run began")
-    device = next(prepared.loaded.model.parameters()).device
-    if prepared.config.model.quantization is None:
-        loaded.model.to(device)
-    return ModelPolicy(loaded.model, install(loaded.model, prepared.config.model.scorer, device=device))
+    return policy_of(loaded, prepared.config, next(prepared.loaded.model.parameters()).device)
 
 
 def references(
@@ -119,8 +151,8 @@ def references(
     from alignkit.distributed import rank, wait_for_all
     from alignkit.reference import reference_logps
 
-    if "reference" not in prepared.session.method.needs:
-        return {}, True
+    if "reference" not in prepared.session.method.needs or "reward" in prepared.session.method.needs:
+        return {}, True  # what an on-policy method scores is not there yet
     found: dict[str, Sequence[Any]] = {}
     cached = True
     evaluates = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) != "no"
@@ -157,6 +189,30 @@ def autocast(arguments: TrainingArguments) -> contextlib.AbstractContextManager[
     return contextlib.nullcontext() if dtype is None else torch.autocast(arguments.device.type, dtype=dtype)
 
 
+def rollout_parts(prepared: Prepared) -> RolloutParts | None:
+    """Put together what a method that needs a reward samples with; None for the others.
+
+    The model must hold its start weights: they are what the reference is.
+    """
+    method, loaded = prepared.session.method, prepared.loaded
+    if "reward" not in method.needs:
+        return None
+    from alignkit.onpolicy import make_sampler
+    from alignkit.reference import StartWeights
+    from alignkit.rollouts import RolloutParts
+
+    return RolloutParts(
+        settings=method.settings,
+        sampler=make_sampler(loaded.model, loaded.tokenizer, method.settings, loaded.path),
+        rewards=open_rewards(method.settings.rewards),
+        tokenizer=loaded.tokenizer,
+        rows={"train": lambda: prepared.data.train_rows, "eval": lambda: prepared.data.held_out.rows("prompt")},
+        start=StartWeights(loaded.model) if "reference" in method.needs else None,
+        max_tokens=prepared.config.train.tokens_per_micro_batch,
+        seed=prepared.config.run.seed,
+    )
+
+
 def trainer_parts(
     prepared: Prepared,
     arguments: TrainingArguments,
@@ -180,5 +236,6 @@ def trainer_parts(
         tokens_per_micro_batch=shape.tokens_per_micro_batch,
         seed=prepared.config.run.seed,
         references=references,
+        rollouts=rollout_parts(prepared),
         callbacks=callbacks,
     )

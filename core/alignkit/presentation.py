@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def sample_answers(prepared: Prepared) -> list[dict[str, Any]]:
     """Answer a few held-out prompts, spread over the data."""
     rows, wanted = prepared.data.eval, prepared.config.eval.samples
-    if not wanted or not len(rows):
+    if not wanted or not len(rows) or prepared.loaded.classifier:
         return []
     chosen = [rows[i * len(rows) // wanted] for i in range(min(wanted, len(rows)))]
     loaded, tokenizer = prepared.loaded, prepared.loaded.tokenizer

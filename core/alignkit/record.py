@@ -29,7 +29,7 @@ def description(prepared: Prepared, started: float) -> dict[str, Any]:
             "parameters": loaded.parameters,
             "trainable": loaded.trainable,
             "adapter": loaded.is_adapter,
-            "scorer": prepared.scorer.backend,
+            "scorer": prepared.scoring.backend if prepared.scoring else "classifier",
         },
         "data": prepared.data.report.to_dict(),
         "started": started,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from alignkit.types import Example, Policy
@@ -42,6 +44,36 @@ class TokenLogps(Sequence["NDArray[np.float32]"]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
+
+
+class StartWeights:
+    """The trained weights as they were when this was made, to be put back for a while: the reference of on-policy methods.
+
+    What is not trained is shared with the policy, so that under LoRA the reference costs no more than the adapter.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        from alignkit.scoring.critic import is_critics
+
+        trained = [p for name, p in model.named_parameters() if p.requires_grad and not is_critics(name)]
+        self._pairs = [(parameter, parameter.detach().clone()) for parameter in trained]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Run the block, without gradient, with the start weights in the model."""
+        import torch
+
+        self._swap()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for i, (parameter, other) in enumerate(self._pairs):
+            self._pairs[i] = (parameter, parameter.data)
+            parameter.data = other
 
 
 def by_length(examples: Sequence[Example], max_tokens: int) -> Iterator[list[int]]:

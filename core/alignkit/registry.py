@@ -247,8 +247,12 @@ def _check_class(entry: Entry, plugin: Any, base: type, declarations: tuple[str,
     return f"does not define {', '.join(abstract)}" if abstract else None
 
 
-def _check_reward(_entry: Entry, plugin: Any) -> str | None:
-    return None if callable(plugin) else "is not callable"
+def _check_reward(entry: Entry, plugin: Any) -> str | None:
+    from alignkit.rewards import Reward
+
+    if isinstance(plugin, type):
+        return _check_class(entry, plugin, Reward, ("name", "settings_type"))
+    return None if callable(plugin) else "is neither a subclass of alignkit.Reward nor a function"
 
 
 def _check_service(_entry: Entry, _plugin: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,10 +19,20 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 
 
 class Answer(NamedTuple):
-    """A generated answer: its tokens without the end token, and whether the model ended it itself."""
+    """A generated answer: its tokens without the end token, and the one the model ended it with (None: it was cut off)."""
 
     tokens: list[int]
-    ended: bool
+    end: int | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model ended it itself."""
+        return self.end is not None
+
+    @property
+    def completion(self) -> list[int]:
+        """Everything the model said, its end token included."""
+        return self.tokens if self.end is None else [*self.tokens, self.end]
 
 
 def generate_samples(
@@ -45,7 +55,10 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    top_k: int = 0,
+    stop: Collection[int] = (),
     seed: int = 0,
+    batch_size: int = _BATCH,
 ) -> list[Answer]:
     """Answer prompts, in their order.
 
@@ -58,45 +71,51 @@ def generate(
         max_new_tokens: longest answer.
         temperature: divides the logits before sampling; 0: the likeliest token every time.
         top_p: sample from the likeliest tokens that hold this much probability (arXiv:1904.09751).
+        top_k: sample from this many likeliest tokens; 0: from all.
+        stop: tokens that end an answer beside the model's own end tokens.
         seed: of the random numbers.
+        batch_size: prompts answered at once.
 
     Raises:
         RunFailedError: the model's logits are not numbers.
     """
     answers: list[Answer] = []
     with _undisturbed(model, seed):
-        for first in range(0, len(prompts), _BATCH):
-            batch = prompts[first : first + _BATCH]
-            answers += _answer(model, tokenizer, batch, max_new_tokens, temperature, top_p)
+        ends = _end_tokens(model, tokenizer) | set(stop)
+        # A checkpoint's own sampling settings would only raise a warning where nothing is sampled.
+        sampling = dict.fromkeys(_SAMPLING)
+        if temperature:
+            sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+        for first in range(0, len(prompts), batch_size):
+            batch = prompts[first : first + batch_size]
+            answers += _answer(model, tokenizer.pad_token_id, batch, max_new_tokens, ends, sampling)
     return answers
 
 
 def _answer(
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    pad: int | None,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    temperature: float,
-    top_p: float,
+    ends: Collection[int],
+    sampling: Mapping[str, Any],
 ) -> list[Answer]:
     import torch
 
     width = max(map(len, prompts))
-    ends = _end_tokens(model, tokenizer)
-    pad = next((t for t in (tokenizer.pad_token_id, *sorted(ends)) if t is not None), 0)
+    pad = next((t for t in (pad, *sorted(ends)) if t is not None), 0)
     device = next(model.parameters()).device
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)  # (B, T), padded left
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    # A checkpoint's own sampling settings would only raise a warning where nothing is sampled.
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else dict.fromkeys(_SAMPLING)
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
+        do_sample=bool(sampling["temperature"]),
         num_beams=1,
         use_cache=True,
         pad_token_id=pad,
+        eos_token_id=sorted(ends) or None,
         logits_processor=[_refuse_nan],
         **sampling,
     )
@@ -116,9 +135,9 @@ def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
 
 
-def _until(tokens: list[int], ends: set[int]) -> Answer:
+def _until(tokens: list[int], ends: Collection[int]) -> Answer:
     stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-    return Answer(tokens[:stop], stop < len(tokens))
+    return Answer(tokens[:stop], tokens[stop] if stop < len(tokens) else None)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from alignkit.data.rows import RawRows
     from alignkit.models import LoadedModel
     from alignkit.trainer import TrainerParts
-    from alignkit.types import Batch, LossOutput, Method, Policy
+    from alignkit.types import Batch, LossOutput, Method, Policy, Rollouts
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,12 @@ class Session:
             model: LoadedModel | None = self.plugins.hook.align_build_model(config=self.config)
         return model
 
-    def prepare_batch(self, policy: Policy, batch: Batch, progress: float) -> Batch:
+    def prepare_batch(self, policy: Policy, batch: Batch, progress: float, rollouts: Rollouts | None = None) -> Batch:
         """Return one optimizer step's rows as the loss needs them: the method's answer, or the batch as it is."""
         with self._blame("align_prepare_batch"):
-            answer = self.plugins.hook.align_prepare_batch(policy=policy, batch=batch, progress=progress)
+            answer = self.plugins.hook.align_prepare_batch(
+                policy=policy, batch=batch, progress=progress, rollouts=rollouts
+            )
             return batch if answer is None else check_batch(answer, self.plugins.get_name(self.method))
 
     def compute_loss(self, policy: Policy, batch: Batch, progress: float) -> LossOutput:

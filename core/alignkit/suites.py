@@ -94,6 +94,8 @@ class Suite(ABC, Generic[SettingsT]):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[BaseModel]]
+    classifiers: ClassVar[bool] = False
+    """Whether it makes sense of a reward model, whose ``score`` returns rewards in place of log-probabilities."""
     uses_start: ClassVar[bool] = False
     """Whether it asks for :attr:`Target.start` or :attr:`Target.start_policy`."""
 

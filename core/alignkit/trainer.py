@@ -18,15 +18,17 @@ import torch
 import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from alignkit.checkpoints import WholeCheckpoints
-from alignkit.data.order import step_rows
+from alignkit.checkpoints import CriticApart, WholeCheckpoints
 from alignkit.errors import RunFailedError
 from alignkit.reference import by_length
+from alignkit.steps import Steps
 from alignkit.types import Batch, Example, LossOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from alignkit.classifier import ClassifierPolicy
+    from alignkit.rollouts import RolloutParts
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.session import Session
 
@@ -38,7 +40,7 @@ class TrainerParts:
     session: Session
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    policy: ModelPolicy
+    policy: ModelPolicy | ClassifierPolicy
     train: Sequence[Example]
     eval: Sequence[Example]
     arguments: TrainingArguments
@@ -49,6 +51,8 @@ class TrainerParts:
     seed: int
     references: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Reference log-probabilities by data set (``train``, ``eval``), one array a row."""
+    rollouts: RolloutParts | None = None
+    """What answers are sampled and rewarded with; None for methods that need no reward."""
     callbacks: Sequence[TrainerCallback] = ()
 
 
@@ -83,7 +87,7 @@ class Sums:
         return {name: (total, count) for name, (total, count) in zip(names, table.tolist(), strict=True)}
 
 
-class AlignTrainer(WholeCheckpoints, Trainer):
+class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
     """``transformers.Trainer`` with alignkit's optimizer step, metrics, evaluation and checkpoints."""
 
     loss_is_scaled_for_ga = True
@@ -99,6 +103,7 @@ class AlignTrainer(WholeCheckpoints, Trainer):
             callbacks=list(parts.callbacks),
         )
         self.sums = Sums(self.args.device)
+        self.steps = Steps(parts, self.args.process_index, self.args.world_size)
         self.tokens_seen = 0
         self._window_tokens, self._window_start = 0, time.perf_counter()
         self._step_batches: list[Batch] = []
@@ -108,24 +113,12 @@ class AlignTrainer(WholeCheckpoints, Trainer):
 
     def get_train_dataloader(self) -> Any:
         """A ticker: one empty batch an optimizer step. The rows follow from the step's number, which makes resume exact."""
-        steps = -(-len(self.parts.train) // self.parts.rows_per_step)
-        return torch.utils.data.DataLoader(range(steps), collate_fn=lambda _: {})  # type: ignore[arg-type]
+        return torch.utils.data.DataLoader(range(self.steps.per_epoch), collate_fn=lambda _: {})  # type: ignore[arg-type]
 
     @property
     def progress(self) -> float:
         """Share of training done, 0 to 1."""
         return float(self.state.global_step / max(self.state.max_steps, 1))
-
-    def step_batch(self, step: int) -> Batch:
-        """Return this rank's rows of an optimizer step, with their reference log-probabilities."""
-        rows = step_rows(len(self.parts.train), self.parts.rows_per_step, self.parts.seed, step)
-        mine = rows[self.args.process_index :: self.args.world_size]
-        return self._batch("train", self.parts.train, mine)
-
-    def _batch(self, split: str, examples: Sequence[Example], rows: Sequence[int]) -> Batch:
-        batch = Batch([examples[i] for i in rows])
-        references = self.parts.references.get(split)
-        return batch if references is None else batch.with_column("reference", [references[i] for i in rows])
 
     def _micro_batches(self, batch: Batch) -> list[Batch]:
         """Cut a step, longest rows first: like lengths together, and memory's worst case comes at once."""
@@ -141,7 +134,8 @@ class AlignTrainer(WholeCheckpoints, Trainer):
             self.optimizer.train()  # schedule-free optimizers
         self.parts.policy.model = model
         session, progress = self.parts.session, self.progress
-        batch = session.prepare_batch(self.parts.policy, self.step_batch(self.state.global_step), progress)
+        with self.compute_loss_context_manager():
+            batch = self.steps.batch(self.state.global_step, progress)
         cuts = self._micro_batches(batch)
         counts, passes = self._step_counts(batch, len(cuts))
         self._step_batches, self._step_losses = cuts, []
@@ -153,7 +147,7 @@ class AlignTrainer(WholeCheckpoints, Trainer):
                     loss = self._normalise(output, counts) * self.args.world_size  # DDP and FSDP average over ranks
                     self._observe(output, cuts[k].counts, counts)
                 else:  # a rank with nothing left still takes part in the collectives
-                    loss = self.parts.policy.score([self.parts.train[0]]).logps.sum() * 0.0
+                    loss = self.steps.nothing()
                 self.accelerator.backward(loss)
             self._step_losses.append(loss.detach())
         total = torch.stack(self._step_losses).sum()
@@ -280,19 +274,20 @@ class AlignTrainer(WholeCheckpoints, Trainer):
         batches = list(by_length([examples[i] for i in mine], self.parts.tokens_per_micro_batch))
         model.eval()
         with torch.random.fork_rng(), torch.no_grad():
-            for which in batches:
-                rows = self._batch("eval", examples, [mine[i] for i in which])
-                batch = self.parts.session.prepare_batch(self.parts.policy, rows, self.progress)
+            for number, which in enumerate(batches):
+                rows = self.steps.rows("eval", examples, [mine[i] for i in which])
                 with self.compute_loss_context_manager():
-                    output = self.parts.session.compute_loss(self.parts.policy, batch, self.progress)
-                counts = batch.counts
-                for term in output.terms:
-                    sums.add(f"loss/{term.name}", term.sum, counts[term.per])
-                    weights[f"loss/{term.name}"] = term.weight
-                for name, metric in output.metrics.items():
-                    sums.add(name, metric.sum, counts[metric.per])
+                    prepared = self.steps.prepare(rows, number, self.progress, training=False)
+                    for batch in self._micro_batches(prepared):
+                        output = self.parts.session.compute_loss(self.parts.policy, batch, self.progress)
+                        counts = batch.counts
+                        for term in output.terms:
+                            sums.add(f"loss/{term.name}", term.sum, counts[term.per])
+                            weights[f"loss/{term.name}"] = term.weight
+                        for name, metric in output.metrics.items():
+                            sums.add(name, metric.sum, counts[metric.per])
             for _ in range(self._most_over_ranks(len(batches)) - len(batches)):  # sharded weights: all ranks or none
-                self.parts.policy.score([examples[0]])
+                self.steps.nothing()
         model.train(training)
         values = {name: total / max(count, 1) for name, (total, count) in sums.drain().items()}
         values = {"loss": sum(values[name] * weight for name, weight in weights.items()), **values}
@@ -307,6 +302,7 @@ class AlignTrainer(WholeCheckpoints, Trainer):
         super()._save_rng_state(output_dir)
         sums = {name: pair.cpu() for name, pair in self.sums.pairs.items()}
         state = {"sums": sums, "tokens_seen": self.tokens_seen, "window_tokens": self._window_tokens}
+        state |= self.steps.state(self.state.global_step)
         torch.save(state, Path(output_dir) / f"engine_{self.args.process_index}.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -316,6 +312,7 @@ class AlignTrainer(WholeCheckpoints, Trainer):
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.sums.pairs = {name: pair.to(self.args.device) for name, pair in state["sums"].items()}
             self.tokens_seen, self._window_tokens = state["tokens_seen"], state["window_tokens"]
+            self.steps.load_state(state)
 
 
 def _finite(value: float) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -109,13 +110,37 @@ class Batch:
         """Return the batch with one more per-row column."""
         return replace(self, columns={**self.columns, name: values})
 
-    def reference(self, scores: Scores) -> Scores:
-        """Return the reference's log-probabilities of the same completions, on the device of ``scores``."""
+    def with_tokens(self, **values: torch.Tensor) -> Batch:
+        """Return the batch with more columns of one number a scored token, each given flat, ``[N]``."""
+        lengths = [sum(e.scored_tokens(i) for i in range(len(e.completions))) for e in self.examples]
+        columns = {name: _split(flat.detach().cpu(), lengths) for name, flat in values.items()}
+        return replace(self, columns={**self.columns, **columns})
+
+    def with_answers(self, **values: torch.Tensor) -> Batch:
+        """Return the batch with more columns of one number a completion, each given flat, ``[S]``."""
+        sizes = [len(example.completions) for example in self.examples]
+        columns = {name: [part.tolist() for part in _split(flat.cpu(), sizes)] for name, flat in values.items()}
+        return replace(self, columns={**self.columns, **columns})
+
+    def with_shared(self, **values: float) -> Batch:
+        """Return the batch with more numbers that belong to all of it."""
+        return replace(self, shared={**self.shared, **values})
+
+    def answers(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """Return a column of one number a completion flat, ``[S]``, on the device of ``like``."""
+        return like.new_tensor([value for row in self.columns[name] for value in row])
+
+    def tokens(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """Return a column of one number a scored token flat, ``[N]``, on the device of ``like``."""
         import numpy as np
 
+        return like.new_tensor(np.concatenate([np.asarray(row) for row in self.columns[name]]))
+
+    def reference(self, scores: Scores) -> Scores:
+        """Return the reference's log-probabilities of the same completions, on the device of ``scores``."""
         if "reference" not in self.columns:
             raise KeyError('no reference in this batch: declare needs = frozenset({"reference"}) on the method')
-        logps = scores.logps.new_tensor(np.concatenate(self.columns["reference"]))
+        logps = self.tokens("reference", scores.logps)
         return replace(scores, logps=logps, prompt_logps=logps.new_zeros(0), prompt_row=scores.prompt_row[:0])
 
     @property
@@ -147,6 +172,11 @@ class Batch:
             yield self.rows(which)
 
 
+def _split(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+    ends = list(accumulate(sizes))
+    return [flat[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
 # --------------------------------------------------------------------------------------------------- scores
 
 
@@ -155,7 +185,8 @@ class Scores:
     """Per-token log-probabilities of completions (and, where asked for, of prompts), in the order of the rows.
 
     ``logps [N]`` float32, ``sequence [N]`` the completion each token belongs to, ``lengths [S]`` scored tokens of each
-    completion, ``prompt_logps [M]`` (the first prompt token has none), ``prompt_row [M]`` the row of each.
+    completion, ``prompt_logps [M]`` (the first prompt token has none), ``prompt_row [M]`` the row of each. Where asked for:
+    ``values [N]`` of the states in which the tokens were chosen, and the ``entropy [N]`` of what they were chosen from.
     """
 
     logps: torch.Tensor
@@ -164,6 +195,8 @@ class Scores:
     prompt_logps: torch.Tensor
     prompt_row: torch.Tensor
     rows: int
+    values: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
 
     def sums(self) -> torch.Tensor:
         """Return the summed log-probability of each completion, ``[S]``."""
@@ -190,10 +223,25 @@ class Policy(Protocol):
         """The model as the engine wrapped it (DDP, FSDP, peft)."""
         ...
 
-    def score(self, examples: Sequence[Example], *, prompt: bool = False, grad: bool = True) -> Scores:
-        """Score every completion of ``examples``; ``prompt=True`` scores the prompts' tokens as well.
+    def score(
+        self,
+        examples: Sequence[Example],
+        *,
+        prompt: bool = False,
+        grad: bool = True,
+        values: bool = False,
+        entropy: bool = False,
+        temperature: float = 1.0,
+    ) -> Scores:
+        """Score every completion of ``examples``.
 
-        ``grad=False`` scores without gradient and with dropout off.
+        Args:
+            examples: rows with their completions.
+            prompt: score the prompts' tokens as well.
+            grad: with gradient; False: without, and with dropout off.
+            values: the critic's value of every state a scored token was chosen in (``needs`` must name ``value_head``).
+            entropy: the entropy in nats of every distribution a scored token was chosen from, without gradient.
+            temperature: divides the logits.
         """
         ...
 
@@ -229,6 +277,41 @@ class LossOutput:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
+class Reuse(NamedTuple):
+    """How often a prepared batch serves: passes over it, and optimizer steps a pass takes."""
+
+    epochs: int = 1
+    minibatches: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps one prepared batch serves."""
+        return self.epochs * self.minibatches
+
+
+class Rollouts(Protocol):
+    """What the engine gives ``align_prepare_batch`` of an on-policy method (one that needs ``reward``)."""
+
+    @property
+    def training(self) -> bool:
+        """Whether the batch is trained on (False: the method is being evaluated and must not change its state)."""
+        ...
+
+    def sample(self, batch: Batch, n: int = 1) -> Batch:
+        """Return the rows with ``n`` answers of the policy each, and per-answer columns ``reward`` (the weighted sum of the
+        rewards), ``reward/NAME`` and ``ended``, one list a row.
+        """
+        ...
+
+    def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
+        """Score the answers without gradient, on the host: by the policy, or by the reference it was at step 0."""
+        ...
+
+    def total(self, *values: float | torch.Tensor) -> list[float]:
+        """Return each number summed over all processes."""
+        ...
+
+
 class Method(ABC, Generic[SettingsT]):
     """Base of a method plugin: its declaration, and its settings for one run.
 
@@ -248,9 +331,23 @@ class Method(ABC, Generic[SettingsT]):
     """Its settings: a pydantic model, every field described."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Configuration the method prefers where the user says nothing, by dotted key: ``{"train.learning_rate": 5e-7}``."""
+    demo: ClassVar[Mapping[str, Any]] = {}
+    """The same for the embedded demo, whose preset stands over ``defaults``."""
 
     def __init__(self, settings: SettingsT) -> None:
         self.settings = settings
+
+    @property
+    def reuse(self) -> Reuse:
+        """How often what ``align_prepare_batch`` returned serves before it is called again."""
+        return Reuse()
+
+    def state(self) -> dict[str, float]:
+        """Return what the method learnt on its way, for a checkpoint (an adaptive coefficient)."""
+        return {}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Go on from a checkpoint's state."""
 
     def conventions(self) -> dict[str, Any]:
         """Return the loss conventions a run records, so that runs with different ones are told apart."""

@@ -99,6 +99,7 @@ class PreferenceSuite(Suite[PreferenceSettings]):
     """Preference accuracy and margins over held-out pairs, by sum, by mean and against the start model."""
 
     name = "prefs"
+    classifiers = True
     settings_type = PreferenceSettings
     uses_start = True
 

@@ -124,6 +124,7 @@ def _start_policy(source: Source, expected: str | None) -> Policy:
 
 def _policy(loaded: LoadedModel, scorer: Any, quantized: bool) -> Policy:
     import torch
+    from alignkit.classifier import ClassifierPolicy
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.scorer import install
 
@@ -131,6 +132,8 @@ def _policy(loaded: LoadedModel, scorer: Any, quantized: bool) -> Policy:
     if not quantized:
         loaded.model.to(device)
     loaded.model.eval()
+    if loaded.classifier:
+        return ClassifierPolicy(loaded.model)
     return ModelPolicy(loaded.model, install(loaded.model, scorer, device=device))
 
 
@@ -172,6 +175,6 @@ class LazyPolicy:
         """The model."""
         return self._loaded.model
 
-    def score(self, examples: Sequence[Example], *, prompt: bool = False, grad: bool = True) -> Scores:
+    def score(self, examples: Sequence[Example], **wanted: Any) -> Scores:
         """Score every completion of ``examples``."""
-        return self._loaded.score(examples, prompt=prompt, grad=grad)
+        return self._loaded.score(examples, **wanted)

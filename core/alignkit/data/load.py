@@ -86,6 +86,8 @@ class Data:
     eval: TokenisedRows
     report: DataReport
     held_out: HeldOut
+    train_rows: Sequence[Row] = ()
+    """Of prompts alone: the training rows as text or messages, which rewards are asked about."""
 
 
 def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> Data:
@@ -126,6 +128,7 @@ def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase
             shared_prompts=sum(digest(row.prompt) in prompts for row in evaluation.rows),
         ),
         held_out=HeldOut(lambda other: loader.as_kind(held_out, other), {kind: evaluation}),
+        train_rows=train.rows if kind == "prompt" else (),
     )
 
 
@@ -153,7 +156,8 @@ def _split_off(loader: Loader, source: RawRows, kind: RowKind) -> Data:
     prepared.report.check(data.max_dropped)
     held = held_out_positions(rows, float(data.eval_split), source.source)
     evaluated = frozenset(sorted(held)[: data.eval_limit])
-    train = prepared.tokenised.select([i for i, row in enumerate(prepared.rows) if row.position not in held])
+    trained = [i for i, row in enumerate(prepared.rows) if row.position not in held]
+    train = prepared.tokenised.select(trained)
     chosen = [i for i, row in enumerate(prepared.rows) if row.position in evaluated]
     evaluation = prepared.tokenised.select(chosen)
     ready = Prepared(evaluation, [prepared.rows[i] for i in chosen], prepared.report)
@@ -170,6 +174,7 @@ def _split_off(loader: Loader, source: RawRows, kind: RowKind) -> Data:
         eval=evaluation,
         report=DataReport(SetReport.of(train), SetReport.of(evaluation), (prepared.report,)),
         held_out=HeldOut(prepare_held_out, {kind: ready}),
+        train_rows=[prepared.rows[i] for i in trained] if kind == "prompt" else (),
     )
 
 

@@ -31,6 +31,18 @@ def step_rows(n: int, per_step: int, seed: int, step: int) -> list[int]:
     return [int(i) for i in order[window * per_step : (window + 1) * per_step]]
 
 
+def rollout_rows(n: int, per_rollout: int, seed: int, number: int) -> list[int]:
+    """Return the rows of rollout ``number`` (from 0): every pass over the data in its own order, every rollout full.
+
+    >>> len(rollout_rows(5, 2, 0, 2)), len(rollout_rows(3, 8, 0, 0))
+    (2, 8)
+    """
+    if n < 1 or per_rollout < 1 or number < 0:
+        raise ValueError(f"needs n >= 1, per_rollout >= 1 and number >= 0, got {n}, {per_rollout} and {number}")
+    places = range(number * per_rollout, (number + 1) * per_rollout)
+    return [int(_permutation(n, seed, place // n)[place % n]) for place in places]
+
+
 @lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(n)

@@ -17,16 +17,18 @@ from torch import nn
 
 from alignkit.errors import ModelError
 from alignkit.scoring import attention
-from alignkit.scoring.head import LogitTransform, head_logps, install_head
+from alignkit.scoring.head import LogitTransform, entropy, head_entropy, head_logps, install_head
 from alignkit.scoring.masks import row_masks
 from alignkit.scoring.plan import Plan
 
 
 class TokenLogps(NamedTuple):
-    """What the model's forward returns for a plan: float32 ``[N]`` and ``[M]``, differentiable."""
+    """What the model's forward returns for a plan: float32 ``[N]`` and ``[M]``, differentiable, and what else was wanted."""
 
     completions: torch.Tensor
     prompts: torch.Tensor
+    values: torch.Tensor | None = None  # [N]
+    entropy: torch.Tensor | None = None  # [N], without gradient
 
 
 def innermost(model: nn.Module) -> Any:
@@ -79,31 +81,47 @@ def score_plan(model: Any, plan: Plan) -> TokenLogps:
     """Score a plan with the innermost causal LM. Runs inside the wrapped model's forward."""
     source = torch.cat([plan.source, plan.prompt_source])
     targets = torch.cat([plan.targets, plan.prompt_targets])
+    count, wanted = len(plan.targets), plan.wanted
     if plan.backend == "plain":
-        logits = _own_logits(model, plan).flatten(0, 1).index_select(0, source)
+        out = _own_output(model, plan)
+        logits = out.logits.flatten(0, 1).index_select(0, source)
+        logits = logits if wanted.temperature == 1.0 else logits / wanted.temperature
         logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        spread = entropy(logits[:count].detach()) if wanted.entropy else None
+        hidden = out.hidden_states[-1].flatten(0, 1).index_select(0, source) if wanted.values else None
     else:
-        hidden = _hidden_states(model, plan).flatten(0, 1).index_select(0, source)
-        logps = head_logps(model.get_output_embeddings(), hidden, targets, LogitTransform.of(text_config(model)))
-    return TokenLogps(logps[: len(plan.targets)], logps[len(plan.targets) :])
+        hidden = hidden_states(model, plan, _backbone(model)).flatten(0, 1).index_select(0, source)
+        transform = LogitTransform.of(text_config(model))._replace(temperature=wanted.temperature)
+        head = model.get_output_embeddings()
+        logps = head_logps(head, hidden, targets, transform)
+        spread = head_entropy(head, hidden[:count].detach(), transform) if wanted.entropy else None
+    values = None if hidden is None or not wanted.values else model.critic(hidden[:count], model, plan)
+    return TokenLogps(logps[:count], logps[count:], values, spread)
 
 
-def _own_logits(model: Any, plan: Plan) -> torch.Tensor:
-    """All logits, ``[B, L, V]``, by the model's own forward."""
-    out = type(model).forward(
-        model, input_ids=plan.input_ids, attention_mask=plan.attention_mask, use_cache=False, return_dict=True
+def _own_output(model: Any, plan: Plan) -> Any:
+    """What the model's own forward returns: logits ``[B, L, V]``, and hidden states where a critic reads them."""
+    return type(model).forward(
+        model,
+        input_ids=plan.input_ids,
+        attention_mask=plan.attention_mask,
+        use_cache=False,
+        return_dict=True,
+        output_hidden_states=plan.wanted.values,
     )
-    logits: torch.Tensor = out.logits
-    return logits
 
 
-def _hidden_states(model: Any, plan: Plan) -> torch.Tensor:
-    """The backbone's last hidden states, ``[B, L, H]``."""
+def _backbone(model: Any) -> Any:
     backbone = model.base_model
     if backbone is model:  # some classes name a prefix they do not have
         backbone = getattr(model, "model", None)
     if backbone is None:
         raise NotImplementedError(f"{type(model).__name__} has no backbone apart from its head")
+    return backbone
+
+
+def hidden_states(model: Any, plan: Plan, backbone: Any) -> torch.Tensor:
+    """The last hidden states ``[B, L, H]`` of ``backbone``, the model's own or another one of its kind."""
     inputs: dict[str, Any] = {"input_ids": plan.input_ids, "use_cache": False}
     if plan.backend == "padded":
         inputs["attention_mask"] = plan.attention_mask

@@ -24,10 +24,14 @@ KEEP_BYTES = 256 << 20
 
 
 class LogitTransform(NamedTuple):
-    """What a model does to its logits after the head: ``softcap * tanh(scale * z / softcap)``, or ``scale * z``."""
+    """What becomes of a model's logits after the head: ``softcap * tanh(scale * z / softcap)``, or ``scale * z``.
+
+    ``temperature`` divides the outcome: the distribution that is sampled from, where it is not 1.
+    """
 
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0
 
     @classmethod
     def of(cls, config: Any) -> LogitTransform:
@@ -43,9 +47,15 @@ class LogitTransform(NamedTuple):
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """Apply the transform."""
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        if self.softcap is not None:
+            logits = torch.tanh(logits * (self.scale / self.softcap)) * self.softcap
+            return logits if self.temperature == 1.0 else logits / self.temperature
+        return logits if self.factor == 1.0 else logits * self.factor
+
+    @property
+    def factor(self) -> float:
+        """What multiplies the logits where they are not capped."""
+        return self.scale / self.temperature
 
 
 _AS_IT_IS = LogitTransform()
@@ -81,6 +91,19 @@ def head_logps(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, tra
         return logps
     # A sharded head communicates in every call: one call, so that all ranks make as many.
     return chunked_logps(head, hidden, targets, transform, size=len(targets) if _sharded(head) else None)
+
+
+def head_entropy(head: nn.Module, hidden: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
+    """Return the entropy in nats of ``softmax(transform(head(hidden)))``, float32 ``[N]``, without gradient."""
+    size = max(len(hidden), 1) if _sharded(head) else MIN_CHUNK * 4
+    with torch.no_grad():
+        return torch.cat([entropy(transform(head(states))) for states in torch.split(hidden, size)])
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Return the entropy in nats of ``softmax(logits)``, float32 ``[n]``, for ``logits [n, V]``."""
+    logps = logits.float().log_softmax(-1)
+    return -(logps.exp() * logps).sum(-1)
 
 
 def _active(head: nn.Module) -> nn.Module:
@@ -121,8 +144,8 @@ def _linear_forward(
     # Leave autocast: inside the function every product has one dtype, chosen here.
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     weight, input = weight.to(dtype), input.to(dtype)
-    if transform.scale != 1.0:
-        input, bias = input * transform.scale, None if bias is None else bias * transform.scale
+    if transform.factor != 1.0:
+        input, bias = input * transform.factor, None if bias is None else bias * transform.factor
     with torch.autocast(kind, enabled=False):
         return linear_logps(input, weight, None if bias is None else bias.to(dtype), targets)
 

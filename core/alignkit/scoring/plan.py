@@ -27,6 +27,19 @@ Backend = Literal["packed", "rows", "padded", "plain"]
 _Ints = npt.NDArray[np.int64]
 
 
+class Wanted(NamedTuple):
+    """What a forward returns besides log-probabilities, and the temperature these are taken at."""
+
+    values: bool = False
+    """The value of every state in which a scored completion token is chosen, by the model's critic."""
+    entropy: bool = False
+    """The entropy of every distribution a scored completion token is chosen from; no gradient flows through it."""
+    temperature: float = 1.0
+
+
+NOTHING_ELSE = Wanted()
+
+
 class Segment(NamedTuple):
     """One prompt and the completions that branch off it, where they stand in a packed row."""
 
@@ -58,6 +71,7 @@ class Plan:
     prompt_row: torch.Tensor  # [M] the example it belongs to
     segments: tuple[Segment, ...]
     rows: int
+    wanted: Wanted
 
     @property
     def attention_mask(self) -> torch.Tensor:
@@ -94,6 +108,7 @@ def make_plan(
     backend: Backend = "packed",
     share: bool = True,
     pad_id: int = 0,
+    wanted: Wanted = NOTHING_ELSE,
 ) -> Plan:
     """Lay out ``examples`` for one forward of the model.
 
@@ -106,7 +121,7 @@ def make_plan(
     share = share and backend in ("packed", "rows")
     trees = [tree for row, example in enumerate(examples) for tree in _trees(row, example, prompt, share)]
     starts, shape = _place(trees, packed=backend == "packed")
-    return _fill(trees, starts, shape, backend, len(examples), pad_id)
+    return replace(_fill(trees, starts, shape, backend, len(examples), pad_id), wanted=wanted)
 
 
 def _trees(row: int, example: Example, score_prompt: bool, share: bool) -> list[_Tree]:
@@ -196,6 +211,7 @@ def _fill(
             for start, tree in zip(starts, trees, strict=True)
         ),
         rows=rows,
+        wanted=NOTHING_ELSE,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from alignkit.scoring.backends import TokenLogps, evaluating
-from alignkit.scoring.plan import Plan
+from alignkit.scoring.plan import Plan, Wanted
 from alignkit.scoring.scorer import Scorer, install
 from alignkit.types import Example, Scores
 
@@ -30,12 +30,21 @@ class ModelPolicy:
         """Where the model's inputs go."""
         return next(self.model.parameters()).device
 
-    def score(self, examples: Sequence[Example], *, prompt: bool = False, grad: bool = True) -> Scores:
+    def score(
+        self,
+        examples: Sequence[Example],
+        *,
+        prompt: bool = False,
+        grad: bool = True,
+        values: bool = False,
+        entropy: bool = False,
+        temperature: float = 1.0,
+    ) -> Scores:
         """Score every completion of ``examples``, in their order; see :class:`~alignkit.types.Policy`.
 
         Raises :class:`~alignkit.errors.DataError` for rows that cannot be scored.
         """
-        plan = self.scorer.plan(examples, prompt=prompt).to(self.device)
+        plan = self.scorer.plan(examples, prompt=prompt, wanted=Wanted(values, entropy, temperature)).to(self.device)
         logps = self._forward(plan) if grad else self._forward_without_gradient(plan)
         return Scores(
             logps=logps.completions,
@@ -44,6 +53,8 @@ class ModelPolicy:
             prompt_logps=logps.prompts,
             prompt_row=plan.prompt_row,
             rows=plan.rows,
+            values=logps.values,
+            entropy=logps.entropy,
         )
 
     def _forward(self, plan: Plan) -> TokenLogps:

@@ -111,7 +111,8 @@ def _disagreement(model: Any, scorer: Scorer, examples: Sequence[Example], expec
         if scorer.backend == "packed":
             attention.register()
             _set_attention(model, attention.NAME)
-        got = torch.cat(score_plan(model, scorer.plan(examples, prompt=True).to(model.device)))
+        scored = score_plan(model, scorer.plan(examples, prompt=True).to(model.device))
+        got = torch.cat([scored.completions, scored.prompts])
     except Exception as error:  # models fail in every way there is
         message = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {message[0].rstrip('.')}"

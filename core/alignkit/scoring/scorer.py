@@ -11,7 +11,7 @@ from torch import nn
 
 from alignkit.errors import ConfigError, ModelError, suggest
 from alignkit.scoring.backends import innermost, install_forward, text_config
-from alignkit.scoring.plan import Backend, Plan, make_plan
+from alignkit.scoring.plan import NOTHING_ELSE, Backend, Plan, Wanted, make_plan
 from alignkit.types import Example
 
 BACKENDS: tuple[Backend, ...] = ("packed", "rows", "padded", "plain")
@@ -29,9 +29,11 @@ class Scorer:
     notes: tuple[str, ...] = ()
     pad_id: int = 0
 
-    def plan(self, examples: Sequence[Example], *, prompt: bool = False) -> Plan:
+    def plan(self, examples: Sequence[Example], *, prompt: bool = False, wanted: Wanted = NOTHING_ELSE) -> Plan:
         """Lay out ``examples`` for ``model(plan=...)``; on the CPU, see :meth:`Plan.to`."""
-        return make_plan(examples, prompt=prompt, backend=self.backend, share=self.share, pad_id=self.pad_id)
+        return make_plan(
+            examples, prompt=prompt, backend=self.backend, share=self.share, pad_id=self.pad_id, wanted=wanted
+        )
 
 
 def install(

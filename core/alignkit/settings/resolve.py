@@ -108,11 +108,12 @@ def _resolve(given: list[Layer]) -> Resolved:
     entry, method_type = registry.load_method(name)
     notes = [_shadow_note(entry, other) for other in registry.shadowed(entry)]
     notes += _leave_other_settings(given, name)
-    for layer in given:
-        _use_aliases(layer, method_type.settings_type)
     layers = [from_dotted(method_type.defaults, f"default of {entry}")]
     if _is_demo(users):
         layers.append(_demo_preset())
+        layers.append(from_dotted(method_type.demo, f"demo setting of {entry}"))
+    for layer in [*layers, *given]:
+        _use_aliases(layer, method_type.settings_type)
     merged = merge(without_rivals([*layers, *given]))
     config = validate(RunConfig, merged.values, merged)
     arguments = check_train(config.train, merged)
@@ -219,7 +220,19 @@ def _unknown_setting(layer: Layer, key: str, known: list[str]) -> ConfigError:
 
 
 def _is_demo(users: Layer) -> bool:
-    return users.get("model", "name") in (None, DEMO) and users.get("data", "source") in (None, DEMO)
+    """Whether a run is on the demo: its data, and its model or a run that was itself on the demo."""
+    model = users.get("model", "name")
+    return users.get("data", "source") in (None, DEMO) and (model in (None, DEMO) or _was_on_demo(model))
+
+
+def _was_on_demo(model: Any) -> bool:
+    path = Path(str(model)).expanduser() / "run.yaml"
+    if not path.is_file():
+        return False
+    try:
+        return bool(files.read(path).get("data", "source") == DEMO)
+    except ConfigError:
+        return False
 
 
 def _demo_preset() -> Layer:

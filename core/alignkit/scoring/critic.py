@@ -1,0 +1,104 @@
+"""Critics: what a state is worth, read off the policy's hidden states or off a trunk of its own.
+
+A critic is a submodule of the innermost causal language model, so that wrappers, optimizer and gradient checkpointing see
+one model. It is saved apart (``critic.safetensors``), so that the trained model stays a stock one.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from alignkit.errors import CheckpointError
+from alignkit.scoring.backends import hidden_states, innermost, text_config
+
+if TYPE_CHECKING:
+    from alignkit.scoring.plan import Plan
+
+FILE = "critic.safetensors"
+_NAME = "critic"
+
+
+class Critic(nn.Module):
+    """V(s) = w . h(s) + b in float32, zero at the start; h comes from the policy, or from ``trunk``."""
+
+    def __init__(self, hidden_size: int, trunk: nn.Module | None = None) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, hidden: torch.Tensor, model: Any, plan: Plan) -> torch.Tensor:
+        """Return the value of every state in which a scored completion token is chosen, float32 ``[N]``.
+
+        Args:
+            hidden: the policy's hidden states at those positions, ``[N, H]``.
+            model: the innermost causal language model.
+            plan: what is scored.
+        """
+        if self.trunk is not None:
+            hidden = hidden_states(model, plan, self.trunk).flatten(0, 1).index_select(0, plan.source)
+        values: torch.Tensor = self.head(hidden.float()).squeeze(-1)
+        return values
+
+
+def add_critic(model: nn.Module, kind: Literal["shared", "separate"]) -> None:
+    """Give the innermost model a critic; ``separate``: with its own copy of every weight that is trained.
+
+    Frozen weights are shared with the policy: under LoRA a separate critic is a second set of adapters.
+    """
+    base = innermost(model)
+    trunk = None
+    if kind == "separate":
+        kept: dict[int, Any] = {id(p): p for p in base.base_model.parameters() if not p.requires_grad}
+        kept |= {id(config): config for config in (base.config, text_config(base))}  # one attention for both
+        trunk = copy.deepcopy(base.base_model, kept)
+    critic = Critic(int(text_config(base).hidden_size), trunk)
+    base.add_module(_NAME, critic.to(next(model.parameters()).device))
+
+
+def critic_of(model: nn.Module) -> Critic | None:
+    """Return the model's critic, None where it has none."""
+    critic: Critic | None = getattr(innermost(model), _NAME, None)
+    return critic
+
+
+def is_critics(name: str) -> bool:
+    """Whether a parameter of a model belongs to its critic."""
+    return _NAME in name.split(".")
+
+
+def save_critic(model: nn.Module, directory: Path) -> None:
+    """Write the critic's trained weights to ``critic.safetensors``; nothing where the model has no critic."""
+    from safetensors.torch import save_file
+
+    critic = critic_of(model)
+    if critic is not None:
+        weights = {name: p.detach().contiguous() for name, p in critic.named_parameters() if p.requires_grad}
+        save_file(weights, directory / FILE)
+
+
+def load_critic(model: nn.Module, directory: Path) -> None:
+    """Read the critic's trained weights back; raises :class:`CheckpointError` where they are missing or do not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    critic = critic_of(model)
+    if critic is None:
+        return
+    path = directory / FILE
+    wanted = {name: p for name, p in critic.named_parameters() if p.requires_grad}
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if found.keys() != wanted.keys():
+        raise CheckpointError(f"{path} belongs to another kind of critic")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(found[name])

@@ -1,0 +1,8 @@
+"""Group-relative policy optimisation, and RLOO as a setting of it."""
+
+from __future__ import annotations
+
+from alignkit_grpo.losses import group_advantages
+from alignkit_grpo.method import GRPO, GRPOSettings
+
+__all__ = ["GRPO", "GRPOSettings", "group_advantages"]

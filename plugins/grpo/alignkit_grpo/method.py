@@ -1,0 +1,130 @@
+"""The grpo method: settings and hooks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from alignkit import (
+    Batch,
+    LossOutput,
+    LossTerm,
+    Method,
+    Metric,
+    OnPolicySettings,
+    Policy,
+    Reuse,
+    Rollouts,
+    hookimpl,
+    rollout_metrics,
+)
+from pydantic import Field
+
+from alignkit_grpo.losses import clipped_loss, group_advantages, kl_k3
+
+
+class GRPOSettings(OnPolicySettings):
+    """Settings of grpo."""
+
+    group: int = Field(8, ge=2, alias="num_generations", description="answers a prompt")
+    baseline: Literal["mean", "leave_one_out"] = Field(
+        "mean", description="what an answer is compared with: its group's mean (GRPO), or the others' (RLOO)"
+    )
+    scale: Literal["group", "batch", "none"] = Field(
+        "group", description="standard deviation that advantages are divided by"
+    )
+    kl_coef: float = Field(0.0, ge=0, alias="beta", description="weight of the KL to the reference")
+    kl_in: Literal["loss", "reward"] = Field(
+        "loss", description="where the KL counts: a term of the loss (GRPO), or taken off the reward (RLOO)"
+    )
+    clip: float = Field(0.2, gt=0, description="how far down a token's probability ratio may move")
+    clip_high: float | None = Field(None, gt=0, description="how far up (default: as far as down)")
+    reduction: Literal["token", "sequence", "constant"] = Field(
+        "token",
+        description="mean over all tokens (DAPO), over answers of each one's mean (GRPO), or sum over max_new_tokens (Dr. GRPO)",
+    )
+
+
+class GRPO(Method[GRPOSettings]):
+    """Policy gradient with the other answers to the same prompt as the baseline; no critic."""
+
+    name = "grpo"
+    paper = "Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300"
+    rows = "prompt"
+    needs = frozenset({"reference", "reward"})
+    settings_type = GRPOSettings
+    defaults = {"train.learning_rate": 1e-6, "train.lr_scheduler_type": "constant", "train.num_train_epochs": 1}
+    demo = {
+        "method.rewards": "alignkit.demo.world:quality",
+        "method.max_new_tokens": 32,
+        "method.kl_coef": 0.02,
+        "train.learning_rate": 1e-3,
+        "train.per_device_train_batch_size": 16,
+        "train.max_steps": 80,
+        "train.lr_scheduler_type": "constant",
+        "eval.suites": ["generate", "prefs", "perplexity"],
+    }
+
+    @property
+    def reuse(self) -> Reuse:
+        """How often a rollout serves."""
+        return self.settings.reuse
+
+    @hookimpl
+    def align_prepare_batch(self, batch: Batch, rollouts: Rollouts) -> Batch:
+        """Answer every prompt several times and compare the answers' rewards."""
+        s = self.settings
+        batch = rollouts.sample(batch, s.group)
+        old = rollouts.score(batch, entropy=True)
+        tokens = {"logps": old.logps, "entropy": old.entropy if old.entropy is not None else old.logps}
+        rewards = batch.answers("reward", old.logps)  # (S,)
+        if s.kl_coef:
+            reference = rollouts.score(batch, reference=True)
+            tokens["reference"] = reference.logps
+            if s.kl_in == "reward":
+                rewards = rewards - s.kl_coef * (old.sums() - reference.sums())
+        groups = rewards.view(len(batch), s.group)
+        spread = _standard_deviation(rewards, rollouts) if s.scale == "batch" else 1.0
+        advantages = group_advantages(groups, baseline=s.baseline, scale=s.scale, spread=spread)
+        tokens["advantages"] = advantages.flatten()[old.sequence]
+        tokens["lengths"] = old.lengths[old.sequence].float()
+        alike = (groups == groups[:, :1]).all(1)
+        return batch.with_tokens(**tokens).with_column("alike", alike.float().tolist())
+
+    @hookimpl
+    def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
+        """Clipped surrogate plus kl_coef times the KL to the reference (arXiv:2402.03300, eq. 3)."""
+        s = self.settings
+        scores = policy.score(batch.examples, temperature=s.temperature)
+        log_ratios = scores.logps - batch.tokens("logps", scores.logps)
+        advantages = batch.tokens("advantages", scores.logps)
+        loss = clipped_loss(log_ratios, advantages, low=s.clip, high=s.clip_high or s.clip)
+        terms = [self._term("policy", loss, batch)]
+        moved = log_ratios.detach()
+        tokens = {
+            "approx_kl": moved.expm1() - moved,
+            "clip_fraction": (moved.exp() < 1 - s.clip) | (moved.exp() > 1 + (s.clip_high or s.clip)),
+            "entropy": batch.tokens("entropy", scores.logps),
+        }
+        if s.kl_coef:
+            kl = kl_k3(scores.logps, batch.tokens("reference", scores.logps))
+            terms += [self._term("kl", kl, batch, s.kl_coef)] if s.kl_in == "loss" else []
+            tokens["kl"] = kl.detach()
+        metrics = rollout_metrics(batch, scores.logps)
+        metrics |= {name: Metric(value.float().sum(), "completion_tokens") for name, value in tokens.items()}
+        metrics["groups_alike"] = Metric(scores.logps.new_tensor(sum(batch.columns["alike"])), "rows")
+        return LossOutput(terms, metrics)
+
+    def _term(self, name: str, values: torch.Tensor, batch: Batch, weight: float = 1.0) -> LossTerm:
+        """Reduce one number a token as the settings say."""
+        match self.settings.reduction:
+            case "token":
+                return LossTerm(name, values.sum(), "completion_tokens", weight)
+            case "sequence":
+                return LossTerm(name, (values / batch.tokens("lengths", values)).sum(), "completions", weight)
+        return LossTerm(name, values.sum() / self.settings.max_new_tokens, "completions", weight)
+
+
+def _standard_deviation(rewards: torch.Tensor, rollouts: Rollouts) -> float:
+    count, total, squares = rollouts.total(len(rewards), rewards.double().sum(), rewards.double().square().sum())
+    return float(max(squares / max(count, 1) - (total / max(count, 1)) ** 2, 0.0) ** 0.5)

@@ -1,0 +1,8 @@
+"""Proximal policy optimisation on the model's own answers."""
+
+from __future__ import annotations
+
+from alignkit_ppo.losses import clipped_policy_loss, clipped_value_loss, explained_variance, gae
+from alignkit_ppo.method import PPO, PPOSettings
+
+__all__ = ["PPO", "PPOSettings", "clipped_policy_loss", "clipped_value_loss", "explained_variance", "gae"]

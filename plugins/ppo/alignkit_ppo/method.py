@@ -1,0 +1,151 @@
+"""The ppo method: settings and hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from alignkit import (
+    Batch,
+    LossOutput,
+    LossTerm,
+    Method,
+    Metric,
+    OnPolicySettings,
+    Policy,
+    Reuse,
+    Rollouts,
+    hookimpl,
+    rollout_metrics,
+    whiten,
+)
+from pydantic import Field
+
+from alignkit_ppo.losses import clipped_policy_loss, clipped_value_loss, explained_variance, gae
+
+
+class PPOSettings(OnPolicySettings):
+    """Settings of ppo."""
+
+    epochs: int = Field(4, ge=1, description="passes over a rollout")
+    kl_coef: float = Field(0.05, ge=0, alias="beta", description="penalty on a token's log-ratio to the reference")
+    kl_estimator: Literal["k1", "k3"] = Field(
+        "k1", description="of the penalty: log-ratio r, or exp(-r) - 1 + r, which is never negative"
+    )
+    kl_target: float | None = Field(
+        None, gt=0, description="nats an answer may differ from the reference: adapts kl_coef (None: it is fixed)"
+    )
+    kl_horizon: float = Field(10_000, gt=0, description="answers over which an adaptive kl_coef moves")
+    clip: float = Field(0.2, gt=0, description="how far a token's probability ratio may move before it is clipped")
+    value_clip: float = Field(0.2, gt=0, description="how far a value may move in one rollout")
+    value_coef: float = Field(0.1, ge=0, description="weight of the value loss")
+    gamma: float = Field(1.0, ge=0, le=1, description="discount of later rewards")
+    lam: float = Field(0.95, ge=0, le=1, alias="lambda", description="lambda of generalised advantage estimation")
+    whiten_rewards: bool = Field(False, description="scale the rewards of a rollout's tokens to variance 1")
+    whiten_advantages: bool = Field(True, description="shift and scale a rollout's advantages to mean 0 and variance 1")
+    critic: Literal["shared", "separate"] = Field(
+        "shared", description="values from the policy's hidden states, or from a trunk of the critic's own"
+    )
+
+
+class PPO(Method[PPOSettings]):
+    """Clipped policy gradient with a learned critic and a KL penalty to the policy as it was at step 0."""
+
+    name = "ppo"
+    paper = "Schulman et al. 2017, Proximal Policy Optimization Algorithms, https://arxiv.org/abs/1707.06347"
+    rows = "prompt"
+    needs = frozenset({"reference", "value_head", "reward"})
+    settings_type = PPOSettings
+    defaults = {"train.learning_rate": 3e-6, "train.lr_scheduler_type": "constant", "train.num_train_epochs": 1}
+    demo = {
+        "method.rewards": "alignkit.demo.world:quality",
+        "method.max_new_tokens": 32,
+        "method.minibatches": 2,
+        "method.epochs": 2,
+        "method.value_coef": 0.5,
+        "train.learning_rate": 7e-4,
+        "train.per_device_train_batch_size": 64,
+        "train.max_steps": 240,
+        "train.lr_scheduler_type": "constant",
+        "eval.suites": ["generate", "prefs", "perplexity"],
+    }
+
+    def __init__(self, settings: PPOSettings) -> None:
+        super().__init__(settings)
+        self.kl_coef = settings.kl_coef
+
+    @property
+    def reuse(self) -> Reuse:
+        """How often a rollout serves."""
+        return self.settings.reuse
+
+    def state(self) -> dict[str, float]:
+        """Return the penalty's coefficient, which adapts."""
+        return {"kl_coef": self.kl_coef}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Go on from a checkpoint's coefficient."""
+        self.kl_coef = state.get("kl_coef", self.kl_coef)
+
+    @hookimpl
+    def align_prepare_batch(self, batch: Batch, rollouts: Rollouts) -> Batch:
+        """Answer the prompts, and turn rewards, KL penalty and values into advantages and returns, token by token."""
+        s = self.settings
+        batch = rollouts.sample(batch)
+        old = rollouts.score(batch, values=True, entropy=True)
+        log_ratios = old.logps - rollouts.score(batch, reference=True).logps  # (N,)
+        penalty = log_ratios if s.kl_estimator == "k1" else (-log_ratios).expm1() + log_ratios
+        rewards = -self.kl_coef * penalty
+        last = old.lengths.cumsum(0) - 1
+        rewards[last] += batch.answers("reward", rewards)  # the answer as a whole is rewarded at its last token
+        if s.whiten_rewards:
+            rewards = whiten(rewards, rollouts, shift_mean=False)
+        values = old.values if old.values is not None else torch.zeros_like(rewards)
+        advantages = gae(rewards, values, old.lengths, gamma=s.gamma, lam=s.lam)
+        returns = advantages + values
+        if s.whiten_advantages:
+            advantages = whiten(advantages, rollouts)
+        kl = old.logps.new_zeros(len(old.lengths)).index_add(0, old.sequence, log_ratios)  # (S,)
+        shared = {"kl_coef": self.kl_coef, "explained_variance": explained_variance(values, returns)}
+        self._adapt(kl, rollouts)
+        batch = batch.with_tokens(logps=old.logps, advantages=advantages, returns=returns, values=values)
+        batch = batch.with_tokens(entropy=old.entropy) if old.entropy is not None else batch
+        return batch.with_answers(kl=kl).with_shared(**shared)
+
+    def _adapt(self, kl: torch.Tensor, rollouts: Rollouts) -> None:
+        """Move the coefficient towards the target KL (Ziegler et al. 2019, arXiv:1909.08593, section 2.2)."""
+        if self.settings.kl_target is None or not rollouts.training:
+            return
+        total, answers = rollouts.total(kl.sum(), len(kl))
+        error = (total / max(answers, 1)) / self.settings.kl_target - 1
+        self.kl_coef *= 1 + min(max(error, -0.2), 0.2) * answers / self.settings.kl_horizon
+
+    @hookimpl
+    def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
+        """L = L_CLIP + value_coef L_VF (arXiv:1707.06347, eq. 9), a mean over the step's tokens."""
+        s = self.settings
+        scores = policy.score(batch.examples, values=True, temperature=s.temperature)
+        assert scores.values is not None
+        old, advantages, returns, old_values, entropy = (
+            batch.tokens(name, scores.logps) for name in ("logps", "advantages", "returns", "values", "entropy")
+        )
+        log_ratios = scores.logps - old
+        policy_loss = clipped_policy_loss(log_ratios, advantages, clip=s.clip)
+        value_loss = clipped_value_loss(scores.values, old_values, returns, clip=s.value_clip)
+        moved = log_ratios.detach()
+        tokens = {
+            "approx_kl": moved.expm1() - moved,  # of the old policy from this one: k3, never negative
+            "clip_fraction": (moved.exp() - 1).abs() > s.clip,
+            "entropy": entropy,
+            "value": scores.values.detach(),
+        }
+        metrics = rollout_metrics(batch, scores.logps)
+        metrics |= {name: Metric(value.float().sum(), "completion_tokens") for name, value in tokens.items()}
+        return LossOutput(
+            [
+                LossTerm("policy", policy_loss.sum(), "completion_tokens"),
+                LossTerm("value", value_loss.sum(), "completion_tokens", s.value_coef),
+            ],
+            metrics,
+        )

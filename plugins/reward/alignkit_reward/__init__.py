@@ -1,0 +1,18 @@
+"""Reward models, and reward functions that need none."""
+
+from __future__ import annotations
+
+from alignkit_reward.functions import Function, Length, Match, Regex, TrainedReward
+from alignkit_reward.losses import reward_loss
+from alignkit_reward.method import RewardModelling, RewardSettings
+
+__all__ = [
+    "Function",
+    "Length",
+    "Match",
+    "Regex",
+    "RewardModelling",
+    "RewardSettings",
+    "TrainedReward",
+    "reward_loss",
+]

@@ -1,0 +1,79 @@
+"""The reward method: settings and hooks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from alignkit import (
+    Batch,
+    LoadedModel,
+    LossOutput,
+    LossTerm,
+    Method,
+    Metric,
+    Policy,
+    RunConfig,
+    Settings,
+    build_classifier,
+    hookimpl,
+)
+from alignkit.errors import DataError
+from pydantic import Field
+
+from alignkit_reward.losses import centering_loss, reward_loss
+
+
+class RewardSettings(Settings):
+    """Settings of reward."""
+
+    margin: str | None = Field(None, description="column of the data that says by how much the chosen answer is better")
+    center: float = Field(
+        0.0, ge=0, description="weight of the squared sum of a pair's rewards, which keeps them around zero"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed share of flipped labels")
+
+
+class RewardModelling(Method[RewardSettings]):
+    """A reward model from preference pairs: a classifier with one output, on a causal language model or an encoder."""
+
+    name = "reward"
+    paper = "Stiennon et al. 2020, Learning to summarize from human feedback, https://arxiv.org/abs/2009.01325"
+    rows = "preference"
+    settings_type = RewardSettings
+    defaults = {"train.learning_rate": 1e-5, "train.num_train_epochs": 1, "eval.suites": ["prefs"]}
+    demo = {"eval.suites": ["prefs"]}
+
+    @hookimpl
+    def align_build_model(self, config: RunConfig) -> LoadedModel:
+        """Load the start model as a classifier; a language model or encoder gets a new head."""
+        return build_classifier(config.model, seed=config.run.seed)
+
+    @hookimpl
+    def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
+        """Score both answers and compare (see :func:`reward_loss`)."""
+        s = self.settings
+        scores = policy.score(batch.examples)
+        chosen, rejected = scores.split(scores.logps)  # (G,) each
+        margins = (
+            0.0 if s.margin is None else chosen.new_tensor([_margin(e.fields, s.margin, e.id) for e in batch.examples])
+        )
+        losses = reward_loss(chosen, rejected, margins=margins, label_smoothing=s.label_smoothing)
+        terms = [LossTerm("bradley_terry", losses.sum(), "rows")]
+        if s.center:
+            terms.append(LossTerm("center", centering_loss(chosen, rejected).sum(), "rows", s.center))
+        values = {
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": ((chosen - rejected).sign() + 1) / 2,
+        }
+        return LossOutput(terms, {name: Metric(value.detach().sum(), "rows") for name, value in values.items()})
+
+
+def _margin(fields: Mapping[str, Any], column: str, row: str) -> float:
+    value = fields.get(column)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"row {row}: the margin column {column!r} is {value!r}, which is no finite number")
+    return float(value)
