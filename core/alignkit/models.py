@@ -110,6 +110,11 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
     model = _load_base(base_path, config, meta, head_seed=seed if classifier else None)
     if classifier:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if classifier and adapter_path is not None and not is_classifier(adapter_path):
+        # A language model's adapter: its changes go into the trunk, and the new head's classifier starts from that.
+        tuned = _load_adapter(_load_base(base_path, config, meta), adapter_path, trainable=False).merge_and_unload()
+        model.base_model.load_state_dict(tuned.base_model.state_dict())
+        adapter_path = None
     if not meta:
         _check_embeddings(model, tokenizer, base_path)
     if adapter_path is not None and not meta:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from alignkit.config import Words
 from alignkit.errors import ConfigError
-from alignkit.rewards import RewardSpec
+from alignkit.rewards import RewardSpecs
 from alignkit.types import Batch, Metric, Reuse, Settings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class OnPolicySettings(Settings):
     A rollout holds ``minibatches`` optimizer steps' worth of prompts and is passed over ``epochs`` times.
     """
 
-    rewards: list[RewardSpec] = Field(
+    rewards: RewardSpecs = Field(
         default_factory=list,
         alias="reward",
         description="reward or rewards to maximise: a name (align rewards), a reward model's path, package.module:function, "
@@ -45,13 +45,6 @@ class OnPolicySettings(Settings):
     epochs: int = Field(1, ge=1, description="passes over a rollout")
     minibatches: int = Field(1, ge=1, description="optimizer steps a pass over a rollout takes")
     missing_end_penalty: float = Field(0.0, ge=0, description="taken off the reward of an answer that was cut off")
-
-    @field_validator("rewards", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return [value] if isinstance(value, dict) else value
 
     @property
     def reuse(self) -> Reuse:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from alignkit.types import SettingsT
 
@@ -71,3 +71,13 @@ class RewardSpec(BaseModel):
     def settings(self) -> dict[str, Any]:
         """The reward's own settings as given."""
         return dict(self.__pydantic_extra__ or {})
+
+
+def _one_or_many(value: Any) -> Any:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, dict) else value
+
+
+RewardSpecs = Annotated[list[RewardSpec], BeforeValidator(_one_or_many)]
+"""Rewards of a sum: a list, one alone, or names with commas."""

@@ -10,6 +10,8 @@ from typing import Any
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
 from alignkit.data.rows import Row
 from alignkit.errors import ConfigError, RunFailedError
+from alignkit.rewarding import ask, open_rewards
+from alignkit.rewards import Answered, RewardSpecs
 from alignkit.samples import generate
 from pydantic import Field
 
@@ -37,6 +39,7 @@ class GenerateSettings(Settings):
     temperature: float = Field(0.0, ge=0, description="0: the likeliest token every time")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens with this much probability")
     seed: int = Field(0, ge=0, description="seed of the samples")
+    rewards: RewardSpecs = Field(default_factory=list, description="rewards to measure answers by, as ppo takes them")
     checker: str | None = Field(None, description="package.module:function of (prompt, answer) that returns a number")
 
 
@@ -50,6 +53,7 @@ class GenerateSuite(Suite[GenerateSettings]):
     def __init__(self, settings: GenerateSettings) -> None:
         super().__init__(settings)
         self.checker = None if settings.checker is None else load_function(settings.checker)
+        self.rewards = open_rewards(settings.rewards)
 
     def content(self, target: Target) -> str:
         """Return a digest of the prompts."""
@@ -63,6 +67,7 @@ class GenerateSuite(Suite[GenerateSettings]):
         metrics = _metrics(items, [item["token_ids"] for item in items])
         for item in items:
             del item["token_ids"]
+        rewards = [Contrast(name, name) for name in metrics if name.startswith("reward/")]
         if target.start is not None and self.checker is not None:
             metrics["win_rate"] = _win_rate(items, target.start.items)
         return SuiteResult(
@@ -72,7 +77,7 @@ class GenerateSuite(Suite[GenerateSettings]):
             metrics=metrics,
             items=items,
             settings=self.settings.model_dump(mode="json"),
-            contrasts=[contrast for contrast in CONTRASTS if contrast.numerator in items[0]],
+            contrasts=[contrast for contrast in CONTRASTS if contrast.numerator in items[0]] + rewards,
         )
 
     def _chosen(self, rows: Sequence[Any]) -> list[Any]:
@@ -96,7 +101,8 @@ class GenerateSuite(Suite[GenerateSettings]):
             top_p=settings.top_p,
             seed=settings.seed,
         )
-        items = []
+        items: list[dict[str, Any]] = []
+        answered: list[Answered] = []
         for i, answer in enumerate(answers):
             example, row, sample = examples[i // settings.samples], rows[i // settings.samples], i % settings.samples
             text = target.tokenizer.decode(answer.tokens, skip_special_tokens=True)
@@ -114,6 +120,22 @@ class GenerateSuite(Suite[GenerateSettings]):
             if self.checker is not None:
                 item["quality"] = self._checked(row, text, self.checker)
             items.append(item)
+            prompt_ids, fields = example.prompt, example.fields
+            answered.append(
+                Answered(
+                    example.id,
+                    row.prompt,
+                    text,
+                    prompt_ids,
+                    answer.completion,
+                    answer.ended,
+                    target.tokenizer,
+                    fields,
+                )
+            )
+        for name, values in ask(self.rewards, answered).parts.items():
+            for item, value in zip(items, values, strict=True):
+                item[f"reward/{name}"] = value
         return items
 
     def _checked(self, row: Row, answer: str, checker: Checker) -> float:
@@ -145,13 +167,18 @@ def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]
         return clustered_mean([item[key] for item in items], clusters)
 
     quality = {"quality": mean("quality")} if "quality" in items[0] else {}
-    return quality | {
-        "tokens": mean("tokens"),
-        "ended": clustered_proportion([item["ended"] for item in items], clusters),
-        "repetition": clustered_proportion([item["repetition"] for item in items], clusters),
-        "distinct_1": Estimate(distinct(tokens, 1)),
-        "distinct_2": Estimate(distinct(tokens, 2)),
-    }
+    rewards = {name: mean(name) for name in items[0] if name.startswith("reward/")}
+    return (
+        quality
+        | rewards
+        | {
+            "tokens": mean("tokens"),
+            "ended": clustered_proportion([item["ended"] for item in items], clusters),
+            "repetition": clustered_proportion([item["repetition"] for item in items], clusters),
+            "distinct_1": Estimate(distinct(tokens, 1)),
+            "distinct_2": Estimate(distinct(tokens, 2)),
+        }
+    )
 
 
 def _win_rate(items: Sequence[Mapping[str, Any]], start: Sequence[Mapping[str, Any]]) -> Estimate:
