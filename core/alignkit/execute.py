@@ -257,7 +257,13 @@ class Execution:
             "finished",
             steps=trainer.state.global_step,
             evaluation={"before": _metrics(before), "after": _metrics(after)},
-            train=training_numbers(directory.metrics, prepared, self.reference_tokens, timings["train"]["seconds"]),
+            train=training_numbers(
+                directory.metrics,
+                prepared,
+                self.reference_tokens,
+                sum(trainer.steps.spent.values()) if hasattr(trainer, "steps") else 0,
+                timings["train"]["seconds"],
+            ),
             error=None,
         )
         return partial(present, self.console, directory, record, before, after, pairs)

@@ -37,12 +37,14 @@ def description(prepared: Prepared, started: float) -> dict[str, Any]:
     }
 
 
-def training_numbers(metrics: Path, prepared: Prepared, reference_tokens: int, seconds: float) -> dict[str, Any]:
+def training_numbers(
+    metrics: Path, prepared: Prepared, reference_tokens: int, rollout_tokens: int, seconds: float
+) -> dict[str, Any]:
     """Return what training came to: the last loss, the mean speed over the logging steps, and what it cost.
 
     ``flops`` counts, for a token trained, 2 N forward, 2 N backward through the activations and 2 T for the T trained
     parameters' own gradients (6 N where all are: Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and 2 N for a token
-    of a reference pass. Attention's own products are left out, as there.
+    of a reference pass, and for one that was generated, or scored before it was trained on. Attention's own products are left out, as there.
     """
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     records = [record for record in map(json.loads, lines) if "loss" in record]
@@ -55,7 +57,8 @@ def training_numbers(metrics: Path, prepared: Prepared, reference_tokens: int, s
         "tokens": tokens,
         "tokens_per_second": sum(speeds) / len(speeds) if speeds else None,
         "reference_tokens": reference_tokens,
+        "rollout_tokens": rollout_tokens,
         "seconds": seconds,
         "memory_gb": max((record["memory_gb"] for record in records if record.get("memory_gb")), default=None),
-        "flops": (4 * size + 2 * trained) * tokens + 2 * size * reference_tokens,
+        "flops": (4 * size + 2 * trained) * tokens + 2 * size * (reference_tokens + rollout_tokens),
     }

@@ -176,17 +176,35 @@ def stages_of(record: Mapping[str, Any]) -> list[Stage]:
 
 
 def cost_of(stages: Sequence[Stage]) -> Cost:
-    """Return what a model cost to train, every stage of it; None for what a record does not say."""
+    """Return what a model cost to train, every stage of it, and its reward models; None for what a record does not say."""
     if _started_from_a_lost_run(stages[0].record):
         return Cost()
-    tokens, flops, seconds, memory = zip(*(_own_cost(stage.record) for stage in stages), strict=True)
+    records = {_identity(stage.record): stage.record for stage in stages}
+    for stage in stages:
+        for path in _reward_models(stage.record):
+            records |= {_identity(s.record): s.record for s in stages_of(RunDir.open(path).read_record())}
+    tokens, flops, seconds, memory = zip(*map(_own_cost, records.values()), strict=True)
     return Cost(_total(tokens), _total(flops), _total(seconds), None if None in memory else max(memory))
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells one run's record from another's: stages that two models share are paid once."""
+    return record.get("started"), record.get("method"), record.get("model", {}).get("hash")
+
+
+def _reward_models(record: Mapping[str, Any]) -> list[Path]:
+    """Return the runs a run's rewards were trained in."""
+    rewards = record.get("config", {}).get("method", {}).get("reward")
+    if not isinstance(rewards, list):
+        return []
+    named = [Path(str(r.get("path", r.get("name")))).expanduser() for r in rewards if isinstance(r, Mapping)]
+    return [path for path in named if (path / "run.json").is_file()]
 
 
 def _own_cost(record: Mapping[str, Any]) -> tuple[float | None, float | None, float | None, float | None]:
     """Return tokens, FLOPs, seconds and memory of one run, its reference passes included."""
     train = record.get("train", {})
-    tokens = _total((train.get("tokens"), train.get("reference_tokens", 0)))
+    tokens = _total((train.get("tokens"), train.get("reference_tokens", 0), train.get("rollout_tokens", 0)))
     seconds = _total((train.get("seconds"), record.get("timings", {}).get("reference", {}).get("seconds", 0)))
     return tokens, train.get("flops"), seconds, train.get("memory_gb")
 

@@ -30,12 +30,15 @@ _LARGEST = 300.0
 """Logarithm beyond which a ratio is as good as infinite: the end of an interval that reaches it is not given."""
 
 
-def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> Comparison:
+def compare(
+    runs: Sequence[Path | str], baseline: Path | str | None = None, *, names: Mapping[Path, str] | None = None
+) -> Comparison:
     """Compare runs, paired on the items they were all evaluated on; runs that differ in the seed alone are one arm.
 
     Args:
         runs: run directories, or directories that ``align eval --output`` made.
         baseline: the run the others are compared with, or ``start`` for the start model they share (default: the first).
+        names: what arms are called, by the directory of one of their runs (default: by what tells them apart).
 
     Raises:
         ConfigError: a directory cannot be read, or the runs were evaluated on different items.
@@ -43,7 +46,8 @@ def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> C
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
     read = [read_run(path) for path in _once([*runs, *([] if baseline in (None, START) else [baseline])])]
-    groups = group(read)
+    called = {path.resolve(): name for path, name in (names or {}).items()}
+    groups = [_renamed(found, called) for found in group(read)]
     if baseline == START:
         start = start_of(read)
         groups.insert(0, Group(START, {}, (start,)))
@@ -245,3 +249,8 @@ def _shared(groups: Sequence[Group]) -> dict[str, Any]:
     if not settings:
         return {}
     return {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
+
+
+def _renamed(found: Group, names: Mapping[Path, str]) -> Group:
+    wanted = [names[run.path.resolve()] for run in found.runs if run.path.resolve() in names]
+    return replace(found, name=wanted[0]) if wanted else found

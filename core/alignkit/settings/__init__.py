@@ -7,7 +7,18 @@ sections' defaults.
 from __future__ import annotations
 
 from alignkit.settings.files import read, write
-from alignkit.settings.resolve import Resolved, check, dump, method_settings, resolve
+from alignkit.settings.resolve import Resolved, check, dump, from_sets, method_settings, resolve, resolve_layers
 from alignkit.settings.schema import schema
 
-__all__ = ["Resolved", "check", "dump", "method_settings", "read", "resolve", "schema", "write"]
+__all__ = [
+    "Resolved",
+    "check",
+    "dump",
+    "from_sets",
+    "method_settings",
+    "read",
+    "resolve",
+    "resolve_layers",
+    "schema",
+    "write",
+]

@@ -63,7 +63,7 @@ def resolve(
         ("run", "name"): ("--name", name),
         ("run", "seed"): ("--seed", seed),
     }
-    command = _from_sets(sets)
+    command = from_sets(sets)
     for path, (option, value) in options.items():
         if value is not None:
             command.put(path, value, option)
@@ -72,6 +72,11 @@ def resolve(
     if file is not None and command.get("run", "name") is None and not resume:
         _rename_repeat(file, resolved)
     return resolved
+
+
+def resolve_layers(layers: Sequence[Layer]) -> Resolved:
+    """Resolve layers of configuration, later ones over earlier ones; raises as :func:`resolve` does."""
+    return _resolve([layer.expanded() for layer in layers])
 
 
 def check(config: RunConfig) -> RunConfig:
@@ -156,7 +161,8 @@ def _sections_with(key: str) -> list[str]:
     return homes or [f"train.{known}" for known in argument_types() if known == key]
 
 
-def _from_sets(sets: Iterable[str]) -> Layer:
+def from_sets(sets: Iterable[str]) -> Layer:
+    """Return the layer of ``key=value`` texts, as ``--set`` takes them."""
     layer = Layer()
     for text in sets:
         key, equals, value = text.partition("=")

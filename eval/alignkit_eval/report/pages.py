@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,27 @@ def sweep_report(directory: Path, comparison: Comparison | None) -> Path:
     failed = sum(cell["status"] == "failed" for cell in stored["cells"])
     said = f"{len(stored['cells'])} cells" + (f", {failed} failed" if failed else "")
     return _write(directory / "report.html", Page(f"Sweep {directory.resolve().name}", said, verdict, notes, sections))
+
+
+def pipeline_report(
+    directory: Path, stages: Sequence[Any], runs: Sequence[Path], comparison: Comparison | None
+) -> Path:
+    """Write ``report.html`` of a pipeline and return its path: its stages, what each came to, and their comparison.
+
+    Raises:
+        ConfigError: a result of one of its runs cannot be read.
+    """
+    sections: list[Section] = [tables.stages([vars(stage) for stage in stages])]
+    for run in runs:
+        found = tables.before_and_after(RunDir(run).read_record())
+        sections.append(replace(found, title=f"{run.name}: before and after training"))
+    if comparison is not None:
+        sections = [*_compared(comparison), *sections]
+    verdict = "No stages were compared." if comparison is None else comparison.verdict
+    notes = () if comparison is None else comparison.notes
+    title = f"Pipeline {directory.resolve().name}"
+    said = " -> ".join(stage.name for stage in stages)
+    return _write(directory / "report.html", Page(title, said, verdict, notes, sections))
 
 
 def _manifest(directory: Path) -> Mapping[str, Any]:

@@ -122,5 +122,21 @@ def cells(entries: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Cells", ("cell", "status", "seconds", "CPU seconds", "error"), rows)
 
 
+def stages(entries: Sequence[Mapping[str, Any]]) -> Table:
+    """Return how every stage of a pipeline ended, from pipeline.json."""
+    rows = [
+        (
+            Cell(entry["name"]),
+            Cell(entry["kind"]),
+            Cell(entry["status"]),
+            number_cell(entry["seconds"], ".1f"),
+            number_cell(entry["cpu_seconds"], ".1f"),
+            Cell(plain(entry["error"])),
+        )
+        for entry in entries
+    ]
+    return Table("Stages", ("stage", "kind", "status", "seconds", "CPU seconds", "error"), rows)
+
+
 def _estimate(estimate: Estimate | None) -> Cell:
     return Cell("-") if estimate is None else Cell(with_interval(estimate), estimate.value)

@@ -1,0 +1,126 @@
+"""``align export``, ``align generate`` and ``align chat``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alignkit.cli.failures import debug_option
+from alignkit.errors import ConfigError
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--merge", metavar="RUN,RUN", help="Average the weights with those of these runs (a model soup).")
+@click.option("--weights", metavar="W,W", help="Weights of the average, RUN's first (default: equal).")
+@click.option("--output", metavar="DIR", type=click.Path(path_type=Path), help="Where to (default: RUN/export).")
+@debug_option
+def export(run: Path, merge: str | None, weights: str | None, output: Path | None) -> None:
+    """Write RUN's model as a stock one: adapter merged, safetensors, tokenizer, model card, checked against the run."""
+    from alignkit.export import export as write
+    from alignkit.quiet import quiet_libraries
+
+    quiet_libraries()
+    runs = [run, *(Path(word.strip()) for word in (merge or "").split(",") if word.strip())]
+    try:
+        shares = None if weights is None else [float(word) for word in weights.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--weights {weights}: write numbers with commas, e.g. 0.5,0.5") from error
+    where = write(runs, output or run / "export", shares)
+    click.echo(f"The export scores like {' + '.join(str(r) for r in runs)} and is in {where}", err=True)
+
+
+def _sampling(command: Any) -> Any:
+    """Give a command the options of sampling."""
+    options: tuple[Any, ...] = (
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples."),
+        click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Nucleus sampling."),
+        click.option(
+            "--temperature", type=click.FloatRange(0), default=0.0, help="0 (the default): the likeliest token."
+        ),
+        click.option(
+            "--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer."
+        ),
+    )
+    for option in options:
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option("--prompt", "prompts", metavar="TEXT", multiple=True, help="What to answer (default: lines of stdin).")
+@click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template.")
+@click.option("--vote", "voting", is_flag=True, help="Give the answer most of the models agree on.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a prompt.")
+@_sampling
+@debug_option
+def generate(
+    targets: tuple[str, ...],
+    prompts: tuple[str, ...],
+    raw: bool,
+    voting: bool,
+    as_json: bool,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> None:
+    """Answer prompts with runs, model directories, hub ids or demo; several stand side by side, or vote."""
+    from alignkit.inference import Sampling, Speaker, each_answer, vote
+    from alignkit.quiet import quiet_libraries
+
+    quiet_libraries()
+    asked = list(prompts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not asked:
+        raise ConfigError("there is no prompt: give --prompt TEXT, or lines on stdin")
+    speakers = [Speaker(target) for target in targets]
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    for prompt, answers in zip(asked, each_answer(speakers, asked, sampling, raw=raw), strict=True):
+        said = dict(zip(targets, answers, strict=True))
+        winner, agreed = vote(answers)
+        if as_json:
+            voted = {"vote": winner, "agreed": agreed} if voting else {}
+            click.echo(json.dumps({"prompt": prompt, "answers": said, **voted}, ensure_ascii=False))
+        elif voting:
+            click.echo(winner)
+            click.echo(f"({agreed} of {len(answers)} agree)", err=True)
+        elif len(speakers) == 1:
+            click.echo(answers[0])
+        else:
+            click.echo(f"> {prompt}")
+            for target, answer in said.items():
+                click.echo(f"{target}: {answer}")
+
+
+@click.command()
+@click.argument("target")
+@click.option("--system", metavar="TEXT", help="System message.")
+@_sampling
+@debug_option
+def chat(target: str, system: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+    """Talk to a run, model directory, hub id or demo. An empty line or Ctrl-D ends it; /new forgets what was said."""
+    from alignkit.inference import Sampling, Speaker
+    from alignkit.quiet import quiet_libraries
+
+    quiet_libraries()
+    speaker = Speaker(target)
+    opening: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    messages = list(opening)
+    while True:
+        if sys.stdin.isatty():
+            click.echo("> ", nl=False)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        if line == "/new":
+            messages = list(opening)
+            continue
+        messages.append({"role": "user", "content": line})
+        answer = speaker.answer(messages, Sampling(max_new_tokens, temperature, top_p, seed + len(messages)))
+        messages.append({"role": "assistant", "content": answer})
+        click.echo(answer)

@@ -1,0 +1,105 @@
+"""``align status`` and ``align watch``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alignkit.cli.failures import debug_option
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@debug_option
+def status(run: Path, as_json: bool) -> None:
+    """Say how the run in directory RUN stands: status, step, time left, latest numbers."""
+    from alignkit.progress import lines, standing
+
+    found = standing(run)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(lines(found)))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--every", metavar="S", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds between looks."
+)
+@debug_option
+def watch(run: Path, every: float) -> None:
+    """Show the run in directory RUN as it goes: curves of loss terms, margins and rewards, samples, time left.
+
+    Ends with the run; Ctrl-C leaves it running. Without a terminal it prints each look that shows something new.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from alignkit.progress import lines, standing
+
+    found = standing(run)
+    if not sys.stdout.isatty():
+        said = None
+        while True:
+            now = lines(found)
+            if now != said:
+                click.echo("\n".join(now))
+                said = now
+            if found.status != "running":
+                return
+            time.sleep(every)
+            found = standing(run)
+    try:
+        with Live(_view(found), console=Console(), refresh_per_second=4) as live:
+            while found.status == "running":
+                time.sleep(every)
+                found = standing(run)
+                live.update(_view(found))
+    except KeyboardInterrupt:
+        return
+
+
+def curve(values: list[float], width: int) -> str:
+    """Return numbers as a line of blocks, the lowest the smallest; several fall into one block where there are too many.
+
+    >>> curve([0, 1, 2, 3], 4)
+    '▁▃▆█'
+    """
+    size = max(-(-len(values) // width), 1)
+    means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
+    low, high = min(means), max(means)
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[round((mean - low) / span * (len(BLOCKS) - 1))] for mean in means)
+
+
+def _view(found: Any) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from alignkit.progress import SHOWN, lines
+
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    names = [name for name in SHOWN if name in found.latest] + sorted(n for n in found.latest if n.startswith("loss/"))
+    for name in names:
+        values = [float(r[name]) for r in found.history if isinstance(r.get(name), int | float) and r[name] == r[name]]
+        if values:
+            table.add_row(name, f"{values[-1]:.4g}", curve(values, 48))
+    samples = [
+        Text(f"{part:>7}: {_short(str(row[part]))}") for row in found.samples[:2] for part in row if part != "id"
+    ]
+    head = lines(found)
+    return Group(
+        Text(head[0], style="bold"), table, *(Text(line) for line in head[1:] if line.lstrip()[:4] != "loss"), *samples
+    )
+
+
+def _short(text: str, width: int = 100) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
