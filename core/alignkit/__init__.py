@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from alignkit.onpolicy import OnPolicySettings as OnPolicySettings
     from alignkit.onpolicy import rollout_metrics as rollout_metrics
     from alignkit.rewarding import as_reward as as_reward
+    from alignkit.rewarding import open_rewards as open_rewards
     from alignkit.rewards import Answered as Answered
     from alignkit.rewards import Reward as Reward
+    from alignkit.rewards import RewardSpecs as RewardSpecs
     from alignkit.rollouts import whiten as whiten
     from alignkit.suites import Contrast as Contrast
     from alignkit.suites import Estimate as Estimate
@@ -51,6 +53,8 @@ _PUBLIC = {
     "rollout_metrics": "onpolicy",
     "Answered": "rewards",
     "as_reward": "rewarding",
+    "open_rewards": "rewarding",
+    "RewardSpecs": "rewards",
     "LoadedModel": "models",
     "RewardModel": "classifier",
     "build_classifier": "models",

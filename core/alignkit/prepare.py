@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from alignkit.arguments import StepShape
     from alignkit.classifier import ClassifierPolicy
     from alignkit.data.load import Data
+    from alignkit.data.rows import Row
     from alignkit.data.store import TokenisedRows
     from alignkit.rollouts import RolloutParts
     from alignkit.scoring.policy import ModelPolicy
@@ -93,7 +94,9 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
         from alignkit.scoring.critic import add_critic
 
         add_critic(loaded.model, getattr(session.method.settings, "critic", "shared"))
-    data = load_data(config, session.method.rows, loaded.tokenizer, load=session.load_data)
+    method = session.method
+    texts = "reward" in method.needs or session.builds_trainer  # rewards read them, and trainers of another library
+    data = load_data(config, method.rows, loaded.tokenizer, load=session.load_data, keep_rows=texts)
     return loaded, data
 
 
@@ -189,6 +192,12 @@ def autocast(arguments: TrainingArguments) -> contextlib.AbstractContextManager[
     return contextlib.nullcontext() if dtype is None else torch.autocast(arguments.device.type, dtype=dtype)
 
 
+def source_rows(prepared: Prepared) -> dict[str, Callable[[], Sequence[Row]]]:
+    """Return the rows of both splits as text or messages, the training rows where they were kept."""
+    data = prepared.data
+    return {"train": lambda: data.train_rows, "eval": lambda: data.held_out.rows(data.kind)}
+
+
 def rollout_parts(prepared: Prepared) -> RolloutParts | None:
     """Put together what a method that needs a reward samples with; None for the others.
 
@@ -206,7 +215,7 @@ def rollout_parts(prepared: Prepared) -> RolloutParts | None:
         sampler=make_sampler(loaded.model, loaded.tokenizer, method.settings, loaded.path),
         rewards=open_rewards(method.settings.rewards),
         tokenizer=loaded.tokenizer,
-        rows={"train": lambda: prepared.data.train_rows, "eval": lambda: prepared.data.held_out.rows("prompt")},
+        rows=source_rows(prepared),
         start=StartWeights(loaded.model) if "reference" in method.needs else None,
         max_tokens=prepared.config.train.tokens_per_micro_batch,
         seed=prepared.config.run.seed,
@@ -237,5 +246,6 @@ def trainer_parts(
         seed=prepared.config.run.seed,
         references=references,
         rollouts=rollout_parts(prepared),
+        source_rows=source_rows(prepared),
         callbacks=callbacks,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from alignkit import registry, settings
-from alignkit.contract import check_batch, check_loss, check_method, check_service
+from alignkit.contract import check_batch, check_loss, check_method, check_service, implementations
 from alignkit.errors import PluginError
 from alignkit.hookspecs import PROJECT, AlignSpecs
 
@@ -59,6 +59,11 @@ class Session:
             check_service(service, plugin, entry)
             _register(manager, service, plugin)
         return cls(config, method, manager)
+
+    @property
+    def builds_trainer(self) -> bool:
+        """Whether the method brings a trainer of its own."""
+        return any(found.hook == "align_build_trainer" and not found.wraps for found in implementations(self.method))
 
     # ------------------------------------------------------------------ exclusive hooks
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alignkit.checkpoints import CriticApart, WholeCheckpoints
+from alignkit.data.order import step_rows, steps_per_epoch
 from alignkit.errors import RunFailedError
 from alignkit.reference import by_length
 from alignkit.steps import Steps
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from alignkit.classifier import ClassifierPolicy
+    from alignkit.data.rows import Row
     from alignkit.rollouts import RolloutParts
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.session import Session
@@ -54,6 +56,29 @@ class TrainerParts:
     rollouts: RolloutParts | None = None
     """What answers are sampled and rewarded with; None for methods that need no reward."""
     callbacks: Sequence[TrainerCallback] = ()
+    source_rows: Mapping[str, Callable[[], Sequence[Row]]] = field(default_factory=dict)
+    """The rows of ``train`` and ``eval`` as text or messages, for trainers that tokenise themselves."""
+
+    def rows(self, split: str) -> Sequence[Row]:
+        """Return the rows of a split as text or messages: ``rows("train")[i]`` is ``train[i]``."""
+        return self.source_rows[split]()
+
+    def order(self, epoch: int) -> list[int]:
+        """Return the training rows in the order the engine takes them in an epoch."""
+        steps = steps_per_epoch(len(self.train), self.rows_per_step)
+        return [row for k in range(steps) for row in self.rows_of_step(epoch * steps + k)]
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """Return the training rows of an optimizer step over all ranks, as the engine takes them."""
+        return step_rows(len(self.train), self.rows_per_step, self.seed, step)
+
+    def staged(self, trainer: type[Trainer]) -> type[Trainer]:
+        """Return the trainer class with checkpoints that appear whole or not at all, which ``align resume`` asks for."""
+        return type(trainer.__name__, (WholeCheckpoints, trainer), {})
+
+    def memory_gb(self) -> float:
+        """Return the peak memory of this process in GiB."""
+        return peak_memory_gb()
 
 
 class Sums:

@@ -87,10 +87,17 @@ class Data:
     report: DataReport
     held_out: HeldOut
     train_rows: Sequence[Row] = ()
-    """Of prompts alone: the training rows as text or messages, which rewards are asked about."""
+    """The training rows as text or messages, where they were asked for."""
 
 
-def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> Data:
+def load_data(
+    config: HasData,
+    kind: RowKind,
+    tokenizer: PreTrainedTokenizerBase,
+    load: Load | None = None,
+    *,
+    keep_rows: bool = False,
+) -> Data:
     """Load, check, split and tokenise the data of a run.
 
     Held out are, in this order: the rows of ``data.eval_source``; the split that ``data.eval_split`` names; the demo's test
@@ -101,6 +108,7 @@ def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase
         kind: what the method's rows are.
         tokenizer: the model's tokenizer; the chat template of conversations is its own.
         load: asked for the rows of a source before alignkit loads them itself.
+        keep_rows: keep the training rows as text or messages beside their tokens.
 
     Raises:
         DataError: a source or row cannot be used, or more rows than ``data.max_dropped`` allows are unusable.
@@ -110,7 +118,7 @@ def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase
     source = loader.read(data.source, data.split, TRAIN_SPLITS, data.limit)
     eval_source, eval_split = _held_out_source(data)
     if eval_source is None:
-        return _split_off(loader, source, kind)
+        return _split_off(loader, source, kind, keep_rows)
     train = loader.prepare(loader.normalise(source, kind), source, kind)
     train.report.check(data.max_dropped)
     held_out = loader.read(eval_source, eval_split, HELD_OUT_SPLITS, data.eval_limit)
@@ -128,7 +136,7 @@ def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase
             shared_prompts=sum(digest(row.prompt) in prompts for row in evaluation.rows),
         ),
         held_out=HeldOut(lambda other: loader.as_kind(held_out, other), {kind: evaluation}),
-        train_rows=train.rows if kind == "prompt" else (),
+        train_rows=train.rows if keep_rows else (),
     )
 
 
@@ -148,7 +156,7 @@ def _held_out_source(data: DataConfig) -> tuple[str | None, str | None]:
     return ("demo", None) if data.source == "demo" else (None, None)
 
 
-def _split_off(loader: Loader, source: RawRows, kind: RowKind) -> Data:
+def _split_off(loader: Loader, source: RawRows, kind: RowKind, keep_rows: bool) -> Data:
     """Hold out a share of the rows of ``source`` by cluster."""
     data = loader.config
     rows = loader.normalise(source, kind)
@@ -174,7 +182,7 @@ def _split_off(loader: Loader, source: RawRows, kind: RowKind) -> Data:
         eval=evaluation,
         report=DataReport(SetReport.of(train), SetReport.of(evaluation), (prepared.report,)),
         held_out=HeldOut(prepare_held_out, {kind: ready}),
-        train_rows=[prepared.rows[i] for i in trained] if kind == "prompt" else (),
+        train_rows=[prepared.rows[i] for i in trained] if keep_rows else (),
     )
 
 

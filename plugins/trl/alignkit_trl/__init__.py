@@ -1,0 +1,1 @@
+"""TRL's trainers as methods: the same data, run directory, logging and evaluation as every other method."""

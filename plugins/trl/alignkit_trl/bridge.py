@@ -1,0 +1,130 @@
+"""From what a run has made ready to what a TRL trainer takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from alignkit import Answered
+from transformers import TrainerCallback, TrainingArguments
+
+if TYPE_CHECKING:
+    from alignkit.data.rows import Row
+    from alignkit.rewarding import OpenReward
+    from alignkit.trainer import TrainerParts
+
+
+def arguments(kind: Any, parts: TrainerParts, settings: dict[str, Any]) -> Any:
+    """Return TRL's configuration: the run's training arguments, the method's settings over them.
+
+    TRL accumulates micro-batches itself: the step's rows are ``per_device_train_batch_size`` times the accumulation again.
+    """
+    given = parts.arguments
+    values = {f.name: getattr(given, f.name) for f in dataclasses.fields(TrainingArguments) if f.init}
+    accumulation = max(parts.rows_per_step // (parts.rows_per_micro_batch * given.world_size), 1)
+    return kind(**values | settings | {"gradient_accumulation_steps": accumulation})
+
+
+def columns(rows: Sequence[Row], kind: str) -> Any:
+    """Return rows as a data set in TRL's format, conversations as messages."""
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    names = {
+        "preference": ("chosen", "rejected"),
+        "completion": ("completion",),
+        "unpaired": ("completion",),
+        "prompt": (),
+    }
+    table: dict[str, list[Any]] = {"prompt": [_plain(row.prompt) for row in rows]}
+    for i, name in enumerate(names[kind]):
+        table[name] = [_plain(row.answers[i]) for row in rows]
+    if kind == "unpaired":
+        table["label"] = [bool(row.fields["label"]) for row in rows]
+    if kind == "prompt":
+        others = {name for row in rows for name in row.fields} - table.keys()
+        table |= {name: [row.fields.get(name) for row in rows] for name in sorted(others)}
+        table["row"] = list(range(len(rows)))
+    return datasets.Dataset.from_dict(table)
+
+
+def _plain(text: Any) -> Any:
+    return text if isinstance(text, str) else [dict(message) for message in text]
+
+
+class OurOrder(torch.utils.data.Sampler[int]):
+    """The rows in the order alignkit's own engine takes them: runs of both see the same rows in the same steps."""
+
+    def __init__(self, parts: TrainerParts) -> None:
+        self.parts, self.epoch = parts, 0
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.parts.train)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the rows of this epoch."""
+        return iter(self.parts.order(self.epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch; called by the data loader."""
+        self.epoch = epoch
+
+
+class Numbers(TrainerCallback):
+    """Writes into TRL's log records what every run's have: tokens so far and memory."""
+
+    def __init__(self, parts: TrainerParts, memory: Callable[[], float]) -> None:
+        self.parts, self.memory = parts, memory
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Add to the record."""
+        if logs is None or "loss" not in logs:
+            return
+        tokens = logs.pop("num_tokens", None)
+        logs["tokens"] = int(self._tokens(state.global_step) if tokens is None else tokens)
+        logs["memory_gb"] = self.memory()
+
+    def _tokens(self, steps: int) -> int:
+        """Return the tokens of the rows so far, the prompt once for each of its completions: TRL does not share it."""
+        parts = self.parts
+        order = (row for step in range(steps) for row in parts.rows_of_step(step))
+        rows = (parts.train[row] for row in order)
+        return sum(sum(len(row.prompt) + len(c) for c in row.completions) for row in rows)
+
+
+def reward_functions(rewards: Sequence[OpenReward], rows: Sequence[Row], tokenizer: Any) -> list[Any]:
+    """Return alignkit's rewards as TRL's reward functions."""
+    return [_asked(reward, rows, tokenizer) for reward in rewards]
+
+
+def _asked(reward: OpenReward, rows: Sequence[Row], tokenizer: Any) -> Any:
+    def ask(prompts: Any, completions: Any, completion_ids: Any, row: Any, **_: Any) -> list[float]:
+        ends = {tokenizer.eos_token_id}
+        answers = [
+            Answered(
+                id=rows[number].id,
+                prompt=rows[number].prompt,
+                answer=said if isinstance(said, str) else str(said[-1]["content"]),
+                prompt_ids=tokenizer(_text(prompt, tokenizer), add_special_tokens=False)["input_ids"],
+                answer_ids=ids,
+                ended=bool(ids) and ids[-1] in ends,
+                tokenizer=tokenizer,
+                fields=rows[number].fields,
+            )
+            for prompt, said, ids, number in zip(prompts, completions, completion_ids, row, strict=True)
+        ]
+        return reward(answers)
+
+    ask.__name__ = reward.label
+    return ask
+
+
+def _text(prompt: Any, tokenizer: Any) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))

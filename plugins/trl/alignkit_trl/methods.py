@@ -1,0 +1,120 @@
+"""One class a trainer of TRL's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from alignkit import Method, Settings, hookimpl, open_rewards
+from alignkit.errors import ConfigError
+
+from alignkit_trl.settings import load, settings_of
+
+
+class TRLMethod(Method[Settings]):
+    """A trainer of TRL's: it trains, and everything around it is the run's."""
+
+    trainer: ClassVar[str]
+    """``module:Trainer``."""
+    config: ClassVar[str]
+    """``module:Config``."""
+    has_reference: ClassVar[bool] = False
+    has_rewards: ClassVar[bool] = False
+    own_order: ClassVar[bool] = True
+    """Whether rows come in alignkit's order; methods that sample answers repeat prompts in an order of their own."""
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Keys of TRL's configuration that the trainer insists on."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.settings_type = settings_of(cls.config, rewards=cls.has_rewards)
+
+    @hookimpl
+    def align_build_trainer(self, parts: Any) -> Any:
+        """Build TRL's trainer on the run's model, rows, arguments and callbacks."""
+        from alignkit_trl import bridge
+
+        config = parts.session.config
+        given = self.settings.model_dump()
+        specs = getattr(self.settings, "rewards", [])
+        given.pop("rewards", None)
+        given |= self.fixed
+        if "max_length" in given and given["max_length"] is None:
+            given["max_length"] = config.data.max_length
+        train = bridge.columns(parts.rows("train"), self.rows)
+        if self.fixed:  # rows one after the other: in the engine's order of the first epoch, not as they stand
+            train = train.select(parts.order(0))
+        evaluates = parts.arguments.eval_strategy != "no"
+        more: dict[str, Any] = {}
+        if self.has_reference and not hasattr(parts.model, "disable_adapter"):
+            more["ref_model"] = copy.deepcopy(
+                parts.model
+            )  # TRL would load it from the model's path, which may have changed
+        if self.has_rewards:
+            if not specs:
+                raise ConfigError(f"method {self.name} needs a reward: --set reward=NAME (align rewards lists them)")
+            rewards = open_rewards(specs)
+            more["reward_funcs"] = bridge.reward_functions(rewards, parts.rows("train"), parts.tokenizer)
+            given["reward_weights"] = [reward.weight for reward in rewards]
+        trainer = parts.staged(load(self.trainer))(
+            model=parts.model,
+            args=bridge.arguments(load(self.config), parts, given),
+            train_dataset=train,
+            eval_dataset=bridge.columns(parts.rows("eval"), self.rows) if evaluates else None,
+            processing_class=parts.tokenizer,
+            callbacks=[bridge.Numbers(parts, parts.memory_gb), *parts.callbacks],
+            **more,
+        )
+        if self.own_order and not self.fixed:
+            trainer._get_train_sampler = lambda *_: bridge.OurOrder(parts)
+        return trainer
+
+
+class TRLSFT(TRLMethod):
+    """trl.SFTTrainer."""
+
+    name, rows = "trl-sft", "completion"
+    paper = "TRL, SFTTrainer, https://huggingface.co/docs/trl/sft_trainer"
+    trainer, config = "trl:SFTTrainer", "trl:SFTConfig"
+    defaults = {"train.learning_rate": 2e-5}
+
+
+class TRLDPO(TRLMethod):
+    """trl.DPOTrainer."""
+
+    name, rows = "trl-dpo", "preference"
+    paper = "TRL, DPOTrainer, https://huggingface.co/docs/trl/dpo_trainer"
+    trainer, config = "trl:DPOTrainer", "trl:DPOConfig"
+    has_reference = True
+    defaults = {"train.learning_rate": 1e-6}
+
+
+class TRLKTO(TRLMethod):
+    """trl.KTOTrainer."""
+
+    name, rows = "trl-kto", "unpaired"
+    paper = "Ethayarajh et al. 2024, KTO, https://arxiv.org/abs/2402.01306, in TRL's KTOTrainer"
+    trainer, config = "trl:KTOTrainer", "trl:KTOConfig"
+    has_reference = True
+    fixed = {"train_sampling_strategy": "sequential"}  # its KL is estimated over neighbours in a fixed order
+    defaults = {"train.learning_rate": 1e-6}
+
+
+class TRLGRPO(TRLMethod):
+    """trl.GRPOTrainer."""
+
+    name, rows = "trl-grpo", "prompt"
+    paper = "Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300, in TRL's GRPOTrainer"
+    trainer, config = "trl:GRPOTrainer", "trl:GRPOConfig"
+    has_rewards, own_order = True, False
+    defaults = {"train.learning_rate": 1e-6}
+    demo = {"method.rewards": "alignkit.demo.world:quality", "method.max_completion_length": 32}
+
+
+class TRLRLOO(TRLGRPO):
+    """trl.RLOOTrainer."""
+
+    name = "trl-rloo"
+    paper = "Ahmadian et al. 2024, Back to Basics, https://arxiv.org/abs/2402.14740, in TRL's RLOOTrainer"
+    trainer, config = "trl:RLOOTrainer", "trl:RLOOConfig"

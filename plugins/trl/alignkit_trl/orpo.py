@@ -1,0 +1,14 @@
+"""ORPO stands apart: TRL calls it experimental, and a release without it must not take the other trainers along."""
+
+from __future__ import annotations
+
+from alignkit_trl.methods import TRLMethod
+
+
+class TRLORPO(TRLMethod):
+    """trl.experimental.orpo.ORPOTrainer, while it exists."""
+
+    name, rows = "trl-orpo", "preference"
+    paper = "Hong et al. 2024, ORPO, https://arxiv.org/abs/2403.07691, in TRL's experimental ORPOTrainer"
+    trainer, config = "trl.experimental.orpo:ORPOTrainer", "trl.experimental.orpo:ORPOConfig"
+    defaults = {"train.learning_rate": 8e-6}

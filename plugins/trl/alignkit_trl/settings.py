@@ -1,0 +1,62 @@
+"""Settings made from TRL's own configuration classes: every field that ``train:`` does not already have."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from alignkit import RewardSpecs, Settings
+from alignkit.errors import PluginError
+from pydantic import Field, create_model
+
+
+@cache
+def load(path: str) -> Any:
+    """Return the class that ``module:Name`` names; raises :class:`PluginError` where this TRL does not have it."""
+    module, _, name = path.partition(":")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that trl.experimental may change: the README says so
+            return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"this version of trl has no {name} in {module}: {error}") from error
+
+
+@cache
+def settings_of(path: str, *, rewards: bool) -> type[Settings]:
+    """Return the settings of the trainer whose configuration class ``path`` names.
+
+    ``max_length`` is ``data.max_length`` where nothing is said; with ``rewards`` there is the key ``reward``, as for ppo.
+    """
+    import transformers
+
+    theirs = load(path)
+    known = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(theirs):
+        default = field.default if field.default is not dataclasses.MISSING else None
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if field.name in known or not field.init or not _is_plain(default):
+            continue
+        about = " ".join(str(field.metadata.get("help", "")).split()) or "see trl"
+        fields[field.name] = (Any, Field(None if field.name == "max_length" else default, description=about))
+    if rewards:
+        about = "reward or rewards to maximise, as ppo takes them"
+        fields["rewards"] = (RewardSpecs, Field(default_factory=list, alias="reward", description=about))
+    made: type[Settings] = create_model(
+        f"{theirs.__name__}Settings", __base__=Settings, __doc__=theirs.__doc__, **fields
+    )
+    return made
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
