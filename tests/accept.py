@@ -183,6 +183,60 @@ def demo_sweep(work: Path) -> dict[str, Any]:
     }
 
 
+def ppo(work: Path) -> dict[str, Any]:
+    """PPO on the demo, three seeds: held-out reward above the SFT start's, KL bounded; with a learned reward, both rewards."""
+    sft = ["--set", "model.lora.r=16", "--set", "train.learning_rate=2e-3", "--set", "run.plots=false"]
+    command(BIN / "align", "run", "--method", "sft", "--name", "sft", *sft, cwd=work)
+    command(BIN / "align", "run", "--method", "reward", "--model", "runs/sft", "--name", "rm", cwd=work)
+    measured = ["--set", "eval.settings.generate.prompts=821", "--set", "eval.settings.generate.rewards=runs/rm"]
+    learned = ["--set", "reward={name: runs/rm, weight: 0.1}", "--set", "kl_coef=0.3"]
+    found: dict[str, Any] = {}
+    for name, more in (("checker", []), ("learned", learned)):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        over = ["--over", "method=ppo", "--seeds", "0,1,2", "--name", name, "--model", "runs/sft"]
+        command(BIN / "align", "sweep", *over, *measured, *more, cwd=work)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        runs = sorted(str(path.parent) for path in (work / "runs" / name).glob("*/run.json"))
+        done = command(BIN / "align", "compare", *runs, "--baseline", "start", "--json", cwd=work)
+        contrasts = {c["metric"]: c for c in json.loads(done.stdout)["contrasts"]}
+        kls = [json.loads((Path(run) / "metrics.jsonl").read_text().splitlines()[-1])["kl"] for run in runs]
+        assert len(runs) == 3
+        assert seconds < 3 * 600, f"{seconds:.0f} CPU-seconds for three runs"
+        assert max(kls) < 5, f"KL {kls}"
+        found[name] = {
+            metric: {key: contrasts[metric][key] for key in ("diff", "low", "high", "p")}
+            for metric in ("quality", "reward/rm")
+        } | {"kl": [round(kl, 2) for kl in kls], "cpu_seconds": round(seconds)}
+        assert contrasts["quality"]["diff"] > 0, found
+    assert contrasts["reward/rm"]["low"] > 0, found
+    assert found["checker"]["quality"]["low"] > 0, found
+    return found
+
+
+def rlhf(work: Path) -> dict[str, Any]:
+    """``align pipeline`` on the demo: sft, reward, ppo, grpo, dpo, orpo, comparison and export in 15 CPU-minutes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command(BIN / "align", "pipeline", ROOT / "examples" / "rlhf.yaml", cwd=work)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 900, f"{seconds:.0f} CPU-seconds"
+    comparison = json.loads((work / "runs/rlhf/eval/comparison.json").read_text())
+    assert (work / "runs/rlhf/report.html").is_file()
+    assert (work / "runs/rlhf/export/model.safetensors").is_file()
+    quality = {arm["name"]: round(arm["metrics"]["generate"]["quality"]["value"], 3) for arm in comparison["arms"]}
+    assert set(quality) == {"sft", "dpo", "orpo", "ppo", "ppo-learned", "grpo"}
+    tokens = {arm["name"]: round(arm["cost"]["tokens"]) for arm in comparison["arms"]}
+    return {"cpu_seconds": round(seconds), "quality": quality, "tokens": tokens}
+
+
+def onpolicy(work: Path) -> dict[str, Any]:
+    """Advantages by hand, first-step identities, padding, resume inside a rollout; TRL's trainers beside our own."""
+    return tests(
+        "tests/test_onpolicy.py", "tests/test_rewards.py", "tests/test_trl_bridge.py", "tests/test_pipeline.py"
+    )
+
+
 def bench(work: Path) -> dict[str, Any]:
     """Time and memory of a training step against TRL, every target met."""
     command(sys.executable, "-m", "bench", "--output", OUTPUT / "bench.json", cwd=ROOT)
@@ -215,6 +269,9 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     statistics,
     harness,
     demo_sweep,
+    onpolicy,
+    ppo,
+    rlhf,
     bench,
     clean_clone,
 ]

@@ -32,12 +32,15 @@ def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **
     return finished
 
 
-def align(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def align(
+    *arguments: str | Path, cwd: Path, input: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the installed command and return what it said."""
     return subprocess.run(
         [str(ALIGN), *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+        input=input,
         capture_output=True,
         text=True,
         check=False,

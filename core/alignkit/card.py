@@ -36,7 +36,7 @@ def _head(summary: Mapping[str, Any]) -> str:
     adapter = _is_adapter(summary)
     head: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if _is_reward(summary) else "text-generation",
         "tags": ["alignkit", str(summary["method"]), *(["lora"] if adapter else [])],
     }
     base = _base_model(summary)
@@ -48,6 +48,7 @@ def _head(summary: Mapping[str, Any]) -> str:
 def _introduction(summary: Mapping[str, Any]) -> str:
     method, base = str(summary["method"]), _base_model(summary)
     what = "A low-rank adapter for" if _is_adapter(summary) else "A fine-tuned version of"
+    what = f"A reward model: {what[0].lower()}{what[1:]}" if _is_reward(summary) else what
     first = f"{what} {f'`{base}`' if base else 'a causal language model'}, trained with **{method}** by alignkit."
     title = summary.get("name") or (f"{Path(base).name}-{method}" if base else method)
     paper = summary.get("paper")
@@ -55,6 +56,17 @@ def _introduction(summary: Mapping[str, Any]) -> str:
 
 
 def _loading(summary: Mapping[str, Any]) -> str:
+    if _is_reward(summary):
+        kind, library = ("AutoPeftModel", "peft") if _is_adapter(summary) else ("AutoModel", "transformers")
+        return (
+            f"## Use\n\n```python\nfrom {library} import {kind}ForSequenceClassification\n"
+            "from transformers import AutoTokenizer\n\n"
+            f'model = {kind}ForSequenceClassification.from_pretrained("path/to/model", num_labels=1)\n'
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/model")\n'
+            "# Prompt and answer as in training: the chat template, and the end token.\n"
+            'inputs = tokenizer("A prompt and its answer", return_tensors="pt")\n'
+            "reward = model(**inputs).logits[0, 0]\n```"
+        )
     if _is_adapter(summary):
         loading = (
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
@@ -138,6 +150,10 @@ def _mapping(value: Any, key: str) -> dict[str, Any]:
 
 def _is_adapter(summary: Mapping[str, Any]) -> bool:
     return bool(_mapping(summary.get("model"), "name").get("adapter"))
+
+
+def _is_reward(summary: Mapping[str, Any]) -> bool:
+    return _mapping(summary.get("model"), "name").get("scorer") == "classifier"
 
 
 def _base_model(summary: Mapping[str, Any]) -> str | None:

@@ -262,7 +262,9 @@ class _Carrying:
         """Return a digest of what a stage does: a finished one with the same is kept."""
         values: Any = dict(stage.values)
         if stage.kind == "train":
-            values = settings.dump(self.pipeline.config(stage, self.directory, self.sets))
+            config = self.pipeline.config(stage, self.directory, self.sets)
+            config.run.output = config.run.name = "."
+            values = settings.dump(config).replace(str(self.directory), ".")  # wherever the pipeline's directory is
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def _read(self) -> dict[str, StageRecord]:
