@@ -88,11 +88,35 @@ def bad_input(work: Path) -> dict[str, Any]:
 
 def kill_and_resume(work: Path) -> dict[str, Any]:
     """Kill -9 at ten random moments, while a checkpoint is being written among them; the weights equal the uninterrupted run's."""
-    options = ["--method", "orpo", "--set", f"train.max_steps={STEPS}", "--set", "train.save_strategy=steps"]
-    options += ["--set", "train.save_steps=2", "--set", "train.logging_steps=1", "--set", "eval.suites=[]"]
+    return _killed_and_resumed(work, ["--method", "orpo"], "model.safetensors")
+
+
+def kill_and_resume_ppo(work: Path) -> dict[str, Any]:
+    """The same inside PPO's rollouts: buffer, critic, adaptive KL penalty and random numbers go on as if nothing had been."""
+    start = ["--set", "model.lora.r=8", "--set", "train.learning_rate=2e-3", "--set", "train.max_steps=60"]
+    command(BIN / "align", "run", "--method", "sft", "--name", "sft", *start, "--set", "run.plots=false", cwd=work)
+    ppo = [
+        "--method",
+        "ppo",
+        "--model",
+        "runs/sft",
+        "--set",
+        "epochs=2",
+        "--set",
+        "minibatches=2",
+        "--set",
+        "kl_target=0.2",
+    ]
+    ppo += ["--set", "critic=separate", "--set", "train.per_device_train_batch_size=16"]
+    return _killed_and_resumed(work, ppo, "adapter_model.safetensors", "critic.safetensors")
+
+
+def _killed_and_resumed(work: Path, method: list[str], *files: str) -> dict[str, Any]:
+    options = [*method, "--set", f"train.max_steps={STEPS}", "--set", "train.save_strategy=steps"]
+    options += ["--set", "train.save_steps=3", "--set", "train.logging_steps=1", "--set", "eval.suites=[]"]
     options += ["--set", "eval.samples=0", "--set", "run.plots=false"]
     command(BIN / "align", "run", *options, "--name", "whole", cwd=work)
-    whole = (work / "runs" / "whole" / "model" / "model.safetensors").read_bytes()
+    whole = [(work / "runs" / "whole" / "model" / file).read_bytes() for file in files]
     run = work / "runs" / "killed"
     draw = random.Random(0)
     in_save, killed_at = 0, []
@@ -106,7 +130,7 @@ def kill_and_resume(work: Path) -> dict[str, Any]:
     assert in_save, "no kill fell into the writing of a checkpoint"
     command(*arguments, cwd=work)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert (run / "model" / "model.safetensors").read_bytes() == whole, "the weights differ"
+    assert [(run / "model" / file).read_bytes() for file in files] == whole, "the weights differ"
     assert [r["step"] for r in records if "loss" in r] == list(range(1, STEPS + 1)), "a step is missing or twice there"
     return {"kills": KILLS, "inside a save": in_save, "steps at the kills": killed_at}
 
@@ -266,6 +290,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     invariance,
     bad_input,
     kill_and_resume,
+    kill_and_resume_ppo,
     statistics,
     harness,
     demo_sweep,

@@ -11,7 +11,7 @@ import torch
 from alignkit.checkpoints import last_checkpoint
 from alignkit.distributed import leave, release
 
-from tests.engine_helpers import StopAt, build_trainer, configuration, random_pairs, weights
+from tests.engine_helpers import StopAt, build_trainer, configuration, random_pairs, random_prompts, weights
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
@@ -20,9 +20,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     config = configuration(job["method"], **job["train"])
     stop = [StopAt(job["stop"])] if job.get("stop") else []
-    trainer, seen = build_trainer(
-        config, output / "checkpoints", random_pairs(20), held_out=random_pairs(5, seed=1), callbacks=stop
-    )
+    rows = random_prompts if job.get("prompts") else random_pairs
+    trainer, seen = build_trainer(config, output / "checkpoints", rows(20), held_out=rows(5, seed=1), callbacks=stop)
     resume = str(last_checkpoint(output / "checkpoints")) if job.get("resume") else None
     trainer.train(resume_from_checkpoint=resume)
     result = {
@@ -30,7 +29,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         "gradients": seen.gradients,
         "losses": seen.losses(),
         "weights": weights(trainer.model),
-        "accuracies": [record["rewards/accuracies"] for record in seen.logs if "loss" in record],
+        "accuracies": [record.get("rewards/accuracies") for record in seen.logs if "loss" in record],
+        "lengths": [record.get("length") for record in seen.logs if "loss" in record],
         "wrapper": type(trainer.model_wrapped).__name__,
     }
     if trainer.args.process_index == 0:

@@ -114,7 +114,7 @@ def test_version_and_listing(site):
     assert ["mine", "align-mine", "1.2.3", "align_mine:Mine", "For", "tests"] in rows
     blocked = site.align("methods", ALIGN_PLUGINS="none").stdout
     assert "blocked by ALIGN_PLUGINS" in blocked
-    assert site.align("rewards").stdout == "No rewards are installed.\n"
+    assert site.align("services").stdout == "No services are installed.\n"
 
 
 def test_listing_says_how_to_use_a_shared_name_and_what_cannot_be_read(site):

@@ -17,6 +17,15 @@ from tests import ddp_worker
 
 ROOT = Path(__file__).parents[1]
 METHODS: dict[str, Any] = {"orpo": "orpo", "dpo": "dpo", "lambda0": {"name": "orpo", "lambda": 0.0}}
+PPO: dict[str, Any] = {
+    "name": "ppo",
+    "reward": "length",
+    "max_new_tokens": 6,
+    "epochs": 2,
+    "minibatches": 2,
+    "kl_target": 0.1,
+    "kl_horizon": 20,
+}
 CUT = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_grad_norm": 0.5}
 ADAM = {"per_device_train_batch_size": 4, "optim": "adamw_torch", "max_steps": 5, "logging_steps": 2}
 
@@ -35,6 +44,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         adam | {"output": str(folder / "cut"), "result": "first.pt", "stop": 3},
         adam | {"output": str(folder / "cut"), "result": "second.pt", "resume": True},
     ]
+    ppo = {"method": PPO, "train": ADAM | {"max_steps": 8}, "prompts": True}
+    jobs += [
+        ppo | {"output": str(folder / "ppo"), "result": "whole.pt"},
+        ppo | {"output": str(folder / "ppo-cut"), "result": "first.pt", "stop": 3},
+        ppo | {"output": str(folder / "ppo-cut"), "result": "second.pt", "resume": True},
+    ]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*launcher, "-m", "tests.ddp_worker", json.dumps(jobs)],
@@ -44,7 +59,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[:6000]  # the launcher's own summary comes last and says little
     return folder
 
 
@@ -70,6 +85,15 @@ def test_two_processes_resume_bit_for_bit(two: Path) -> None:
     whole, first, second = (load(two / p) for p in ("whole/whole.pt", "cut/first.pt", "cut/second.pt"))
     assert not torch.equal(first["weights"], whole["weights"])
     assert torch.equal(second["weights"], whole["weights"])
+
+
+def test_two_processes_resume_inside_a_rollout(two: Path) -> None:
+    """Each has its own half of the rollout, whitened over both, and one adaptive penalty."""
+    whole, first, second = (load(two / p) for p in ("ppo/whole.pt", "ppo-cut/first.pt", "ppo-cut/second.pt"))
+    assert not torch.equal(first["weights"], whole["weights"])
+    assert torch.equal(second["weights"], whole["weights"])
+    assert whole["eval"]["eval_reward"] <= 1
+    assert all(length is not None and 0 < length <= 6 for length in whole["lengths"])
 
 
 def test_the_command_line_under_torchrun(tmp_path: Path) -> None:

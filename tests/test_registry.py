@@ -101,7 +101,7 @@ def test_suites_and_rewards_are_checked(site):
     site.install("align-s", "class S: name = 's'", group="suites", s="align_s:S")
     site.install("align-r", "r = 3", group="rewards", r="align_r:r")
     assert "is not a subclass of alignkit.Suite" in failure("s", "align.suites")
-    assert "is not callable" in failure("r", "align.rewards")
+    assert "is neither a subclass of alignkit.Reward nor a function" in failure("r", "align.rewards")
 
 
 @pytest.mark.parametrize(

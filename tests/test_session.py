@@ -306,3 +306,19 @@ def test_the_method_shown_in_the_documentation_works(site):
     # By hand: -(1 - p)^gamma log p over the three tokens of the chosen answers.
     logp = policy.score(BATCH.narrow(0).examples).logps
     assert torch.allclose(output.terms[0].sum, (-((1 - logp.exp()) ** 1.5) * logp).sum())
+
+
+def test_the_on_policy_method_shown_in_the_documentation_learns(site, tmp_path):
+    from pathlib import Path
+
+    from tests.engine_helpers import build_trainer, configuration, random_prompts
+
+    page = (Path(__file__).parent.parent / "docs" / "plugins.md").read_text()
+    source = re.search(r"```python\n(# align_reinforce/__init__.py.*?)```", page, re.DOTALL).group(1)
+    site.install("align-reinforce", source, reinforce="align_reinforce:Reinforce")
+    method = {"name": "reinforce", "reward": "length", "max_new_tokens": 8}
+    train = {"optim": "adamw_torch", "max_steps": 30, "per_device_train_batch_size": 16, "learning_rate": 5e-3}
+    trainer, seen = build_trainer(configuration(method, **train), tmp_path, random_prompts(60))
+    trainer.train()
+    rewards = [record["reward"] for record in seen.logs if "reward" in record]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1

@@ -45,6 +45,10 @@ def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_
     show(comparison, Console(stream=sys.stdout))
 
 
+_MOST_COLUMNS = 5
+"""Metrics a terminal of 80 columns has room for beside one another."""
+
+
 def show(comparison: Comparison, console: Console | None = None) -> None:
     """Print a comparison: the verdict, the arms, the contrasts, the costs, and what a reader must know.
 
@@ -65,12 +69,18 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
 
 def arms_table(comparison: Comparison) -> Table:
-    """Return one row an arm: its main metrics, each with its interval below it."""
+    """Return one row an arm: its main metrics, each with its interval below it; many metrics: one row each."""
     from alignkit.headline import headline, with_interval
     from rich.text import Text
 
     lines = [headline({}, arm.metrics) for arm in comparison.arms]
     titles = list(dict.fromkeys(line.title for found in lines for line in found))
+    if len(titles) > _MOST_COLUMNS:
+        table = _table("arms, with 95 % intervals", ["arm", "metric"], ["value"])
+        for arm, found in zip(comparison.arms, lines, strict=True):
+            for i, line in enumerate(found):
+                table.add_row(Text("" if i else arm.name), line.title, with_interval(line.after))
+        return table
     table = _table("arms, with 95 % intervals", ["arm"], titles, wrap=True)
     for arm, found in zip(comparison.arms, lines, strict=True):
         shown = {line.title: with_interval(line.after).replace(" [", "\n[") for line in found}
