@@ -244,6 +244,31 @@ def test_stop_tokens(tmp_path: Path) -> None:
         stop_tokens(tokenizer, ["Mia eats"])
 
 
+def test_vllm_is_asked_for_where_it_is_missing() -> None:
+    with pytest.raises(ConfigError, match="sampler vllm needs vLLM, which is not installed"):
+        configuration(PPO | {"sampler": "vllm"})
+
+
+def test_what_vllm_gets_is_the_merged_policy() -> None:
+    from alignkit.vllm_sampler import merged_weights
+
+    model = lora(tiny_llama())
+    add_critic(model, "shared")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    before = weights(model)
+    found = dict(merged_weights(model))
+    assert torch.equal(weights(model), before), "and is left as it was"
+    plain = tiny_llama()
+    assert found.keys() == plain.state_dict().keys()
+    plain.load_state_dict(found)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+
+
 # ------------------------------------------------------------------------------------------------ training
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alignkit.arguments import StepShape, training_arguments
 from alignkit.config import RunConfig
 from alignkit.console import Console
+from alignkit.data.order import epoch_steps
 from alignkit.prepare import load_parts, open_plugins
-from alignkit.types import Example
+from alignkit.types import Example, Method
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -49,8 +50,15 @@ def describe(config: RunConfig) -> None:
     for line in data.report.lines():
         console.info(line)
     memory = estimate_memory(config, loaded, arguments, shape, data.train)
-    steps = total_steps(arguments, shape, len(data.train))
-    tokens = sum(example.tokens for example in data.train) * steps * shape.rows // max(len(data.train), 1)
+    method = session.method
+    steps = total_steps(arguments, shape, len(data.train), method)
+    passes = steps * shape.rows / max(len(data.train), 1)  # over the rows, answers sampled or not
+    tokens = f"about {round(sum(example.tokens for example in data.train) * passes):,}"
+    if "reward" in method.needs:
+        longest = (
+            round(passes * len(data.train)) * method.settings.max_new_tokens * getattr(method.settings, "group", 1)
+        )
+        tokens += f" of prompts, at most {longest:,} of answers"
     lines = {
         "method": f"{session.method.name} {config.method.settings}",
         "model": f"{config.model.name}, {type(loaded.model).__name__}",
@@ -58,8 +66,8 @@ def describe(config: RunConfig) -> None:
         "rows": f"{len(data.train):,} to train on, {len(data.eval):,} held out",
         "step": f"{shape.rows} rows, cut into micro-batches of at most {shape.rows_per_micro_batch} rows "
         f"and {shape.tokens_per_micro_batch:,} tokens",
-        "steps": f"{steps:,} ({steps * shape.rows / max(len(data.train), 1):.2f} epochs)",
-        "tokens": f"about {tokens:,}",
+        "steps": f"{steps:,} ({passes / method.reuse.epochs:.2f} epochs)",
+        "tokens": tokens,
         "learning rate": f"{arguments.learning_rate:g}, {getattr(arguments.lr_scheduler_type, 'value', arguments.lr_scheduler_type)}",
         "suites": ", ".join(suites) or "none",
         "memory": f"about {memory.total / 2**30:.2f} GiB: weights {memory.weights / 2**30:.2f}, gradients "
@@ -72,11 +80,12 @@ def describe(config: RunConfig) -> None:
     console.table(table)
 
 
-def total_steps(arguments: TrainingArguments, shape: StepShape, rows: int) -> int:
+def total_steps(arguments: TrainingArguments, shape: StepShape, rows: int, method: Method[Any]) -> int:
     """Return how many optimizer steps the run takes."""
     if arguments.max_steps > 0:
         return int(arguments.max_steps)
-    return math.ceil(float(arguments.num_train_epochs) * math.ceil(rows / shape.rows))
+    per_epoch = epoch_steps(rows, shape.rows, method.reuse, whole="reward" in method.needs)
+    return math.ceil(float(arguments.num_train_epochs) * per_epoch)
 
 
 def estimate_memory(

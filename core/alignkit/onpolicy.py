@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from alignkit.config import Words
 from alignkit.errors import ConfigError
@@ -45,6 +46,13 @@ class OnPolicySettings(Settings):
     epochs: int = Field(1, ge=1, description="passes over a rollout")
     minibatches: int = Field(1, ge=1, description="optimizer steps a pass over a rollout takes")
     missing_end_penalty: float = Field(0.0, ge=0, description="taken off the reward of an answer that was cut off")
+
+    @field_validator("sampler")
+    @classmethod
+    def _sampler_is_there(cls, value: str) -> str:
+        if value == "vllm" and importlib.util.find_spec("vllm") is None:
+            raise ValueError("sampler vllm needs vLLM, which is not installed: pip install vllm, or take sampler model")
+        return value
 
     @property
     def reuse(self) -> Reuse:

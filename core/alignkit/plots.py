@@ -50,6 +50,9 @@ PLOTS = (
         "reward",
         {"rewards/chosen": "chosen", "rewards/rejected": "rejected", "rewards/margins": "margin"},
     ),
+    Plot("reward", "Reward of the model's own answers", "reward", {"reward": "in all", "reward/*": ""}),
+    Plot("kl", "How far answers have moved from the start model", "KL (nats)", {"kl": "KL"}),
+    Plot("entropy", "Entropy of what is sampled from", "nats a token", {"entropy": "entropy"}, lower=0.0),
     Plot(
         "accuracy",
         "Pairs ranked right",

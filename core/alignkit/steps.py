@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignkit.data.order import rollout_rows, step_rows, steps_per_epoch
+from alignkit.data.order import epoch_steps, rollout_rows, step_rows
 from alignkit.errors import CheckpointError
 from alignkit.rollouts import ModelRollouts, buffer_state, restored_buffer
 from alignkit.scoring.critic import critic_of
@@ -37,10 +37,8 @@ class Steps:
     @property
     def per_epoch(self) -> int:
         """Optimizer steps of a pass over the training rows; a rollout is never cut short."""
-        parts, reuse = self.parts, self.reuse
-        if parts.rollouts is None and reuse.steps == 1:
-            return steps_per_epoch(len(parts.train), parts.rows_per_step)
-        return max(len(parts.train) // (parts.rows_per_step * reuse.minibatches), 1) * reuse.steps
+        parts = self.parts
+        return epoch_steps(len(parts.train), parts.rows_per_step, self.reuse, whole=parts.rollouts is not None)
 
     def batch(self, step: int, progress: float) -> Batch:
         """Return the batch of an optimizer step; steps are asked for in their order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +31,6 @@ class VLLMSampler:
         stop: Collection[int],
         path: str,
     ) -> None:
-        if importlib.util.find_spec("vllm") is None:
-            raise ConfigError(
-                "method.sampler=vllm needs vLLM, which is not installed: pip install vllm, or take sampler=model"
-            )
         if not torch.cuda.is_available():
             raise ConfigError("method.sampler=vllm needs a GPU, and there is none here: take sampler=model")
         import vllm  # type: ignore[import-not-found]
@@ -71,16 +66,33 @@ class VLLMSampler:
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the policy's weights under the base model's names, adapters merged in, critics left out."""
-    adapted = hasattr(model, "merge_adapter")
-    if adapted:
-        model.merge_adapter()
+    """Yield the policy's weights under the base model's names, adapters merged in, critics left out.
+
+    Layer by layer, each merged in a copy of its weight: merging in place and back again would leave the frozen weights a
+    little off after every rollout.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    adapted = {name: module for name, module in base.named_modules() if hasattr(module, "merged_adapters")}
+    for name, weight in base.state_dict().items():
+        owner, _, rest = name.partition(".base_layer.")
+        if is_critics(name) or "lora_" in name or ".original_module." in name:
+            continue
+        if rest == "weight" and owner in adapted:
+            yield f"{owner}.weight", _merged(adapted[owner])
+        else:
+            plain = f"{owner}.{rest}" if rest else name
+            yield plain.replace(".modules_to_save.default.", "."), weight.detach()
+
+
+def _merged(layer: Any) -> torch.Tensor:
+    """Return an adapted layer's weight with its adapters merged in; the layer stays as it is."""
+    parameter = layer.base_layer.weight
+    kept = parameter.data
+    parameter.data = kept.clone()
     try:
-        for name, weight in (model.get_base_model() if adapted else model).state_dict().items():
-            if not is_critics(name) and "lora_" not in name:
-                plain = name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
-                if ".original_module." not in name:
-                    yield plain, weight.detach().clone()
+        layer.merge()
+        merged: torch.Tensor = parameter.data
     finally:
-        if adapted:
-            model.unmerge_adapter()
+        parameter.data = kept
+        layer.merged_adapters.clear()
+    return merged

@@ -7,10 +7,19 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from alignkit.types import Reuse
+
 
 def steps_per_epoch(n: int, per_step: int) -> int:
     """Return how many optimizer steps pass over ``n`` rows once; the last one may be short."""
     return -(-n // per_step)
+
+
+def epoch_steps(n: int, per_step: int, reuse: Reuse, *, whole: bool) -> int:
+    """Return how many optimizer steps an epoch has where batches are reused; ``whole``: no rollout is cut short."""
+    if not whole and reuse.steps == 1:
+        return steps_per_epoch(n, per_step)
+    return max(n // (per_step * reuse.minibatches), 1) * reuse.steps
 
 
 def step_rows(n: int, per_step: int, seed: int, step: int) -> list[int]:
