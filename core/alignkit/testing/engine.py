@@ -1,0 +1,114 @@
+"""Building the engine around a method and a tiny model, without data on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.arguments import training_arguments
+from alignkit.config import RunConfig
+from alignkit.data.rows import Row
+from alignkit.onpolicy import ModelSampler, OnPolicySettings
+from alignkit.reference import StartWeights, score_rows
+from alignkit.rewarding import OpenReward
+from alignkit.rewards import Answered
+from alignkit.rollouts import RolloutParts
+from alignkit.scoring.critic import add_critic
+from alignkit.scoring.policy import ModelPolicy
+from alignkit.scoring.scorer import install
+from alignkit.session import Session
+from alignkit.settings import check
+from alignkit.testing.tiny import Words, good_share, tiny_llama
+from alignkit.trainer import AlignTrainer, TrainerParts
+from alignkit.types import Example
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerCallback
+
+RewardFunction = Callable[[Sequence[Answered]], Sequence[float]]
+
+TRAIN: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "logging_steps": 1,
+    "max_steps": 3,
+    "learning_rate": 1e-2,
+    "optim": "sgd",
+    "lr_scheduler_type": "constant",
+    "save_strategy": "no",
+    "use_cpu": True,
+}
+
+
+def configuration(method: str | dict[str, Any], **train: Any) -> RunConfig:
+    """Return the checked configuration of a short run that reads no data and runs no suite."""
+    return check(
+        RunConfig.model_validate(
+            {"method": method, "model": "unused", "data": "unused", "train": TRAIN | train, "eval": {"suites": []}}
+        )
+    )
+
+
+def rollout_parts(
+    settings: OnPolicySettings, model: torch.nn.Module, seed: int = 0, rewards: Sequence[RewardFunction] = ()
+) -> RolloutParts:
+    """Return what rollouts are made with, rewards as plain functions (default: the share of even tokens)."""
+    rows = [Row(i, f"row-{i}", f"ask {i}", (), f"c{i}") for i in range(1000)]
+    tokenizer: Any = Words()
+    return RolloutParts(
+        settings=settings,
+        sampler=ModelSampler(model, tokenizer, settings, ()),
+        rewards=[OpenReward(f"r{i}", 1.0, reward) for i, reward in enumerate(rewards or [good_share])],
+        tokenizer=tokenizer,
+        rows={"train": lambda: rows, "eval": lambda: rows},
+        start=StartWeights(model),
+        max_tokens=300,
+        seed=seed,
+    )
+
+
+def build_trainer(
+    config: RunConfig,
+    output: Path,
+    rows: Sequence[Example],
+    *,
+    model: torch.nn.Module | None = None,
+    held_out: Sequence[Example] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+    scorer: Any = "auto",
+    rewards: Sequence[RewardFunction] = (),
+) -> AlignTrainer:
+    """Return the trainer a run with ``config`` would train with, on rows and a model of one's own."""
+    from transformers.trainer_callback import PrinterCallback
+
+    session = Session.open(config)
+    arguments, shape = training_arguments(config, output)
+    trained: Any = tiny_llama() if model is None else model
+    needs, settings = session.method.needs, session.method.settings
+    if "value_head" in needs:
+        add_critic(trained, getattr(settings, "critic", "shared"))
+    policy = ModelPolicy(trained, install(trained, scorer))
+    references: dict[str, Any] = {}
+    if "reference" in needs and "reward" not in needs:
+        references = {"train": score_rows(policy, rows, 512), "eval": score_rows(policy, held_out, 512)}
+    tokenizer: Any = None
+    parts = TrainerParts(
+        session=session,
+        model=trained,
+        tokenizer=tokenizer,
+        policy=policy,
+        train=rows,
+        eval=held_out,
+        arguments=arguments,
+        rows_per_step=shape.rows,
+        rows_per_micro_batch=shape.rows_per_micro_batch,
+        tokens_per_micro_batch=shape.tokens_per_micro_batch,
+        seed=config.run.seed,
+        references=references,
+        rollouts=rollout_parts(settings, trained, config.run.seed, rewards) if "reward" in needs else None,
+        callbacks=callbacks,
+    )
+    trainer = AlignTrainer(parts)
+    trainer.pop_callback(PrinterCallback)
+    return trainer

@@ -1,0 +1,87 @@
+"""A tiny real model, and rows with something to learn: good answers are of even tokens, bad ones of odd tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from alignkit.rewards import Answered
+from alignkit.types import Example, RowKind
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+VOCABULARY = 128
+END = 2
+_FIRST = 4
+"""The first token that is none of the special ones."""
+
+
+def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """Return a Llama of some ten thousand parameters with random weights; ``changes`` go to its configuration."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": END,
+        "pad_token_id": 0,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(LlamaConfig(**(shape | changes)))
+
+
+def rows(kind: RowKind, n: int, seed: int = 0, longest: int = 10) -> list[Example]:
+    """Return rows of a kind; preference rows have the good answer first, unpaired rows say which one they have."""
+    draw = random.Random(seed)
+
+    def tokens(parity: int | None) -> list[int]:
+        step = 1 if parity is None else 2
+        found = range(_FIRST + (parity or 0), VOCABULARY, step)
+        return draw.choices(found, k=draw.randint(2, longest))
+
+    made = []
+    for i in range(n):
+        prompt, good, bad = tokens(None), [*tokens(0), END], [*tokens(1), END]
+        label = i % 2 == 0
+        match kind:
+            case "preference":
+                completions: tuple[list[int], ...] = (good, bad)
+            case "completion":
+                completions = (good,)
+            case "unpaired":
+                completions = (good if label else bad,)
+            case "prompt":
+                completions = ()
+        made.append(Example(f"row-{i}", prompt, completions, index=i, cluster=f"c{i}", fields={"label": label}))
+    return made
+
+
+def as_pairs(n: int, seed: int = 1) -> list[Example]:
+    """Return held-out pairs, to measure by how much good answers are likelier than bad ones."""
+    return [replace(row, id=f"held-{row.id}") for row in rows("preference", n, seed + 1000)]
+
+
+def good_share(answers: Sequence[Answered]) -> list[float]:
+    """Return the share of an answer's tokens that are even: a reward that can be learned."""
+    return [sum(token % 2 == 0 for token in a.answer_ids) / max(len(a.answer_ids), 1) for a in answers]
+
+
+class Words:
+    """A tokenizer as rollouts use one: token 7 is the word ``w7``."""
+
+    pad_token_id, eos_token_id = 0, END
+
+    def decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Return the words."""
+        return " ".join(f"w{token}" for token in tokens)

@@ -1,0 +1,151 @@
+"""The built-in plugins run the kit that third parties run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from alignkit.testing import MethodConformance, RewardConformance, SuiteConformance
+from alignkit_dpo import dpo_loss
+from alignkit_grpo.losses import clipped_loss, kl_k3
+from alignkit_orpo.losses import odds_ratio_loss
+from alignkit_ppo import clipped_policy_loss, clipped_value_loss
+from alignkit_reward import reward_loss
+
+Pure = Sequence[tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor]]]
+
+
+def inputs(count: int, size: int = 5, low: float = -3.0, high: float = -0.1) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [(torch.rand(size, dtype=torch.float64) * (high - low) + low).requires_grad_() for _ in range(count)]
+
+
+class TestSFT(MethodConformance):
+    name = "sft"
+    capabilities = frozenset({"no_margin"})
+
+
+class TestORPO(MethodConformance):
+    name = "orpo"
+    settings = {"lambda": 1.0}
+
+    def pure_losses(self) -> Pure:
+        return [(odds_ratio_loss, inputs(2))]
+
+
+class TestDPO(MethodConformance):
+    name = "dpo"
+
+    def pure_losses(self) -> Pure:
+        kinds = ("sigmoid", "ipo", "hinge", "robust")
+        return [(lambda w, l, kind=kind: dpo_loss(w, l, beta=0.3, kind=kind), inputs(2)) for kind in kinds]
+
+
+class TestPPO(MethodConformance):
+    name = "ppo"
+    settings = {"epochs": 2, "minibatches": 1}
+
+    def pure_losses(self) -> Pure:
+        return [
+            (lambda r, a: clipped_policy_loss(r, a, clip=0.2), inputs(2, low=-1.0, high=1.0)),
+            (lambda v, o, r: clipped_value_loss(v, o, r, clip=0.2), inputs(3, low=-1.0, high=1.0)),
+        ]
+
+
+class TestGRPO(MethodConformance):
+    name = "grpo"
+    settings = {"num_generations": 4, "beta": 0.01}
+
+    def pure_losses(self) -> Pure:
+        return [(lambda r, a: clipped_loss(r, a, low=0.2, high=0.3), inputs(2, low=-1.0, high=1.0)), (kl_k3, inputs(2))]
+
+
+class TestTRLORPO(MethodConformance):
+    name = "trl-orpo"
+    capabilities = frozenset({"external"})
+
+
+class TestPrefs(SuiteConformance):
+    name = "prefs"
+
+
+class TestPerplexity(SuiteConformance):
+    name = "perplexity"
+
+
+class TestGenerate(SuiteConformance):
+    name = "generate"
+    settings = {"prompts": 6, "max_new_tokens": 8}
+
+
+class TestLength(RewardConformance):
+    name = "length"
+    settings = {"target": 5}
+
+
+class TestRegex(RewardConformance):
+    name = "regex"
+    settings = {"pattern": "four"}
+
+
+class TestMatch(RewardConformance):
+    name = "match"
+    fields = {"answer": "two plus two is four ."}
+
+
+def test_reward_model_losses() -> None:
+    assert torch.autograd.gradcheck(lambda w, l: reward_loss(w, l, label_smoothing=0.1), tuple(inputs(2)))
+
+
+# ------------------------------------------------------------------------------------------------ it finds what is wrong
+
+FAULTY: dict[str, tuple[str, str]] = {
+    "mean": ("logps.mean()", "test_the_cut_into_micro_batches_changes_nothing"),
+    "sign": ("-logps.view(0) if False else scores.split(scores.sums())[0].sum()", "test_it_learns"),
+    "noise": (
+        "(logps * (1 + int.from_bytes(__import__('os').urandom(2), 'big'))).sum()",
+        "test_the_same_seed_gives_the_same_loss",
+    ),
+    "order": ("(logps * torch.arange(len(logps))).sum()", "test_the_order_of_rows_changes_nothing"),
+    "detached": (
+        "(logps.detach() * (w := torch.ones((), requires_grad=True))).sum()",
+        "test_the_loss_is_finite_and_reaches_the_policy",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_faults_are_found(site: Any, tmp_path: Any, fault: str) -> None:
+    expression, test = FAULTY[fault]
+    site.install(
+        "align-faulty",
+        f"""
+        import torch
+        from pydantic import Field
+        from alignkit import LossOutput, LossTerm, Method, Settings, hookimpl
+
+        class FaultySettings(Settings):
+            strength: float = Field(1.0, description="of the fault")
+
+        class Faulty(Method[FaultySettings]):
+            name, paper, rows, settings_type = "faulty", "none", "preference", FaultySettings
+
+            @hookimpl
+            def align_compute_loss(self, policy, batch):
+                scores = policy.score(batch.examples)
+                logps = scores.logps
+                return LossOutput([LossTerm("faulty", {expression}, "rows")])
+        """,
+        faulty="align_faulty:Faulty",
+    )
+
+    class Checked(MethodConformance):
+        name = "faulty"
+
+    check = getattr(Checked(), test)
+    arguments = (tmp_path, 3) if "micro" in test else (tmp_path,)
+    with pytest.raises(AssertionError) as caught:
+        check(*arguments)
+    assert len(str(caught.value)) > 30, "the failure says what is wrong"
