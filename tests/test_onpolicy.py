@@ -29,8 +29,8 @@ from tests.engine_helpers import (
     Words,
     build_trainer,
     configuration,
-    on_policy_parts,
     random_prompts,
+    rollout_parts,
     tiny_llama,
     weights,
 )
@@ -50,7 +50,7 @@ def lora(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def rollouts(model: torch.nn.Module, settings: OnPolicySettings, *rewards: Any, number: int = 0) -> ModelRollouts:
-    parts = on_policy_parts(settings, model, configuration("sft"), rewards)
+    parts = rollout_parts(settings, model, 0, rewards)
     return ModelRollouts(parts, ModelPolicy(model), number)
 
 
