@@ -50,8 +50,9 @@ def lora(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def rollouts(model: torch.nn.Module, settings: OnPolicySettings, *rewards: Any, number: int = 0) -> ModelRollouts:
-    parts = rollout_parts(settings, model, 0, rewards)
-    return ModelRollouts(parts, ModelPolicy(model), number)
+    policy = ModelPolicy(model)
+    policy.start = StartWeights(model)
+    return ModelRollouts(rollout_parts(settings, model, 0, rewards), policy, number)
 
 
 def constant(answers: Sequence[Answered]) -> list[float]:

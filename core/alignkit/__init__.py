@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from alignkit.api import run as run
     from alignkit.classifier import RewardModel as RewardModel
     from alignkit.config import RunConfig as RunConfig
+    from alignkit.data.rows import RawRows as RawRows
     from alignkit.hookspecs import hookimpl as hookimpl
     from alignkit.losses import nll_term as nll_term
     from alignkit.losses import preference_metrics as preference_metrics
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 # Name -> module. Loaded when first asked for, so that `import alignkit` costs nothing.
 _PUBLIC = {
     "RunConfig": "config",
+    "RawRows": "data.rows",
     "hookimpl": "hookspecs",
     "nll_term": "losses",
     "preference_metrics": "losses",

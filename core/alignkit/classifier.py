@@ -50,14 +50,17 @@ class ClassifierPolicy:
         values: bool = False,
         entropy: bool = False,
         temperature: float = 1.0,
+        reference: bool = False,
     ) -> Scores:
         """Return the reward of every completion as its only log-probability, ``[S]``; see the class."""
         import torch
 
         from alignkit.scoring.backends import evaluating
 
-        if prompt or values or entropy:
-            raise NotImplementedError("a reward model has rewards alone: neither prompts' scores, values nor entropy")
+        if prompt or values or entropy or reference:
+            raise NotImplementedError(
+                "a reward model has rewards alone: no prompts' scores, values, entropy or reference"
+            )
         rows = [[*example.prompt, *completion] for example in examples for completion in example.completions]
         if not rows:
             raise DataError("there is nothing to score: the batch has no rows")

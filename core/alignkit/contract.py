@@ -36,6 +36,8 @@ def hook_arguments(hook: str) -> list[str]:
 def implementations(plugin: object) -> Iterator[Implementation]:
     """Yield what ``plugin`` marked with ``@hookimpl``."""
     for name in dir(plugin):
+        if isinstance(inspect.getattr_static(plugin, name, None), property):
+            continue  # no hook, and reading it may ask for what is not there yet
         function = getattr(plugin, name)
         marks = getattr(function, f"{PROJECT}_impl", None) if inspect.isroutine(function) else None
         if isinstance(marks, dict):
@@ -56,6 +58,11 @@ def check_service(entry: Entry, service: object, method: Entry) -> None:
         raise PluginError(
             f"{entry} implements {min(taken)}, which belongs to {method}: it may only wrap it (hookimpl(wrapper=True))"
         )
+
+
+def check_plugin_hooks(entry: Entry, plugin: object) -> None:
+    """Raise :class:`PluginError` where a hook of a plugin cannot work as meant; whose place it takes is not looked at."""
+    _checked_hooks(entry, plugin)
 
 
 def _checked_hooks(entry: Entry, plugin: object) -> set[str]:

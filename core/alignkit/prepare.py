@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from alignkit.scoring.scorer import Scorer
     from alignkit.trainer import TrainerParts
 
-SUPPORTED_NEEDS: frozenset[Need] = frozenset({"reference", "value_head", "reward"})
+SUPPORTED_NEEDS: frozenset[Need] = frozenset({"reference", "start", "value_head", "reward"})
 
 
 @dataclass
@@ -199,15 +199,11 @@ def source_rows(prepared: Prepared) -> dict[str, Callable[[], Sequence[Row]]]:
 
 
 def rollout_parts(prepared: Prepared) -> RolloutParts | None:
-    """Put together what a method that needs a reward samples with; None for the others.
-
-    The model must hold its start weights: they are what the reference is.
-    """
+    """Put together what a method that needs a reward samples with; None for the others."""
     method, loaded = prepared.session.method, prepared.loaded
     if "reward" not in method.needs:
         return None
     from alignkit.onpolicy import make_sampler
-    from alignkit.reference import StartWeights
     from alignkit.rollouts import RolloutParts
 
     return RolloutParts(
@@ -216,7 +212,6 @@ def rollout_parts(prepared: Prepared) -> RolloutParts | None:
         rewards=open_rewards(method.settings.rewards),
         tokenizer=loaded.tokenizer,
         rows=source_rows(prepared),
-        start=StartWeights(loaded.model) if "reference" in method.needs else None,
         max_tokens=prepared.config.train.tokens_per_micro_batch,
         seed=prepared.config.run.seed,
     )
@@ -229,9 +224,14 @@ def trainer_parts(
     references: dict[str, Sequence[Any]],
     callbacks: Sequence[Any],
 ) -> TrainerParts:
-    """Put together what a trainer is built from."""
+    """Put together what a trainer is built from; the model must hold its start weights, which the reference is made of."""
+    from alignkit.reference import StartWeights
+    from alignkit.scoring.policy import ModelPolicy
     from alignkit.trainer import TrainerParts
 
+    needs = prepared.session.method.needs
+    if ("start" in needs or needs >= {"reference", "reward"}) and isinstance(prepared.policy, ModelPolicy):
+        prepared.policy.start = StartWeights(prepared.loaded.model)
     return TrainerParts(
         session=prepared.session,
         model=prepared.loaded.model,

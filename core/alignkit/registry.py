@@ -135,7 +135,7 @@ def load(entry: Entry) -> Any:
     except (Exception, SystemExit) as error:  # SystemExit: a module that calls exit() must not end the command
         cause = f"{type(error).__name__}: {error}".rstrip(": ")
         raise PluginError(f"{entry} cannot be loaded from {entry.value}: {cause}") from error
-    problem = _CHECKS[entry.group](entry, plugin)
+    problem = _newer_contract(plugin) or _CHECKS[entry.group](entry, plugin)
     if problem:
         raise PluginError(f"{entry} cannot be used: {entry.value} {problem}")
     return plugin
@@ -206,6 +206,16 @@ def _unknown(group: Group, name: str, installed: Catalogue) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- declarations
+
+
+def _newer_contract(plugin: Any) -> str | None:
+    """Return what keeps a plugin from being used that was written for a later contract; one that says nothing is for the first."""
+    from alignkit.hookspecs import CONTRACT_VERSION
+
+    wanted = getattr(plugin, "contract", 1)
+    if isinstance(wanted, int) and wanted > CONTRACT_VERSION:
+        return f"was written for contract {wanted}, and this alignkit has contract {CONTRACT_VERSION}: upgrade alignkit"
+    return None
 
 
 def _check_method(entry: Entry, plugin: Any) -> str | None:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from alignkit.onpolicy import OnPolicySettings, Sampler
-from alignkit.reference import StartWeights, by_length
+from alignkit.reference import by_length
 from alignkit.rewarding import OpenReward, ask
 from alignkit.rewards import Answered
 from alignkit.types import Batch, Example, Scores
@@ -36,8 +36,6 @@ class RolloutParts:
     tokenizer: PreTrainedTokenizerBase
     rows: Mapping[str, Callable[[], Sequence[Row]]]
     """The rows the prompts are of, as text or messages, by split: ``train`` and ``eval``."""
-    start: StartWeights | None
-    """The policy as it was at step 0; None where the method needs no reference."""
     max_tokens: int
     """Tokens scored at once."""
     seed: int
@@ -108,15 +106,18 @@ class ModelRollouts:
             if wanted
         }
         temperature = self.parts.settings.temperature
-        with self._weights(reference):
-            for rows in by_length(examples, self.parts.max_tokens):
-                scores = self.policy.score(
-                    [examples[i] for i in rows], grad=False, values=values, entropy=entropy, temperature=temperature
-                )
-                for name, found in parts.items():
-                    flat: torch.Tensor = getattr(scores, name).float().cpu()
-                    for i, part in zip(rows, _split(flat, [sum(lengths[i]) for i in rows]), strict=True):
-                        found[i] = part
+        wanted: dict[str, Any] = {
+            "values": values,
+            "entropy": entropy,
+            "temperature": temperature,
+            "reference": reference,
+        }
+        for rows in by_length(examples, self.parts.max_tokens):
+            scores = self.policy.score([examples[i] for i in rows], grad=False, **wanted)
+            for name, found in parts.items():
+                flat: torch.Tensor = getattr(scores, name).float().cpu()
+                for i, part in zip(rows, _split(flat, [sum(lengths[i]) for i in rows]), strict=True):
+                    found[i] = part
         self.spent["scored"] += sum(example.tokens for example in examples)
         flat_lengths = torch.tensor([n for row in lengths for n in row], dtype=torch.long)
         joined = {name: torch.cat(found) if found else torch.empty(0) for name, found in parts.items()}
@@ -144,13 +145,6 @@ class ModelRollouts:
     def _device(self) -> torch.device:
         device: torch.device = next(self.policy.model.parameters()).device
         return device
-
-    def _weights(self, reference: bool) -> Any:
-        if not reference:
-            return torch.no_grad()
-        if self.parts.start is None:
-            raise KeyError('no reference in this run: declare needs = frozenset({"reference"}) on the method')
-        return self.parts.start.in_place()
 
 
 def _split(flat: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, ...]:

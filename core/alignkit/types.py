@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 RowKind = Literal["preference", "completion", "prompt", "unpaired"]
 """What one row of a method's data is: chosen and rejected, one completion, a prompt alone, a completion with a label."""
 
-Need = Literal["reference", "value_head", "reward"]
-"""What a method needs besides the policy."""
+Need = Literal["reference", "start", "value_head", "reward"]
+"""What a method needs besides the policy: reference log-probabilities of its rows, the policy as it was at step 0 to score
+anything with, a critic, rewards for its own answers."""
 
 
 class Settings(BaseModel):
@@ -232,6 +233,7 @@ class Policy(Protocol):
         values: bool = False,
         entropy: bool = False,
         temperature: float = 1.0,
+        reference: bool = False,
     ) -> Scores:
         """Score every completion of ``examples``.
 
@@ -242,6 +244,7 @@ class Policy(Protocol):
             values: the critic's value of every state a scored token was chosen in (``needs`` must name ``value_head``).
             entropy: the entropy in nats of every distribution a scored token was chosen from, without gradient.
             temperature: divides the logits.
+            reference: by the policy as it was at step 0, without gradient (``needs`` must name ``start``).
         """
         ...
 
@@ -331,6 +334,8 @@ class Method(ABC, Generic[SettingsT]):
     """Its settings: a pydantic model, every field described."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Configuration the method prefers where the user says nothing, by dotted key: ``{"train.learning_rate": 5e-7}``."""
+    contract: ClassVar[int] = 1
+    """The version of the plugin contract it was written for; a later one than this alignkit's is refused with that reason."""
     demo: ClassVar[Mapping[str, Any]] = {}
     """The same for the embedded demo, whose preset stands over ``defaults``."""
 

@@ -26,6 +26,8 @@ COMMANDS = {
     "suites": LazyCommand("alignkit.cli.listing:suites", "List the installed evaluation suites."),
     "rewards": LazyCommand("alignkit.cli.listing:rewards", "List the installed reward functions."),
     "services": LazyCommand("alignkit.cli.listing:services", "List the installed services (loggers, data sources)."),
+    "plugins": LazyCommand("alignkit.cli.plugins:plugins", "List every plugin with its hooks and state; check one."),
+    "new-plugin": LazyCommand("alignkit.cli.plugins:new_plugin", "Write a package with one working plugin."),
     "schema": LazyCommand("alignkit.cli.schema:schema", "Print the JSON schema of a method's configuration."),
     "demo": LazyCommand("alignkit.cli.demo:demo", "Build the embedded demo's data and model anew."),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,6 +12,9 @@ from alignkit.scoring.backends import TokenLogps, evaluating
 from alignkit.scoring.plan import Plan, Wanted
 from alignkit.scoring.scorer import Scorer, install
 from alignkit.types import Example, Scores
+
+if TYPE_CHECKING:
+    from alignkit.reference import StartWeights
 
 
 class ModelPolicy:
@@ -22,6 +25,8 @@ class ModelPolicy:
     """
 
     def __init__(self, model: nn.Module, scorer: Scorer | None = None) -> None:
+        self.start: StartWeights | None = None
+        """Puts the weights of step 0 in place; None where the method does not need them."""
         self.model = model
         self.scorer = scorer or install(model)
 
@@ -39,11 +44,19 @@ class ModelPolicy:
         values: bool = False,
         entropy: bool = False,
         temperature: float = 1.0,
+        reference: bool = False,
     ) -> Scores:
         """Score every completion of ``examples``, in their order; see :class:`~alignkit.types.Policy`.
 
         Raises :class:`~alignkit.errors.DataError` for rows that cannot be scored.
         """
+        if reference:
+            if self.start is None:
+                raise KeyError('there is no policy of step 0 here: declare needs = frozenset({"start"}) on the method')
+            with self.start.in_place():
+                return self.score(
+                    examples, prompt=prompt, grad=False, values=values, entropy=entropy, temperature=temperature
+                )
         plan = self.scorer.plan(examples, prompt=prompt, wanted=Wanted(values, entropy, temperature)).to(self.device)
         logps = self._forward(plan) if grad else self._forward_without_gradient(plan)
         return Scores(

@@ -62,7 +62,6 @@ def rollout_parts(
         rewards=[OpenReward(f"r{i}", 1.0, reward) for i, reward in enumerate(rewards or [good_share])],
         tokenizer=tokenizer,
         rows={"train": lambda: rows, "eval": lambda: rows},
-        start=StartWeights(model),
         max_tokens=300,
         seed=seed,
     )
@@ -89,6 +88,7 @@ def build_trainer(
     if "value_head" in needs:
         add_critic(trained, getattr(settings, "critic", "shared"))
     policy = ModelPolicy(trained, install(trained, scorer))
+    policy.start = StartWeights(trained)
     references: dict[str, Any] = {}
     if "reference" in needs and "reward" not in needs:
         references = {"train": score_rows(policy, rows, 512), "eval": score_rows(policy, held_out, 512)}
