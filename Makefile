@@ -7,7 +7,7 @@ export GOMP_SPINCOUNT := 0
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: run test lint types bench accept demo clean
+.PHONY: run test lint types bench accept docs demo clean
 
 run: $(VENV)/.installed
 	$(BIN)/align run --method orpo
@@ -28,6 +28,9 @@ bench: $(VENV)/.installed-test
 
 accept: $(VENV)/.installed-test
 	$(BIN)/python -m tests.accept $(ACCEPT)
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python docs/build_reference.py
 
 demo: $(VENV)/.installed
 	$(BIN)/align demo build

@@ -271,6 +271,18 @@ def test_batches_that_could_not_be_cut(mine, answer, problem):
 # ------------------------------------------------------------------------------------------------- documentation
 
 
+def test_a_plugin_of_a_later_contract_is_refused(site):
+    from tests.third_party import METHOD
+
+    site.install(
+        "align-later", METHOD.replace('name = "mine"', 'name = "later"\n    contract = 99'), later="align_later:Mine"
+    )
+    with pytest.raises(
+        PluginError, match="was written for contract 99, and this alignkit has contract 1: upgrade alignkit"
+    ):
+        Session.open(RunConfig(method="later"))
+
+
 def test_every_hook_is_documented_with_its_arguments():
     from pathlib import Path
 

@@ -1,0 +1,155 @@
+"""Writes docs/reference.md from the code: hooks, the types a plugin meets, and the conformance kit (``make docs``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import alignkit
+from alignkit import testing
+from alignkit.contract import hook_arguments, hook_names
+from alignkit.hookspecs import EXCLUSIVE, AlignSpecs
+from alignkit.types import COUNTS
+
+PAGE = Path(__file__).parent / "reference.md"
+TYPES = (
+    *(
+        "Method",
+        "Settings",
+        "Batch",
+        "Example",
+        "Scores",
+        "Policy",
+        "LossOutput",
+        "LossTerm",
+        "Metric",
+        "Reuse",
+        "Rollouts",
+    ),
+    *(
+        "OnPolicySettings",
+        "Suite",
+        "SuiteResult",
+        "Contrast",
+        "Estimate",
+        "Target",
+        "Reward",
+        "Answered",
+        "RewardModel",
+    ),
+    *("RawRows", "LoadedModel", "Run", "RunConfig"),
+)
+FUNCTIONS = (
+    *("run", "nll_term", "preference_metrics", "rollout_metrics", "whiten", "build_model", "build_classifier"),
+    *("as_reward", "open_rewards"),
+)
+
+
+def page() -> str:
+    """Return the reference as Markdown."""
+    return "\n".join([*_head(), *_hooks(), *_types(), *_functions(), *_kit()]) + "\n"
+
+
+def _head() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Made from the code by `make docs`; a test compares. How the parts are used: [plugins.md](plugins.md)."
+    yield ""
+
+
+def _hooks() -> Iterator[str]:
+    yield "## Hooks"
+    yield ""
+    for name in hook_names():
+        kind = "exclusive" if name in EXCLUSIVE else "first answer" if _first(name) else "broadcast"
+        yield f"### `{name}({', '.join(hook_arguments(name))})` - {kind}"
+        yield ""
+        yield _text(getattr(AlignSpecs, name))
+        yield ""
+
+
+def _first(name: str) -> bool:
+    return bool(getattr(AlignSpecs, name).align_spec["firstresult"])
+
+
+def _types() -> Iterator[str]:
+    yield "## Types"
+    yield ""
+    yield f"Counts a term or metric can be divided by: {', '.join(f'`{name}`' for name in COUNTS)}."
+    yield ""
+    for name in TYPES:
+        found: Any = getattr(alignkit, name)
+        yield f"### `alignkit.{name}`"
+        yield ""
+        yield _text(found)
+        yield ""
+        fields = _fields(found)
+        if fields:
+            yield f"Fields: {', '.join(f'`{field}`' for field in fields)}."
+            yield ""
+        for member, about in _members(found):
+            yield f"- `{member}`: {about}"
+        yield ""
+
+
+def _fields(found: Any) -> list[str]:
+    if dataclasses.is_dataclass(found):
+        return [field.name for field in dataclasses.fields(found)]
+    if hasattr(found, "model_fields"):
+        return [info.alias or name for name, info in found.model_fields.items()]
+    return list(getattr(found, "_fields", ()))
+
+
+def _members(found: Any) -> Iterator[tuple[str, str]]:
+    for name, member in sorted(vars(found).items()):
+        function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
+        if name.startswith("_") or not function.__doc__ or name in getattr(found, "_fields", ()):
+            continue
+        if inspect.isfunction(function):
+            parameters = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
+            yield f"{name}({', '.join(parameters)})", _line(function)
+        elif isinstance(function, property):
+            yield name, _line(function)
+
+
+def _functions() -> Iterator[str]:
+    yield "## Functions"
+    yield ""
+    for name in FUNCTIONS:
+        function = getattr(alignkit, name)
+        yield f"### `alignkit.{name}{inspect.signature(function)}`"
+        yield ""
+        yield _text(function)
+        yield ""
+
+
+def _kit() -> Iterator[str]:
+    yield "## The conformance kit"
+    yield ""
+    for name in testing.__all__:
+        cls = getattr(testing, name)
+        yield f"### `alignkit.testing.{name}`"
+        yield ""
+        yield _text(cls)
+        yield ""
+        for test, function in vars(cls).items():
+            if test.startswith("test_"):
+                yield f"- `{test}`: {_line(function)}"
+        yield ""
+
+
+def _text(found: Any) -> str:
+    text = inspect.getdoc(found) or ""
+    head, marker, examples = text.partition(">>> ")
+    return head.rstrip() + (f"\n\n```python\n>>> {examples.rstrip()}\n```" if marker else "")
+
+
+def _line(found: Any) -> str:
+    return " ".join((inspect.getdoc(found) or "").partition("\n\n")[0].split())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
