@@ -208,14 +208,26 @@ def _validated_settings(settings_type: type[BaseModel], values: dict[str, Any], 
     for key in values:
         # A plugin whose model ignores unknown keys would train with a misspelt setting at its default.
         if key not in known and not open_ended:
-            raise _unknown_setting(layer, key, known)
+            raise _unknown_setting(layer, key, known, _elsewhere(settings_type))
     settings = validate(settings_type, values, layer, ("method",))
     refuse_non_finite(settings.model_dump(by_alias=True, exclude_unset=True), layer, ("method",))
     return settings
 
 
-def _unknown_setting(layer: Layer, key: str, known: list[str]) -> ConfigError:
+def _elsewhere(settings_type: type[BaseModel]) -> dict[str, str]:
+    """Return what other libraries call a setting -> what it is called here (``json_schema_extra={"elsewhere": [...]}``)."""
+    names: dict[str, str] = {}
+    for name, info in settings_type.model_fields.items():
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        others = extra.get("elsewhere", [])
+        names |= {str(other): info.alias or name for other in (others if isinstance(others, list) else [])}
+    return names
+
+
+def _unknown_setting(layer: Layer, key: str, known: list[str], elsewhere: dict[str, str]) -> ConfigError:
     path = ("method", key)
+    if key in elsewhere:
+        return problem_at(layer, path, f"unknown key method.{key}: here it is called {elsewhere[key]}")
     if key in SECTIONS:
         return problem_at(layer, path, f"the method has no setting {key}; a key of that section is written {key}.KEY")
     if suggest(key, known):

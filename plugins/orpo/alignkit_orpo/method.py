@@ -40,7 +40,13 @@ CONVENTIONS = {
 class ORPOSettings(Settings):
     """Settings of orpo."""
 
-    lam: float = Field(0.1, ge=0, alias="lambda", description="weight of the odds-ratio term (elsewhere: beta, alpha)")
+    lam: float = Field(
+        0.1,
+        ge=0,
+        alias="lambda",
+        description="weight of the odds-ratio term (elsewhere: beta, alpha)",
+        json_schema_extra={"elsewhere": ["beta", "alpha", "orpo_alpha", "pref_beta"]},
+    )
     lambda_schedule: Literal["constant", "linear", "cosine", "warmup"] = Field(
         "constant", description="lambda over training: constant, or from lambda_start to lambda"
     )
