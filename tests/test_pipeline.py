@@ -181,7 +181,9 @@ def test_options_that_name_no_stage(tmp_path: Path) -> None:
         go(tmp_path, sets=["lambda=1"])
 
 
-def test_the_example_reads() -> None:
+def test_the_examples_read() -> None:
+    progressive = read_pipeline(ROOT / "examples" / "progressive.yaml")
+    assert [stage.needs for stage in progressive.stages[:3]] == [(), ("imitate",), ("lean",)]
     pipeline = read_pipeline(ROOT / "examples" / "rlhf.yaml")
     assert [stage.kind for stage in pipeline.stages] == ["train"] * 7 + ["eval", "export"]
     for stage in pipeline.stages[:7]:

@@ -13,7 +13,14 @@ to mend it. Everything runs on a tiny model on the CPU, in seconds, and download
 
 from __future__ import annotations
 
+from typing import Any
+
 from alignkit.testing.methods import MethodConformance
 from alignkit.testing.others import RewardConformance, ServiceConformance, SuiteConformance
 
 __all__ = ["MethodConformance", "RewardConformance", "ServiceConformance", "SuiteConformance"]
+
+
+def pytest_configure(config: Any) -> None:
+    """Keep what transformers says about its own future out of a plugin's test report."""
+    config.addinivalue_line("filterwarnings", "ignore::FutureWarning:transformers")
