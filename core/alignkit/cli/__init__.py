@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": LazyCommand("alignkit.cli.models:generate", "Answer prompts with one or several models."),
     "chat": LazyCommand("alignkit.cli.models:chat", "Talk to a model."),
     "export": LazyCommand("alignkit.cli.models:export", "Write a run's model as a stock one, or the mean of several."),
+    "data": LazyCommand("alignkit.cli.data:data", "Check data before training on it."),
     "methods": LazyCommand("alignkit.cli.listing:methods", "List the installed methods."),
     "suites": LazyCommand("alignkit.cli.listing:suites", "List the installed evaluation suites."),
     "rewards": LazyCommand("alignkit.cli.listing:rewards", "List the installed reward functions."),

@@ -1,0 +1,160 @@
+"""Reading a source in spite of its broken rows: each is noted with its place, and the others are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignkit.config import DataConfig
+from alignkit.data.alternatives import one_by_one
+from alignkit.data.rows import RawRows, Row, describe
+from alignkit.data.shapes import normalise
+from alignkit.data.sources import load_rows
+from alignkit.errors import DataError
+from alignkit.types import RowKind
+
+_LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A row that cannot be read: where it stands, and why."""
+
+    place: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Readable:
+    """The rows of a source that can be read, brought to one shape, and the ones that cannot."""
+
+    raw: RawRows
+    rows: list[Row]
+    broken: list[Broken]
+
+    @property
+    def read(self) -> int:
+        """How many rows the source has, broken ones included; a row with several rejected answers is one."""
+        places = {self.raw.where(i) for i in range(len(self.raw.rows))}
+        return len(places | {b.place for b in self.broken})
+
+
+def read_source(source: str, split: str | None, config: DataConfig, *, chat: bool = True) -> Readable:
+    """Read a source as preference rows, or where it has no pairs as completions, or as prompts.
+
+    Raises:
+        DataError: the source as a whole cannot be read (missing, no rows, no known columns).
+    """
+    path = Path(source).expanduser()
+    if path.suffix in _LINES and path.is_file():
+        raw, broken = _lines(path, config.limit)
+    else:
+        raw, broken = load_rows(source, split, config, default_splits=("train",), limit=config.limit), []
+    if not raw.rows:
+        raise DataError(
+            f"{source} holds no row that can be read" + (f" ({broken[0].place}: {broken[0].why})" if broken else "")
+        )
+    raw, odd = _each(raw, lambda part: one_by_one(part, config.columns))
+    try:
+        kind: RowKind = "preference"
+        return Readable(raw, normalise(raw, kind, config.columns, chat=chat), [*broken, *odd])
+    except DataError:  # rows of another kind, or some that do not fit: one after the other
+        raw, rows, odder = _normalised(raw, config, chat)
+    return Readable(raw, rows, [*broken, *odd, *odder])
+
+
+def _lines(path: Path, limit: int | None) -> tuple[RawRows, list[Broken]]:
+    rows: list[Mapping[str, Any]] = []
+    numbers: list[int] = []
+    broken: list[Broken] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if limit is not None and len(rows) + len(broken) >= limit:
+            break
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not text.strip():
+            continue
+        try:
+            value = json.loads(text.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            broken.append(Broken(f"{path}:{number}", f"no UTF-8 (byte {error.start + 1})"))
+            continue
+        except (ValueError, RecursionError) as error:
+            broken.append(Broken(f"{path}:{number}", f"broken JSON: {getattr(error, 'msg', 'nested too deeply')}"))
+            continue
+        if not isinstance(value, dict):
+            broken.append(Broken(f"{path}:{number}", f"the line is {describe(value)}, not an object"))
+            continue
+        rows.append(value)
+        numbers.append(number)
+    return RawRows(rows, lambda position: f"{path}:{numbers[position]}", str(path)), broken
+
+
+def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, list[Broken]]:
+    """Apply what may refuse a row to all rows at once, or where it refuses one, to each alone."""
+    try:
+        return change(raw), []
+    except DataError:
+        pass
+    rows: list[Mapping[str, Any]] = []
+    places: list[str] = []
+    broken: list[Broken] = []
+    for position in range(len(raw.rows)):
+        place = raw.where(position)
+        try:
+            found = change(_alone(raw, position)).rows
+        except DataError as error:
+            broken.append(Broken(place, _why(error, place)))
+            continue
+        rows += found
+        places += [place] * len(found)
+    return RawRows(rows, lambda position: places[position], raw.source), broken
+
+
+def _kind(raw: RawRows, config: DataConfig, chat: bool) -> tuple[RowKind, int]:
+    """Return what the rows are, and the first row that says so: preference rows where any row is one, else completions, ..."""
+    kinds: tuple[RowKind, ...] = ("preference", "completion", "prompt")
+    first: DataError | None = None
+    for kind in kinds:
+        for position in range(len(raw.rows)):
+            try:
+                normalise(_alone(raw, position), kind, config.columns, chat=chat)
+            except DataError as error:
+                first = first or error
+                continue
+            return kind, position
+    raise first or DataError(f"{raw.source} holds no rows")
+
+
+def _normalised(raw: RawRows, config: DataConfig, chat: bool) -> tuple[RawRows, list[Row], list[Broken]]:
+    """Bring rows to one shape, that of the first row which has one; the others are broken."""
+    kind, first = _kind(raw, config, chat)
+    kept, broken = [first], []
+    for position in range(len(raw.rows)):
+        if position == first:
+            continue
+        place = raw.where(position)
+        both = RawRows([raw.rows[first], raw.rows[position]], _places(raw, first, position), raw.source)
+        try:
+            normalise(both, kind, config.columns, chat=chat)
+            kept.append(position)
+        except DataError as error:
+            broken.append(Broken(place, _why(error, place)))
+    # The row that decides the shape comes first; the others stand as they stood.
+    places = [raw.where(position) for position in kept]
+    whole = RawRows([raw.rows[position] for position in kept], lambda position: places[position], raw.source)
+    return whole, normalise(whole, kind, config.columns, chat=chat), broken
+
+
+def _places(raw: RawRows, *positions: int) -> Callable[[int], str]:
+    return lambda position: raw.where(positions[position])
+
+
+def _alone(raw: RawRows, position: int) -> RawRows:
+    return RawRows([raw.rows[position]], lambda _: raw.where(position), raw.source)
+
+
+def _why(error: DataError, place: str) -> str:
+    return str(error).removeprefix(f"{place}: ")

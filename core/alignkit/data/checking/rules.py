@@ -1,0 +1,248 @@
+"""What can be wrong with rows. Each rule yields the rows it is about and what it saw; none of them changes anything."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from pydantic import Field
+
+from alignkit.data.checking.similar import Sketches
+from alignkit.data.rows import Row, Text, digest
+from alignkit.types import Settings
+
+
+class Limits(Settings):
+    """Thresholds of the checks."""
+
+    near: float = Field(
+        0.8, gt=0, le=1, description="share of runs of three words two texts must share to be nearly the same"
+    )
+    min_words: int = Field(0, ge=0, description="fewest words of a prompt or an answer (0: any number)")
+    script: str | None = Field(
+        None, description="script the text is to be in, as Unicode names it: Latin, Cyrillic, Greek"
+    )
+    script_share: float = Field(0.8, gt=0, le=1, description="least share of letters of that script")
+
+
+class Hit(NamedTuple):
+    """A row a rule found, by its number among the rows that can be read, and what is wrong with it."""
+
+    row: int
+    about: str
+
+
+Rule = Callable[[Sequence[Row], Limits], Iterator[Hit]]
+
+
+def plain(text: Text) -> str:
+    """Return a text, or the contents of a conversation's messages one a line."""
+    return text if isinstance(text, str) else "\n".join(str(message.get("content", "")) for message in text)
+
+
+def texts_of(row: Row) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of every field of a row."""
+    yield "prompt", plain(row.prompt)
+    names = ("chosen", "rejected") if len(row.answers) == 2 else ("completion",)
+    for name, answer in zip(names, row.answers, strict=False):
+        yield name, plain(answer)
+
+
+# ------------------------------------------------------------------------------------------------ one row
+
+
+def unusable(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+    """Rows that training would drop."""
+    for i, row in enumerate(rows):
+        if row.unusable is not None:
+            yield Hit(i, row.unusable)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
+
+
+def control_characters(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+    """Characters nobody sees, which a tokenizer does."""
+    for i, row in enumerate(rows):
+        for name, text in texts_of(row):
+            found = _CONTROL.search(text)
+            if found:
+                yield Hit(i, f"{name} holds U+{ord(found[0]):04X}")
+                break
+
+
+# What UTF-8 looks like when it was read as Latin-1 or Windows-1252, and the sign for what could not be read at all.
+_DAMAGE = re.compile(
+    "\ufffd|\u00c3[\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u2013-\u203a\u20ac\u2122]|\u00e2\u20ac[\u0093-\u00a6\u201c\u201d\u2122\u0153]|\u00c2[\u00a0-\u00bf]|\u00d0[\u0080-\u00bf]\u00d0"
+)
+
+
+def encoding_damage(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+    """Text that went through the wrong encoding."""
+    for i, row in enumerate(rows):
+        for name, text in texts_of(row):
+            found = _DAMAGE.search(text)
+            if found:
+                around = text[max(found.start() - 10, 0) : found.end() + 10].replace("\n", " ")
+                yield Hit(i, f"{name}: ...{around}...")
+                break
+
+
+@lru_cache(maxsize=100_000)
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "").partition(" ")[0]
+
+
+def wrong_script(rows: Sequence[Row], limits: Limits) -> Iterator[Hit]:
+    """Too few letters of the script the text is to be in; text without letters is in every script."""
+    if limits.script is None:
+        return
+    wanted = limits.script.upper()
+    for i, row in enumerate(rows):
+        for name, text in texts_of(row):
+            letters = [letter for letter in text if letter.isalpha()]
+            share = sum(_script(letter) == wanted for letter in letters) / len(letters) if letters else 1.0
+            if share < limits.script_share:
+                yield Hit(i, f"{share:.0%} of the letters of {name} are {limits.script}")
+                break
+
+
+def too_short(rows: Sequence[Row], limits: Limits) -> Iterator[Hit]:
+    """Fields with fewer words than asked for."""
+    for i, row in enumerate(rows):
+        for name, text in texts_of(row):
+            words = len(text.split())
+            if words < limits.min_words:
+                yield Hit(i, f"{name} has {words} words")
+                break
+
+
+def wrong_roles(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+    """Conversations whose turns cannot follow one another: a system turn in the middle, two users in a row, a user's answer."""
+    for i, row in enumerate(rows):
+        if isinstance(row.prompt, str):
+            continue
+        for answer in row.answers or ((),):
+            turns = [str(m["role"]) for m in (*row.prompt, *(() if isinstance(answer, str) else answer))]
+            why = _odd_turns(turns, answered=bool(row.answers))
+            if why:
+                yield Hit(i, why)
+                break
+
+
+def _odd_turns(turns: Sequence[str], *, answered: bool) -> str | None:
+    if "system" in turns[1:]:
+        return "a system turn stands in the middle"
+    spoken = [turn for turn in turns if turn != "system"]
+    for before, after in pairwise(spoken):
+        if before == after and before in ("user", "assistant"):
+            return f"two turns of {before} follow one another"
+    if spoken and spoken[0] == "assistant":
+        return "the conversation begins with the assistant"
+    return f"the answer is a turn of {spoken[-1]}" if answered and spoken and spoken[-1] != "assistant" else None
+
+
+# ------------------------------------------------------------------------------------------------ rows together
+
+
+def duplicates(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+    """The same prompt and answers as an earlier row."""
+    first: dict[str, int] = {}
+    for i, row in enumerate(rows):
+        key = digest(row.prompt, *row.answers)
+        if key in first:
+            yield Hit(i, f"the same as row {rows[first[key]].id}")
+        else:
+            first[key] = i
+
+
+def contradictions(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+    """One prompt, the same two answers, and the preference once this way and once the other."""
+    pairs: dict[tuple[str, frozenset[str]], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, row in enumerate(rows):
+        if len(row.answers) == 2 and row.unusable is None:
+            chosen, rejected = (digest(answer) for answer in row.answers)
+            pairs[digest(row.prompt), frozenset((chosen, rejected))][chosen].append(i)
+    for sides in pairs.values():
+        if len(sides) > 1:
+            (one, *_), (other, *_) = list(sides.values())[:2]
+            for i in sorted(i for side in sides.values() for i in side):
+                yield Hit(i, f"row {rows[other if i in sides[_chosen(rows[one])] else one].id} says the opposite")
+
+
+def _chosen(row: Row) -> str:
+    return digest(row.answers[0])
+
+
+def near_duplicates(rows: Sequence[Row], limits: Limits) -> Iterator[Hit]:
+    """Nearly the same prompt and answers as an earlier row (what is exactly the same is another rule's)."""
+    sketches, exact, numbers = Sketches(), set[str](), list[int]()
+    for i, row in enumerate(rows):
+        key = digest(row.prompt, *row.answers)
+        text = "\n".join(text for _, text in texts_of(row))
+        if key not in exact:
+            best = max(sketches.like(text, limits.near), key=lambda found: found[1], default=None)
+            if best is not None:
+                yield Hit(i, f"{best[1]:.0%} like row {rows[numbers[best[0]]].id}")
+            exact.add(key)
+            sketches.add(text)
+            numbers.append(i)
+
+
+def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: Limits) -> Iterator[Hit]:
+    """Prompts that stand, exactly or nearly, in the held-out rows as well."""
+    exact = {digest(row.prompt): row.id for row in held_out}
+    sketches = Sketches()
+    for row in held_out:
+        sketches.add(plain(row.prompt))
+    for i, row in enumerate(rows):
+        same = exact.get(digest(row.prompt))
+        if same is not None:
+            yield Hit(i, f"its prompt is that of held-out row {same}")
+            continue
+        best = max(sketches.like(plain(row.prompt), limits.near), key=lambda found: found[1], default=None)
+        if best is not None:
+            yield Hit(i, f"its prompt is {best[1]:.0%} like that of held-out row {held_out[best[0]].id}")
+
+
+class Named(NamedTuple):
+    """A rule with its name, and whether ``--fix`` drops the rows it finds."""
+
+    name: str
+    title: str
+    rule: Rule
+    drops: bool
+
+
+RULES: tuple[Named, ...] = (
+    Named("unusable", "rows that cannot be trained on", unusable, True),
+    Named("duplicate", "rows that stand there twice", duplicates, True),
+    Named("contradiction", "pairs preferred both ways", contradictions, True),
+    Named("near-duplicate", "rows nearly the same as an earlier one", near_duplicates, False),
+    Named("encoding", "text that went through the wrong encoding", encoding_damage, True),
+    Named("control", "control characters and invisible marks", control_characters, False),
+    Named("script", "text in another script", wrong_script, True),
+    Named("short", "fields with too few words", too_short, True),
+    Named("roles", "conversations whose turns cannot follow one another", wrong_roles, True),
+)
+
+
+def length_bias(rows: Sequence[Row]) -> Mapping[str, float]:
+    """Return how often the chosen answer is longer, as long and shorter, and the accuracy of always preferring the longer one."""
+    pairs = [row for row in rows if len(row.answers) == 2 and row.unusable is None]
+    if not pairs:
+        return {}
+    lengths = [tuple(len(plain(answer).split()) for answer in row.answers) for row in pairs]
+    found = Counter((a > b) - (a < b) for a, b in lengths)
+    n = len(pairs)
+    return {
+        "chosen_longer": found[1] / n,
+        "same_length": found[0] / n,
+        "chosen_shorter": found[-1] / n,
+        "longer_is_better": (found[1] + found[0] / 2) / n,
+    }
