@@ -20,6 +20,7 @@ from alignkit.models import build_classifier, build_model, is_classifier
 from alignkit.rewarding import OpenReward, ask, open_rewards
 from alignkit.rewards import RewardSpec
 from alignkit.types import Example
+from alignkit_eval import evaluate
 from alignkit_reward import reward_loss
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -177,7 +178,7 @@ def encoder(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["causal", "lora", "encoder"])
-def test_a_reward_model_is_trained_saved_and_asked(tmp_path: Path, kind: str) -> None:
+def test_a_reward_model_is_trained_saved_and_asked(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"prompt": f"{'abcdef'[i % 6]} ?", "chosen": " good", "rejected": " bad", "better": 2} for i in range(60)]
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps({**row, "prompt": f"{row['prompt']} {i}"}) + "\n" for i, row in enumerate(rows)))
@@ -211,6 +212,10 @@ def test_a_reward_model_is_trained_saved_and_asked(tmp_path: Path, kind: str) ->
     # The policy has another tokenizer than the reward model: its texts are read, not its tokens.
     policys = AutoTokenizer.from_pretrained(model_path() if kind == "encoder" else encoder(tmp_path / "other"))
     asked = [replace(answered(said, "a ? 7"), tokenizer=policys) for said in (" good", " bad", "")]
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "fresh"))  # its start model is loaded once more, as a classifier
+    (again,) = evaluate([run.directory], ["prefs", "perplexity"])
+    assert again.results["prefs"].metrics["accuracy_ref"].value == prefs["accuracy_ref"]["value"]
+    assert "perplexity" not in again.results
     good, bad, nothing = RewardModel(str(run.directory)).score(asked)
     assert good > bad + 1
     assert math.isfinite(nothing)

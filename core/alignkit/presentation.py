@@ -57,7 +57,8 @@ def present(
         from alignkit.plots import draw
 
         draw(directory.path)
-    console.table(comparison_table(before, after))
+    if after:
+        console.table(comparison_table(before, after))
     for sample in samples[:2]:
         for part in ("prompt", "before", "after"):
             console.info(f"{part:>7}: {short(sample[part])}")

@@ -12,7 +12,7 @@ from alignkit.config import DataConfig
 from alignkit.data.load import HeldOut, load_data, load_held_out
 from alignkit.errors import ModelError, NoRowsError
 from alignkit.evaluation import Subject, data_rules
-from alignkit.models import LoadedModel, build_model
+from alignkit.models import LoadedModel, build_classifier, build_model, is_classifier
 from alignkit.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -105,15 +105,25 @@ def _with_start(source: Source, subject: Subject) -> tuple[Subject, Subject | No
     if source.run is None:
         return subject, None
     expected = source.run.read_record().get("model", {}).get("hash")
-    policy = LazyPolicy(lambda: _start_policy(source, expected))
+    policy = LazyPolicy(lambda: _start_policy(source, expected), classifier=_trained_classifier(source))
     subject = replace(subject, start_weights=expected, start_policy=lambda: policy)
     start = replace(subject, name=f"start model of {source.name}", policy=policy, weights=expected)
     return subject, start
 
 
+def _trained_classifier(source: Source) -> bool:
+    """Whether a run trained a reward model: its start model was a classifier with a new head, drawn by the run's seed."""
+    return source.run is not None and is_classifier(str(source.run.model))
+
+
 def _start_policy(source: Source, expected: str | None) -> Policy:
     config = source.config
-    loaded = build_model(config.model, seed=config.run.seed)
+    build = build_classifier if _trained_classifier(source) else build_model
+    model = config.model
+    found = None if source.run is None else source.run.read_record().get("model", {}).get("path")
+    if found is not None and Path(found).is_dir():  # where it was found then, whatever directory we are in now
+        model = model.model_copy(update={"name": found})
+    loaded = build(model, seed=config.run.seed)
     if loaded.fingerprint != expected:
         raise ModelError(
             f"the start model {config.model.name} of {source.name} has changed since the run: what compares with it "
@@ -160,7 +170,8 @@ def _no_rows(kind: RowKind) -> Any:
 class LazyPolicy:
     """A policy whose model is loaded when it is first used: a cached evaluation never needs it."""
 
-    def __init__(self, load: Callable[[], Policy]) -> None:
+    def __init__(self, load: Callable[[], Policy], *, classifier: bool = False) -> None:
+        self.classifier = classifier
         self._load = load
         self._policy: Policy | None = None
 
