@@ -10,7 +10,7 @@ import torch
 from alignkit import Run, RunConfig, run
 from alignkit.api import resume
 from alignkit.errors import CheckpointError, ConfigError
-from alignkit.models import switch_off_dropout
+from alignkit.weights import switch_off_dropout
 
 from tests.run_helpers import records, saved_weights, short_run
 

@@ -83,3 +83,16 @@ def _gpus() -> list[dict[str, Any]]:
         return []
     devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return [{"name": device.name, "memory": device.total_memory} for device in devices]
+
+
+def peak_memory_gb() -> float:
+    """Return the peak memory of this process in GiB: allocated on the GPU where there is one, else resident."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
 from alignkit.errors import ConfigError, ModelError
-from alignkit.models import LoadedModel, build_model, switch_off_dropout
+from alignkit.models import LoadedModel, build_model
 from alignkit.samples import generate
+from alignkit.weights import switch_off_dropout
 
 if TYPE_CHECKING:
     from alignkit.data.rows import Message

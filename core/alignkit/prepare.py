@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from alignkit.config import RunConfig
 from alignkit.errors import ConfigError, ModelError, PluginError
 from alignkit.evaluation import Subject, data_rules, open_suites
-from alignkit.models import LoadedModel, build_model, fingerprint
+from alignkit.models import LoadedModel, build_model
 from alignkit.rewarding import open_rewards
 from alignkit.session import Session
 from alignkit.suites import Suite
 from alignkit.types import Method, Need
+from alignkit.weights import fingerprint
 
 if TYPE_CHECKING:
     import torch

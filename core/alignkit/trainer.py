@@ -20,9 +20,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alignkit.checkpoints import CriticApart, WholeCheckpoints
 from alignkit.data.order import step_rows, steps_per_epoch
+from alignkit.environment import peak_memory_gb
 from alignkit.errors import RunFailedError
 from alignkit.reference import by_length
 from alignkit.steps import Steps
+from alignkit.sums import Sums
 from alignkit.types import Batch, Example, LossOutput
 
 if TYPE_CHECKING:
@@ -79,37 +81,6 @@ class TrainerParts:
     def memory_gb(self) -> float:
         """Return the peak memory of this process in GiB."""
         return peak_memory_gb()
-
-
-class Sums:
-    """Named (sum, count) pairs kept on the device and reduced over ranks only when they are read."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.dtype = torch.float32 if device.type == "mps" else torch.float64
-        self.pairs: dict[str, torch.Tensor] = {}
-
-    def add(self, name: str, total: torch.Tensor | float, count: float) -> None:
-        """Add to one pair; ``total`` may be a tensor, which is not waited for."""
-        pair = self.pairs.setdefault(name, torch.zeros(2, dtype=self.dtype, device=self.device))
-        pair[0] += total.detach() if isinstance(total, torch.Tensor) else total
-        pair[1] += count
-
-    def drain(self) -> dict[str, tuple[float, float]]:
-        """Return sums and counts over all ranks, and start anew. Every rank must call it."""
-        names = sorted(self.pairs)
-        if dist.is_initialized():  # a rank that had no rows knows no names: agree on them first
-            box: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(box, names)
-            names = sorted(set().union(*box))
-        if not names:
-            return {}
-        zero = torch.zeros(2, dtype=self.dtype, device=self.device)
-        table = torch.stack([self.pairs.get(name, zero) for name in names])
-        if dist.is_initialized():
-            dist.all_reduce(table)
-        self.pairs = {}
-        return {name: (total, count) for name, (total, count) in zip(names, table.tolist(), strict=True)}
 
 
 class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
@@ -342,14 +313,3 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
 
 def _finite(value: float) -> bool:
     return value - value == 0
-
-
-def peak_memory_gb() -> float:
-    """Return the peak memory of this process in GiB: allocated on the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
