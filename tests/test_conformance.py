@@ -149,3 +149,31 @@ def test_faults_are_found(site: Any, tmp_path: Any, fault: str) -> None:
     with pytest.raises(AssertionError) as caught:
         check(*arguments)
     assert len(str(caught.value)) > 30, "the failure says what is wrong"
+
+
+def test_a_metric_under_a_name_of_the_engine_s_is_found(site: Any, tmp_path: Any) -> None:
+    site.install(
+        "align-faulty",
+        """
+        from pydantic import Field
+        from alignkit import LossOutput, LossTerm, Method, Metric, Settings, hookimpl
+
+        class FaultySettings(Settings):
+            strength: float = Field(1.0, description="of the fault")
+
+        class Faulty(Method[FaultySettings]):
+            name, paper, rows, settings_type = "faulty", "none", "preference", FaultySettings
+
+            @hookimpl
+            def align_compute_loss(self, policy, batch):
+                total = policy.score(batch.examples).logps.sum()
+                return LossOutput([LossTerm("faulty", total, "rows")], {"tokens": Metric(total.detach(), "rows")})
+        """,
+        faulty="align_faulty:Faulty",
+    )
+
+    class Checked(MethodConformance):
+        name = "faulty"
+
+    with pytest.raises(AssertionError, match="the engine logs tokens itself"):
+        Checked().test_what_it_logs(tmp_path)

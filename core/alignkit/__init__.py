@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from alignkit.onpolicy import OnPolicySettings as OnPolicySettings
     from alignkit.onpolicy import rollout_metrics as rollout_metrics
     from alignkit.rewarding import as_reward as as_reward
+    from alignkit.rewarding import load_function as load_function
     from alignkit.rewarding import open_rewards as open_rewards
     from alignkit.rewards import Answered as Answered
     from alignkit.rewards import Reward as Reward
     from alignkit.rewards import RewardSpecs as RewardSpecs
+    from alignkit.rollouts import moments as moments
     from alignkit.rollouts import whiten as whiten
     from alignkit.suites import Contrast as Contrast
     from alignkit.suites import Estimate as Estimate
@@ -55,6 +57,7 @@ _PUBLIC = {
     "rollout_metrics": "onpolicy",
     "Answered": "rewards",
     "as_reward": "rewarding",
+    "load_function": "rewarding",
     "open_rewards": "rewarding",
     "RewardSpecs": "rewards",
     "LoadedModel": "models",
@@ -62,6 +65,7 @@ _PUBLIC = {
     "build_classifier": "models",
     "build_model": "models",
     "Reward": "rewards",
+    "moments": "rollouts",
     "whiten": "rollouts",
     "Run": "api",
     "run": "api",

@@ -17,7 +17,7 @@ from alignkit.data.render import render
 from alignkit.data.rows import Row
 from alignkit.data.tokens import Encoder, TokenRules
 from alignkit.errors import DataError, RunFailedError
-from alignkit.models import LoadedModel, build_classifier, is_classifier
+from alignkit.models import LoadedModel, build_classifier
 from alignkit.types import Example, Scores
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from alignkit.rewards import Answered
-
-__all__ = ["ClassifierPolicy", "RewardModel", "build_classifier", "is_classifier"]
+    from alignkit.scoring.policy import ModelPolicy
 
 
 class ClassifierPolicy:
@@ -92,6 +91,18 @@ class ClassifierPolicy:
         ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=first.device)  # (B, T)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=first.device)
         return {"input_ids": ids, "attention_mask": mask}
+
+
+def policy_of(loaded: LoadedModel, config: ModelConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
+    """Put a model on its device and return what scores with it."""
+    from alignkit.scoring.policy import ModelPolicy
+    from alignkit.scoring.scorer import install
+
+    if config.quantization is None:
+        loaded.model.to(device)
+    if loaded.classifier:
+        return ClassifierPolicy(loaded.model)
+    return ModelPolicy(loaded.model, install(loaded.model, config.scorer, device=device))
 
 
 @dataclass

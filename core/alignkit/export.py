@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import settings
 from alignkit.card import model_card
+from alignkit.classifier import policy_of
 from alignkit.config import ModelConfig
 from alignkit.data.cache import tokenizer_content
 from alignkit.errors import ConfigError, ModelError, NoRowsError, RunFailedError
 from alignkit.models import LoadedModel, build_model
-from alignkit.prepare import policy_of
 from alignkit.rundir import RunDir, write_text
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example],
     if not examples:
         return torch.empty(0)
     loaded.model.eval()
-    return policy_of(loaded, config, device).score(examples, grad=False).logps.float().cpu()
+    return policy_of(loaded, config.model, device).score(examples, grad=False).logps.float().cpu()
 
 
 def _about(record: dict[str, Any], runs: Sequence[RunDir], shares: Sequence[float]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alignkit.classifier import policy_of
 from alignkit.config import RunConfig
 from alignkit.errors import ConfigError, ModelError, PluginError
 from alignkit.evaluation import Subject, data_rules, open_suites
@@ -104,20 +105,7 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
 def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], device: torch.device) -> Prepared:
     """Load model and data, put the model on its device, and choose the scoring backend by a probe."""
     loaded, data = load_parts(config, session)
-    return Prepared(config, session, suites, loaded, data, policy_of(loaded, config, device))
-
-
-def policy_of(loaded: LoadedModel, config: RunConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
-    """Put a model on its device and return what scores with it."""
-    from alignkit.classifier import ClassifierPolicy
-    from alignkit.scoring.policy import ModelPolicy
-    from alignkit.scoring.scorer import install
-
-    if config.model.quantization is None:
-        loaded.model.to(device)
-    if loaded.classifier:
-        return ClassifierPolicy(loaded.model)
-    return ModelPolicy(loaded.model, install(loaded.model, config.model.scorer, device=device))
+    return Prepared(config, session, suites, loaded, data, policy_of(loaded, config.model, device))
 
 
 def subject(prepared: Prepared, name: str, *, trained: bool) -> Subject:
@@ -140,7 +128,7 @@ def _start_policy(prepared: Prepared) -> ModelPolicy | ClassifierPolicy:
     loaded = prepared.session.build_model() or build_model(prepared.config.model, seed=prepared.config.run.seed)
     if loaded.fingerprint != prepared.loaded.fingerprint:
         raise ModelError(f"the start model {prepared.config.model.name} has changed since the run began")
-    return policy_of(loaded, prepared.config, next(prepared.loaded.model.parameters()).device)
+    return policy_of(loaded, prepared.config.model, next(prepared.loaded.model.parameters()).device)
 
 
 def references(
@@ -226,12 +214,12 @@ def trainer_parts(
     callbacks: Sequence[Any],
 ) -> TrainerParts:
     """Put together what a trainer is built from; the model must hold its start weights, which the reference is made of."""
-    from alignkit.reference import StartWeights
+    from alignkit.reference import StartWeights, keeps_start
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.trainer import TrainerParts
 
     needs = prepared.session.method.needs
-    if ("start" in needs or needs >= {"reference", "reward"}) and isinstance(prepared.policy, ModelPolicy):
+    if keeps_start(needs) and isinstance(prepared.policy, ModelPolicy):
         prepared.policy.start = StartWeights(prepared.loaded.model)
     return TrainerParts(
         session=prepared.session,

@@ -68,9 +68,10 @@ def standing(path: Path) -> Standing:
     """Read how the run in ``path`` stands; raises ``ConfigError`` where it is no run."""
     run = RunDir.open(path)
     record = run.read_record()
-    history = [record for record in _lines(run.metrics) if "loss" in record]
+    entries = _lines(run.metrics)
+    history = [entry for entry in entries if "loss" in entry]
     latest: dict[str, float] = {}
-    for entry in _lines(run.metrics):
+    for entry in entries:
         latest |= {name: value for name, value in entry.items() if isinstance(value, int | float)}
     step = int(latest.get("step", 0))
     steps = _total(record, history)
@@ -79,7 +80,7 @@ def standing(path: Path) -> Standing:
         status = "dead"
     left = None
     if status == "running" and steps and len(history) > 1:
-        started = float(record.get("timings_started", record.get("started", time.time())))
+        started = float(record.get("started", time.time()))
         left = _left(run.metrics, history, steps, started)
     return Standing(
         path,

@@ -7,7 +7,7 @@ policy is rebuilt from its start weights before the checkpoint is loaded, so the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from alignkit.types import Example, Policy
+    from alignkit.types import Example, Need, Policy
 
 
 class TokenLogps(Sequence["NDArray[np.float32]"]):
@@ -44,6 +44,11 @@ class TokenLogps(Sequence["NDArray[np.float32]"]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
+
+
+def keeps_start(needs: Collection[Need]) -> bool:
+    """Whether a method with these needs scores by the policy as it was at step 0 while it trains."""
+    return "start" in needs or ("reference" in needs and "reward" in needs)
 
 
 class StartWeights:

@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,21 @@ def _open(spec: RewardSpec) -> tuple[str, RewardFunction]:
         return label, as_reward(plugin, label)
     place = Layer({"method": {"rewards": {name: settings}}}, default_place="RunConfig")
     return label, plugin(validate(plugin.settings_type, settings, place, ("method", "rewards", name)))
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Return the function that ``package.module:function`` names; raises :class:`ConfigError` where there is none."""
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise ConfigError(f"{name!r} does not name a function: write package.module:function")
+    try:
+        function = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"there is no function {name}: {error}") from error
+    if not callable(function):
+        raise ConfigError(f"{name} is no function")
+    found: Callable[..., Any] = function
+    return found
 
 
 def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:

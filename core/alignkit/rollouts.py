@@ -15,7 +15,7 @@ from alignkit.onpolicy import OnPolicySettings, Sampler
 from alignkit.reference import by_length
 from alignkit.rewarding import OpenReward, ask
 from alignkit.rewards import Answered
-from alignkit.types import Batch, Example, Scores
+from alignkit.types import Batch, Example, Scores, split_flat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,7 +116,7 @@ class ModelRollouts:
             scores = self.policy.score([examples[i] for i in rows], grad=False, **wanted)
             for name, found in parts.items():
                 flat: torch.Tensor = getattr(scores, name).float().cpu()
-                for i, part in zip(rows, _split(flat, [sum(lengths[i]) for i in rows]), strict=True):
+                for i, part in zip(rows, split_flat(flat, [sum(lengths[i]) for i in rows]), strict=True):
                     found[i] = part
         self.spent["scored"] += sum(example.tokens for example in examples)
         flat_lengths = torch.tensor([n for row in lengths for n in row], dtype=torch.long)
@@ -147,9 +147,11 @@ class ModelRollouts:
         return device
 
 
-def _split(flat: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, ...]:
-    parts: tuple[torch.Tensor, ...] = torch.split(flat, sizes)
-    return parts
+def moments(values: torch.Tensor, rollouts: Any) -> tuple[float, float]:
+    """Return mean and variance of ``values [N]`` over the rollout of all processes."""
+    count, total, squares = rollouts.total(len(values), values.double().sum(), values.double().square().sum())
+    mean = total / max(count, 1)
+    return mean, max(squares / max(count, 1) - mean**2, 0.0)
 
 
 def whiten(values: torch.Tensor, rollouts: Any, *, shift_mean: bool = True) -> torch.Tensor:
@@ -157,9 +159,7 @@ def whiten(values: torch.Tensor, rollouts: Any, *, shift_mean: bool = True) -> t
 
     ``values [N]``: one number a token or an answer; what is padding has no place in it.
     """
-    count, total, squares = rollouts.total(len(values), values.double().sum(), values.double().square().sum())
-    mean = total / max(count, 1)
-    variance = max(squares / max(count, 1) - mean**2, 0.0)
+    mean, variance = moments(values, rollouts)
     white: torch.Tensor = (values - mean) / (variance + 1e-8) ** 0.5
     return white if shift_mean else white + mean
 

@@ -114,13 +114,13 @@ class Batch:
     def with_tokens(self, **values: torch.Tensor) -> Batch:
         """Return the batch with more columns of one number a scored token, each given flat, ``[N]``."""
         lengths = [sum(e.scored_tokens(i) for i in range(len(e.completions))) for e in self.examples]
-        columns = {name: _split(flat.detach().cpu(), lengths) for name, flat in values.items()}
+        columns = {name: split_flat(flat.detach().cpu(), lengths) for name, flat in values.items()}
         return replace(self, columns={**self.columns, **columns})
 
     def with_answers(self, **values: torch.Tensor) -> Batch:
         """Return the batch with more columns of one number a completion, each given flat, ``[S]``."""
         sizes = [len(example.completions) for example in self.examples]
-        columns = {name: [part.tolist() for part in _split(flat.cpu(), sizes)] for name, flat in values.items()}
+        columns = {name: [part.tolist() for part in split_flat(flat.cpu(), sizes)] for name, flat in values.items()}
         return replace(self, columns={**self.columns, **columns})
 
     def with_shared(self, **values: float) -> Batch:
@@ -173,7 +173,8 @@ class Batch:
             yield self.rows(which)
 
 
-def _split(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+def split_flat(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+    """Return pieces of the given sizes, one after another, of a flat tensor."""
     ends = list(accumulate(sizes))
     return [flat[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 

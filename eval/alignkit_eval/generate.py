@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
 from alignkit.data.rows import Row
-from alignkit.errors import ConfigError, RunFailedError
-from alignkit.rewarding import ask, open_rewards
+from alignkit.errors import RunFailedError
+from alignkit.rewarding import ask, load_function, open_rewards
 from alignkit.rewards import Answered, RewardSpecs
 from alignkit.samples import generate
 from pydantic import Field
@@ -143,21 +142,6 @@ class GenerateSuite(Suite[GenerateSettings]):
         if isinstance(value, bool | int | float) and math.isfinite(value):
             return float(value)
         raise RunFailedError(f"{self.settings.checker} returned {value!r} for row {row.id}, which is no finite number")
-
-
-def load_function(name: str) -> Checker:
-    """Return the function that ``package.module:function`` names; raises ``ConfigError`` where there is none."""
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise ConfigError(f"{name!r} does not name a function: write package.module:function")
-    try:
-        function = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"there is no function {name}: {error}") from error
-    if not callable(function):
-        raise ConfigError(f"{name} is no function")
-    checker: Checker = function
-    return checker
 
 
 def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]) -> dict[str, Estimate]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit import Example, Policy, RunConfig, Scores, settings
-from alignkit.config import DataConfig
+from alignkit.config import DataConfig, ModelConfig
 from alignkit.data.load import HeldOut, load_data, load_held_out
 from alignkit.errors import ModelError, NoRowsError
 from alignkit.evaluation import Subject, data_rules
@@ -89,7 +89,7 @@ def open_target(source: Source) -> Opened:
     held_out = held_out_rows(source, loaded.tokenizer)
     subject = Subject(
         name=source.name,
-        policy=_policy(loaded, config.model.scorer, config.model.quantization is not None),
+        policy=_policy(loaded, config.model),
         tokenizer=loaded.tokenizer,
         held_out=held_out,
         weights=loaded.fingerprint,
@@ -129,22 +129,15 @@ def _start_policy(source: Source, expected: str | None) -> Policy:
             f"the start model {config.model.name} of {source.name} has changed since the run: what compares with it "
             "cannot be evaluated"
         )
-    return _policy(loaded, config.model.scorer, config.model.quantization is not None)
+    return _policy(loaded, config.model)
 
 
-def _policy(loaded: LoadedModel, scorer: Any, quantized: bool) -> Policy:
+def _policy(loaded: LoadedModel, config: ModelConfig) -> Policy:
     import torch
-    from alignkit.classifier import ClassifierPolicy
-    from alignkit.scoring.policy import ModelPolicy
-    from alignkit.scoring.scorer import install
+    from alignkit.classifier import policy_of
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not quantized:
-        loaded.model.to(device)
     loaded.model.eval()
-    if loaded.classifier:
-        return ClassifierPolicy(loaded.model)
-    return ModelPolicy(loaded.model, install(loaded.model, scorer, device=device))
+    return policy_of(loaded, config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def held_out_rows(source: Source, tokenizer: PreTrainedTokenizerBase) -> HeldOut:

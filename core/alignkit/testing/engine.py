@@ -10,7 +10,7 @@ from alignkit.arguments import training_arguments
 from alignkit.config import RunConfig
 from alignkit.data.rows import Row
 from alignkit.onpolicy import ModelSampler, OnPolicySettings
-from alignkit.reference import StartWeights, score_rows
+from alignkit.reference import StartWeights, keeps_start, score_rows
 from alignkit.rewarding import OpenReward
 from alignkit.rewards import Answered
 from alignkit.rollouts import RolloutParts
@@ -88,7 +88,7 @@ def build_trainer(
     if "value_head" in needs:
         add_critic(trained, getattr(settings, "critic", "shared"))
     policy = ModelPolicy(trained, install(trained, scorer))
-    policy.start = StartWeights(trained)
+    policy.start = StartWeights(trained) if keeps_start(needs) else None
     references: dict[str, Any] = {}
     if "reference" in needs and "reward" not in needs:
         references = {"train": score_rows(policy, rows, 512), "eval": score_rows(policy, held_out, 512)}

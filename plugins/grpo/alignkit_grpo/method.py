@@ -16,6 +16,7 @@ from alignkit import (
     Reuse,
     Rollouts,
     hookimpl,
+    moments,
     rollout_metrics,
 )
 from pydantic import Field
@@ -84,7 +85,7 @@ class GRPO(Method[GRPOSettings]):
             if s.kl_in == "reward":
                 rewards = rewards - s.kl_coef * (old.sums() - reference.sums())
         groups = rewards.view(len(batch), s.group)
-        spread = _standard_deviation(rewards, rollouts) if s.scale == "batch" else 1.0
+        spread = moments(rewards, rollouts)[1] ** 0.5 if s.scale == "batch" else 1.0
         advantages = group_advantages(groups, baseline=s.baseline, scale=s.scale, spread=spread)
         tokens["advantages"] = advantages.flatten()[old.sequence]
         tokens["lengths"] = old.lengths[old.sequence].float()
@@ -123,8 +124,3 @@ class GRPO(Method[GRPOSettings]):
             case "sequence":
                 return LossTerm(name, (values / batch.tokens("lengths", values)).sum(), "completions", weight)
         return LossTerm(name, values.sum() / self.settings.max_new_tokens, "completions", weight)
-
-
-def _standard_deviation(rewards: torch.Tensor, rollouts: Rollouts) -> float:
-    count, total, squares = rollouts.total(len(rewards), rewards.double().sum(), rewards.double().square().sum())
-    return float(max(squares / max(count, 1) - (total / max(count, 1)) ** 2, 0.0) ** 0.5)

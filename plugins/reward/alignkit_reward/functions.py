@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Literal
 
-from alignkit import Answered, Reward, RewardModel, Settings, as_reward
-from alignkit.errors import ConfigError, DataError
+from alignkit import Answered, Reward, RewardModel, Settings, as_reward, load_function
+from alignkit.errors import DataError
 from pydantic import Field, field_validator
 
 
@@ -118,16 +117,7 @@ class Function(Reward[FunctionSettings]):
 
     def __init__(self, settings: FunctionSettings) -> None:
         super().__init__(settings)
-        module, colon, attribute = settings.function.partition(":")
-        if not (colon and module and attribute):
-            raise ConfigError(f"{settings.function!r} does not name a function: write package.module:function")
-        try:
-            function = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"there is no function {settings.function}: {error}") from error
-        if not callable(function):
-            raise ConfigError(f"{settings.function} is no function")
-        self.ask = as_reward(function, settings.function)
+        self.ask = as_reward(load_function(settings.function), settings.function)
 
     def __call__(self, answers: Sequence[Answered]) -> Sequence[float]:
         """Return what the function says."""
