@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alignkit.data.order import step_rows
+from alignkit.data.order import RowOrder
 from alignkit.types import Example
 
 from bench.cells import Cell
@@ -46,7 +46,7 @@ class Side(ABC):
 
     def rows(self, number: int) -> list[int]:
         """Return the rows of a step, the same for both sides."""
-        return step_rows(len(self.examples), self.cell.rows, self.cell.seed, number)
+        return RowOrder(len(self.examples), self.cell.seed).step(self.cell.rows, number, 0)
 
 
 class Ours(Side):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignkit.config import DataConfig, ModelConfig
-from alignkit.data.checking import Limits, check_source, write_fixed
-from alignkit.data.checking.similar import Sketches, shingles
+from alignkit.config import CheckConfig, DataConfig, ModelConfig
+from alignkit.data.checking import check_source, write_fixed
+from alignkit.data.checking.similar import Sketches
 from alignkit.demo import data_path
 from alignkit.errors import DataError
 from alignkit.models import build_model
@@ -45,8 +45,8 @@ USER = ("user", "hello there my friend")
 # What stands in the file beside two good rows, the rule that finds it, at which lines, and what it says.
 CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
     "broken JSON": ([b'{"prompt": "a'], "broken", [3], "broken JSON: Unterminated string"),
-    "no UTF-8": ([b'{"prompt": "\xff"}'], "broken", [3], "no UTF-8"),
-    "no object": ([b"[1, 2]"], "broken", [3], "the line is a list, not an object"),
+    "no UTF-8": ([b'{"prompt": "\xff"}'], "broken", [3], "not UTF-8 (byte 0xff)"),
+    "no object": ([b"[1, 2]"], "broken", [3], "the line is a list, expected an object"),
     "number": ([b"17"], "broken", [3], "the line is a number"),
     "nested too deeply": ([b"[" * 100_000], "broken", [3], "broken JSON"),
     "missing column": ([{"prompt": "x", "chosen": "y"}], "broken", [3], "rejected"),
@@ -117,6 +117,10 @@ def test_what_is_fine_is_fine(tmp_path: Path) -> None:
     assert "nothing wrong was found" in found.lines()[0]
 
 
+def limited(**limits: Any) -> DataConfig:
+    return DataConfig(check=CheckConfig(**limits))
+
+
 def test_limits(tmp_path: Path) -> None:
     rows = [
         pair(
@@ -127,12 +131,12 @@ def test_limits(tmp_path: Path) -> None:
         pair("what is it ?", "yes it is", "no it is not"),
     ]
     source = written(tmp_path / "d.jsonl", *rows)
-    found = check_source(source, limits=Limits(script="Cyrillic", min_words=3))
+    found = check_source(source, config=limited(script="Cyrillic", min_words=3))
     (script,) = [finding for finding in found.findings if finding.rule == "script"]
     assert script.count == 1
     assert script.examples[0]["place"].endswith(":2")
     assert "0% of the letters of prompt are Cyrillic" in script.examples[0]["about"]
-    (short,) = [f for f in check_source(source, limits=Limits(min_words=4)).findings if f.rule == "short"]
+    (short,) = [f for f in check_source(source, config=limited(min_words=4)).findings if f.rule == "short"]
     assert short.count == 2
 
 
@@ -216,12 +220,14 @@ def test_whatever_goes_in_the_counts_add_up(
 def test_sketches_find_what_overlaps() -> None:
     sketches = Sketches()
     words = [f"w{i}" for i in range(60)]
-    sketches.add(" ".join(words))
-    changed = " ".join([*words[:57], "x", "y", "z"])
-    ((number, share),) = sketches.like(changed, 0.8)
-    a, b = shingles(" ".join(words)), shingles(changed)
+    sketches.add(sketches.runs(" ".join(words)))
+    changed = [*words[:57], "x", "y", "z"]
+    ((number, share),) = sketches.like(sketches.runs(" ".join(changed)), 0.8)
+    a, b = ({tuple(text[i : i + 3]) for i in range(58)} for text in (words, changed))
     assert (number, share) == (0, len(a & b) / len(a | b))
-    assert not list(sketches.like("nothing of the kind at all", 0.1))
+    assert not list(sketches.like(sketches.runs("nothing of the kind at all"), 0.1))
+    assert len(sketches.runs("one two")) == len(sketches.runs("one")) == 1
+    assert sketches.most_like(sketches.runs(""), 0.1) is None
 
 
 @pytest.mark.slow

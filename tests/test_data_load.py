@@ -8,15 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from alignkit.config import RunConfig
 from alignkit.data import cache as cache_module
+from alignkit.data.encode import SEGMENTS
 from alignkit.data.load import Data, load_data
-from alignkit.data.order import step_rows, steps_per_epoch
-from alignkit.data.rows import RawRows, Row, digest
-from alignkit.data.split import held_out_positions
-from alignkit.data.store import SEGMENTS, About, TokenisedRows
+from alignkit.data.rows import RawRows, digest
+from alignkit.data.split import held_out
+from alignkit.data.store import TokenisedRows
 from alignkit.errors import ConfigError, DataError
 from alignkit.types import RowKind
 from hypothesis import HealthCheck, given, settings
@@ -196,35 +195,50 @@ def test_limits(tmp_path: Path) -> None:
     assert len(data.held_out.examples("completion")) == 7
 
 
-def row(position: int, prompt: str, cluster: str) -> Row:
-    return Row(position, str(position), prompt, (), cluster)
-
-
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])
 def test_a_share_that_is_none(share: float) -> None:
     with pytest.raises(ConfigError, match=r"data\.eval_split is"):
-        held_out_positions([row(0, "a", "a")], share, "rows.jsonl")
+        held_out(["a"], ["a"], share, "rows.jsonl")
 
 
 def test_one_group_cannot_be_split() -> None:
-    rows = [row(0, "a", "x"), row(1, "a", "y"), row(2, "b", "y")]
+    clusters, prompts = ["x", "y", "y"], ["a", "a", "b"]
     with pytest.raises(DataError, match="all rows share one prompt or cluster"):
-        held_out_positions(rows, 0.5, "rows.jsonl")
-    assert held_out_positions(rows, 0.0, "rows.jsonl") == frozenset()
+        held_out(clusters, prompts, 0.5, "rows.jsonl")
+    assert not held_out(clusters, prompts, 0.0, "rows.jsonl").any()
 
 
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=2, max_size=40), st.floats(0.01, 0.99))
+ROWS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=2, max_size=40)
+
+
+def _split(which: list[tuple[int, int]], share: float, fold: tuple[int, int] | None = None) -> list[bool]:
+    clusters, prompts = [f"c{c}" for _, c in which], [f"p{p}" for p, _ in which]
+    held: list[bool] = held_out(clusters, prompts, share, "rows.jsonl", fold).tolist()
+    for values in (clusters, prompts):
+        sides = [{value for value, out in zip(values, held, strict=True) if out is side} for side in (True, False)]
+        assert sides[0].isdisjoint(sides[1])
+    return held
+
+
+@given(ROWS, st.floats(0.01, 0.99))
 def test_split_property(which: list[tuple[int, int]], share: float) -> None:
-    rows = [row(i, f"p{p}", f"c{c}") for i, (p, c) in enumerate(which)]
     try:
-        held = held_out_positions(rows, share, "rows.jsonl")
+        held = _split(which, share)
     except DataError:
         return
-    for key in (lambda r: r.prompt, lambda r: r.cluster):
-        assert {key(r) for r in rows if r.position in held}.isdisjoint(key(r) for r in rows if r.position not in held)
-    assert 0 < len(held) < len(rows)
-    shuffled = held_out_positions(rows[::-1], share, "rows.jsonl")
-    assert shuffled == held  # the order of rows does not matter
+    assert 0 < sum(held) < len(which)
+    assert _split(which[::-1], share) == held[::-1]  # the order of rows does not matter
+
+
+@given(ROWS, st.integers(2, 6))
+def test_every_row_is_in_one_fold(which: list[tuple[int, int]], folds: int) -> None:
+    try:
+        parts = [_split(which, 0.1, (fold, folds)) for fold in range(folds)]
+    except DataError as error:
+        assert "cannot be cut" in str(error) or "share one prompt" in str(error)  # noqa: PT017
+        return
+    assert all(any(part) for part in parts)
+    assert [sum(row) for row in zip(*parts, strict=True)] == [1] * len(which)
 
 
 # ------------------------------------------------------------------------------------------------ plugins, demo
@@ -265,13 +279,20 @@ def test_cache_hit_equals_miss_and_corrupt_files_are_made_anew(tmp_path: Path, m
     miss = load(path, max_dropped=0.2)
     (file,) = (tmp_path / "cache" / "tokens").iterdir()
     with monkeypatch.context() as patched:
-        patched.setattr("alignkit.data.load.tokenise", lambda *a: pytest.fail("tokenised in spite of the cache"))
+        patched.setattr("alignkit.data.load.encode", lambda *a: pytest.fail("tokenised in spite of the cache"))
         hit = load(path, max_dropped=0.2)
     assert same(hit.train, miss.train)
     assert same(hit.eval, miss.eval)
     assert hit.report == miss.report
     whole = file.read_bytes()
-    for corrupt in (b"", whole[:-30], whole[: len(whole) // 2], b"\0" * len(whole), whole.replace(b"kept", b"lost")):
+    for corrupt in (
+        b"",
+        whole[:-30],
+        whole[: len(whole) // 2],
+        b"\0" * len(whole),
+        whole.replace(b"alignkit", b"misalign"),
+    ):
+        file.unlink()  # the rows of the first load are still mapped from it
         file.write_bytes(corrupt)
         assert same(load(path, max_dropped=0.2).train, miss.train)
         assert file.read_bytes() == whole
@@ -351,27 +372,6 @@ def test_tokenised_rows_are_a_sequence(tmp_path: Path) -> None:
     assert rows.select(range(8)).fingerprint == rows.fingerprint != rows[:7].fingerprint != rows[1:].fingerprint
     with pytest.raises(IndexError):
         rows[8]
-
-
-def test_tokenised_rows_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="1 completion rows do not fit 2 offsets"):
-        TokenisedRows("completion", np.zeros(3, np.int32), np.array([0, 3]), [About("a", "", "", {})])
-
-
-@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 5), st.integers(0, 4))
-def test_every_epoch_passes_over_every_row_once(n: int, per_step: int, seed: int, epoch: int) -> None:
-    steps = steps_per_epoch(n, per_step)
-    windows = [step_rows(n, per_step, seed, epoch * steps + i) for i in range(steps)]
-    assert sorted(i for window in windows for i in window) == list(range(n))
-    assert all(len(window) == per_step for window in windows[:-1])
-    assert windows[0] == step_rows(n, per_step, seed, epoch * steps)
-
-
-def test_order_depends_on_seed_and_epoch() -> None:
-    orders = [step_rows(50, 50, seed, step) for seed in range(2) for step in range(2)]
-    assert len(set(map(tuple, orders))) == 4
-    with pytest.raises(ValueError, match="needs n >= 1"):
-        step_rows(0, 1, 0, 0)
 
 
 def test_digest_is_of_the_content() -> None:

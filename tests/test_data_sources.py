@@ -124,7 +124,7 @@ MALFORMED: list[tuple[str, bytes | str, str]] = [
     ("broken.jsonl", GOOD + '{"prompt": "a", \n', "{}:2: broken JSON: "),
     ("cut.jsonl", GOOD + "\n" + '{"prompt": "a', "{}:3: broken JSON: Unterminated string"),
     ("number.jsonl", GOOD + "3\n", "{}:2: the line is a number, expected an object"),
-    ("list.jsonl", "[\n" + GOOD + "]\n", "{}:1: broken JSON: Expecting value (column 1); a file that is one JSON list"),
+    ("list.jsonl", "[\n" + GOOD + "]\n", "{}:1: broken JSON: Expecting value (column 2); a file that is one JSON list"),
     ("one_list.jsonl", "[]\n", "{}:1: the line is a list, expected an object"),
     ("latin.jsonl", GOOD.encode() + b'{"prompt": "caf\xe9"}\n', "{}:2: not UTF-8 (byte 0xe9)"),
     ("utf16.jsonl", GOOD.encode("utf-16"), "{}:1: the file is UTF-16; save it as UTF-8"),

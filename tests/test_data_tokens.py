@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import trl
+from alignkit.data.cache import in_memory
+from alignkit.data.chunks import Source
+from alignkit.data.encode import Recipe
+from alignkit.data.encode import encode as batches
 from alignkit.data.render import render
+from alignkit.data.report import SourceReport
 from alignkit.data.rows import RawRows
 from alignkit.data.shapes import normalise
+from alignkit.data.store import Chosen, Table, TokenisedRows
 from alignkit.data.tokens import (
     NO_START,
     NO_TOKENS,
     ONLY_SPECIAL,
     SAME_TOKENS,
-    Tokenised,
     TokenRules,
-    tokenise,
     truncate,
 )
 from alignkit.errors import DataError
@@ -29,14 +34,39 @@ from tests.data_helpers import make_tokenizer
 BOS, EOS, END = 1, 2, 6
 
 
+@dataclass
+class Tokenised:
+    """What the tests look at of a table."""
+
+    table: Table
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for row in self.kept for token in self.table.tokens(row)]
+
+    @property
+    def kept(self) -> list[int]:
+        return [int(row) for row in self.table.kept]
+
+    @property
+    def dropped(self) -> dict[int, str]:
+        return {i: self.table.text("unusable", i) for i in range(len(self.table)) if i not in self.kept}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return vars(SourceReport.of(self.table))
+
+
 def encode(tokenizer: Any, *rows: dict[str, Any], kind: RowKind = "completion", **rules: Any) -> Tokenised:
     raw = RawRows(rows, lambda position: f"rows.jsonl:{position + 1}", "rows.jsonl")
     options = {"max_length": 1000} | rules
-    return tokenise(normalise(raw, kind), tokenizer, TokenRules(**options), raw.where)
+    table = in_memory(batches(Source.of(raw), Recipe(kind, TokenRules(**options)), tokenizer, 1))
+    return Tokenised(Table(table, kind, "rows.jsonl", ""))
 
 
 def segments(made: Tokenised) -> list[list[int]]:
-    return [made.tokens[a:b].tolist() for a, b in zip(made.offsets, made.offsets[1:], strict=False)]
+    rows = TokenisedRows(made.table.kind, [Chosen(made.table, made.table.kept)])
+    return [list(part) for example in rows for part in (example.prompt, *example.completions)]
 
 
 def bare(tokenizer: Any, text: str) -> list[int]:
@@ -73,8 +103,8 @@ def test_tokens_that_span_the_border_belong_to_the_completion_and_are_counted() 
 def test_bos_stands_there_once(adds_bos: bool, prompt: str) -> None:
     made = encode(make_tokenizer(adds_bos=adds_bos), {"prompt": prompt, "completion": " It is."})
     expected = int(adds_bos or prompt.startswith("<s>"))
-    assert made.tokens.tolist().count(BOS) == expected
-    assert made.tokens.tolist()[:1].count(BOS) == expected
+    assert made.tokens.count(BOS) == expected
+    assert made.tokens[:1].count(BOS) == expected
 
 
 def test_chat_tokens_written_in_the_text_are_special_tokens_with_one_bos() -> None:
@@ -82,7 +112,7 @@ def test_chat_tokens_written_in_the_text_are_special_tokens_with_one_bos() -> No
     chat = {"messages": [{"role": "user", "content": "sky?"}, {"role": "assistant", "content": "blue"}]}
     tokenizer = make_tokenizer()
     assert segments(encode(tokenizer, text)) == segments(encode(tokenizer, chat))
-    assert encode(tokenizer, chat).tokens.tolist().count(BOS) == 1
+    assert encode(tokenizer, chat).tokens.count(BOS) == 1
 
 
 @pytest.mark.parametrize(
@@ -122,10 +152,10 @@ def test_eos_is_added_where_there_is_no_end_token(completion: str, added: int) -
     row = {"prompt": "sky? ", "completion": completion}
     made = encode(tokenizer, row)
     assert made.counts["eos_added"] == added
-    assert made.tokens.tolist()[-1] == EOS or not added
+    assert made.tokens[-1] == EOS or not added
     without = encode(tokenizer, row, append_eos=False)
     assert (without.counts["eos_added"], without.counts["eos_missing"]) == (0, added)
-    assert made.tokens.tolist() == without.tokens.tolist() + [EOS] * added
+    assert made.tokens == without.tokens + [EOS] * added
 
 
 @given(
@@ -158,7 +188,7 @@ def test_truncation_is_counted_and_a_pair_keeps_one_prompt() -> None:
     made = encode(tokenizer, row, kind="preference", max_length=room)
     assert segments(made) == [prompt[-2:], chosen, rejected]
     assert (made.counts["truncated_prompts"], made.counts["truncated_completions"]) == (1, 0)
-    assert made.counts["shortest_prompt"] == len(prompt)
+    assert made.table.numbers("prompt_tokens").tolist() == [len(prompt)]
     made = encode(tokenizer, row, kind="preference", max_length=len(rejected) - 2)
     assert segments(made) == [prompt[-1:], chosen[: len(rejected) - 3], rejected[:-3]]
     assert made.counts["truncated_completions"] == 1 + (len(chosen) > len(rejected) - 3)
@@ -185,7 +215,7 @@ def test_rows_dropped_while_tokenising(kind: RowKind, row: dict[str, Any], rules
     )
     made = encode(make_tokenizer(), good, row, kind=kind, **rules)
     assert made.dropped == {1: reason}
-    assert made.kept.tolist() == [0]
+    assert made.kept == [0]
 
 
 def test_completion_without_tokens_of_its_own() -> None:
@@ -241,14 +271,14 @@ def test_template_that_refuses_a_conversation_names_the_line() -> None:
 def test_prompt_rows_end_with_the_generation_prompt() -> None:
     tokenizer = make_tokenizer()
     made = encode(tokenizer, {"prompt": [{"role": "user", "content": "sky?"}]}, kind="prompt")
-    assert tokenizer.decode(made.tokens.tolist()).endswith("<|assistant|>\n")
-    assert len(made.offsets) == 2
+    assert tokenizer.decode(made.tokens).endswith("<|assistant|>\n")
+    assert len(segments(made)) == 1
 
 
 def test_batches_do_not_change_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"prompt": f"How much is {i}? ", "completion": f"It is {i}."} for i in range(7)]
     whole = encode(make_tokenizer(), *rows)
-    monkeypatch.setattr("alignkit.data.tokens._BATCH", 3)
+    monkeypatch.setattr("alignkit.data.chunks.ROWS", 3)
     cut = encode(make_tokenizer(), *rows)
     assert segments(cut) == segments(whole)
-    assert (cut.kept.tolist(), cut.counts) == (whole.kept.tolist(), whole.counts)
+    assert (cut.kept, cut.counts) == (whole.kept, whole.counts)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from alignkit import RunConfig, api, settings
 from alignkit.errors import ConfigError
-from alignkit.prepare import open_plugins, prepare, trainer_parts
+from alignkit.prepare import open_plugins, order_of, prepare, trainer_parts
 
 from tests.run_helpers import saved_weights, short_run
 
@@ -48,7 +48,7 @@ def trainer_of(method: str, tmp_path: Path) -> Any:
     session, suites = open_plugins(config)
     arguments, shape = training_arguments(config, tmp_path)
     prepared = prepare(config, session, suites, arguments.device)
-    parts = trainer_parts(prepared, arguments, shape, {}, [])
+    parts = trainer_parts(prepared, arguments, shape, {}, [], order_of(prepared, {}))
     return session.build_trainer(parts), parts
 
 
@@ -69,7 +69,7 @@ def test_trl_reads_the_same_tokens(method: str, tmp_path: Path) -> None:
             case _:
                 theirs = [row["input_ids"]]
         assert theirs == wholes
-    assert list(trainer._get_train_sampler()) == parts.order(0)
+    assert list(trainer._get_train_sampler()) == parts.order.taken(parts.rows_per_step, 0)
 
 
 @pytest.mark.slow

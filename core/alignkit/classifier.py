@@ -158,10 +158,11 @@ class RewardModel:
         encoder = Encoder(tokenizer, TokenRules(self.max_length, append_eos=answer.ended))
         rendered = render(row, tokenizer, answer.id)
         found = encoder.encode([rendered])[0]
-        if isinstance(found, str):  # an answer without words: the prompt, and the end
+        if found.unusable is not None:  # an answer without words: the prompt, and the end
             ids = list(tokenizer(rendered.prompt)["input_ids"])[-self.max_length + 1 :]
             end = tokenizer.eos_token_id
             if not ids or end is None:
-                raise RunFailedError(f"the reward model {self.path} cannot read row {answer.id}: {found}")
+                raise RunFailedError(f"the reward model {self.path} cannot read row {answer.id}: {found.unusable}")
             return Example(answer.id, ids, ([end],))
-        return Example(answer.id, found[0], (found[1],))
+        prompt, completion = found.parts
+        return Example(answer.id, prompt, (completion,))

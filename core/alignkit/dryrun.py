@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from alignkit.arguments import StepShape, training_arguments
 from alignkit.config import RunConfig
 from alignkit.console import Console
-from alignkit.data.order import epoch_steps
+from alignkit.data.mixing import describe as mix
+from alignkit.data.mixing import row_order
 from alignkit.prepare import load_parts, open_plugins
-from alignkit.types import Example, Method
+from alignkit.types import Method
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from alignkit.data.order import RowOrder
+    from alignkit.data.store import TokenisedRows
     from alignkit.models import LoadedModel
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
@@ -51,9 +55,10 @@ def describe(config: RunConfig) -> None:
         console.info(line)
     memory = estimate_memory(config, loaded, arguments, shape, data.train)
     method = session.method
-    steps = total_steps(arguments, shape, len(data.train), method)
+    order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))
+    steps = total_steps(arguments, shape, order, method)
     passes = steps * shape.rows / max(len(data.train), 1)  # over the rows, answers sampled or not
-    tokens = f"about {round(sum(example.tokens for example in data.train) * passes):,}"
+    tokens = f"about {round(int(data.train.lengths().sum()) * passes):,}"
     if "reward" in method.needs:
         longest = (
             round(passes * len(data.train)) * method.settings.max_new_tokens * getattr(method.settings, "group", 1)
@@ -64,6 +69,7 @@ def describe(config: RunConfig) -> None:
         "model": f"{config.model.name}, {type(loaded.model).__name__}",
         "parameters": f"{loaded.parameters:,}, {loaded.trainable:,} trained ({loaded.trainable / loaded.parameters:.2%})",
         "rows": f"{len(data.train):,} to train on, {len(data.eval):,} held out",
+        **({"mix": "; ".join(mixed)} if (mixed := list(mix(config.data, order))) else {}),
         "step": f"{shape.rows} rows, cut into micro-batches of at most {shape.rows_per_micro_batch} rows "
         f"and {shape.tokens_per_micro_batch:,} tokens",
         "steps": f"{steps:,} ({passes / method.reuse.epochs:.2f} epochs)",
@@ -80,16 +86,16 @@ def describe(config: RunConfig) -> None:
     console.table(table)
 
 
-def total_steps(arguments: TrainingArguments, shape: StepShape, rows: int, method: Method[Any]) -> int:
+def total_steps(arguments: TrainingArguments, shape: StepShape, order: RowOrder, method: Method[Any]) -> int:
     """Return how many optimizer steps the run takes."""
     if arguments.max_steps > 0:
         return int(arguments.max_steps)
-    per_epoch = epoch_steps(rows, shape.rows, method.reuse, whole="reward" in method.needs)
+    per_epoch = order.per_epoch(shape.rows, method.reuse, whole="reward" in method.needs)
     return math.ceil(float(arguments.num_train_epochs) * per_epoch)
 
 
 def estimate_memory(
-    config: RunConfig, loaded: LoadedModel, arguments: TrainingArguments, shape: StepShape, rows: Sequence[Example]
+    config: RunConfig, loaded: LoadedModel, arguments: TrainingArguments, shape: StepShape, rows: TokenisedRows
 ) -> Memory:
     """Estimate the peak memory of one process: weights, gradients, AdamW's moments and one micro-batch's activations.
 
@@ -103,8 +109,8 @@ def estimate_memory(
     hidden = int(getattr(model, "hidden_size", 0))
     feed_forward = int(getattr(model, "intermediate_size", None) or 4 * hidden)
     layers = int(getattr(model, "num_hidden_layers", 0))
-    longest = max((example.tokens for example in rows), default=0)
-    mean = sum(example.tokens for example in rows) / max(len(rows), 1)
+    longest = int(rows.lengths().max(initial=0))
+    mean = float(rows.lengths().mean()) if len(rows) else 0.0
     tokens = max(longest, min(shape.tokens_per_micro_batch, shape.rows_per_micro_batch * mean))
     checkpointed = getattr(arguments, "gradient_checkpointing", False)
     kept = hidden if checkpointed else 10 * hidden + 3 * feed_forward

@@ -21,6 +21,10 @@ class DataError(AlignError):
     """A data source or row that cannot be used; the message names file and line where there is one."""
 
 
+class SourceError(DataError):
+    """A source that cannot be read, whatever its rows would be used for."""
+
+
 class NoRowsError(DataError):
     """Data that has no rows of the kind a suite asks for."""
 

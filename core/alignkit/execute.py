@@ -16,10 +16,12 @@ from alignkit.arguments import training_arguments
 from alignkit.checkpoints import last_checkpoint, step_of
 from alignkit.config import RunConfig
 from alignkit.console import Console
+from alignkit.data.checking.before import check_before_training
+from alignkit.data.mixing import describe
 from alignkit.distributed import from_first, rank, release, wait_for_all
 from alignkit.errors import AlignError, CheckpointError, InterruptedRun
 from alignkit.evaluation import run_suites
-from alignkit.prepare import Prepared, open_plugins, prepare, references, subject, trainer_parts
+from alignkit.prepare import Prepared, open_plugins, order_of, prepare, references, subject, trainer_parts
 from alignkit.presentation import present, sample_answers, side_by_side
 from alignkit.quiet import quiet_libraries
 from alignkit.record import description, training_numbers
@@ -103,13 +105,14 @@ class Execution:
     def _prepare(self) -> Prepared:
         with self.clock.stage("prepare"):
             prepared = prepare(self.config, self.session, self.suites, self.arguments.device)
+            findings = check_before_training(prepared.data, self.config.data.check)
         loaded, data = prepared.loaded, prepared.data
         share = loaded.trainable / max(loaded.parameters, 1)
         self.console.info(
             f"{self.session.method.name} on {self.config.model.name}: {loaded.parameters:,} parameters, "
             f"{share:.1%} trained; scorer {prepared.scoring.backend if prepared.scoring else 'classifier'}"
         )
-        for line in [*data.report.lines(), *(prepared.scoring.notes if prepared.scoring else ())]:
+        for line in [*data.report.lines(), *findings, *(prepared.scoring.notes if prepared.scoring else ())]:
             self.console.info(line)
         return prepared
 
@@ -195,7 +198,10 @@ class Execution:
             ShowProgress(self.console),
             stop,
         ]
-        parts = trainer_parts(prepared, self.arguments, self.shape, logps, callbacks)
+        order = order_of(prepared, logps)
+        for line in describe(self.config.data, order):
+            self.console.info(line)
+        parts = trainer_parts(prepared, self.arguments, self.shape, logps, callbacks, order)
         external = self.session.build_trainer(parts)
         trainer = external or AlignTrainer(parts)
         trainer.pop_callback(PrinterCallback)

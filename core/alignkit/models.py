@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import LoraConfig, ModelConfig
-from alignkit.errors import ModelError
+from alignkit.errors import ModelError, suggest
 from alignkit.weights import fingerprint, switch_off_dropout
 
 if TYPE_CHECKING:
@@ -156,14 +156,38 @@ def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if config.chat_template:
-        template = Path(config.chat_template)
-        is_file = len(config.chat_template) < 400 and "\n" not in config.chat_template and template.is_file()
-        if not is_file and "{" not in config.chat_template:
-            raise ModelError(
-                f"model.chat_template: there is no file {config.chat_template}, and it is no Jinja template"
-            )
-        tokenizer.chat_template = template.read_text(encoding="utf-8") if is_file else config.chat_template
+        tokenizer.chat_template = _chat_template(config.chat_template)
     return tokenizer
+
+
+def _chat_template(given: str) -> str:
+    """Return the template of a name, of a file, or the one that is given itself."""
+    from alignkit.chat_templates import NAMED
+
+    if given in NAMED:
+        return NAMED[given]
+    path = Path(given)
+    is_file = len(given) < 400 and "\n" not in given and path.is_file()
+    if not is_file and "{" not in given:
+        raise ModelError(
+            f'model.chat_template: "{given}" is no Jinja template, no file, and no name{suggest(given, [*NAMED])} '
+            f"(known: {', '.join(NAMED)})"
+        )
+    text = path.read_text(encoding="utf-8") if is_file else given
+    _check_syntax(text, given if is_file else "model.chat_template")
+    return text
+
+
+def _check_syntax(template: str, where: str) -> None:
+    from jinja2 import TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(
+            template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+        )
+    except TemplateSyntaxError as error:
+        raise ModelError(f"{where}: line {error.lineno} is no Jinja: {error.message}") from None
 
 
 def _has_tokenizer(path: str) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from alignkit.classifier import policy_of
 from alignkit.config import RunConfig
 from alignkit.errors import ConfigError, ModelError, PluginError
@@ -20,11 +22,13 @@ from alignkit.weights import fingerprint
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from transformers import TrainingArguments
 
     from alignkit.arguments import StepShape
     from alignkit.classifier import ClassifierPolicy
     from alignkit.data.load import Data
+    from alignkit.data.order import RowOrder
     from alignkit.data.rows import Row
     from alignkit.data.store import TokenisedRows
     from alignkit.rollouts import RolloutParts
@@ -97,8 +101,7 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
 
         add_critic(loaded.model, getattr(session.method.settings, "critic", "shared"))
     method = session.method
-    texts = "reward" in method.needs or session.builds_trainer  # rewards read them, and trainers of another library
-    data = load_data(config, method.rows, loaded.tokenizer, load=session.load_data, keep_rows=texts)
+    data = load_data(config, method.rows, loaded.tokenizer, load=session.load_data)
     return loaded, data
 
 
@@ -136,20 +139,25 @@ def references(
 ) -> tuple[dict[str, Sequence[Any]], bool]:
     """Return the step-0 log-probabilities of the training and held-out rows, and whether all came from the cache.
 
-    They are computed in the precision training will use, so that a preference loss starts at its exact start value.
+    They are computed in the precision training will use, so that a preference loss starts at its exact start value, and
+    where the method needs them, or the order of the rows goes by the start model's margin.
     With several processes the first one computes, the others read what it cached.
     """
     from alignkit.data.cache import cache_directory
     from alignkit.distributed import rank, wait_for_all
     from alignkit.reference import reference_logps
 
-    if "reference" not in prepared.session.method.needs or "reward" in prepared.session.method.needs:
-        return {}, True  # what an on-policy method scores is not there yet
+    needs = prepared.session.method.needs
+    evaluates = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) != "no"
+    curriculum = prepared.config.data.curriculum
+    wanted: dict[str, TokenisedRows] = {}
+    if "reference" in needs and "reward" not in needs:  # what an on-policy method scores is not there yet
+        wanted = {"train": prepared.data.train} | ({"eval": prepared.data.eval} if evaluates else {})
+    elif curriculum is not None and curriculum.by == "margin" and prepared.data.kind == "preference":
+        wanted = {"train": prepared.data.train}
     found: dict[str, Sequence[Any]] = {}
     cached = True
-    evaluates = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) != "no"
-    wanted = {"train": prepared.data.train} | ({"eval": prepared.data.eval} if evaluates else {})
-    for turn in ("first", "others"):
+    for turn in ("first", "others") if wanted else ():
         if (rank() == 0) == (turn == "first"):
             for split, rows in wanted.items():
                 with autocast(arguments):
@@ -166,6 +174,22 @@ def references(
                 cached = cached and hit
         wait_for_all()
     return found, cached
+
+
+def order_of(prepared: Prepared, references: dict[str, Sequence[Any]]) -> RowOrder:
+    """Return the order of the training rows, as the data section has it."""
+    from alignkit.data.mixing import row_order
+
+    config, train = prepared.config, prepared.data.train
+    if config.data.group_by is not None and "reward" in prepared.session.method.needs:
+        raise ConfigError("data.group_by is for methods that train on the rows themselves, not on answers to them")
+
+    def margins() -> NDArray[np.float64]:
+        lengths = train.segment_lengths()[:, 1].tolist()
+        pairs = zip(references["train"], lengths, strict=True)
+        return np.array([float(logps[:chosen].sum() - logps[chosen:].sum()) for logps, chosen in pairs])
+
+    return row_order(config.data, train, config.run.seed, margins if "train" in references else None)
 
 
 def precision(arguments: TrainingArguments) -> str:
@@ -212,6 +236,7 @@ def trainer_parts(
     shape: StepShape,
     references: dict[str, Sequence[Any]],
     callbacks: Sequence[Any],
+    order: RowOrder,
 ) -> TrainerParts:
     """Put together what a trainer is built from; the model must hold its start weights, which the reference is made of."""
     from alignkit.reference import StartWeights, keeps_start
@@ -233,8 +258,9 @@ def trainer_parts(
         rows_per_micro_batch=shape.rows_per_micro_batch,
         tokens_per_micro_batch=shape.tokens_per_micro_batch,
         seed=prepared.config.run.seed,
-        references=references,
+        references=references if "reference" in needs else {},
         rollouts=rollout_parts(prepared),
+        row_order=order,
         source_rows=source_rows(prepared),
         callbacks=callbacks,
     )

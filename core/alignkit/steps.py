@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignkit.data.order import epoch_steps, rollout_rows, step_rows
 from alignkit.errors import CheckpointError
 from alignkit.rollouts import ModelRollouts, buffer_state, restored_buffer
 from alignkit.scoring.critic import critic_of
@@ -33,12 +32,14 @@ class Steps:
         self.reuse = self.method.reuse
         self.buffer: Batch | None = None
         self.spent = {"sampled": 0, "scored": 0}
+        self.total = 0
+        """Optimizer steps of the whole training, known when it begins."""
 
     @property
     def per_epoch(self) -> int:
         """Optimizer steps of a pass over the training rows; a rollout is never cut short."""
         parts = self.parts
-        return epoch_steps(len(parts.train), parts.rows_per_step, self.reuse, whole=parts.rollouts is not None)
+        return parts.order.per_epoch(parts.rows_per_step, self.reuse, whole=parts.rollouts is not None)
 
     def batch(self, step: int, progress: float) -> Batch:
         """Return the batch of an optimizer step; steps are asked for in their order."""
@@ -58,10 +59,10 @@ class Steps:
         """Return this process's rows of the step (of a rollout: of all its steps) as they stand in the data."""
         parts, reuse = self.parts, self.reuse
         if parts.rollouts is None and reuse.steps == 1:
-            rows = step_rows(len(parts.train), parts.rows_per_step, parts.seed, step)
+            rows = parts.order.step(parts.rows_per_step, step, self.total)
         else:
             size = parts.rows_per_step * reuse.minibatches
-            rows = rollout_rows(len(parts.train), size, parts.seed, step // reuse.steps)
+            rows = parts.order.rollout(size, step // reuse.steps, self.total // reuse.steps)
         return self.rows("train", parts.train, rows[self.rank :: self.world_size])
 
     def prepare(self, batch: Batch, number: int, progress: float, *, training: bool = True) -> Batch:

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alignkit.checkpoints import CriticApart, WholeCheckpoints
-from alignkit.data.order import step_rows, steps_per_epoch
+from alignkit.data.order import RowOrder
 from alignkit.environment import peak_memory_gb
 from alignkit.errors import RunFailedError
 from alignkit.reference import by_length
@@ -58,6 +59,8 @@ class TrainerParts:
     rollouts: RolloutParts | None = None
     """What answers are sampled and rewarded with; None for methods that need no reward."""
     callbacks: Sequence[TrainerCallback] = ()
+    row_order: RowOrder | None = None
+    """The order of the training rows; None: a permutation an epoch."""
     source_rows: Mapping[str, Callable[[], Sequence[Row]]] = field(default_factory=dict)
     """The rows of ``train`` and ``eval`` as text or messages, for trainers that tokenise themselves."""
 
@@ -65,14 +68,14 @@ class TrainerParts:
         """Return the rows of a split as text or messages: ``rows("train")[i]`` is ``train[i]``."""
         return self.source_rows[split]()
 
-    def order(self, epoch: int) -> list[int]:
-        """Return the training rows in the order the engine takes them in an epoch."""
-        steps = steps_per_epoch(len(self.train), self.rows_per_step)
-        return [row for k in range(steps) for row in self.rows_of_step(epoch * steps + k)]
+    @cached_property
+    def order(self) -> RowOrder:
+        """The order of the training rows."""
+        return self.row_order or RowOrder(len(self.train), self.seed)
 
-    def rows_of_step(self, step: int) -> list[int]:
-        """Return the training rows of an optimizer step over all ranks, as the engine takes them."""
-        return step_rows(len(self.train), self.rows_per_step, self.seed, step)
+    def rows_of_step(self, step: int, total: int) -> list[int]:
+        """Return the training rows of an optimizer step of ``total``, over all ranks, as the engine takes them."""
+        return self.order.step(self.rows_per_step, step, total)
 
     def staged(self, trainer: type[Trainer]) -> type[Trainer]:
         """Return the trainer class with checkpoints that appear whole or not at all, which ``align resume`` asks for."""
@@ -130,6 +133,7 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
             self.optimizer.train()  # schedule-free optimizers
         self.parts.policy.model = model
         session, progress = self.parts.session, self.progress
+        self.steps.total = self.state.max_steps
         with self.compute_loss_context_manager():
             batch = self.steps.batch(self.state.global_step, progress)
         cuts = self._micro_batches(batch)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from alignkit.cli.failures import debug_option
+
+if TYPE_CHECKING:
+    from alignkit.config import DataConfig, ModelConfig
+
+PAGE = "alignkit_eval.report:data_report"
+"""Writes the page; named, as commands are, and loaded when called."""
 
 
 @click.group()
@@ -20,63 +28,97 @@ def data() -> None:
 @click.argument("source")
 @click.option("--split", metavar="NAME", help="Split of the source.")
 @click.option("--eval-data", metavar="SOURCE", help="Held-out rows, whose prompts must not stand in SOURCE.")
-@click.option("--model", metavar="M", help="Whose tokenizer tells what truncation would do.")
-@click.option(
-    "--max-length", metavar="N", type=click.IntRange(2), default=1024, show_default=True, help="Tokens of a row."
-)
+@click.option("--model", metavar="M", help="Whose tokenizer and chat template tell what tokenisation would do.")
+@click.option("--max-length", metavar="N", type=click.IntRange(2), help="Tokens of a row (default: 1024).")
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Look at the first rows only.")
 @click.option("--column", "columns", metavar="OURS=THEIRS", multiple=True, help="Column names: prompt=instruction.")
 @click.option(
     "--near",
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.8,
-    help="What counts as nearly the same.",
+    help="What counts as nearly the same (default: 0.8).",
 )
-@click.option("--min-words", metavar="N", type=click.IntRange(0), default=0, help="Fewest words of a field.")
+@click.option("--min-words", metavar="N", type=click.IntRange(0), help="Fewest words of a field.")
 @click.option("--script", metavar="NAME", help="Script the text is to be in: Latin, Cyrillic, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with plots.")
 @click.option(
     "--fix", metavar="OUT", type=click.Path(path_type=Path), help="Write a cleaned copy, and OUT.dropped.jsonl."
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 where anything was found.")
 @debug_option
-def check(
-    source: str,
-    split: str | None,
-    eval_data: str | None,
-    model: str | None,
-    max_length: int,
-    limit: int | None,
-    columns: tuple[str, ...],
-    near: float,
-    min_words: int,
-    script: str | None,
-    as_json: bool,
-    fix: Path | None,
-    strict: bool,
-) -> None:
-    """Say what is wrong with SOURCE, with examples and line numbers: broken rows, duplicates, contradictions, leaks, and more."""
-    from alignkit.config import DataConfig, ModelConfig
-    from alignkit.data.checking import Limits, check_source, write_fixed
+def check(source: str, as_json: bool, html: Path | None, fix: Path | None, strict: bool, **options: Any) -> None:
+    """Say what is wrong with SOURCE, with examples and line numbers: broken rows, duplicates, contradictions, leaks, and more.
+
+    SOURCE may be a run's configuration (.yaml): every source of it is checked with its columns and its thresholds (data.check).
+    """
+    from alignkit.data.checking import check_source, write_fixed
     from alignkit.errors import ConfigError
     from alignkit.models import load_tokenizer, resolve_path
+
+    configured = Path(source).suffix.lower() in (".yaml", ".yml")
+    sections, model = _from_file(Path(source)) if configured else _alone(source)
+    if fix is not None and len(sections) > 1:
+        raise ConfigError("--fix: a cleaned copy is made of one source at a time")
+    named = options.pop("model")
+    if named is not None:
+        model = model.model_copy(update={"name": named})
+    tokenizer = load_tokenizer(model, resolve_path(model.name)) if configured or named is not None else None
+    eval_data = options.pop("eval_data")
+    found = [
+        check_source(
+            section.source,
+            split=section.split,
+            config=section,
+            held_out=eval_data or section.eval_source,
+            tokenizer=tokenizer,
+        )
+        for section in (_with_options(section, **options) for section in sections)
+    ]
+    if as_json:
+        values = [one.to_json() for one in found]
+        click.echo(json.dumps(values if configured else values[0], indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(line for one in found for line in one.lines()))
+    if html is not None:
+        module, _, name = PAGE.partition(":")
+        click.echo(f"report: {getattr(import_module(module), name)(found, html)}", err=True)
+    if fix is not None:
+        kept, left = write_fixed(found[0], fix)
+        click.echo(f"{kept:,} rows are in {fix}, {left:,} were left out: {fix}.dropped.jsonl says why", err=True)
+    if strict and any(one.findings for one in found):
+        sys.exit(1)
+
+
+def _from_file(path: Path) -> tuple[list[DataConfig], ModelConfig]:
+    """Return a data section for every source of a run's configuration, and its model."""
+    from alignkit import settings
+    from alignkit.config import Reading
+
+    config = settings.resolve(path).config
+    parts = [{name: getattr(part, name) for name in Reading.model_fields} for part in config.data.parts]
+    return [config.data.model_copy(update={**part, "sources": []}) for part in parts], config.model
+
+
+def _alone(source: str) -> tuple[list[DataConfig], ModelConfig]:
+    from alignkit.config import DataConfig, ModelConfig
+
+    return [DataConfig(source=source)], ModelConfig()
+
+
+def _with_options(section: DataConfig, columns: tuple[str, ...], **options: Any) -> DataConfig:
+    """Return the section with what the command line says in place of its own."""
+    from alignkit.errors import ConfigError
 
     names = dict(column.partition("=")[::2] for column in columns)
     if not all(names.values()):
         raise ConfigError("--column: write OURS=THEIRS, e.g. --column prompt=instruction")
-    tokenizer = None if model is None else load_tokenizer(ModelConfig(name=model), resolve_path(model))
-    found = check_source(
-        source,
-        split=split,
-        config=DataConfig(source=source, columns=names, max_length=max_length, limit=limit),
-        limits=Limits(near=near, min_words=min_words, script=script),
-        held_out=eval_data,
-        tokenizer=tokenizer,
+    given = {name: value for name, value in options.items() if value is not None}
+    limits: dict[str, Any] = {name: given.pop(name) for name in ("near", "min_words", "script") if name in given}
+    return section.model_copy(
+        update={
+            **given,
+            "columns": section.columns | names,
+            "check": section.check.model_copy(update=limits),
+        }
     )
-    click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if as_json else "\n".join(found.lines()))
-    if fix is not None:
-        kept, left = write_fixed(found, fix)
-        click.echo(f"{kept:,} rows are in {fix}, {left:,} were left out: {fix}.dropped.jsonl says why", err=True)
-    if strict and found.findings:
-        sys.exit(1)

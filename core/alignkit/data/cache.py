@@ -1,7 +1,9 @@
-"""Tokenised rows kept on disk, by content: the same rows, tokenizer and rules are tokenised once.
+"""Tables of tokenised rows kept on disk, by content: the same rows, tokenizer and rules are tokenised once.
 
-A file appears whole or not at all (temporary name, fsync, rename), so processes may share the directory. A file that cannot
-be read is made anew. The directory is ``$ALIGN_CACHE``, else ``$XDG_CACHE_HOME/alignkit``, else ``~/.cache/alignkit``.
+A table appears whole or not at all, and of several processes that want the same one, one makes it and the others wait: the
+lock is the kernel's, so it is free again however its holder ends, and what it left half-made is replaced or removed by the next
+one. A file that cannot be read is made anew. The directory is ``$ALIGN_CACHE``, else ``$XDG_CACHE_HOME/alignkit``, else
+``~/.cache/alignkit``.
 """
 
 from __future__ import annotations
@@ -10,26 +12,26 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from alignkit.data.rows import Row
-from alignkit.data.tokens import Tokenised, TokenRules
+from alignkit.data.encode import Recipe
+from alignkit.files import sync
+from alignkit.lock import file_lock
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
-"""Raised whenever the rules of tokenisation or the file change."""
+_FORMAT = 2
+"""Raised whenever the rules of tokenisation or the columns of a table change."""
+
+_PARTIAL = ".partial"
+_LOCK = ".lock"
 
 
 def cache_directory() -> Path:
@@ -40,33 +42,51 @@ def cache_directory() -> Path:
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "alignkit"
 
 
-def cached(key: str, make: Callable[[], Tokenised]) -> Tokenised:
-    """Return what is kept under ``key``, else make it and keep it.
+def cached(key: str, make: Callable[[], Iterator[pa.RecordBatch]]) -> pa.Table:
+    """Return the table kept under ``key``, memory-mapped, else make it and keep it.
 
-    Where the directory cannot be written, that is logged and nothing is kept.
+    Where the directory cannot be written, that is logged and the table stays in memory.
     """
-    path = cache_directory() / "tokens" / f"{key}.npz"
-    if (found := _read(path, key)) is not None:
+    path = cache_directory() / "tokens" / f"{key}.arrow"
+    if (found := _read(path)) is not None:
         return found
-    made = make()
     try:
-        _write(path, key, made)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = file_lock(path.with_suffix(_LOCK), wait=True)
     except OSError as error:
         logger.warning("tokenised rows are not cached: %s", error)
-    return made
+        return in_memory(make())
+    with lock:
+        if (found := _read(path)) is not None:  # another process made it while this one waited
+            return found
+        _sweep(path.parent)
+        partial = path.with_suffix(_PARTIAL)
+        try:
+            _write(partial, path, make())
+        except OSError as error:
+            logger.warning("tokenised rows are not cached: %s", error)
+            return in_memory(make())
+        finally:
+            partial.unlink(missing_ok=True)
+    found = _read(path)
+    return in_memory(make()) if found is None else found
 
 
-def cache_key(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, rules: TokenRules) -> str:
-    """Return SHA-256 over everything that tokenisation depends on."""
+def in_memory(batches: Iterator[pa.RecordBatch]) -> pa.Table:
+    """Return a table of batches; of none, an empty one without columns."""
+    import pyarrow as pa
+
+    found = list(batches)
+    return pa.Table.from_batches(found) if found else pa.table({})
+
+
+def cache_key(source: str, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> str:
+    """Return SHA-256 over everything a table depends on; ``source`` is the digest of the source's content."""
     import tokenizers
     import transformers
 
-    settings = [_FORMAT, transformers.__version__, tokenizers.__version__, asdict(rules)]
-    content = hashlib.sha256(json.dumps(settings).encode())
-    content.update(tokenizer_content(tokenizer).encode())
-    for row in rows:
-        content.update(json.dumps((row.prompt, row.answers), ensure_ascii=False, default=str).encode())
-    return content.hexdigest()
+    settings = [_FORMAT, transformers.__version__, tokenizers.__version__, recipe.key(), source]
+    return hashlib.sha256(json.dumps([*settings, tokenizer_content(tokenizer)]).encode()).hexdigest()
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -78,52 +98,57 @@ def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
         "settings": {name: str(getattr(tokenizer, name, None)) for name in ("add_bos_token", "add_eos_token")},
     }
     if tokenizer.is_fast:
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Left behind by earlier calls, and set anew by ours.
-        about["backend"] = {name: part for name, part in backend.items() if name not in ("truncation", "padding")}
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()  # left behind by earlier calls, and set anew by ours
+        backend.no_padding()
+        about["backend"] = hashlib.sha256(backend.to_str().encode()).hexdigest()
     else:
         about["vocabulary"] = tokenizer.get_vocab()
         about["init"] = {name: str(value) for name, value in tokenizer.init_kwargs.items()}
     return json.dumps(about, sort_keys=True)
 
 
-def _read(path: Path, key: str) -> Tokenised | None:
+def _read(path: Path) -> pa.Table | None:
+    import pyarrow as pa
+
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            found = Tokenised(
-                tokens=file["tokens"],
-                offsets=file["offsets"],
-                kept=file["kept"],
-                dropped={int(index): reason for index, reason in about["dropped"].items()},
-                counts=about["counts"],
-            )
-        if about["key"] != key or int(found.offsets[-1]) != len(found.tokens):
-            raise ValueError("its content does not fit its name")
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        logger.warning("the cache file %s is unreadable (%s) and is made anew", path, error)
+        with pa.memory_map(str(path)) as file:
+            reader = pa.ipc.open_file(file)
+            about = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
+            if about.get("alignkit") != path.stem:
+                raise ValueError("its content does not fit its name")
+            table = reader.read_all()
+        table.validate()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        logger.warning("the cache file %s is unreadable (%s) and is made anew", path, str(error).splitlines()[0])
         return None
-    return found
+    return table
 
 
-def _write(path: Path, key: str, made: Tokenised) -> None:
-    about = json.dumps({"key": key, "dropped": made.dropped, "counts": made.counts}).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(
-                file,
-                tokens=made.tokens,
-                offsets=made.offsets,
-                kept=made.kept,
-                about=np.frombuffer(about, dtype=np.uint8),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(partial: Path, path: Path, batches: Iterator[pa.RecordBatch]) -> None:
+    import pyarrow as pa
+
+    writer = None
+    with pa.OSFile(str(partial), "wb") as file:
+        try:
+            for batch in batches:
+                if writer is None:
+                    writer = pa.ipc.new_file(file, batch.schema.with_metadata({"alignkit": path.stem}))
+                writer.write_batch(batch)
+        finally:
+            if writer is not None:
+                writer.close()
+    if writer is None:
+        return
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what processes that were killed left half-made."""
+    for partial in directory.glob(f"*{_PARTIAL}"):
+        with suppress(OSError), file_lock(partial.with_suffix(_LOCK), wait=False):
+            partial.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,20 @@ class Cells:
             return str(value)
         raise DataError(f'{self.place}: "{column}" is {describe(value)}, expected text or a number')
 
+    def tools(self) -> tuple[Mapping[str, Any], ...] | None:
+        """Return the ``tools`` column: a list of function schemas, also as JSON text; None where it is absent or null."""
+        value = self.values.get("tools")
+        if isinstance(value, str):
+            try:
+                value = json.loads(value) if value.strip() else None
+            except ValueError as error:
+                raise DataError(f'{self.place}: "tools" is broken JSON: {error}') from None
+        if value is None or value == []:
+            return None
+        if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+            raise DataError(f'{self.place}: "tools" is {describe(value)}, expected a list of function schemas')
+        return tuple(_without_nulls(tool) for tool in value)
+
     def label(self) -> bool:
         """Return the ``label`` column: true or false, also as 1 and 0, and as text (CSV has nothing else)."""
         value = self.get("label")
@@ -63,3 +78,10 @@ class Cells:
         if label is None:
             raise DataError(f'{self.place}: "label" is {value!r}, expected true or false')
         return label
+
+
+def _without_nulls(value: Any) -> Any:
+    """Leave out the keys that a table filled with nulls, which templates would take as given."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(entry) for key, entry in value.items() if entry is not None}
+    return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from alignkit.config import DataConfig
-from alignkit.data.alternatives import one_by_one
-from alignkit.data.cache import cache_key, cached
-from alignkit.data.report import DataReport, Dropped, SetReport, SourceReport
-from alignkit.data.rows import RawRows, Row, digest
-from alignkit.data.shapes import normalise
-from alignkit.data.sources import HELD_OUT_SPLITS, TRAIN_SPLITS, load_rows
-from alignkit.data.split import held_out_positions
-from alignkit.data.store import About, TokenisedRows
-from alignkit.data.tokens import Tokenised, TokenRules, tokenise
-from alignkit.errors import DataError, NoRowsError
+import numpy as np
+from numpy.typing import NDArray
+
+from alignkit.config import DataConfig, Reading
+from alignkit.data.cache import cache_key, cached, in_memory
+from alignkit.data.chunks import Source
+from alignkit.data.encode import Recipe, encode
+from alignkit.data.report import DataReport, SetReport, SourceReport
+from alignkit.data.rows import RawRows, Row
+from alignkit.data.sources import HELD_OUT_SPLITS, TRAIN_SPLITS, open_source
+from alignkit.data.split import held_out
+from alignkit.data.store import Chosen, Table, TextRows, TokenisedRows, joined
+from alignkit.data.tokens import TokenRules
+from alignkit.errors import DataError, NoRowsError, SourceError
 from alignkit.types import RowKind
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -39,11 +43,10 @@ class HasData(Protocol):
 
 
 class Prepared(NamedTuple):
-    """Rows of one source made ready: tokenised, the same rows before that, and what became of the others."""
+    """Held-out rows of one kind made ready, and what became of the others."""
 
-    tokenised: TokenisedRows
-    rows: list[Row]
-    report: SourceReport
+    rows: TokenisedRows
+    reports: tuple[SourceReport, ...]
 
 
 class HeldOut:
@@ -58,20 +61,23 @@ class HeldOut:
 
     def examples(self, kind: RowKind) -> TokenisedRows:
         """Return the rows of ``kind``, tokenised; raises :class:`NoRowsError` where the data has none."""
-        return self._of(kind).tokenised
+        return self._of(kind).rows
 
     def rows(self, kind: RowKind) -> Sequence[Row]:
         """Return the same rows as text or messages: ``rows(kind)[i]`` is ``examples(kind)[i]``."""
-        return self._of(kind).rows
+        return TextRows(self._of(kind).rows)
 
     def _of(self, kind: RowKind) -> Prepared:
         if kind not in self._ready:
             try:
                 prepared = self._prepare(kind)
-                prepared.report.check(max_dropped=1.0)
+                for report in prepared.reports:
+                    report.check(max_dropped=1.0)
+            except SourceError:
+                raise
             except DataError as error:
                 raise NoRowsError(str(error)) from error
-            for line in prepared.report.lines():
+            for line in (line for report in prepared.reports for line in report.lines()):
                 logger.info("held out: %s", line)
             self._ready[kind] = prepared
         return self._ready[kind]
@@ -86,166 +92,204 @@ class Data:
     eval: TokenisedRows
     report: DataReport
     held_out: HeldOut
-    train_rows: Sequence[Row] = ()
-    """The training rows as text or messages, where they were asked for."""
+
+    @property
+    def train_rows(self) -> Sequence[Row]:
+        """The training rows as text or messages."""
+        return TextRows(self.train)
 
 
-def load_data(
-    config: HasData,
-    kind: RowKind,
-    tokenizer: PreTrainedTokenizerBase,
-    load: Load | None = None,
-    *,
-    keep_rows: bool = False,
-) -> Data:
+def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> Data:
     """Load, check, split and tokenise the data of a run.
 
     Held out are, in this order: the rows of ``data.eval_source``; the split that ``data.eval_split`` names; the demo's test
-    split where the source is the demo; else ``data.eval_split`` as a share of the rows, by cluster.
+    split where the source is the demo; else ``data.eval_split`` as a share of the rows (or ``data.fold``), by cluster.
 
     Args:
         config: a run's configuration (only ``data`` is read).
         kind: what the method's rows are.
         tokenizer: the model's tokenizer; the chat template of conversations is its own.
         load: asked for the rows of a source before alignkit loads them itself.
-        keep_rows: keep the training rows as text or messages beside their tokens.
 
     Raises:
         DataError: a source or row cannot be used, or more rows than ``data.max_dropped`` allows are unusable.
     """
+    import pyarrow.compute as pc
+
     data = config.data
     loader = Loader(data, tokenizer, load)
-    source = loader.read(data.source, data.split, TRAIN_SPLITS, data.limit)
-    eval_source, eval_split = _held_out_source(data)
-    if eval_source is None:
-        return _split_off(loader, source, kind, keep_rows)
-    train = loader.prepare(loader.normalise(source, kind), source, kind)
-    train.report.check(data.max_dropped)
-    held_out = loader.read(eval_source, eval_split, HELD_OUT_SPLITS, data.eval_limit)
-    evaluation = loader.prepare(loader.normalise(held_out, kind), held_out, kind)
-    evaluation.report.check(data.max_dropped)
-    prompts = {digest(row.prompt) for row in train.rows}
+    sources = loader.training_sources()
+    held = loader.held_out_sources()
+    tables = [loader.table(source, kind) for source in sources]
+    reports = tuple(SourceReport.of(table) for table in tables)
+    for report in reports:
+        report.check(data.max_dropped)
+    if held is None:
+        return _split_off(loader, sources, tables, reports)
+    evaluated = _all_of(held, kind, loader)
+    for report in evaluated.reports:
+        report.check(data.max_dropped)
+    train = TokenisedRows(kind, [Chosen(table, table.kept) for table in tables])
+    known = pc.is_in(evaluated.rows.column("prompt"), value_set=pc.unique(train.column("prompt")))
     return Data(
         kind=kind,
-        train=train.tokenised,
-        eval=evaluation.tokenised,
+        train=train,
+        eval=evaluated.rows,
         report=DataReport(
-            train=SetReport.of(train.tokenised),
-            eval=SetReport.of(evaluation.tokenised),
-            sources=(train.report, evaluation.report),
-            shared_prompts=sum(digest(row.prompt) in prompts for row in evaluation.rows),
+            train=SetReport.of(train),
+            eval=SetReport.of(evaluated.rows),
+            sources=(*reports, *evaluated.reports),
+            shared_prompts=int(pc.sum(known).as_py() or 0),
         ),
-        held_out=HeldOut(lambda other: loader.as_kind(held_out, other), {kind: evaluation}),
-        train_rows=train.rows if keep_rows else (),
+        held_out=HeldOut(lambda other: _all_of(held, other, loader), {kind: evaluated}),
     )
 
 
 def load_held_out(data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> HeldOut:
     """Load every row of ``data.eval_source`` to evaluate on; raises :class:`DataError` as :func:`load_data` does."""
     loader = Loader(data, tokenizer, load)
-    source, split = _held_out_source(data)
-    raw = loader.read(source or data.source, split, HELD_OUT_SPLITS, data.eval_limit)
-    return HeldOut(lambda kind: loader.as_kind(raw, kind))
+    sources = loader.held_out_sources() or loader.training_sources(HELD_OUT_SPLITS, data.eval_limit)
+    return HeldOut(lambda kind: _all_of(sources, kind, loader))
 
 
-def _held_out_source(data: DataConfig) -> tuple[str | None, str | None]:
-    """Return source and split of the held-out rows; no source: they are a share of the training source's."""
-    named = data.eval_split if isinstance(data.eval_split, str) else None
-    if data.eval_source is not None or named is not None:
-        return data.eval_source or data.source, named
-    return ("demo", None) if data.source == "demo" else (None, None)
+def _all_of(sources: Sequence[Opened], kind: RowKind, loader: Loader) -> Prepared:
+    """Return every usable row of some sources."""
+    tables = [loader.table(source, kind) for source in sources]
+    rows = TokenisedRows(kind, [Chosen(table, table.kept) for table in tables])
+    return Prepared(rows, tuple(SourceReport.of(table) for table in tables))
 
 
-def _split_off(loader: Loader, source: RawRows, kind: RowKind, keep_rows: bool) -> Data:
-    """Hold out a share of the rows of ``source`` by cluster."""
-    data = loader.config
-    rows = loader.normalise(source, kind)
-    prepared = loader.prepare(rows, source, kind)
-    prepared.report.check(data.max_dropped)
-    held = held_out_positions(rows, float(data.eval_split), source.source)
-    evaluated = frozenset(sorted(held)[: data.eval_limit])
-    trained = [i for i, row in enumerate(prepared.rows) if row.position not in held]
-    train = prepared.tokenised.select(trained)
-    chosen = [i for i, row in enumerate(prepared.rows) if row.position in evaluated]
-    evaluation = prepared.tokenised.select(chosen)
-    ready = Prepared(evaluation, [prepared.rows[i] for i in chosen], prepared.report)
-    if not len(train) or (held and not len(evaluation)):
-        raise DataError(f"{source.source}: too few usable rows to hold some out; set data.eval_source")
+def _split_off(
+    loader: Loader, sources: Sequence[Opened], tables: Sequence[Table], reports: tuple[SourceReport, ...]
+) -> Data:
+    """Hold out a share of the rows of the training sources by cluster, all sources together."""
+    data, kind = loader.config, tables[0].kind
+    names = " and ".join(table.source for table in tables)
+    clusters, prompts = (joined([t.table.column(name) for t in tables]) for name in ("cluster", "prompt"))
+    fold = None if data.folds is None else (data.fold, data.folds)
+    share = float(data.eval_split)
+    masks = np.split(held_out(clusters, prompts, share, names, fold), np.cumsum([len(table) for table in tables])[:-1])
+    # A position is a row of the source, whatever it is used for: the same ones are held out as rows of any kind.
+    held = [np.unique(t.numbers("position")[mask]) for t, mask in zip(tables, masks, strict=True)]
+    evaluated = _first(held, data.eval_limit)
+    train = TokenisedRows(kind, [_rows_at(t, h, inside=False) for t, h in zip(tables, held, strict=True)])
+    evaluation = TokenisedRows(kind, [_rows_at(t, e, inside=True) for t, e in zip(tables, evaluated, strict=True)])
+    if not len(train) or (any(map(len, held)) and not len(evaluation)):
+        raise DataError(f"{names}: too few usable rows to hold some out; set data.eval_source")
 
     def prepare_held_out(other: RowKind) -> Prepared:
-        rows = [row for row in loader.normalise(source, other) if row.position in evaluated]
-        return loader.prepare(rows, source, other)
+        others = [loader.table(source, other) for source in sources]
+        rows = TokenisedRows(other, [_rows_at(t, e, inside=True) for t, e in zip(others, evaluated, strict=True)])
+        return Prepared(rows, tuple(SourceReport.of(table) for table in others))
 
     return Data(
         kind=kind,
         train=train,
         eval=evaluation,
-        report=DataReport(SetReport.of(train), SetReport.of(evaluation), (prepared.report,)),
-        held_out=HeldOut(prepare_held_out, {kind: ready}),
-        train_rows=[prepared.rows[i] for i in trained] if keep_rows else (),
+        report=DataReport(SetReport.of(train), SetReport.of(evaluation), reports),
+        held_out=HeldOut(prepare_held_out, {kind: Prepared(evaluation, reports)}),
     )
+
+
+def _first(positions: Sequence[NDArray[np.int64]], limit: int | None) -> list[NDArray[np.int64]]:
+    """Return the first ``limit`` positions of all sources together, by turns."""
+    if limit is None or sum(map(len, positions)) <= limit:
+        return list(positions)
+    order = sorted((at, source) for source, found in enumerate(positions) for at in range(min(len(found), limit)))
+    taken = [sum(source == k for _, source in order[:limit]) for k in range(len(positions))]
+    return [found[:count] for found, count in zip(positions, taken, strict=True)]
+
+
+def _rows_at(table: Table, positions: NDArray[np.int64], *, inside: bool) -> Chosen:
+    """Return the usable rows of a table that stand at some positions of its source, or at none of them."""
+    found = np.isin(table.numbers("position")[table.kept], positions, invert=not inside)
+    return Chosen(table, table.kept[found])
+
+
+class Opened(NamedTuple):
+    """A source with how its rows are read."""
+
+    source: Source
+    reading: Reading
+    label: str
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Reads and prepares the sources of one run."""
+    """Opens the sources of one run and brings their rows to tables."""
 
     config: DataConfig
     tokenizer: PreTrainedTokenizerBase
     load: Load | None = None
 
-    def read(self, source: str, split: str | None, default_splits: Sequence[str], limit: int | None) -> RawRows:
-        """Load the rows of a source, a plugin's answer before our own."""
-        raw = self.load(source, split) if self.load is not None else None
-        if raw is None:
-            raw = load_rows(source, split, self.config, default_splits=default_splits, limit=limit)
-        elif not len(raw.rows):
+    def training_sources(self, defaults: Sequence[str] = TRAIN_SPLITS, limit: int | None = None) -> list[Opened]:
+        """Open the sources that are trained on."""
+        data = self.config
+        labels = data.names if len(data.parts) > 1 else [""]
+        return [
+            self._open(part.source, part.split, part, defaults, limit or part.limit, label)
+            for part, label in zip(data.parts, labels, strict=True)
+        ]
+
+    def held_out_sources(self) -> list[Opened] | None:
+        """Open the sources that are held out whole; None where a share of the training sources is."""
+        data = self.config
+        named = data.eval_split if isinstance(data.eval_split, str) else None
+        if data.folds is not None:
+            return None
+        if data.eval_source is not None:
+            return [self._open(data.eval_source, named, data, HELD_OUT_SPLITS, data.eval_limit)]
+        if named is not None:
+            return [self._open(part.source, named, part, HELD_OUT_SPLITS, data.eval_limit) for part in data.parts]
+        if not data.sources and data.source == "demo":
+            return [self._open("demo", None, data, HELD_OUT_SPLITS, data.eval_limit)]
+        return None
+
+    def _open(
+        self,
+        name: str,
+        split: str | None,
+        reading: Reading,
+        defaults: Sequence[str],
+        limit: int | None,
+        label: str = "",
+    ) -> Opened:
+        """Open a source, a plugin's answer before our own."""
+        raw = self.load(name, split) if self.load is not None else None
+        if raw is not None and not len(raw.rows):
             raise DataError(f"{raw.source} holds no rows")
-        return one_by_one(raw.head(limit), self.config.columns)
+        source = open_source(name, split, reading, default_splits=defaults) if raw is None else Source.of(raw)
+        return Opened(source.head(limit), reading, label)
 
-    def normalise(self, raw: RawRows, kind: RowKind) -> list[Row]:
-        """Bring rows to the shape of ``kind``, unusable ones marked."""
-        return normalise(raw, kind, self.config.columns, chat=bool(self.tokenizer.chat_template))
-
-    def prepare(self, rows: Sequence[Row], raw: RawRows, kind: RowKind) -> Prepared:
-        """Tokenise the usable ones of ``rows`` (normalised from ``raw``), and count the others by reason."""
-        usable = [row for row in rows if row.unusable is None]
-        tokenised = self._tokenise(usable, raw)
-        kept = [usable[i] for i in tokenised.kept.tolist()]
-        reasons = {id(usable[i]): reason for i, reason in tokenised.dropped.items()}
-        dropped: dict[str, Dropped] = {}
-        for row in rows:
-            if reason := row.unusable or reasons.get(id(row)):
-                before = dropped.get(reason, Dropped(0, raw.where(row.position)))
-                dropped[reason] = replace(before, count=before.count + 1)
-        counts = dict(tokenised.counts)
-        self._check_length(counts.pop("shortest_prompt"), kind, raw.source)
-        about = [About(row.id, row.cluster, row.category, row.fields) for row in kept]
-        return Prepared(
-            TokenisedRows(kind, tokenised.tokens, tokenised.offsets, about),
-            kept,
-            SourceReport(raw.source, kind, read=len(rows), kept=len(kept), dropped=dropped, **counts),
+    def table(self, opened: Opened, kind: RowKind) -> Table:
+        """Return the rows of a source as rows of ``kind``, from the cache where they are."""
+        source, reading, label = opened
+        recipe = Recipe(
+            kind,
+            TokenRules(self.config.max_length, self.config.append_eos),
+            reading.columns,
+            reading.template,
+            reading.pairs,
+            self.config.train_on,
         )
 
-    def as_kind(self, raw: RawRows, kind: RowKind) -> Prepared:
-        """Bring rows to the shape of ``kind`` and tokenise the usable ones."""
-        return self.prepare(self.normalise(raw, kind), raw, kind)
+        def make() -> Iterator[pa.RecordBatch]:
+            return encode(source, recipe, self.tokenizer, self.config.workers)
 
-    def _tokenise(self, rows: list[Row], raw: RawRows) -> Tokenised:
-        rules = TokenRules(self.config.max_length, self.config.append_eos)
+        if self.config.cache:
+            found = cached(cache_key(source.digest(), self.tokenizer, recipe), make)
+        else:
+            found = in_memory(make())
+        table = Table(found, kind, source.name, source.root, label)
+        self._check_length(table)
+        return table
 
-        def make() -> Tokenised:
-            return tokenise(rows, self.tokenizer, rules, raw.where)
-
-        if not self.config.cache or not rows:
-            return make()
-        return cached(cache_key(rows, self.tokenizer, rules), make)
-
-    def _check_length(self, shortest: int, kind: RowKind, source: str) -> None:
-        least = shortest + (kind != "prompt")
-        if least > self.config.max_length:
-            what = "every prompt" if kind == "prompt" else "every prompt with one token of its completion"
+    def _check_length(self, table: Table) -> None:
+        lengths = table.numbers("prompt_tokens")
+        shortest = int(lengths[lengths >= 0].min(initial=1 << 62))
+        if shortest < 1 << 62 and shortest + (table.kind != "prompt") > self.config.max_length:
+            what = "every prompt" if table.kind == "prompt" else "every prompt with one token of its completion"
             raise DataError(
-                f"data.max_length {self.config.max_length} is shorter than {what} of {source} "
+                f"data.max_length {self.config.max_length} is shorter than {what} of {table.source} "
                 f"(the shortest prompt has {shortest} tokens)"
             )

@@ -90,6 +90,12 @@ def _content(value: Any, column: str, place: str) -> str:
     """Return a message's content; text parts (``{"type": "text", "text": ...}``) are joined."""
     if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
         value = "".join(str(part.get("text", "")) for part in value)
+    if isinstance(value, list):
+        other = next(
+            (part.get("type") for part in value if isinstance(part, Mapping) and part.get("type") != "text"), None
+        )
+        if other is not None:
+            raise DataError(f'{place}: "{column}" holds a part of type {other}, and only text is read')
     if not isinstance(value, str):
         raise DataError(f'{place}: "{column}" is {describe(value)}, expected text')
     return _encodable(value, column, place)

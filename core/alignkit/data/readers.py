@@ -1,4 +1,4 @@
-"""One reader a file format. Each knows file and line of every row, and none of them runs code from the file."""
+"""One reader a file format, a chunk of rows at a time. Each knows file and line of every row; none runs code from the file."""
 
 from __future__ import annotations
 
@@ -9,108 +9,139 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from alignkit.data.rows import RawRows, describe, first_line
+from alignkit.data.chunks import BYTES, ROWS, Chunk, LineChunk, RowChunk
+from alignkit.data.rows import describe, first_line
 from alignkit.errors import DataError, suggest
 
-Reader: TypeAlias = Callable[[Path, int | None], RawRows]
-"""``(path, limit) -> rows``."""
+Reader: TypeAlias = Callable[[Path], Iterator[Chunk]]
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UNREADABLE = (OSError, EOFError, zlib.error)
 
 
-def read_jsonl(path: Path, limit: int | None = None) -> RawRows:
-    """Read JSON Lines (also gzipped), stopping after ``limit`` rows; empty lines are passed over."""
-    rows, lines = [], []
-    for number, line in islice(_json_lines(path), limit):
-        value = _loads(line, path, number)
-        if not isinstance(value, dict):
-            raise DataError(
-                f"{path}:{number}: the line is {describe(value)}, expected an object with the row's columns"
-            )
-        rows.append(value)
-        lines.append(number)
-    return RawRows(rows, lambda position: f"{path}:{lines[position]}", str(path))
+def read_jsonl(path: Path) -> Iterator[Chunk]:
+    """Read JSON Lines (also gzipped); empty lines are passed over."""
+    lines: list[bytes] = []
+    places: list[str] = []
+    size = 0
+    for number, line in _byte_lines(path):
+        lines.append(line)
+        places.append(f"{path}:{number}")
+        size += len(line)
+        if len(lines) == ROWS or size >= BYTES:
+            yield LineChunk(lines, places)
+            lines, places, size = [], [], 0
+    if lines:
+        yield LineChunk(lines, places)
 
 
-def read_json(path: Path, limit: int | None = None, split: str | None = None) -> RawRows:
+def read_json(path: Path, split: str | None = None) -> Iterator[Chunk]:
     """Read a JSON list of objects, or an object that holds one (``split`` names it where it holds several).
 
-    A file that holds one object a line is read as JSON Lines, whatever its name.
+    A file that holds one object a line is read as JSON Lines, whatever its name. A list is read into memory whole.
     """
     text = _text(path)
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip()[:1] == "{":
-            return read_jsonl(path, limit)
+            yield from read_jsonl(path)
+            return
         raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise DataError(f"{path}: broken JSON: nested too deeply") from None
+    except ValueError as error:
+        raise DataError(f"{path}: broken JSON: {str(error).partition(';')[0]}") from None
     key = None if isinstance(value, list) else _list_key(path, value, split)
     items = value if key is None else value[key]
     lines = cache(lambda: _item_lines(text, key))
-    for position, item in enumerate(items[:limit]):
-        if not isinstance(item, dict):
-            place = f"{path}:{lines()[position]}"
-            raise DataError(f"{place}: the row is {describe(item)}, expected an object with the row's columns")
-    return RawRows(items[:limit], lambda position: f"{path}:{lines()[position]}", str(path))
+    for begin in range(0, len(items), ROWS):
+        rows = items[begin : begin + ROWS]
+        places = [f"{path}:{lines()[begin + i]}" for i in range(len(rows))]
+        for row, place in zip(rows, places, strict=True):
+            if not isinstance(row, dict):
+                raise DataError(f"{place}: the row is {describe(row)}, expected an object with the row's columns")
+        yield RowChunk(rows, places)
 
 
-def read_csv(path: Path, limit: int | None = None) -> RawRows:
+def read_csv(path: Path) -> Iterator[Chunk]:
     """Read comma-separated values with a header (tabs in a file named .tsv)."""
     delimiter = "\t" if ".tsv" in path.name.lower() else ","
-    table = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
-    previous = csv.field_size_limit(sys.maxsize)  # long answers pass the default of 128 KiB
-    try:
-        header = next(table, [])
-        _check_header(path, header)
-        start = table.line_num + 1
-        for values in table:
-            if values:
-                rows.append(_csv_row(f"{path}:{start}", header, values))
-                lines.append(start)
-            start = table.line_num + 1
-            if limit is not None and len(rows) >= limit:
-                break
-    except csv.Error as error:
-        raise DataError(f"{path}:{table.line_num}: broken CSV: {error}") from None
-    finally:
-        csv.field_size_limit(previous)
-    return RawRows(rows, lambda position: f"{path}:{lines[position]}", str(path))
+    with _open(path) as file:
+        _refuse_utf16(path, file.peek(2)[:2])
+        stream = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        table = csv.reader(stream, delimiter=delimiter, strict=True)
+        try:
+            yield from _table_chunks(path, table)
+        except csv.Error as error:
+            raise DataError(f"{path}:{table.line_num}: broken CSV: {error}") from None
+        except UnicodeDecodeError:
+            _refuse_encoding(path)
+        except _UNREADABLE as error:
+            raise DataError(f"{path} cannot be read: {first_line(error)}") from None
 
 
-def read_parquet(path: Path, limit: int | None = None) -> RawRows:
-    """Read a Parquet file."""
+def _table_chunks(path: Path, table: Any) -> Iterator[Chunk]:
+    rows: list[Mapping[str, Any]] = []
+    places: list[str] = []
+    header: list[str] = []
+    while True:
+        # Long answers pass the module's default of 128 KiB, which is everybody's: set only while we read.
+        previous = csv.field_size_limit(sys.maxsize)
+        try:
+            if not header:
+                header = next(table, [])
+                if not header and not table.line_num:
+                    return
+                _check_header(path, header)
+            while len(rows) < ROWS:
+                start = table.line_num + 1
+                values = next(table, None)
+                if values is None:
+                    break
+                if values:
+                    rows.append(_csv_row(f"{path}:{start}", header, values))
+                    places.append(f"{path}:{start}")
+        finally:
+            csv.field_size_limit(previous)
+        if not rows:
+            return
+        yield RowChunk(rows, places)
+        rows, places = [], []
+
+
+def read_parquet(path: Path) -> Iterator[Chunk]:
+    """Read a Parquet file, a part of a row group at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return _table_rows(pq.read_table(path), path, limit)
+        with pq.ParquetFile(path) as file:
+            yield from _batch_chunks(path, file.iter_batches(ROWS))
     except (pa.ArrowException, OSError) as error:
         _refuse(path, "Parquet", error)
 
 
-def read_arrow(path: Path, limit: int | None = None) -> RawRows:
-    """Read an Arrow file (Feather, or the stream format that ``datasets`` writes)."""
+def read_arrow(path: Path) -> Iterator[Chunk]:
+    """Read an Arrow file (Feather, or the stream format that ``datasets`` writes), memory-mapped."""
     import pyarrow as pa
 
     try:
         with pa.memory_map(str(path)) as file:
             try:
-                table = pa.ipc.open_file(file).read_all()
+                reader = pa.ipc.open_file(file)
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
             except pa.ArrowInvalid:
                 file.seek(0)
-                table = pa.ipc.open_stream(file).read_all()
-            return _table_rows(table, path, limit)
+                batches = iter(pa.ipc.open_stream(file))
+            cut = (batch.slice(at, ROWS) for batch in batches for at in range(0, batch.num_rows, ROWS))
+            yield from _batch_chunks(path, cut)
     except (pa.ArrowException, OSError) as error:
         _refuse(path, "Arrow", error)
 
@@ -131,56 +162,59 @@ READERS: Mapping[str, Reader] = {
 # ------------------------------------------------------------------------------------------------ text
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield ``(line number, text)`` of every line that is not empty."""
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from None
+
+
+def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield ``(line number, line)`` of every line that is not empty."""
+    try:
+        with _open(path) as file:
             for number, line in enumerate(file, 1):
                 if number == 1:
                     _refuse_utf16(path, line)
                     line = line.removeprefix(_BOM)
                 if line.strip():
-                    yield number, _decode(line, path, number)
-    except (OSError, EOFError, zlib.error) as error:
+                    yield number, line
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def _text(path: Path) -> str:
     """Return a whole text file."""
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        with _open(path) as file:
             content: bytes = file.read()
-    except (OSError, EOFError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
     if not content.strip():
         raise DataError(f"{path} is empty")
     _refuse_utf16(path, content)
-    return _decode(content.removeprefix(_BOM), path, 1)
-
-
-def _decode(content: bytes, path: Path, first_line: int) -> str:
     try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = first_line + content.count(b"\n", 0, error.start)
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8"
-        ) from None
+        return content.removeprefix(_BOM).decode()
+    except UnicodeDecodeError:
+        _refuse_encoding(path)
+
+
+def _refuse_encoding(path: Path) -> NoReturn:
+    """Say where a text file stops being UTF-8."""
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8"
+                ) from None
+    raise DataError(f"{path}: not UTF-8; save the file as UTF-8")
 
 
 def _refuse_utf16(path: Path, content: bytes) -> None:
     if content.startswith(_UTF16):
         raise DataError(f"{path}:1: the file is UTF-16; save it as UTF-8")
-
-
-def _loads(line: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        hint = "; a file that is one JSON list is named .json" if line.strip() == "[" else ""
-        raise DataError(f"{path}:{number}: broken JSON: {error.msg} (column {error.colno}){hint}") from None
-    except RecursionError:
-        raise DataError(f"{path}:{number}: broken JSON: nested too deeply") from None
 
 
 # ------------------------------------------------------------------------------------------------ JSON
@@ -247,9 +281,13 @@ def _csv_row(place: str, header: list[str], values: list[str]) -> dict[str, Any]
     return dict(zip(header, values, strict=True))
 
 
-def _table_rows(table: Any, path: Path, limit: int | None) -> RawRows:
-    rows = (table if limit is None else table.slice(0, limit)).to_pylist()
-    return RawRows(rows, lambda position: f"{path} row {position + 1}", str(path))
+def _batch_chunks(path: Path, batches: Iterator[Any]) -> Iterator[Chunk]:
+    count = 0
+    for batch in batches:
+        rows: Sequence[Mapping[str, Any]] = batch.to_pylist()
+        if rows:
+            yield RowChunk(rows, [f"{path} row {count + i + 1}" for i in range(len(rows))])
+        count += len(rows)
 
 
 def _refuse(path: Path, kind: str, error: Exception) -> NoReturn:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from alignkit.data.store import TokenisedRows
+import numpy as np
+
+from alignkit.data.store import Table, TokenisedRows
 from alignkit.errors import DataError
 from alignkit.types import RowKind
+
+SUMS = ("truncated_completions", "border_merges", "eos_added", "eos_missing", "double_bos")
+"""What a report adds up over the rows that are used."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,34 @@ class SourceReport:
     eos_added: int = 0
     eos_missing: int = 0
 
+    double_bos: int = 0
+
+    @classmethod
+    def of(cls, table: Table) -> SourceReport:
+        """Count what became of the rows of a table."""
+        dropped: dict[str, Dropped] = {}
+        unusable = np.setdiff1d(np.arange(len(table)), table.kept)
+        for row, reason in zip(
+            unusable.tolist(), table.table.column("unusable").take(unusable).to_pylist(), strict=True
+        ):
+            before = dropped.get(reason)
+            dropped[reason] = (
+                Dropped(1, table.place(row)) if before is None else replace(before, count=before.count + 1)
+            )
+
+        def total(name: str) -> int:
+            return int(table.numbers(name)[table.kept].sum())
+
+        return cls(
+            table.source,
+            table.kind,
+            read=len(table),
+            kept=len(table.kept),
+            dropped=dropped,
+            truncated_prompts=int((table.numbers("prompt_lost")[table.kept] > 0).sum()),
+            **{name: total(name) for name in SUMS},
+        )
+
     @property
     def unusable(self) -> int:
         """The number of dropped rows."""
@@ -52,6 +85,7 @@ class SourceReport:
             (self.border_merges, "completions whose first token also holds the end of the prompt"),
             (self.eos_added, "completions given an end token"),
             (self.eos_missing, "completions without an end token"),
+            (self.double_bos, "prompts that begin with the begin token twice"),
         )
         return said + [f"{self.source}: {count:,} {what}" for count, what in happened if count]
 

@@ -6,10 +6,12 @@ text or truth value are kept as the row's fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from alignkit.data.alternatives import WHY
 from alignkit.data.cells import Cells
 from alignkit.data.messages import is_blank
 from alignkit.data.prompts import Parts, alike, instruction_prompt, split_pair
@@ -26,7 +28,8 @@ _ABOUT = ("id", "cluster", "category")
 _OURS = (
     *_ABOUT,
     *("prompt", "chosen", "rejected", "completion", "label", "messages", "conversations", "text"),
-    *("instruction", "input", "output", "system"),
+    *("instruction", "input", "output", "system", "tools"),
+    *("answers", "ratings", "rating"),
 )
 
 
@@ -128,32 +131,71 @@ _NEEDS: Mapping[RowKind, str] = {
 
 
 def normalise(raw: RawRows, kind: RowKind, columns: Mapping[str, str] | None = None, *, chat: bool = True) -> list[Row]:
-    """Bring every row of ``raw`` to what a method of row kind ``kind`` takes, unusable ones marked.
+    """Bring every row of ``raw`` to what a method of row kind ``kind`` takes; see :class:`Normaliser`."""
+    rows = Normaliser(raw, kind, columns or {}, chat=chat).rows(raw)
+    names = Names().unique(row.id for row in rows)
+    return [row if row.id == name else replace(row, id=name) for row, name in zip(rows, names, strict=True)]
+
+
+class Names:
+    """Makes the names of rows their own: items of two runs are matched by name.
+
+    What was seen is kept as 64-bit hashes, of which a million take a tenth of a gigabyte less than the names.
+
+    >>> Names().unique(["a", "b", "a", "a"])
+    ['a', 'b', 'a#2', 'a#3']
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._again: dict[str, int] = {}
+
+    def unique(self, names: Iterable[str]) -> list[str]:
+        """Return the names, one that stood there before with its number."""
+        return [self._own(name) for name in names]
+
+    def _own(self, name: str) -> str:
+        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+        if key not in self._seen:
+            self._seen.add(key)
+            return name
+        count = self._again[name] = self._again.get(name, 1) + 1
+        return f"{name}#{count}"
+
+
+class Normaliser:
+    """Brings rows to what a method takes, unusable ones marked.
 
     A pair serves every kind: its chosen answer is a completion, its prompt a prompt, its two answers two unpaired rows.
 
     Args:
-        raw: the rows as they stand in the source.
+        first: the first rows of the source; their first one decides the shape.
         kind: what the method's rows are.
         columns: names of ours -> names of theirs.
         chat: whether the tokenizer has a chat template; without one, instruction rows become Alpaca's plain text.
+        all_turns: completions are made of all turns of the assistant, in place of the last one.
 
     Raises:
         DataError: a column is missing or of the wrong type; the message names file and line.
     """
-    theirs = _checked_columns(raw, columns or {})
-    first = _renamed(raw.rows[0], theirs)
-    shape = _recognise(first, kind, raw)
-    rows: list[Row] = []
-    seen: dict[str, int] = {}
-    for position, values in enumerate(raw.rows):
-        cells = Cells(_renamed(values, theirs), raw.where(position), chat)
-        row = _about(cells, shape, position, shape.read(cells))
-        seen[row.id] = seen.get(row.id, 0) + 1
-        if seen[row.id] > 1:  # items of two runs are matched by id, so each has its own
-            row = replace(row, id=f"{row.id}#{seen[row.id]}")
-        rows.extend(_for_kind(row, kind, cells))
-    return rows
+
+    def __init__(
+        self, first: RawRows, kind: RowKind, columns: Mapping[str, str], *, chat: bool = True, all_turns: bool = False
+    ) -> None:
+        self.kind, self.chat, self.all_turns = kind, chat, all_turns
+        self.theirs = _checked_columns(first, columns)
+        self.shape = _recognise(_renamed(first.rows[0], self.theirs), kind, first)
+
+    def rows(self, raw: RawRows, start: int = 0) -> list[Row]:
+        """Return the rows (of a pair used unpaired: two), of which ``start`` stand before these in the source."""
+        rows: list[Row] = []
+        for position, values in enumerate(raw.rows):
+            cells = Cells(_renamed(values, self.theirs), raw.where(position), self.chat)
+            row = _about(cells, self.shape, start + position, self.shape.read(cells))
+            if self.all_turns and self.kind == "completion":
+                row = _from_first_answer(row)
+            rows.extend(_for_kind(row, self.kind, cells))
+        return rows
 
 
 # ------------------------------------------------------------------------------------------------ columns
@@ -191,7 +233,13 @@ def _recognise(first: Mapping[str, Any], kind: RowKind, raw: RawRows) -> Shape:
         if shape.serves(kind, present):
             return shape
     has = ", ".join(first) or "no columns"
-    raise DataError(f"{raw.where(0)}: {kind} rows need {_NEEDS[kind]}; this row has {has}; map names with data.columns")
+    wanted = [name for shape in SHAPES for name in shape.needs]
+    odd = next((name for name in first if name not in _OURS and suggest(name, wanted)), None)
+    has += "" if odd is None else f" ({odd}{suggest(odd, wanted)})"
+    pairs = ", or pair the answers of one prompt with data.pairs" if {"label", "rating"} & present else ""
+    raise DataError(
+        f"{raw.where(0)}: {kind} rows need {_NEEDS[kind]}; this row has {has}; map names with data.columns{pairs}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ one row
@@ -201,7 +249,7 @@ def _about(cells: Cells, shape: Shape, position: int, parts: Parts) -> Row:
     prompt, answers = alike(*parts)
     # Names must not depend on the tokenizer, so that models with and without a chat template hold the same rows out.
     named = (prompt, answers) if cells.chat else alike(*shape.read(replace(cells, chat=True)))
-    used = {*shape.needs, *shape.optional, *_ABOUT}
+    used = {*shape.needs, *shape.optional, *_ABOUT, "tools", WHY}
     return Row(
         position=position,
         id=cells.name("id") or digest(named[0], *named[1]),
@@ -210,7 +258,19 @@ def _about(cells: Cells, shape: Shape, position: int, parts: Parts) -> Row:
         cluster=cells.name("cluster") or digest(named[0]),
         category=cells.name("category"),
         fields={k: v for k, v in cells.values.items() if k not in used and isinstance(v, (str, int, float, bool))},
+        unusable=cells.values.get(WHY),
+        place=cells.place,
+        tools=cells.tools(),
     )
+
+
+def _from_first_answer(row: Row) -> Row:
+    """Let the completion of a conversation begin with the first turn of the assistant, that of its prompt."""
+    if isinstance(row.prompt, str) or len(row.answers) != 1 or isinstance(row.answers[0], str):
+        return row
+    turns = (*row.prompt, *row.answers[0])
+    first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 0)
+    return replace(row, prompt=turns[:first], answers=(turns[first:],)) if first else row
 
 
 def _for_kind(row: Row, kind: RowKind, cells: Cells) -> list[Row]:
@@ -220,8 +280,11 @@ def _for_kind(row: Row, kind: RowKind, cells: Cells) -> list[Row]:
     if not row.answers:
         return [replace(row, unusable=NO_ANSWER)]
     blank = EMPTY_COMPLETION if any(map(is_blank, row.answers)) else None
+    if kind == "preference" and row.unusable:
+        return [row]
     if kind == "preference":
-        return [replace(row, unusable=blank or (SAME_ANSWERS if row.answers[0] == row.answers[1] else None))]
+        why = blank or (SAME_ANSWERS if row.answers[0] == row.answers[1] else None)
+        return [row if why is None else replace(row, unusable=why)]
     rows = [
         replace(row, answers=(answer,), unusable=EMPTY_COMPLETION if is_blank(answer) else None)
         for answer in row.answers

@@ -3,57 +3,101 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
-from alignkit.data.rows import Row, digest
+import numpy as np
+from numpy.typing import NDArray
+
 from alignkit.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def held_out_positions(rows: Sequence[Row], share: float, source: str) -> frozenset[int]:
-    """Return the source positions of the rows held out, about ``share`` of them.
+Words: TypeAlias = "Sequence[str] | pa.ChunkedArray"
+
+
+def held_out(
+    clusters: Words, prompts: Words, share: float, source: str, fold: tuple[int, int] | None = None
+) -> NDArray[np.bool_]:
+    """Return which rows are held out, about ``share`` of them, ``[rows]``.
 
     Rows of one cluster, and rows with one prompt, stay together, so nothing leaks. Groups are taken in the order of the hash
     of their smallest cluster name until the share is reached: at least one group is held out and one is left. Unusable rows
     take part, so that the split is the same whatever the rows are used for.
 
+    Args:
+        clusters: the cluster of every row.
+        prompts: the prompt of every row, or what stands for it.
+        share: of the rows.
+        source: named in errors.
+        fold: ``(k, folds)``: the ``k``-th of so many parts is held out in place of a share; every group is in one of them.
+
     Raises:
         ConfigError: ``share`` is no share.
-        DataError: all rows belong to one group.
+        DataError: all rows belong to one group, or there are fewer groups than folds.
     """
     if not 0 <= share < 1:
         raise ConfigError(f"data.eval_split is {share}, expected the name of a split or a share from 0 up to 1")
-    if share == 0:
-        return frozenset()
-    groups = _groups(rows)
-    sizes = Counter(groups)
-    if len(sizes) < 2:
+    if share == 0 and fold is None:
+        return np.zeros(len(clusters), dtype=np.bool_)
+    names, group = _groups(clusters, prompts)
+    sizes = np.bincount(group, minlength=len(names))
+    if len(clusters) == 1:
+        raise DataError(f"{source} holds one row, so none can be held out; set data.eval_source")
+    if len(names) < 2:
         raise DataError(
             f"{source}: all rows share one prompt or cluster, so none can be held out; set data.eval_source"
         )
-    order = sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest())
-    held: set[str] = set()
-    taken = 0
-    for name in order[:-1]:
-        if held and taken >= share * len(rows):
-            break
-        held.add(name)
-        taken += sizes[name]
-    return frozenset(row.position for row, group in zip(rows, groups, strict=True) if group in held)
+    hashes = [hashlib.sha256(str(name).encode()).digest()[:8] for name in names]
+    order = np.argsort(np.array(hashes, dtype="S8").view(">u8"), kind="stable")
+    before = np.cumsum(sizes[order]) - sizes[order]  # rows of the groups that come first
+    held = np.zeros(len(names), dtype=np.bool_)
+    if fold is None:
+        held[order[before < share * len(clusters)]] = True
+        held[order[0]], held[order[-1]] = True, False
+    else:
+        number, folds = fold
+        if len(names) < folds:
+            raise DataError(
+                f"{source}: {len(names)} groups of rows (clusters, prompts) cannot be cut into {folds} folds"
+            )
+        # Groups are dealt out by where their middle falls, and where they are few, one to each fold at least.
+        middle = (before + sizes[order] / 2) / len(clusters)
+        which = np.minimum((middle * folds).astype(np.int64), folds - 1)
+        if len(set(which.tolist())) < folds:
+            which = np.arange(len(names)) % folds
+        held[order[which == number]] = True
+    found: NDArray[np.bool_] = held[group]
+    return found
 
 
-def _groups(rows: Sequence[Row]) -> list[str]:
-    """Return each row's group: clusters that share a prompt are one, named by the smallest of their names."""
-    parent: dict[str, str] = {}
+def _groups(clusters: Words, prompts: Words) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return the names of the groups, and each row's: clusters that share a prompt are one, named by the smallest of them."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
 
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = name = parent[parent[name]]
-        return name
+    names, cluster = _codes(clusters)
+    _, prompt = _codes(prompts)
+    first = np.full(prompt.max(initial=-1) + 1, -1, dtype=np.int64)
+    first[prompt[::-1]] = cluster[::-1]  # the cluster a prompt first stands in
+    links = np.ones(len(cluster), dtype=np.int8)
+    edges = coo_matrix((links, (cluster, first[prompt])), shape=(len(names), len(names)))
+    count, component = connected_components(edges, directed=False)
+    smallest = np.full(count, len(names), dtype=np.int64)
+    np.minimum.at(smallest, component, np.arange(len(names)))
+    return names.take(smallest), component[cluster].astype(np.int64)
 
-    by_prompt: dict[str, str] = {}
-    for row in rows:
-        first = by_prompt.setdefault(digest(row.prompt), row.cluster)
-        low, high = sorted((root(row.cluster), root(first)))
-        parent[high] = low
-    return [root(row.cluster) for row in rows]
+
+def _codes(values: Words) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return the different values in order, and the number of each row's."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not isinstance(values, pa.ChunkedArray):
+        values = pa.chunked_array([pa.array(values, pa.large_string())])
+    encoded = values.combine_chunks().dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return encoded.dictionary.take(order), rank[encoded.indices.to_numpy()]

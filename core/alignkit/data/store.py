@@ -1,54 +1,139 @@
-"""Tokenised rows in flat arrays."""
+"""Tables of tokenised rows, and the rows chosen from them; everything is read from the memory-mapped file when asked for."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignkit.data.encode import SEGMENTS, text_row
+from alignkit.data.rows import Row
 from alignkit.types import Example, RowKind
 
-SEGMENTS: Mapping[RowKind, int] = {"preference": 3, "completion": 2, "unpaired": 2, "prompt": 1}
-"""Parts of a row of each kind: its prompt, and its completions."""
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BLOCK = 4096
 
 
-class About(NamedTuple):
-    """What is known of a row besides its tokens."""
+class Table:
+    """Every row of one source, brought to one kind and tokenised (:func:`alignkit.data.encode.encode`).
 
-    id: str
-    cluster: str
-    category: str
-    fields: Mapping[str, Any]
+    Args:
+        table: the columns.
+        kind: what one row is.
+        source: the name of the source.
+        root: what the place of every row begins with.
+        label: what the rows are called where several sources are mixed.
+    """
+
+    def __init__(self, table: pa.Table, kind: RowKind, source: str, root: str, label: str = "") -> None:
+        self.table, self.kind, self.source, self.root, self.label = table, kind, source, root, label
+
+    def __len__(self) -> int:
+        """Return the number of rows, unusable ones included."""
+        return int(self.table.num_rows)
+
+    def numbers(self, name: str) -> NDArray[np.int64]:
+        """Return a column of whole numbers."""
+        found: NDArray[np.int64] = self.table.column(name).to_numpy().astype(np.int64, copy=False)
+        return found
+
+    @cached_property
+    def kept(self) -> NDArray[np.int64]:
+        """The rows that can be used."""
+        import pyarrow.compute as pc
+
+        return np.flatnonzero(pc.is_null(self.table.column("unusable")).to_numpy())
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """The tokens of every part, ``[rows, SEGMENTS[kind]]``; 0 for unusable rows."""
+        chunks = [chunk.flatten().to_numpy() for chunk in self.table.column("lengths").chunks]
+        flat = np.concatenate(chunks) if chunks else np.zeros(0)
+        return flat.astype(np.int64).reshape(-1, SEGMENTS[self.kind])
+
+    def text(self, name: str, row: int) -> str:
+        """Return a cell of a column of text."""
+        value: str = self.table.column(name)[row].as_py()
+        return value
+
+    def place(self, row: int) -> str:
+        """Return where a row stands (file:line)."""
+        return self.root + self.text("place", row)
+
+    def fields(self, row: int) -> Mapping[str, Any]:
+        """Return a row's other columns."""
+        found: str | None = self.table.column("fields")[row].as_py()
+        return json.loads(found) if found else {}
+
+    def tokens(self, row: int) -> list[int]:
+        """Return the token ids of a row, its parts one after another."""
+        found: list[int] = self.table.column("tokens")[row].values.to_numpy().tolist()
+        return found
+
+    def row(self, row: int) -> Row:
+        """Return a row as text or messages."""
+        prompt, answers, tools = text_row(self.text("text", row))
+        return Row(
+            position=int(self.table.column("position")[row].as_py()),
+            id=self.text("id", row),
+            prompt=prompt,
+            answers=answers,
+            cluster=self.text("cluster", row),
+            category=self.text("category", row),
+            fields=self.fields(row),
+            unusable=self.table.column("unusable")[row].as_py(),
+            place=self.place(row),
+            tools=tools,
+        )
+
+    def example(self, row: int, index: int) -> Example:
+        """Return a row as token ids; ``index`` is its position among the rows it is asked for with."""
+        parts: list[list[int]] = []
+        at, tokens = 0, self.tokens(row)
+        for length in self.lengths[row].tolist():
+            parts.append(tokens[at : at + length])
+            at += length
+        scored: list[bool] | None = self.table.column("scored")[row].as_py()
+        fields = self.fields(row)
+        return Example(
+            id=self.text("id", row),
+            prompt=parts[0],
+            completions=tuple(parts[1:]),
+            index=index,
+            cluster=self.text("cluster", row),
+            category=self.text("category", row) or self.label,
+            fields={**fields, "source": self.label} if self.label else fields,
+            masks=None if scored is None else (scored,),
+        )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of one table: ``rows [N]``, in any order."""
+
+    table: Table
+    rows: NDArray[np.int64]
 
 
 class TokenisedRows(Sequence[Example]):
-    """Rows of one kind as token ids, kept in flat arrays; an :class:`Example` is made when asked for.
+    """Rows of one kind as token ids, chosen from one or several tables; an :class:`Example` is made when asked for."""
 
-    Args:
-        kind: what one row is.
-        tokens: ``[T]`` int32, the rows one after another, each its prompt and then its completions.
-        offsets: ``[rows * SEGMENTS[kind] + 1]`` int64, where each of these begins, and the end.
-        about: ids, clusters, categories and other fields of the rows.
-    """
-
-    def __init__(
-        self, kind: RowKind, tokens: NDArray[np.int32], offsets: NDArray[np.int64], about: Sequence[About]
-    ) -> None:
-        if len(offsets) != len(about) * SEGMENTS[kind] + 1 or int(offsets[-1]) != len(tokens):
-            raise ValueError(f"{len(about)} {kind} rows do not fit {len(offsets)} offsets and {len(tokens)} tokens")
+    def __init__(self, kind: RowKind, parts: Sequence[Chosen]) -> None:
         self.kind: RowKind = kind
-        self.tokens = tokens
-        self.offsets = offsets
-        self.about = about
+        self.parts = parts
+        self._ends = np.cumsum([len(part.rows) for part in parts]).tolist()
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.about)
+        return self._ends[-1] if self._ends else 0
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -59,44 +144,100 @@ class TokenisedRows(Sequence[Example]):
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
         position = range(len(self))[index]
-        parts = SEGMENTS[self.kind]
-        ends = self.offsets[position * parts : (position + 1) * parts + 1].tolist()
-        prompt, *completions = (self.tokens[a:b].tolist() for a, b in pairwise(ends))
-        return Example(prompt=prompt, completions=tuple(completions), index=position, **self.about[position]._asdict())
+        table, row = self.find(position)
+        return table.example(row, position)
 
-    def select(self, indices: Sequence[int]) -> TokenisedRows:
+    def find(self, position: int) -> tuple[Table, int]:
+        """Return the table a row stands in, and where."""
+        part = int(np.searchsorted(self._ends, position, side="right"))
+        chosen = self.parts[part]
+        return chosen.table, int(chosen.rows[position - (self._ends[part - 1] if part else 0)])
+
+    def row(self, position: int) -> Row:
+        """Return a row as text or messages."""
+        table, row = self.find(position)
+        return table.row(row)
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> TokenisedRows:
         """Return the rows at ``indices``, in that order."""
-        parts = SEGMENTS[self.kind]
         chosen = np.asarray(indices, dtype=np.int64)
-        lengths = np.diff(self.offsets).reshape(-1, parts)[chosen]
-        begins = self.offsets[:-1].reshape(-1, parts)[chosen, 0]
-        offsets = np.concatenate([[0], np.cumsum(lengths.ravel())])
-        sizes = lengths.sum(1)
-        # Position of every token: where its row begins in the source, plus how far into the row it stands.
-        within = np.arange(offsets[-1]) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        tokens = self.tokens[np.repeat(begins, sizes) + within]
-        return TokenisedRows(self.kind, tokens, offsets.astype(np.int64), [self.about[i] for i in indices])
+        if len(self.parts) == 1:
+            return TokenisedRows(self.kind, [Chosen(self.parts[0].table, self.parts[0].rows[chosen])])
+        which = np.searchsorted(self._ends, chosen, side="right")
+        starts = np.array([0, *self._ends[:-1]], dtype=np.int64)
+        borders = np.flatnonzero(np.diff(which)) + 1
+        runs = zip(np.split(chosen, borders), np.split(which, borders), strict=True)
+        return TokenisedRows(
+            self.kind,
+            [
+                Chosen(self.parts[part[0]].table, self.parts[part[0]].rows[rows - starts[part[0]]])
+                for rows, part in runs
+                if len(rows)
+            ],
+        )
 
     def segment_lengths(self) -> NDArray[np.int64]:
         """Return the tokens of every part, ``[rows, SEGMENTS[kind]]``: the prompt's, then each completion's."""
-        return np.diff(self.offsets).reshape(-1, SEGMENTS[self.kind])
+        found = [part.table.lengths[part.rows] for part in self.parts]
+        return np.concatenate(found) if found else np.zeros((0, SEGMENTS[self.kind]), dtype=np.int64)
 
     def lengths(self) -> NDArray[np.int64]:
         """Return the tokens of every row, prompt shared by its completions, ``[rows]``."""
         total: NDArray[np.int64] = self.segment_lengths().sum(1)
         return total
 
+    def sources(self, labels: Sequence[str]) -> NDArray[np.int64]:
+        """Return the number of the source every row comes from among ``labels``, ``[rows]``."""
+        numbers = [labels.index(part.table.label) if part.table.label else 0 for part in self.parts]
+        return np.repeat(np.array(numbers, dtype=np.int64), [len(part.rows) for part in self.parts])
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column of text (``id``, ``cluster``, ``category``, ``prompt``: the prompt's digest)."""
+        return joined([part.table.table.column(name).take(part.rows) for part in self.parts])
+
     @property
     def clusters(self) -> int:
         """The number of different clusters."""
-        return len({about.cluster for about in self.about})
+        import pyarrow.compute as pc
+
+        return int(pc.count_distinct(self.column("cluster")).as_py()) if len(self) else 0
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over kind, row ids, token ids and their borders."""
+        """SHA-256 over kind, row ids, token ids, their borders and which of them are scored."""
         content = hashlib.sha256(self.kind.encode())
-        for about in self.about:
-            content.update(about.id.encode() + b"\0")
-        content.update(np.ascontiguousarray(self.offsets, dtype="<i8").tobytes())
-        content.update(np.ascontiguousarray(self.tokens, dtype="<i4").tobytes())
+        for part in self.parts:
+            for begin in range(0, len(part.rows), _BLOCK):
+                rows = part.table.table.select(["id", "content"]).take(part.rows[begin : begin + _BLOCK])
+                for name, digest in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+                    content.update(name.encode() + b"\0" + digest)
         return content.hexdigest()
+
+
+def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Return columns of text one after another."""
+    import pyarrow as pa
+
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    return pa.chunked_array(chunks, pa.large_string())
+
+
+class TextRows(Sequence[Row]):
+    """The same rows as text or messages: ``TextRows(rows)[i]`` is ``rows[i]``."""
+
+    def __init__(self, rows: TokenisedRows) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        """Return one row, or the rows of a slice."""
+        if isinstance(index, slice):
+            return [self._rows.row(i) for i in range(*index.indices(len(self)))]
+        return self._rows.row(range(len(self))[index])

@@ -14,18 +14,13 @@ The rules, in the order they are applied:
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from alignkit.data.render import Rendered, common_prefix, render
-from alignkit.data.rows import Row
+from alignkit.data.joint import Joint
+from alignkit.data.render import Rendered, common_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,9 +29,9 @@ NO_TOKENS = "completion without tokens of its own"
 ONLY_SPECIAL = "completion of special tokens alone"
 SAME_TOKENS = "chosen and rejected are the same tokens (after truncation)"
 NO_START = "empty prompt, and no token to begin with"
+NOTHING_SCORED = "no token of an assistant's turn is left (after truncation)"
 
 Ids: TypeAlias = list[int]
-_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -56,111 +51,86 @@ class Truncated(NamedTuple):
     cut_completions: int
 
 
-@dataclass(frozen=True)
-class Tokenised:
-    """Token ids of the usable rows, and why others are not.
+class TokenRow(NamedTuple):
+    """One row as token ids, and what had to be done to it; all numbers but ``prompt_tokens`` are 0 for a row as it should be."""
 
-    ``tokens [T]`` int32 holds the rows one after another, each its prompt and then its completions; ``offsets
-    [K * segments + 1]`` int64 where each of these begins; ``kept [K]`` int64 which rows they are; ``dropped`` maps the other
-    rows to the reason. ``counts``: ``truncated_prompts``, ``truncated_completions``, ``border_merges``, ``eos_added``,
-    ``eos_missing`` (completions that end without one), and ``shortest_prompt`` in tokens before truncation.
-    """
-
-    tokens: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    kept: NDArray[np.int64]
-    dropped: dict[int, str]
-    counts: dict[str, int]
-
-
-def tokenise(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, rules: TokenRules, where: Callable[[int], str]
-) -> Tokenised:
-    """Tokenise ``rows``, all of one kind and none marked unusable.
-
-    Args:
-        rows: normalised rows.
-        tokenizer: fast tokenizers work on a thousand rows at a time.
-        rules: length and end token.
-        where: position of a row in its source -> the place (file:line) errors name.
-
-    Raises:
-        DataError: a conversation meets a tokenizer without a chat template, or one that refuses it.
-    """
-    encoder = Encoder(tokenizer, rules)
-    tokens, ends = array("i"), array("q", [0])
-    kept: list[int] = []
-    dropped: dict[int, str] = {}
-    for begin in _progress(range(0, len(rows), _BATCH)):
-        batch = [render(row, tokenizer, where(row.position)) for row in rows[begin : begin + _BATCH]]
-        for index, parts in enumerate(encoder.encode(batch), begin):
-            if isinstance(parts, str):
-                dropped[index] = parts
-                continue
-            kept.append(index)
-            for segment in parts:
-                tokens.extend(segment)
-                ends.append(len(tokens))
-    return Tokenised(
-        tokens=np.array(tokens, dtype=np.int32),
-        offsets=np.array(ends, dtype=np.int64),
-        kept=np.array(kept, dtype=np.int64),
-        dropped=dropped,
-        counts=encoder.report(),
-    )
+    parts: tuple[Ids, ...] = ()
+    """The prompt, then its completions; empty where the row is unusable."""
+    scored: list[bool] | None = None
+    """Which tokens of the one completion are scored (None: all)."""
+    unusable: str | None = None
+    prompt_tokens: int = -1
+    """Tokens of the prompt before truncation; -1 where it has no tokens."""
+    prompt_lost: int = 0
+    """Tokens the prompt lost to ``max_length``."""
+    completion_lost: int = 0
+    """Tokens the completions lost to ``max_length``."""
+    truncated_completions: int = 0
+    border_merges: int = 0
+    eos_added: int = 0
+    eos_missing: int = 0
+    double_bos: int = 0
 
 
 @dataclass
 class Encoder:
-    """A tokenizer with the rules of this module; it counts what it had to do."""
+    """A tokenizer with the rules of this module."""
 
     tokenizer: PreTrainedTokenizerBase
     rules: TokenRules
-    counts: Counter[str] = field(default_factory=Counter)
-    shortest_prompt: int | None = None
 
-    def encode(self, batch: Sequence[Rendered]) -> list[tuple[Ids, ...] | str]:
+    def encode(self, batch: Sequence[Rendered]) -> list[TokenRow]:
         """Return prompt and completions of every row, or the reason why it is unusable."""
-        texts = [text for prompt, answers in batch for text in (prompt, *(prompt + answer for answer in answers))]
-        encoded = iter(self._ids(texts))
-        return [self._row(next(encoded), [next(encoded) for _ in answers]) for _, answers in batch]
+        encoded = self._joint.encode([(row.prompt, row.answers) for row in batch])
+        return [self._row(prompt, wholes, row) for (prompt, wholes), row in zip(encoded, batch, strict=True)]
 
-    def report(self) -> dict[str, int]:
-        """Return the counts of everything encoded so far."""
-        names = ("truncated_prompts", "truncated_completions", "border_merges", "eos_added", "eos_missing")
-        return {name: self.counts[name] for name in names} | {"shortest_prompt": self.shortest_prompt or 0}
+    @cached_property
+    def _joint(self) -> Joint:
+        return Joint(self.tokenizer)
 
-    def _ids(self, texts: list[str]) -> list[Ids]:
-        if not texts:
-            return []
-        encoding = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        ids: list[Ids] = encoding["input_ids"]
-        return ids
-
-    def _row(self, prompt: Ids, wholes: list[Ids]) -> tuple[Ids, ...] | str:
+    def _row(self, prompt: Ids, wholes: list[Ids], row: Rendered) -> TokenRow:
+        turns = self._turns(wholes[0], row.turns) if row.turns else None
+        before = len(prompt)
         prompt, wholes = self._begin(prompt, wholes)
+        added = len(prompt) - before
         shared = [common_prefix(prompt, whole) for whole in wholes]
         merges = sum(length < len(prompt) for length in shared)
         parts = self._start(prompt[: min(shared, default=len(prompt))], wholes)
         if isinstance(parts, str):
-            return parts
+            return TokenRow(unusable=parts)
         prompt, completions = parts
         if not all(completions):
-            return NO_TOKENS
+            return TokenRow(unusable=NO_TOKENS)
         if any(all(self._is_silent(token) for token in completion) for completion in completions):
-            return ONLY_SPECIAL
+            return TokenRow(unusable=ONLY_SPECIAL)
         ended = [self._end(completion) for completion in completions]
-        self.shortest_prompt = min(len(prompt), self.shortest_prompt or len(prompt))
         fitted = truncate(prompt, tuple(ids for ids, _ in ended), self.rules.max_length)
+        scored = None
+        if turns is not None:
+            offset = added - (len(wholes[0]) - len(completions[0]))  # from a place in the text to one in the completion
+            scored = _scored(turns, offset, len(fitted.completions[0]))
+            if not any(scored):
+                return TokenRow(unusable=NOTHING_SCORED, prompt_tokens=len(prompt))
         if len(fitted.completions) == 2 and fitted.completions[0] == fitted.completions[1]:
-            return SAME_TOKENS
-        self.counts.update(
-            border_merges=merges,
-            truncated_prompts=fitted.cut_prompts,
+            return TokenRow(unusable=SAME_TOKENS, prompt_tokens=len(prompt))
+        return TokenRow(
+            (fitted.prompt, *fitted.completions),
+            scored,
+            prompt_tokens=len(prompt),
+            prompt_lost=len(prompt) - len(fitted.prompt),
+            completion_lost=sum(len(ids) for ids, _ in ended) - sum(map(len, fitted.completions)),
             truncated_completions=fitted.cut_completions,
-            **{name: sum(what == name for _, what in ended) for name in ("eos_added", "eos_missing")},
+            border_merges=merges,
+            eos_added=sum(what == "eos_added" for _, what in ended),
+            eos_missing=sum(what == "eos_missing" for _, what in ended),
+            double_bos=int(len(prompt) > 1 and prompt[0] == prompt[1] == self.tokenizer.bos_token_id),
         )
-        return (fitted.prompt, *fitted.completions)
+
+    def _turns(self, whole: Ids, turns: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
+        """Return first and last place of the tokens of every turn, by rule 1."""
+        ids = self._joint.ids([text for turn in turns for text in turn])
+        places = [common_prefix(part, whole) for part in ids]
+        return list(zip(places[::2], places[1::2], strict=True))
 
     def _begin(self, prompt: Ids, wholes: list[Ids]) -> tuple[Ids, list[Ids]]:
         """Put in front what the tokenizer puts in front of a text, unless the text has it already."""
@@ -210,7 +180,7 @@ class Encoder:
 
     @cached_property
     def _prefix(self) -> Ids:
-        bare, full = self._ids(["a"])[0], list(self.tokenizer("a")["input_ids"])
+        bare, full = self._joint.ids(["a"])[0], list(self.tokenizer("a")["input_ids"])
         starts = range(len(full) - len(bare) + 1)
         return next((full[:start] for start in starts if full[start : start + len(bare)] == bare), [])
 
@@ -243,13 +213,11 @@ def truncate(prompt: Ids, completions: tuple[Ids, ...], max_length: int) -> Trun
     return Truncated(kept, cut, int(len(kept) < len(prompt)), shorter)
 
 
-def _progress(batches: range) -> Iterable[int]:
-    """Show a progress bar on a terminal where there is enough to wait for."""
-    import sys
-
-    if len(batches) < 5 or not sys.stderr.isatty():
-        return batches
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(batches, "tokenising", console=Console(stderr=True), transient=True)
+def _scored(turns: Sequence[tuple[int, int]], offset: int, length: int) -> list[bool]:
+    """Return which of a completion's tokens belong to the turns; what follows the last turn (its end token) does too."""
+    scored = [False] * length
+    for number, (begin, end) in enumerate(turns, 1):
+        stop = length if number == len(turns) else min(end + offset, length)
+        for i in range(max(begin + offset, 0), stop):
+            scored[i] = True
+    return scored

@@ -172,6 +172,8 @@ def from_sets(sets: Iterable[str]) -> Layer:
         path = key_path(key)
         if path[0] not in SECTIONS:
             raise ConfigError(f"{place}: there is no section {path[0]}{suggest(path[0], list(SECTIONS))}")
+        if path == ("model", "trust_remote_code"):
+            raise ConfigError(f"{place}: running code that comes with a model is allowed in a configuration file alone")
         layer.put(path, files.parse_value(value), place)
     return layer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alignkit_eval.report.data_page import data_report
 from alignkit_eval.report.pages import comparison_report, pipeline_report, run_report, sweep_report
 
-__all__ = ["comparison_report", "pipeline_report", "run_report", "sweep_report"]
+__all__ = ["comparison_report", "data_report", "pipeline_report", "run_report", "sweep_report"]

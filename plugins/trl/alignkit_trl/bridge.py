@@ -64,11 +64,11 @@ class OurOrder(torch.utils.data.Sampler[int]):
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.parts.train)
+        return self.parts.order.size
 
     def __iter__(self) -> Iterator[int]:
         """Yield the rows of this epoch."""
-        return iter(self.parts.order(self.epoch))
+        return iter(self.parts.order.taken(self.parts.rows_per_step, self.epoch))
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch; called by the data loader."""
@@ -92,7 +92,7 @@ class Numbers(TrainerCallback):
     def _tokens(self, steps: int) -> int:
         """Return the tokens of the rows so far, the prompt once for each of its completions: TRL does not share it."""
         parts = self.parts
-        order = (row for step in range(steps) for row in parts.rows_of_step(step))
+        order = (row for step in range(steps) for row in parts.rows_of_step(step, steps))
         rows = (parts.train[row] for row in order)
         return sum(sum(len(row.prompt) + len(c) for c in row.completions) for row in rows)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from alignkit.data.checking.check import Check, Finding, check_source, write_fixed
-from alignkit.data.checking.rules import Limits
+from alignkit.data.checking.check import TITLES, Check, Finding, check_source, find, write_fixed
 
-__all__ = ["Check", "Finding", "Limits", "check_source", "write_fixed"]
+__all__ = ["TITLES", "Check", "Finding", "check_source", "find", "write_fixed"]

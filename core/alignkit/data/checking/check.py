@@ -1,17 +1,21 @@
-"""One check of a source: every rule, what tokenisation would do, and a cleaned copy."""
+"""One check of rows: every rule, what tokenisation would do, and a cleaned copy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.config import DataConfig
+import numpy as np
+
+from alignkit.config import CheckConfig, DataConfig, SourceConfig
+from alignkit.data.alternatives import WHY
 from alignkit.data.checking.reading import Readable, read_source
-from alignkit.data.checking.rules import RULES, Hit, Limits, leaked, length_bias
+from alignkit.data.checking.rules import RULES, Hit, leaked, length_bias, texts_of
+from alignkit.data.checking.tokenised import TOKEN_RULES, Seen, see
 from alignkit.data.rows import Row
-from alignkit.data.tokens import TokenRules, tokenise
 from alignkit.errors import DataError
 from alignkit.files import write_jsonl
 
@@ -19,6 +23,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EXAMPLES = 5
+TITLES = {name: title for name, title, *_ in (*RULES, *TOKEN_RULES)} | {
+    "broken": "rows that cannot be read",
+    "leak": "prompts that stand in the held-out rows as well",
+}
+"""Every rule by its name."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,11 @@ class Check:
     length: Mapping[str, float]
     tokens: Mapping[str, int] = field(default_factory=dict)
     """With a tokenizer: rows cut, border merges, end tokens added, as training would."""
+    words: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False)
+    """Words of every prompt and answer, by field."""
+    token_lengths: Sequence[int] = field(default=(), repr=False)
+    """With a tokenizer: tokens of every row before it is cut."""
+    max_length: int = 0
     dropped: Mapping[int, str] = field(default_factory=dict, repr=False)
     """Rows of the readable ones that ``--fix`` leaves out -> the rule."""
     readable: Readable | None = field(default=None, repr=False)
@@ -57,7 +71,10 @@ class Check:
             "rows": self.rows,
             "findings": [vars(finding) for finding in self.findings],
             "length": dict(self.length),
+            "words": {name: quantiles(values) for name, values in self.words.items()},
             "tokens": dict(self.tokens),
+            "token_lengths": quantiles(self.token_lengths),
+            "max_length": self.max_length,
         }
 
     def lines(self) -> list[str]:
@@ -78,74 +95,86 @@ class Check:
         return out
 
 
+def quantiles(values: Sequence[int]) -> dict[str, float]:
+    """Return least, quartiles, 95 % point and most of some numbers; nothing of none."""
+    points = {"least": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "p95": 0.95, "most": 1.0}
+    return {name: float(np.quantile(values, at)) for name, at in points.items()} if len(values) else {}
+
+
 def check_source(
     source: str,
     *,
     split: str | None = None,
     config: DataConfig | None = None,
-    limits: Limits | None = None,
     held_out: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Check:
     """Check a source of preference rows, completions or prompts.
 
     Args:
-        source: file, saved data set directory or hub id.
+        source: file, saved data set directory, URL or hub id.
         split: of the source.
-        config: the data section: column names, ``max_length``, ``limit``.
-        limits: thresholds.
+        config: the data section: column names, ``max_length``, ``limit``, thresholds (``check``).
         held_out: a second source, whose prompts must not stand in this one.
-        tokenizer: tells what truncation and borders would do.
+        tokenizer: tells what its chat template, truncation and borders would do.
 
     Raises:
         DataError: the source as a whole cannot be read.
     """
-    config, limits = config or DataConfig(), limits or Limits()
-    readable = read_source(source, split, config, chat=tokenizer is None or bool(tokenizer.chat_template))
+    config = config or DataConfig()
+    chat = tokenizer is None or bool(tokenizer.chat_template)
+    readable = read_source(source, split, config, chat=chat)
     rows, total = readable.rows, readable.read
     findings: list[Finding] = []
     if readable.broken:
         shown = [{"place": b.place, "row": "", "about": b.why} for b in readable.broken[:EXAMPLES]]
         count = len(readable.broken)
-        findings.append(Finding("broken", "rows that cannot be read", count, count / total, True, shown))
-    dropped: dict[int, str] = {}
-    for name, title, rule, drops in RULES:
-        hits = list(rule(rows, limits))
-        findings += _found(name, title, hits, drops, readable, total)
-        dropped |= {hit.row: name for hit in hits if drops and hit.row not in dropped}
+        findings.append(Finding("broken", TITLES["broken"], count, count / total, True, shown))
+    other: Sequence[Row] = ()
     if held_out is not None:
-        other = read_source(held_out, None, config.model_copy(update={"limit": None})).rows
-        hits = list(leaked(rows, other, limits))
-        findings += _found("leak", f"prompts that stand in {held_out} as well", hits, True, readable, total)
-        dropped |= {hit.row: "leak" for hit in hits if hit.row not in dropped}
+        everything = SourceConfig(source=held_out, columns=config.columns, template=config.template, pairs=config.pairs)
+        other = read_source(held_out, None, everything).rows
+    seen = None if tokenizer is None else see(rows, tokenizer, config)
+    found, dropped = find(rows, other, config.check, total, seen)
     return Check(
         source=source,
         rows=total,
-        findings=findings,
+        findings=[*findings, *found],
         length=length_bias(rows),
-        tokens={} if tokenizer is None else _tokens(rows, tokenizer, config, readable),
+        words=_words(rows),
+        tokens={} if seen is None else seen.counts(),
+        token_lengths=[] if seen is None else seen.tokens.tolist(),
+        max_length=config.max_length,
         dropped=dropped,
         readable=readable,
     )
 
 
-def _found(name: str, title: str, hits: Sequence[Hit], drops: bool, readable: Readable, total: int) -> list[Finding]:
-    if not hits:
-        return []
-    rows, where = readable.rows, readable.raw.where
-    shown = [{"place": where(rows[h.row].position), "row": rows[h.row].id, "about": h.about} for h in hits[:EXAMPLES]]
-    return [Finding(name, title, len(hits), len(hits) / total, drops, shown)]
+def find(
+    rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig, total: int, seen: Seen | None = None
+) -> tuple[list[Finding], dict[int, str]]:
+    """Apply every rule to rows; return what was found, and which rows a cleaned copy leaves out for which rule."""
+    findings: list[Finding] = []
+    dropped: dict[int, str] = {}
+    hits: list[tuple[str, bool, list[Hit]]] = [(n, drops, list(rule(rows, limits))) for n, _, rule, drops in RULES]
+    if seen is not None:
+        hits += [(name, drops, list(rule(seen))) for name, _, rule, drops in TOKEN_RULES]
+    hits.append(("leak", True, list(leaked(rows, held_out, limits)) if held_out else []))
+    for name, drops, found in hits:
+        if not found:
+            continue
+        shown = [{"place": rows[h.row].place, "row": rows[h.row].id, "about": h.about} for h in found[:EXAMPLES]]
+        findings.append(Finding(name, TITLES[name], len(found), len(found) / total, drops, shown))
+        dropped |= {hit.row: name for hit in found if drops and hit.row not in dropped}
+    return findings, dropped
 
 
-def _tokens(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: DataConfig, readable: Readable
-) -> dict[str, int]:
-    usable = [row for row in rows if row.unusable is None]
-    if not usable:
-        return {}
-    found = tokenise(usable, tokenizer, TokenRules(config.max_length, config.append_eos), readable.raw.where)
-    counts = {name: count for name, count in found.counts.items() if name != "shortest_prompt"}
-    return counts | {"lost_to_tokenisation": len(found.dropped)}
+def _words(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Return how many words every prompt and answer has, by field."""
+    found: dict[str, list[int]] = {}
+    for name, text in chain.from_iterable(map(texts_of, rows)):
+        found.setdefault(name, []).append(len(text.split()))
+    return found
 
 
 def write_fixed(check: Check, path: Path) -> tuple[int, int]:
@@ -161,12 +190,24 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
     if readable is None:
         raise ValueError("this check holds no rows")
     positions = {readable.rows[row].position: rule for row, rule in check.dropped.items()}
-    kept = [dict(row) for position, row in enumerate(readable.raw.rows) if position not in positions]
-    left: list[dict[str, Any]] = [{"place": b.place, "rule": "broken", "about": b.why} for b in readable.broken]
-    left += [
-        {"place": readable.raw.where(p), "rule": rule, "row": dict(readable.raw.rows[p])}
+    kept = [_storable(row) for position, row in enumerate(readable.raw.rows) if position not in positions]
+    left = [
+        {"place": b.place, "rule": "broken", "about": b.why, "row": _storable(b.content)} for b in readable.broken
+    ] + [
+        {"place": readable.raw.where(p), "rule": rule, "row": _storable(readable.raw.rows[p])}
         for p, rule in sorted(positions.items())
     ]
     write_jsonl(path, kept)
     write_jsonl(log, left)
     return len(kept), len(left)
+
+
+def _storable(value: Any) -> Any:
+    """Return a value as JSON has it: what tables hold besides (times, bytes) as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _storable(entry) for key, entry in value.items() if key != WHY}
+    if isinstance(value, (list, tuple)):
+        return [_storable(entry) for entry in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)

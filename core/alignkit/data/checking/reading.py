@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignkit.config import DataConfig
+from alignkit.config import Reading
 from alignkit.data.alternatives import one_by_one
-from alignkit.data.rows import RawRows, Row, describe
+from alignkit.data.chunks import parse_line
+from alignkit.data.rows import RawRows, Row
 from alignkit.data.shapes import normalise
 from alignkit.data.sources import load_rows
+from alignkit.data.templates import fill
 from alignkit.errors import DataError
 from alignkit.types import RowKind
 
@@ -21,10 +22,11 @@ _LINES = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True)
 class Broken:
-    """A row that cannot be read: where it stands, and why."""
+    """A row that cannot be read: where it stands, why, and what stands there."""
 
     place: str
     why: str
+    content: Any = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Readable:
         return len(places | {b.place for b in self.broken})
 
 
-def read_source(source: str, split: str | None, config: DataConfig, *, chat: bool = True) -> Readable:
+def read_source(source: str, split: str | None, reading: Reading, *, chat: bool = True) -> Readable:
     """Read a source as preference rows, or where it has no pairs as completions, or as prompts.
 
     Raises:
@@ -50,46 +52,44 @@ def read_source(source: str, split: str | None, config: DataConfig, *, chat: boo
     """
     path = Path(source).expanduser()
     if path.suffix in _LINES and path.is_file():
-        raw, broken = _lines(path, config.limit)
+        raw, broken = _lines(path, reading.limit)
     else:
-        raw, broken = load_rows(source, split, config, default_splits=("train",), limit=config.limit), []
+        raw, broken = load_rows(source, split, reading, default_splits=("train",), limit=reading.limit), []
     if not raw.rows:
         raise DataError(
             f"{source} holds no row that can be read" + (f" ({broken[0].place}: {broken[0].why})" if broken else "")
         )
-    raw, odd = _each(raw, lambda part: one_by_one(part, config.columns))
+    raw, odd = _each(raw, lambda part: one_by_one(fill(part, reading.template), reading.columns, reading.pairs))
+    columns = {ours: theirs for ours, theirs in reading.columns.items() if ours not in ("answers", "ratings")}
     try:
         kind: RowKind = "preference"
-        return Readable(raw, normalise(raw, kind, config.columns, chat=chat), [*broken, *odd])
+        rows = normalise(raw, kind, columns, chat=chat)
     except DataError:  # rows of another kind, or some that do not fit: one after the other
-        raw, rows, odder = _normalised(raw, config, chat)
-    return Readable(raw, rows, [*broken, *odd, *odder])
+        raw, rows, odder = _normalised(raw, columns, chat)
+        return Readable(raw, rows, [*broken, *odd, *odder])
+    return Readable(raw, rows, [*broken, *odd])
 
 
 def _lines(path: Path, limit: int | None) -> tuple[RawRows, list[Broken]]:
     rows: list[Mapping[str, Any]] = []
-    numbers: list[int] = []
+    places: list[str] = []
     broken: list[Broken] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if limit is not None and len(rows) + len(broken) >= limit:
-            break
-        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if not text.strip():
-            continue
-        try:
-            value = json.loads(text.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            broken.append(Broken(f"{path}:{number}", f"no UTF-8 (byte {error.start + 1})"))
-            continue
-        except (ValueError, RecursionError) as error:
-            broken.append(Broken(f"{path}:{number}", f"broken JSON: {getattr(error, 'msg', 'nested too deeply')}"))
-            continue
-        if not isinstance(value, dict):
-            broken.append(Broken(f"{path}:{number}", f"the line is {describe(value)}, not an object"))
-            continue
-        rows.append(value)
-        numbers.append(number)
-    return RawRows(rows, lambda position: f"{path}:{numbers[position]}", str(path)), broken
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if limit is not None and len(rows) + len(broken) >= limit:
+                break
+            place = f"{path}:{number}"
+            content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if not content.strip():
+                continue
+            try:
+                rows.append(parse_line(content, place))
+                places.append(place)
+            except DataError as error:
+                broken.append(
+                    Broken(place, _why(error, place), content.decode(errors="backslashreplace").rstrip("\r\n"))
+                )
+    return RawRows(rows, places.__getitem__, str(path)), broken
 
 
 def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, list[Broken]]:
@@ -106,21 +106,21 @@ def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, 
         try:
             found = change(_alone(raw, position)).rows
         except DataError as error:
-            broken.append(Broken(place, _why(error, place)))
+            broken.append(Broken(place, _why(error, place), raw.rows[position]))
             continue
         rows += found
         places += [place] * len(found)
     return RawRows(rows, lambda position: places[position], raw.source), broken
 
 
-def _kind(raw: RawRows, config: DataConfig, chat: bool) -> tuple[RowKind, int]:
+def _kind(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[RowKind, int]:
     """Return what the rows are, and the first row that says so: preference rows where any row is one, else completions, ..."""
     kinds: tuple[RowKind, ...] = ("preference", "completion", "prompt")
     first: DataError | None = None
     for kind in kinds:
         for position in range(len(raw.rows)):
             try:
-                normalise(_alone(raw, position), kind, config.columns, chat=chat)
+                normalise(_alone(raw, position), kind, columns, chat=chat)
             except DataError as error:
                 first = first or error
                 continue
@@ -128,9 +128,9 @@ def _kind(raw: RawRows, config: DataConfig, chat: bool) -> tuple[RowKind, int]:
     raise first or DataError(f"{raw.source} holds no rows")
 
 
-def _normalised(raw: RawRows, config: DataConfig, chat: bool) -> tuple[RawRows, list[Row], list[Broken]]:
+def _normalised(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[RawRows, list[Row], list[Broken]]:
     """Bring rows to one shape, that of the first row which has one; the others are broken."""
-    kind, first = _kind(raw, config, chat)
+    kind, first = _kind(raw, columns, chat)
     kept, broken = [first], []
     for position in range(len(raw.rows)):
         if position == first:
@@ -138,14 +138,14 @@ def _normalised(raw: RawRows, config: DataConfig, chat: bool) -> tuple[RawRows, 
         place = raw.where(position)
         both = RawRows([raw.rows[first], raw.rows[position]], _places(raw, first, position), raw.source)
         try:
-            normalise(both, kind, config.columns, chat=chat)
+            normalise(both, kind, columns, chat=chat)
             kept.append(position)
         except DataError as error:
-            broken.append(Broken(place, _why(error, place)))
+            broken.append(Broken(place, _why(error, place), raw.rows[position]))
     # The row that decides the shape comes first; the others stand as they stood.
     places = [raw.where(position) for position in kept]
     whole = RawRows([raw.rows[position] for position in kept], lambda position: places[position], raw.source)
-    return whole, normalise(whole, kind, config.columns, chat=chat), broken
+    return whole, normalise(whole, kind, columns, chat=chat), broken
 
 
 def _places(raw: RawRows, *positions: int) -> Callable[[int], str]:

@@ -10,24 +10,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from pydantic import Field
-
+from alignkit.config import CheckConfig
 from alignkit.data.checking.similar import Sketches
 from alignkit.data.rows import Row, Text, digest
-from alignkit.types import Settings
-
-
-class Limits(Settings):
-    """Thresholds of the checks."""
-
-    near: float = Field(
-        0.8, gt=0, le=1, description="share of runs of three words two texts must share to be nearly the same"
-    )
-    min_words: int = Field(0, ge=0, description="fewest words of a prompt or an answer (0: any number)")
-    script: str | None = Field(
-        None, description="script the text is to be in, as Unicode names it: Latin, Cyrillic, Greek"
-    )
-    script_share: float = Field(0.8, gt=0, le=1, description="least share of letters of that script")
 
 
 class Hit(NamedTuple):
@@ -37,7 +22,7 @@ class Hit(NamedTuple):
     about: str
 
 
-Rule = Callable[[Sequence[Row], Limits], Iterator[Hit]]
+Rule = Callable[[Sequence[Row], CheckConfig], Iterator[Hit]]
 
 
 def plain(text: Text) -> str:
@@ -56,7 +41,7 @@ def texts_of(row: Row) -> Iterator[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------------ one row
 
 
-def unusable(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+def unusable(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Rows that training would drop."""
     for i, row in enumerate(rows):
         if row.unusable is not None:
@@ -66,7 +51,7 @@ def unusable(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
 
 
-def control_characters(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+def control_characters(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Characters nobody sees, which a tokenizer does."""
     for i, row in enumerate(rows):
         for name, text in texts_of(row):
@@ -82,7 +67,7 @@ _DAMAGE = re.compile(
 )
 
 
-def encoding_damage(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+def encoding_damage(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Text that went through the wrong encoding."""
     for i, row in enumerate(rows):
         for name, text in texts_of(row):
@@ -98,7 +83,7 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
-def wrong_script(rows: Sequence[Row], limits: Limits) -> Iterator[Hit]:
+def wrong_script(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
     """Too few letters of the script the text is to be in; text without letters is in every script."""
     if limits.script is None:
         return
@@ -112,7 +97,33 @@ def wrong_script(rows: Sequence[Row], limits: Limits) -> Iterator[Hit]:
                 break
 
 
-def too_short(rows: Sequence[Row], limits: Limits) -> Iterator[Hit]:
+# Letters of one script that look like another's, in one word: text that was made to look like what it is not.
+_WORDS = re.compile(r"[^\W\d_]+")
+_ALIKE = frozenset({"LATIN", "CYRILLIC", "GREEK"})
+
+
+def mixed_scripts(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+    """Words in which letters of several scripts stand side by side that look alike (Latin, Cyrillic, Greek)."""
+    for i, row in enumerate(rows):
+        for name, text in texts_of(row):
+            word = None if text.isascii() else next((w for w in _WORDS.findall(text) if _is_mixed(w)), None)
+            if word is not None:
+                yield Hit(
+                    i, f'"{word}" in {name} mixes {" and ".join(sorted(map(str.title, _scripts_of(word))))} letters'
+                )
+                break
+
+
+def _is_mixed(word: str) -> bool:
+    # Greek letters beside Latin ones are formulas more often than fraud: "Δx", "µm".
+    return not word.isascii() and "CYRILLIC" in (found := _scripts_of(word)) and len(found) > 1
+
+
+def _scripts_of(word: str) -> set[str]:
+    return {_script(letter) for letter in word} & _ALIKE
+
+
+def too_short(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
     """Fields with fewer words than asked for."""
     for i, row in enumerate(rows):
         for name, text in texts_of(row):
@@ -122,7 +133,7 @@ def too_short(rows: Sequence[Row], limits: Limits) -> Iterator[Hit]:
                 break
 
 
-def wrong_roles(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+def wrong_roles(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Conversations whose turns cannot follow one another: a system turn in the middle, two users in a row, a user's answer."""
     for i, row in enumerate(rows):
         if isinstance(row.prompt, str):
@@ -150,7 +161,7 @@ def _odd_turns(turns: Sequence[str], *, answered: bool) -> str | None:
 # ------------------------------------------------------------------------------------------------ rows together
 
 
-def duplicates(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """The same prompt and answers as an earlier row."""
     first: dict[str, int] = {}
     for i, row in enumerate(rows):
@@ -161,7 +172,7 @@ def duplicates(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
             first[key] = i
 
 
-def contradictions(rows: Sequence[Row], _limits: Limits) -> Iterator[Hit]:
+def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """One prompt, the same two answers, and the preference once this way and once the other."""
     pairs: dict[tuple[str, frozenset[str]], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, row in enumerate(rows):
@@ -179,35 +190,38 @@ def _chosen(row: Row) -> str:
     return digest(row.answers[0])
 
 
-def near_duplicates(rows: Sequence[Row], limits: Limits) -> Iterator[Hit]:
+def near_duplicates(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
     """Nearly the same prompt and answers as an earlier row (what is exactly the same is another rule's)."""
     sketches, exact, numbers = Sketches(), set[str](), list[int]()
     for i, row in enumerate(rows):
         key = digest(row.prompt, *row.answers)
-        text = "\n".join(text for _, text in texts_of(row))
-        if key not in exact:
-            best = max(sketches.like(text, limits.near), key=lambda found: found[1], default=None)
-            if best is not None:
-                yield Hit(i, f"{best[1]:.0%} like row {rows[numbers[best[0]]].id}")
-            exact.add(key)
-            sketches.add(text)
-            numbers.append(i)
+        if key in exact:
+            continue
+        runs = sketches.runs("\n".join(text for _, text in texts_of(row)))
+        best = sketches.most_like(runs, limits.near)
+        if best is not None:
+            yield Hit(i, f"{best[1]:.0%} like row {rows[numbers[best[0]]].id}")
+        exact.add(key)
+        sketches.add(runs)
+        numbers.append(i)
 
 
-def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: Limits) -> Iterator[Hit]:
+def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
     """Prompts that stand, exactly or nearly, in the held-out rows as well."""
-    exact = {digest(row.prompt): row.id for row in held_out}
-    sketches = Sketches()
+    exact: dict[str, str] = {}
+    sketches, names = Sketches(), list[str]()
     for row in held_out:
-        sketches.add(plain(row.prompt))
+        if exact.setdefault(digest(row.prompt), row.id) == row.id:
+            sketches.add(sketches.runs(plain(row.prompt)))
+            names.append(row.id)
     for i, row in enumerate(rows):
         same = exact.get(digest(row.prompt))
         if same is not None:
             yield Hit(i, f"its prompt is that of held-out row {same}")
             continue
-        best = max(sketches.like(plain(row.prompt), limits.near), key=lambda found: found[1], default=None)
+        best = sketches.most_like(sketches.runs(plain(row.prompt)), limits.near)
         if best is not None:
-            yield Hit(i, f"its prompt is {best[1]:.0%} like that of held-out row {held_out[best[0]].id}")
+            yield Hit(i, f"its prompt is {best[1]:.0%} like that of held-out row {names[best[0]]}")
 
 
 class Named(NamedTuple):
@@ -227,6 +241,7 @@ RULES: tuple[Named, ...] = (
     Named("encoding", "text that went through the wrong encoding", encoding_damage, True),
     Named("control", "control characters and invisible marks", control_characters, False),
     Named("script", "text in another script", wrong_script, True),
+    Named("mixed-script", "words that mix letters of several scripts", mixed_scripts, False),
     Named("short", "fields with too few words", too_short, True),
     Named("roles", "conversations whose turns cannot follow one another", wrong_roles, True),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,16 +11,11 @@ from numpy.typing import NDArray
 
 _HASHES = 64
 _BANDS = 16
-_RUN = 3
-_PRIME = (1 << 61) - 1
 _WORD = re.compile(r"\w+")
+_MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 
-
-def shingles(text: str) -> set[int]:
-    """Return hashes of every run of three words, of fewer where there are fewer."""
-    words = _WORD.findall(text.casefold())
-    runs = {" ".join(words[i : i + _RUN]) for i in range(max(len(words) - _RUN + 1, 1))} if words else set()
-    return {int.from_bytes(hashlib.blake2b(run.encode(), digest_size=7).digest()) for run in runs}
+Runs = NDArray[np.uint64]
+"""Hashes of the different runs of three words of a text, sorted."""
 
 
 class Sketches:
@@ -29,39 +23,56 @@ class Sketches:
 
     def __init__(self) -> None:
         draw = np.random.default_rng(0)
-        self._a = draw.integers(1, _PRIME, _HASHES, dtype=np.uint64)
-        self._b = draw.integers(0, _PRIME, _HASHES, dtype=np.uint64)
-        self._sets: list[set[int]] = []
+        self._a = draw.integers(1, 1 << 63, _HASHES, dtype=np.uint64) | np.uint64(1)
+        self._b = draw.integers(0, 1 << 63, _HASHES, dtype=np.uint64)
+        self._words: dict[str, int] = {}
+        self._runs: list[Runs] = []
         self._buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
-    def add(self, text: str) -> int:
-        """Add a text and return its number."""
-        found = shingles(text)
-        number = len(self._sets)
-        self._sets.append(found)
-        for key in self._keys(found):
+    def runs(self, text: str) -> Runs:
+        """Return what a text is compared by: every run of three words, of fewer where there are fewer."""
+        number = self._words
+        words = _WORD.findall(text.casefold())
+        ids = np.array([number.setdefault(word, len(number) + 1) for word in words], dtype=np.uint64)
+        width = min(len(ids), len(_MIX))
+        if not width:
+            return ids
+        with np.errstate(over="ignore"):  # a multiplicative hash wraps
+            mixed = sum((ids[i : len(ids) - width + i + 1] + np.uint64(i)) * _MIX[i] for i in range(width))
+            spread = np.asarray(mixed, dtype=np.uint64)
+            spread = (spread ^ (spread >> np.uint64(29))) * _MIX[1]
+        return np.unique(spread)
+
+    def add(self, runs: Runs) -> int:
+        """Add a text by its runs and return its number."""
+        number = len(self._runs)
+        self._runs.append(runs)
+        for key in self._keys(runs):
             self._buckets[key].append(number)
         return number
 
-    def like(self, text: str, least: float) -> Iterator[tuple[int, float]]:
-        """Yield numbers of texts whose sets of runs overlap by ``least`` (Jaccard) or more, and by how much."""
-        found = shingles(text)
+    def like(self, runs: Runs, least: float) -> Iterator[tuple[int, float]]:
+        """Yield numbers of texts whose runs overlap with these by ``least`` (Jaccard) or more, and by how much."""
         seen: set[int] = set()
-        for key in self._keys(found):
+        for key in self._keys(runs):
             for number in self._buckets.get(key, ()):
                 if number in seen:
                     continue
                 seen.add(number)
-                other = self._sets[number]
-                overlap = len(found & other) / max(len(found | other), 1)
+                other = self._runs[number]
+                shared = len(np.intersect1d(runs, other, assume_unique=True))
+                overlap = shared / max(len(runs) + len(other) - shared, 1)
                 if overlap >= least:
                     yield number, overlap
 
-    def _keys(self, found: set[int]) -> Sequence[tuple[int, bytes]]:
-        if not found:
+    def most_like(self, runs: Runs, least: float) -> tuple[int, float] | None:
+        """Return the most similar text, and how similar it is; None where none is so by ``least``."""
+        return max(self.like(runs, least), key=lambda found: found[1], default=None)
+
+    def _keys(self, runs: Runs) -> Sequence[tuple[int, bytes]]:
+        if not len(runs):
             return []
-        values = np.fromiter(found, dtype=np.uint64, count=len(found))
-        with np.errstate(over="ignore"):  # a multiplicative hash wraps
-            mixed: NDArray[np.uint64] = values[:, None] * self._a + self._b
+        with np.errstate(over="ignore"):
+            mixed: NDArray[np.uint64] = runs[:, None] * self._a + self._b
         least = mixed.min(0).reshape(_BANDS, -1)
         return [(band, row.tobytes()) for band, row in enumerate(least)]

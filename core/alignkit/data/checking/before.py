@@ -1,0 +1,77 @@
+"""The rules of ``align data check`` on the rows of a run, before it trains."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignkit.config import CheckConfig
+from alignkit.data.cache import cache_directory
+from alignkit.data.checking.check import TITLES, Finding, find
+from alignkit.data.store import TextRows, TokenisedRows
+from alignkit.errors import ConfigError, DataError, suggest
+from alignkit.files import write_json
+
+if TYPE_CHECKING:
+    from alignkit.data.load import Data
+
+_FORMAT = 1
+"""Raised whenever a rule changes."""
+
+
+def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
+    """Look at the training rows, and at the held-out ones for leaks; return what to say, a line a finding.
+
+    What was found is kept by content, so that the runs of a sweep look once.
+
+    Raises:
+        ConfigError: ``most`` names a rule there is not.
+        DataError: a rule found more rows than ``most`` allows it.
+    """
+    for rule in limits.most:
+        if rule not in TITLES:
+            raise ConfigError(
+                f'data.check.most: unknown rule "{rule}"{suggest(rule, [*TITLES])} (known: {", ".join(TITLES)})'
+            )
+    if not limits.enabled:
+        return []
+    rows = _evenly(data.train, limits.rows)
+    findings = _findings(rows, _evenly(data.eval, limits.rows), limits)
+    for finding in findings:
+        allowed = limits.most.get(finding.rule)
+        if allowed is not None and finding.rate > allowed:
+            first = finding.examples[0]
+            raise DataError(
+                f"data check: {finding.count:,} of {len(rows):,} rows ({finding.rate:.1%}) are {finding.title} "
+                f"[{finding.rule}], and data.check.most allows {allowed:.1%} (first: {first['place']}: {first['about']})"
+            )
+    looked = "" if len(rows) == len(data.train) else f" of {len(rows):,} looked at"
+    return [
+        f"data check: {finding.count:,}{looked} ({finding.rate:.1%}) {finding.title} [{finding.rule}] "
+        f"(first: {finding.examples[0]['place']}: {finding.examples[0]['about']})"
+        for finding in findings
+    ]
+
+
+def _evenly(rows: TokenisedRows, most: int) -> TokenisedRows:
+    """Return at most so many rows, evenly drawn."""
+    if len(rows) <= most:
+        return rows
+    return rows.select(np.linspace(0, len(rows) - 1, most).astype(np.int64))
+
+
+def _findings(rows: TokenisedRows, held_out: TokenisedRows, limits: CheckConfig) -> Sequence[Finding]:
+    settings = limits.model_dump(mode="json", exclude={"most", "enabled", "rows"})
+    content = json.dumps([_FORMAT, rows.fingerprint, held_out.fingerprint, settings], sort_keys=True)
+    path = cache_directory() / "checks" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return [Finding(**finding) for finding in json.loads(path.read_bytes())]
+    found, _ = find(TextRows(rows)[:], TextRows(held_out)[:], limits, len(rows))
+    with suppress(OSError):
+        write_json(path, found)
+    return found

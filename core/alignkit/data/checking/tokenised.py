@@ -1,0 +1,126 @@
+"""What a model's tokenizer and chat template would make of rows: what is cut, lost, merged, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignkit.config import DataConfig
+from alignkit.data.checking.rules import Hit
+from alignkit.data.render import Rendered, render
+from alignkit.data.rows import Row
+from alignkit.data.tokens import Encoder, TokenRow, TokenRules
+from alignkit.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH = 1024
+
+
+class Seen(NamedTuple):
+    """Rows as a model would see them."""
+
+    rows: Sequence[TokenRow | str | None]
+    """By row: its tokens, why the chat template refuses it, or None where it is unusable anyway."""
+    max_length: int
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Tokens of the prompt and the longest answer before anything is cut, of the rows that have any."""
+        found = [
+            len(row.parts[0]) + row.prompt_lost + max((len(part) for part in row.parts[1:]), default=0)
+            for row in self.rows
+            if isinstance(row, TokenRow) and row.parts
+        ]
+        return np.array(found, dtype=np.int64)
+
+    def counts(self) -> dict[str, int]:
+        """Return what training would count."""
+        usable = [row for row in self.rows if isinstance(row, TokenRow) and row.unusable is None]
+        names = ("truncated_completions", "border_merges", "eos_added", "eos_missing", "double_bos")
+        counts = {"truncated_prompts": sum(row.prompt_lost > 0 for row in usable)}
+        counts |= {name: sum(getattr(row, name) for row in usable) for name in names}
+        counts["tokens_lost_to_max_length"] = sum(row.prompt_lost + row.completion_lost for row in usable)
+        return counts
+
+
+def see(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Seen:
+    """Render and tokenise rows as training would, each by itself where the chat template refuses one."""
+    encoder = Encoder(tokenizer, TokenRules(config.max_length, config.append_eos))
+    found: list[TokenRow | str | None] = [None] * len(rows)
+    for begin in range(0, len(rows), _BATCH):
+        rendered: dict[int, Rendered] = {}
+        for i in range(begin, min(begin + _BATCH, len(rows))):
+            if rows[i].unusable is not None:
+                continue
+            try:
+                rendered[i] = render(rows[i], tokenizer, rows[i].place)
+            except DataError as error:
+                found[i] = str(error).removeprefix(rows[i].place).lstrip(": ")
+        for i, row in zip(rendered, encoder.encode(list(rendered.values())), strict=True):
+            found[i] = row
+    return Seen(found, config.max_length)
+
+
+def refused(seen: Seen) -> Iterator[Hit]:
+    """Conversations the chat template refuses."""
+    for i, row in enumerate(seen.rows):
+        if isinstance(row, str):
+            yield Hit(i, row)
+
+
+def lost(seen: Seen) -> Iterator[Hit]:
+    """Rows of which nothing is left to learn from."""
+    for i, row in enumerate(seen.rows):
+        if isinstance(row, TokenRow) and row.unusable is not None:
+            yield Hit(i, row.unusable)
+
+
+def truncated(seen: Seen) -> Iterator[Hit]:
+    """Rows longer than ``max_length``, and what that would cost each."""
+    for i, row in enumerate(seen.rows):
+        if isinstance(row, TokenRow) and row.parts and (row.prompt_lost or row.completion_lost):
+            kept = sum(map(len, row.parts[1:]))
+            yield Hit(
+                i,
+                f"the prompt loses {row.prompt_lost:,} of {row.prompt_tokens:,} tokens, "
+                f"the answers {row.completion_lost:,} of {kept + row.completion_lost:,}",
+            )
+
+
+def merged(seen: Seen) -> Iterator[Hit]:
+    """Answers whose first token also holds the end of the prompt."""
+    for i, row in enumerate(seen.rows):
+        if isinstance(row, TokenRow) and row.border_merges:
+            yield Hit(
+                i, f"{row.border_merges} answers begin inside a token of the prompt: end the prompt without a space"
+            )
+
+
+def endless(seen: Seen) -> Iterator[Hit]:
+    """Answers without an end token, from which a model does not learn to stop."""
+    for i, row in enumerate(seen.rows):
+        if isinstance(row, TokenRow) and row.eos_missing:
+            yield Hit(i, f"{row.eos_missing} answers have no end token, and none is added")
+
+
+def begun_twice(seen: Seen) -> Iterator[Hit]:
+    """Prompts that begin with the begin token twice, as when a template and the text both write it."""
+    for i, row in enumerate(seen.rows):
+        if isinstance(row, TokenRow) and row.double_bos:
+            yield Hit(i, "the begin token stands there twice")
+
+
+TOKEN_RULES = (
+    ("template", "conversations the chat template refuses", refused, True),
+    ("lost", "rows without a token to learn from", lost, True),
+    ("truncated", "rows cut to data.max_length", truncated, False),
+    ("border", "answers that share a token with their prompt", merged, False),
+    ("no-end", "answers without an end token", endless, False),
+    ("double-bos", "prompts with two begin tokens", begun_twice, False),
+)
+"""Name, title, rule, and whether ``--fix`` leaves the rows out."""

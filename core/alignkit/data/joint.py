@@ -1,0 +1,147 @@
+"""Token ids of a prompt and of prompt + answer, each as of one text, without encoding a long prompt again and again.
+
+A byte-level BPE tokenizer with one of the usual splitting rules never makes a token across the border between a letter and a
+space with a letter behind it, whatever stands around them. So a prompt is cut at its last such border; the part before it is
+encoded once, and what follows it with every answer. The ids are those of the whole texts; for tokenizers not known to keep to
+this (or whose own probe says otherwise) whole texts are encoded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BORDER = re.compile(r"[A-Za-z](?= [A-Za-z])")
+_LAST_BORDER = re.compile(f".*{_BORDER.pattern}", re.DOTALL)
+_PROBES = (
+    "It's 12345 apples,  and\n\n two\tpears !? foo Bar",
+    "def f(x):\n    return x  # caf\u00e9 na\u00efve \u4f60\u597d \U0001f642 end of it",
+    " leading and trailing space ",
+)
+_ANSWERS = ("", "s", " and more", "\n", "'s", "12", "\u0301")
+
+
+class Joint:
+    """Encodes prompts and their answers with one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def encode(self, rows: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """Yield, for every prompt with its answers, the ids of the prompt and of prompt + answer, without special tokens."""
+        cuts = [self._cut(prompt) if self.cuts and len(answers) else 0 for prompt, answers in rows]
+        texts: list[str] = []
+        for (prompt, answers), cut in zip(rows, cuts, strict=True):
+            if cut:
+                texts.append(prompt[:cut])
+            texts.append(prompt[cut:])
+            texts += [prompt[cut:] + answer for answer in answers]
+        ids = iter(self.ids(texts))
+        for (_, answers), cut in zip(rows, cuts, strict=True):
+            head = next(ids) if cut else []
+            yield head + next(ids), [head + next(ids) for _ in answers]
+
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of whole texts."""
+        if not texts:
+            return []
+        if self.direct:
+            backend = self.tokenizer.backend_tokenizer
+            backend.no_truncation()
+            backend.no_padding()
+            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return self._called(texts)
+
+    def _called(self, texts: list[str]) -> list[list[int]]:
+        encoding = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        ids: list[list[int]] = encoding["input_ids"]
+        return ids
+
+    @staticmethod
+    def _cut(prompt: str) -> int:
+        """Return where the prompt is cut: behind the last letter with a space and a letter after it; 0 for nowhere."""
+        last = _LAST_BORDER.match(prompt)
+        return last.end() if last else 0
+
+    @cached_property
+    def direct(self) -> bool:
+        """Whether the tokenizer adds nothing to what its backend does, which is asked without the detour."""
+        if not self.tokenizer.is_fast:
+            return False
+        texts = [*_PROBES, *_ANSWERS, *map(str, self.tokenizer.all_special_tokens)]
+        backend = self.tokenizer.backend_tokenizer
+        expected = self._called(texts)
+        return expected == [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def cuts(self) -> bool:
+        """Whether the tokenizer is known never to join the two sides of a border, and its own probe agrees."""
+        if not self.direct:
+            return False
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        known = _splits_at_words(backend.get("pre_tokenizer")) and _is_local(backend.get("normalizer"))
+        model = backend.get("model") or {}
+        known = known and model.get("type") == "BPE" and not model.get("dropout")
+        if not known or not all(_stands_alone(token) for token in backend.get("added_tokens") or ()):
+            return False
+        for probe in _PROBES:
+            for border in _BORDER.finditer(probe):
+                wholes = self.ids([probe + answer for answer in _ANSWERS])
+                head, *tails = self.ids(
+                    [probe[: border.end()], *(probe[border.end() :] + answer for answer in _ANSWERS)]
+                )
+                if wholes != [head + tail for tail in tails]:
+                    return False
+        return True
+
+
+def _splits_at_words(rule: dict[str, Any] | None) -> bool:
+    """Whether a pre-tokenizer is byte-level and splits by one of the usual rules."""
+    if rule is None:
+        return False
+    parts = rule.get("pretokenizers", []) if rule.get("type") == "Sequence" else [rule]
+    if not parts or parts[-1].get("type") != "ByteLevel":
+        return False
+    for part in parts[:-1]:
+        usual = (part.get("pattern") or {}).get("Regex") in _USUAL
+        split = part.get("type") == "Split" and part.get("behavior") == "Isolated" and not part.get("invert")
+        if part.get("type") != "Digits" and not (split and usual):
+            return False
+    splitting = any(part.get("type") == "Split" for part in parts[:-1])
+    return splitting or bool(parts[-1].get("use_regex", True))
+
+
+_USUAL = frozenset(
+    {
+        # GPT-2
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        # GPT-4 (cl100k), Llama 3
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        # Qwen 2, 2.5 and 3
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        # GPT-4o (o200k)
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        # Mistral (Tekken)
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    }
+)
+"""Splitting rules under which a run of letters takes at most one character before it, and ends at a space."""
+
+
+def _is_local(normaliser: dict[str, Any] | None) -> bool:
+    """Whether a normaliser changes nothing across a border: none, or composition, which needs a combining mark."""
+    return normaliser is None or normaliser.get("type") == "NFC"
+
+
+def _stands_alone(token: dict[str, Any]) -> bool:
+    """Whether a special token neither reaches across a border nor takes the space beside it."""
+    return not (
+        token.get("lstrip") or token.get("rstrip") or token.get("single_word") or " " in token.get("content", "")
+    )
