@@ -26,6 +26,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="threads of the timed process")
     parser.add_argument("--checkpointing", action="store_true", help="also measure with gradient checkpointing")
     parser.add_argument("--scoring", action="store_true", help="measure evaluation against lm-eval's HFLM alone")
+    parser.add_argument("--data", action="store_true", help="measure the preparation of data against TRL's alone")
+    parser.add_argument("--processes", type=int, default=2, help="processes that prepare data, on both sides")
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the JSON goes")
     options = parser.parse_args(words)
@@ -33,7 +35,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         options.repeats = 1
     if options.repeats < 1 or options.threads < 1:
         parser.error("--repeats and --threads must be at least 1")
-    if options.scoring:
+    if options.scoring or options.data:
         options.cells = []
         return options
     try:
@@ -65,12 +67,16 @@ def main(words: Sequence[str] | None = None) -> int:
             results.append(result)
             print(line(result), flush=True)
         _write(options.output, options.cells, results, options)
-    scored = _score(options) if options.scoring or not options.only else []
-    _write(options.output, options.cells, results, options, scored)
-    for sentence in missed(results) + [f"{s.choices.name}: scoring" for s in scored if not s.met]:
+    everything = not (options.only or options.scoring or options.data)
+    scored = _score(options) if options.scoring or everything else []
+    prepared = _prepare(options) if options.data or everything else {}
+    _write(options.output, options.cells, results, options, scored, prepared)
+    slow = [f"{s.choices.name}: scoring" for s in scored if not s.met] + prepared.get("missed", [])
+    for sentence in missed(results) + slow:
         print(f"missed: {sentence}")
     print(f"written to {options.output}")
     agreed = all(result.parity.agrees for result in results) and all(s.times is not None for s in scored)
+    agreed = agreed and all(found["agrees"] for found in prepared.get("speed", []))
     return 0 if agreed else 1
 
 
@@ -86,12 +92,36 @@ def _score(options: argparse.Namespace) -> list[Found]:
     return found
 
 
+def _prepare(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the preparation of data against TRL's, and what a million pairs take."""
+    from bench.data import HEADER, WORKLOADS, compare, million
+
+    print(HEADER, "-" * len(HEADER), sep="\n", flush=True)
+    found, missed = [], []
+    for rows in WORKLOADS:
+        for processes in sorted({1, options.processes}):
+            found.append(compare(rows, processes, options.repeats))
+            print(found[-1].line(), flush=True)
+            missed += [] if found[-1].met else [f"{rows.name} rows, {processes} processes: preparation"]
+    record: dict[str, Any] = {"speed": [one.row() for one in found]}
+    if not options.no_memory:
+        memory = record["memory"] = million(options.processes)
+        for name in ("tokenised", "cached"):
+            part = memory[name]
+            print(
+                f"a million pairs, {name}: {part['bytes'] / 1e9:.2f} GB above the libraries, {part['rows_per_second']:,.0f} rows/s"
+            )
+        missed += [] if memory["met"] else ["a million pairs: memory"]
+    return {**record, "missed": missed}
+
+
 def _write(
     path: Path,
     cells: Sequence[Cell],
     results: Sequence[Any],
     options: argparse.Namespace,
     scored: Sequence[Found] = (),
+    prepared: dict[str, Any] | None = None,
 ) -> None:
     """Write what there is so far, whole or not at all."""
     from alignkit.files import atomic_path
@@ -102,6 +132,7 @@ def _write(
         "complete": len({result.cell.name for result in results}) == len(cells),
         "rows": [row for result in results for row in result.rows()],
         "scoring": [found.row() for found in scored],
+        "data": prepared or {},
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

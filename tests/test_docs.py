@@ -29,3 +29,22 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_configurations_of_the_data_page_are_valid() -> None:
+    import re
+
+    import yaml
+    from alignkit.config import RunConfig
+
+    blocks = re.findall(r"```yaml\n(.*?)```", (DOCS / "data.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        RunConfig(method="orpo", **yaml.safe_load(block))
+
+
+def test_every_rule_stands_in_the_data_page() -> None:
+    from alignkit.data.checking import TITLES
+
+    page = (DOCS / "data.md").read_text(encoding="utf-8")
+    assert [rule for rule in TITLES if f"`{rule}`" not in page] == []
