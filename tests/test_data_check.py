@@ -56,8 +56,8 @@ CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
     "message without a role": ([{**talk(USER), "prompt": [{"content": "x"}]}], "broken", [3], "no role"),
     "empty completion": ([pair("q ?", " ", "b")], "unusable", [3], "empty completion"),
     "same answers": ([pair("q ?", "a", "a")], "unusable", [3], "chosen and rejected are the same"),
-    "twice": ([FINE[0]], "duplicate", [3], "the same as row"),
-    "thrice": ([FINE[0], FINE[0]], "duplicate", [3, 4], "the same as row"),
+    "twice": ([FINE[0]], "duplicate", [3], "d.jsonl:1"),
+    "thrice": ([FINE[0], FINE[0]], "duplicate", [3, 4], "d.jsonl:1"),
     "both ways": ([pair("q ?", "a", "b"), pair("q ?", "b", "a")], "contradiction", [3, 4], "says the opposite"),
     "nearly the same": (
         [
@@ -66,7 +66,7 @@ CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
         ],
         "near-duplicate",
         [4],
-        "like row",
+        "d.jsonl:3",
     ),
     "mojibake": ([pair("caf\u00c3\u00a9 ?")], "encoding", [3], "prompt: ...caf"),
     "smart quote": ([pair(chosen="it\u00e2\u20ac\u2122s fine")], "encoding", [3], "chosen"),
@@ -146,8 +146,8 @@ def test_leaks(tmp_path: Path) -> None:
     found = check_source(written(tmp_path / "d.jsonl", *rows), held_out=held)
     (leak,) = [finding for finding in found.findings if finding.rule == "leak"]
     assert leak.count == 2
-    assert "its prompt is that of held-out row" in leak.examples[0]["about"]
-    assert "like that of held-out row" in leak.examples[1]["about"]
+    assert "its prompt is that of" in leak.examples[0]["about"]
+    assert "held.jsonl:2" in leak.examples[1]["about"]
 
 
 def test_lengths_by_hand(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     done = align("data", "check", "d.jsonl", "--fix", "out.jsonl", "--strict", cwd=tmp_path)
     assert done.returncode == 1
     assert "d.jsonl:3: broken JSON" in done.stdout
-    assert "d.jsonl:4: the same as row" in done.stdout
+    assert "d.jsonl:4: the same as d.jsonl:1" in done.stdout
     assert "2 rows are in out.jsonl, 2 were left out" in done.stderr
     missing = align("data", "check", "nowhere.jsonl", cwd=tmp_path)
     assert missing.returncode == 2

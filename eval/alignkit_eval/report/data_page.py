@@ -105,7 +105,7 @@ def _histogram(title: str, values: Mapping[str, Sequence[int]], unit: str, middl
     if middle is not None and low <= middle <= high:
         axes.axvline(middle, color="#555555", linewidth=1, linestyle="--")
     axes.set_title(title)
-    axes.set_xlabel(f"{unit} (the last bar holds all beyond)" if high < everything.max() else unit)
+    axes.set_xlabel(f"{unit} (the outer bars hold what lies beyond)" if high < everything.max() else unit)
     axes.set_ylabel("rows")
     axes.spines[["top", "right"]].set_visible(False)
     if len(values) > 1:

@@ -30,6 +30,11 @@ def plain(text: Text) -> str:
     return text if isinstance(text, str) else "\n".join(str(message.get("content", "")) for message in text)
 
 
+def named(row: Row) -> str:
+    """Return where a row stands, or its name where that is not known."""
+    return row.place or f"row {row.id}"
+
+
 def texts_of(row: Row) -> Iterator[tuple[str, str]]:
     """Yield the name and the text of every field of a row."""
     yield "prompt", plain(row.prompt)
@@ -167,7 +172,7 @@ def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     for i, row in enumerate(rows):
         key = digest(row.prompt, *row.answers)
         if key in first:
-            yield Hit(i, f"the same as row {rows[first[key]].id}")
+            yield Hit(i, f"the same as {named(rows[first[key]])}")
         else:
             first[key] = i
 
@@ -183,7 +188,7 @@ def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
         if len(sides) > 1:
             (one, *_), (other, *_) = list(sides.values())[:2]
             for i in sorted(i for side in sides.values() for i in side):
-                yield Hit(i, f"row {rows[other if i in sides[_chosen(rows[one])] else one].id} says the opposite")
+                yield Hit(i, f"{named(rows[other if i in sides[_chosen(rows[one])] else one])} says the opposite")
 
 
 def _chosen(row: Row) -> str:
@@ -200,7 +205,7 @@ def near_duplicates(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
         runs = sketches.runs("\n".join(text for _, text in texts_of(row)))
         best = sketches.most_like(runs, limits.near)
         if best is not None:
-            yield Hit(i, f"{best[1]:.0%} like row {rows[numbers[best[0]]].id}")
+            yield Hit(i, f"{best[1]:.0%} like {named(rows[numbers[best[0]]])}")
         exact.add(key)
         sketches.add(runs)
         numbers.append(i)
@@ -211,17 +216,18 @@ def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig) ->
     exact: dict[str, str] = {}
     sketches, names = Sketches(), list[str]()
     for row in held_out:
-        if exact.setdefault(digest(row.prompt), row.id) == row.id:
+        name = named(row)
+        if exact.setdefault(digest(row.prompt), name) == name:
             sketches.add(sketches.runs(plain(row.prompt)))
-            names.append(row.id)
+            names.append(name)
     for i, row in enumerate(rows):
         same = exact.get(digest(row.prompt))
         if same is not None:
-            yield Hit(i, f"its prompt is that of held-out row {same}")
+            yield Hit(i, f"its prompt is that of {same}")
             continue
         best = sketches.most_like(sketches.runs(plain(row.prompt)), limits.near)
         if best is not None:
-            yield Hit(i, f"its prompt is {best[1]:.0%} like that of held-out row {names[best[0]]}")
+            yield Hit(i, f"its prompt is {best[1]:.0%} like that of {names[best[0]]}")
 
 
 class Named(NamedTuple):
