@@ -42,6 +42,13 @@ class RunResult:
     stages: tuple[str, ...] = ()
     """Methods of the runs its start model came from, the first one first."""
     cost: Cost = field(default_factory=Cost)
+    folds: tuple[Path, ...] = ()
+    """Of a cross-validated run, the run of every fold; ``path`` is the first one's."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its directory, or those of its folds."""
+        return self.folds or (self.path,)
 
     @property
     def label(self) -> str | None:
@@ -52,7 +59,7 @@ class RunResult:
 def read_run(path: Path | str) -> RunResult:
     """Read a finished run, or a directory that ``align eval --output`` made; raises ``ConfigError`` where it is neither."""
     path = Path(path)
-    results = _results(path / "eval")
+    results = results_in(path / "eval")
     if not (path / "run.json").is_file():
         if not results:
             below = sorted(child.parent for child in path.glob("*/eval") if any(child.glob("*.json")))
@@ -79,22 +86,6 @@ def read_run(path: Path | str) -> RunResult:
         stages=methods[:-1],
         cost=cost_of(stages),
     )
-
-
-def start_of(runs: Sequence[RunResult]) -> RunResult:
-    """Return the start model all runs share; raises ``ConfigError`` where they do not share one."""
-    for run in runs:
-        if run.start is None:
-            raise ConfigError(f"there is no start model to compare with: {run.path} is not known to have one")
-        if run.start != runs[0].start:
-            raise ConfigError(
-                f"there is no one start model to compare with: {runs[0].path} and {run.path} started from different ones"
-            )
-    directory = runs[0].path / "eval" / "before"
-    results = _results(directory)
-    if not results:
-        raise ConfigError(f"{directory} holds no evaluation of the start model (eval.before was off)")
-    return RunResult(directory, 0, None, {}, results)
 
 
 @dataclass(frozen=True)
@@ -229,7 +220,8 @@ def mean_cost(runs: Sequence[RunResult]) -> Cost:
     return Cost(*(mean([getattr(run.cost, name) for run in runs]) for name in Cost.__dataclass_fields__))
 
 
-def _results(directory: Path) -> dict[str, SuiteResult]:
+def results_in(directory: Path) -> dict[str, SuiteResult]:
+    """Return the results that lie in a directory, by suite."""
     names = sorted(path.stem for path in directory.glob("*.json"))
     return {name: read_evaluation(directory, name) for name in names}
 

@@ -12,7 +12,7 @@ from typing import Any
 from alignkit import Contrast, Estimate
 from alignkit.errors import ConfigError
 
-from alignkit_eval.arms import START, Group, RunResult, group, mean_cost, read_run, start_of
+from alignkit_eval.arms import START, Group, RunResult, group, mean_cost, read_run
 from alignkit_eval.comparable import (
     Values,
     common_contrasts,
@@ -22,6 +22,7 @@ from alignkit_eval.comparable import (
     shared_items,
 )
 from alignkit_eval.comparison import Arm, Comparison, ContrastResult
+from alignkit_eval.folds import join_folds, start_of
 from alignkit_eval.paired import Difference, Effect, holm, judge, minus
 from alignkit_eval.statistics import transformed
 from alignkit_eval.verdict import Judged, verdict_of
@@ -45,7 +46,7 @@ def compare(
     """
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
-    read = [read_run(path) for path in _once([*runs, *([] if baseline in (None, START) else [baseline])])]
+    read = join_folds([read_run(path) for path in _once([*runs, *([] if baseline in (None, START) else [baseline])])])
     called = {path.resolve(): name for path, name in (names or {}).items()}
     groups = [_renamed(found, called) for found in group(read)]
     if baseline == START:
@@ -54,7 +55,7 @@ def compare(
         first = groups[0]
     else:
         wanted = Path(baseline if baseline is not None else runs[0]).resolve()
-        first = next(g for g in groups if any(run.path.resolve() == wanted for run in g.runs))
+        first = next(g for g in groups if any(path.resolve() == wanted for run in g.runs for path in run.paths))
     if len(groups) < 2:
         raise ConfigError(
             "there is one arm only: the runs differ in nothing but their seed; name a run to compare it with"
@@ -152,7 +153,7 @@ class _Table:
         for suite, contrasts in self.suites.items():
             found = [run.results[suite].metrics for run in g.runs]
             metrics[suite] = {name: _mean(found, name) for name in found[0] if all(name in other for other in found)}
-            if len(g.runs) > 1:
+            if len(g.runs) > 1 or g.runs[0].folds:
                 for contrast in contrasts:
                     metrics[suite][contrast.metric] = self._over_seeds(g, suite, contrast)
         return Arm(
@@ -207,6 +208,12 @@ def _said(groups: Sequence[Group]) -> list[str]:
     notes = []
     if any(_trained(g) and len(g.runs) == 1 for g in groups):
         notes.append("an arm with one seed is compared on that seed: intervals and p say nothing about other seeds")
+    folds = max(len(run.folds) for g in groups for run in g.runs)
+    if folds:
+        notes.append(
+            f"every item is judged by the model of the fold that did not train on it ({folds} folds, which share training rows: "
+            "what training leaves to chance counts once a seed)"
+        )
     notes += _trained_differently(groups)
     by_method: dict[str, dict[str, Any]] = {}
     for g in groups:
@@ -252,5 +259,6 @@ def _shared(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _renamed(found: Group, names: Mapping[Path, str]) -> Group:
-    wanted = [names[run.path.resolve()] for run in found.runs if run.path.resolve() in names]
+    paths = [path.resolve() for run in found.runs for path in run.paths]
+    wanted = [names[path] for path in paths if path in names]
     return replace(found, name=wanted[0]) if wanted else found
