@@ -26,7 +26,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="threads of the timed process")
     parser.add_argument("--checkpointing", action="store_true", help="also measure with gradient checkpointing")
     parser.add_argument("--scoring", action="store_true", help="measure evaluation against lm-eval's HFLM alone")
-    parser.add_argument("--data", action="store_true", help="measure the preparation of data against TRL's alone")
+    parser.add_argument(
+        "--data", action="store_true", help="measure the preparation of data against TRL's, in place of training steps"
+    )
     parser.add_argument("--processes", type=int, default=2, help="processes that prepare data, on both sides")
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the JSON goes")
@@ -69,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
         _write(options.output, options.cells, results, options)
     everything = not (options.only or options.scoring or options.data)
     scored = _score(options) if options.scoring or everything else []
-    prepared = _prepare(options) if options.data or everything else {}
+    prepared = _prepare(options) if options.data else {}
     _write(options.output, options.cells, results, options, scored, prepared)
     slow = [f"{s.choices.name}: scoring" for s in scored if not s.met] + prepared.get("missed", [])
     for sentence in missed(results) + slow:

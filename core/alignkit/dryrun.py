@@ -11,6 +11,7 @@ import numpy as np
 from alignkit.arguments import StepShape, training_arguments
 from alignkit.config import RunConfig
 from alignkit.console import Console
+from alignkit.data.checking.before import check_before_training
 from alignkit.data.mixing import describe as mix
 from alignkit.data.mixing import row_order
 from alignkit.prepare import load_parts, open_plugins
@@ -51,7 +52,7 @@ def describe(config: RunConfig) -> None:
     session, suites = open_plugins(config)
     arguments, shape = training_arguments(config, Path("unused"))
     loaded, data = load_parts(config, session, meta=True)
-    for line in data.report.lines():
+    for line in [*data.report.lines(), *check_before_training(data, config.data.check)]:
         console.info(line)
     memory = estimate_memory(config, loaded, arguments, shape, data.train)
     method = session.method

@@ -9,11 +9,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from json.encoder import encode_basestring
@@ -26,7 +22,8 @@ from alignkit.data.rows import RawRows, Row, Text, as_json, digest
 from alignkit.data.shapes import Names, Normaliser
 from alignkit.data.templates import fill
 from alignkit.data.tokens import Encoder, TokenRow, TokenRules
-from alignkit.errors import DataError, RunFailedError
+from alignkit.data.workers import cores, in_order
+from alignkit.errors import DataError
 from alignkit.types import RowKind
 
 if TYPE_CHECKING:
@@ -87,9 +84,9 @@ def encode(
     work = _Work(own, recipe, tokenizer, head[0][0], paired=own is not source)
     processes = workers or cores()
     if processes > 1 and len(head) == _IN_PROCESS:
-        batches = _on_processes(work, chain(head, chunks), processes)
+        batches = in_order(work, chain(head, chunks), processes)
     else:
-        batches = (work(*chunk) for chunk in chain(head, chunks))
+        batches = map(work, chain(head, chunks))
     names = Names()
     count = 0
     for batch in batches:
@@ -107,11 +104,6 @@ def _numbered(chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, int]]:
     for chunk in chunks:
         yield chunk, count
         count += len(chunk.places)
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_pairs(source: Source, recipe: Recipe) -> Source:
@@ -161,12 +153,12 @@ class _Work:
             all_turns=self.all_turns,
         )
 
-    def __call__(self, chunk: Chunk, start: int) -> pa.RecordBatch:
+    def __call__(self, piece: tuple[Chunk, int]) -> pa.RecordBatch:
         # A chunk makes hundreds of thousands of small objects and no cycles: looking for cycles costs a tenth of the time.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return self._batch(chunk, start)
+            return self._batch(*piece)
         finally:
             if collecting:
                 gc.enable()
@@ -254,51 +246,3 @@ def _moved(batch: pa.RecordBatch, count: int) -> pa.RecordBatch:
         return batch
     index = batch.schema.get_field_index("position")
     return batch.set_column(index, "position", pc.add(batch.column("position"), count))
-
-
-# ------------------------------------------------------------------------------------------------ processes
-
-_work: _Work
-
-
-def _start(work: _Work) -> None:
-    """Make a worker process ready, which ends with its parent, however that ends."""
-    import multiprocessing
-    import threading
-    from multiprocessing.connection import wait
-
-    global _work
-    _work = work
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def watch() -> None:
-            wait([parent.sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def _do(chunk: Chunk, start: int) -> pa.RecordBatch:
-    return _work(chunk, start)
-
-
-def _on_processes(work: _Work, chunks: Iterator[tuple[Chunk, int]], processes: int) -> Iterator[pa.RecordBatch]:
-    """Yield the batches in the order of the chunks, only so many in flight that a fast reader does not fill the memory."""
-    waiting: deque[Future[pa.RecordBatch]] = deque()
-    pool = ProcessPoolExecutor(processes, initializer=_start, initargs=(work,))
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(_do, *chunk))
-            if len(waiting) > 2 * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise RunFailedError(
-            "a process that tokenises was killed (out of memory?): set data.workers to fewer, or to 1"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

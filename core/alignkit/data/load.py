@@ -16,6 +16,7 @@ from alignkit.data.chunks import Source
 from alignkit.data.encode import Recipe, encode
 from alignkit.data.report import DataReport, SetReport, SourceReport
 from alignkit.data.rows import RawRows, Row
+from alignkit.data.showing import shown
 from alignkit.data.sources import HELD_OUT_SPLITS, TRAIN_SPLITS, open_source
 from alignkit.data.split import held_out
 from alignkit.data.store import Chosen, Table, TextRows, TokenisedRows, joined
@@ -258,8 +259,9 @@ class Loader:
         raw = self.load(name, split) if self.load is not None else None
         if raw is not None and not len(raw.rows):
             raise DataError(f"{raw.source} holds no rows")
-        source = open_source(name, split, reading, default_splits=defaults) if raw is None else Source.of(raw)
-        return Opened(source.head(limit), reading, label)
+        if raw is not None:
+            return Opened(Source.of(raw).head(limit), reading, label)
+        return Opened(open_source(name, split, reading, default_splits=defaults, limit=limit), reading, label)
 
     def table(self, opened: Opened, kind: RowKind) -> Table:
         """Return the rows of a source as rows of ``kind``, from the cache where they are."""
@@ -274,7 +276,7 @@ class Loader:
         )
 
         def make() -> Iterator[pa.RecordBatch]:
-            return encode(source, recipe, self.tokenizer, self.config.workers)
+            return shown(encode(source, recipe, self.tokenizer, self.config.workers))
 
         if self.config.cache:
             found = cached(cache_key(source.digest(), self.tokenizer, recipe), make)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import NoReturn
 
 from alignkit.config import Reading
-from alignkit.data.chunks import ROWS, Chunk, LineChunk, RowChunk, Source, file_digest
+from alignkit.data.chunks import Chunk, Source, file_digest
+from alignkit.data.naming import choose_split, suffix_of
 from alignkit.data.readers import READERS, read_json
+from alignkit.data.remote import dataset_source, open_hub, open_url
 from alignkit.data.rows import RawRows, first_line
 from alignkit.errors import DataError, SourceError, suggest
 
@@ -27,8 +24,6 @@ _EXECUTABLE = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".jo
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SHARD = re.compile(r"-\d+(-of-\d+)?$")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
-_BUILDERS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-_BUILDERS |= {".arrow": "arrow"}
 
 
 def load_rows(
@@ -40,11 +35,16 @@ def load_rows(
     limit: int | None = None,
 ) -> RawRows:
     """Load the rows of ``source``, at most ``limit`` of them, at once; see :func:`open_source`."""
-    return open_source(source, split, config, default_splits=default_splits).head(limit).read()
+    return open_source(source, split, config, default_splits=default_splits, limit=limit).read()
 
 
 def open_source(
-    source: str, split: str | None, config: Reading, *, default_splits: Sequence[str] = TRAIN_SPLITS
+    source: str,
+    split: str | None,
+    config: Reading,
+    *,
+    default_splits: Sequence[str] = TRAIN_SPLITS,
+    limit: int | None = None,
 ) -> Source:
     """Open a source, to be read a chunk at a time.
 
@@ -54,21 +54,22 @@ def open_source(
         split: the split to read; None takes the first of ``default_splits`` that the source has.
         config: ``subset`` chooses the configuration of a hub data set, ``streaming`` reads without downloading whole.
         default_splits: what to look for where no split is named.
+        limit: how many rows to read.
 
     Raises:
         DataError: the source is missing or of an unknown kind; when it is read, also empty or unreadable. No source ever
             runs code.
     """
-    return _filled(_open(source, split, config, default_splits))
+    return _filled(_open(source, split, config, default_splits, limit)).head(limit)
 
 
-def _open(source: str, split: str | None, config: Reading, defaults: Sequence[str]) -> Source:
+def _open(source: str, split: str | None, config: Reading, defaults: Sequence[str], limit: int | None) -> Source:
     if source == "demo":
         from alignkit.demo import data_path
 
-        return _file_source(data_path(_choose_split("demo", ["train", "dev", "test"], split, defaults)), None)
+        return _file_source(data_path(choose_split("demo", ["train", "dev", "test"], split, defaults)), None)
     if _URL.match(source):
-        return _open_url(source, split, config)
+        return open_url(source, split, config, limit)
     path = Path(source).expanduser()
     try:
         is_directory, is_file = path.is_dir(), path.is_file()
@@ -84,7 +85,7 @@ def _open(source: str, split: str | None, config: Reading, defaults: Sequence[st
         raise DataError(f"{source} is no file that can be read twice (a pipe or device): write the rows to a file")
     if _looks_like_path(source):
         _refuse_missing(path)
-    return _open_hub(source, split, config, defaults)
+    return open_hub(source, split, config, defaults, limit)
 
 
 def _filled(source: Source) -> Source:
@@ -109,14 +110,8 @@ def _filled(source: Source) -> Source:
 # ------------------------------------------------------------------------------------------------ files
 
 
-def _suffix(path: Path) -> str:
-    """Return the suffix that tells the format: ``.jsonl`` of ``prefs.jsonl.gz``."""
-    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return name.suffix.lower()
-
-
 def _file_source(path: Path, split: str | None) -> Source:
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     if suffix in _EXECUTABLE:
         raise DataError(
             f"{path}: {suffix} files can run code when they are loaded; save the rows as JSON Lines or Parquet"
@@ -143,7 +138,7 @@ def _files_digest(paths: Sequence[Path]) -> str:
 
 def _looks_like_path(source: str) -> bool:
     path = Path(source)
-    known = _suffix(path) in READERS or _suffix(path) in _EXECUTABLE
+    known = suffix_of(path) in READERS or suffix_of(path) in _EXECUTABLE
     return known or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source)
 
 
@@ -166,14 +161,14 @@ def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> S
         entries = sorted(entry for folder in folders for entry in folder.iterdir())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
-    files = [entry for entry in entries if entry.is_file() and _suffix(entry) in READERS and entry.name[0] != "."]
+    files = [entry for entry in entries if entry.is_file() and suffix_of(entry) in READERS and entry.name[0] != "."]
     if not files:
         raise DataError(f"{path} is a directory without data files ({', '.join(READERS)})")
     chosen = _files_of_split(path, files, split, defaults)
     return Source(
         str(path),
         str(path),
-        lambda: chain.from_iterable(READERS[_suffix(file)](file) for file in chosen),
+        lambda: chain.from_iterable(READERS[suffix_of(file)](file) for file in chosen),
         lambda: _files_digest(chosen),
     )
 
@@ -182,7 +177,7 @@ def _files_of_split(path: Path, files: list[Path], split: str | None, defaults: 
     """Return the files that make up a split: ``train.jsonl``, ``train-00000-of-00002.parquet``, ``train_prefs.csv``."""
     by_name: dict[str, list[Path]] = {}
     for file in files:
-        stem = file.name[: file.name.lower().rindex(_suffix(file))]
+        stem = file.name[: file.name.lower().rindex(suffix_of(file))]
         by_name.setdefault(_SHARD.sub("", stem), []).append(file)
     for wanted in defaults if split is None else (split,):
         if wanted in by_name:
@@ -205,121 +200,7 @@ def _open_saved(path: Path, split: str | None, defaults: Sequence[str]) -> Sourc
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be loaded as a saved data set: {first_line(error)}") from None
     if isinstance(saved, Mapping):
-        saved = saved[_choose_split(str(path), list(saved), split, defaults)]
+        saved = saved[choose_split(str(path), list(saved), split, defaults)]
     elif split not in (None, "train"):
         raise DataError(f'{path} is a single data set and has no split "{split}"')
-    return _dataset_source(saved, str(path))
-
-
-# ------------------------------------------------------------------------------------------------ hub and URLs
-
-
-def _open_hub(source: str, split: str | None, config: Reading, defaults: Sequence[str]) -> Source:
-    import datasets
-
-    with _said(lambda: f'"{source}" is no file or directory here{_near(source)} and cannot be loaded from the hub'):
-        names = datasets.get_dataset_split_names(source, config.subset)
-        chosen = _choose_split(source, list(names), split, defaults)
-        rows = datasets.load_dataset(source, config.subset, split=chosen, streaming=config.streaming)
-        return _stream_source(rows, source, config.limit) if config.streaming else _dataset_source(rows, source)
-
-
-def _near(source: str) -> str:
-    return suggest(source, sorted(entry.name for entry in Path().iterdir()))
-
-
-def _open_url(source: str, split: str | None, config: Reading) -> Source:
-    """Open a file that is not here (https, s3, gs, hf, ...), through ``datasets`` and fsspec."""
-    import datasets
-
-    if split not in (None, "train"):
-        raise DataError(f'{source} is one file and has no split "{split}"')
-    suffix = _suffix(Path(source.partition("?")[0]))
-    if suffix not in _BUILDERS:
-        named = f'unknown file type "{suffix}"' if suffix else "no file type in the name"
-        raise DataError(f"{source}: {named}; known are {', '.join(_BUILDERS)}, and .gz of the text formats")
-    with _said(lambda: f"{source} cannot be loaded"):
-        options = {"sep": "\t"} if suffix == ".tsv" else {}
-        rows = datasets.load_dataset(
-            _BUILDERS[suffix], data_files=source, split="train", streaming=config.streaming, **options
-        )
-        return _stream_source(rows, source, config.limit) if config.streaming else _dataset_source(rows, source)
-
-
-@contextmanager
-def _said(what: Callable[[], str]) -> Iterator[None]:
-    """Say in one sentence what ``datasets`` and the file systems behind it raise."""
-    import datasets
-
-    try:
-        yield
-    except DataError:
-        raise
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, datasets.exceptions.DatasetsError) as error:
-        cause: BaseException = error
-        while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise DataError(f"{what()}: {first_line(cause) if isinstance(cause, Exception) else cause}") from None
-
-
-def _choose_split(source: str, names: list[str], split: str | None, defaults: Sequence[str]) -> str:
-    for wanted in defaults if split is None else (split,):
-        if wanted in names:
-            return wanted
-    if split is None and len(names) == 1:
-        return names[0]
-    asked = f'has no split "{split}"{suggest(split, names)}' if split is not None else "needs a split: set data.split"
-    raise DataError(f"{source} {asked}; its splits are {', '.join(names)}")
-
-
-def _dataset_source(dataset: Any, name: str) -> Source:
-    """Return the rows of a ``datasets.Dataset``, which is memory-mapped."""
-
-    def chunks() -> Iterator[Chunk]:
-        for begin in range(0, len(dataset), ROWS):
-            columns = dataset[begin : begin + ROWS]
-            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-            yield RowChunk(rows, [f"{name} row {begin + i + 1}" for i in range(len(rows))])
-
-    @cache
-    def digest() -> str:
-        import pyarrow as pa
-
-        content = hashlib.sha256()
-        for table in dataset.with_format("arrow").iter(ROWS):
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table)
-            content.update(sink.getvalue())
-        return content.hexdigest()
-
-    return Source(name, name, chunks, digest)
-
-
-def _stream_source(stream: Any, name: str, limit: int | None) -> Source:
-    """Return the rows of a stream of unknown length, written to a file without a name when they are first asked for."""
-    import datasets
-
-    @cache
-    def spool() -> IO[bytes]:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the source, and dies with the process)
-        try:
-            for row in islice(stream, limit):
-                file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n")
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(f"{name} broke off while it was read: {first_line(error)}") from None
-        return file
-
-    def chunks() -> Iterator[Chunk]:
-        file, count = spool(), 0
-        file.seek(0)
-        while lines := list(islice(file, ROWS)):
-            yield LineChunk(lines, [f"{name} row {count + i + 1}" for i in range(len(lines))])
-            count += len(lines)
-
-    def digest() -> str:
-        file = spool()
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-    return Source(name, name, chunks, digest)
+    return dataset_source(saved, str(path))

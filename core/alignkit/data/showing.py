@@ -1,0 +1,33 @@
+"""How far the tokenisation of a source is, on a terminal, where there is enough to wait for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PATIENCE = 1.0
+"""Seconds before anything is shown."""
+
+
+def shown(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches; count their rows on a terminal."""
+    if not sys.stderr.isatty():
+        yield from batches
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("tokenising: {task.completed:,.0f} rows"), TimeElapsedColumn())
+    started = time.monotonic()
+    rows = 0
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=False) as progress:
+        task = progress.add_task("tokenising", total=None, visible=False)
+        for batch in batches:
+            rows += batch.num_rows
+            progress.update(task, completed=rows, visible=time.monotonic() - started > PATIENCE)
+            yield batch
