@@ -271,6 +271,23 @@ def bench(work: Path) -> dict[str, Any]:
     return {"rows": len(rows), "targets met": sum(row.get("met") is True for row in rows)}
 
 
+def data(work: Path) -> dict[str, Any]:
+    """Nasty inputs with exact messages, random rows that train or say why not, eight runs on one cache, mixes and orders."""
+    names = ("nasty", "size", "joint", "order", "mix", "check")
+    return tests(*(f"tests/test_data_{name}.py" for name in names), "tests/test_eval_folds.py")
+
+
+def data_bench(work: Path) -> dict[str, Any]:
+    """Tokenised rows a second at least twice TRL's, to the same ids; a million pairs within 1.5 GB above the libraries."""
+    file = OUTPUT / "bench-data.json"
+    command(sys.executable, "-m", "bench", "--data", "--output", file, cwd=ROOT)
+    found = json.loads(file.read_text())["data"]
+    assert not found["missed"], found["missed"]
+    memory = {name: round(found["memory"][name]["bytes"] / 1e9, 2) for name in ("tokenised", "cached")}
+    faster = {f"{row['rows']['name']} x{row['processes']}": round(row["ratio"], 2) for row in found["speed"]}
+    return {"times as fast as TRL": faster, "GB above the libraries": memory}
+
+
 def clean_clone(work: Path) -> dict[str, Any]:
     """``make run`` and ``make test`` in a clean clone with an environment of its own."""
     clone = work / "clone"
@@ -298,6 +315,8 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     ppo,
     rlhf,
     bench,
+    data,
+    data_bench,
     clean_clone,
 ]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -61,7 +63,8 @@ class Table:
 
     def text(self, name: str, row: int) -> str:
         """Return a cell of a column of text."""
-        value: str = self.table.column(name)[row].as_py()
+        batch, at = self._at(row)
+        value: str = batch.cell(name, at)
         return value
 
     def place(self, row: int) -> str:
@@ -70,49 +73,84 @@ class Table:
 
     def fields(self, row: int) -> Mapping[str, Any]:
         """Return a row's other columns."""
-        found: str | None = self.table.column("fields")[row].as_py()
+        batch, at = self._at(row)
+        found: str | None = batch.cell("fields", at)
         return json.loads(found) if found else {}
 
     def tokens(self, row: int) -> list[int]:
         """Return the token ids of a row, its parts one after another."""
-        found: list[int] = self.table.column("tokens")[row].values.to_numpy().tolist()
-        return found
+        batch, at = self._at(row)
+        return batch.tokens(at)
 
     def row(self, row: int) -> Row:
         """Return a row as text or messages."""
-        prompt, answers, tools = text_row(self.text("text", row))
+        batch, at = self._at(row)
+        prompt, answers, tools = text_row(batch.cell("text", at))
         return Row(
-            position=int(self.table.column("position")[row].as_py()),
-            id=self.text("id", row),
+            position=batch.cell("position", at),
+            id=batch.cell("id", at),
             prompt=prompt,
             answers=answers,
-            cluster=self.text("cluster", row),
-            category=self.text("category", row),
+            cluster=batch.cell("cluster", at),
+            category=batch.cell("category", at),
             fields=self.fields(row),
-            unusable=self.table.column("unusable")[row].as_py(),
+            unusable=batch.cell("unusable", at),
             place=self.place(row),
             tools=tools,
         )
 
     def example(self, row: int, index: int) -> Example:
         """Return a row as token ids; ``index`` is its position among the rows it is asked for with."""
-        parts: list[list[int]] = []
-        at, tokens = 0, self.tokens(row)
-        for length in self.lengths[row].tolist():
-            parts.append(tokens[at : at + length])
-            at += length
-        scored: list[bool] | None = self.table.column("scored")[row].as_py()
+        batch, at = self._at(row)
+        tokens = batch.tokens(at)
+        ends = list(accumulate(self.lengths[row].tolist(), initial=0))
+        prompt, *completions = (tokens[a:b] for a, b in pairwise(ends))
+        scored: list[bool] | None = batch.cell("scored", at)
         fields = self.fields(row)
         return Example(
-            id=self.text("id", row),
-            prompt=parts[0],
-            completions=tuple(parts[1:]),
+            id=batch.cell("id", at),
+            prompt=prompt,
+            completions=tuple(completions),
             index=index,
-            cluster=self.text("cluster", row),
-            category=self.text("category", row) or self.label,
+            cluster=batch.cell("cluster", at),
+            category=batch.cell("category", at) or self.label,
             fields={**fields, "source": self.label} if self.label else fields,
             masks=None if scored is None else (scored,),
         )
+
+    def _at(self, row: int) -> tuple[_Batch, int]:
+        """Return the record batch a row stands in, and its place there."""
+        number = bisect_right(self._begins, row) - 1
+        return self._batches[number], row - self._begins[number]
+
+    @cached_property
+    def _batches(self) -> list[_Batch]:
+        return [_Batch(batch) for batch in self.table.to_batches()]
+
+    @cached_property
+    def _begins(self) -> list[int]:
+        return list(accumulate((batch.rows for batch in self._batches), initial=0))[:-1]
+
+
+class _Batch:
+    """One record batch, its columns at hand: asking the whole table for a cell takes ten times as long."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.rows: int = batch.num_rows
+        self._columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+
+    def cell(self, name: str, at: int) -> Any:
+        return self._columns[name][at].as_py()
+
+    def tokens(self, at: int) -> list[int]:
+        offsets, values = self._tokens
+        found: list[int] = values[offsets[at] : offsets[at + 1]].tolist()
+        return found
+
+    @cached_property
+    def _tokens(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        column = self._columns["tokens"]
+        return column.offsets.to_numpy(), column.values.to_numpy()
 
 
 @dataclass(frozen=True)
