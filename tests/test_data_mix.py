@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from alignkit.chat_templates import NAMED
-from alignkit.config import DataConfig, ModelConfig, RunConfig
+from alignkit.config import CheckConfig, DataConfig, ModelConfig, RunConfig
+from alignkit.data.checking.before import check_before_training
 from alignkit.data.load import Data, load_data
 from alignkit.data.mixing import describe, row_order
 from alignkit.data.order import RowOrder
@@ -432,6 +433,25 @@ run: {plots: false}
     record = json.loads((tmp_path / "runs" / "mixed" / "run.json").read_text())
     assert record["status"] == "finished"
     assert [Path(source["source"]).name for source in record["data"]["sources"]] == ["easy.jsonl", "hard.jsonl"]
-    refused = align("run", "run.yaml", "--set", "data.check.most={duplicate: 0.5, leek: 0}", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert 'data.check.most: unknown rule "leek", did you mean "leak"?' in refused.stderr
+
+
+def test_rules_with_a_limit_refuse_a_run(tmp_path: Path) -> None:
+    source = file(tmp_path, "rows", *pairs(9), {**pairs(1)[0], "id": "again"})
+    data = load(source=source)
+    (line,) = check_before_training(data, CheckConfig())
+    assert line == (
+        f"data check: 1 (10.0%) rows that stand there twice [duplicate] (first: {source}:10: the same as {source}:1)"
+    )
+    assert check_before_training(data, CheckConfig(enabled=False)) == []
+    assert check_before_training(data, CheckConfig(most={"duplicate": 0.1})) == [line]
+    with pytest.raises(DataError) as caught:
+        check_before_training(data, CheckConfig(most={"duplicate": 0.05}))
+    assert str(caught.value) == (
+        "data check: 1 of 10 rows (10.0%): rows that stand there twice [duplicate], and data.check.most allows 5.0% "
+        f"(first: {source}:10: the same as {source}:1)"
+    )
+    with pytest.raises(ConfigError, match=r'unknown rule "leek", did you mean "leak"\?'):
+        check_before_training(data, CheckConfig(most={"leek": 0}))
+    leaky = load(source=source, eval_source=file(tmp_path, "held", pairs(3)[2]))
+    with pytest.raises(DataError, match=r"\[leak\], and data.check.most allows 0.0%"):
+        check_before_training(leaky, CheckConfig(most={"leak": 0}))

@@ -47,7 +47,7 @@ def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
         if allowed is not None and finding.rate > allowed:
             first = finding.examples[0]
             raise DataError(
-                f"data check: {finding.count:,} of {len(rows):,} rows ({finding.rate:.1%}) are {finding.title} "
+                f"data check: {finding.count:,} of {len(rows):,} rows ({finding.rate:.1%}): {finding.title} "
                 f"[{finding.rule}], and data.check.most allows {allowed:.1%} (first: {first['place']}: {first['about']})"
             )
     looked = "" if len(rows) == len(data.train) else f" of {len(rows):,} looked at"
