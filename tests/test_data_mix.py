@@ -184,6 +184,10 @@ BROKEN_SECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "phases that fall": ({"phases": [{"until": 1, "weights": {}}, {"until": 0.5, "weights": {}}]}, "must rise"),
     "phases that end early": ({"phases": [{"until": 0.5, "weights": {}}]}, "the last one must be 1"),
     "a fold too many": ({"folds": 3, "fold": 3}, "fold 3 of 3 folds"),
+    "source and sources": (
+        {"source": "a.jsonl", "sources": ["b.jsonl"]},
+        r"source \(a.jsonl\) and sources are both given: name the data in one of them",
+    ),
     "no weight at all": ({"sources": [{"source": "a", "weight": 0}]}, "greater than 0"),
 }
 
@@ -193,6 +197,19 @@ def test_sections_that_cannot_be(case: str) -> None:
     section, says = BROKEN_SECTIONS[case]
     with pytest.raises(ValidationError, match=says):
         DataConfig(**section)
+
+
+def test_what_a_source_leaves_open_is_as_the_section_has_it() -> None:
+    section = DataConfig(
+        sources=["a.jsonl", {"source": "b.jsonl", "columns": {}, "limit": 3}],  # type: ignore[list-item]
+        columns={"prompt": "q"},
+        pairs="all",
+        limit=9,
+    )
+    a, b = section.parts
+    assert (a.columns, a.pairs, a.limit) == ({"prompt": "q"}, "all", 9)
+    assert (b.columns, b.pairs, b.limit) == ({}, "all", 3)
+    assert DataConfig(**section.model_dump()) == section, "a run's own run.yaml repeats it"
 
 
 def test_folds_hold_every_row_out_once(tmp_path: Path) -> None:

@@ -158,7 +158,10 @@ class CheckConfig(Section):
 class DataConfig(Reading):
     """The data."""
 
-    sources: list[SourceConfig] = Field(default_factory=list, description="several sources to mix, in place of source")
+    sources: list[SourceConfig] = Field(
+        default_factory=list,
+        description="several sources to mix, in place of source; what they leave open is as said here",
+    )
     exhausted: Literal["first", "all"] = Field(
         "first", description="with weights, an epoch ends when the first source, or every source, was passed over once"
     )
@@ -191,6 +194,8 @@ class DataConfig(Reading):
     def _consistent(self) -> DataConfig:
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds} folds, which are counted from 0")
+        if self.sources and self.source != "demo":
+            raise ValueError(f"source ({self.source}) and sources are both given: name the data in one of them")
         weighted = {source.weight is not None for source in self.sources}
         if len(weighted) > 1:
             raise ValueError("some sources have a weight and some have none: give every source one, or use repeat")
@@ -199,6 +204,12 @@ class DataConfig(Reading):
             raise ValueError("the phases' until must rise, and the last one must be 1")
         if len(set(self.names)) < len(self.names):
             raise ValueError("two sources have one name: give each a name of its own")
+        # What a source leaves open is as the section has it; written here, so that run.yaml says it of each.
+        shared = {name: getattr(self, name) for name in Reading.model_fields if name != "source"}
+        self.__dict__["sources"] = [
+            part.model_copy(update={name: value for name, value in shared.items() if name not in part.model_fields_set})
+            for part in self.sources
+        ]
         return self
 
     @property

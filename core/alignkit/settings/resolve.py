@@ -241,8 +241,8 @@ def _unknown_setting(layer: Layer, key: str, known: list[str], elsewhere: dict[s
 
 def _is_demo(users: Layer) -> bool:
     """Whether a run is on the demo: its data, and its model or a run that was itself on the demo."""
-    model = users.get("model", "name")
-    return users.get("data", "source") in (None, DEMO) and (model in (None, DEMO) or _was_on_demo(model))
+    model, data = users.get("model", "name"), users.get("data", "source")
+    return data in (None, DEMO) and not users.get("data", "sources") and (model in (None, DEMO) or _was_on_demo(model))
 
 
 def _was_on_demo(model: Any) -> bool:
