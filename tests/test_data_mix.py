@@ -98,8 +98,8 @@ def test_weights_and_repeats(tmp_path: Path) -> None:
     rows = Counter(data.train[int(i)].fields["source"] for i in order.epoch(0))
     assert rows == {"a": 15, "b": 10}
     assert list(describe(DataConfig(**weighted), order)) == [
-        "mix: a 15 of its 30 rows an epoch (0.50 times), 60.0% of all",
-        "mix: b 10 of its 10 rows an epoch (1.00 times), 40.0% of all",
+        "a 15 of its 30 rows an epoch (0.50 times), 60.0% of all",
+        "b 10 of its 10 rows an epoch (1.00 times), 40.0% of all",
     ]
     assert order_of(data, **weighted, exhausted="all").amounts == (30, 20)
     repeated = {"sources": [{"source": a, "repeat": 0.5}, {"source": b, "repeat": 3}]}

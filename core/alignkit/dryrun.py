@@ -58,12 +58,12 @@ def describe(config: RunConfig) -> None:
     method = session.method
     order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))
     steps = total_steps(arguments, shape, order, method)
-    passes = steps * shape.rows / max(len(data.train), 1)  # over the rows, answers sampled or not
-    tokens = f"about {round(int(data.train.lengths().sum()) * passes):,}"
+    rows = steps * shape.rows  # answers sampled or not
+    passes = rows / max(order.size, 1)
+    mean = float(data.train.lengths().mean()) if len(data.train) else 0.0
+    tokens = f"about {round(mean * rows):,}"
     if "reward" in method.needs:
-        longest = (
-            round(passes * len(data.train)) * method.settings.max_new_tokens * getattr(method.settings, "group", 1)
-        )
+        longest = rows * method.settings.max_new_tokens * getattr(method.settings, "group", 1)
         tokens += f" of prompts, at most {longest:,} of answers"
     lines = {
         "method": f"{session.method.name} {config.method.settings}",

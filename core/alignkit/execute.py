@@ -200,7 +200,7 @@ class Execution:
         ]
         order = order_of(prepared, logps)
         for line in describe(self.config.data, order):
-            self.console.info(line)
+            self.console.info(f"mix: {line}")
         parts = trainer_parts(prepared, self.arguments, self.shape, logps, callbacks, order)
         external = self.session.build_trainer(parts)
         trainer = external or AlignTrainer(parts)

@@ -55,7 +55,7 @@ def describe(data: DataConfig, order: RowOrder) -> Iterator[str]:
         return
     for name, size, amount in zip(data.names, np.bincount(order.sources), order.amounts, strict=False):
         yield (
-            f"mix: {name} {amount:,} of its {size:,} rows an epoch ({amount / max(size, 1):.2f} times), "
+            f"{name} {amount:,} of its {size:,} rows an epoch ({amount / max(size, 1):.2f} times), "
             f"{amount / order.size:.1%} of all"
         )
 
@@ -144,7 +144,8 @@ def _column(train: TokenisedRows, name: str, key: str) -> Iterator[str | float]:
         table, row = train.find(position)
         fields = table.fields(row)
         if name not in fields:
-            hint = suggest(name, list(fields))
+            others = ("length", "margin") if key == "data.curriculum.by" else ("source", "category", "cluster")
+            hint = suggest(name, [*fields, *others])
             raise DataError(
                 f'{table.place(row)}: no column "{name}" for {key}{hint} (the row has {", ".join(fields) or "none"})'
             )
