@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alignkit.__main__ import main
 from alignkit.config import CheckConfig, DataConfig, ModelConfig
 from alignkit.data.checking import check_source, write_fixed
 from alignkit.data.checking.similar import Sketches
@@ -241,3 +242,52 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     missing = align("data", "check", "nowhere.jsonl", cwd=tmp_path)
     assert missing.returncode == 2
     assert "nowhere.jsonl" in missing.stderr
+
+
+def test_a_configuration_is_checked_source_by_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "one.jsonl", *FINE, FINE[0])
+    written(
+        tmp_path / "two.jsonl", {"q": "c\u0430t ?", "chosen": " yes .", "rejected": " no ."}, pair("<b>&", "x", "x")
+    )
+    (tmp_path / "run.yaml").write_text(
+        "method: orpo\nmodel: demo\ndata:\n  max_length: 8\n  check: {min_words: 1, script: Latin}\n"
+        "  sources: [one.jsonl, {source: two.jsonl, columns: {prompt: q}}]\n"
+    )
+    assert main(["data", "check", "run.yaml", "--json", "--html", "page.html"]) == 0
+    one, two = json.loads(capsys.readouterr().out)
+    assert [one["source"], two["source"]] == ["one.jsonl", "two.jsonl"]
+    rules = {finding["rule"]: finding for finding in one["findings"]}
+    assert rules["duplicate"]["examples"][0]["about"] == "the same as one.jsonl:1"
+    assert rules["truncated"]["count"] > 0
+    assert one["token_lengths"]["most"] > one["max_length"] == 8
+    found = {finding["rule"]: finding for finding in two["findings"]}
+    assert found["mixed-script"]["examples"][0]["about"] == '"c\u0430t" in prompt mixes Cyrillic and Latin letters'
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/svg+xml") == 6, "words, differences and tokens of either source"
+    assert "one.jsonl:3" in page
+    assert "<b>&" not in page
+    assert main(["data", "check", "run.yaml", "--fix", "out.jsonl"]) == 2
+    assert "one source at a time" in capsys.readouterr().err
+
+
+def test_what_a_model_would_make_of_conversations(tmp_path: Path) -> None:
+    tokenizer = build_model(ModelConfig()).tokenizer
+    tokenizer.chat_template = (
+        "{{ bos_token }}{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}"
+        "{% endif %}{{ m.content }}\\n{% endfor %}"
+    )
+    refused = talk(USER, ("tool", "x"))
+    source = written(tmp_path / "d.jsonl", talk(USER), refused, talk(("user", "a wholly different matter")))
+    found = check_source(source, config=DataConfig(append_eos=False), tokenizer=tokenizer)
+    rules = {finding.rule: finding for finding in found.findings}
+    assert rules["template"].examples[0] == {
+        "place": f"{source}:2",
+        "row": rules["template"].examples[0]["row"],
+        "about": "the chat template refuses this conversation: no tools",
+    }
+    assert rules["double-bos"].count == rules["no-end"].count == 2
+    kept, left = write_fixed(found, tmp_path / "fixed.jsonl")
+    assert (kept, left) == (2, 1)
