@@ -121,6 +121,12 @@ class RewardModel:
         loaded.model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
         return loaded
 
+    @cached_property
+    def _encoders(self) -> dict[bool, Encoder]:
+        """By whether an answer has ended: what makes tokens of texts that were said with another tokenizer."""
+        mine = self._loaded.tokenizer
+        return {ended: Encoder(mine, TokenRules(self.max_length, append_eos=ended)) for ended in (False, True)}
+
     def score(self, answers: Sequence[Answered]) -> list[float]:
         """Return the reward of every answer.
 
@@ -155,9 +161,8 @@ class RewardModel:
         if not isinstance(answer.prompt, str):
             turn = ({"role": "assistant", "content": answer.answer},)
         row = Row(0, answer.id, answer.prompt, (turn,), "")
-        encoder = Encoder(tokenizer, TokenRules(self.max_length, append_eos=answer.ended))
         rendered = render(row, tokenizer, answer.id)
-        found = encoder.encode([rendered])[0]
+        found = self._encoders[answer.ended].encode([rendered])[0]
         if found.unusable is not None:  # an answer without words: the prompt, and the end
             ids = list(tokenizer(rendered.prompt)["input_ids"])[-self.max_length + 1 :]
             end = tokenizer.eos_token_id
