@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
+from alignkit.data.cells import read_label
 from alignkit.data.chunks import Source
 from alignkit.data.rows import RawRows, describe, digest
 from alignkit.errors import DataError
@@ -26,7 +27,6 @@ WHY = "\0unusable"
 NO_PARTNER = "no two answers to its prompt that are rated differently"
 
 Pairing: TypeAlias = Literal["best_worst", "all"]
-_LABELS = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
 
 
 class _Answer(NamedTuple):
@@ -134,9 +134,7 @@ def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> tuple[
             label = row.get(names["label"])
             if label is None:
                 raise DataError(f'{place}: no "rating" and no "label" in this row, so it cannot be paired')
-            score = _LABELS.get(str(label).lower()) if isinstance(label, (bool, int, str)) else None
-            if score is None:
-                raise DataError(f'{place}: "label" is {label!r}, expected true or false')
+            score = float(read_label(label, place))
         answer = _Answer(row[names["completion"]], _number(score, place), row, place)
         groups.setdefault(digest(row[names["prompt"]]), []).append(answer)
     rows: list[Mapping[str, Any]] = []
@@ -154,6 +152,12 @@ def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> tuple[
             rows.append({**own, "chosen": answers[0].value, "rejected": answers[0].value, WHY: NO_PARTNER})
             places.append(answers[0].place)
     return rows, places
+
+
+def left_over(columns: Mapping[str, str], *, paired: bool = False) -> dict[str, str]:
+    """Return the column names that still stand in rows once their answers are pairs; ``paired``: rows with one another."""
+    spent = {"answers", "ratings", *(("completion", "rating", "label") if paired else ())}
+    return {ours: theirs for ours, theirs in columns.items() if ours not in spent}
 
 
 def _pairs(answers: Sequence[_Answer], pairs: Pairing) -> Iterator[tuple[_Answer, _Answer]]:

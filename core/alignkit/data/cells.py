@@ -72,12 +72,16 @@ class Cells:
         return tuple(_without_nulls(tool) for tool in value)
 
     def label(self) -> bool:
-        """Return the ``label`` column: true or false, also as 1 and 0, and as text (CSV has nothing else)."""
-        value = self.get("label")
-        label = _LABELS.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
-        if label is None:
-            raise DataError(f'{self.place}: "label" is {value!r}, expected true or false')
-        return label
+        """Return the ``label`` column; see :func:`read_label`."""
+        return read_label(self.get("label"), self.place)
+
+
+def read_label(value: Any, place: str) -> bool:
+    """Return a label: true or false, also as 1 and 0, and as text (CSV has nothing else)."""
+    label = _LABELS.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
+    if label is None:
+        raise DataError(f'{place}: "label" is {value!r}, expected true or false')
+    return label
 
 
 def _without_nulls(value: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -122,6 +123,7 @@ class Source:
                 rows = raw.rows[begin : begin + ROWS]
                 yield RowChunk(rows, [raw.where(begin + i) for i in range(len(rows))])
 
+        @cache
         def digest() -> str:
             content = hashlib.sha256()
             for i, row in enumerate(raw.rows):

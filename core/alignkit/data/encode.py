@@ -15,7 +15,7 @@ from itertools import chain, islice
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
-from alignkit.data.alternatives import Pairing, one_by_one, paired
+from alignkit.data.alternatives import Pairing, left_over, one_by_one, paired
 from alignkit.data.chunks import Chunk, Source
 from alignkit.data.render import render_all
 from alignkit.data.rows import RawRows, Row, Text, as_json, digest
@@ -144,11 +144,10 @@ class _Work:
         self.name, self.root, self.recipe, self.tokenizer = source.name, source.root, recipe, tokenizer
         self.all_turns = recipe.train_on == "all" and recipe.kind == "completion"
         self.encoder = Encoder(tokenizer, recipe.rules)
-        spent = {"answers", "ratings", *(("completion", "rating", "label") if paired else ())}
         self.normaliser = Normaliser(
             _first_rows(source, recipe, first),
             recipe.kind,
-            {ours: theirs for ours, theirs in recipe.columns.items() if ours not in spent},
+            left_over(recipe.columns, paired=paired),
             chat=bool(tokenizer.chat_template),
             all_turns=self.all_turns,
         )
@@ -170,10 +169,10 @@ class _Work:
         usable = [row for row in rows if row.unusable is None]
         encoded = iter(self.encoder.encode(render_all(usable, self.tokenizer, all_turns=self.all_turns)))
         made = [TokenRow(unusable=row.unusable) if row.unusable is not None else next(encoded) for row in rows]
-        return _batch(rows, made, SEGMENTS[recipe.kind], self.root)
+        return _record_batch(rows, made, SEGMENTS[recipe.kind], self.root)
 
 
-def _batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, root: str) -> pa.RecordBatch:
+def _record_batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, root: str) -> pa.RecordBatch:
     """Put rows and their tokens into a record batch."""
     import numpy as np
     import pyarrow as pa

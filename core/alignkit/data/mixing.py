@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from alignkit.config import DataConfig
 from alignkit.data.order import Curriculum, Ints, Phase, RowOrder, amounts
+from alignkit.data.split import Words, codes
 from alignkit.data.store import TokenisedRows
 from alignkit.errors import ConfigError, DataError, suggest
 
@@ -32,7 +33,8 @@ def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margin
     names, sources = _sources(data, train)
     groups, group_names = None, names
     if data.group_by is not None:
-        group_names, groups = _codes(_values(train, data.group_by, names, sources))
+        found, groups = codes(_values(train, data.group_by, names, sources))
+        group_names = found.to_pylist()
     parts, part_names = (sources, names) if data.group_by is None else (groups, group_names)
     phases = tuple(_phases(data, part_names, parts))
     return RowOrder(
@@ -80,10 +82,10 @@ def _amounts(data: DataConfig, sources: Ints | None) -> tuple[int, ...] | None:
     return tuple(max(round(size * part.repeat), 1) for size, part in zip(sizes, data.parts, strict=True))
 
 
-def _phases(data: DataConfig, names: list[str], codes: Ints | None) -> Iterator[Phase]:
+def _phases(data: DataConfig, names: list[str], parts: Ints | None) -> Iterator[Phase]:
     if not data.phases:
         return
-    if codes is None:
+    if parts is None:
         raise ConfigError("data.phases changes the mix of several data.sources, or of what data.group_by tells apart")
     for number, phase in enumerate(data.phases):
         for name in phase.weights:
@@ -94,22 +96,16 @@ def _phases(data: DataConfig, names: list[str], codes: Ints | None) -> Iterator[
         weights = [phase.weights.get(name, 0.0) for name in names]
         if not any(weights):
             raise ConfigError(f"data.phases[{number}].weights takes no rows at all")
-        yield Phase(phase.until, amounts(np.bincount(codes, minlength=len(names)).tolist(), weights, data.exhausted))
+        yield Phase(phase.until, amounts(np.bincount(parts, minlength=len(names)).tolist(), weights, data.exhausted))
 
 
-def _values(train: TokenisedRows, name: str, names: Sequence[str], sources: Ints | None) -> list[str]:
+def _values(train: TokenisedRows, name: str, names: Sequence[str], sources: Ints | None) -> Words:
     """Return what tells the groups apart, for every row."""
     if name == "source":
         return [names[0]] * len(train) if sources is None else [names[i] for i in sources]
     if name in ("category", "cluster"):
-        return list(train.column(name).to_pylist())
+        return train.column(name)
     return [str(value) for value in _column(train, name, "data.group_by")]
-
-
-def _codes(values: Sequence[str]) -> tuple[list[str], Ints]:
-    names = sorted(set(values))
-    number = {name: i for i, name in enumerate(names)}
-    return names, np.array([number[value] for value in values], dtype=np.int64)
 
 
 def _curriculum(data: DataConfig, train: TokenisedRows, margins: Margins | None) -> Curriculum | None:

@@ -82,7 +82,6 @@ def dataset_source(dataset: Any, name: str) -> Source:
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
             yield RowChunk(rows, [f"{name} row {begin + i + 1}" for i in range(len(rows))])
 
-    @cache
     def digest() -> str:
         import pyarrow as pa
 

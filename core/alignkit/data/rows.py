@@ -24,10 +24,6 @@ class RawRows:
     where: Callable[[int], str]
     source: str
 
-    def head(self, limit: int | None) -> RawRows:
-        """Return the first ``limit`` rows (None: all of them)."""
-        return self if limit is None else RawRows(self.rows[:limit], self.where, self.source)
-
 
 @dataclass(frozen=True, slots=True)
 class Row:

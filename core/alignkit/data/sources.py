@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn
@@ -104,7 +105,7 @@ def _filled(source: Source) -> Source:
             empty = path.is_file() and not path.stat().st_size
             raise SourceError(f"{source.name} is empty" if empty else f"{source.name} holds no rows")
 
-    return Source(source.name, source.root, chunks, source.digest)
+    return Source(source.name, source.root, chunks, cache(source.digest))  # rows of every kind ask for it
 
 
 # ------------------------------------------------------------------------------------------------ files

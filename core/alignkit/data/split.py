@@ -77,8 +77,8 @@ def _groups(clusters: Words, prompts: Words) -> tuple[pa.Array, NDArray[np.int64
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    names, cluster = _codes(clusters)
-    _, prompt = _codes(prompts)
+    names, cluster = codes(clusters)
+    _, prompt = codes(prompts)
     first = np.full(prompt.max(initial=-1) + 1, -1, dtype=np.int64)
     first[prompt[::-1]] = cluster[::-1]  # the cluster a prompt first stands in
     links = np.ones(len(cluster), dtype=np.int8)
@@ -89,7 +89,7 @@ def _groups(clusters: Words, prompts: Words) -> tuple[pa.Array, NDArray[np.int64
     return names.take(smallest), component[cluster].astype(np.int64)
 
 
-def _codes(values: Words) -> tuple[pa.Array, NDArray[np.int64]]:
+def codes(values: Words) -> tuple[pa.Array, NDArray[np.int64]]:
     """Return the different values in order, and the number of each row's."""
     import pyarrow as pa
     import pyarrow.compute as pc

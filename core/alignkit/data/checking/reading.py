@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import Reading
-from alignkit.data.alternatives import one_by_one
+from alignkit.data.alternatives import left_over, one_by_one
 from alignkit.data.chunks import parse_line
 from alignkit.data.rows import RawRows, Row
 from alignkit.data.shapes import normalise
@@ -60,7 +60,7 @@ def read_source(source: str, split: str | None, reading: Reading, *, chat: bool 
             f"{source} holds no row that can be read" + (f" ({broken[0].place}: {broken[0].why})" if broken else "")
         )
     raw, odd = _each(raw, lambda part: one_by_one(fill(part, reading.template), reading.columns, reading.pairs))
-    columns = {ours: theirs for ours, theirs in reading.columns.items() if ours not in ("answers", "ratings")}
+    columns = left_over(reading.columns)
     try:
         kind: RowKind = "preference"
         rows = normalise(raw, kind, columns, chat=chat)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from alignkit.config import DataConfig
 from alignkit.data.checking.rules import Hit
 from alignkit.data.render import Rendered, render
+from alignkit.data.report import SUMS
 from alignkit.data.rows import Row
 from alignkit.data.tokens import Encoder, TokenRow, TokenRules
 from alignkit.errors import DataError
@@ -41,9 +42,8 @@ class Seen(NamedTuple):
     def counts(self) -> dict[str, int]:
         """Return what training would count."""
         usable = [row for row in self.rows if isinstance(row, TokenRow) and row.unusable is None]
-        names = ("truncated_completions", "border_merges", "eos_added", "eos_missing", "double_bos")
         counts = {"truncated_prompts": sum(row.prompt_lost > 0 for row in usable)}
-        counts |= {name: sum(getattr(row, name) for row in usable) for name in names}
+        counts |= {name: sum(getattr(row, name) for row in usable) for name in SUMS}
         counts["tokens_lost_to_max_length"] = sum(row.prompt_lost + row.completion_lost for row in usable)
         return counts
 
