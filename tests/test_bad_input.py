@@ -188,6 +188,15 @@ CASES = [
     Case("name leaves the output", options("--name", "../../elsewhere"), ("../../elsewhere", "--output")),
     Case("output in the way", in_the_way, ("taken",)),
     Case("quantization without a GPU", quantized, ("model.quantization", "GPU")),
+    Case(
+        "misspelt curriculum", options("--set", "data.curriculum={by: lenght}"), ('"lenght"', 'did you mean "length"')
+    ),
+    Case(
+        "groups of answers",
+        options("--set", "reward=length", "--set", "data.group_by=category"),
+        ("data.group_by is for methods that train on the rows themselves",),
+        "grpo",
+    ),
     Case("resume of nothing", options("--resume", "--name", "absent"), ("absent",)),
 ]
 

@@ -49,6 +49,8 @@ class Prepared:
     loaded: LoadedModel
     data: Data
     policy: ModelPolicy | ClassifierPolicy
+    order: RowOrder
+    """Of the training rows, all margins taken for 0."""
 
     @property
     def scoring(self) -> Scorer | None:
@@ -67,6 +69,8 @@ def open_plugins(config: RunConfig) -> tuple[Session, dict[str, Suite[Any]]]:
     if missing:
         raise ConfigError(f"method {session.method.name} needs a {min(missing)}, which this version cannot give it")
     _check_rewards(session.method)
+    if config.data.group_by is not None and "reward" in session.method.needs:
+        raise ConfigError("data.group_by is for methods that train on the rows themselves, not on answers to them")
     return session, open_suites(config.eval)
 
 
@@ -107,8 +111,12 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
 
 def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], device: torch.device) -> Prepared:
     """Load model and data, put the model on its device, and choose the scoring backend by a probe."""
+    from alignkit.data.mixing import row_order
+
     loaded, data = load_parts(config, session)
-    return Prepared(config, session, suites, loaded, data, policy_of(loaded, config.model, device))
+    # What is wrong with the order shows before anything is evaluated.
+    order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))
+    return Prepared(config, session, suites, loaded, data, policy_of(loaded, config.model, device), order)
 
 
 def subject(prepared: Prepared, name: str, *, trained: bool) -> Subject:
@@ -177,19 +185,19 @@ def references(
 
 
 def order_of(prepared: Prepared, references: dict[str, Sequence[Any]]) -> RowOrder:
-    """Return the order of the training rows, as the data section has it."""
+    """Return the order of the training rows, by the start model's margin where that is asked for."""
     from alignkit.data.mixing import row_order
 
     config, train = prepared.config, prepared.data.train
-    if config.data.group_by is not None and "reward" in prepared.session.method.needs:
-        raise ConfigError("data.group_by is for methods that train on the rows themselves, not on answers to them")
+    if config.data.curriculum is None or config.data.curriculum.by != "margin":
+        return prepared.order
 
     def margins() -> NDArray[np.float64]:
         lengths = train.segment_lengths()[:, 1].tolist()
         pairs = zip(references["train"], lengths, strict=True)
         return np.array([float(logps[:chosen].sum() - logps[chosen:].sum()) for logps, chosen in pairs])
 
-    return row_order(config.data, train, config.run.seed, margins if "train" in references else None)
+    return row_order(config.data, train, config.run.seed, margins)
 
 
 def precision(arguments: TrainingArguments) -> str:
