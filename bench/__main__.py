@@ -126,7 +126,7 @@ def _write(
     prepared: dict[str, Any] | None = None,
 ) -> None:
     """Write what there is so far, whole or not at all."""
-    from alignkit.files import atomic_path
+    from alignkit.system.files import atomic_path
 
     record = {
         "environment": environment(options.device),

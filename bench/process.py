@@ -7,7 +7,7 @@ import os
 
 def prepare(threads: int) -> None:
     """Set the number of threads and keep libraries quiet; to be called before torch is imported."""
-    from alignkit.quiet import quiet_libraries, set_environment
+    from alignkit.system.quiet import quiet_libraries, set_environment
 
     set_environment()
     os.environ.setdefault("TQDM_DISABLE", "1")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from alignkit.types import Example
+from alignkit.contract.types import Example
 
 from bench.cells import SHAPES, Cell, Shape, Workload
 from bench.clock import Times, measure, take_turns
@@ -130,7 +130,7 @@ def compare(choices: Choices, repeats: int, device: str = "cpu") -> Found:
 
 
 def _score(policy: Any, rows: Sequence[Example]) -> list[float]:
-    from alignkit_eval.scores import score_completions
+    from alignkit_eval.suites.scores import score_completions
 
     return [score.logp for row in score_completions(policy, rows, TOKENS_PER_BATCH, "bench") for score in row]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alignkit.data.order import RowOrder
-from alignkit.types import Example
+from alignkit.contract.types import Example
+from alignkit.data.order.row_order import RowOrder
 
 from bench.cells import Cell
 from bench.models import adapter, build
@@ -55,12 +55,13 @@ class Ours(Side):
     name = "alignkit"
 
     def __init__(self, cell: Cell, steps: int) -> None:
-        from alignkit.arguments import training_arguments
-        from alignkit.reference import score_rows
         from alignkit.scoring.policy import ModelPolicy
+        from alignkit.scoring.reference import score_rows
         from alignkit.scoring.scorer import install
-        from alignkit.session import Session
-        from alignkit.trainer import AlignTrainer, TrainerParts
+        from alignkit.settings.training_arguments import training_arguments
+        from alignkit.training.parts import TrainerParts
+        from alignkit.training.session import Session
+        from alignkit.training.trainer import AlignTrainer
 
         super().__init__(cell, steps)
         config = _configuration(cell, steps)
@@ -102,7 +103,7 @@ class Ours(Side):
 
     def reference(self, number: int) -> torch.Tensor:
         """Run what fills the cache of reference log-probabilities."""
-        from alignkit.reference import score_rows
+        from alignkit.scoring.reference import score_rows
 
         rows = [self.examples[i] for i in self.rows(number)]
         logps = score_rows(self.trainer.parts.policy, rows, self.trainer.parts.tokens_per_micro_batch)

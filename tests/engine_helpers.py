@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from alignkit.config import RunConfig
+from alignkit.contract.types import Example
 from alignkit.testing import engine
 from alignkit.testing.engine import RewardFunction, configuration, rollout_parts
 from alignkit.testing.tiny import VOCABULARY as VOCAB
 from alignkit.testing.tiny import Words, tiny_llama
-from alignkit.trainer import AlignTrainer
-from alignkit.types import Example
+from alignkit.training.trainer import AlignTrainer
 from transformers import TrainerCallback
 
 __all__ = ["VOCAB", "Words", "build_trainer", "configuration", "rollout_parts", "tiny_llama"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from alignkit import Example, Scores, SuiteResult, Target
-from alignkit.data.rows import Row
+from alignkit.contract.rows import Row
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

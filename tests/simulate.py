@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from alignkit_eval.paired import Difference, effect, judge, minus
+from alignkit_eval.comparison.paired import Difference, effect, judge, minus
 from scipy import stats
 
 

@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from alignkit import __version__, quiet
+from alignkit import __version__
 from alignkit.cli import COMMANDS, align, run_command
 from alignkit.cli.failures import State, explain
 from alignkit.errors import AlignError, InterruptedRun, RunFailedError
+from alignkit.system import quiet
 from click.testing import CliRunner
 
 from tests.third_party import ALIGN, METHOD

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from alignkit import RunConfig, settings
 from alignkit.errors import ConfigError
-from alignkit.settings import files, train_keys
+from alignkit.settings import train_keys
+from alignkit.settings import yaml_files as files
 from alignkit.settings.layers import Layer, from_dotted, merge
 from hypothesis import given
 from hypothesis import strategies as st
@@ -363,7 +364,7 @@ def test_what_the_engine_overrides_is_owned():
     """A key the engine sets over the user's would be ignored without a word."""
     from pathlib import Path
 
-    from alignkit.arguments import training_arguments
+    from alignkit.settings.training_arguments import training_arguments
 
     plain = settings.resolve(method="orpo", data="d").config
     arguments, _ = training_arguments(plain, Path("unused"))

@@ -13,7 +13,7 @@ from alignkit.data.checking import check_source, write_fixed
 from alignkit.data.checking.similar import Sketches
 from alignkit.demo import data_path
 from alignkit.errors import DataError
-from alignkit.models import build_model
+from alignkit.models.load import build_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

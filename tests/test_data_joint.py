@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from alignkit.data.joint import _USUAL, Joint
+from alignkit.data.tokenise.prefix import _USUAL, Joint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 from alignkit.config import RunConfig
-from alignkit.data import cache as cache_module
-from alignkit.data.encode import SEGMENTS
+from alignkit.contract.rows import RawRows
+from alignkit.contract.types import RowKind
 from alignkit.data.load import Data, load_data
-from alignkit.data.rows import RawRows, digest
-from alignkit.data.split import held_out
-from alignkit.data.store import TokenisedRows
+from alignkit.data.rows import digest
+from alignkit.data.table import cache as cache_module
+from alignkit.data.table.split import held_out
+from alignkit.data.table.tokenised_rows import TokenisedRows
+from alignkit.data.tokenise.encode import SEGMENTS
 from alignkit.errors import ConfigError, DataError
-from alignkit.types import RowKind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from alignkit.chat_templates import NAMED
 from alignkit.config import CheckConfig, DataConfig, ModelConfig, RunConfig
+from alignkit.contract.types import RowKind
 from alignkit.data.checking.before import check_before_training
 from alignkit.data.load import Data, load_data
-from alignkit.data.mixing import describe, row_order
-from alignkit.data.order import RowOrder
+from alignkit.data.order.mixing import describe, row_order
+from alignkit.data.order.row_order import RowOrder
 from alignkit.demo import data_path
 from alignkit.errors import AlignError, ConfigError, DataError
-from alignkit.models import load_tokenizer
-from alignkit.types import RowKind
+from alignkit.models.chat_templates import NAMED
+from alignkit.models.tokenizer import load_tokenizer
 from pydantic import ValidationError
 
 from tests.data_helpers import make_tokenizer, pairs, write_jsonl

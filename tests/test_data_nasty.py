@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from alignkit.config import RunConfig
+from alignkit.contract.types import RowKind
 from alignkit.data.load import load_data
-from alignkit.data.mixing import row_order
+from alignkit.data.order.mixing import row_order
 from alignkit.errors import AlignError
 from alignkit.testing.engine import build_trainer
-from alignkit.types import RowKind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -7,8 +7,8 @@ from itertools import groupby
 
 import numpy as np
 import pytest
-from alignkit.data.order import Curriculum, Phase, RowOrder, amounts
-from alignkit.types import Reuse
+from alignkit.contract.types import Reuse
+from alignkit.data.order.row_order import Curriculum, Phase, RowOrder, amounts
 from hypothesis import given
 from hypothesis import strategies as st
 

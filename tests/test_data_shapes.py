@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from alignkit.data.rows import RawRows, Row
-from alignkit.data.shapes import EMPTY_COMPLETION, EMPTY_PROMPT, NO_ANSWER, SAME_ANSWERS, normalise
+from alignkit.contract.rows import RawRows, Row
+from alignkit.contract.types import RowKind
+from alignkit.data.shapes.normalise import EMPTY_COMPLETION, EMPTY_PROMPT, NO_ANSWER, SAME_ANSWERS, normalise
 from alignkit.errors import DataError
-from alignkit.types import RowKind
 from trl import extract_prompt
 
 

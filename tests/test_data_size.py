@@ -15,12 +15,12 @@ import datasets
 import fsspec
 import pytest
 from alignkit.config import DataConfig, RunConfig
-from alignkit.data import chunks as chunks_module
-from alignkit.data.chunks import LineChunk, Source
-from alignkit.data.encode import Recipe, encode
 from alignkit.data.load import Data, load_data
-from alignkit.data.sources import open_source
-from alignkit.data.tokens import TokenRules
+from alignkit.data.sources import chunks as chunks_module
+from alignkit.data.sources.chunks import LineChunk, Source
+from alignkit.data.sources.open import open_source
+from alignkit.data.tokenise.encode import Recipe, encode
+from alignkit.data.tokenise.rules import TokenRules
 from alignkit.errors import DataError, RunFailedError
 
 from tests.data_helpers import make_tokenizer, pairs, write_jsonl
@@ -58,7 +58,7 @@ def test_neither_chunks_nor_processes_change_a_row(tmp_path: Path, monkeypatch: 
 
     def table(size: int, workers: int) -> dict[str, Any]:
         monkeypatch.setattr(chunks_module, "ROWS", size)
-        monkeypatch.setattr("alignkit.data.readers.ROWS", size)
+        monkeypatch.setattr("alignkit.data.sources.readers.ROWS", size)
         batches = list(encode(open_source(path, None, DataConfig()), RECIPE, TOKENIZER, workers))
         assert len(batches) == -(-90 // size)
         columns: dict[str, list[Any]] = {}
@@ -75,7 +75,7 @@ def test_neither_chunks_nor_processes_change_a_row(tmp_path: Path, monkeypatch: 
 
 
 def test_an_error_in_a_process_is_that_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alignkit.data.readers.ROWS", 4)
+    monkeypatch.setattr("alignkit.data.sources.readers.ROWS", 4)
     path = write_jsonl(tmp_path / "rows.jsonl", [*pairs(70), {"prompt": "a", "chosen": 3, "rejected": "b"}])
     with pytest.raises(DataError, match=rf'^{path}:71: "chosen" is a number, expected text or a list of messages$'):
         load(path, workers=2)

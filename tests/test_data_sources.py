@@ -16,10 +16,10 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 from alignkit.config import DataConfig
-from alignkit.data.readers import READERS
-from alignkit.data.rows import RawRows
-from alignkit.data.shapes import normalise
-from alignkit.data.sources import HELD_OUT_SPLITS, load_rows
+from alignkit.contract.rows import RawRows
+from alignkit.data.shapes.normalise import normalise
+from alignkit.data.sources.open import HELD_OUT_SPLITS, load_rows
+from alignkit.data.sources.readers import READERS
 from alignkit.errors import DataError
 
 from tests import data_helpers as helpers

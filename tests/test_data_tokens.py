@@ -7,25 +7,18 @@ from typing import Any
 
 import pytest
 import trl
-from alignkit.data.cache import in_memory
-from alignkit.data.chunks import Source
-from alignkit.data.encode import Recipe
-from alignkit.data.encode import encode as batches
-from alignkit.data.render import render
-from alignkit.data.report import SourceReport
-from alignkit.data.rows import RawRows
-from alignkit.data.shapes import normalise
-from alignkit.data.store import Chosen, Table, TokenisedRows
-from alignkit.data.tokens import (
-    NO_START,
-    NO_TOKENS,
-    ONLY_SPECIAL,
-    SAME_TOKENS,
-    TokenRules,
-    truncate,
-)
+from alignkit.contract.rows import RawRows
+from alignkit.contract.types import RowKind
+from alignkit.data.shapes.normalise import normalise
+from alignkit.data.sources.chunks import Source
+from alignkit.data.table.cache import in_memory
+from alignkit.data.table.report import SourceReport
+from alignkit.data.table.tokenised_rows import Chosen, Table, TokenisedRows
+from alignkit.data.tokenise.encode import Recipe
+from alignkit.data.tokenise.encode import encode as batches
+from alignkit.data.tokenise.render import render
+from alignkit.data.tokenise.rules import NO_START, NO_TOKENS, ONLY_SPECIAL, SAME_TOKENS, TokenRules, truncate
 from alignkit.errors import DataError
-from alignkit.types import RowKind
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -278,7 +271,7 @@ def test_prompt_rows_end_with_the_generation_prompt() -> None:
 def test_batches_do_not_change_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"prompt": f"How much is {i}? ", "completion": f"It is {i}."} for i in range(7)]
     whole = encode(make_tokenizer(), *rows)
-    monkeypatch.setattr("alignkit.data.chunks.ROWS", 3)
+    monkeypatch.setattr("alignkit.data.sources.chunks.ROWS", 3)
     cut = encode(make_tokenizer(), *rows)
     assert segments(cut) == segments(whole)
     assert (cut.kept, cut.counts) == (whole.kept, whole.counts)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from alignkit.checkpoints import MANIFEST, STAGE, fault, last_checkpoint
 from alignkit.errors import CheckpointError
+from alignkit.training.checkpoints import MANIFEST, STAGE, fault, last_checkpoint
 
 from tests.engine_helpers import StopAt, build_trainer, configuration, random_pairs, tiny_llama, weights
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from alignkit.contract.types import Example, LossTerm
 from alignkit.errors import RunFailedError
-from alignkit.types import Example, LossTerm
 
 from tests.engine_helpers import build_trainer, configuration, random_pairs, tiny_llama, weights
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from alignkit import Example
-from alignkit.data.alternatives import one_by_one
-from alignkit.data.rows import RawRows
-from alignkit_eval.evaluating import evaluate
-from alignkit_eval.prefs import PreferenceSettings, PreferenceSuite
+from alignkit.contract.rows import RawRows
+from alignkit.data.shapes.pairs import one_by_one
+from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.suites.prefs import PreferenceSettings, PreferenceSuite
 
 from tests.eval_helpers import BOS, TablePolicy, target
 

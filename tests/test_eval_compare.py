@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from alignkit.errors import ConfigError
-from alignkit_eval.comparing import compare
-from alignkit_eval.comparison import Comparison, ContrastResult
-from alignkit_eval.paired import holm
-from alignkit_eval.verdict import Judged, verdict_of
+from alignkit_eval.comparison.compare import compare
+from alignkit_eval.comparison.paired import holm
+from alignkit_eval.comparison.result import Comparison, ContrastResult
+from alignkit_eval.comparison.verdict import Judged, verdict_of
 
 from tests.run_helpers import align, short_run
 

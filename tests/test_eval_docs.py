@@ -21,8 +21,8 @@ def test_the_suite_of_the_docs(site: Site) -> None:
 
 
 def test_every_command_and_suite_of_the_docs_exists() -> None:
-    from alignkit import registry
     from alignkit.cli import COMMANDS
+    from alignkit.contract import registry
 
     text = DOCS.read_text()
     assert set(re.findall(r"\balign (\w+)", text)) <= set(COMMANDS)

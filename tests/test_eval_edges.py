@@ -11,9 +11,9 @@ import pytest
 import torch
 from alignkit.config import ModelConfig
 from alignkit.errors import DataError, ModelError, NoRowsError
-from alignkit.models import build_model
-from alignkit_eval.comparing import compare
-from alignkit_eval.evaluating import evaluate
+from alignkit.models.load import build_model
+from alignkit_eval.comparison.compare import compare
+from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.report import comparison_report
 
 from tests.run_helpers import align

@@ -9,7 +9,7 @@ import pytest
 from alignkit import Run
 from alignkit.demo import data_path, model_path
 from alignkit.errors import ConfigError, ModelError, NoRowsError
-from alignkit_eval.evaluating import default_target, evaluate
+from alignkit_eval.evaluation.evaluate import default_target, evaluate
 
 from tests.run_helpers import align, short_run
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from alignkit.errors import ConfigError
-from alignkit_eval.comparing import compare
-from alignkit_eval.sweeping import sweep
+from alignkit_eval.comparison.compare import compare
+from alignkit_eval.sweeps.sweep import sweep
 
 from tests.run_helpers import short_run
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from alignkit import Example, SuiteResult, Target
-from alignkit.data.rows import Row
+from alignkit.contract.rows import Row
 from alignkit.errors import ConfigError, RunFailedError
-from alignkit.samples import generate
-from alignkit_eval.diversity import distinct, repetition
-from alignkit_eval.evaluating import evaluate
-from alignkit_eval.generate import GenerateSettings, GenerateSuite
+from alignkit.models.generate import generate
+from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.suites.diversity import distinct, repetition
+from alignkit_eval.suites.generate import GenerateSettings, GenerateSuite
 
 from tests.eval_helpers import BOS, EOS, ReferencePolicy, byte_tokenizer, tiny_model
 

@@ -14,10 +14,10 @@ import torch
 from alignkit import Example, SuiteResult, Target
 from alignkit.config import ModelConfig
 from alignkit.errors import ConfigError, DataError, NoRowsError, RunFailedError
-from alignkit.models import build_model
+from alignkit.models.load import build_model
 from alignkit.scoring.policy import ModelPolicy
-from alignkit_eval.evaluating import evaluate
-from alignkit_eval.harness import HarnessSettings, HarnessSuite
+from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.suites.lm_eval import HarnessSettings, HarnessSuite
 
 from tests.eval_helpers import target
 from tests.run_helpers import align
@@ -139,7 +139,7 @@ def _with(where: Target, model: Any) -> Target:
 
 
 def test_a_single_log_likelihood_that_is_nan_fails() -> None:
-    from alignkit_eval.harness import _require_finite
+    from alignkit_eval.suites.lm_eval import _require_finite
 
     samples = [{"doc_id": 0, "resps": [[(-1.0, False)]]}, {"doc_id": 7, "resps": [[(-1.0, False)], [(math.nan, True)]]}]
     with pytest.raises(RunFailedError, match=r"demo are not finite on 1 of 2 documents \(7 first\)"):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from alignkit import Example, Policy, Target
 from alignkit.errors import NoRowsError, RunFailedError
-from alignkit_eval.evaluating import evaluate
-from alignkit_eval.kl import KLSettings, KLSuite, kl_of
+from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.suites.kl import KLSettings, KLSuite, kl_of
 
 from tests.eval_helpers import ReferencePolicy, random_pairs, target, tiny_model
 from tests.run_helpers import short_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from alignkit_eval.metrics import CorpusPerplexity, PreferenceAccuracy
+from alignkit_eval.suites.hf_metrics import CorpusPerplexity, PreferenceAccuracy
 
 
 def test_preference_accuracy_by_hand() -> None:

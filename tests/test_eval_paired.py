@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from alignkit_eval.paired import effect, holm, judge, minus
+from alignkit_eval.comparison.paired import effect, holm, judge, minus
 from scipy import stats
 
 from tests.simulate import NULLS, covered, expected_power, power, type_one_error
@@ -140,8 +140,8 @@ def test_random_flips_agree_with_all_flips(monkeypatch: pytest.MonkeyPatch) -> N
     values = np.random.default_rng(6).normal(0.4, 1, size=(1, 12))
     clusters = [str(i) for i in range(12)]
     exact = judge(effect(values), clusters).p
-    monkeypatch.setattr("alignkit_eval.paired._EXACT", 0)
-    monkeypatch.setattr("alignkit_eval.paired._BLOCK", 1000)  # several blocks
+    monkeypatch.setattr("alignkit_eval.comparison.paired._EXACT", 0)
+    monkeypatch.setattr("alignkit_eval.comparison.paired._BLOCK", 1000)  # several blocks
     drawn = judge(effect(values), clusters).p
     assert exact is not None
     assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from alignkit import Example, SuiteResult, Target
 from alignkit.errors import ConfigError, DataError, RunFailedError
-from alignkit_eval.documents import Text, document_windows, read_documents
-from alignkit_eval.perplexity import PerplexitySettings, PerplexitySuite, completion_bytes
+from alignkit_eval.suites.documents import Text, document_windows, read_documents
+from alignkit_eval.suites.perplexity import PerplexitySettings, PerplexitySuite, completion_bytes
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

@@ -10,7 +10,7 @@ from alignkit import Estimate, Example, Suite, SuiteResult, Target
 from alignkit.errors import AlignError, DataError, RunFailedError
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.scorer import install
-from alignkit_eval.prefs import PreferenceSettings, PreferenceSuite, credit, expected_calibration_error, sigmoid
+from alignkit_eval.suites.prefs import PreferenceSettings, PreferenceSuite, credit, expected_calibration_error, sigmoid
 from pydantic import ValidationError
 
 from tests.eval_helpers import ReferencePolicy, TablePolicy, pair, random_pairs, target, tiny_model, token_logps

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from alignkit.errors import DataError
-from alignkit_eval.rate import KEY, rating_result, write_rating_page
+from alignkit_eval.rating import KEY, rating_result, write_rating_page
 
 from tests.run_helpers import align
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from alignkit import Run
 from alignkit.errors import DataError
-from alignkit.rundir import read_evaluation
-from alignkit_eval.comparing import compare
+from alignkit.rundir.evaluations import read_evaluation
+from alignkit_eval.comparison.compare import compare
 from alignkit_eval.report import comparison_report, run_report
 from alignkit_eval.report.diff import words
 from alignkit_eval.report.parts import Page, Table, number_cell

@@ -136,7 +136,7 @@ def test_colours_and_phone_width(opened: Any, scheme: str) -> None:
 
 
 def test_the_rating_page_takes_ratings(browser: Any, tmp_path: Path) -> None:
-    from alignkit_eval.rate import write_rating_page
+    from alignkit_eval.rating import write_rating_page
 
     first, second = (
         [{"id": f"p{i}", "cluster": f"c{i}", "prompt": f"ask {i}", "answer": f"{who} {i} {EVIL}"} for i in range(4)]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from alignkit.__main__ import main
 from alignkit.errors import ConfigError
-from alignkit_eval.grid import Asked, cells, parse_over
-from alignkit_eval.sweeping import Sweep, failure, resume, sweep
+from alignkit_eval.sweeps.grid import Asked, cells, parse_over
+from alignkit_eval.sweeps.sweep import Sweep, failure, resume, sweep
 
 from tests.run_helpers import ALIGN, align, saved_weights
 

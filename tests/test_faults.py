@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alignkit.contract.inventory import inventory
 from alignkit.errors import AlignError
-from alignkit.inventory import inventory
-from alignkit.session import Session
+from alignkit.training.session import Session
 
 from tests.engine_helpers import configuration
 from tests.run_helpers import short_run

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 from alignkit import OnPolicySettings
-from alignkit.checkpoints import last_checkpoint
+from alignkit.contract.rewards import Answered
+from alignkit.contract.types import Batch
 from alignkit.errors import CheckpointError, ConfigError
-from alignkit.onpolicy import ModelSampler, stop_tokens
-from alignkit.reference import StartWeights
-from alignkit.rewards import Answered
-from alignkit.rollouts import ModelRollouts, buffer_state, restored_buffer, whiten
+from alignkit.onpolicy.rollouts import ModelRollouts, buffer_state, restored_buffer, whiten
+from alignkit.onpolicy.samplers import ModelSampler, stop_tokens
 from alignkit.scoring.critic import FILE, add_critic, critic_of, is_critics
 from alignkit.scoring.policy import ModelPolicy
-from alignkit.types import Batch
+from alignkit.scoring.reference import StartWeights
+from alignkit.training.checkpoints import last_checkpoint
 from alignkit_grpo import group_advantages
 from alignkit_grpo.losses import kl_k3
 from alignkit_ppo import clipped_policy_loss, explained_variance, gae
@@ -237,7 +237,7 @@ def test_a_buffer_survives_its_checkpoint(tmp_path: Path) -> None:
 
 def test_stop_tokens(tmp_path: Path) -> None:
     from alignkit.config import ModelConfig
-    from alignkit.models import build_model
+    from alignkit.models.load import build_model
 
     tokenizer = build_model(ModelConfig()).tokenizer
     assert stop_tokens(tokenizer, [" ."]) == {tokenizer("Mia .", add_special_tokens=False)["input_ids"][-1]}
@@ -251,7 +251,7 @@ def test_vllm_is_asked_for_where_it_is_missing() -> None:
 
 
 def test_what_vllm_gets_is_the_merged_policy() -> None:
-    from alignkit.vllm_sampler import merged_weights
+    from alignkit.onpolicy.vllm import merged_weights
 
     model = lora(tiny_llama())
     add_critic(model, "shared")

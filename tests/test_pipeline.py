@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from alignkit.config import ModelConfig
+from alignkit.display.status import lines, standing
 from alignkit.errors import ConfigError, ModelError
-from alignkit.export import export
-from alignkit.inference import Sampling, Speaker
-from alignkit.models import build_model
-from alignkit.progress import lines, standing
-from alignkit_eval.pipeline import run_pipeline
-from alignkit_eval.stages import read_pipeline
+from alignkit.models.chat import Sampling, Speaker
+from alignkit.models.load import build_model
+from alignkit.runs.export import export
+from alignkit_eval.pipelines.pipeline import run_pipeline
+from alignkit_eval.pipelines.stages import read_pipeline
 from transformers import AutoModelForCausalLM
 
 from tests.run_helpers import align, saved_weights

@@ -14,12 +14,12 @@ import pytest
 import torch
 import yaml
 from alignkit import Estimate, SuiteResult
-from alignkit.card import model_card, write_model_card
-from alignkit.console import Console, comparison_table
-from alignkit.headline import headline, number
-from alignkit.plots import draw
-from alignkit.rundir import MetricsLog
-from alignkit.samples import generate_samples
+from alignkit.display.card import model_card, write_model_card
+from alignkit.display.console import Console, comparison_table
+from alignkit.display.headline import headline, number
+from alignkit.display.plots import draw
+from alignkit.models.generate import generate_samples
+from alignkit.rundir.metrics import MetricsLog
 from alignkit.scoring.scorer import install
 
 from tests.eval_helpers import BOS, EOS, byte_tokenizer, tiny_model
@@ -164,7 +164,7 @@ def test_plots_are_drawn_for_what_was_logged_and_nothing_else(tmp_path: Path) ->
 
 
 def test_the_plots_show_the_logged_values(tmp_path: Path) -> None:
-    from alignkit.plots import PLOTS, _curves
+    from alignkit.display.plots import PLOTS, _curves
 
     records = [{"step": s, "loss": 2.0 - s, "loss/odds_ratio": 0.1 * s} for s in (1, 2)] + [
         {"step": 2, "eval_loss": 9.0}

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from alignkit import registry
+from alignkit.contract import registry
 from alignkit.errors import PluginError
 
 from tests.third_party import METHOD

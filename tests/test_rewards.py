@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 from alignkit import Answered, RewardModel, as_reward
-from alignkit.classifier import ClassifierPolicy
 from alignkit.config import ModelConfig
+from alignkit.contract.rewards import RewardSpec
+from alignkit.contract.types import Example
 from alignkit.demo import model_path
 from alignkit.errors import ConfigError, DataError, ModelError, RunFailedError
-from alignkit.models import build_classifier, build_model, is_classifier
-from alignkit.rewarding import OpenReward, ask, open_rewards
-from alignkit.rewards import RewardSpec
-from alignkit.types import Example
+from alignkit.models.load import build_classifier, build_model
+from alignkit.models.paths import is_classifier
+from alignkit.onpolicy.rewards import OpenReward, ask, open_rewards
+from alignkit.scoring.classifier import ClassifierPolicy
 from alignkit_eval import evaluate
 from alignkit_reward import reward_loss
 from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from alignkit import Run, RunConfig, run
-from alignkit.api import resume
 from alignkit.errors import CheckpointError, ConfigError
-from alignkit.weights import switch_off_dropout
+from alignkit.models.weights import switch_off_dropout
+from alignkit.runs.api import resume
 
 from tests.run_helpers import records, saved_weights, short_run
 

@@ -14,19 +14,12 @@ import numpy as np
 import pytest
 import torch
 from alignkit import Contrast, Estimate, SuiteResult
-from alignkit.environment import git_revision
 from alignkit.errors import CheckpointError, ConfigError
-from alignkit.files import atomic_path, plain
-from alignkit.rundir import (
-    MetricsLog,
-    RunDir,
-    environment,
-    read_evaluation,
-    write_evaluation,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from alignkit.rundir.directory import RunDir
+from alignkit.rundir.evaluations import read_evaluation, write_evaluation
+from alignkit.rundir.metrics import MetricsLog
+from alignkit.system.environment import environment, git_revision
+from alignkit.system.files import atomic_path, plain, write_json, write_jsonl, write_text
 
 # ------------------------------------------------------------------------------------------------- names
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from alignkit.contract.types import Example
 from alignkit.scoring import blocks as blocks_module
 from alignkit.scoring.attention import packed_attention
 from alignkit.scoring.blocks import blocks
 from alignkit.scoring.plan import make_plan
-from alignkit.types import Example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

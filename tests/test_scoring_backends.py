@@ -7,12 +7,12 @@ import random
 
 import pytest
 import torch
+from alignkit.contract.types import Example
 from alignkit.errors import ConfigError, DataError, ModelError
 from alignkit.scoring.backends import score_plan
-from alignkit.scoring.plan import make_plan
+from alignkit.scoring.plan import Scorer, make_plan
 from alignkit.scoring.policy import ModelPolicy
-from alignkit.scoring.scorer import BACKENDS, Scorer, install
-from alignkit.types import Example
+from alignkit.scoring.scorer import BACKENDS, install
 
 from tests.scoring_support import ARCHITECTURES, assert_same_gradients, build, gradients, plain_scores, rows, weigh
 

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from alignkit.types import Example
+from alignkit.contract.types import Example
 
 from tests.engine_helpers import build_trainer, configuration
 from tests.scoring_support import V, assert_same_gradients, build, gradients

@@ -4,9 +4,10 @@ import re
 
 import pytest
 import torch
-from alignkit import Batch, Example, LossOutput, LossTerm, Metric, RunConfig, hookspecs
+from alignkit import Batch, Example, LossOutput, LossTerm, Metric, RunConfig
+from alignkit.contract import hooks as hookspecs
 from alignkit.errors import ConfigError, PluginError
-from alignkit.session import Session
+from alignkit.training.session import Session
 
 from tests.third_party import METHOD
 
@@ -286,7 +287,7 @@ def test_a_plugin_of_a_later_contract_is_refused(site):
 def test_every_hook_is_documented_with_its_arguments():
     from pathlib import Path
 
-    from alignkit.contract import hook_arguments, hook_names
+    from alignkit.contract.checks import hook_arguments, hook_names
 
     page = (Path(__file__).parent.parent / "docs" / "plugins.md").read_text()
     documented = dict(re.findall(r"^### `(align_\w+)\(([^)]*)\)`$", page, re.MULTILINE))

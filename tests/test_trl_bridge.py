@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignkit import RunConfig, api, settings
+from alignkit import RunConfig, settings
 from alignkit.errors import ConfigError
-from alignkit.prepare import open_plugins, order_of, prepare, trainer_parts
+from alignkit.runs import api
+from alignkit.runs.parts import trainer_parts
+from alignkit.runs.prepare import open_plugins, prepare
+from alignkit.runs.references import order_of
 
 from tests.run_helpers import saved_weights, short_run
 
@@ -42,7 +45,7 @@ def test_orpo_s_curve_is_trl_s(tmp_path: Path) -> None:
 
 
 def trainer_of(method: str, tmp_path: Path) -> Any:
-    from alignkit.arguments import training_arguments
+    from alignkit.settings.training_arguments import training_arguments
 
     config = settings.check(RunConfig.model_validate({"method": method, **QUICK, "run": {"output": str(tmp_path)}}))
     session, suites = open_plugins(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from alignkit.quiet import set_environment
+from alignkit.system.quiet import set_environment
 
 ENDED_TOGETHER = (0, 130, 143)
 """Exit codes every process of a run ends with alike: finished, interrupted, terminated."""
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     set_environment()
     from alignkit.cli import run_command
-    from alignkit.distributed import leave
+    from alignkit.system.distributed import leave
 
     code = run_command(sys.argv[1:] if arguments is None else arguments)
     if code in ENDED_TOGETHER:  # after a failure the other processes may be waiting inside a collective

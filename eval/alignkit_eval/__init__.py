@@ -9,21 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alignkit_eval.comparing import compare as compare
-    from alignkit_eval.comparison import Comparison as Comparison
-    from alignkit_eval.evaluating import Evaluation as Evaluation
-    from alignkit_eval.evaluating import evaluate as evaluate
-    from alignkit_eval.sweeping import Sweep as Sweep
-    from alignkit_eval.sweeping import sweep as sweep
+    from alignkit_eval.comparison.compare import compare as compare
+    from alignkit_eval.comparison.result import Comparison as Comparison
+    from alignkit_eval.evaluation.evaluate import Evaluation as Evaluation
+    from alignkit_eval.evaluation.evaluate import evaluate as evaluate
+    from alignkit_eval.sweeps.sweep import Sweep as Sweep
+    from alignkit_eval.sweeps.sweep import sweep as sweep
 
 # Name -> module. Loaded when first asked for: listing suites must cost nothing.
 _PUBLIC = {
-    "Comparison": "comparison",
-    "Evaluation": "evaluating",
-    "Sweep": "sweeping",
-    "compare": "comparing",
-    "evaluate": "evaluating",
-    "sweep": "sweeping",
+    "compare": "comparison.compare",
+    "Comparison": "comparison.result",
+    "Evaluation": "evaluation.evaluate",
+    "evaluate": "evaluation.evaluate",
+    "Sweep": "sweeps.sweep",
+    "sweep": "sweeps.sweep",
 }
 __all__ = list(_PUBLIC)
 

@@ -54,7 +54,8 @@ def check(source: str, as_json: bool, html: Path | None, fix: Path | None, stric
     """
     from alignkit.data.checking import check_source, write_fixed
     from alignkit.errors import ConfigError
-    from alignkit.models import load_tokenizer, resolve_path
+    from alignkit.models.paths import resolve_path
+    from alignkit.models.tokenizer import load_tokenizer
 
     configured = Path(source).suffix.lower() in (".yaml", ".yml")
     sections, model = _from_file(Path(source)) if configured else _alone(source)

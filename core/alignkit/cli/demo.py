@@ -29,7 +29,7 @@ def build(output: Path, steps: int | None, seed: int) -> None:
     """Make the demo's data, tokenizer and base model anew, deterministically."""
     from alignkit.demo.build import STEPS
     from alignkit.demo.build import build as make
-    from alignkit.quiet import quiet_libraries
+    from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
     make(output, steps=STEPS if steps is None else steps, seed=seed)

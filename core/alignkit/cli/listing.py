@@ -8,8 +8,8 @@ import sys
 
 import click
 
-from alignkit import registry
 from alignkit.cli.failures import debug_option
+from alignkit.contract import registry
 
 
 def _listing(group: registry.Group) -> click.Command:

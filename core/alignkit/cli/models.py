@@ -21,8 +21,8 @@ from alignkit.errors import ConfigError
 @debug_option
 def export(run: Path, merge: str | None, weights: str | None, output: Path | None) -> None:
     """Write RUN's model as a stock one: adapter merged, safetensors, tokenizer, model card, checked against the run."""
-    from alignkit.export import export as write
-    from alignkit.quiet import quiet_libraries
+    from alignkit.runs.export import export as write
+    from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
     runs = [run, *(Path(word.strip()) for word in (merge or "").split(",") if word.strip())]
@@ -71,8 +71,8 @@ def generate(
     seed: int,
 ) -> None:
     """Answer prompts with runs, model directories, hub ids or demo; several stand side by side, or vote."""
-    from alignkit.inference import Sampling, Speaker, each_answer, vote
-    from alignkit.quiet import quiet_libraries
+    from alignkit.models.chat import Sampling, Speaker, each_answer, vote
+    from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
     asked = list(prompts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
@@ -104,8 +104,8 @@ def generate(
 @debug_option
 def chat(target: str, system: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
     """Talk to a run, model directory, hub id or demo. An empty line or Ctrl-D ends it; /new forgets what was said."""
-    from alignkit.inference import Sampling, Speaker
-    from alignkit.quiet import quiet_libraries
+    from alignkit.models.chat import Sampling, Speaker
+    from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
     speaker = Speaker(target)

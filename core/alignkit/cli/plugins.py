@@ -21,7 +21,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     """List every installed plugin, with its hooks and whether it can be used. Each is imported, none can do harm."""
     if ctx.invoked_subcommand is not None:
         return
-    from alignkit.inventory import inventory
+    from alignkit.contract.inventory import inventory
 
     found = inventory()
     if as_json:
@@ -41,7 +41,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 @debug_option
 def check(name: str, kind: str | None) -> None:
     """Run the quick part of the conformance kit on the installed plugin NAME (needs pytest)."""
-    from alignkit.inventory import quick_check
+    from alignkit.contract.inventory import quick_check
 
     code = quick_check(name, kind)
     if code:

@@ -61,7 +61,7 @@ def run(
     )
     for note in resolved.notes:
         click.echo(f"Note: {note}", err=True)
-    from alignkit.api import run as start
+    from alignkit.runs.api import run as start
 
     done = start(resolved.config, resume=resume, dry_run=dry_run)
     if done is not None:
@@ -73,7 +73,7 @@ def run(
 @debug_option
 def resume(run: Path) -> None:
     """Continue the interrupted run in directory RUN from its last whole checkpoint."""
-    from alignkit.api import resume as go_on
+    from alignkit.runs.api import resume as go_on
 
     _report(go_on(run).directory)
 
@@ -82,8 +82,8 @@ def _report(directory: Path) -> None:
     """Write the run's report.html, on the first process; it is the harness's, which the core does not import."""
     from importlib import import_module
 
-    from alignkit.distributed import rank
-    from alignkit.rundir import RunDir
+    from alignkit.rundir.directory import RunDir
+    from alignkit.system.distributed import rank
 
     if rank() == 0 and RunDir(directory).read_record()["config"]["run"]["plots"]:
         module, _, name = REPORT.partition(":")

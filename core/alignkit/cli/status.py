@@ -21,7 +21,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 @debug_option
 def status(run: Path, as_json: bool) -> None:
     """Say how the run in directory RUN stands: status, step, time left, latest numbers."""
-    from alignkit.progress import lines, standing
+    from alignkit.display.status import lines, standing
 
     found = standing(run)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(lines(found)))
@@ -41,7 +41,7 @@ def watch(run: Path, every: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from alignkit.progress import lines, standing
+    from alignkit.display.status import lines, standing
 
     found = standing(run)
     if not sys.stdout.isatty():
@@ -83,7 +83,7 @@ def _view(found: Any) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from alignkit.progress import SHOWN, lines
+    from alignkit.display.status import SHOWN, lines
 
     table = Table(show_header=False, box=None, padding=(0, 1))
     names = [name for name in SHOWN if name in found.latest] + sorted(n for n in found.latest if n.startswith("loss/"))

@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import DataConfig, Reading
-from alignkit.data.cache import cache_key, cached, in_memory
-from alignkit.data.chunks import Source
-from alignkit.data.encode import Recipe, encode
-from alignkit.data.report import DataReport, SetReport, SourceReport
-from alignkit.data.rows import RawRows, Row
-from alignkit.data.showing import shown
-from alignkit.data.sources import HELD_OUT_SPLITS, TRAIN_SPLITS, open_source
-from alignkit.data.split import held_out
-from alignkit.data.store import Chosen, Table, TextRows, TokenisedRows, joined
-from alignkit.data.tokens import TokenRules
+from alignkit.contract.rows import RawRows, Row
+from alignkit.contract.types import RowKind
+from alignkit.data.sources.chunks import Source
+from alignkit.data.sources.open import HELD_OUT_SPLITS, TRAIN_SPLITS, open_source
+from alignkit.data.table.cache import cache_key, cached, in_memory
+from alignkit.data.table.report import DataReport, SetReport, SourceReport
+from alignkit.data.table.split import held_out
+from alignkit.data.table.tokenised_rows import Chosen, Table, TextRows, TokenisedRows, joined
+from alignkit.data.tokenise.encode import Recipe, encode
+from alignkit.data.tokenise.progress import shown
+from alignkit.data.tokenise.rules import TokenRules
 from alignkit.errors import DataError, NoRowsError, SourceError
-from alignkit.types import RowKind
 
 if TYPE_CHECKING:
     import pyarrow as pa

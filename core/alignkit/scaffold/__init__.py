@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import ConfigError
-from alignkit.files import write_text
+from alignkit.system.files import write_text
 
 KINDS = ("method", "suite", "reward", "service")
 _TEMPLATES = Path(__file__).parent / "templates"

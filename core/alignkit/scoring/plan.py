@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from alignkit.contract.types import Example
 from alignkit.errors import DataError
-from alignkit.types import Example
 
 Backend = Literal["packed", "rows", "padded", "plain"]
 """How a batch is laid out and scored, fastest first:
@@ -218,3 +218,19 @@ def _fill(
 def _join(parts: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
     """Concatenate index arrays into one long tensor."""
     return torch.from_numpy(np.concatenate(parts).astype(np.int64)) if parts else torch.zeros(0, dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a model is scored: the backend, whether prompts are shared, and why nothing faster was taken."""
+
+    backend: Backend
+    share: bool = True
+    notes: tuple[str, ...] = ()
+    pad_id: int = 0
+
+    def plan(self, examples: Sequence[Example], *, prompt: bool = False, wanted: Wanted = NOTHING_ELSE) -> Plan:
+        """Lay out ``examples`` for ``model(plan=...)``; on the CPU, see :meth:`Plan.to`."""
+        return make_plan(
+            examples, prompt=prompt, backend=self.backend, share=self.share, pad_id=self.pad_id, wanted=wanted
+        )

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from alignkit.contract.types import Example, Scores
 from alignkit.scoring.backends import TokenLogps, evaluating
-from alignkit.scoring.plan import Plan, Wanted
-from alignkit.scoring.scorer import Scorer, install
-from alignkit.types import Example, Scores
+from alignkit.scoring.plan import Plan, Scorer, Wanted
+from alignkit.scoring.scorer import install
 
 if TYPE_CHECKING:
-    from alignkit.reference import StartWeights
+    from alignkit.scoring.reference import StartWeights
 
 
 class ModelPolicy:

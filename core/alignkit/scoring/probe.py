@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from alignkit.contract.types import Example
 from alignkit.errors import ModelError
 from alignkit.scoring import attention
 from alignkit.scoring.backends import evaluating, score_plan, text_config
 from alignkit.scoring.masks import CHUNKED, FULL, SLIDING, layer_types
-from alignkit.scoring.plan import Backend
-from alignkit.scoring.scorer import Scorer
-from alignkit.types import Example
+from alignkit.scoring.plan import Backend, Scorer
 
 WINDOW = 12
 """Longest window during the probe, well below the longest sequence of :data:`_SHAPES`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,29 +9,12 @@ from torch import nn
 
 from alignkit.errors import ConfigError, ModelError, suggest
 from alignkit.scoring.backends import innermost, install_forward, text_config
-from alignkit.scoring.plan import NOTHING_ELSE, Backend, Plan, Wanted, make_plan
-from alignkit.types import Example
+from alignkit.scoring.plan import Backend, Scorer
 
 BACKENDS: tuple[Backend, ...] = ("packed", "rows", "padded", "plain")
 """Every backend, fastest first."""
 
 _STATE = "_alignkit_scorer"
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """How a model is scored: the backend, whether prompts are shared, and why nothing faster was taken."""
-
-    backend: Backend
-    share: bool = True
-    notes: tuple[str, ...] = ()
-    pad_id: int = 0
-
-    def plan(self, examples: Sequence[Example], *, prompt: bool = False, wanted: Wanted = NOTHING_ELSE) -> Plan:
-        """Lay out ``examples`` for ``model(plan=...)``; on the CPU, see :meth:`Plan.to`."""
-        return make_plan(
-            examples, prompt=prompt, backend=self.backend, share=self.share, pad_id=self.pad_id, wanted=wanted
-        )
 
 
 def install(

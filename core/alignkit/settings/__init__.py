@@ -6,9 +6,9 @@ sections' defaults.
 
 from __future__ import annotations
 
-from alignkit.settings.files import read, write
 from alignkit.settings.resolve import Resolved, check, dump, from_sets, method_settings, resolve, resolve_layers
 from alignkit.settings.schema import schema
+from alignkit.settings.yaml_files import read, write
 
 __all__ = [
     "Resolved",

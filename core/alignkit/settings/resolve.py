@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from alignkit import registry
 from alignkit.config import RunConfig
+from alignkit.contract import registry
 from alignkit.errors import ConfigError, suggest
-from alignkit.settings import files
+from alignkit.settings import yaml_files as files
 from alignkit.settings.layers import SECTIONS, Layer, from_dotted, key_path, merge, without_rivals
-from alignkit.settings.problems import known_keys, problem_at, refuse_non_finite, unknown_key, validate, wrong_value
+from alignkit.settings.messages import known_keys, problem_at, refuse_non_finite, unknown_key, validate, wrong_value
 from alignkit.settings.train_keys import argument_types, check_train
 
 if TYPE_CHECKING:
-    from alignkit.types import Method
+    from alignkit.contract.types import Method
 
 DEMO = "demo"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignkit import registry
 from alignkit.config import RunConfig
+from alignkit.contract import registry
 from alignkit.settings.layers import SHORTHANDS
 from alignkit.settings.train_keys import argument_schema
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from alignkit.config import TrainConfig
 from alignkit.errors import suggest
 from alignkit.settings.layers import Layer
-from alignkit.settings.problems import expectation, known_keys, problem_at, unknown_key, wrong_value
+from alignkit.settings.messages import expectation, known_keys, problem_at, unknown_key, wrong_value
 
 _CUT = "the engine cuts a step by train.tokens_per_micro_batch"
 _EXPORT = "the run directory holds the model; publish it from there"

@@ -6,22 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.arguments import training_arguments
 from alignkit.config import RunConfig
-from alignkit.data.rows import Row
-from alignkit.onpolicy import ModelSampler, OnPolicySettings
-from alignkit.reference import StartWeights, keeps_start, score_rows
-from alignkit.rewarding import OpenReward
-from alignkit.rewards import Answered
-from alignkit.rollouts import RolloutParts
+from alignkit.contract.rewards import Answered
+from alignkit.contract.rows import Row
+from alignkit.contract.types import Example
+from alignkit.onpolicy.rewards import OpenReward
+from alignkit.onpolicy.rollouts import RolloutParts
+from alignkit.onpolicy.samplers import ModelSampler
+from alignkit.onpolicy.settings import OnPolicySettings
 from alignkit.scoring.critic import add_critic
 from alignkit.scoring.policy import ModelPolicy
+from alignkit.scoring.reference import StartWeights, keeps_start, score_rows
 from alignkit.scoring.scorer import install
-from alignkit.session import Session
 from alignkit.settings import check
+from alignkit.settings.training_arguments import training_arguments
 from alignkit.testing.tiny import Words, good_share, tiny_llama
-from alignkit.trainer import AlignTrainer, TrainerParts
-from alignkit.types import Example
+from alignkit.training.parts import TrainerParts
+from alignkit.training.session import Session
+from alignkit.training.trainer import AlignTrainer
 
 if TYPE_CHECKING:
     import torch

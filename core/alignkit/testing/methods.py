@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
 
-from alignkit import registry, settings
+from alignkit import settings
+from alignkit.contract import registry
 from alignkit.errors import AlignError, ConfigError
-from alignkit.session import Session
 from alignkit.testing import tiny
+from alignkit.training.session import Session
 
 if TYPE_CHECKING:
     import torch
 
-    from alignkit.trainer import AlignTrainer
-    from alignkit.types import Batch, Method
+    from alignkit.contract.types import Batch, Method
+    from alignkit.training.trainer import AlignTrainer
 
 Capability = Literal["whole_step", "external", "no_margin"]
 """What a method is free to be: ``whole_step``: its loss uses a statistic of the whole optimizer step, which it makes in
@@ -213,7 +214,7 @@ class MethodConformance:
         """A run that is stopped and goes on ends with the same weights."""
         import torch
 
-        from alignkit.checkpoints import last_checkpoint
+        from alignkit.training.checkpoints import last_checkpoint
 
         train: dict[str, Any] = {"max_steps": 6, "optim": "adamw_torch"}
         whole = self._trainer(tmp_path / "whole", **train)

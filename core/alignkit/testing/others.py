@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from alignkit import registry, settings
+from alignkit import settings
 from alignkit.config import DataConfig, EvalConfig, ModelConfig, RunConfig
+from alignkit.contract import registry
 from alignkit.errors import AlignError, NoRowsError, RunFailedError
 from alignkit.testing.methods import check_listing, check_schema
 from alignkit.testing.tiny import END, Words
 
 if TYPE_CHECKING:
-    from alignkit.rewards import Answered
-    from alignkit.suites import Suite, SuiteResult, Target
+    from alignkit.contract.rewards import Answered
+    from alignkit.contract.suites import Suite, SuiteResult, Target
 
 
 class SuiteConformance:
@@ -71,7 +72,7 @@ class SuiteConformance:
 
     def test_it_can_be_written_and_read(self, tmp_path: Path) -> None:
         """Nothing is lost on the way to ``eval/SUITE.json`` and back."""
-        from alignkit.rundir import read_evaluation, write_evaluation
+        from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 
         result = self._result()
         write_evaluation(tmp_path, result, target="demo")
@@ -117,7 +118,7 @@ class SuiteConformance:
         assert found.n, "it returned a result about nothing: raise NoRowsError"  # it has items of its own
 
     def _suite(self) -> Suite[Any]:
-        from alignkit.evaluation import open_suites
+        from alignkit.runs.evaluation import open_suites
 
         return open_suites(EvalConfig(suites=[self.name], settings={self.name: dict(self.settings)}))[self.name]
 
@@ -130,10 +131,10 @@ class SuiteConformance:
 
 @cache
 def _target() -> Target:
+    from alignkit.contract.suites import Target
     from alignkit.data.load import load_data
-    from alignkit.models import build_model
+    from alignkit.models.load import build_model
     from alignkit.scoring.policy import ModelPolicy
-    from alignkit.suites import Target
 
     loaded = build_model(ModelConfig())
     config = RunConfig.model_validate({"method": "none", "data": DataConfig(limit=40, eval_limit=24).model_dump()})
@@ -182,14 +183,14 @@ class RewardConformance:
         assert self._ask([]) == []
 
     def _ask(self, answers: Sequence[Answered]) -> list[float]:
-        from alignkit.rewarding import open_rewards
-        from alignkit.rewards import RewardSpec
+        from alignkit.contract.rewards import RewardSpec
+        from alignkit.onpolicy.rewards import open_rewards
 
         (reward,) = open_rewards([RewardSpec.model_validate({"name": self.name, **self.settings})])
         return reward(answers)
 
     def _answers(self) -> list[Answered]:
-        from alignkit.rewards import Answered
+        from alignkit.contract.rewards import Answered
 
         words: Any = Words()
         said = [("two plus two is four .", True), ("", True), ("two plus", False), ("4 " * 40, False)]
@@ -213,7 +214,7 @@ class ServiceConformance:
 
     def test_a_run_finishes_with_it(self, tmp_path: Path) -> None:
         """It implements its hooks rightly, takes no place of the method's, and a short run on the demo finishes."""
-        from alignkit.api import run
+        from alignkit.runs.api import run
 
         values = _short(tmp_path, self.name)
         finished = run(settings.check(RunConfig.model_validate(values)), quiet=True)
@@ -222,7 +223,7 @@ class ServiceConformance:
 
     def test_other_sources_are_left_alone(self) -> None:
         """What is not its own to load, it answers with None."""
-        from alignkit.session import Session
+        from alignkit.training.session import Session
 
         config = settings.check(RunConfig.model_validate(_short(Path("unused"), self.name)))
         assert Session.open(config).load_data("a-file-of-nobody.jsonl", None) is None, (
@@ -231,8 +232,8 @@ class ServiceConformance:
 
     def test_its_rows_train(self, tmp_path: Path) -> None:
         """Rows of its own source load, name their places, and train."""
-        from alignkit.api import run
-        from alignkit.session import Session
+        from alignkit.runs.api import run
+        from alignkit.training.session import Session
 
         if type(self).source is None:
             pytest.skip("it is no data source")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from alignkit.rewards import Answered
-from alignkit.types import Example, RowKind
+from alignkit.contract.rewards import Answered
+from alignkit.contract.types import Example, RowKind
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

@@ -12,10 +12,10 @@ import click
 from alignkit.cli.failures import debug_option
 
 if TYPE_CHECKING:
-    from alignkit.console import Console
+    from alignkit.display.console import Console
     from rich.table import Table
 
-    from alignkit_eval.comparison import Comparison
+    from alignkit_eval.comparison.result import Comparison
 
 
 @click.command()
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 @debug_option
 def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_json: bool) -> None:
     """Compare runs on the same held-out items; runs that differ in the seed alone are one arm."""
-    from alignkit.console import Console
+    from alignkit.display.console import Console
 
-    from alignkit_eval.comparing import compare as make
+    from alignkit_eval.comparison.compare import compare as make
 
     comparison = make(runs, baseline)
     if html is not None:
@@ -56,7 +56,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         comparison: what is printed.
         console: where; default: stderr.
     """
-    from alignkit.console import Console
+    from alignkit.display.console import Console
 
     console = console or Console()
     console.info(comparison.verdict)
@@ -70,7 +70,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
 def arms_table(comparison: Comparison) -> Table:
     """Return one row an arm: its main metrics, each with its interval below it; many metrics: one row each."""
-    from alignkit.headline import headline, with_interval
+    from alignkit.display.headline import headline, with_interval
     from rich.text import Text
 
     lines = [headline({}, arm.metrics) for arm in comparison.arms]
@@ -90,10 +90,10 @@ def arms_table(comparison: Comparison) -> Table:
 
 def contrasts_table(comparison: Comparison) -> Table:
     """Return one row a contrast: difference, interval, p, and the smallest difference that would have shown."""
-    from alignkit.headline import TITLES, number, signed
+    from alignkit.display.headline import TITLES, number, signed
     from rich.text import Text
 
-    from alignkit_eval.verdict import p_text
+    from alignkit_eval.comparison.verdict import p_text
 
     title = f"difference to {comparison.baseline}, paired on the same items; p after Holm's correction"
     table = _table(title, ["arm", "metric"], ["difference", "95 % interval", "p", "detectable"])

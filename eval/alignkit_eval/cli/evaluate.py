@@ -13,7 +13,7 @@ from alignkit.cli.failures import debug_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from alignkit_eval.evaluating import Evaluation
+    from alignkit_eval.evaluation.evaluate import Evaluation
 
 
 @click.command("eval")
@@ -50,16 +50,16 @@ def evaluate(
 
     Without a target: the newest finished run under runs/, else the demo's start model.
     """
-    from alignkit.console import Console
-    from alignkit.quiet import quiet_libraries
+    from alignkit.display.console import Console
+    from alignkit.system.quiet import quiet_libraries
 
-    from alignkit_eval.evaluating import default_target
-    from alignkit_eval.evaluating import evaluate as run
+    from alignkit_eval.evaluation.evaluate import default_target
+    from alignkit_eval.evaluation.evaluate import evaluate as run
 
     quiet_libraries()
     console = Console()
     if ratings is not None:
-        from alignkit_eval.rate import rating_result
+        from alignkit_eval.rating import rating_result
 
         click.echo(rating_result(Path(output), ratings).sentence())
         return
@@ -78,7 +78,7 @@ def evaluate(
         targets, names, data=data, sets=_settings(data, tasks, include_path, sets), output=output, say=console.warn
     )
     if rate:
-        from alignkit_eval.rate import write_rating_page
+        from alignkit_eval.rating import write_rating_page
 
         first, second = (evaluation.results["generate"].items for evaluation in found)
         page = write_rating_page(first, second, (found[0].target, found[1].target), Path(output))
@@ -105,7 +105,7 @@ def _settings(data: str | None, tasks: str | None, include_path: str | None, set
 
 def _table(found: Sequence[Evaluation]) -> Table:
     """Return one row a metric and one column a target."""
-    from alignkit.headline import headline, with_interval
+    from alignkit.display.headline import headline, with_interval
     from rich.table import Table
 
     table = Table(title="evaluation, with 95 % intervals", title_justify="left", title_style="bold")

@@ -23,11 +23,11 @@ def pipeline(
 
     The same command goes on where it was stopped: finished stages are kept, an interrupted one is resumed.
     """
-    from alignkit.console import Console
-    from alignkit.quiet import quiet_libraries
+    from alignkit.display.console import Console
+    from alignkit.system.quiet import quiet_libraries
 
     from alignkit_eval.cli.compare import show
-    from alignkit_eval.pipeline import run_pipeline
+    from alignkit_eval.pipelines.pipeline import run_pipeline
 
     quiet_libraries()
     console = Console()

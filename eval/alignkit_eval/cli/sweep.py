@@ -50,12 +50,12 @@ def sweep(
 
     A sweep that was stopped goes on with --resume, or with the same command and name.
     """
-    from alignkit.console import Console
-    from alignkit.quiet import quiet_libraries
+    from alignkit.display.console import Console
+    from alignkit.system.quiet import quiet_libraries
 
-    from alignkit_eval import sweeping
     from alignkit_eval.cli.compare import show
-    from alignkit_eval.grid import parse_over
+    from alignkit_eval.sweeps import sweep as sweeping
+    from alignkit_eval.sweeps.grid import parse_over
 
     quiet_libraries()
     console = Console()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from alignkit.files import write_text
-from alignkit.plots import COLOURS
+from alignkit.display.plots import COLOURS
+from alignkit.system.files import write_text
 
 from alignkit_eval.report.figures import picture
 from alignkit_eval.report.parts import Cell, Figure, Figures, Page, Section, Table, number_cell

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignkit import SuiteResult
-from alignkit.rundir import read_evaluation
+from alignkit.rundir.evaluations import read_evaluation
 
 from alignkit_eval.report.diff import words
 from alignkit_eval.report.parts import Answer, Disagreement, Generation, Generations, Item, Items

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignkit.headline import TITLES, with_interval
+from alignkit.display.headline import TITLES, with_interval
 
-from alignkit_eval.comparison import Comparison
+from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.report.parts import Figure, Figures
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def training_curves(run: Path) -> Iterator[Figures]:
     """Yield what metrics.jsonl says about a run's training, drawn."""
-    from alignkit.plots import figures
+    from alignkit.display.plots import figures
 
     drawn = [picture(f"{plot.title} along training, in {plot.unit}", figure) for plot, figure in figures(run)]
     if drawn:
@@ -38,7 +38,7 @@ def comparison_pictures(comparison: Comparison) -> Iterator[Figures]:
 
 
 def _drawn(comparison: Comparison) -> Iterator[Figure]:
-    from alignkit_eval.sweep_plots import accuracy_and_perplexity, against_setting, along_training
+    from alignkit_eval.report.plots import accuracy_and_perplexity, against_setting, along_training
 
     arms = comparison.arms
     for (suite, metric), title in TITLES.items():

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import ConfigError
-from alignkit.rundir import RunDir, write_text
+from alignkit.rundir.directory import RunDir
+from alignkit.system.files import write_text
 
-from alignkit_eval.comparison import Arm, Comparison
+from alignkit_eval.comparison.result import Arm, Comparison
 from alignkit_eval.report import tables
 from alignkit_eval.report.explorers import Scored, disagreements, side_by_side
 from alignkit_eval.report.figures import comparison_pictures, training_curves
@@ -28,7 +29,7 @@ def run_report(run: Path) -> Path:
         ConfigError: ``run`` is no run directory, or a result in it cannot be read.
         DataError: its samples cannot be read.
     """
-    from alignkit_eval.comparing import compare
+    from alignkit_eval.comparison.compare import compare
 
     directory = RunDir.open(run)
     record = directory.read_record()

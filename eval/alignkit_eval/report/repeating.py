@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alignkit.rundir import RunDir
+from alignkit.rundir.directory import RunDir
 
 from alignkit_eval.report.parts import Fact, Facts, plain
 

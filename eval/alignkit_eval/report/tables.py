@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignkit import Estimate
-from alignkit.headline import TITLES, Line, headline, number, signed, with_interval
+from alignkit.display.headline import TITLES, Line, headline, number, signed, with_interval
 
-from alignkit_eval.comparison import Comparison, ContrastResult
+from alignkit_eval.comparison.result import Comparison, ContrastResult
+from alignkit_eval.comparison.verdict import p_text
 from alignkit_eval.report.parts import Cell, Table, number_cell, plain
-from alignkit_eval.verdict import p_text
 
 
 def before_and_after(record: Mapping[str, Any]) -> Table:

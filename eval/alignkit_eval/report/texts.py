@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignkit.errors import AlignError, DataError
-from alignkit.rundir import read_evaluation
+from alignkit.rundir.evaluations import read_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ def held_out_pairs(run: Path, content: str | None) -> dict[str, Pair]:
         run: a run directory with its trained model's tokenizer.
         content: digest of the pairs that were evaluated; None: not known.
     """
-    from alignkit.models import load_tokenizer
+    from alignkit.models.tokenizer import load_tokenizer
 
-    from alignkit_eval.scores import rows_digest
-    from alignkit_eval.targets import find_target, held_out_rows
+    from alignkit_eval.evaluation.targets import find_target, held_out_rows
+    from alignkit_eval.suites.scores import rows_digest
 
     try:
         source = find_target(str(run))

@@ -12,9 +12,9 @@ from alignkit import Answered
 from transformers import TrainerCallback, TrainingArguments
 
 if TYPE_CHECKING:
-    from alignkit.data.rows import Row
-    from alignkit.rewarding import OpenReward
-    from alignkit.trainer import TrainerParts
+    from alignkit.contract.rows import Row
+    from alignkit.onpolicy.rewards import OpenReward
+    from alignkit.training.parts import TrainerParts
 
 
 def arguments(kind: Any, parts: TrainerParts, settings: dict[str, Any]) -> Any:

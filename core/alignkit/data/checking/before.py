@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alignkit.config import CheckConfig
-from alignkit.data.cache import cache_directory
 from alignkit.data.checking.check import TITLES, Finding, find
-from alignkit.data.store import TextRows, TokenisedRows
+from alignkit.data.table.cache import cache_directory
+from alignkit.data.table.tokenised_rows import TextRows, TokenisedRows
 from alignkit.errors import ConfigError, DataError, suggest
-from alignkit.files import write_json
+from alignkit.system.files import write_json
 
 if TYPE_CHECKING:
     from alignkit.data.load import Data

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config import CheckConfig, DataConfig, SourceConfig
-from alignkit.data.alternatives import WHY
+from alignkit.contract.rows import Row
 from alignkit.data.checking.reading import Readable, read_source
 from alignkit.data.checking.rules import RULES, Hit, leaked, length_bias, texts_of
 from alignkit.data.checking.tokenised import TOKEN_RULES, Seen, see
-from alignkit.data.rows import Row
+from alignkit.data.shapes.pairs import WHY
 from alignkit.errors import DataError
-from alignkit.files import write_jsonl
+from alignkit.system.files import write_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import Reading
-from alignkit.data.alternatives import left_over, one_by_one
-from alignkit.data.chunks import parse_line
-from alignkit.data.rows import RawRows, Row
-from alignkit.data.shapes import normalise
-from alignkit.data.sources import load_rows
-from alignkit.data.templates import fill
+from alignkit.contract.rows import RawRows, Row
+from alignkit.contract.types import RowKind
+from alignkit.data.shapes.normalise import normalise
+from alignkit.data.shapes.pairs import left_over, one_by_one
+from alignkit.data.shapes.templates import fill
+from alignkit.data.sources.chunks import parse_line
+from alignkit.data.sources.open import load_rows
 from alignkit.errors import DataError
-from alignkit.types import RowKind
 
 _LINES = (".jsonl", ".ndjson")
 

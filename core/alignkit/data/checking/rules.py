@@ -11,8 +11,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from alignkit.config import CheckConfig
+from alignkit.contract.rows import Row, Text
 from alignkit.data.checking.similar import Sketches
-from alignkit.data.rows import Row, Text, digest
+from alignkit.data.rows import digest
 
 
 class Hit(NamedTuple):

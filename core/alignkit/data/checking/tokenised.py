@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import DataConfig
+from alignkit.contract.rows import Row
 from alignkit.data.checking.rules import Hit
-from alignkit.data.render import Rendered, render
-from alignkit.data.report import SUMS
-from alignkit.data.rows import Row
-from alignkit.data.tokens import Encoder, TokenRow, TokenRules
+from alignkit.data.table.report import SUMS
+from alignkit.data.tokenise.render import Rendered, render
+from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
 from alignkit.errors import DataError
 
 if TYPE_CHECKING:

@@ -1,0 +1,148 @@
+"""From the data section to the order of the training rows: weights, curriculum, groups, phases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignkit.config import DataConfig
+from alignkit.data.order.row_order import Curriculum, Ints, Phase, RowOrder, amounts
+from alignkit.data.table.split import Words, codes
+from alignkit.data.table.tokenised_rows import TokenisedRows
+from alignkit.errors import ConfigError, DataError, suggest
+
+Margins = Callable[[], NDArray[np.float64]]
+"""How much more likely the start model finds the chosen answer than the rejected one, ``[rows]``, in nats."""
+
+
+def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margins | None = None) -> RowOrder:
+    """Return the order of the training rows.
+
+    Args:
+        data: weights, ``curriculum``, ``group_by`` and ``phases`` of the section.
+        train: the rows.
+        seed: of every shuffle.
+        margins: asked where the curriculum goes by the start model's margin.
+
+    Raises:
+        ConfigError: a name is unknown, or the rows cannot be ordered so.
+        DataError: a column of the curriculum is missing in a row, or no number.
+    """
+    names, sources = _sources(data, train)
+    groups, group_names = None, names
+    if data.group_by is not None:
+        found, groups = codes(_values(train, data.group_by, names, sources))
+        group_names = found.to_pylist()
+    parts, part_names = (sources, names) if data.group_by is None else (groups, group_names)
+    phases = tuple(_phases(data, part_names, parts))
+    return RowOrder(
+        rows=len(train),
+        seed=seed,
+        shuffle=data.shuffle,
+        sources=parts if phases else sources,
+        amounts=None if phases else _amounts(data, sources),
+        interleave=data.interleave,
+        curriculum=_curriculum(data, train, margins),
+        groups=groups,
+        steps_per_group=data.steps_per_group,
+        phases=phases,
+    )
+
+
+def describe(data: DataConfig, order: RowOrder) -> Iterator[str]:
+    """Say what an epoch takes of every source, where there are several or one is not taken as it is."""
+    if order.sources is None or order.amounts is None:
+        return
+    for name, size, amount in zip(data.names, np.bincount(order.sources), order.amounts, strict=False):
+        yield (
+            f"{name} {amount:,} of its {size:,} rows an epoch ({amount / max(size, 1):.2f} times), "
+            f"{amount / order.size:.1%} of all"
+        )
+
+
+def _sources(data: DataConfig, train: TokenisedRows) -> tuple[list[str], Ints | None]:
+    """Return the sources' names, and the number of every row's where there are several or one is sampled."""
+    if len(data.parts) == 1 and data.parts[0].repeat == 1:
+        return data.names, None
+    return data.names, train.sources(data.names)
+
+
+def _amounts(data: DataConfig, sources: Ints | None) -> tuple[int, ...] | None:
+    if sources is None:
+        return None
+    sizes = np.bincount(sources, minlength=len(data.parts)).tolist()
+    weights = [part.weight for part in data.parts]
+    given = [weight for weight in weights if weight is not None]
+    if given:
+        return amounts(sizes, given, data.exhausted)
+    if all(part.repeat == 1 for part in data.parts):
+        return None
+    return tuple(max(round(size * part.repeat), 1) for size, part in zip(sizes, data.parts, strict=True))
+
+
+def _phases(data: DataConfig, names: list[str], parts: Ints | None) -> Iterator[Phase]:
+    if not data.phases:
+        return
+    if parts is None:
+        raise ConfigError("data.phases changes the mix of several data.sources, or of what data.group_by tells apart")
+    for number, phase in enumerate(data.phases):
+        for name in phase.weights:
+            if name not in names:
+                raise ConfigError(
+                    f'data.phases[{number}].weights names "{name}"{suggest(name, names)}; known are {", ".join(names)}'
+                )
+        weights = [phase.weights.get(name, 0.0) for name in names]
+        if not any(weights):
+            raise ConfigError(f"data.phases[{number}].weights takes no rows at all")
+        yield Phase(phase.until, amounts(np.bincount(parts, minlength=len(names)).tolist(), weights, data.exhausted))
+
+
+def _values(train: TokenisedRows, name: str, names: Sequence[str], sources: Ints | None) -> Words:
+    """Return what tells the groups apart, for every row."""
+    if name == "source":
+        return [names[0]] * len(train) if sources is None else [names[i] for i in sources]
+    if name in ("category", "cluster"):
+        return train.column(name)
+    return [str(value) for value in _column(train, name, "data.group_by")]
+
+
+def _curriculum(data: DataConfig, train: TokenisedRows, margins: Margins | None) -> Curriculum | None:
+    given = data.curriculum
+    if given is None:
+        return None
+    if given.by == "length":
+        difficulty = train.lengths().astype(np.float64)
+    elif given.by == "margin":
+        if margins is None or train.kind != "preference":
+            raise ConfigError("data.curriculum.by: margin needs preference rows, which the start model can rank")
+        difficulty = -margins()
+    else:
+        difficulty = np.array([*_numbers(train, given.by)])
+    return Curriculum(-difficulty if given.descending else difficulty, given.buckets, given.epochs)
+
+
+def _numbers(train: TokenisedRows, name: str) -> Iterator[float]:
+    for position, value in enumerate(_column(train, name, "data.curriculum.by")):
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if number - number != 0:
+            table, row = train.find(position)
+            raise DataError(f'{table.place(row)}: "{name}" is {value!r}, and data.curriculum.by needs a number')
+        yield number
+
+
+def _column(train: TokenisedRows, name: str, key: str) -> Iterator[str | float]:
+    for position in range(len(train)):
+        table, row = train.find(position)
+        fields = table.fields(row)
+        if name not in fields:
+            others = ("length", "margin") if key == "data.curriculum.by" else ("source", "category", "cluster")
+            hint = suggest(name, [*fields, *others])
+            raise DataError(
+                f'{table.place(row)}: no column "{name}" for {key}{hint} (the row has {", ".join(fields) or "none"})'
+            )
+        yield fields[name]

@@ -1,0 +1,92 @@
+"""One row's columns, read with errors that name the file, the line and the column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from alignkit.contract.rows import Message, Text
+from alignkit.data.rows import describe
+from alignkit.data.shapes.messages import read_messages, read_text
+from alignkit.errors import DataError
+
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One row's columns by our names, with the place (file:line) its errors name."""
+
+    values: Mapping[str, Any]
+    place: str
+    chat: bool
+
+    def get(self, column: str) -> Any:
+        """Return a required value."""
+        value = self.values.get(column)
+        if value is None:
+            what = f'"{column}" is null' if column in self.values else f'no "{column}" in this row'
+            raise DataError(f"{self.place}: {what} (the row has {', '.join(self.values)})")
+        return value
+
+    def text(self, column: str) -> Text:
+        """Return text or messages."""
+        return read_text(self.get(column), column, self.place)
+
+    def messages(self, column: str) -> tuple[Message, ...]:
+        """Return messages."""
+        return read_messages(self.get(column), column, self.place)
+
+    def plain(self, column: str, default: str | None = None) -> str:
+        """Return plain text; ``default`` where the column is absent or null."""
+        value = self.values.get(column)
+        if value is None and default is not None:
+            return default
+        text = self.text(column)
+        if not isinstance(text, str):
+            raise DataError(f'{self.place}: "{column}" is {describe(value)}, expected text')
+        return text
+
+    def name(self, column: str) -> str:
+        """Return an identifier as text; empty where the column is absent or null."""
+        value = self.values.get(column)
+        if value is None:
+            return ""
+        if isinstance(value, (str, int, float)):
+            return str(value)
+        raise DataError(f'{self.place}: "{column}" is {describe(value)}, expected text or a number')
+
+    def tools(self) -> tuple[Mapping[str, Any], ...] | None:
+        """Return the ``tools`` column: a list of function schemas, also as JSON text; None where it is absent or null."""
+        value = self.values.get("tools")
+        if isinstance(value, str):
+            try:
+                value = json.loads(value) if value.strip() else None
+            except ValueError as error:
+                raise DataError(f'{self.place}: "tools" is broken JSON: {error}') from None
+        if value is None or value == []:
+            return None
+        if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+            raise DataError(f'{self.place}: "tools" is {describe(value)}, expected a list of function schemas')
+        return tuple(_without_nulls(tool) for tool in value)
+
+    def label(self) -> bool:
+        """Return the ``label`` column; see :func:`read_label`."""
+        return read_label(self.get("label"), self.place)
+
+
+def read_label(value: Any, place: str) -> bool:
+    """Return a label: true or false, also as 1 and 0, and as text (CSV has nothing else)."""
+    label = _LABELS.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
+    if label is None:
+        raise DataError(f'{place}: "label" is {value!r}, expected true or false')
+    return label
+
+
+def _without_nulls(value: Any) -> Any:
+    """Leave out the keys that a table filled with nulls, which templates would take as given."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(entry) for key, entry in value.items() if entry is not None}
+    return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value

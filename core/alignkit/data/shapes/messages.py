@@ -1,0 +1,111 @@
+"""Conversations: every way a data set writes one, brought to ``role``/``content`` messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from alignkit.contract.rows import Message, Text
+from alignkit.data.rows import describe
+from alignkit.errors import DataError
+
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "system": "system",
+    "observation": "tool",
+    "tool": "tool",
+}
+"""Roles of the from/value style (ShareGPT) -> roles chat templates know."""
+
+
+def read_text(value: Any, column: str, place: str) -> Text:
+    """Return plain text as it is and a message or list of messages as messages.
+
+    Raises:
+        DataError: ``value`` is neither; the message names ``place`` (file:line) and ``column``.
+    """
+    if isinstance(value, str):
+        return _encodable(value, column, place)
+    if isinstance(value, Mapping):
+        return (_message(value, column, place),)
+    if isinstance(value, list):
+        if not value:
+            raise DataError(f'{place}: "{column}" is an empty list')
+        return tuple(_message(item, f"{column}[{i}]", place) for i, item in enumerate(value))
+    raise DataError(f'{place}: "{column}" is {describe(value)}, expected text or a list of messages')
+
+
+def read_messages(value: Any, column: str, place: str) -> tuple[Message, ...]:
+    """Return a list of messages; raises :class:`DataError` where ``value`` is plain text or anything else."""
+    text = read_text(value, column, place)
+    if isinstance(text, str):
+        raise DataError(f'{place}: "{column}" is text, expected a list of messages')
+    return text
+
+
+def user(content: str) -> tuple[Message, ...]:
+    """Return a conversation of one user turn."""
+    return ({"role": "user", "content": content},)
+
+
+def assistant(content: str) -> tuple[Message, ...]:
+    """Return a conversation of one assistant turn."""
+    return ({"role": "assistant", "content": content},)
+
+
+def is_blank(text: Text) -> bool:
+    """Whether nothing is said: white space alone, or messages without content or tool calls."""
+    if isinstance(text, str):
+        return not text.strip()
+    return all(not message["content"].strip() and not message.get("tool_calls") for message in text)
+
+
+def _message(value: Any, column: str, place: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise DataError(f'{place}: "{column}" is {describe(value)}, expected a message with role and content')
+    if "role" in value:
+        role, key = value["role"], "content"
+        if not isinstance(role, str):
+            raise DataError(f'{place}: "{column}.role" is {describe(role)}, expected text')
+    elif "from" in value:
+        role, key = _ROLES.get(value["from"]) if isinstance(value["from"], str) else None, "value"
+        if role is None:
+            raise DataError(f'{place}: "{column}.from" is {value["from"]!r}, expected one of {", ".join(_ROLES)}')
+    else:
+        raise DataError(f'{place}: "{column}" has no role (its keys are {", ".join(map(str, value)) or "none"})')
+    # Tables fill absent keys with nulls, which templates would take as given.
+    others = {k: v for k, v in value.items() if k not in ("role", "from", "content", "value") and v is not None}
+    content = value.get(key)
+    if content is None and others.get("tool_calls"):
+        content = ""
+    return {"role": role, "content": _content(content, f"{column}.{key}", place)} | others
+
+
+def _content(value: Any, column: str, place: str) -> str:
+    """Return a message's content; text parts (``{"type": "text", "text": ...}``) are joined."""
+    if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
+        value = "".join(str(part.get("text", "")) for part in value)
+    if isinstance(value, list):
+        other = next(
+            (part.get("type") for part in value if isinstance(part, Mapping) and part.get("type") != "text"), None
+        )
+        if other is not None:
+            raise DataError(f'{place}: "{column}" holds a part of type {other}, and only text is read')
+    if not isinstance(value, str):
+        raise DataError(f'{place}: "{column}" is {describe(value)}, expected text')
+    return _encodable(value, column, place)
+
+
+def _encodable(text: str, column: str, place: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f'{place}: "{column}" holds half a surrogate pair, which is no character') from None
+    return text

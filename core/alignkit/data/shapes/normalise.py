@@ -1,0 +1,316 @@
+"""Recognise the shape of a source's rows and bring them to :class:`~alignkit.data.rows.Row`.
+
+The first row decides the shape; every later row must have its columns. Columns beyond the shape's own that hold a number,
+text or truth value are kept as the row's fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from alignkit.contract.rows import Message, RawRows, Row, Text
+from alignkit.contract.types import RowKind
+from alignkit.data.rows import digest
+from alignkit.data.shapes.columns import Cells
+from alignkit.data.shapes.messages import is_blank
+from alignkit.data.shapes.pairs import WHY
+from alignkit.data.shapes.prompts import Parts, alike, instruction_prompt, split_pair
+from alignkit.errors import DataError, suggest
+
+EMPTY_COMPLETION = "empty completion"
+EMPTY_PROMPT = "empty prompt"
+SAME_ANSWERS = "chosen and rejected are the same"
+NO_ANSWER = "the conversation does not end with an answer"
+
+_ABOUT = ("id", "cluster", "category")
+_OURS = (
+    *_ABOUT,
+    *("prompt", "chosen", "rejected", "completion", "label", "messages", "conversations", "text"),
+    *("instruction", "input", "output", "system", "tools"),
+    *("answers", "ratings", "rating"),
+)
+
+
+# ------------------------------------------------------------------------------------------------ readers of shapes
+
+
+def _pair(cells: Cells) -> Parts:
+    prompt, chosen, rejected = cells.text("prompt"), cells.text("chosen"), cells.text("rejected")
+    if _holds_prompt(prompt, chosen):
+        return split_pair(chosen, rejected)
+    return prompt, (chosen, rejected)
+
+
+def _holds_prompt(prompt: Text, answer: Text) -> bool:
+    """Whether an answer is a whole conversation that begins with the prompt, which then stands beside it once more."""
+    if isinstance(answer, str):
+        return False
+    return answer[0]["role"] in ("user", "system") if isinstance(prompt, str) else answer[: len(prompt)] == prompt
+
+
+def _implicit_pair(cells: Cells) -> Parts:
+    return split_pair(cells.text("chosen"), cells.text("rejected"))
+
+
+def _conversation_pair(cells: Cells) -> Parts:
+    prompt = cells.messages("messages")
+    return _with_system(cells, prompt), (cells.text("chosen"), cells.text("rejected"))
+
+
+def _instruction_pair(cells: Cells) -> Parts:
+    return _instruction_prompt(cells), (cells.text("chosen"), cells.text("rejected"))
+
+
+def _completion(cells: Cells) -> Parts:
+    return cells.text("prompt"), (cells.text("completion"),)
+
+
+def _instruction(cells: Cells) -> Parts:
+    return _instruction_prompt(cells), (cells.text("output"),)
+
+
+def _conversation(cells: Cells) -> Parts:
+    messages = _with_system(cells, cells.messages("messages"))
+    answered = messages[-1]["role"] == "assistant" and len(messages) > 1
+    return (messages[:-1], (messages[-1:],)) if answered else (messages, ())
+
+
+def _prompt(cells: Cells) -> Parts:
+    return cells.text("prompt"), ()
+
+
+def _text(cells: Cells) -> Parts:
+    return "", (cells.plain("text"),)
+
+
+def _instruction_alone(cells: Cells) -> Parts:
+    return _instruction_prompt(cells), ()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape of rows: the columns that tell it, which of them are optional, and how prompt and answers are read."""
+
+    needs: tuple[str, ...]
+    read: Callable[[Cells], Parts]
+    answers: int
+    optional: tuple[str, ...] = ()
+
+    def serves(self, kind: RowKind, present: set[str]) -> bool:
+        """Whether rows with the columns ``present`` have this shape, and it has what rows of ``kind`` need."""
+        if not present.issuperset(self.needs):
+            return False
+        if kind == "unpaired":
+            return self.answers == 2 or (self.answers == 1 and "label" in present)
+        if kind == "prompt":
+            return self.needs != ("text",)  # no part of a bare text is its prompt
+        return self.answers >= (2 if kind == "preference" else 1)
+
+
+# The first shape whose columns are all there and which has answers enough is taken.
+SHAPES = (
+    Shape(("prompt", "chosen", "rejected"), _pair, 2),
+    Shape(("messages", "chosen", "rejected"), _conversation_pair, 2, ("system",)),
+    Shape(("instruction", "chosen", "rejected"), _instruction_pair, 2, ("input", "system")),
+    Shape(("chosen", "rejected"), _implicit_pair, 2),
+    Shape(("prompt", "completion"), _completion, 1),
+    Shape(("instruction", "output"), _instruction, 1, ("input", "system")),
+    Shape(("messages",), _conversation, 1, ("system",)),
+    Shape(("prompt",), _prompt, 0),
+    Shape(("text",), _text, 1),
+    Shape(("instruction",), _instruction_alone, 0, ("input", "system")),
+)
+_NEEDS: Mapping[RowKind, str] = {
+    "preference": "prompt, chosen and rejected",
+    "completion": "prompt and completion (or messages, instruction and output, text, chosen and rejected)",
+    "unpaired": "prompt, completion and label (or prompt, chosen and rejected)",
+    "prompt": "prompt (or messages, instruction, chosen and rejected)",
+}
+
+
+def normalise(raw: RawRows, kind: RowKind, columns: Mapping[str, str] | None = None, *, chat: bool = True) -> list[Row]:
+    """Bring every row of ``raw`` to what a method of row kind ``kind`` takes; see :class:`Normaliser`."""
+    rows = Normaliser(raw, kind, columns or {}, chat=chat).rows(raw)
+    names = Names().unique(row.id for row in rows)
+    return [row if row.id == name else replace(row, id=name) for row, name in zip(rows, names, strict=True)]
+
+
+class Names:
+    """Makes the names of rows their own: items of two runs are matched by name.
+
+    What was seen is kept as 64-bit hashes, of which a million take a tenth of a gigabyte less than the names.
+
+    >>> Names().unique(["a", "b", "a", "a"])
+    ['a', 'b', 'a#2', 'a#3']
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._again: dict[str, int] = {}
+
+    def unique(self, names: Iterable[str]) -> list[str]:
+        """Return the names, one that stood there before with its number."""
+        return [self._own(name) for name in names]
+
+    def _own(self, name: str) -> str:
+        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+        if key not in self._seen:
+            self._seen.add(key)
+            return name
+        count = self._again[name] = self._again.get(name, 1) + 1
+        return f"{name}#{count}"
+
+
+class Normaliser:
+    """Brings rows to what a method takes, unusable ones marked.
+
+    A pair serves every kind: its chosen answer is a completion, its prompt a prompt, its two answers two unpaired rows.
+
+    Args:
+        first: the first rows of the source; their first one decides the shape.
+        kind: what the method's rows are.
+        columns: names of ours -> names of theirs.
+        chat: whether the tokenizer has a chat template; without one, instruction rows become Alpaca's plain text.
+        all_turns: completions are made of all turns of the assistant, in place of the last one.
+
+    Raises:
+        DataError: a column is missing or of the wrong type; the message names file and line.
+    """
+
+    def __init__(
+        self, first: RawRows, kind: RowKind, columns: Mapping[str, str], *, chat: bool = True, all_turns: bool = False
+    ) -> None:
+        self.kind, self.chat, self.all_turns = kind, chat, all_turns
+        self.theirs = _checked_columns(first, columns)
+        self.shape = _recognise(_renamed(first.rows[0], self.theirs), kind, first)
+
+    def rows(self, raw: RawRows, start: int = 0) -> list[Row]:
+        """Return the rows (of a pair used unpaired: two), of which ``start`` stand before these in the source."""
+        rows: list[Row] = []
+        for position, values in enumerate(raw.rows):
+            cells = Cells(_renamed(values, self.theirs), raw.where(position), self.chat)
+            row = _about(cells, self.shape, start + position, self.shape.read(cells))
+            if self.all_turns and self.kind == "completion":
+                row = _from_first_answer(row)
+            rows.extend(_for_kind(row, self.kind, cells))
+        return rows
+
+
+# ------------------------------------------------------------------------------------------------ columns
+
+
+def _checked_columns(raw: RawRows, columns: Mapping[str, str]) -> dict[str, str]:
+    """Return theirs -> ours; raises where ``data.columns`` names a column of ours or theirs that does not exist."""
+    known = {name for row in raw.rows for name in row} if columns else set()
+    for ours, theirs in columns.items():
+        if ours not in _OURS:
+            raise DataError(
+                f'data.columns: unknown column "{ours}"{suggest(ours, [*_OURS])} (known: {", ".join(_OURS)})'
+            )
+        if theirs not in known:
+            hint = suggest(theirs, sorted(known))
+            has = ", ".join(sorted(known))
+            raise DataError(
+                f'data.columns maps {ours} to "{theirs}", which {raw.source} does not have{hint} (it has {has})'
+            )
+    return {theirs: ours for ours, theirs in columns.items()}
+
+
+def _renamed(values: Mapping[str, Any], theirs: Mapping[str, str]) -> dict[str, Any]:
+    taken = set(theirs.values())
+    renamed = {name: value for name, value in values.items() if name not in theirs and name not in taken}
+    renamed |= {ours: values[name] for name, ours in theirs.items() if name in values}
+    if "conversations" in renamed and "messages" not in renamed:
+        renamed["messages"] = renamed.pop("conversations")
+    return renamed
+
+
+def _recognise(first: Mapping[str, Any], kind: RowKind, raw: RawRows) -> Shape:
+    present = {name for name, value in first.items() if value is not None}
+    for shape in SHAPES:
+        if shape.serves(kind, present):
+            return shape
+    has = ", ".join(first) or "no columns"
+    wanted = [name for shape in SHAPES for name in shape.needs]
+    odd = next((name for name in first if name not in _OURS and suggest(name, wanted)), None)
+    has += "" if odd is None else f" ({odd}{suggest(odd, wanted)})"
+    pairs = ", or pair the answers of one prompt with data.pairs" if {"label", "rating"} & present else ""
+    raise DataError(
+        f"{raw.where(0)}: {kind} rows need {_NEEDS[kind]}; this row has {has}; map names with data.columns{pairs}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ one row
+
+
+def _about(cells: Cells, shape: Shape, position: int, parts: Parts) -> Row:
+    prompt, answers = alike(*parts)
+    # Names must not depend on the tokenizer, so that models with and without a chat template hold the same rows out.
+    named = (prompt, answers) if cells.chat else alike(*shape.read(replace(cells, chat=True)))
+    used = {*shape.needs, *shape.optional, *_ABOUT, "tools", WHY}
+    return Row(
+        position=position,
+        id=cells.name("id") or digest(named[0], *named[1]),
+        prompt=prompt,
+        answers=answers,
+        cluster=cells.name("cluster") or digest(named[0]),
+        category=cells.name("category"),
+        fields={k: v for k, v in cells.values.items() if k not in used and isinstance(v, (str, int, float, bool))},
+        unusable=cells.values.get(WHY),
+        place=cells.place,
+        tools=cells.tools(),
+    )
+
+
+def _from_first_answer(row: Row) -> Row:
+    """Let the completion of a conversation begin with the first turn of the assistant, that of its prompt."""
+    if isinstance(row.prompt, str) or len(row.answers) != 1 or isinstance(row.answers[0], str):
+        return row
+    turns = (*row.prompt, *row.answers[0])
+    first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 0)
+    return replace(row, prompt=turns[:first], answers=(turns[first:],)) if first else row
+
+
+def _for_kind(row: Row, kind: RowKind, cells: Cells) -> list[Row]:
+    """Return the row (of a pair used unpaired: two rows) with the answers its kind has."""
+    if kind == "prompt":
+        return [replace(row, answers=(), unusable=EMPTY_PROMPT if is_blank(row.prompt) else None)]
+    if not row.answers:
+        return [replace(row, unusable=NO_ANSWER)]
+    blank = EMPTY_COMPLETION if any(map(is_blank, row.answers)) else None
+    if kind == "preference" and row.unusable:
+        return [row]
+    if kind == "preference":
+        why = blank or (SAME_ANSWERS if row.answers[0] == row.answers[1] else None)
+        return [row if why is None else replace(row, unusable=why)]
+    rows = [
+        replace(row, answers=(answer,), unusable=EMPTY_COMPLETION if is_blank(answer) else None)
+        for answer in row.answers
+    ]
+    if kind == "completion":
+        return rows[:1]
+    if len(rows) == 1:
+        return [replace(rows[0], fields={**row.fields, "label": cells.label()})]
+    return [
+        replace(one, id=f"{row.id}/{name}", fields={**row.fields, "label": name == "chosen"})
+        for one, name in zip(rows, ("chosen", "rejected"), strict=True)
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ prompts
+
+
+def _instruction_prompt(cells: Cells) -> Text:
+    prompt = instruction_prompt(cells.plain("instruction"), cells.plain("input", ""), chat=cells.chat)
+    return prompt if isinstance(prompt, str) else _with_system(cells, prompt)
+
+
+def _with_system(cells: Cells, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Put the ``system`` column in front of a conversation that has no system message of its own."""
+    system = cells.plain("system", "")
+    if not system or messages[0]["role"] == "system":
+        return messages
+    return ({"role": "system", "content": system}, *messages)

@@ -1,0 +1,72 @@
+"""Where a prompt has to be made: from an instruction, or from the beginning two answers share."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from alignkit.contract.rows import Text
+from alignkit.data.shapes.messages import assistant, user
+
+Parts: TypeAlias = tuple[Text, tuple[Text, ...]]
+"""A prompt and its answers."""
+
+# The texts of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca), for models without a chat template.
+_ALPACA = (
+    "Below is an instruction that describes a task{more}. Write a response that appropriately completes the request."
+    "\n\n### Instruction:\n{instruction}\n\n{given}### Response:\n"
+)
+_ALPACA_MORE = ", paired with an input that provides further context"
+
+
+def instruction_prompt(instruction: str, given: str, *, chat: bool) -> Text:
+    """Return the prompt of an instruction with an optional input.
+
+    A user turn where the tokenizer has a chat template (``chat``), Alpaca's plain text where it has none.
+    """
+    if chat:
+        return user(f"{instruction}\n\n{given}" if given else instruction)
+    return _ALPACA.format(
+        more=_ALPACA_MORE if given else "",
+        instruction=instruction,
+        given=f"### Input:\n{given}\n\n" if given else "",
+    )
+
+
+def alike(prompt: Text, answers: tuple[Text, ...]) -> Parts:
+    """Make all of them conversations where one of them is: plain text is a turn."""
+    if all(isinstance(text, str) for text in (prompt, *answers)):
+        return prompt, answers
+    turns = tuple(assistant(answer) if isinstance(answer, str) else answer for answer in answers)
+    return (user(prompt) if isinstance(prompt, str) else prompt), turns
+
+
+def split_pair(chosen: Text, rejected: Text) -> Parts:
+    """Split off the beginning that both answers of a pair share: it is their prompt.
+
+    Conversations share whole messages. Text is cut after the last shared ``Assistant:`` turn where there is one (the
+    style of Anthropic's HH-RLHF), else at the last word border, so that no word is torn between prompt and answer
+    (``trl.extract_prompt`` cuts at the first character that differs); a space at the border goes to the answers.
+
+    >>> split_pair("It is blue.", "It is black.")
+    ('It is', (' blue.', ' black.'))
+    """
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        cut = _shared_text(chosen, rejected)
+        return chosen[:cut], (chosen[cut:], rejected[cut:])
+    first, second = (assistant(answer) if isinstance(answer, str) else answer for answer in (chosen, rejected))
+    shared = 0
+    # Each keeps at least its last message: identical conversations are the same answer to one prompt.
+    while shared < min(len(first), len(second)) - 1 and first[shared] == second[shared]:
+        shared += 1
+    return first[:shared], (first[shared:], second[shared:])
+
+
+def _shared_text(chosen: str, rejected: str) -> int:
+    pairs = zip(chosen, rejected, strict=False)
+    length = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
+    turn = chosen.rfind("Assistant:", 0, length)
+    if turn >= 0:
+        return turn + len("Assistant:")
+    while length and not chosen[length - 1].isspace():
+        length -= 1
+    return length - 1 if length and chosen[length - 1] == " " else length

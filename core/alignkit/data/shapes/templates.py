@@ -1,0 +1,52 @@
+"""Columns made of other columns by Jinja templates (``data.template``), in the sandbox chat templates run in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from alignkit.contract.rows import RawRows
+from alignkit.data.rows import first_line
+from alignkit.errors import ConfigError, DataError
+
+
+def fill(raw: RawRows, templates: Mapping[str, str]) -> RawRows:
+    """Return the rows with a column for every template.
+
+    Args:
+        raw: rows as they stand in the source.
+        templates: our column -> Jinja template over their columns, e.g. ``Q: {{ question }}``.
+
+    Raises:
+        ConfigError: a template is no Jinja.
+        DataError: a row lacks a column a template names; the message names file and line.
+    """
+    if not templates:
+        return raw
+    from jinja2 import TemplateError
+
+    compiled = {name: _compiled(name, text) for name, text in templates.items()}
+    rows = []
+    for position, row in enumerate(raw.rows):
+        try:
+            made = {
+                name: template.render(**{str(key): value for key, value in row.items()})
+                for name, template in compiled.items()
+            }
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            raise DataError(f"{raw.where(position)}: data.template: {first_line(error)}") from None
+        rows.append({**row, **made})
+    return RawRows(rows, raw.where, raw.source)
+
+
+@lru_cache(maxsize=32)
+def _compiled(name: str, text: str) -> Any:
+    from jinja2 import StrictUndefined, TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    try:
+        return environment.from_string(text)
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"data.template.{name}: {first_line(error)}") from None

@@ -1,0 +1,208 @@
+"""From the name of a source to its rows: a file, a URL, a directory, a hub data set, or the demo."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import NoReturn
+
+from alignkit.config import Reading
+from alignkit.contract.rows import RawRows
+from alignkit.data.rows import first_line
+from alignkit.data.sources.chunks import Chunk, Source, file_digest
+from alignkit.data.sources.readers import READERS, read_json
+from alignkit.data.sources.remote import dataset_source, open_hub, open_url
+from alignkit.data.sources.splits import choose_split, suffix_of
+from alignkit.errors import DataError, SourceError, suggest
+
+TRAIN_SPLITS = ("train",)
+HELD_OUT_SPLITS = ("test", "validation", "dev", "eval", "train")
+"""Splits tried in this order where none is named."""
+
+_EXECUTABLE = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz"})
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_SHARD = re.compile(r"-\d+(-of-\d+)?$")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+
+
+def load_rows(
+    source: str,
+    split: str | None,
+    config: Reading,
+    *,
+    default_splits: Sequence[str] = TRAIN_SPLITS,
+    limit: int | None = None,
+) -> RawRows:
+    """Load the rows of ``source``, at most ``limit`` of them, at once; see :func:`open_source`."""
+    return open_source(source, split, config, default_splits=default_splits, limit=limit).read()
+
+
+def open_source(
+    source: str,
+    split: str | None,
+    config: Reading,
+    *,
+    default_splits: Sequence[str] = TRAIN_SPLITS,
+    limit: int | None = None,
+) -> Source:
+    """Open a source, to be read a chunk at a time.
+
+    Args:
+        source: a file (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .feather; text formats also gzipped), a URL of one, a
+            directory of such files, a directory written by ``datasets``' ``save_to_disk``, a hub id, or ``demo``.
+        split: the split to read; None takes the first of ``default_splits`` that the source has.
+        config: ``subset`` chooses the configuration of a hub data set, ``streaming`` reads without downloading whole.
+        default_splits: what to look for where no split is named.
+        limit: how many rows to read.
+
+    Raises:
+        DataError: the source is missing or of an unknown kind; when it is read, also empty or unreadable. No source ever
+            runs code.
+    """
+    return _filled(_open(source, split, config, default_splits, limit)).head(limit)
+
+
+def _open(source: str, split: str | None, config: Reading, defaults: Sequence[str], limit: int | None) -> Source:
+    if source == "demo":
+        from alignkit.demo import data_path
+
+        return _file_source(data_path(choose_split("demo", ["train", "dev", "test"], split, defaults)), None)
+    if _URL.match(source):
+        return open_url(source, split, config, limit)
+    path = Path(source).expanduser()
+    try:
+        is_directory, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source!r} cannot be read: {first_line(error)}") from None
+    if (is_directory or is_file) and config.subset is not None:
+        raise DataError(f'data.subset "{config.subset}" is for hub data sets, and {source} is a local path')
+    if is_directory:
+        return _open_directory(path, split, defaults)
+    if is_file:
+        return _file_source(path, split)
+    if path.exists():
+        raise DataError(f"{source} is no file that can be read twice (a pipe or device): write the rows to a file")
+    if _looks_like_path(source):
+        _refuse_missing(path)
+    return open_hub(source, split, config, defaults, limit)
+
+
+def _filled(source: Source) -> Source:
+    """Return the source; reading it raises where it has no rows, or they cannot be read."""
+
+    def chunks() -> Iterator[Chunk]:
+        some = False
+        try:
+            for chunk in source.chunks():
+                some = True
+                yield chunk
+        except DataError as error:
+            raise SourceError(str(error)) from error.__cause__
+        if not some:
+            path = Path(source.name)
+            empty = path.is_file() and not path.stat().st_size
+            raise SourceError(f"{source.name} is empty" if empty else f"{source.name} holds no rows")
+
+    return Source(source.name, source.root, chunks, cache(source.digest))  # rows of every kind ask for it
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def _file_source(path: Path, split: str | None) -> Source:
+    suffix = suffix_of(path)
+    if suffix in _EXECUTABLE:
+        raise DataError(
+            f"{path}: {suffix} files can run code when they are loaded; save the rows as JSON Lines or Parquet"
+        )
+    if suffix not in READERS:
+        named = f'unknown file type "{suffix}"' if suffix else "no file type in the name"
+        raise DataError(f"{path}: {named}; known are {', '.join(READERS)}, and .gz of the text formats")
+    if path.suffix.lower() == ".gz" and suffix in (".parquet", ".arrow", ".feather"):
+        raise DataError(f"{path}: unpack it first; only the text formats are read gzipped")
+    if split not in (None, "train") and suffix != ".json":
+        raise DataError(f'{path} is one file and has no split "{split}"')
+    read: Callable[[], Iterator[Chunk]] = lambda: READERS[suffix](path)  # noqa: E731
+    if suffix == ".json":
+        read = lambda: read_json(path, split)  # noqa: E731
+    return Source(str(path), str(path), read, lambda: f"{_files_digest([path])} {split or ''}")
+
+
+def _files_digest(paths: Sequence[Path]) -> str:
+    try:
+        return file_digest(paths)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {first_line(error)}") from None
+
+
+def _looks_like_path(source: str) -> bool:
+    path = Path(source)
+    known = suffix_of(path) in READERS or suffix_of(path) in _EXECUTABLE
+    return known or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source)
+
+
+def _refuse_missing(path: Path) -> NoReturn:
+    parent = path.parent
+    siblings = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+    hint = suggest(path.name, siblings) if siblings else ""
+    missing = "" if parent.is_dir() else f" (there is no directory {parent})"
+    raise DataError(f"{path} does not exist{missing}{hint}")
+
+
+# ------------------------------------------------------------------------------------------------ directories
+
+
+def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> Source:
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _open_saved(path, split, defaults)
+    try:
+        folders = [path, path / "data"] if (path / "data").is_dir() else [path]
+        entries = sorted(entry for folder in folders for entry in folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from None
+    files = [entry for entry in entries if entry.is_file() and suffix_of(entry) in READERS and entry.name[0] != "."]
+    if not files:
+        raise DataError(f"{path} is a directory without data files ({', '.join(READERS)})")
+    chosen = _files_of_split(path, files, split, defaults)
+    return Source(
+        str(path),
+        str(path),
+        lambda: chain.from_iterable(READERS[suffix_of(file)](file) for file in chosen),
+        lambda: _files_digest(chosen),
+    )
+
+
+def _files_of_split(path: Path, files: list[Path], split: str | None, defaults: Sequence[str]) -> list[Path]:
+    """Return the files that make up a split: ``train.jsonl``, ``train-00000-of-00002.parquet``, ``train_prefs.csv``."""
+    by_name: dict[str, list[Path]] = {}
+    for file in files:
+        stem = file.name[: file.name.lower().rindex(suffix_of(file))]
+        by_name.setdefault(_SHARD.sub("", stem), []).append(file)
+    for wanted in defaults if split is None else (split,):
+        if wanted in by_name:
+            return by_name[wanted]
+        beginning = [file for name in by_name for file in by_name[name] if re.match(rf"{re.escape(wanted)}[-_.]", name)]
+        if beginning:
+            return beginning
+    if split is None:
+        return files
+    raise DataError(
+        f'{path} has no split "{split}"; its files are {", ".join(sorted(by_name))}{suggest(split, [*by_name])}'
+    )
+
+
+def _open_saved(path: Path, split: str | None, defaults: Sequence[str]) -> Source:
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be loaded as a saved data set: {first_line(error)}") from None
+    if isinstance(saved, Mapping):
+        saved = saved[choose_split(str(path), list(saved), split, defaults)]
+    elif split not in (None, "train"):
+        raise DataError(f'{path} is a single data set and has no split "{split}"')
+    return dataset_source(saved, str(path))

@@ -1,0 +1,125 @@
+"""Hub data sets and files that are not here, as ``datasets`` and fsspec read them; whole, or as a stream of unknown length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from alignkit.config import Reading
+from alignkit.data.rows import first_line
+from alignkit.data.sources.chunks import ROWS, Chunk, LineChunk, RowChunk, Source
+from alignkit.data.sources.splits import choose_split, suffix_of
+from alignkit.errors import DataError, suggest
+
+_BUILDERS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
+_BUILDERS |= {".parquet": "parquet", ".arrow": "arrow"}
+
+
+def open_hub(
+    source: str, split: str | None, config: Reading, defaults: Sequence[str], limit: int | None = None
+) -> Source:
+    """Open a hub data set; see :func:`alignkit.data.sources.open_source`."""
+    import datasets
+
+    with _said(lambda: f'"{source}" is no file or directory here{_near(source)} and cannot be loaded from the hub'):
+        names = datasets.get_dataset_split_names(source, config.subset)
+        chosen = choose_split(source, list(names), split, defaults)
+        rows = datasets.load_dataset(source, config.subset, split=chosen, streaming=config.streaming)
+        return _stream_source(rows, source, limit) if config.streaming else dataset_source(rows, source)
+
+
+def _near(source: str) -> str:
+    return suggest(source, sorted(entry.name for entry in Path().iterdir()))
+
+
+def open_url(source: str, split: str | None, config: Reading, limit: int | None = None) -> Source:
+    """Open a file that is not here (https, s3, gs, hf, ...), through ``datasets`` and fsspec."""
+    import datasets
+
+    if split not in (None, "train"):
+        raise DataError(f'{source} is one file and has no split "{split}"')
+    suffix = suffix_of(Path(source.partition("?")[0]))
+    if suffix not in _BUILDERS:
+        named = f'unknown file type "{suffix}"' if suffix else "no file type in the name"
+        raise DataError(f"{source}: {named}; known are {', '.join(_BUILDERS)}, and .gz of the text formats")
+    with _said(lambda: f"{source} cannot be loaded"):
+        options = {"sep": "\t"} if suffix == ".tsv" else {}
+        rows = datasets.load_dataset(
+            _BUILDERS[suffix], data_files=source, split="train", streaming=config.streaming, **options
+        )
+        return _stream_source(rows, source, limit) if config.streaming else dataset_source(rows, source)
+
+
+@contextmanager
+def _said(what: Callable[[], str]) -> Iterator[None]:
+    """Say in one sentence what ``datasets`` and the file systems behind it raise."""
+    import datasets
+
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, datasets.exceptions.DatasetsError) as error:
+        cause: BaseException = error
+        while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise DataError(f"{what()}: {first_line(cause) if isinstance(cause, Exception) else cause}") from None
+
+
+def dataset_source(dataset: Any, name: str) -> Source:
+    """Return the rows of a ``datasets.Dataset``, which is memory-mapped."""
+
+    def chunks() -> Iterator[Chunk]:
+        for begin in range(0, len(dataset), ROWS):
+            columns = dataset[begin : begin + ROWS]
+            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            yield RowChunk(rows, [f"{name} row {begin + i + 1}" for i in range(len(rows))])
+
+    def digest() -> str:
+        import pyarrow as pa
+
+        content = hashlib.sha256()
+        for table in dataset.with_format("arrow").iter(ROWS):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            content.update(sink.getvalue())
+        return content.hexdigest()
+
+    return Source(name, name, chunks, digest)
+
+
+def _stream_source(stream: Any, name: str, limit: int | None) -> Source:
+    """Return the rows of a stream of unknown length, written to a file without a name when they are first asked for."""
+    import datasets
+
+    @cache
+    def spool() -> IO[bytes]:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the source, and dies with the process)
+        try:
+            for row in islice(stream, limit):
+                file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n")
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(f"{name} broke off while it was read: {first_line(error)}") from None
+        return file
+
+    def chunks() -> Iterator[Chunk]:
+        file, count = spool(), 0
+        file.seek(0)
+        while lines := list(islice(file, ROWS)):
+            yield LineChunk(lines, [f"{name} row {count + i + 1}" for i in range(len(lines))])
+            count += len(lines)
+
+    def digest() -> str:
+        file = spool()
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+    return Source(name, name, chunks, digest)

@@ -1,0 +1,281 @@
+"""Tables of tokenised rows, and the rows chosen from them; everything is read from the memory-mapped file when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignkit.contract.rows import Row
+from alignkit.contract.types import Example, RowKind
+from alignkit.data.tokenise.encode import SEGMENTS, text_row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BLOCK = 4096
+
+
+class Table:
+    """Every row of one source, brought to one kind and tokenised (:func:`alignkit.data.encode.encode`).
+
+    Args:
+        table: the columns.
+        kind: what one row is.
+        source: the name of the source.
+        root: what the place of every row begins with.
+        label: what the rows are called where several sources are mixed.
+    """
+
+    def __init__(self, table: pa.Table, kind: RowKind, source: str, root: str, label: str = "") -> None:
+        self.table, self.kind, self.source, self.root, self.label = table, kind, source, root, label
+
+    def __len__(self) -> int:
+        """Return the number of rows, unusable ones included."""
+        return int(self.table.num_rows)
+
+    def numbers(self, name: str) -> NDArray[np.int64]:
+        """Return a column of whole numbers."""
+        found: NDArray[np.int64] = self.table.column(name).to_numpy().astype(np.int64, copy=False)
+        return found
+
+    @cached_property
+    def kept(self) -> NDArray[np.int64]:
+        """The rows that can be used."""
+        import pyarrow.compute as pc
+
+        return np.flatnonzero(pc.is_null(self.table.column("unusable")).to_numpy())
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """The tokens of every part, ``[rows, SEGMENTS[kind]]``; 0 for unusable rows."""
+        chunks = [chunk.flatten().to_numpy() for chunk in self.table.column("lengths").chunks]
+        flat = np.concatenate(chunks) if chunks else np.zeros(0)
+        return flat.astype(np.int64).reshape(-1, SEGMENTS[self.kind])
+
+    def text(self, name: str, row: int) -> str:
+        """Return a cell of a column of text."""
+        batch, at = self._at(row)
+        value: str = batch.cell(name, at)
+        return value
+
+    def place(self, row: int) -> str:
+        """Return where a row stands (file:line)."""
+        return self.root + self.text("place", row)
+
+    def fields(self, row: int) -> Mapping[str, Any]:
+        """Return a row's other columns."""
+        batch, at = self._at(row)
+        found: str | None = batch.cell("fields", at)
+        return json.loads(found) if found else {}
+
+    def tokens(self, row: int) -> list[int]:
+        """Return the token ids of a row, its parts one after another."""
+        batch, at = self._at(row)
+        return batch.tokens(at)
+
+    def row(self, row: int) -> Row:
+        """Return a row as text or messages."""
+        batch, at = self._at(row)
+        prompt, answers, tools = text_row(batch.cell("text", at))
+        return Row(
+            position=batch.cell("position", at),
+            id=batch.cell("id", at),
+            prompt=prompt,
+            answers=answers,
+            cluster=batch.cell("cluster", at),
+            category=batch.cell("category", at),
+            fields=self.fields(row),
+            unusable=batch.cell("unusable", at),
+            place=self.place(row),
+            tools=tools,
+        )
+
+    def example(self, row: int, index: int) -> Example:
+        """Return a row as token ids; ``index`` is its position among the rows it is asked for with."""
+        batch, at = self._at(row)
+        tokens = batch.tokens(at)
+        ends = list(accumulate(self.lengths[row].tolist(), initial=0))
+        prompt, *completions = (tokens[a:b] for a, b in pairwise(ends))
+        scored: list[bool] | None = batch.cell("scored", at)
+        fields = self.fields(row)
+        return Example(
+            id=batch.cell("id", at),
+            prompt=prompt,
+            completions=tuple(completions),
+            index=index,
+            cluster=batch.cell("cluster", at),
+            category=batch.cell("category", at) or self.label,
+            fields={**fields, "source": self.label} if self.label else fields,
+            masks=None if scored is None else (scored,),
+        )
+
+    def _at(self, row: int) -> tuple[_Batch, int]:
+        """Return the record batch a row stands in, and its place there."""
+        number = bisect_right(self._begins, row) - 1
+        return self._batches[number], row - self._begins[number]
+
+    @cached_property
+    def _batches(self) -> list[_Batch]:
+        return [_Batch(batch) for batch in self.table.to_batches()]
+
+    @cached_property
+    def _begins(self) -> list[int]:
+        return list(accumulate((batch.rows for batch in self._batches), initial=0))[:-1]
+
+
+class _Batch:
+    """One record batch, its columns at hand: asking the whole table for a cell takes ten times as long."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.rows: int = batch.num_rows
+        self._columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+
+    def cell(self, name: str, at: int) -> Any:
+        return self._columns[name][at].as_py()
+
+    def tokens(self, at: int) -> list[int]:
+        offsets, values = self._tokens
+        found: list[int] = values[offsets[at] : offsets[at + 1]].tolist()
+        return found
+
+    @cached_property
+    def _tokens(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        column = self._columns["tokens"]
+        return column.offsets.to_numpy(), column.values.to_numpy()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of one table: ``rows [N]``, in any order."""
+
+    table: Table
+    rows: NDArray[np.int64]
+
+
+class TokenisedRows(Sequence[Example]):
+    """Rows of one kind as token ids, chosen from one or several tables; an :class:`Example` is made when asked for."""
+
+    def __init__(self, kind: RowKind, parts: Sequence[Chosen]) -> None:
+        self.kind: RowKind = kind
+        self.parts = parts
+        self._ends = np.cumsum([len(part.rows) for part in parts]).tolist()
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> TokenisedRows: ...
+    def __getitem__(self, index: int | slice) -> Example | TokenisedRows:
+        """Return one row (its ``index`` is its position here), or the rows of a slice."""
+        if isinstance(index, slice):
+            return self.select(range(*index.indices(len(self))))
+        position = range(len(self))[index]
+        table, row = self.find(position)
+        return table.example(row, position)
+
+    def find(self, position: int) -> tuple[Table, int]:
+        """Return the table a row stands in, and where."""
+        part = int(np.searchsorted(self._ends, position, side="right"))
+        chosen = self.parts[part]
+        return chosen.table, int(chosen.rows[position - (self._ends[part - 1] if part else 0)])
+
+    def row(self, position: int) -> Row:
+        """Return a row as text or messages."""
+        table, row = self.find(position)
+        return table.row(row)
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> TokenisedRows:
+        """Return the rows at ``indices``, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        if len(self.parts) == 1:
+            return TokenisedRows(self.kind, [Chosen(self.parts[0].table, self.parts[0].rows[chosen])])
+        which = np.searchsorted(self._ends, chosen, side="right")
+        starts = np.array([0, *self._ends[:-1]], dtype=np.int64)
+        borders = np.flatnonzero(np.diff(which)) + 1
+        runs = zip(np.split(chosen, borders), np.split(which, borders), strict=True)
+        return TokenisedRows(
+            self.kind,
+            [
+                Chosen(self.parts[part[0]].table, self.parts[part[0]].rows[rows - starts[part[0]]])
+                for rows, part in runs
+                if len(rows)
+            ],
+        )
+
+    def segment_lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of every part, ``[rows, SEGMENTS[kind]]``: the prompt's, then each completion's."""
+        found = [part.table.lengths[part.rows] for part in self.parts]
+        return np.concatenate(found) if found else np.zeros((0, SEGMENTS[self.kind]), dtype=np.int64)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of every row, prompt shared by its completions, ``[rows]``."""
+        total: NDArray[np.int64] = self.segment_lengths().sum(1)
+        return total
+
+    def sources(self, labels: Sequence[str]) -> NDArray[np.int64]:
+        """Return the number of the source every row comes from among ``labels``, ``[rows]``."""
+        numbers = [labels.index(part.table.label) if part.table.label else 0 for part in self.parts]
+        return np.repeat(np.array(numbers, dtype=np.int64), [len(part.rows) for part in self.parts])
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column of text (``id``, ``cluster``, ``category``, ``prompt``: the prompt's digest)."""
+        return joined([part.table.table.column(name).take(part.rows) for part in self.parts])
+
+    @property
+    def clusters(self) -> int:
+        """The number of different clusters."""
+        import pyarrow.compute as pc
+
+        return int(pc.count_distinct(self.column("cluster")).as_py()) if len(self) else 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over kind, row ids, token ids, their borders and which of them are scored."""
+        content = hashlib.sha256(self.kind.encode())
+        for part in self.parts:
+            for begin in range(0, len(part.rows), _BLOCK):
+                rows = part.table.table.select(["id", "content"]).take(part.rows[begin : begin + _BLOCK])
+                for name, digest in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+                    content.update(name.encode() + b"\0" + digest)
+        return content.hexdigest()
+
+
+def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Return columns of text one after another."""
+    import pyarrow as pa
+
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    return pa.chunked_array(chunks, pa.large_string())
+
+
+class TextRows(Sequence[Row]):
+    """The same rows as text or messages: ``TextRows(rows)[i]`` is ``rows[i]``."""
+
+    def __init__(self, rows: TokenisedRows) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        """Return one row, or the rows of a slice."""
+        if isinstance(index, slice):
+            return [self._rows.row(i) for i in range(*index.indices(len(self)))]
+        return self._rows.row(range(len(self))[index])

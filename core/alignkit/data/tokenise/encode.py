@@ -1,0 +1,248 @@
+"""From the rows of a source to a table of token ids, a chunk at a time, on all cores where it pays.
+
+The table keeps every row, also those that cannot be used, with the reason; and of every row its text, so that whatever reads
+rows later (rewards, samples, checks) need not read the source again.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING, Any
+
+from alignkit.contract.rows import RawRows, Row, Text
+from alignkit.contract.types import RowKind
+from alignkit.data.rows import as_json, digest
+from alignkit.data.shapes.normalise import Names, Normaliser
+from alignkit.data.shapes.pairs import Pairing, left_over, one_by_one, paired
+from alignkit.data.shapes.templates import fill
+from alignkit.data.sources.chunks import Chunk, Source
+from alignkit.data.tokenise.render import render_all
+from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
+from alignkit.data.tokenise.workers import cores, in_order
+from alignkit.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+SEGMENTS: Mapping[RowKind, int] = {"preference": 3, "completion": 2, "unpaired": 2, "prompt": 1}
+"""Parts of a row of each kind: its prompt, and its completions."""
+
+FACTS = (
+    *("prompt_tokens", "prompt_lost", "completion_lost", "truncated_completions"),
+    *("border_merges", "eos_added", "eos_missing", "double_bos"),
+)
+"""Numbers the table keeps of every row, as :class:`~alignkit.data.tokens.TokenRow` names them."""
+
+_IN_PROCESS = 8
+"""Chunks up to which starting processes costs more than it saves."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything besides source and tokenizer that decides what the rows of a table are."""
+
+    kind: RowKind
+    rules: TokenRules
+    columns: Mapping[str, str] = field(default_factory=dict)
+    template: Mapping[str, str] = field(default_factory=dict)
+    pairs: Pairing | None = None
+    train_on: str = "last"
+
+    def key(self) -> str:
+        """Return it as text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def encode(
+    source: Source, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, workers: int | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a source, brought to the recipe's kind and tokenised.
+
+    Args:
+        source: where the rows come from.
+        recipe: what they become.
+        tokenizer: fast tokenizers work on a chunk at a time.
+        workers: processes; None takes one a core where there are rows enough. The rows do not depend on it.
+
+    Raises:
+        DataError: a row cannot be read, or a conversation meets a tokenizer whose chat template refuses it; the message names
+            file and line.
+    """
+    own = _as_pairs(source, recipe)
+    chunks = _numbered(own.chunks())
+    head = list(islice(chunks, _IN_PROCESS))
+    if not head:
+        return
+    work = _Work(own, recipe, tokenizer, head[0][0], paired=own is not source)
+    processes = workers or cores()
+    if processes > 1 and len(head) == _IN_PROCESS:
+        batches = in_order(work, chain(head, chunks), processes)
+    else:
+        batches = map(work, chain(head, chunks))
+    names = Names()
+    count = 0
+    for batch in batches:
+        ids = batch.column("id").to_pylist()
+        unique = names.unique(ids)
+        if unique != ids:
+            batch = batch.set_column(batch.schema.get_field_index("id"), "id", _strings(unique))
+        yield _moved(batch, count)
+        count += _positions(batch)
+
+
+def _numbered(chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, int]]:
+    """Yield each chunk with the number of rows before it."""
+    count = 0
+    for chunk in chunks:
+        yield chunk, count
+        count += len(chunk.places)
+
+
+def _as_pairs(source: Source, recipe: Recipe) -> Source:
+    """Return the source, or where its rows are to be paired with one another, their pairs."""
+    if recipe.pairs is None:
+        return source
+    first = next(iter(source.chunks()), None)
+    columns = {name: recipe.columns.get(name, name) for name in ("completion", "rating", "label", "answers")}
+    present: set[str] = set()
+    if first is not None:
+        row = fill(first.head(1).read(source.name), recipe.template).rows[0]
+        present = {name for name, value in row.items() if value is not None}
+    alone = columns["completion"] in present and columns["answers"] not in present
+    return (
+        paired(source, recipe.columns, recipe.pairs)
+        if alone and {columns["rating"], columns["label"]} & present
+        else source
+    )
+
+
+def _first_rows(source: Source, recipe: Recipe, chunk: Chunk) -> RawRows:
+    """Return the first rows, which decide the shape, as far as they can be read (the rest is refused when its turn comes)."""
+    try:
+        raw = chunk.read(source.name)
+    except DataError:
+        raw = chunk.head(1).read(source.name)
+    first = RawRows(raw.rows[:1], raw.where, raw.source)
+    made = one_by_one(fill(first, recipe.template), recipe.columns, recipe.pairs)
+    return RawRows([*made.rows, *raw.rows[1:]], raw.where, raw.source)
+
+
+class _Work:
+    """What a process does to a chunk."""
+
+    def __init__(
+        self, source: Source, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first: Chunk, *, paired: bool
+    ) -> None:
+        self.name, self.root, self.recipe, self.tokenizer = source.name, source.root, recipe, tokenizer
+        self.all_turns = recipe.train_on == "all" and recipe.kind == "completion"
+        self.encoder = Encoder(tokenizer, recipe.rules)
+        self.normaliser = Normaliser(
+            _first_rows(source, recipe, first),
+            recipe.kind,
+            left_over(recipe.columns, paired=paired),
+            chat=bool(tokenizer.chat_template),
+            all_turns=self.all_turns,
+        )
+
+    def __call__(self, piece: tuple[Chunk, int]) -> pa.RecordBatch:
+        # A chunk makes hundreds of thousands of small objects and no cycles: looking for cycles costs a tenth of the time.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return self._batch(*piece)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _batch(self, chunk: Chunk, start: int) -> pa.RecordBatch:
+        recipe = self.recipe
+        raw = fill(chunk.read(self.name), recipe.template)
+        rows = self.normaliser.rows(one_by_one(raw, recipe.columns, recipe.pairs, start))
+        usable = [row for row in rows if row.unusable is None]
+        encoded = iter(self.encoder.encode(render_all(usable, self.tokenizer, all_turns=self.all_turns)))
+        made = [TokenRow(unusable=row.unusable) if row.unusable is not None else next(encoded) for row in rows]
+        return _record_batch(rows, made, SEGMENTS[recipe.kind], self.root)
+
+
+def _record_batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, root: str) -> pa.RecordBatch:
+    """Put rows and their tokens into a record batch."""
+    import numpy as np
+    import pyarrow as pa
+
+    lengths = np.array([[*map(len, row.parts)] or [0] * parts for row in made], dtype=np.int32).reshape(-1, parts)
+    offsets = np.concatenate([[0], np.cumsum(lengths.sum(1))])
+    tokens = np.fromiter(
+        chain.from_iterable(chain.from_iterable(row.parts) for row in made), np.int32, int(offsets[-1])
+    )
+    columns: dict[str, Any] = {
+        "position": pa.array([row.position for row in rows], pa.int64()),
+        "place": _strings([row.place.removeprefix(root) for row in rows]),
+        "id": _strings([row.id for row in rows]),
+        "cluster": _strings([row.cluster for row in rows]),
+        "category": _strings([row.category for row in rows]),
+        "fields": _strings([json.dumps(row.fields) if row.fields else None for row in rows]),
+        "prompt": _strings([digest(row.prompt) for row in rows]),
+        "text": _strings([_text(row) for row in rows]),
+        "unusable": _strings([row.unusable for row in made]),
+        "lengths": pa.FixedSizeListArray.from_arrays(pa.array(lengths.ravel()), parts),
+        "tokens": pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(tokens)),
+        "scored": pa.array([row.scored for row in made], pa.list_(pa.bool_())),
+        "content": pa.array(
+            [_content(tokens[a:b], row) for a, b, row in zip(offsets, offsets[1:], made, strict=False)]
+        ),
+        **{name: pa.array([getattr(row, name) for row in made], pa.int32()) for name in FACTS},
+    }
+    return pa.record_batch(columns)
+
+
+def _content(tokens: NDArray[np.int32], row: TokenRow) -> bytes:
+    """Return 16 bytes that stand for a row's tokens, their borders and which are scored."""
+    borders = repr((*map(len, row.parts), row.scored)).encode()
+    return hashlib.blake2b(tokens.tobytes() + borders, digest_size=16).digest()
+
+
+def _strings(values: Sequence[str | None]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(values, pa.large_string())
+
+
+def _text(row: Row) -> str:
+    plain = as_json(row.answers) if isinstance(row.prompt, str) and not row.tools else None
+    if plain is not None and isinstance(row.prompt, str):
+        return f"[{encode_basestring(row.prompt)}, {plain}]"
+    content: list[Any] = [row.prompt, row.answers]
+    return json.dumps(content + ([row.tools] if row.tools else []), ensure_ascii=False, default=str)
+
+
+def text_row(text: str) -> tuple[Text, tuple[Text, ...], tuple[Mapping[str, Any], ...] | None]:
+    """Return prompt, answers and tools of the table's ``text``."""
+    prompt, answers, *tools = json.loads(text)
+    return _frozen(prompt), tuple(map(_frozen, answers)), tuple(tools[0]) if tools else None
+
+
+def _frozen(text: Any) -> Text:
+    return text if isinstance(text, str) else tuple(text)
+
+
+def _positions(batch: pa.RecordBatch) -> int:
+    return batch.column("position")[batch.num_rows - 1].as_py() + 1 if batch.num_rows else 0
+
+
+def _moved(batch: pa.RecordBatch, count: int) -> pa.RecordBatch:
+    """Count positions from the beginning of the source, in place of the chunk's."""
+    import pyarrow.compute as pc
+
+    if not count:
+        return batch
+    index = batch.schema.get_field_index("position")
+    return batch.set_column(index, "position", pc.add(batch.column("position"), count))

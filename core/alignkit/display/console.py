@@ -1,0 +1,173 @@
+"""What a person sees of a run: messages, tables and a progress bar on stderr, and the same lines in train.log."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from alignkit.display.headline import headline, signed, with_interval
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.console import RenderableType
+    from rich.progress import Progress, TaskID
+    from rich.table import Table
+
+    from alignkit.contract.suites import SuiteResult
+
+_LOG_LINES = 20
+"""Lines of progress a run leaves in its log."""
+
+_LOG_WIDTH = 120
+
+
+class Console:
+    """Messages for people: on ``stream`` (default stderr), and in a log file once there is one.
+
+    Args:
+        log: file to which every line is appended with the time; :meth:`log_to` sets it later.
+        stream: where to write in place of stderr.
+        quiet: write to the log alone.
+    """
+
+    def __init__(self, log: Path | None = None, stream: IO[str] | None = None, *, quiet: bool = False) -> None:
+        from rich.console import Console as RichConsole
+
+        self._rich: RichConsole = RichConsole(
+            file=stream, stderr=stream is None, quiet=quiet, highlight=False, soft_wrap=True
+        )
+        self._stream = stream
+        self._log = log
+
+    def log_to(self, path: Path | None) -> None:
+        """Append every line from now on to the file ``path`` as well (None: to none)."""
+        self._log = path
+
+    def info(self, message: str) -> None:
+        """Say something."""
+        self._rich.print(message, markup=False)
+        self._write_log("INFO", message)
+
+    def warn(self, message: str) -> None:
+        """Say something the user should look into."""
+        self._rich.print(f"warning: {message}", markup=False, style="yellow")
+        self._write_log("WARNING", message)
+
+    def table(self, table: RenderableType) -> None:
+        """Show a table."""
+        self._rich.print(table, soft_wrap=False)
+        self._write_log("INFO", _as_text(table))
+
+    @contextmanager
+    def progress(self, total: int, start: int = 0, description: str = "training") -> Iterator[StepProgress]:
+        """Show a progress bar over the optimizer steps ``start`` to ``total`` while the block runs.
+
+        Shown on a terminal or in a notebook only; the log gets some twenty lines in any case.
+        """
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._rich, disable=not self._interactive) as bars:
+            task = bars.add_task(description, total=total, completed=start, details="")
+            yield StepProgress(self, bars, task, total, start)
+
+    @property
+    def _interactive(self) -> bool:
+        stream = self._stream or sys.stderr
+        return not self._rich.quiet and (stream.isatty() or self._rich.is_jupyter)
+
+    def _write_log(self, level: str, message: str) -> None:
+        if self._log is None:
+            return
+        now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+        with self._log.open("a", encoding="utf-8") as file:
+            file.writelines(f"{now} {level:<7} {line}\n" for line in message.splitlines() or [""])
+
+
+class StepProgress:
+    """The progress of a run over its optimizer steps, made by :meth:`Console.progress`."""
+
+    def __init__(self, console: Console, bars: Progress, task: TaskID, total: int, start: int) -> None:
+        self._console, self._bars, self._task = console, bars, task
+        self._total = total
+        self._lines_due = _LOG_LINES * start // max(total, 1)
+        self._details = ""
+        self._started = time.monotonic()
+
+    def update(
+        self,
+        step: int,
+        *,
+        loss: float | None = None,
+        accuracy: float | None = None,
+        tokens_per_second: float | None = None,
+    ) -> None:
+        """Show that ``step`` is done, with the numbers of this logging step; without any, those of the last one stay.
+
+        Every twentieth of the way the next numbers go to the log as well.
+        """
+        details = [
+            f"{name} {value:{form}}"
+            for name, value, form in (
+                ("loss", loss, ".4f"),
+                ("accuracy", accuracy, ".3f"),
+                ("tokens/s", tokens_per_second, ",.0f"),
+            )
+            if value is not None
+        ]
+        self._details = "  ".join(details) or self._details
+        self._bars.update(self._task, completed=step, details=self._details)
+        lines_due = _LOG_LINES * step // max(self._total, 1)
+        if details and lines_due > self._lines_due:
+            self._lines_due = lines_due
+            seconds = time.monotonic() - self._started
+            self._console._write_log("INFO", f"step {step}/{self._total}  {self._details}  {seconds:.1f} s")
+
+
+def comparison_table(before: Mapping[str, SuiteResult], after: Mapping[str, SuiteResult]) -> Table:
+    """Return the table of the main metrics before and after training, with 95 % intervals.
+
+    Args:
+        before: results of the start model by suite; may be empty.
+        after: results of the trained model by suite.
+    """
+    from rich.table import Table
+
+    columns = ["after"] if not before else ["before", "after"]
+    table = Table(
+        title="held-out preference accuracy and perplexity, with 95 % intervals",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("metric", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right")
+    if before:
+        table.add_column("change", justify="right")
+    metrics = [{suite: result.metrics for suite, result in results.items()} for results in (before, after)]
+    for line in headline(*metrics):
+        cells = [with_interval(line.after)]
+        if before:
+            cells = [with_interval(line.before), *cells, signed(line.change)]
+        table.add_row(line.title, *cells)
+    return table
+
+
+def _as_text(renderable: RenderableType) -> str:
+    from rich.console import Console as RichConsole
+
+    text = io.StringIO()
+    RichConsole(file=text, width=_LOG_WIDTH, color_system=None, force_terminal=False).print(renderable)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

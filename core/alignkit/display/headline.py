@@ -1,0 +1,80 @@
+"""The few numbers a run is judged by, before and after training, for the console's table and the model card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from alignkit.contract.suites import Estimate
+
+Metrics: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Metrics of every suite, ``{suite: {name: Estimate or {value, low, high}}}``."""
+
+TITLES = {
+    ("prefs", "accuracy_sum"): "accuracy (sum)",
+    ("prefs", "accuracy_mean"): "accuracy (mean)",
+    ("prefs", "accuracy_ref"): "accuracy (vs start)",
+    ("perplexity", "perplexity"): "perplexity",
+    ("perplexity", "bits_per_byte"): "bits per byte",
+}
+"""What the built-in suites' main metrics are called. Of any other suite every metric is shown under its own name."""
+
+
+class Line(NamedTuple):
+    """One metric before and after training (None where it was not measured)."""
+
+    title: str
+    before: Estimate | None
+    after: Estimate | None
+
+    @property
+    def change(self) -> float | None:
+        """After less before."""
+        return None if self.before is None or self.after is None else self.after.value - self.before.value
+
+
+def headline(before: Metrics, after: Metrics) -> list[Line]:
+    """Return the main metrics of the suites in ``before`` and ``after``, the built-in ones first."""
+    known = {suite for suite, _ in TITLES}
+    names = [key for key in TITLES if key[1] in before.get(key[0], {}) or key[1] in after.get(key[0], {})]
+    for suite in sorted((before.keys() | after.keys()) - known):
+        names += [(suite, name) for name in after.get(suite, before.get(suite, {}))]
+    return [Line(TITLES.get(key, key[1]), _estimate(before, *key), _estimate(after, *key)) for key in names]
+
+
+def number(value: float) -> str:
+    """Return a number as a table shows it: three decimals below 10, one below 1000, none above.
+
+    >>> number(0.5154), number(2.2849), number(1234.5)
+    ('0.515', '2.285', '1,234')
+    """
+    if not math.isfinite(value):
+        return "not finite"
+    if abs(value) < 10:
+        return f"{value:.3f}"
+    return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
+def with_interval(estimate: Estimate | None) -> str:
+    """Return ``value [low, high]``, the value alone where there is no interval, a dash where it was not measured."""
+    if estimate is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return number(estimate.value)
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def signed(change: float | None) -> str:
+    """Return a change with its sign, a dash where there is none."""
+    if change is None:
+        return "-"
+    return number(change) if change < 0 or not math.isfinite(change) else f"+{number(change)}"
+
+
+def _estimate(metrics: Metrics, suite: str, name: str) -> Estimate | None:
+    entry = metrics.get(suite, {}).get(name)
+    if entry is None or isinstance(entry, Estimate):
+        return entry
+    value = entry["value"]
+    return Estimate(math.nan if value is None else value, entry.get("low"), entry.get("high"))

@@ -1,0 +1,203 @@
+"""Training curves: plots/*.png drawn from metrics.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.rundir.metrics import MetricsLog
+from alignkit.system.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Records = Sequence[Mapping[str, Any]]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The palette of Okabe and Ito (2008), which people with any kind of colour vision can tell apart."""
+
+_MARKED = 40
+"""Up to this many points each is marked: a line through three points says too little about where they are."""
+
+_SMOOTHED = 80
+"""Beyond this many points a running mean is drawn over the points themselves."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture: which keys of the metrics it shows, in the order of the palette.
+
+    ``curves`` maps a key to its name in the legend; a key that ends in ``/*`` stands for every key it begins.
+    """
+
+    name: str
+    title: str
+    unit: str
+    curves: Mapping[str, str]
+    lower: float | None = None
+    upper: float | None = None
+    smooth: bool = True
+
+
+PLOTS = (
+    Plot("loss", "Loss and its terms", "loss (nats)", {"loss": "loss", "loss/*": ""}),
+    Plot(
+        "rewards",
+        "Implicit rewards",
+        "reward",
+        {"rewards/chosen": "chosen", "rewards/rejected": "rejected", "rewards/margins": "margin"},
+    ),
+    Plot("reward", "Reward of the model's own answers", "reward", {"reward": "in all", "reward/*": ""}),
+    Plot("kl", "How far answers have moved from the start model", "KL (nats)", {"kl": "KL"}),
+    Plot("entropy", "Entropy of what is sampled from", "nats a token", {"entropy": "entropy"}, lower=0.0),
+    Plot(
+        "accuracy",
+        "Pairs ranked right",
+        "share of pairs",
+        {"rewards/accuracies": "accuracy"},
+        lower=0.0,
+        upper=1.0,
+    ),
+    Plot(
+        "logps",
+        "Log-probability of the answers",
+        "log-probability (nats)",
+        {"logps/chosen": "chosen", "logps/rejected": "rejected"},
+    ),
+    Plot(
+        "evaluation",
+        "Held-out preference accuracy during training",
+        "share of pairs",
+        {"prefs/accuracy_sum": "by sum", "prefs/accuracy_mean": "by mean"},
+        lower=0.0,
+        upper=1.0,
+        smooth=False,
+    ),
+    Plot("log_odds", "Log odds ratio, chosen over rejected", "nats", {"log_odds_chosen": "log odds ratio"}),
+    Plot(
+        "learning_rate", "Learning rate", "learning rate", {"learning_rate": "learning rate"}, lower=0.0, smooth=False
+    ),
+    Plot("grad_norm", "Gradient norm before clipping", "L2 norm", {"grad_norm": "gradient norm"}, lower=0.0),
+)
+
+
+def draw(run_directory: Path | str) -> list[Path]:
+    """Draw every plot for which metrics.jsonl has data into ``plots/`` of the run directory; returns their paths.
+
+    Values on held-out data (``eval_KEY``) are drawn dashed in the colour of ``KEY``.
+    """
+    directory = Path(run_directory)
+    paths = []
+    for plot, figure in figures(directory):
+        path = directory / "plots" / f"{plot.name}.png"
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+        paths.append(path)
+    return paths
+
+
+def figures(run_directory: Path) -> Iterator[tuple[Plot, Figure]]:
+    """Yield every plot for which metrics.jsonl has data, drawn."""
+    records = MetricsLog(run_directory / "metrics.jsonl").read()
+    for plot in PLOTS:
+        if curves := _curves(plot, records):
+            yield plot, _draw(plot, curves)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one metric over the optimizer steps, on training data or held-out data."""
+
+    label: str
+    steps: list[float]
+    values: list[float]
+    colour: str
+    held_out: bool
+
+
+def _curves(plot: Plot, records: Records) -> list[Curve]:
+    curves = []
+    for i, (key, label) in enumerate(_expand(plot.curves, records).items()):
+        colour = COLOURS[i % len(COLOURS)]
+        for prefix, name, held_out in (("", label, False), ("eval_", f"{label}, held out", True)):
+            points = [(r["step"], r[prefix + key]) for r in records if "step" in r and r.get(prefix + key) is not None]
+            if points:
+                curves.append(Curve(name, [s for s, _ in points], [v for _, v in points], colour, held_out))
+    return curves
+
+
+def _expand(wanted: Mapping[str, str], records: Records) -> dict[str, str]:
+    """Replace ``loss/*`` by the keys it stands for, under their own names."""
+    present = list(dict.fromkeys(key.removeprefix("eval_") for record in records for key in record))
+    expanded: dict[str, str] = {}
+    for key, label in wanted.items():
+        if key.endswith("/*"):
+            prefix = key.removesuffix("*")
+            names = [name.removeprefix(prefix) for name in present if name.startswith(prefix)]
+            expanded |= {prefix + name: name.replace("_", " ") for name in names}
+        else:
+            expanded[key] = label
+    return expanded
+
+
+def _draw(plot: Plot, curves: Sequence[Curve]) -> Figure:
+    # The object-oriented interface, not pyplot: no global state, no display, safe beside a user's own figures.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for curve in curves:
+        _draw_curve(axes, curve, smooth=plot.smooth)
+    _finish(axes, plot, legend=len(curves) > 1)
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve, *, smooth: bool) -> None:
+    count = len(curve.steps)
+    marker = "o" if count <= _MARKED or curve.held_out else None
+    # Not clipped: a value on the border of the axes (an accuracy of 1) is drawn whole.
+    style: dict[str, Any] = {"color": curve.colour, "linestyle": "--" if curve.held_out else "-", "clip_on": False}
+    if curve.held_out:
+        style["markerfacecolor"] = "white"
+    if count <= _SMOOTHED or curve.held_out or not smooth:
+        axes.plot(curve.steps, curve.values, label=curve.label, marker=marker, markersize=3.5, linewidth=1.6, **style)
+        return
+    reach = count // 40
+    axes.plot(curve.steps, curve.values, alpha=0.25, linewidth=0.8, **style)
+    axes.plot(
+        curve.steps[reach : count - reach], running_mean(curve.values, reach), label=curve.label, linewidth=1.8, **style
+    )
+
+
+def _finish(axes: Axes, plot: Plot, *, legend: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(plot.title, loc="left", fontsize=12)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(plot.unit)
+    axes.set_ylim(bottom=plot.lower, top=plot.upper)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
+    axes.grid(visible=True, color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def running_mean(values: Sequence[float], reach: int) -> list[float]:
+    """Return the mean of each value and its ``reach`` neighbours on either side, where it has that many.
+
+    Centred, so that a trend is not shifted along the steps; the first and the last ``reach`` values get no mean, because
+    one of fewer neighbours is noisier than the rest of the line.
+
+    >>> running_mean([1.0, 3.0, 8.0, 10.0], 1)
+    [4.0, 7.0]
+    """
+    width = 2 * reach + 1
+    return [sum(values[i : i + width]) / width for i in range(len(values) - width + 1)]

@@ -1,0 +1,166 @@
+"""How a run stands, read from its files alone: a look for people and machines, also at a run of another process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignkit.config import RunConfig
+from alignkit.display.headline import headline, with_interval
+from alignkit.rundir.directory import RunDir
+
+SHOWN = (
+    "loss",
+    "reward",
+    "kl",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "entropy",
+    "length",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "memory_gb",
+)
+"""Numbers of metrics.jsonl that are shown, in this order, before the loss terms."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands."""
+
+    path: Path
+    status: str
+    """As run.json says; ``dead`` where it says running and no process trains there."""
+    method: str
+    step: int
+    steps: int | None
+    seconds_left: float | None
+    """Of training, at the pace of the logging steps so far; None where it is over or cannot be told."""
+    latest: Mapping[str, float]
+    history: Sequence[Mapping[str, Any]]
+    evaluation: Mapping[str, Any]
+    samples: Sequence[Mapping[str, Any]]
+    error: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "run": str(self.path),
+            "status": self.status,
+            "method": self.method,
+            "step": self.step,
+            "steps": self.steps,
+            "seconds_left": self.seconds_left,
+            "latest": dict(self.latest),
+            "evaluation": self.evaluation,
+            "error": self.error,
+        }
+
+
+def standing(path: Path) -> Standing:
+    """Read how the run in ``path`` stands; raises ``ConfigError`` where it is no run."""
+    run = RunDir.open(path)
+    record = run.read_record()
+    entries = _lines(run.metrics)
+    history = [entry for entry in entries if "loss" in entry]
+    latest: dict[str, float] = {}
+    for entry in entries:
+        latest |= {name: value for name, value in entry.items() if isinstance(value, int | float)}
+    step = int(latest.get("step", 0))
+    steps = _total(record, history)
+    status = str(record.get("status"))
+    if status == "running" and run.locked_by() is None:
+        status = "dead"
+    left = None
+    if status == "running" and steps and len(history) > 1:
+        started = float(record.get("started", time.time()))
+        left = _left(run.metrics, history, steps, started)
+    return Standing(
+        path,
+        status,
+        str(record.get("method")),
+        step,
+        steps,
+        left,
+        latest,
+        history,
+        record.get("evaluation", {}),
+        _lines(run.samples),
+        record.get("error"),
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a JSON-lines file that may be written to at this moment."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return [record for record in found if isinstance(record, dict)]
+
+
+def _total(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return how many steps the run takes: as configured, or from how far an epoch has got."""
+    try:
+        train = RunConfig.model_validate(record["config"]).train.arguments
+    except (KeyError, ValueError):
+        return None
+    steps = int(train.get("max_steps", -1))
+    if steps > 0:
+        return steps
+    if record.get("status") == "finished":
+        return int(record["steps"])
+    last = history[-1] if history else {}
+    if not last.get("epoch"):
+        return None
+    epochs = float(train.get("num_train_epochs", 3))
+    return round(epochs * float(last["step"]) / float(last["epoch"]))
+
+
+def _left(path: Path, history: Sequence[Mapping[str, Any]], steps: int, started: float) -> float | None:
+    """Return the seconds left at the mean pace from the run's start to its last logging step."""
+    done = int(history[-1]["step"])
+    spent = path.stat().st_mtime - started
+    return spent / done * (steps - done) if done and spent > 0 else None
+
+
+def lines(found: Standing) -> list[str]:
+    """Return how a run stands as lines of text."""
+    of = "" if found.steps is None else f" of {found.steps}"
+    left = "" if found.seconds_left is None else f", about {duration(found.seconds_left)} left"
+    out = [f"{found.path}: {found.method}, {found.status}, step {found.step}{of}{left}"]
+    if found.error and found.status in ("failed", "interrupted"):
+        out.append(f"  {found.error}")
+    if found.status == "dead":
+        out.append(f"  its process is gone; go on with: align resume {found.path}")
+    names = [name for name in SHOWN if name in found.latest] + sorted(n for n in found.latest if n.startswith("loss/"))
+    if names:
+        out.append("  " + "  ".join(f"{name} {found.latest[name]:.4g}" for name in names))
+    before, after = (found.evaluation.get(when) or {} for when in ("before", "after"))
+    table = headline(before, after)
+    return out + [f"  {line.title}: {with_interval(line.before)} -> {with_interval(line.after)}" for line in table]
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as people say it.
+
+    >>> duration(42), duration(90), duration(7300)
+    ('42 s', '1 min 30 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,100 @@
+"""A look at what models say: answers of one model, of several side by side, or the one several agree on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config import ModelConfig
+from alignkit.contract.model import LoadedModel
+from alignkit.errors import ConfigError, ModelError
+from alignkit.models.generate import generate
+from alignkit.models.load import build_model
+from alignkit.models.weights import switch_off_dropout
+
+if TYPE_CHECKING:
+    from alignkit.contract.rows import Message
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are generated."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Speaker:
+    """A model that answers: a run, a model or adapter directory, a hub id, or ``demo``."""
+
+    def __init__(self, target: str) -> None:
+        import torch
+
+        self.name = Path(target).name or target
+        self.loaded: LoadedModel = build_model(ModelConfig(name=target))
+        if self.loaded.classifier:
+            raise ModelError(f"{target} is a reward model: it scores answers and writes none")
+        switch_off_dropout(self.loaded.model)
+        self.loaded.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def answer(self, messages: Sequence[Message], sampling: Sampling, *, raw: bool = False) -> str:
+        """Return the answer to a conversation; ``raw``: the last message's text as it is, without a chat template."""
+        return self.answers([messages], sampling, raw=raw)[0]
+
+    def answers(
+        self, conversations: Sequence[Sequence[Message]], sampling: Sampling, *, raw: bool = False
+    ) -> list[str]:
+        """Return the answer to every conversation."""
+        tokenizer = self.loaded.tokenizer
+        prompts = [self._ids(messages, raw) for messages in conversations]
+        found = generate(
+            self.loaded.model,
+            tokenizer,
+            prompts,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+        )
+        return [tokenizer.decode(answer.tokens, skip_special_tokens=True).strip() for answer in found]
+
+    def _ids(self, messages: Sequence[Message], raw: bool) -> list[int]:
+        tokenizer: Any = self.loaded.tokenizer
+        if raw or not tokenizer.chat_template:
+            ids = list(tokenizer(str(messages[-1]["content"]))["input_ids"])
+            if ids and ids[-1] == tokenizer.eos_token_id:
+                ids.pop()  # some tokenizers end every text
+        else:
+            text = tokenizer.apply_chat_template(
+                [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
+            )
+            ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise ConfigError("an empty prompt has no answer")
+        return ids
+
+
+def vote(answers: Sequence[str]) -> tuple[str, int]:
+    """Return the answer most models gave, the first of equals, and how many gave it.
+
+    >>> vote(["yes .", "no .", "no ."])
+    ('no .', 2)
+    """
+    counts = Counter(" ".join(answer.split()) for answer in answers)
+    best = max(counts.values())
+    winner = next(answer for answer in answers if counts[" ".join(answer.split())] == best)
+    return winner, best
+
+
+def each_answer(
+    speakers: Sequence[Speaker], prompts: Sequence[str], sampling: Sampling, *, raw: bool
+) -> Iterator[list[str]]:
+    """Yield for every prompt the answers of all speakers, each model asked about all prompts at once."""
+    conversations = [({"role": "user", "content": prompt},) for prompt in prompts]
+    columns = [speaker.answers(conversations, sampling, raw=raw) for speaker in speakers]
+    yield from (list(row) for row in zip(*columns, strict=True))

@@ -1,0 +1,141 @@
+"""The model that is trained: policy, tokenizer, adapter and dtype, with every way to go wrong said in one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config import ModelConfig
+from alignkit.contract.model import LoadedModel
+from alignkit.errors import ModelError
+from alignkit.models.adapters import _add_adapter, _load_adapter
+from alignkit.models.paths import _adapter_parts, _first_line, is_classifier, resolve_path
+from alignkit.models.tokenizer import _has_tokenizer, load_tokenizer
+from alignkit.models.weights import fingerprint, switch_off_dropout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def build_model(config: ModelConfig, *, seed: int = 0, meta: bool = False) -> LoadedModel:
+    """Load the start model and its tokenizer, and put a fresh adapter on where the configuration asks for one.
+
+    ``meta=True`` builds the model without its weights (for counting); its fingerprint is then empty.
+    A reward model is loaded as one. Raises :class:`ModelError` with what is missing or broken.
+    """
+    return _build(config, seed, meta, classifier=is_classifier(resolve_path(config.name)))
+
+
+def build_classifier(config: ModelConfig, *, seed: int = 0) -> LoadedModel:
+    """Load a model as a sequence classifier with one output; a language model or encoder gets a new one, drawn by ``seed``.
+
+    Raises :class:`ModelError` with what is missing or broken.
+    """
+    return _build(config, seed, meta=False, classifier=True)
+
+
+def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> LoadedModel:
+    path = resolve_path(config.name)
+    base_path, adapter_path = _adapter_parts(path, config)
+    tokenizer = load_tokenizer(config, path if _has_tokenizer(path) else base_path, classifier=classifier)
+    model = _load_base(base_path, config, meta, head_seed=seed if classifier else None)
+    if classifier:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if classifier and adapter_path is not None and not is_classifier(adapter_path):
+        # A language model's adapter: its changes go into the trunk, and the new head's classifier starts from that.
+        tuned = _load_adapter(_load_base(base_path, config, meta), adapter_path, trainable=False).merge_and_unload()
+        model.base_model.load_state_dict(tuned.base_model.state_dict())
+        adapter_path = None
+    if not meta:
+        _check_embeddings(model, tokenizer, base_path)
+    if adapter_path is not None and not meta:
+        model = _load_adapter(model, adapter_path, trainable=config.lora is None)
+    digest = "" if meta else fingerprint(model)
+    if adapter_path is not None and config.lora is not None:
+        raise ModelError(
+            f"{config.name} is an adapter and model.lora asks for another: drop model.lora to train the adapter on, "
+            "or merge it into its base first"
+        )
+    if config.lora is not None:
+        model = _add_adapter(model, config.lora, seed, "SEQ_CLS" if classifier else "CAUSAL_LM")
+    elif adapter_path is None and config.quantization is not None:
+        raise ModelError("model.quantization needs model.lora: a quantized base cannot be trained itself")
+    own_dropout = {} if config.dropout else switch_off_dropout(model)
+    is_adapter = config.lora is not None or adapter_path is not None
+    return LoadedModel(model, tokenizer, path, digest, is_adapter, classifier, own_dropout)
+
+
+def _dtype(config: ModelConfig) -> Any:
+    import torch
+
+    return "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
+
+
+def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None = None) -> PreTrainedModel:
+    """Load the causal language model, or with ``head_seed`` a sequence classifier with one output."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    kwargs: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        model_config = AutoConfig.from_pretrained(path, **kwargs)
+    except Exception as error:
+        raise ModelError(f"cannot read a model configuration from {path}: {_first_line(error)}") from error
+    auto = AutoModelForCausalLM if head_seed is None else AutoModelForSequenceClassification
+    what = "causal language model" if head_seed is None else "sequence classifier"
+    if head_seed is not None:
+        model_config.num_labels = 1
+        kwargs["config"] = model_config
+    if model_config.is_encoder_decoder:
+        raise ModelError(f"{path} is an encoder-decoder model; alignkit trains causal language models")
+    if config.quantization is not None:
+        kwargs["quantization_config"] = _quantization(config)
+        kwargs["device_map"] = {"": torch.cuda.current_device()}
+    try:
+        if meta:
+            with torch.device("meta"):
+                return auto.from_config(model_config, trust_remote_code=config.trust_remote_code)
+        with torch.random.fork_rng():
+            torch.manual_seed(head_seed or 0)  # of a new head
+            model, info = auto.from_pretrained(path, dtype=_dtype(config), output_loading_info=True, **kwargs)
+    except Exception as error:
+        raise ModelError(f"cannot load a {what} from {path}: {_first_line(error)}") from error
+    missing = sorted(info["missing_keys"]) + sorted(str(k) for k in info.get("mismatched_keys", []))
+    if head_seed is not None:  # a language model has none of a classifier's head, and not every encoder a pooler
+        trunk = f"{model.base_model_prefix}."
+        missing = [name for name in missing if name.startswith(trunk) and ".pooler." not in name]
+    if missing:
+        raise ModelError(
+            f"the weights of {path} are incomplete: {len(missing)} tensors are missing or of another shape, first {missing[0]}"
+        )
+    return model
+
+
+def _quantization(config: ModelConfig) -> Any:
+    import importlib.util
+
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ModelError(f"model.quantization={config.quantization} needs a GPU, and there is none here")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f'model.quantization={config.quantization} needs bitsandbytes: pip install "alignkit[quantization]"'
+        )
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_use_double_quant=True,
+    )
+
+
+def _check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens and {path} only {rows} embeddings: they do not belong together"
+        )

@@ -1,0 +1,73 @@
+"""Part of models: resolve_path, is_classifier, _adapter_parts, WEIGHT_FILES, _first_line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alignkit.config import ModelConfig
+from alignkit.errors import ModelError
+
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+
+
+def resolve_path(name: str) -> str:
+    """Return what ``from_pretrained`` takes for ``name``: ``demo``, a run directory, a model directory or a hub id."""
+    if name == "demo":
+        from alignkit.demo import model_path
+
+        return str(model_path())
+    path = Path(name).expanduser()
+    if (path / "run.json").is_file():
+        return str((path / "model").resolve())
+    if path.exists() or name.startswith((".", "/", "~")):
+        return str(path.resolve())
+    return name
+
+
+def is_classifier(path: str) -> bool:
+    """Whether a model or adapter directory holds a reward model; a hub id is taken for a language model."""
+    import json
+
+    directory = Path(path)
+    for name, key in (("adapter_config.json", "task_type"), ("config.json", "architectures")):
+        try:
+            found = json.loads((directory / name).read_text(encoding="utf-8")).get(key)
+        except (OSError, ValueError, AttributeError):
+            continue
+        return found == "SEQ_CLS" or "ForSequenceClassification" in str(found)
+    return False
+
+
+def _adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
+    """Return (base, adapter directory or None) for a path, checking that a directory holds what it should."""
+    import json
+
+    directory = Path(path)
+    if not directory.exists():
+        if path.startswith(("/", ".", "~")):
+            raise ModelError(f"there is no model at {config.name}")
+        return path, None
+    if not directory.is_dir():
+        raise ModelError(f"{config.name} is a file, not a model directory")
+    if not (directory / "adapter_config.json").is_file():
+        if not (directory / "config.json").is_file():
+            raise ModelError(f"{config.name} holds no model: it has neither config.json nor adapter_config.json")
+        if not any(any(directory.glob(pattern)) for pattern in WEIGHT_FILES):
+            raise ModelError(f"{config.name} has a config.json but no weights (*.safetensors)")
+        return path, None
+    try:
+        base = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{directory / 'adapter_config.json'} is broken: {_first_line(error)}") from error
+    if not any((directory / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
+        raise ModelError(f"{config.name} has an adapter_config.json but no adapter_model.safetensors")
+    if not base:
+        raise ModelError(f"{directory / 'adapter_config.json'} does not say which base model the adapter belongs to")
+    if str(base).startswith("/") and not Path(base).is_dir():
+        raise ModelError(f"the base model of the adapter {config.name} is gone: there is no {base}")
+    return str(base), path
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(" .:")[:300]

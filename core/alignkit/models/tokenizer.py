@@ -1,0 +1,75 @@
+"""Part of models: load_tokenizer, _chat_template, _check_syntax, _has_tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignkit.config import ModelConfig
+from alignkit.errors import ModelError, suggest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+from alignkit.models.paths import _first_line, resolve_path
+
+
+def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer (``model.tokenizer`` or the model's own) and give it ``model.chat_template`` if there is one.
+
+    An encoder's text ends with its separator, which stands for the end token it does not have.
+    """
+    from transformers import AutoTokenizer
+
+    where = resolve_path(config.tokenizer) if config.tokenizer else path
+    if Path(where).is_dir() and not _has_tokenizer(where):
+        raise ModelError(f"{where} has no tokenizer: name one with model.tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, revision=None if config.tokenizer else config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:
+        raise ModelError(f"cannot load a tokenizer from {where}: {_first_line(error)}") from error
+    if classifier and tokenizer.eos_token_id is None and tokenizer.sep_token is not None:
+        tokenizer.eos_token = tokenizer.sep_token
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of {where} has no end-of-sequence token, which training needs")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.chat_template:
+        tokenizer.chat_template = _chat_template(config.chat_template)
+    return tokenizer
+
+
+def _chat_template(given: str) -> str:
+    """Return the template of a name, of a file, or the one that is given itself."""
+    from alignkit.models.chat_templates import NAMED
+
+    if given in NAMED:
+        return NAMED[given]
+    path = Path(given)
+    is_file = len(given) < 400 and "\n" not in given and path.is_file()
+    if not is_file and "{" not in given:
+        raise ModelError(
+            f'model.chat_template: "{given}" is no Jinja template, no file, and no name{suggest(given, [*NAMED])} '
+            f"(known: {', '.join(NAMED)})"
+        )
+    text = path.read_text(encoding="utf-8") if is_file else given
+    _check_syntax(text, given if is_file else "model.chat_template")
+    return text
+
+
+def _check_syntax(template: str, where: str) -> None:
+    from jinja2 import TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(
+            template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+        )
+    except TemplateSyntaxError as error:
+        raise ModelError(f"{where}: line {error.lineno} is no Jinja: {error.message}") from None
+
+
+def _has_tokenizer(path: str) -> bool:
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
+    return any((Path(path) / name).is_file() for name in names)

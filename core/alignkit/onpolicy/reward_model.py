@@ -1,0 +1,92 @@
+"""Part of classifier: RewardModel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config import ModelConfig
+from alignkit.contract.model import LoadedModel
+from alignkit.contract.rows import Row
+from alignkit.contract.types import Example
+from alignkit.data.table.cache import tokenizer_content
+from alignkit.data.tokenise.render import render
+from alignkit.data.tokenise.rules import Encoder, TokenRules
+from alignkit.errors import RunFailedError
+from alignkit.models.load import build_classifier
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from alignkit.contract.rewards import Answered
+from alignkit.scoring.classifier import ClassifierPolicy
+
+
+@dataclass
+class RewardModel:
+    """A trained reward model by its path, asked about answers of any policy."""
+
+    path: str
+    max_length: int = 1024
+    tokens_per_batch: int = 8192
+
+    @cached_property
+    def _loaded(self) -> LoadedModel:
+        import torch
+
+        loaded = build_classifier(ModelConfig(name=self.path))
+        loaded.model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+        return loaded
+
+    @cached_property
+    def _encoders(self) -> dict[bool, Encoder]:
+        """By whether an answer has ended: what makes tokens of texts that were said with another tokenizer."""
+        mine = self._loaded.tokenizer
+        return {ended: Encoder(mine, TokenRules(self.max_length, append_eos=ended)) for ended in (False, True)}
+
+    def score(self, answers: Sequence[Answered]) -> list[float]:
+        """Return the reward of every answer.
+
+        A policy with the same tokenizer is scored on the very tokens it said; the texts of another one are tokenised
+        as the data of a run is, conversations by the reward model's own chat template.
+        """
+        from alignkit.contract.types import by_length
+
+        examples = list(self._examples(answers))
+        policy = ClassifierPolicy(self._loaded.model)
+        rewards = [0.0] * len(examples)
+        for rows in by_length(examples, self.tokens_per_batch):
+            found = policy.score([examples[i] for i in rows], grad=False).logps.tolist()
+            for i, reward in zip(rows, found, strict=True):
+                rewards[i] = reward
+        return rewards
+
+    def _examples(self, answers: Sequence[Answered]) -> Iterator[Example]:
+        mine = self._loaded.tokenizer
+        contents: dict[int, bool] = {}
+        for answer in answers:
+            theirs = answer.tokenizer
+            if id(theirs) not in contents:
+                contents[id(theirs)] = tokenizer_content(theirs) == tokenizer_content(mine)
+            if contents[id(theirs)]:
+                yield Example(answer.id, answer.prompt_ids, (answer.answer_ids,))
+            else:
+                yield self._tokenised(answer, mine)
+
+    def _tokenised(self, answer: Answered, tokenizer: PreTrainedTokenizerBase) -> Example:
+        turn: Any = answer.answer
+        if not isinstance(answer.prompt, str):
+            turn = ({"role": "assistant", "content": answer.answer},)
+        row = Row(0, answer.id, answer.prompt, (turn,), "")
+        rendered = render(row, tokenizer, answer.id)
+        found = self._encoders[answer.ended].encode([rendered])[0]
+        if found.unusable is not None:  # an answer without words: the prompt, and the end
+            ids = list(tokenizer(rendered.prompt)["input_ids"])[-self.max_length + 1 :]
+            end = tokenizer.eos_token_id
+            if not ids or end is None:
+                raise RunFailedError(f"the reward model {self.path} cannot read row {answer.id}: {found.unusable}")
+            return Example(answer.id, ids, ([end],))
+        prompt, completion = found.parts
+        return Example(answer.id, prompt, (completion,))

@@ -1,0 +1,169 @@
+"""Asking rewards: several are weighted and summed, and what they say has to be numbers.
+
+A reward is a plugin under ``align.rewards``, a trained reward model named by its path, or any ``package.module:function``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.contract.rewards import Answered, Reward, RewardSpec
+from alignkit.errors import ConfigError, RunFailedError
+
+if TYPE_CHECKING:
+    from alignkit.contract.rows import Text
+
+RewardFunction = Callable[[Sequence[Answered]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class OpenReward:
+    """A reward ready to be asked."""
+
+    label: str
+    weight: float
+    function: RewardFunction
+
+    def __call__(self, answers: Sequence[Answered]) -> list[float]:
+        """Return the rewards; raises :class:`RunFailedError` naming the rows where they are no finite numbers."""
+        values = list(self.function(answers)) if answers else []
+        if len(values) != len(answers):
+            raise RunFailedError(f"reward {self.label} returned {len(values)} numbers for {len(answers)} answers")
+        bad = [answer.id for answer, value in zip(answers, values, strict=True) if not _is_number(value)]
+        if bad:
+            first = next(value for value in values if not _is_number(value))
+            names = ", ".join(dict.fromkeys(bad[:5])) + (" and more" if len(bad) > 5 else "")
+            raise RunFailedError(
+                f"reward {self.label} is no finite number ({first!r}) for {len(bad)} answers, rows {names}"
+            )
+        return [float(value) for value in values]
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The weighted sum of several rewards, each ``[S]``, and every one of them."""
+
+    total: list[float]
+    parts: dict[str, list[float]]
+
+
+def open_rewards(specs: Sequence[RewardSpec]) -> list[OpenReward]:
+    """Load every reward with its settings; raises :class:`ConfigError` and ``PluginError`` for what cannot be used."""
+    opened: list[OpenReward] = []
+    for spec in specs:
+        label, function = _open(spec)
+        number = sum(one.label.partition("#")[0] == label for one in opened) + 1
+        opened.append(OpenReward(label if number == 1 else f"{label}#{number}", spec.weight, function))
+    return opened
+
+
+def ask(rewards: Sequence[OpenReward], answers: Sequence[Answered]) -> Rewards:
+    """Ask every reward and weight what they say."""
+    parts = {reward.label: reward(answers) for reward in rewards}
+    weights = {reward.label: reward.weight for reward in rewards}
+    total = [sum(weights[label] * values[i] for label, values in parts.items()) for i in range(len(answers))]
+    return Rewards(total, parts)
+
+
+def _open(spec: RewardSpec) -> tuple[str, RewardFunction]:
+    from alignkit.contract import registry
+    from alignkit.settings.layers import Layer
+    from alignkit.settings.messages import validate
+
+    name, settings = spec.name, spec.settings
+    installed = {word for entry in registry.entries("align.rewards") for word in (entry.name, entry.qualified)}
+    if name not in installed:
+        path = Path(name).expanduser()
+        if (
+            (path / "run.json").is_file()
+            or (path / "config.json").is_file()
+            or (path / "adapter_config.json").is_file()
+        ):
+            name, settings = "model", {"path": str(path.resolve()), **settings}
+        elif ":" in name:
+            name, settings = "function", {"function": name, **settings}
+        elif "/" in name or path.exists():
+            raise ConfigError(f"there is no reward model at {name}")
+    entry = registry.find("align.rewards", name)
+    plugin = registry.load(entry)
+    label = (
+        spec.name if name == spec.name else Path(spec.name).name if name == "model" else spec.name.rpartition(":")[2]
+    )
+    if not (isinstance(plugin, type) and issubclass(plugin, Reward)):
+        if settings:
+            raise ConfigError(
+                f"method.rewards: {entry} is a plain function and takes no settings ({', '.join(settings)})"
+            )
+        return label, as_reward(plugin, label)
+    place = Layer({"method": {"rewards": {name: settings}}}, default_place="RunConfig")
+    return label, plugin(validate(plugin.settings_type, settings, place, ("method", "rewards", name)))
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Return the function that ``package.module:function`` names; raises :class:`ConfigError` where there is none."""
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise ConfigError(f"{name!r} does not name a function: write package.module:function")
+    try:
+        function = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"there is no function {name}: {error}") from error
+    if not callable(function):
+        raise ConfigError(f"{name} is no function")
+    found: Callable[..., Any] = function
+    return found
+
+
+def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:
+    """Return a plain function as a reward.
+
+    A function with a parameter ``completions`` is asked once for all answers and gets, by name, what it asks for of
+    ``prompts``, ``completions``, ``completion_ids`` and the data's columns, each a list: trl's reward functions work as
+    they are, and answers to a conversation come as messages, as there. Any other function is asked answer by answer, with
+    the prompt (text or messages) and the answer's text.
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"reward {label} cannot be asked: {error}") from error
+    if "completions" not in parameters:
+        return lambda answers: [function(answer.prompt, answer.answer) for answer in answers]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+    def ask_all(answers: Sequence[Answered]) -> Sequence[float]:
+        columns: dict[str, list[Any]] = {
+            name: [answer.fields.get(name) for answer in answers] for answer in answers for name in answer.fields
+        }
+        columns |= {
+            "prompts": [_plain(answer.prompt) for answer in answers],
+            "completions": [_as_turn(answer) for answer in answers],
+            "completion_ids": [list(answer.answer_ids) for answer in answers],
+        }
+        wanted = columns if takes_all else {name: columns[name] for name in parameters if name in columns}
+        values: Sequence[float] = function(**wanted)
+        return values
+
+    return ask_all
+
+
+def _plain(prompt: Text) -> Any:
+    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+
+
+def _as_turn(answer: Answered) -> Any:
+    if isinstance(answer.prompt, str):
+        return answer.answer
+    return [{"role": "assistant", "content": answer.answer}]
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,187 @@
+"""Rollouts: the policy's own answers to a step's prompts, scored, rewarded, and kept while they are trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from alignkit.contract.rewards import Answered
+from alignkit.contract.types import Batch, Example, Scores, by_length, split_flat
+from alignkit.onpolicy.rewards import OpenReward, ask
+from alignkit.onpolicy.samplers import Sampler
+from alignkit.onpolicy.settings import OnPolicySettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from alignkit.contract.rows import Row
+    from alignkit.contract.types import Policy
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RolloutParts:
+    """What rollouts are made with."""
+
+    settings: OnPolicySettings
+    sampler: Sampler
+    rewards: Sequence[OpenReward]
+    tokenizer: PreTrainedTokenizerBase
+    rows: Mapping[str, Callable[[], Sequence[Row]]]
+    """The rows the prompts are of, as text or messages, by split: ``train`` and ``eval``."""
+    max_tokens: int
+    """Tokens scored at once."""
+    seed: int
+
+
+@dataclass
+class ModelRollouts:
+    """What ``align_prepare_batch`` of an on-policy method works with; see :class:`~alignkit.types.Rollouts`."""
+
+    parts: RolloutParts
+    policy: Policy
+    number: int
+    """Of the rollout, from 0: with the seed and the process it decides what is sampled."""
+    training: bool = True
+    rank: int = 0
+    world_size: int = 1
+    spent: dict[str, int] = field(default_factory=lambda: {"sampled": 0, "scored": 0})
+    """Tokens generated, and tokens scored without gradient."""
+
+    def sample(self, batch: Batch, n: int = 1) -> Batch:
+        """Return the rows with ``n`` answers each, and their columns ``reward``, ``reward/NAME`` and ``ended``."""
+        settings = self.parts.settings
+        prompts = [list(example.prompt) for example in batch.examples for _ in range(n)]
+        seeds = np.random.SeedSequence([self.parts.seed, self.number, self.rank, int(self.training)])
+        answers = self.parts.sampler(prompts, int(seeds.generate_state(1)[0])) if prompts else []
+        self.spent["sampled"] += sum(map(len, prompts)) + sum(len(answer.completion) for answer in answers)
+        groups = [answers[i : i + n] for i in range(0, len(answers), n)]
+        examples = [
+            replace(example, completions=tuple(answer.completion for answer in group), masks=None)
+            for example, group in zip(batch.examples, groups, strict=True)
+        ]
+        rows = self.parts.rows["train" if self.training else "eval"]() if examples else []
+        answered = [
+            Answered(
+                id=example.id,
+                prompt=rows[example.index].prompt,
+                answer=self.parts.tokenizer.decode(answer.tokens, skip_special_tokens=True),
+                prompt_ids=example.prompt,
+                answer_ids=answer.completion,
+                ended=answer.ended,
+                tokenizer=self.parts.tokenizer,
+                fields=example.fields,
+            )
+            for example, group in zip(examples, groups, strict=True)
+            for answer in group
+        ]
+        found = ask(self.parts.rewards, answered)
+        ended = [float(answer.ended) for answer in answers]
+        total = [r - settings.missing_end_penalty * (1 - e) for r, e in zip(found.total, ended, strict=True)]
+        flat = {"reward": total, "ended": ended} | {f"reward/{k}": v for k, v in found.parts.items()}
+        if self.training and self.number == 0 and len(total) > 1 and len(set(total)) == 1:
+            logger.warning(
+                "every answer of the first rollout got the reward %g: there is nothing to learn from", total[0]
+            )
+        columns = {name: [values[i : i + n] for i in range(0, len(values), n)] for name, values in flat.items()}
+        return replace(batch, examples=examples, columns={**batch.columns, **columns})
+
+    def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
+        """Score every answer without gradient, in the order of the rows, on the host.
+
+        ``reference=True``: by the policy as it was at step 0.
+        """
+        examples = batch.examples
+        lengths = [[e.scored_tokens(i) for i in range(len(e.completions))] for e in examples]
+        parts: dict[str, list[torch.Tensor]] = {
+            name: [torch.empty(0)] * len(examples)
+            for name, wanted in (("logps", True), ("values", values), ("entropy", entropy))
+            if wanted
+        }
+        temperature = self.parts.settings.temperature
+        wanted: dict[str, Any] = {
+            "values": values,
+            "entropy": entropy,
+            "temperature": temperature,
+            "reference": reference,
+        }
+        for rows in by_length(examples, self.parts.max_tokens):
+            scores = self.policy.score([examples[i] for i in rows], grad=False, **wanted)
+            for name, found in parts.items():
+                flat: torch.Tensor = getattr(scores, name).float().cpu()
+                for i, part in zip(rows, split_flat(flat, [sum(lengths[i]) for i in rows]), strict=True):
+                    found[i] = part
+        self.spent["scored"] += sum(example.tokens for example in examples)
+        flat_lengths = torch.tensor([n for row in lengths for n in row], dtype=torch.long)
+        joined = {name: torch.cat(found) if found else torch.empty(0) for name, found in parts.items()}
+        return Scores(
+            logps=joined["logps"],
+            sequence=torch.repeat_interleave(torch.arange(len(flat_lengths)), flat_lengths),
+            lengths=flat_lengths,
+            prompt_logps=torch.empty(0),
+            prompt_row=torch.empty(0, dtype=torch.long),
+            rows=len(examples),
+            values=joined.get("values"),
+            entropy=joined.get("entropy"),
+        )
+
+    def total(self, *values: float | torch.Tensor) -> list[float]:
+        """Return each number summed over all processes (in evaluation: this one's)."""
+        box = torch.tensor([float(value) for value in values], dtype=torch.float64)
+        if self.training and self.world_size > 1:
+            moved = box.to(self._device())
+            dist.all_reduce(moved)
+            box = moved.cpu()
+        found: list[float] = box.tolist()
+        return found
+
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.policy.model.parameters()).device
+        return device
+
+
+def moments(values: torch.Tensor, rollouts: Any) -> tuple[float, float]:
+    """Return mean and variance of ``values [N]`` over the rollout of all processes."""
+    count, total, squares = rollouts.total(len(values), values.double().sum(), values.double().square().sum())
+    mean = total / max(count, 1)
+    return mean, max(squares / max(count, 1) - mean**2, 0.0)
+
+
+def whiten(values: torch.Tensor, rollouts: Any, *, shift_mean: bool = True) -> torch.Tensor:
+    """Return values with mean 0 (unless ``shift_mean`` is False) and variance 1 over the rollout of all processes.
+
+    ``values [N]``: one number a token or an answer; what is padding has no place in it.
+    """
+    mean, variance = moments(values, rollouts)
+    white: torch.Tensor = (values - mean) / (variance + 1e-8) ** 0.5
+    return white if shift_mean else white + mean
+
+
+# ------------------------------------------------------------------------------------- in a checkpoint
+
+
+def buffer_state(batch: Batch) -> dict[str, Any]:
+    """Return a prepared batch as plain lists and tensors."""
+    return {
+        "index": [example.index for example in batch.examples],
+        "completions": [[list(completion) for completion in e.completions] for e in batch.examples],
+        "columns": {name: list(values) for name, values in batch.columns.items()},
+        "shared": dict(batch.shared),
+        "row_counts": {name: list(values) for name, values in batch.row_counts.items()},
+    }
+
+
+def restored_buffer(state: Mapping[str, Any], rows: Sequence[Example]) -> Batch:
+    """Return the batch :func:`buffer_state` was taken of, its prompts from the run's rows."""
+    examples = [
+        replace(rows[index], completions=tuple(completions), masks=None)
+        for index, completions in zip(state["index"], state["completions"], strict=True)
+    ]
+    return Batch(examples, state["columns"], state["shared"], state["row_counts"])

@@ -1,0 +1,92 @@
+"""What methods that train on the model's own answers share: their settings, the samplers, and the metrics they log."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from alignkit.contract.types import Batch, Metric
+from alignkit.errors import ConfigError
+from alignkit.onpolicy.settings import OnPolicySettings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from alignkit.models.generate import Answer
+
+
+class Sampler(Protocol):
+    """Who generates answers with the weights as they are now."""
+
+    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Answer]:
+        """Answer every prompt once, in their order."""
+        ...
+
+
+class ModelSampler:
+    """Generates with the model that is trained, by ``model.generate`` with its cache."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: OnPolicySettings,
+        stop: Collection[int],
+    ) -> None:
+        self.model, self.tokenizer, self.settings, self.stop = model, tokenizer, settings, stop
+
+    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Answer]:
+        """Answer every prompt once, in their order."""
+        from alignkit.models.generate import generate
+
+        settings = self.settings
+        return generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            stop=self.stop,
+            seed=seed,
+            batch_size=settings.samples_per_batch,
+        )
+
+
+def make_sampler(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, settings: OnPolicySettings, path: str
+) -> Sampler:
+    """Return the sampler the settings ask for; raises :class:`ConfigError` where it cannot be had."""
+    stop = stop_tokens(tokenizer, settings.stop)
+    if settings.sampler == "model":
+        return ModelSampler(model, tokenizer, settings, stop)
+    from alignkit.onpolicy.vllm import VLLMSampler
+
+    return VLLMSampler(model, tokenizer, settings, stop, path)
+
+
+def stop_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> set[int]:
+    """Return the tokens of ``texts``; raises :class:`ConfigError` for a text that is not one token."""
+    found = set()
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise ConfigError(f"method.stop: {text!r} is {len(ids)} tokens of this tokenizer, and has to be one")
+        found.add(ids[0])
+    return found
+
+
+def rollout_metrics(batch: Batch, like: torch.Tensor) -> dict[str, Metric]:
+    """Return what every on-policy method logs of a rollout's answers, each a mean over answers.
+
+    ``reward`` (the weighted sum), ``reward/NAME`` of each, ``length`` in tokens, ``ended``: the share the model ended
+    itself, and ``kl`` where the method gave the answers such a column; numbers of the whole rollout (``batch.shared``) too.
+    """
+    names = [name for name in batch.columns if name in ("reward", "ended", "kl") or name.startswith("reward/")]
+    totals = {name: float(sum(sum(row) for row in batch.columns[name])) for name in names}
+    counts = batch.counts
+    totals["length"] = float(counts["completion_tokens"])
+    totals |= {name: float(value) * counts["completions"] for name, value in batch.shared.items()}
+    return {name: Metric(like.new_tensor(total), "completions") for name, total in totals.items()}

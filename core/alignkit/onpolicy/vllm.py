@@ -1,0 +1,98 @@
+"""Rollouts by vLLM in the same process: it generates, and gets the policy's weights before every rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.errors import ConfigError
+from alignkit.models.generate import Answer
+from alignkit.scoring.critic import is_critics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from alignkit.onpolicy.settings import OnPolicySettings
+
+_MEMORY_SHARE = 0.3
+"""Share of the GPU's memory vLLM may take: the rest is for training."""
+
+
+class VLLMSampler:
+    """Generates with vLLM's paged attention and continuous batching (arXiv:2309.06180)."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: OnPolicySettings,
+        stop: Collection[int],
+        path: str,
+    ) -> None:
+        if not torch.cuda.is_available():
+            raise ConfigError("method.sampler=vllm needs a GPU, and there is none here: take sampler=model")
+        import vllm  # type: ignore[import-not-found]
+
+        self.model, self.settings = model, settings
+        self.ends = {*stop, tokenizer.eos_token_id}
+        self.engine: Any = vllm.LLM(model=path, gpu_memory_utilization=_MEMORY_SHARE, enforce_eager=True)
+        self.parameters: Any = vllm.SamplingParams
+
+    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Answer]:
+        """Answer every prompt once, in their order."""
+        weights = list(merged_weights(self.model))
+        self.engine.apply_model(lambda inner: inner.load_weights(weights) and None)
+        self.engine.reset_prefix_cache()  # what it holds was computed with older weights
+        settings = self.settings
+        parameters = [
+            self.parameters(
+                max_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k or -1,
+                stop_token_ids=sorted(self.ends),
+                seed=seed + i,
+            )
+            for i in range(len(prompts))
+        ]
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = self.engine.generate(inputs, parameters, use_tqdm=False)
+        return [self._answer(list(output.outputs[0].token_ids)) for output in outputs]
+
+    def _answer(self, tokens: list[int]) -> Answer:
+        return Answer(tokens[:-1], tokens[-1]) if tokens and tokens[-1] in self.ends else Answer(tokens, None)
+
+
+def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the policy's weights under the base model's names, adapters merged in, critics left out.
+
+    Layer by layer, each merged in a copy of its weight: merging in place and back again would leave the frozen weights a
+    little off after every rollout.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    adapted = {name: module for name, module in base.named_modules() if hasattr(module, "merged_adapters")}
+    for name, weight in base.state_dict().items():
+        owner, _, rest = name.partition(".base_layer.")
+        if is_critics(name) or "lora_" in name or ".original_module." in name:
+            continue
+        if rest == "weight" and owner in adapted:
+            yield f"{owner}.weight", _merged(adapted[owner])
+        else:
+            plain = f"{owner}.{rest}" if rest else name
+            yield plain.replace(".modules_to_save.default.", "."), weight.detach()
+
+
+def _merged(layer: Any) -> torch.Tensor:
+    """Return an adapted layer's weight with its adapters merged in; the layer stays as it is."""
+    parameter = layer.base_layer.weight
+    kept = parameter.data
+    parameter.data = kept.clone()
+    try:
+        layer.merge()
+        merged: torch.Tensor = parameter.data
+    finally:
+        parameter.data = kept
+        layer.merged_adapters.clear()
+    return merged

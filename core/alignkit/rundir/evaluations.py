@@ -1,0 +1,61 @@
+"""Part of rundir: write_evaluation, read_evaluation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from alignkit.contract.suites import Contrast, Estimate, SuiteResult
+from alignkit.errors import ConfigError
+from alignkit.rundir.metrics import MetricsLog as MetricsLog
+from alignkit.system.environment import environment as environment
+from alignkit.system.files import write_json as write_json
+from alignkit.system.files import write_jsonl as write_jsonl
+from alignkit.system.files import write_text as write_text
+
+
+def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Path:
+    """Write a suite's result as ``SUITE.json`` and ``SUITE.items.jsonl`` into ``directory``; returns the first."""
+    write_jsonl(directory / f"{result.suite}.items.jsonl", result.items)
+    path = directory / f"{result.suite}.json"
+    write_json(
+        path,
+        {
+            "suite": result.suite,
+            "target": target,
+            "n": result.n,
+            "clusters": result.clusters,
+            "metrics": result.metrics,
+            "settings": result.settings,
+            "contrasts": [asdict(contrast) for contrast in result.contrasts],
+            "provenance": result.provenance,
+        },
+    )
+    return path
+
+
+def read_evaluation(directory: Path, suite: str) -> SuiteResult:
+    """Read a suite's result back; raises ``ConfigError`` where it is missing or cannot be read."""
+    path = directory / f"{suite}.json"
+    try:
+        stored = json.loads(path.read_bytes())
+        with (directory / f"{suite}.items.jsonl").open(encoding="utf-8") as file:
+            items = [json.loads(line) for line in file]
+        metrics = {
+            name: Estimate(float("nan") if entry["value"] is None else entry["value"], entry["low"], entry["high"])
+            for name, entry in stored["metrics"].items()
+        }
+        contrasts = [Contrast(**entry | {"verdict": tuple(entry["verdict"])}) for entry in stored["contrasts"]]
+        return SuiteResult(
+            suite,
+            stored["n"],
+            stored["clusters"],
+            metrics,
+            items,
+            settings=stored["settings"],
+            contrasts=contrasts,
+            provenance=stored["provenance"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} holds no readable result of suite {suite!r}: {error}") from error

@@ -1,0 +1,96 @@
+"""The entrance from Python and from the command line: train, resume, and hold the result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config import RunConfig
+from alignkit.errors import CheckpointError
+from alignkit.rundir.directory import RunDir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory, and what is in it."""
+
+    directory: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """run.json: status, versions, hashes, conventions, evaluation."""
+        return RunDir.open(self.directory).read_record()
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """metrics.jsonl, one record a logging step."""
+        lines = (self.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """``{"before": {suite: metrics}, "after": {suite: metrics}}``."""
+        return dict(self.record.get("evaluation", {}))
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load the trained model (with its adapter, if it is one) and its tokenizer."""
+        from alignkit.config import ModelConfig
+        from alignkit.models.load import build_model
+
+        loaded = build_model(ModelConfig(name=str(self.directory)))
+        return loaded.model.eval(), loaded.tokenizer
+
+
+def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False, quiet: bool = False) -> Run | None:
+    """Train as ``config`` says and return the run (None for a dry run, which only says what would happen).
+
+    ``resume`` goes on with the run of that name; ``quiet`` leaves what it says to its log. Raises :class:`~alignkit.errors.AlignError` with one clear sentence.
+    """
+    from alignkit import settings
+    from alignkit.runs.execute import Execution
+    from alignkit.system.quiet import quiet_libraries
+
+    quiet_libraries()
+    config = settings.check(config)
+    if dry_run:
+        from alignkit.runs.dry_run import describe
+
+        describe(config)
+        return None
+    if resume:
+        if config.run.name is None:
+            raise CheckpointError("--resume needs the run's name: --name NAME, or align resume DIRECTORY")
+        return _go_on(config, RunDir.open(Path(config.run.output) / config.run.name), quiet)
+    return Run(Execution(config, quiet=quiet).start())
+
+
+def resume(path: Path, *, quiet: bool = False) -> Run:
+    """Go on with an interrupted or failed run from its last whole checkpoint, to the weights it would have had.
+
+    A finished run is returned as it is. Raises :class:`~alignkit.errors.CheckpointError` where there is no going on.
+    """
+    from alignkit import settings
+    from alignkit.system.quiet import quiet_libraries
+
+    quiet_libraries()
+    directory = RunDir.open(path)
+    if not directory.config.is_file():
+        raise CheckpointError(f"{path} holds no run.yaml, so the run cannot be resumed")
+    return _go_on(settings.resolve(directory.config, resume=True).config, directory, quiet)
+
+
+def _go_on(config: RunConfig, directory: RunDir, quiet: bool) -> Run:
+    from alignkit.runs.execute import Execution
+
+    if directory.status == "finished":
+        from alignkit.display.console import Console
+
+        Console(quiet=quiet).info(f"{directory.path} is finished already")
+        return Run(directory.path)
+    return Run(Execution(config, quiet=quiet).resume(directory))

@@ -1,0 +1,129 @@
+"""What a run would do: everything resolved, the data tokenised, the model counted without its weights, nothing trained."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from alignkit.config import RunConfig
+from alignkit.contract.types import Method
+from alignkit.data.checking.before import check_before_training
+from alignkit.data.order.mixing import describe as mix
+from alignkit.data.order.mixing import row_order
+from alignkit.display.console import Console
+from alignkit.runs.prepare import load_parts, open_plugins
+from alignkit.settings.training_arguments import StepShape, training_arguments
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from alignkit.contract.model import LoadedModel
+    from alignkit.data.order.row_order import RowOrder
+    from alignkit.data.table.tokenised_rows import TokenisedRows
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
+QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.55}
+ADAM_STATES = 8
+"""Bytes of AdamW's two float32 moments of a parameter."""
+
+
+class Memory(NamedTuple):
+    """An estimate of a training process's memory, in bytes."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self)
+
+
+def describe(config: RunConfig) -> None:
+    """Print what ``config`` comes to: parameters, trained share, rows, tokens, steps and an estimate of memory."""
+    from rich.table import Table
+
+    console = Console()
+    session, suites = open_plugins(config)
+    arguments, shape = training_arguments(config, Path("unused"))
+    loaded, data = load_parts(config, session, meta=True)
+    for line in [*data.report.lines(), *check_before_training(data, config.data.check)]:
+        console.info(line)
+    memory = estimate_memory(config, loaded, arguments, shape, data.train)
+    method = session.method
+    order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))
+    steps = total_steps(arguments, shape, order, method)
+    rows = steps * shape.rows  # answers sampled or not
+    passes = rows / max(order.size, 1)
+    mean = float(data.train.lengths().mean()) if len(data.train) else 0.0
+    tokens = f"about {round(mean * rows):,}"
+    if "reward" in method.needs:
+        longest = rows * method.settings.max_new_tokens * getattr(method.settings, "group", 1)
+        tokens += f" of prompts, at most {longest:,} of answers"
+    lines = {
+        "method": f"{session.method.name} {config.method.settings}",
+        "model": f"{config.model.name}, {type(loaded.model).__name__}",
+        "parameters": f"{loaded.parameters:,}, {loaded.trainable:,} trained ({loaded.trainable / loaded.parameters:.2%})",
+        "rows": f"{len(data.train):,} to train on, {len(data.eval):,} held out",
+        **({"mix": "; ".join(mixed)} if (mixed := list(mix(config.data, order))) else {}),
+        "step": f"{shape.rows} rows, cut into micro-batches of at most {shape.rows_per_micro_batch} rows "
+        f"and {shape.tokens_per_micro_batch:,} tokens",
+        "steps": f"{steps:,} ({passes / method.reuse.epochs:.2f} epochs)",
+        "tokens": tokens,
+        "learning rate": f"{arguments.learning_rate:g}, {getattr(arguments.lr_scheduler_type, 'value', arguments.lr_scheduler_type)}",
+        "suites": ", ".join(suites) or "none",
+        "memory": f"about {memory.total / 2**30:.2f} GiB: weights {memory.weights / 2**30:.2f}, gradients "
+        f"{memory.gradients / 2**30:.2f}, optimizer {memory.optimizer / 2**30:.2f}, "
+        f"activations {memory.activations / 2**30:.2f}",
+    }
+    table = Table(title="dry run: nothing is trained", title_justify="left", show_header=False)
+    for name, value in lines.items():
+        table.add_row(name, value)
+    console.table(table)
+
+
+def total_steps(arguments: TrainingArguments, shape: StepShape, order: RowOrder, method: Method[Any]) -> int:
+    """Return how many optimizer steps the run takes."""
+    if arguments.max_steps > 0:
+        return int(arguments.max_steps)
+    per_epoch = order.per_epoch(shape.rows, method.reuse, whole="reward" in method.needs)
+    return math.ceil(float(arguments.num_train_epochs) * per_epoch)
+
+
+def estimate_memory(
+    config: RunConfig, loaded: LoadedModel, arguments: TrainingArguments, shape: StepShape, rows: TokenisedRows
+) -> Memory:
+    """Estimate the peak memory of one process: weights, gradients, AdamW's moments and one micro-batch's activations.
+
+    Activations: per token and layer about ten vectors of the hidden size and three of the feed-forward's, kept for the
+    backward pass; with gradient checkpointing one vector a layer. Other optimizers keep less, attention masks more.
+    """
+    width = BYTES[config.model.dtype]
+    per_weight = QUANTIZED_BYTES.get(config.model.quantization or "", width)
+    frozen = loaded.parameters - loaded.trainable
+    model = loaded.model.config
+    hidden = int(getattr(model, "hidden_size", 0))
+    feed_forward = int(getattr(model, "intermediate_size", None) or 4 * hidden)
+    layers = int(getattr(model, "num_hidden_layers", 0))
+    longest = int(rows.lengths().max(initial=0))
+    mean = float(rows.lengths().mean()) if len(rows) else 0.0
+    tokens = max(longest, min(shape.tokens_per_micro_batch, shape.rows_per_micro_batch * mean))
+    checkpointed = getattr(arguments, "gradient_checkpointing", False)
+    kept = hidden if checkpointed else 10 * hidden + 3 * feed_forward
+    activation_width = 2 if arguments.bf16 or arguments.fp16 else width
+    return Memory(
+        weights=frozen * per_weight + loaded.trainable * width,
+        gradients=loaded.trainable * width,
+        optimizer=loaded.trainable * _state_bytes(arguments),
+        activations=tokens * layers * kept * activation_width,
+    )
+
+
+def _state_bytes(arguments: Any) -> int:
+    """Return the bytes of optimizer state a parameter takes (AdamW's; plain SGD keeps none)."""
+    return 0 if str(getattr(arguments.optim, "value", arguments.optim)) == "sgd" else ADAM_STATES

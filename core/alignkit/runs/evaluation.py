@@ -1,0 +1,156 @@
+"""Evaluation suites inside a run: looked up by name, given the held-out data, their results kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config import DataConfig, EvalConfig
+from alignkit.contract.suites import Suite, SuiteResult, Target
+from alignkit.data.table.cache import cache_directory, tokenizer_content
+from alignkit.errors import ConfigError, NoRowsError
+from alignkit.rundir.evaluations import read_evaluation, write_evaluation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from alignkit.contract.types import Policy
+    from alignkit.data.load import HeldOut
+
+logger = logging.getLogger(__name__)
+
+
+def open_suites(config: EvalConfig) -> dict[str, Suite[Any]]:
+    """Load every suite of the configuration, those run during training among them, with its settings.
+
+    Raises for an unknown suite, key or value.
+    """
+    from alignkit.contract import registry
+    from alignkit.settings.layers import Layer
+    from alignkit.settings.messages import validate
+
+    suites = {}
+    for name in dict.fromkeys([*config.suites, *config.during]):
+        _, suite_type = registry.load_suite(name)
+        place = Layer({"eval": {"settings": config.settings}}, default_place="RunConfig")
+        values = config.settings.get(name, {})
+        suites[name] = suite_type(validate(suite_type.settings_type, values, place, ("eval", "settings", name)))
+    for name in config.settings:
+        registry.find(
+            "align.suites", name
+        )  # settings of a suite that is left out are fine, of one that does not exist not
+    return suites
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate and its held-out data: what a :class:`Target` is made from."""
+
+    name: str
+    policy: Policy
+    tokenizer: PreTrainedTokenizerBase
+    held_out: HeldOut
+    weights: str
+    """Fingerprint of the model's weights."""
+    rules: Mapping[str, Any]
+    """What else decides how rows become tokens: the keys of the data section that do."""
+    start_weights: str | None = None
+    """Fingerprint of the start model's weights, where the subject came from a run."""
+    start_policy: Callable[[], Policy] | None = None
+
+
+def data_rules(config: DataConfig) -> dict[str, Any]:
+    """Return the keys of the data section that decide how a row becomes tokens."""
+    return config.model_dump(mode="json", include={"columns", "max_length", "append_eos"})
+
+
+def run_suites(
+    suites: Mapping[str, Suite[Any]],
+    subject: Subject,
+    *,
+    start: Mapping[str, SuiteResult] | None = None,
+    skipped: Callable[[str], None] = lambda message: None,
+) -> dict[str, SuiteResult]:
+    """Run every suite on a model, or take its result from the cache where the same was evaluated before.
+
+    A suite whose rows the held-out data cannot give is skipped and says so. Raises
+    :class:`~alignkit.errors.RunFailedError` from a suite whose scores are not finite.
+    """
+    results = {}
+    for name, suite in suites.items():
+        try:
+            results[name] = _run_suite(suite, subject, (start or {}).get(name))
+        except NoRowsError as error:
+            skipped(f"suite {name} is skipped: {error}")
+    return results
+
+
+def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -> SuiteResult:
+    started = time.process_time()
+    if getattr(subject.policy, "classifier", False) and not suite.classifiers:
+        raise NoRowsError(f"{subject.name} is a reward model, and the suite needs a language model")
+    target = Target(
+        name=subject.name,
+        policy=subject.policy,
+        tokenizer=subject.tokenizer,
+        examples=subject.held_out.examples,
+        rows=subject.held_out.rows,
+        start=start if suite.uses_start else None,
+        start_policy=subject.start_policy,
+    )
+    content = suite.content(target)
+    identity = _identity(suite, subject, content, with_start=target.start is not None)
+    path = None if content is None else cache_directory() / "evaluation" / _digest(identity)
+    provenance = {**identity, "cached": False}
+    if path is not None and (path / f"{suite.name}.json").is_file():
+        try:
+            found = read_evaluation(path, suite.name)
+            return replace(found, provenance={**found.provenance, "cached": True})
+        except ConfigError:
+            logger.warning("%s is no readable evaluation and is made anew", path)
+    result = suite.evaluate(target)
+    result = replace(result, provenance={**provenance, "cpu_seconds": time.process_time() - started})
+    if path is not None:
+        write_evaluation(path, result, target=subject.name)
+    return result
+
+
+def _identity(suite: Suite[Any], subject: Subject, content: str | None, *, with_start: bool) -> dict[str, Any]:
+    """Return everything a result depends on; a result is never known by a name."""
+    from alignkit.contract import registry
+
+    entry = registry.find("align.suites", suite.name)
+    uses_start = suite.uses_start and subject.start_weights is not None
+    return {
+        "plugin": f"{entry.distribution} {entry.version} {_code(type(suite).__module__)}",
+        "settings": suite.settings.model_dump(mode="json"),
+        "content": content,
+        "weights": subject.weights,
+        "tokenizer": _digest(tokenizer_content(subject.tokenizer)),
+        "rules": dict(subject.rules),
+        "start_weights": subject.start_weights if uses_start else None,
+        "against_start": with_start,
+    }
+
+
+@cache
+def _code(module: str) -> str:
+    """Return a digest of the top-level package a module belongs to: other code, other results."""
+    file = sys.modules[module.partition(".")[0]].__file__
+    if file is None:
+        return ""
+    path = Path(file)
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    return _digest([hashlib.sha256(source.read_bytes()).hexdigest() for source in files])[:12]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

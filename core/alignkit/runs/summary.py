@@ -1,0 +1,75 @@
+"""What a person sees of a run's end: sample answers, the table of before and after, plots, the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from alignkit.display.card import model_card
+from alignkit.display.console import comparison_table
+from alignkit.models.generate import generate_samples
+from alignkit.system.files import write_text
+
+if TYPE_CHECKING:
+    from alignkit.contract.suites import SuiteResult
+    from alignkit.display.console import Console
+    from alignkit.rundir.directory import RunDir
+    from alignkit.runs.prepare import Prepared
+
+
+def sample_answers(prepared: Prepared) -> list[dict[str, Any]]:
+    """Answer a few held-out prompts, spread over the data."""
+    rows, wanted = prepared.data.eval, prepared.config.eval.samples
+    if not wanted or not len(rows) or prepared.loaded.classifier:
+        return []
+    chosen = [rows[i * len(rows) // wanted] for i in range(min(wanted, len(rows)))]
+    loaded, tokenizer = prepared.loaded, prepared.loaded.tokenizer
+    tokens, seed = prepared.config.eval.sample_tokens, prepared.config.run.seed
+    answers = generate_samples(loaded.model, tokenizer, [e.prompt for e in chosen], tokens, seed)
+    prompts = [tokenizer.decode(e.prompt, skip_special_tokens=True) for e in chosen]
+    return [
+        {"id": example.id, "prompt": prompt, "answer": answer}
+        for example, prompt, answer in zip(chosen, prompts, answers, strict=True)
+    ]
+
+
+def side_by_side(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Join the samples of the start model and of the trained one."""
+    answers = {sample["id"]: sample["answer"] for sample in after}
+    return [
+        {"id": s["id"], "prompt": s["prompt"], "before": s["answer"], "after": answers[s["id"]]}
+        for s in before
+        if s["id"] in answers
+    ]
+
+
+def present(
+    console: Console,
+    directory: RunDir,
+    record: Mapping[str, Any],
+    before: Mapping[str, SuiteResult],
+    after: Mapping[str, SuiteResult],
+    samples: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the model card and the plots, and show the table and two of the samples."""
+    write_text(directory.model / "README.md", model_card(record))
+    if record["config"]["run"]["plots"]:
+        from alignkit.display.plots import draw
+
+        draw(directory.path)
+    if after:
+        console.table(comparison_table(before, after))
+    for sample in samples[:2]:
+        for part in ("prompt", "before", "after"):
+            console.info(f"{part:>7}: {short(sample[part])}")
+    console.info(f"run: {directory.path}    model: {directory.model}")
+
+
+def short(text: str, width: int = 160) -> str:
+    r"""Return a text on one line, cut to a width a terminal shows.
+
+    >>> short("two  lines\nof text", 12)
+    'two lines...'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."

@@ -1,0 +1,97 @@
+"""Reward models: sequence classifiers with one output, on causal language models and on encoders.
+
+Trained by the engine and evaluated by the harness like any policy: what :class:`ClassifierPolicy` returns as the
+log-probability of a completion is its reward, one number a completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config import ModelConfig
+from alignkit.contract.model import LoadedModel
+from alignkit.contract.types import Example, Scores
+from alignkit.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from alignkit.scoring.policy import ModelPolicy
+
+
+class ClassifierPolicy:
+    """A sequence classifier as a :class:`~alignkit.types.Policy`: a completion has one score, its reward.
+
+    The stock forward decides which position is read (a causal model's last token that is not padding, an encoder's
+    first), so that a saved model gives the same rewards wherever it is loaded.
+    """
+
+    classifier = True
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+
+    def score(
+        self,
+        examples: Sequence[Example],
+        *,
+        prompt: bool = False,
+        grad: bool = True,
+        values: bool = False,
+        entropy: bool = False,
+        temperature: float = 1.0,
+        reference: bool = False,
+    ) -> Scores:
+        """Return the reward of every completion as its only log-probability, ``[S]``; see the class."""
+        import torch
+
+        from alignkit.scoring.backends import evaluating
+
+        if prompt or values or entropy or reference:
+            raise NotImplementedError(
+                "a reward model has rewards alone: no prompts' scores, values, entropy or reference"
+            )
+        rows = [[*example.prompt, *completion] for example in examples for completion in example.completions]
+        if not rows:
+            raise DataError("there is nothing to score: the batch has no rows")
+        inputs = self._padded(rows)
+        if grad:
+            logits = self.model(**inputs).logits
+        else:
+            data_parallel = isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
+            model: Any = self.model.module if data_parallel else self.model
+            with evaluating(model):
+                logits = model(**inputs).logits
+        rewards = logits[:, 0].float()
+        count = len(rows)
+        return Scores(
+            logps=rewards,
+            sequence=torch.arange(count, device=rewards.device),
+            lengths=torch.ones(count, dtype=torch.long, device=rewards.device),
+            prompt_logps=rewards.new_zeros(0),
+            prompt_row=torch.zeros(0, dtype=torch.long, device=rewards.device),
+            rows=len(examples),
+        )
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        import torch
+
+        first = next(self.model.parameters())
+        config: Any = getattr(self.model, "module", self.model).config
+        pad, width = config.get_text_config().pad_token_id, max(map(len, rows))
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=first.device)  # (B, T)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=first.device)
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+def policy_of(loaded: LoadedModel, config: ModelConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
+    """Put a model on its device and return what scores with it."""
+    from alignkit.scoring.policy import ModelPolicy
+    from alignkit.scoring.scorer import install
+
+    if config.quantization is None:
+        loaded.model.to(device)
+    if loaded.classifier:
+        return ClassifierPolicy(loaded.model)
+    return ModelPolicy(loaded.model, install(loaded.model, config.scorer, device=device))

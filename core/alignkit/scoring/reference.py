@@ -1,0 +1,135 @@
+"""Reference log-probabilities: computed once by the policy at step 0, kept on disk per token, reused by every run that can.
+
+The key is (token ids, start weights, dtype), never beta or lambda, so that a sweep pays for them once. After a resume the
+policy is rebuilt from its start weights before the checkpoint is loaded, so the same code serves both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from alignkit.contract.types import by_length
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from alignkit.contract.types import Example, Need, Policy
+
+
+class TokenLogps(Sequence["NDArray[np.float32]"]):
+    """Per-token log-probabilities of every row's completions, one after the other; ``rows[i]`` is ``[tokens of row i]``."""
+
+    def __init__(self, flat: NDArray[np.float32], lengths: Sequence[int]) -> None:
+        import numpy as np
+
+        self.flat = flat
+        self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        if self.offsets[-1] != len(flat):
+            raise ValueError(f"{len(flat)} log-probabilities for {self.offsets[-1]} tokens")
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[np.float32]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Return one row's log-probabilities (or a list for a slice)."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.flat[self.offsets[index] : self.offsets[index + 1]]
+
+
+def keeps_start(needs: Collection[Need]) -> bool:
+    """Whether a method with these needs scores by the policy as it was at step 0 while it trains."""
+    return "start" in needs or ("reference" in needs and "reward" in needs)
+
+
+class StartWeights:
+    """The trained weights as they were when this was made, to be put back for a while: the reference of on-policy methods.
+
+    What is not trained is shared with the policy, so that under LoRA the reference costs no more than the adapter.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        from alignkit.scoring.critic import is_critics
+
+        trained = [p for name, p in model.named_parameters() if p.requires_grad and not is_critics(name)]
+        self._pairs = [(parameter, parameter.detach().clone()) for parameter in trained]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Run the block, without gradient, with the start weights in the model."""
+        import torch
+
+        self._swap()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for i, (parameter, other) in enumerate(self._pairs):
+            self._pairs[i] = (parameter, parameter.data)
+            parameter.data = other
+
+
+def score_rows(
+    policy: Policy, examples: Sequence[Example], max_tokens: int, tick: Callable[[int], None] = lambda rows: None
+) -> TokenLogps:
+    """Score every completion of ``examples`` without gradient; ``tick`` hears how many rows each batch had."""
+    import numpy as np
+
+    lengths = [sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in examples]
+    rows: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
+    for batch in by_length(examples, max_tokens):
+        flat = policy.score([examples[i] for i in batch], grad=False).logps.float().cpu().numpy()
+        parts = np.split(flat, np.cumsum([lengths[i] for i in batch])[:-1])
+        for i, part in zip(batch, parts, strict=True):
+            rows[i] = part
+        tick(len(batch))
+    return TokenLogps(np.concatenate(rows) if rows else np.empty(0, np.float32), lengths)
+
+
+def reference_logps(
+    policy: Policy,
+    examples: Sequence[Example],
+    *,
+    rows_fingerprint: str,
+    weights_fingerprint: str,
+    dtype: str,
+    cache: Path,
+    max_tokens: int,
+    tick: Callable[[int], None] = lambda rows: None,
+) -> tuple[TokenLogps, bool]:
+    """Return the step-0 policy's log-probabilities of ``examples`` and whether they came from the cache.
+
+    A cache file that does not fit the rows (another version, a truncated disk) is made anew.
+    """
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file, save_file
+
+    from alignkit.system.files import atomic_path
+
+    key = hashlib.sha256(f"{rows_fingerprint} {weights_fingerprint} {dtype}".encode()).hexdigest()
+    path = cache / "reference" / f"{key}.safetensors"
+    if path.is_file():
+        try:
+            lengths = [sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in examples]
+            return TokenLogps(load_file(path)["logps"].astype(np.float32), lengths), True
+        except (SafetensorError, KeyError, ValueError):
+            path.unlink(missing_ok=True)
+    logps = score_rows(policy, examples, max_tokens, tick)
+    with atomic_path(path) as temporary:
+        save_file({"logps": logps.flat}, temporary)
+    return logps, False

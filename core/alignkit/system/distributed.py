@@ -1,0 +1,55 @@
+"""Which of the processes of a run this one is (torchrun's environment), before and after torch knows."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Return this process's number, 0 where there is only one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes the run has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def from_first(value: T) -> T:
+    """Return the first process's value on every process."""
+    if world_size() == 1:
+        return value
+    import torch.distributed as dist
+
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def leave() -> None:
+    """Take the process group down before the interpreter goes.
+
+    Left standing, gloo's threads may touch a dead interpreter (an abort at exit, pytorch#179291). Wrappers must be gone
+    first: the last reference to a group, dropped by DDP's reducer, waits with the interpreter lock held for a thread that
+    may be waiting for the lock (pytorch#56297).
+    """
+    if world_size() == 1 or "torch" not in sys.modules:
+        return
+    import torch.distributed as dist
+
+    gc.collect()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,72 @@
+"""Part of trainer: TrainerParts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from alignkit.contract.types import Example
+from alignkit.data.order.row_order import RowOrder
+from alignkit.system.environment import peak_memory_gb
+from alignkit.training.checkpoints import WholeCheckpoints
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from alignkit.contract.rows import Row
+    from alignkit.onpolicy.rollouts import RolloutParts
+    from alignkit.scoring.classifier import ClassifierPolicy
+    from alignkit.scoring.policy import ModelPolicy
+    from alignkit.training.session import Session
+
+
+@dataclass
+class TrainerParts:
+    """Everything a trainer is built from; what ``align_build_trainer`` receives."""
+
+    session: Session
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    policy: ModelPolicy | ClassifierPolicy
+    train: Sequence[Example]
+    eval: Sequence[Example]
+    arguments: TrainingArguments
+    rows_per_step: int
+    """Rows of one optimizer step over all ranks."""
+    rows_per_micro_batch: int
+    tokens_per_micro_batch: int
+    seed: int
+    references: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Reference log-probabilities by data set (``train``, ``eval``), one array a row."""
+    rollouts: RolloutParts | None = None
+    """What answers are sampled and rewarded with; None for methods that need no reward."""
+    callbacks: Sequence[TrainerCallback] = ()
+    row_order: RowOrder | None = None
+    """The order of the training rows; None: a permutation an epoch."""
+    source_rows: Mapping[str, Callable[[], Sequence[Row]]] = field(default_factory=dict)
+    """The rows of ``train`` and ``eval`` as text or messages, for trainers that tokenise themselves."""
+
+    def rows(self, split: str) -> Sequence[Row]:
+        """Return the rows of a split as text or messages: ``rows("train")[i]`` is ``train[i]``."""
+        return self.source_rows[split]()
+
+    @cached_property
+    def order(self) -> RowOrder:
+        """The order of the training rows."""
+        return self.row_order or RowOrder(len(self.train), self.seed)
+
+    def rows_of_step(self, step: int, total: int) -> list[int]:
+        """Return the training rows of an optimizer step of ``total``, over all ranks, as the engine takes them."""
+        return self.order.step(self.rows_per_step, step, total)
+
+    def staged(self, trainer: type[Trainer]) -> type[Trainer]:
+        """Return the trainer class with checkpoints that appear whole or not at all, which ``align resume`` asks for."""
+        return type(trainer.__name__, (WholeCheckpoints, trainer), {})
+
+    def memory_gb(self) -> float:
+        """Return the peak memory of this process in GiB."""
+        return peak_memory_gb()

@@ -1,0 +1,281 @@
+"""Reading runs into arms: their results, what tells them apart, what they cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alignkit import SuiteResult
+from alignkit.errors import ConfigError
+from alignkit.rundir.directory import RunDir
+from alignkit.rundir.evaluations import read_evaluation
+from alignkit.system.files import plain
+
+from alignkit_eval.comparison.result import Cost
+
+START = "start"
+"""Names the start model that runs share."""
+
+_WATCHING = {
+    *("train.logging_steps", "train.logging_strategy", "train.logging_first_step", "train.report_to"),
+    *("train.save_steps", "train.save_strategy", "train.save_total_limit", "train.disable_tqdm"),
+    *("train.eval_strategy", "train.eval_steps", "data.cache", "method.name"),
+}
+"""Keys that change nothing about what is trained (``method.name`` is told apart by itself)."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run, or a model evaluated on its own: its results by suite, and what it is."""
+
+    path: Path
+    seed: int
+    method: str | None
+    settings: Mapping[str, Any]
+    """Configuration by dotted key, without what only watches the run."""
+    results: Mapping[str, SuiteResult]
+    conventions: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
+    """Hash of the start model."""
+    stages: tuple[str, ...] = ()
+    """Methods of the runs its start model came from, the first one first."""
+    cost: Cost = field(default_factory=Cost)
+    folds: tuple[Path, ...] = ()
+    """Of a cross-validated run, the run of every fold; ``path`` is the first one's."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its directory, or those of its folds."""
+        return self.folds or (self.path,)
+
+    @property
+    def label(self) -> str | None:
+        """The methods it took, ``sft+dpo``; None for a model that was evaluated on its own."""
+        return None if self.method is None else "+".join([*self.stages, self.method])
+
+
+def read_run(path: Path | str) -> RunResult:
+    """Read a finished run, or a directory that ``align eval --output`` made; raises ``ConfigError`` where it is neither."""
+    path = Path(path)
+    results = results_in(path / "eval")
+    if not (path / "run.json").is_file():
+        if not results:
+            below = sorted(child.parent for child in path.glob("*/eval") if any(child.glob("*.json")))
+            hint = f" (did you mean {below[0]}?)" if below else ""
+            raise ConfigError(
+                f"{path} is neither a run nor the result of an evaluation: it holds no eval/SUITE.json{hint}"
+            )
+        return RunResult(path, 0, None, {}, results)
+    record = RunDir.open(path).read_record()
+    if record.get("status") != "finished":
+        raise ConfigError(f"{path} is not a finished run (its status is {record.get('status')})")
+    if not results:
+        raise ConfigError(f"{path} holds no evaluation: run align eval {path} first")
+    stages = stages_of(record)
+    methods = tuple(str(stage.record.get("method")) for stage in stages)
+    return RunResult(
+        path=path,
+        seed=int(record.get("seed", 0)),
+        method=methods[-1],
+        settings=_settings(stages),
+        results=results,
+        conventions=record.get("conventions", {}),
+        start=record.get("model", {}).get("hash"),
+        stages=methods[:-1],
+        cost=cost_of(stages),
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone, under the name of what tells them from the others."""
+
+    name: str
+    settings: Mapping[str, Any]
+    runs: tuple[RunResult, ...]
+
+
+def group(runs: Sequence[RunResult]) -> list[Group]:
+    """Put runs that differ in their seed alone into one group, in the order they were given."""
+    groups = [tuple(sorted(members, key=lambda run: run.seed)) for members in _alike_but_for_the_seed(runs)]
+    first = [members[0] for members in groups]
+    names = [_name(run, first) for run in first]
+    return [
+        Group(
+            name if names.count(name) == 1 else f"{name} ({run.path})",
+            ({"method": run.method} if run.method else {}) | _told_apart(run, first),
+            members,
+        )
+        for name, run, members in zip(names, first, groups, strict=True)
+    ]
+
+
+def _alike_but_for_the_seed(runs: Sequence[RunResult]) -> list[list[RunResult]]:
+    """Group runs by what was trained; where that leaves one seed twice, by what they started from as well."""
+    found = []
+    for members in _grouped(runs, lambda run: run.settings):
+        parts = [members]
+        if _seed_twice(members) is not None:
+            parts = _grouped(members, lambda run: run.start)
+        for part in parts:
+            twice = _seed_twice(part)
+            if twice is not None:
+                raise ConfigError(
+                    f"{twice.path} and another run have one configuration and one seed: leave one of them out"
+                )
+        found += parts
+    return found
+
+
+def _grouped(runs: Sequence[RunResult], about: Callable[[RunResult], Any]) -> list[list[RunResult]]:
+    together: dict[str, list[RunResult]] = {}
+    for run in runs:
+        identity = run.path if run.method is None else (run.label, plain(about(run)))
+        together.setdefault(json.dumps(plain(identity), sort_keys=True), []).append(run)
+    return list(together.values())
+
+
+def _seed_twice(runs: Sequence[RunResult]) -> RunResult | None:
+    seeds = [run.seed for run in runs]
+    return next((run for run in runs if seeds.count(run.seed) > 1), None)
+
+
+class Stage(NamedTuple):
+    """One run of a pipeline."""
+
+    record: Mapping[str, Any]
+    """Its run.json."""
+    start: Path | None
+    """Where in the run before it (``model``, ``checkpoints/checkpoint-20``) it found its start model."""
+
+
+def stages_of(record: Mapping[str, Any]) -> list[Stage]:
+    """Return the runs a model went through, from the first one to the one with this record."""
+    found: list[Stage] = []
+    seen = set[Path]()
+    while True:
+        path = _start_path(record)
+        # RUN/model or RUN/checkpoints/checkpoint-N; a hub id is no absolute path.
+        above = [parent for parent in path.parents[:2] if (parent / "run.json").is_file()] if path.is_absolute() else []
+        if not above or above[0] in seen:
+            return [Stage(record, None), *reversed(found)]
+        seen.add(above[0])
+        found.append(Stage(record, path.relative_to(above[0])))
+        record = RunDir.open(above[0]).read_record()
+
+
+def cost_of(stages: Sequence[Stage]) -> Cost:
+    """Return what a model cost to train, every stage of it, and its reward models; None for what a record does not say."""
+    if _started_from_a_lost_run(stages[0].record):
+        return Cost()
+    records = {_identity(stage.record): stage.record for stage in stages}
+    for stage in stages:
+        for path in _reward_models(stage.record):
+            records |= {_identity(s.record): s.record for s in stages_of(RunDir.open(path).read_record())}
+    tokens, flops, seconds, memory = zip(*map(_own_cost, records.values()), strict=True)
+    return Cost(_total(tokens), _total(flops), _total(seconds), None if None in memory else max(memory))
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells one run's record from another's: stages that two models share are paid once."""
+    return record.get("started"), record.get("method"), record.get("model", {}).get("hash")
+
+
+def _reward_models(record: Mapping[str, Any]) -> list[Path]:
+    """Return the runs a run's rewards were trained in."""
+    rewards = record.get("config", {}).get("method", {}).get("reward")
+    if not isinstance(rewards, list):
+        return []
+    named = [Path(str(r.get("path", r.get("name")))).expanduser() for r in rewards if isinstance(r, Mapping)]
+    return [path for path in named if (path / "run.json").is_file()]
+
+
+def _own_cost(record: Mapping[str, Any]) -> tuple[float | None, float | None, float | None, float | None]:
+    """Return tokens, FLOPs, seconds and memory of one run, its reference passes included."""
+    train = record.get("train", {})
+    tokens = _total((train.get("tokens"), train.get("reference_tokens", 0), train.get("rollout_tokens", 0)))
+    seconds = _total((train.get("seconds"), record.get("timings", {}).get("reference", {}).get("seconds", 0)))
+    return tokens, train.get("flops"), seconds, train.get("memory_gb")
+
+
+def _started_from_a_lost_run(record: Mapping[str, Any]) -> bool:
+    """Whether a run was told to start from a run's directory that is no longer there: what that one cost is unknown."""
+    path, name = _start_path(record), str(record.get("model", {}).get("name", ""))
+    return path.is_absolute() and path.name == "model" and path.parent.name == Path(name).name
+
+
+def _start_path(record: Mapping[str, Any]) -> Path:
+    return Path(str(record.get("model", {}).get("path", "")))
+
+
+def mean_cost(runs: Sequence[RunResult]) -> Cost:
+    """Return the mean cost over seeds, None for what one of them does not say."""
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+    return Cost(*(mean([getattr(run.cost, name) for run in runs]) for name in Cost.__dataclass_fields__))
+
+
+def results_in(directory: Path) -> dict[str, SuiteResult]:
+    """Return the results that lie in a directory, by suite."""
+    names = sorted(path.stem for path in directory.glob("*.json"))
+    return {name: read_evaluation(directory, name) for name in names}
+
+
+def _settings(stages: Sequence[Stage]) -> dict[str, Any]:
+    """Return the settings of the last stage by dotted key, without what only watches it.
+
+    A start model that a run made is described by that run's settings under ``start.``, not by its path: pipelines that
+    differ in their seeds alone are one arm.
+    """
+    settings: dict[str, Any] = {}
+    for stage in stages:
+        before = {f"start.{key}": value for key, value in settings.items()}
+        flat = _flat(stage.record.get("config", {}))
+        settings = {k: v for k, v in flat.items() if k not in _WATCHING and not k.startswith(("run.", "eval."))}
+        if stage.start is not None:
+            del settings["model.name"]
+            settings |= before | {"start.directory": str(stage.start)}
+    return settings
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _told_apart(run: RunResult, others: Sequence[RunResult]) -> dict[str, Any]:
+    """Return the settings in which a run differs from another: the method's own from runs of its method alone."""
+
+    def differs(key: str) -> bool:
+        if key.startswith("method."):
+            rivals = [other for other in others if other.method == run.method]
+        elif key.startswith("start."):
+            rivals = [other for other in others if other.label == run.label]
+        else:
+            rivals = [other for other in others if other.method]
+        return any(other.settings.get(key) != run.settings[key] for other in rivals)
+
+    return {key.removeprefix("method."): value for key, value in run.settings.items() if differs(key)}
+
+
+def _name(run: RunResult, others: Sequence[RunResult]) -> str:
+    """Return the methods a run took, with the settings that tell it from other runs of the same ones."""
+    if run.label is None:
+        return START if run.path.name == "before" else run.path.resolve().name
+    own = _told_apart(run, [other for other in others if other.label == run.label])
+    return " ".join([run.label, *(f"{key}={value}" for key, value in own.items())])
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(value for value in values if value is not None)

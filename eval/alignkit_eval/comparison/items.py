@@ -1,0 +1,180 @@
+"""What of several arms can be compared: the suites, contrasts and items all runs share, and the items' values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alignkit import Contrast, SuiteResult
+from alignkit.errors import ConfigError
+
+from alignkit_eval.comparison.arms import Group, RunResult
+from alignkit_eval.comparison.paired import Effect, effect
+
+
+class Items(NamedTuple):
+    """Items in the order in which they are compared."""
+
+    ids: list[str]
+    clusters: list[str]
+
+
+class Values(NamedTuple):
+    """One contrast's item values of one group: ``[K, n]`` each, and the cluster of each item."""
+
+    seeds: tuple[int, ...]
+    effect: Effect
+    clusters: list[str]
+
+
+def common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
+    """Return the suites every run has results of, with one setting each, those that judge before the others.
+
+    What is left out is added to ``notes``. Raises ``ConfigError`` where nothing is left.
+    """
+    runs = [run for g in groups for run in g.runs]
+    everywhere = [name for name in runs[0].results if all(name in run.results for run in runs)]
+    left_out = []
+    for name in sorted({name for run in runs for name in run.results} - set(everywhere)):
+        missing = next(run for run in runs if name not in run.results)
+        left_out.append(f"suite {name} is left out: {missing.path} has no result of it")
+    comparable = []
+    for name in everywhere:
+        settings = runs[0].results[name].settings
+        odd = next((run for run in runs if run.results[name].settings != settings), None)
+        if odd is None:
+            comparable.append(name)
+        else:
+            left_out.append(f"suite {name} is left out: {odd.path} and {runs[0].path} ran it with different settings")
+    if not comparable:
+        raise ConfigError(f"the runs cannot be compared, evaluate them alike with align eval: {'; '.join(left_out)}")
+    notes += left_out
+    return sorted(comparable, key=lambda name: not any(c.verdict for c in runs[0].results[name].contrasts))
+
+
+def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> list[Contrast]:
+    """Return the contrasts every run of every group can be compared by; what is left out is added to ``notes``."""
+    runs = [run for g in groups for run in g.runs]
+    results = [run.results[suite] for run in runs]
+    one_tokenizer = len({result.provenance.get("tokenizer") for result in results}) == 1
+    common = []
+    declared = dict.fromkeys(contrast.metric for result in results for contrast in result.contrasts)
+    for metric in declared:
+        found = [{c.metric: c for c in result.contrasts}.get(metric) for result in results]
+        contrast = found[0]
+        if contrast is None or None in found:
+            notes.append(f"{metric} is left out: {runs[found.index(None)].path} has no such result")
+        elif any(other != contrast for other in found):
+            notes.append(f"{metric} is left out: the runs' results declare it in different ways")
+        elif contrast.one_tokenizer and not one_tokenizer:
+            notes.append(f"{metric} is left out: the models have different tokenizers")
+        elif not any(_counts(item, contrast) for item in results[0].items):
+            notes.append(f"{metric} is left out: no item counts towards it")
+        else:
+            common.append(contrast)
+    names = {contrast.metric for contrast in common}
+    # A metric does not judge alone what it was to judge together with one that is left out.
+    return [c if names.issuperset(c.verdict) else replace(c, verdict=()) for c in common]
+
+
+def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:
+    """Return what differs in how a suite's results came about, where they are compared all the same."""
+    results = [run.results[suite] for g in groups for run in g.runs]
+
+    def differs(key: str) -> bool:
+        found = [result.provenance.get(key) for result in results]
+        return any(value != found[0] for value in found)
+
+    notes = []
+    if differs("rules"):
+        notes.append(
+            f"suite {suite}: rows became tokens by different rules (data.max_length, append_eos or columns differ)"
+        )
+    if differs("plugin"):
+        notes.append(f"suite {suite}: the results were made by different versions of its code")
+    starts = {result.provenance.get("start_weights") for result in results} - {None}
+    if len(starts) > 1:
+        notes.append(
+            f"suite {suite}: the runs started from different models; what is against the start is against its own"
+        )
+    return notes
+
+
+def shared_items(suite: str, groups: Sequence[Group]) -> Items:
+    """Return the items of a suite; raises ``ConfigError`` where runs have different ones."""
+    runs = [run for g in groups for run in g.runs]
+    first = runs[0]
+    ids = _ids(suite, first)
+    clusters = {str(item["id"]): str(item["cluster"]) for item in first.results[suite].items}
+    for run in runs[1:]:
+        _same_ids(suite, first.path, ids, run.path, _ids(suite, run))
+        _same_content(suite, first.path, first.results[suite], run.path, run.results[suite])
+        for item in run.results[suite].items:
+            if str(item["cluster"]) != clusters[str(item["id"])]:
+                raise ConfigError(
+                    f"suite {suite} of {first.path} and {run.path} puts the item {item['id']!r} into different clusters"
+                )
+    return Items(ids, [clusters[name] for name in ids])
+
+
+def item_values(g: Group, suite: str, contrast: Contrast, items: Items) -> Values:
+    """Return a contrast's values of one group; raises ``ConfigError`` where an item has none."""
+    first = {str(item["id"]): item for item in g.runs[0].results[suite].items}
+    counted = [i for i, name in enumerate(items.ids) if _counts(first[name], contrast)]
+    numerators, denominators = [], []
+    for run in g.runs:
+        of = {str(item["id"]): item for item in run.results[suite].items}
+        rows = [of[items.ids[i]] for i in counted]
+        numerators.append([_number(run, suite, item, contrast.numerator) for item in rows])
+        if contrast.denominator is not None:
+            denominators.append([_number(run, suite, item, contrast.denominator) for item in rows])
+    try:
+        found = effect(numerators, denominators or None)
+    except ValueError as error:
+        raise ConfigError(
+            f"suite {suite} of {g.runs[0].path}: {contrast.metric} cannot be compared: {error}"
+        ) from error
+    return Values(tuple(run.seed for run in g.runs), found, [items.clusters[i] for i in counted])
+
+
+def _counts(item: Mapping[str, Any], contrast: Contrast) -> bool:
+    return all(item.get(key) == value for key, value in contrast.where.items())
+
+
+def _number(run: RunResult, suite: str, item: Mapping[str, Any], key: str) -> float:
+    value = item.get(key)
+    if not isinstance(value, int | float):  # null stands for a number that was not finite
+        raise ConfigError(f"{run.path / 'eval' / suite}.items.jsonl: the item {item['id']!r} has no number {key!r}")
+    return float(value)
+
+
+def _ids(suite: str, run: RunResult) -> list[str]:
+    ids = [str(item["id"]) for item in run.results[suite].items]
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise ConfigError(f"suite {suite} of {run.path} has the id {twice!r} more than once: items cannot be paired")
+    return ids
+
+
+def _same_ids(suite: str, path: Path, ids: list[str], other_path: Path, others: list[str]) -> None:
+    mine, theirs = set(ids), set(others)
+    if mine == theirs:
+        return
+    only, only_theirs = [i for i in ids if i not in theirs], [i for i in others if i not in mine]
+    said = [
+        f"{len(names):,} only in {where} (first: {names[0]})"
+        for names, where in ((only, path), (only_theirs, other_path))
+        if names
+    ]
+    raise ConfigError(f"suite {suite} was run on different items: {' and '.join(said)}")
+
+
+def _same_content(suite: str, path: Path, first: SuiteResult, other_path: Path, other: SuiteResult) -> None:
+    if first.provenance.get("content") != other.provenance.get("content"):
+        raise ConfigError(
+            f"suite {suite} was run on different items: {path} and {other_path} have the same ids, "
+            "but other texts behind them"
+        )

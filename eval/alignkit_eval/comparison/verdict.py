@@ -1,0 +1,103 @@
+"""A comparison in words: who is better, by how much, how sure, and what could not have been seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from alignkit_eval.comparison.result import ContrastResult
+
+
+class Judged(NamedTuple):
+    """A judging contrast between any two arms, corrected over all pairs of them."""
+
+    baseline: str
+    contrast: ContrastResult
+
+
+def verdict_of(
+    baseline: str,
+    arms: Sequence[str],
+    contrasts: Sequence[ContrastResult],
+    pairs: Sequence[Judged],
+    *,
+    one_seed: Collection[str] = (),
+) -> tuple[str, str | None]:
+    """Return the verdict and the winner (None: nobody is better than every other by every judging metric).
+
+    Args:
+        baseline: name of the arm the others are compared with.
+        arms: names of all arms.
+        contrasts: every contrast with the baseline, corrected over all of them: what the sentences are about.
+        pairs: the judging contrasts between any two arms, corrected over all of those. A winner must win by both
+            corrections, so that the verdict never says more than the table.
+        one_seed: names of the arms that were trained with one seed.
+    """
+    judging = {(pair.contrast.suite, pair.contrast.metric) for pair in pairs}
+    if not judging:
+        return "No metric that these runs share says which is better; the contrasts stand for themselves.", None
+    shown = [Judged(baseline, c) for c in contrasts if (c.suite, c.metric) in judging]
+    winner = next(
+        (
+            arm
+            for arm in arms
+            if all(_beats(arm, other, pairs) for other in arms if other != arm)
+            and all(_beats(arm, other, shown) for other in arms if other != arm and baseline in (arm, other))
+        ),
+        None,
+    )
+    sentences = [] if winner is None or len(arms) == 2 else [f"{winner} is better than every other arm."]
+    for arm in arms:
+        own = [contrast for _, contrast in shown if contrast.arm == arm]
+        if own:
+            seeds = " on one seed" if arm in one_seed or baseline in one_seed else ""
+            sentences.append(_sentence(arm, baseline, own, seeds))
+    if winner is None and len(arms) > 2:
+        sentences.append("No arm is better than every other one.")
+    return " ".join(sentences), winner
+
+
+def _beats(arm: str, other: str, pairs: Sequence[Judged]) -> bool:
+    """Whether every judging contrast between two arms says the first is significantly better."""
+    found = []
+    for base, contrast in pairs:
+        if {base, contrast.arm} == {arm, other}:
+            better = contrast.better
+            found.append(better if contrast.arm == arm or better is None else not better)
+    return bool(found) and all(better is True for better in found)
+
+
+def _sentence(arm: str, baseline: str, own: Sequence[ContrastResult], seeds: str) -> str:
+    sides = {contrast.better for contrast in own}
+    numbers = "; ".join(map(_shown, own))
+    if sides == {True} or sides == {False}:
+        return f"{arm} is {'better' if sides == {True} else 'worse'} than {baseline}{seeds} ({numbers})."
+    if True in sides and False in sides:
+        return f"{arm} and {baseline} cannot be ranked{seeds}: the metrics disagree ({numbers})."
+    numbers += _detectable([contrast for contrast in own if contrast.better is None])
+    if sides == {None}:
+        return f"{arm} and {baseline} cannot be told apart{seeds} ({numbers})."
+    one, other = ("one metric", "the other") if len(own) == 2 else ("some metrics", "others")
+    return f"{arm} is {'better' if True in sides else 'worse'} than {baseline}{seeds} by {one} and not by {other} ({numbers})."
+
+
+def _shown(contrast: ContrastResult) -> str:
+    name = contrast.metric.replace("_", " ")
+    text = f"{name} {contrast.diff:+.3f}"
+    if contrast.low is not None and contrast.high is not None:
+        text += f" [{contrast.low:+.3f}, {contrast.high:+.3f}]"
+    return text if contrast.p_holm is None else f"{text}, p {p_text(contrast.p_holm)}"
+
+
+def _detectable(own: Sequence[ContrastResult]) -> str:
+    known = [contrast.detectable for contrast in own if contrast.detectable is not None]
+    return f"; a difference of {max(known):.3f} would have been found four times in five" if known else ""
+
+
+def p_text(p: float) -> str:
+    """Return a p as a table shows it.
+
+    >>> p_text(0.0312), p_text(0.00001), p_text(1.0)
+    ('0.031', '<0.001', '1.000')
+    """
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

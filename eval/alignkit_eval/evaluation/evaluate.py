@@ -1,0 +1,130 @@
+"""Evaluating models: every suite on every target, each model loaded once, each result kept with its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignkit import SuiteResult
+from alignkit.errors import ConfigError, NoRowsError
+from alignkit.rundir.directory import RunDir
+from alignkit.rundir.evaluations import write_evaluation
+from alignkit.runs.evaluation import open_suites, run_suites
+
+from alignkit_eval.evaluation.targets import Opened, Source, find_target, open_target
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the suites found on one target, and the directory that holds it (``eval/SUITE.json``)."""
+
+    target: str
+    directory: Path
+    results: Mapping[str, SuiteResult]
+    skipped: tuple[str, ...] = ()
+    """Suites the data has nothing for, each with the reason."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values: metrics as ``{name: {value, low, high}}``."""
+        suites = {
+            name: {
+                "n": result.n,
+                "clusters": result.clusters,
+                "metrics": {metric: estimate._asdict() for metric, estimate in result.metrics.items()},
+                "cached": result.provenance.get("cached", False),
+            }
+            for name, result in self.results.items()
+        }
+        return {
+            "target": self.target,
+            "directory": str(self.directory),
+            "suites": suites,
+            "skipped": list(self.skipped),
+        }
+
+
+def default_target(runs: Path | str = "runs") -> str:
+    """Return the newest finished run under ``runs``, else ``demo``."""
+    newest = RunDir.newest_finished(runs) if Path(runs).is_dir() else None
+    return "demo" if newest is None else str(newest.path)
+
+
+def evaluate(
+    targets: Sequence[str | Path],
+    suites: Sequence[str] = ("prefs", "perplexity"),
+    *,
+    data: str | None = None,
+    sets: Sequence[str] = (),
+    output: Path | str = "evaluations",
+    say: Callable[[str], None] = lambda message: None,
+) -> list[Evaluation]:
+    """Evaluate every target with every suite.
+
+    A run evaluated on its own held-out rows keeps the result in its own ``eval/`` and in run.json; anything else goes to
+    ``OUTPUT/NAME/eval/``. Results are cached by content (weights, rows, settings), never by name.
+
+    Args:
+        targets: run directories, model or adapter directories, hub ids, or ``demo``.
+        suites: names of installed suites.
+        data: rows to evaluate on, in place of what each target came with.
+        sets: ``key=value`` texts as ``--set`` takes them: ``data.*``, ``model.*``, ``eval.settings.SUITE.KEY``.
+        output: parent of the results that belong to no run.
+        say: hears what is skipped, and why.
+
+    Raises:
+        ConfigError: a name or setting cannot be used, or no suite had anything to evaluate.
+        ModelError, DataError: a model or source cannot be loaded.
+        RunFailedError: a score is not finite.
+    """
+    names = list(dict.fromkeys(suites))
+    chosen = [*sets, f"eval.suites={','.join(names)}", "eval.during={}"]
+    sources = [find_target(str(target), data=data, sets=chosen) for target in targets]
+    directories = _directories(sources, Path(output))
+    for source in sources:
+        open_suites(source.config.eval)  # a wrong name or setting shows before any model is loaded
+    done = [_evaluate(source, directory, say) for source, directory in zip(sources, directories, strict=True)]
+    if not any(evaluation.results for evaluation in done):
+        raise NoRowsError("nothing could be evaluated: " + "; ".join(dict.fromkeys(done[0].skipped)))
+    return done
+
+
+def _evaluate(source: Source, directory: Path, say: Callable[[str], None]) -> Evaluation:
+    suites = open_suites(source.config.eval)
+    opened = open_target(source)
+    skipped: list[str] = []
+    against = {name: suite for name, suite in suites.items() if suite.uses_start}
+    start = run_suites(against, opened.start, skipped=skipped.append) if opened.start and against else {}
+    skipped.clear()  # what the start model has nothing for, the target has nothing for either, and says so itself
+    results = run_suites(suites, opened.subject, start=start, skipped=skipped.append)
+    for reason in skipped:
+        say(f"{source.name}: {reason}")
+    for result in results.values():
+        write_evaluation(directory / "eval", result, target=source.name)
+    _keep_in_record(opened, directory, results)
+    return Evaluation(source.name, directory, results, tuple(skipped))
+
+
+def _keep_in_record(opened: Opened, directory: Path, results: Mapping[str, SuiteResult]) -> None:
+    run = opened.source.run
+    if run is None or directory != run.path:
+        return
+    evaluation = run.read_record().get("evaluation", {})
+    after = evaluation.get("after", {}) | {name: dict(result.metrics) for name, result in results.items()}
+    run.update_record(evaluation=evaluation | {"after": after})
+
+
+def _directories(sources: Sequence[Source], output: Path) -> list[Path]:
+    """Return where each target's results go: a run's own directory, else a child of ``output`` named after it."""
+    paths = [s.run.path if s.run is not None and s.own_data else output / _file_name(s.name) for s in sources]
+    twice = {path for path in paths if paths.count(path) > 1}
+    if twice:
+        raise ConfigError(
+            f"two targets would write to {min(twice)}: evaluate them one at a time, with another --output"
+        )
+    return paths
+
+
+def _file_name(name: str) -> str:
+    return name.replace("/", "--")

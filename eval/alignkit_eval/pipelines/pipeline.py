@@ -1,0 +1,289 @@
+"""Pipelines: stages that build on one another, each a directory of its own, kept, resumed and reported together."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import alignkit
+from alignkit import settings
+from alignkit.errors import AlignError, ConfigError, InterruptedRun
+from alignkit.rundir.directory import RunDir, child_of
+from alignkit.runs.export import export
+from alignkit.system.files import write_json
+from alignkit.system.lock import directory_lock
+
+from alignkit_eval.comparison.compare import compare
+from alignkit_eval.comparison.result import Comparison
+from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.pipelines.stages import Pipeline, Stage, read_pipeline, substituted, words
+
+RECORD = "pipeline.json"
+
+
+@dataclass
+class StageRecord:
+    """How a stage stands: ``waiting``, ``running``, ``finished``, ``failed``, ``interrupted`` or ``skipped``."""
+
+    name: str
+    kind: str
+    status: str = "waiting"
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    identity: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class PipelineRun:
+    """A pipeline that was carried out: its directory, its stages, and the comparison of its last eval stage."""
+
+    directory: Path
+    stages: list[StageRecord]
+    comparison: Comparison | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "stages": [vars(stage) for stage in self.stages],
+            "comparison": None if self.comparison is None else self.comparison.to_json(),
+        }
+
+
+def run_pipeline(
+    file: Path,
+    *,
+    start: str | None = None,
+    skip: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    output: str | None = None,
+    name: str | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> PipelineRun:
+    """Carry a pipeline out: finished stages are kept, an interrupted one is resumed, the rest follows.
+
+    Args:
+        file: the pipeline's YAML.
+        start: redo this stage and all after it; what they left is renamed, never deleted.
+        skip: stages to leave out.
+        sets: ``section.key=value`` for every training stage.
+        output, name: in place of the file's.
+        say: hears how it goes on.
+
+    Raises:
+        ConfigError: something in the file cannot be meant (found before anything trains), or a finished stage's
+            configuration has changed.
+        InterruptedRun: it was stopped; the same command goes on.
+        AlignError: a stage failed, as it failed.
+    """
+    pipeline = read_pipeline(file)
+    for given in sets:
+        if "." not in given.partition("=")[0]:
+            raise ConfigError(f"--set {given}: a pipeline's settings name their section: train.max_steps=10")
+    directory = child_of(Path(output or pipeline.output), name or pipeline.name)
+    skipped = {pipeline.stage(word, "--skip").name for word in skip}
+    if start is not None:
+        pipeline.stage(start, "--from")
+    for stage in pipeline.stages:
+        if stage.kind == "train":
+            pipeline.config(stage, directory, sets, planned=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    with directory_lock(directory / ".lock"):
+        carried = _Carrying(pipeline, directory, skipped, list(sets), say)
+        if start is not None:
+            carried.redo(start)
+        return carried.out()
+
+
+class _Carrying:
+    """One go at a pipeline."""
+
+    def __init__(
+        self, pipeline: Pipeline, directory: Path, skipped: set[str], sets: list[str], say: Callable[[str], None]
+    ) -> None:
+        self.pipeline, self.directory, self.skipped, self.sets, self.say = pipeline, directory, skipped, sets, say
+        self.records = self._read()
+        self.comparison: Comparison | None = None
+
+    def redo(self, start: str) -> None:
+        """Put what ``start`` and later stages left aside."""
+        names = [stage.name for stage in self.pipeline.stages]
+        for name in names[names.index(start) :]:
+            path = self.directory / name
+            if path.exists():
+                number = next(n for n in range(1, 10_000) if not path.with_name(f"{name}.old-{n}").exists())
+                path.rename(path.with_name(f"{name}.old-{number}"))
+                self.say(f"{path} is now {name}.old-{number}")
+            self.records[name] = StageRecord(name, self.records[name].kind)
+
+    def out(self) -> PipelineRun:
+        """Carry every stage out."""
+        from alignkit_eval.report import pipeline_report
+
+        for number, stage in enumerate(self.pipeline.stages, start=1):
+            head = f"[{number}/{len(self.pipeline.stages)}] {stage.name}"
+            record = self.records[stage.name]
+            if stage.name in self.skipped:
+                if record.status != "finished":
+                    record.status = "skipped"
+                self.say(f"{head}: skipped")
+                continue
+            self._require(stage)
+            identity = self._identity(stage)
+            if record.status == "finished":
+                if record.identity != identity:
+                    raise ConfigError(
+                        f"{stage.place}: stage {stage.name} was carried out with another configuration; "
+                        f"redo it and what follows with --from {stage.name}"
+                    )
+                self.say(f"{head}: finished already")
+                if stage.kind == "eval":
+                    self.comparison = self._compare(stage)
+                continue
+            self.say(f"{head}: {stage.kind}")
+            self._carry(stage, record, identity)
+        done = PipelineRun(self.directory, list(self.records.values()), self.comparison)
+        self._write()
+        pipeline_report(self.directory, done.stages, self._trained(), self.comparison)
+        return done
+
+    # ------------------------------------------------------------------ one stage
+
+    def _carry(self, stage: Stage, record: StageRecord, identity: str) -> None:
+        record.status, record.identity, record.error = "running", identity, None
+        self._write()
+        began, cpu = time.time(), time.process_time()
+        try:
+            {"train": self._train, "eval": self._evaluate, "export": self._export}[stage.kind](stage)
+            record.status = "finished"
+        except (InterruptedRun, KeyboardInterrupt) as error:
+            record.status, record.error = "interrupted", str(error) or None
+            raise InterruptedRun(
+                f"the pipeline was stopped in stage {stage.name}; go on with: align pipeline {self.pipeline.file}",
+                error.exit_code - 128 if isinstance(error, InterruptedRun) else 2,
+            ) from error
+        except AlignError as error:
+            record.status, record.error = "failed", str(error)
+            error.add_note(f"in stage {stage.name}")
+            raise
+        finally:
+            record.seconds += time.time() - began
+            record.cpu_seconds += time.process_time() - cpu
+            self._write()
+            gc.collect()  # a stage's model is not to stay beside the next one's
+
+    def _train(self, stage: Stage) -> None:
+        from alignkit_eval.report import run_report
+
+        config = self.pipeline.config(stage, self.directory, self.sets)
+        path = self.directory / stage.name
+        run = RunDir(path)
+        if run.record.is_file() and run.status != "finished" and any(run.checkpoints.glob("checkpoint-*")):
+            alignkit.run(config, resume=True)
+        elif not (run.record.is_file() and run.status == "finished"):
+            alignkit.run(config)
+        if config.run.plots:
+            run_report(path)
+
+    def _evaluate(self, stage: Stage) -> None:
+        suites = words(stage.values.get("suites", []))
+        targets = self._evaluated(stage)
+        if suites:
+            evaluate(
+                [self.directory / name for name in targets], suites, sets=self._suite_settings(stage), say=self.say
+            )
+        self.comparison = self._compare(stage)
+        path = self.directory / stage.name
+        path.mkdir(exist_ok=True)
+        write_json(path / "comparison.json", None if self.comparison is None else self.comparison.to_json())
+
+    def _suite_settings(self, stage: Stage) -> list[str]:
+        """Return an eval stage's settings of suites, as ``--set`` takes them."""
+        given = substituted(stage.values.get("settings", {}), self.directory)
+        return [
+            f"eval.settings.{suite}.{key}={json.dumps(value)}"
+            for suite, values in given.items()
+            for key, value in values.items()
+        ]
+
+    def _compare(self, stage: Stage) -> Comparison | None:
+        from alignkit_eval.report import comparison_report
+
+        targets = self._evaluated(stage)
+        if not targets:
+            raise ConfigError(f"{stage.place}: stage {stage.name} has nothing to evaluate")
+        baseline = stage.values.get("baseline")
+        runs = [self.directory / name for name in targets]
+        if len(runs) == 1:
+            comparison = compare(runs, "start")
+        else:
+            names = {run: run.name for run in runs}
+            comparison = compare(runs, None if baseline is None else self.directory / str(baseline), names=names)
+        (self.directory / stage.name).mkdir(exist_ok=True)
+        comparison_report(comparison, self.directory / stage.name / "report.html")
+        return comparison
+
+    def _export(self, stage: Stage) -> None:
+        names = [*words(stage.values["export"]), *words(stage.values.get("merge", []))]
+        path = self.directory / stage.name
+        shutil.rmtree(path, ignore_errors=True)  # of an attempt that did not finish
+        export([self.directory / name for name in names], path, stage.values.get("weights"))
+
+    # ------------------------------------------------------------------ what there is
+
+    def _evaluated(self, stage: Stage) -> list[str]:
+        """Return the stages that are compared: those named, else every finished one that trained a language model."""
+        named = words(stage.values["eval"]) if stage.values["eval"] not in ("all", None) else []
+        return named or [path.name for path in self._trained()]
+
+    def _trained(self) -> list[Path]:
+        """Return the finished runs of language models, in their order."""
+        from alignkit.models.paths import is_classifier
+
+        runs = [self.directory / s.name for s in self.pipeline.stages if s.kind == "train"]
+        return [run for run in runs if RunDir(run).status == "finished" and not is_classifier(str(run / "model"))]
+
+    def _require(self, stage: Stage) -> None:
+        for need in stage.needs:
+            if self.records[need].status not in ("finished", "skipped" if stage.kind == "eval" else "finished"):
+                raise ConfigError(
+                    f"{stage.place}: stage {stage.name} builds on {need}, which is {self.records[need].status}"
+                )
+
+    def _identity(self, stage: Stage) -> str:
+        """Return a digest of what a stage does: a finished one with the same is kept."""
+        values: Any = dict(stage.values)
+        if stage.kind == "train":
+            config = self.pipeline.config(stage, self.directory, self.sets)
+            config.run.output = config.run.name = "."
+            values = settings.dump(config).replace(str(self.directory), ".")  # wherever the pipeline's directory is
+        return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _read(self) -> dict[str, StageRecord]:
+        path = self.directory / RECORD
+        kept: dict[str, Mapping[str, Any]] = {}
+        if path.is_file():
+            try:
+                kept = {entry["name"]: entry for entry in json.loads(path.read_bytes())["stages"]}
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{path} cannot be read: {error}") from error
+        elif any(entry.name != ".lock" for entry in self.directory.iterdir()):
+            raise ConfigError(
+                f"{self.directory} exists and is no pipeline's directory: choose another name with --name"
+            )
+        return {
+            s.name: StageRecord(**{"name": s.name, "kind": s.kind, **kept.get(s.name, {})})
+            for s in self.pipeline.stages
+        }
+
+    def _write(self) -> None:
+        run = PipelineRun(self.directory, list(self.records.values()), self.comparison)
+        write_json(self.directory / RECORD, run.to_json())

@@ -1,0 +1,179 @@
+"""A pipeline as its file describes it: stages by name, what each starts from, and configurations that are checked."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from alignkit import RunConfig, settings
+from alignkit.errors import ConfigError, suggest
+from alignkit.settings.layers import SECTIONS, Layer
+from alignkit.settings.yaml_files import read
+
+Kind = Literal["train", "eval", "export"]
+
+REFERENCE = "stage:"
+"""Begins a value that stands for another stage's directory: ``reward: stage:reward``."""
+
+_TOP = ("name", "output", "stages", "model", "data", "train", "eval", "run")
+_OWN: Mapping[Kind, tuple[str, ...]] = {
+    "train": ("name", "from", *SECTIONS),
+    "eval": ("name", "eval", "baseline", "suites", "settings"),
+    "export": ("name", "export", "merge", "weights"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its kind, what it says, and the stages it builds on."""
+
+    name: str
+    kind: Kind
+    values: Mapping[str, Any]
+    needs: tuple[str, ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline's file: shared sections, and stages in their order."""
+
+    file: Path
+    name: str
+    output: str
+    shared: Layer
+    stages: tuple[Stage, ...]
+    places: Mapping[tuple[str, ...], str]
+
+    def stage(self, name: str, option: str) -> Stage:
+        """Return a stage by its name; raises :class:`ConfigError` naming the option that asked for it."""
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise ConfigError(
+                f"{option} {name}: there is no such stage{suggest(name, names)} (there are {', '.join(names)})"
+            )
+        return self.stages[names.index(name)]
+
+    def config(self, stage: Stage, directory: Path, sets: Sequence[str] = (), *, planned: bool = False) -> RunConfig:
+        """Return a training stage's resolved configuration.
+
+        ``planned=True`` checks it before the stages it builds on have run: what stands for them is left out.
+        """
+        values = copy.deepcopy({key: value for key, value in stage.values.items() if key in SECTIONS})
+        start = stage.values.get("from")
+        layer = Layer(values, self._places_of(stage), default_place=stage.place).expanded()
+        if start is not None:
+            if layer.get("model", "name") is not None:
+                raise ConfigError(f"{stage.place}: stage {stage.name} has both from and model.name")
+            if not planned:
+                layer.put(("model", "name"), str(directory / start), stage.place)
+        layer.values = substituted(layer.values, directory)
+        own = Layer(default_place=str(self.file))
+        own.put(("run", "output"), str(directory), stage.place)
+        own.put(("run", "name"), stage.name, stage.place)
+        shared = Layer(copy.deepcopy(self.shared.values), dict(self.shared.places), self.shared.default_place)
+        return settings.resolve_layers([shared, layer, settings.from_sets(sets), own]).config
+
+    def _places_of(self, stage: Stage) -> dict[tuple[str, ...], str]:
+        head = ("stages", str([s.name for s in self.stages].index(stage.name)))
+        return {path[2:]: place for path, place in self.places.items() if path[:2] == head}
+
+
+def read_pipeline(file: Path) -> Pipeline:
+    """Read a pipeline's file; raises :class:`ConfigError` with the line for what it cannot mean."""
+    layer = read(file)
+    for key in layer.values:
+        if key not in _TOP:
+            raise ConfigError(f"{layer.place((key,))}: unknown key {key}{suggest(key, list(_TOP))}")
+    given = layer.values.get("stages")
+    if not isinstance(given, list) or not given:
+        raise ConfigError(f"{layer.place(('stages',))}: a pipeline has a list of stages, each with a name")
+    stages: list[Stage] = []
+    for number, values in enumerate(given):
+        place = layer.place(("stages", str(number)))
+        stages.append(_stage(values, place, [stage.name for stage in stages]))
+    shared = {key: value for key, value in layer.values.items() if key in SECTIONS}
+    name = layer.values.get("name", file.stem)
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"{layer.place(('name',))}: name is the name of a directory")
+    output = str(layer.values.get("output", "runs"))
+    return Pipeline(file, name, output, Layer(shared, layer.places, str(file)), tuple(stages), layer.places)
+
+
+def _stage(values: Any, place: str, before: Sequence[str]) -> Stage:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{place}: a stage is a mapping with a name and a method (or eval, or export)")
+    kinds: list[Kind] = [kind for kind, key in (("train", "method"), ("export", "export")) if key in values]  # type: ignore[misc]
+    if not kinds and "eval" in values:
+        kinds = ["eval"]
+    if len(kinds) != 1:
+        raise ConfigError(f"{place}: a stage trains (method), evaluates (eval) or exports (export), one of them")
+    kind = kinds[0]
+    for key in values:
+        if key not in _OWN[kind]:
+            raise ConfigError(f"{place}: a stage that {_says(kind)} has no key {key}{suggest(key, list(_OWN[kind]))}")
+    method = values.get("method")
+    default = method.get("name") if isinstance(method, dict) else method
+    name = str(values.get("name", default if kind == "train" else kind))
+    if not re.fullmatch(r"[\w.=+-]+", name) or name.startswith("."):
+        raise ConfigError(f"{place}: {name!r} cannot name a stage: letters, digits and - _ . = + are fine")
+    if name in before:
+        raise ConfigError(f"{place}: there are two stages called {name}: give one of them a name of its own")
+    suites = values.get("settings", {}) if kind == "eval" else {}
+    if not isinstance(suites, dict) or not all(isinstance(inner, dict) for inner in suites.values()):
+        raise ConfigError(f"{place}: settings of an eval stage are a mapping of suites, each a mapping of its settings")
+    needs = list(dict.fromkeys(_needed(values, kind, before)))
+    for need in needs:
+        if need not in before:
+            raise ConfigError(
+                f"{place}: stage {name} builds on {need}, which does not stand before it{suggest(need, list(before))}"
+            )
+    return Stage(name, kind, values, tuple(needs), place)
+
+
+def _says(kind: Kind) -> str:
+    return {"train": "trains", "eval": "evaluates", "export": "exports"}[kind]
+
+
+def _needed(values: Mapping[str, Any], kind: Kind, before: Sequence[str]) -> Iterator[str]:
+    if kind == "export":
+        yield from words(values["export"])
+        yield from words(values.get("merge", []))
+    elif kind == "eval":
+        yield from before if values["eval"] in ("all", None) else words(values["eval"])
+        yield from words(values.get("baseline", []))
+        yield from (text.removeprefix(REFERENCE) for text in _references(values.get("settings", {})))
+    else:
+        yield from words(values.get("from", []))
+        yield from (text.removeprefix(REFERENCE) for text in _references(values))
+
+
+def words(value: Any) -> list[str]:
+    """Return a list of words that may be written as one word, or with commas."""
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return [str(word) for word in value] if isinstance(value, list) else []
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and value.startswith(REFERENCE):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _references(inner)
+
+
+def substituted(value: Any, directory: Path) -> Any:
+    """Return a value with every reference to a stage replaced by that stage's directory."""
+    if isinstance(value, str) and value.startswith(REFERENCE):
+        return str(directory / value.removeprefix(REFERENCE))
+    if isinstance(value, Mapping):
+        return {key: substituted(inner, directory) for key, inner in value.items()}
+    return [substituted(inner, directory) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,179 @@
+"""Answers to held-out prompts: how long, how repetitive, how varied, and (where an answer can be checked) how good."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
+from alignkit.contract.rewards import Answered, RewardSpecs
+from alignkit.contract.rows import Row
+from alignkit.errors import RunFailedError
+from alignkit.models.generate import generate
+from alignkit.onpolicy.rewards import ask, load_function, open_rewards
+from pydantic import Field
+
+from alignkit_eval.statistics import clustered_mean, clustered_proportion
+from alignkit_eval.suites.diversity import distinct, repetition
+from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest
+
+Checker = Callable[[Any, str], Any]
+"""``checker(prompt, answer)``: how good an answer is, a number; the prompt is text or messages, as its row has it."""
+
+CONTRASTS = (
+    Contrast("quality", "quality", verdict=("quality",)),
+    Contrast("tokens", "tokens", higher_is_better=False),
+    Contrast("repetition", "repetition", higher_is_better=False),
+    Contrast("ended", "ended"),
+)
+
+
+class GenerateSettings(Settings):
+    """Settings of the generate suite."""
+
+    prompts: int = Field(100, ge=1, description="held-out prompts to answer, spread over the data")
+    samples: int = Field(1, ge=1, description="answers a prompt")
+    max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(0.0, ge=0, description="0: the likeliest token every time")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens with this much probability")
+    seed: int = Field(0, ge=0, description="seed of the samples")
+    rewards: RewardSpecs = Field(default_factory=list, description="rewards to measure answers by, as ppo takes them")
+    checker: str | None = Field(None, description="package.module:function of (prompt, answer) that returns a number")
+
+
+class GenerateSuite(Suite[GenerateSettings]):
+    """Sample answers on held-out prompts, greedy or sampled, checked where there is a checker."""
+
+    name = "generate"
+    settings_type = GenerateSettings
+    uses_start = True
+
+    def __init__(self, settings: GenerateSettings) -> None:
+        super().__init__(settings)
+        self.checker = None if settings.checker is None else load_function(settings.checker)
+        self.rewards = open_rewards(settings.rewards)
+
+    def content(self, target: Target) -> str:
+        """Return a digest of the prompts."""
+        return rows_digest(self._chosen(target.rows("prompt")))
+
+    def evaluate(self, target: Target) -> SuiteResult:
+        """Answer the prompts; ``NoRowsError`` without any, ``RunFailedError`` where logits or checks are no numbers."""
+        examples = self._chosen(target.examples("prompt"))
+        require_rows(self.name, "prompt", examples)
+        items = self._answers(target, examples, self._chosen(target.rows("prompt")))
+        metrics = _metrics(items, [item["token_ids"] for item in items])
+        for item in items:
+            del item["token_ids"]
+        rewards = [Contrast(name, name) for name in metrics if name.startswith("reward/")]
+        if target.start is not None and self.checker is not None:
+            metrics["win_rate"] = _win_rate(items, target.start.items)
+        return SuiteResult(
+            suite=self.name,
+            n=len(items),
+            clusters=len({item["cluster"] for item in items}),
+            metrics=metrics,
+            items=items,
+            settings=self.settings.model_dump(mode="json"),
+            contrasts=[contrast for contrast in CONTRASTS if contrast.numerator in items[0]] + rewards,
+        )
+
+    def _chosen(self, rows: Sequence[Any]) -> list[Any]:
+        """Return the prompts to answer, evenly spread over the rows, each different prompt once."""
+        wanted = min(self.settings.prompts, len(rows))
+        seen: dict[str, Any] = {}
+        for i in range(wanted):
+            row = rows[i * len(rows) // wanted]
+            seen.setdefault(repr(row.prompt), row)
+        return list(seen.values())
+
+    def _answers(self, target: Target, examples: Sequence[Example], rows: Sequence[Row]) -> list[dict[str, Any]]:
+        settings = self.settings
+        prompts = [list(example.prompt) for example in examples for _ in range(settings.samples)]
+        answers = generate(
+            target.policy.model,
+            target.tokenizer,
+            prompts,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
+        )
+        items: list[dict[str, Any]] = []
+        answered: list[Answered] = []
+        for i, answer in enumerate(answers):
+            example, row, sample = examples[i // settings.samples], rows[i // settings.samples], i % settings.samples
+            text = target.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+            item: dict[str, Any] = {
+                "id": example.id if settings.samples == 1 else f"{example.id}#{sample}",
+                "cluster": cluster_of(example),
+                "category": example.category,
+                "prompt": target.tokenizer.decode(list(example.prompt), skip_special_tokens=True),
+                "answer": text,
+                "tokens": len(answer.tokens),
+                "ended": float(answer.ended),
+                "repetition": repetition(answer.tokens),
+                "token_ids": answer.tokens,
+            }
+            if self.checker is not None:
+                item["quality"] = self._checked(row, text, self.checker)
+            items.append(item)
+            prompt_ids, fields = example.prompt, example.fields
+            answered.append(
+                Answered(
+                    example.id,
+                    row.prompt,
+                    text,
+                    prompt_ids,
+                    answer.completion,
+                    answer.ended,
+                    target.tokenizer,
+                    fields,
+                )
+            )
+        for name, values in ask(self.rewards, answered).parts.items():
+            for item, value in zip(items, values, strict=True):
+                item[f"reward/{name}"] = value
+        return items
+
+    def _checked(self, row: Row, answer: str, checker: Checker) -> float:
+        value = checker(row.prompt, answer)
+        if isinstance(value, bool | int | float) and math.isfinite(value):
+            return float(value)
+        raise RunFailedError(f"{self.settings.checker} returned {value!r} for row {row.id}, which is no finite number")
+
+
+def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]) -> dict[str, Estimate]:
+    clusters = [item["cluster"] for item in items]
+
+    def mean(key: str) -> Estimate:
+        return clustered_mean([item[key] for item in items], clusters)
+
+    quality = {"quality": mean("quality")} if "quality" in items[0] else {}
+    rewards = {name: mean(name) for name in items[0] if name.startswith("reward/")}
+    return (
+        quality
+        | rewards
+        | {
+            "tokens": mean("tokens"),
+            "ended": clustered_proportion([item["ended"] for item in items], clusters),
+            "repetition": clustered_proportion([item["repetition"] for item in items], clusters),
+            "distinct_1": Estimate(distinct(tokens, 1)),
+            "distinct_2": Estimate(distinct(tokens, 2)),
+        }
+    )
+
+
+def _win_rate(items: Sequence[Mapping[str, Any]], start: Sequence[Mapping[str, Any]]) -> Estimate:
+    """Return how often an answer is better than the start model's to the same prompt, ties counted half."""
+    before = {item["id"]: item["quality"] for item in start}
+    missing = next((item["id"] for item in items if item["id"] not in before), None)
+    if missing is not None:
+        raise RunFailedError(f"the start model did not answer prompt {missing}")
+    credits = [(1 + _sign(item["quality"] - before[item["id"]])) / 2 for item in items]
+    return clustered_proportion(credits, [item["cluster"] for item in items])
+
+
+def _sign(x: float) -> int:
+    return (x > 0) - (x < 0)

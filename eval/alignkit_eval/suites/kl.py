@@ -1,0 +1,176 @@
+r"""How far a model has moved: exact token-level KL divergence from the start model on held-out completions.
+
+At every position t of a completion y, given its prompt x and what comes before,
+
+    KL_t = sum_v p(v | x, y_<t) (log p(v | x, y_<t) - log q(v | x, y_<t))
+
+over the whole vocabulary, p the model and q the start model (or another one): not the estimate from sampled tokens that
+on-policy methods log. ``kl`` is its mean per token, ``kl_sequence`` its sum per completion, both in nats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from alignkit import Contrast, Example, Settings, Suite, SuiteResult, Target
+from alignkit.config import ModelConfig
+from alignkit.errors import ConfigError, NoRowsError, RunFailedError
+from pydantic import Field
+
+from alignkit_eval.statistics import clustered_mean, clustered_ratio
+from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+CONTRASTS = (
+    Contrast("kl", "kl", "tokens", higher_is_better=False, one_tokenizer=True),
+    Contrast("kl_sequence", "kl", higher_is_better=False, one_tokenizer=True),
+)
+
+_POSITIONS = 256
+"""Positions whose distributions over the vocabulary are held at once."""
+
+
+class KLSettings(Settings):
+    """Settings of the kl suite."""
+
+    against: str | None = Field(None, description="run, model directory or hub id (default: the run's start model)")
+    tokens_per_batch: int = Field(2048, ge=1, description="most tokens run through both models at once")
+
+
+class KLSuite(Suite[KLSettings]):
+    """Exact KL divergence per token from the start model, or from another one, on held-out completions."""
+
+    name = "kl"
+    settings_type = KLSettings
+    uses_start = True
+
+    def content(self, target: Target) -> str | None:
+        """Return a digest of the completions; another model than the start model is known by name only: no digest."""
+        return rows_digest(target.rows("completion")) if self.settings.against is None else None
+
+    def evaluate(self, target: Target) -> SuiteResult:
+        """Compare the two models' distributions; ``NoRowsError`` without completions or start model."""
+        other = self._other(target)
+        examples = [example.narrow(0) for example in target.examples("completion")]
+        require_rows(self.name, "completion", examples)
+        divergences = kl_of(target.policy.model, other, examples, self.settings.tokens_per_batch)
+        broken = [e.id for e, kl in zip(examples, divergences, strict=True) if not math.isfinite(kl)]
+        if broken:
+            raise RunFailedError(f"suite kl: the divergence is not finite on {len(broken)} rows ({broken[0]} first)")
+        clusters = [cluster_of(example) for example in examples]
+        tokens = [example.scored_tokens(0) for example in examples]
+        return SuiteResult(
+            suite=self.name,
+            n=len(examples),
+            clusters=len(set(clusters)),
+            metrics={
+                "kl": clustered_ratio(divergences, tokens, clusters),
+                "kl_sequence": clustered_mean(divergences, clusters),
+            },
+            items=[
+                {"id": e.id, "cluster": c, "kl": kl, "tokens": n}
+                for e, c, kl, n in zip(examples, clusters, divergences, tokens, strict=True)
+            ],
+            settings=self.settings.model_dump(mode="json"),
+            contrasts=CONTRASTS,
+        )
+
+    def _other(self, target: Target) -> torch.nn.Module:
+        if self.settings.against is not None:
+            other: torch.nn.Module = _load(self.settings.against, target)
+            return other
+        if target.start_policy is None:
+            raise NoRowsError(
+                f"{target.name} did not come from a run, so it has no start model: name one with eval.settings.kl.against"
+            )
+        start: torch.nn.Module = target.start_policy().model
+        return start
+
+
+def kl_of(
+    model: torch.nn.Module, other: torch.nn.Module, examples: Sequence[Example], tokens_per_batch: int
+) -> list[float]:
+    """Return the KL divergence of ``other`` from ``model`` over the scored tokens of each row's completion, in nats.
+
+    Both models run on the device they are on, in evaluation mode, without gradient; distributions are made in float32,
+    sums in float64.
+    """
+    from alignkit.scoring.backends import evaluating
+
+    divergences = [0.0] * len(examples)
+    with evaluating(model), evaluating(other):
+        for rows in _batches(examples, tokens_per_batch):
+            found = _batch_kl(model, other, [examples[i] for i in rows])
+            for i, value in zip(rows, found, strict=True):
+                divergences[i] = value
+    return divergences
+
+
+def _batches(examples: Sequence[Example], most: int) -> Iterator[list[int]]:
+    """Yield rows of like length together, at most ``most`` tokens with their padding."""
+    batch: list[int] = []
+    for i in sorted(range(len(examples)), key=lambda i: -examples[i].tokens):
+        if batch and (len(batch) + 1) * examples[batch[0]].tokens > most:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _batch_kl(model: Any, other: Any, examples: Sequence[Example]) -> list[float]:
+    import torch
+
+    rows = [[*example.prompt, *example.completions[0]] for example in examples]
+    width = max(map(len, rows))
+    device = next(model.parameters()).device
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (B, T), padded right
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    ours = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, T, V)
+    theirs = other(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    found = []
+    for row, example in enumerate(examples):
+        scored = _positions(example)
+        chunks = [scored[i : i + _POSITIONS] for i in range(0, len(scored), _POSITIONS)]
+        parts = [_positions_kl(ours[row, chunk], theirs[row, chunk]) for chunk in chunks]
+        found.append(float(torch.stack(parts).sum()))
+    return found
+
+
+def _positions(example: Example) -> list[int]:
+    """Return where the logits stand that predict the scored tokens of a row's completion."""
+    first = len(example.prompt) - 1
+    mask = example.masks[0] if example.masks else None
+    return [first + t for t in range(len(example.completions[0])) if mask is None or mask[t]]
+
+
+def _positions_kl(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Return the summed divergence of some positions' logits ``[t, V]``.
+
+    With r = log p - log q, sum p r = sum p (r + e^-r - 1), because sum (q - p) = 0: no term is negative, and rounding does
+    not swamp a small divergence.
+    """
+    p, q = ours.float().log_softmax(-1), theirs.float().log_softmax(-1)
+    ratio = p - q
+    return (p.exp() * (ratio + (-ratio).expm1())).double().sum()
+
+
+def _load(name: str, target: Target) -> PreTrainedModel:
+    from alignkit.data.table.cache import tokenizer_content
+    from alignkit.models.load import build_model
+
+    loaded = build_model(ModelConfig(name=name))
+    if _vocabulary(tokenizer_content(loaded.tokenizer)) != _vocabulary(tokenizer_content(target.tokenizer)):
+        raise ConfigError(f"eval.settings.kl.against: {name} has another tokenizer than {target.name}")
+    loaded.model.to(next(target.policy.model.parameters()).device)
+    return loaded.model
+
+
+def _vocabulary(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,316 @@
+"""Benchmarks of EleutherAI's lm-evaluation-harness, in process, on the model that is loaded already.
+
+What its results would otherwise hide is closed here: a model that answers NaN would be right wherever the first choice is;
+seeds, random state and the model's mode would be left changed; its request cache knows no weights, and is never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from alignkit import Contrast, Estimate, Settings, Suite, SuiteResult, Target
+from alignkit.config import Words
+from alignkit.errors import AlignError, ConfigError, DataError, NoRowsError, RunFailedError, suggest
+from pydantic import Field
+
+from alignkit_eval.statistics import clustered_mean, clustered_proportion, clustered_ratio, transformed
+
+TASKS = Path(__file__).parents[1] / "tasks"
+"""Tasks that come with alignkit: the demo's."""
+
+
+class HarnessSettings(Settings):
+    """Settings of the lm-eval suite."""
+
+    tasks: Words | None = Field(None, description="names of tasks or groups of tasks")
+    include_path: str | None = Field(None, description="directory with further task files")
+    limit: int | None = Field(None, ge=1, description="documents a task, from the first")
+    num_fewshot: int | None = Field(None, ge=0, description="examples in the prompt (default: the task's own)")
+    batch_size: int = Field(16, ge=1, description="requests run through the model at once")
+    apply_chat_template: bool = Field(False, description="put prompts into the model's chat template")
+
+
+class HarnessSuite(Suite[HarnessSettings]):
+    """Any task of lm-eval by name, tasks of your own by --include-path, and the demo's."""
+
+    name = "lm-eval"
+    settings_type = HarnessSettings
+
+    def __init__(self, settings: HarnessSettings) -> None:
+        super().__init__(settings)
+        self._opened: tuple[Any, dict[str, Any]] | None = None
+        if settings.include_path is not None and not Path(settings.include_path).is_dir():
+            raise ConfigError(f"lm-eval: there is no task directory {settings.include_path}")
+
+    def content(self, target: Target) -> str:
+        """Return a digest of the tasks: their configurations and documents."""
+        _, tasks = self._tasks()
+        content = hashlib.sha256()
+        for name, task in sorted(tasks.items()):
+            about = {key: value for key, value in task.dump_config().items() if key != "metadata"}
+            content.update(json.dumps([name, about], sort_keys=True, default=_stable).encode())
+            for doc in task.eval_docs:
+                content.update(json.dumps(doc, sort_keys=True, default=_stable).encode())
+        return content.hexdigest()
+
+    def evaluate(self, target: Target) -> SuiteResult:
+        """Run the tasks; ``NoRowsError`` without any, ``RunFailedError`` where the model's numbers are not finite."""
+        from alignkit.scoring.backends import evaluating
+
+        manager, _ = self._tasks()
+        model = target.policy.model
+        with _undisturbed(), evaluating(model):
+            _require_numbers(model, target)
+            found = self._run(manager, target)
+        samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
+        for task, rows in samples.items():
+            _require_finite(task, rows)
+        items = {task: _items(task, rows) for task, rows in samples.items()}
+        metrics: dict[str, Estimate] = {}
+        contrasts: list[Contrast] = []
+        for task, rows in items.items():
+            better = found.get("higher_is_better", {}).get(task, {})
+            made, compared = _measure(task, rows, found["results"][task], better)
+            metrics |= made
+            contrasts += compared
+        for name in sorted(found.get("groups", {})):
+            metrics |= {f"{name}/{key}": Estimate(value) for key, value in _reported(found["groups"][name]).items()}
+        every = [item for rows in items.values() for item in rows]
+        return SuiteResult(
+            suite=self.name,
+            n=len(every),
+            clusters=len({(item["task"], item["cluster"]) for item in every}),
+            metrics=metrics,
+            items=every,
+            settings=self.settings.model_dump(mode="json"),
+            contrasts=contrasts,
+        )
+
+    # ------------------------------------------------------------------ tasks
+
+    def _tasks(self) -> tuple[Any, dict[str, Any]]:
+        """Return lm-eval's task manager and the tasks by name, loaded once."""
+        if self._opened is None:
+            if not self.settings.tasks:
+                raise NoRowsError("lm-eval needs tasks: name them with --tasks A,B")
+            with _undisturbed():
+                manager = self._manager(self.settings.tasks)
+                self._opened = manager, _load(manager, self.settings.tasks)
+        return self._opened
+
+    def _manager(self, names: Sequence[str]) -> Any:
+        """Return a manager that knows the tasks; the 14,000 stock tasks take seconds and are read only where one is named."""
+        from lm_eval.tasks import TaskManager
+
+        paths = [str(TASKS)] + ([self.settings.include_path] if self.settings.include_path else [])
+        manager = TaskManager(include_defaults=False, include_path=paths)
+        if all(name in manager.all_tasks for name in names):
+            return manager
+        manager = TaskManager(include_path=paths)
+        unknown = next((name for name in names if name not in manager.all_tasks), None)
+        if unknown is not None:
+            raise ConfigError(
+                f"lm-eval knows no task {unknown!r}{suggest(unknown, list(manager.all_tasks))} "
+                "(lm-eval ls tasks lists them; --include-path adds a directory)"
+            )
+        return manager
+
+    def _run(self, manager: Any, target: Target) -> dict[str, Any]:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        settings = self.settings
+        try:
+            found: dict[str, Any] | None = simple_evaluate(
+                model=HFLM(
+                    pretrained=target.policy.model,
+                    tokenizer=target.tokenizer,
+                    batch_size=settings.batch_size,
+                    max_length=_longest(target.policy.model),
+                ),
+                tasks=list(settings.tasks or ()),
+                task_manager=manager,
+                num_fewshot=settings.num_fewshot,
+                limit=settings.limit,
+                apply_chat_template=settings.apply_chat_template,
+                log_samples=True,
+                bootstrap_iters=0,
+            )
+        except AlignError:
+            raise
+        except Exception as error:
+            raise RunFailedError(f"lm-eval stopped: {type(error).__name__}: {_first_line(error)}") from error
+        if not found or not any(found["samples"].values()):
+            raise NoRowsError(f"the tasks {', '.join(settings.tasks or ())} have no documents")
+        return found
+
+
+# ------------------------------------------------------------------------------------------------- results
+
+
+def _items(task: str, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one item a document: its own cluster where it names one, and every per-document number."""
+    items: dict[Any, dict[str, Any]] = {}
+    for sample in samples:
+        name = f"{task}:{sample['doc_id']}"
+        doc = sample["doc"] if isinstance(sample["doc"], Mapping) else {}
+        item = items.setdefault(
+            sample["doc_id"], {"id": name, "cluster": str(doc.get("cluster") or name), "task": task}
+        )
+        for metric in sample["metrics"]:
+            key, value = _key(metric, sample["filter"]), sample[metric]
+            if isinstance(value, bool | int | float | np.number):
+                item[key] = float(value)
+            elif isinstance(value, tuple | list) and len(value) == 2:  # (log-likelihood, weight) of a perplexity
+                item[f"{key}:nll"], item[f"{key}:weight"] = -float(value[0]), float(value[1])
+    return list(items.values())
+
+
+def _measure(
+    task: str, items: Sequence[Mapping[str, Any]], reported: Mapping[str, Any], better: Mapping[str, bool]
+) -> tuple[dict[str, Estimate], list[Contrast]]:
+    """Return a task's metrics as lm-eval reports them, with intervals where a metric is made of per-document numbers."""
+    metrics, contrasts = {}, []
+    clusters = [item["cluster"] for item in items]
+    for name, value in _reported(reported).items():
+        estimate, contrast = Estimate(value), None
+        where, higher = {"task": task}, better.get(name.partition(":")[0], True) is not False
+        if all(name in item for item in items):
+            values = [item[name] for item in items]
+            in_range = min(values) >= 0 and max(values) <= 1
+            estimate = clustered_proportion(values, clusters) if in_range else clustered_mean(values, clusters)
+            contrast = Contrast(f"{task}/{name}", name, where=where, higher_is_better=higher)
+        elif all(f"{name}:nll" in item for item in items):
+            nll, weight = ([item[f"{name}:{part}"] for item in items] for part in ("nll", "weight"))
+            log = "perplexity" in name
+            ratio = clustered_ratio(nll, weight, clusters)
+            estimate = transformed(ratio, math.exp if log else lambda nats: nats / math.log(2))
+            if log:
+                contrast = Contrast(
+                    f"{task}/{name}", f"{name}:nll", f"{name}:weight", where=where, higher_is_better=False, log=True
+                )
+        agrees = math.isclose(estimate.value, value, rel_tol=1e-6, abs_tol=1e-9)
+        metrics[f"{task}/{name}"] = estimate if agrees else Estimate(value)  # aggregated in a way of its own
+        if agrees and contrast is not None:
+            contrasts.append(contrast)
+    return metrics, contrasts
+
+
+def _reported(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return lm-eval's numbers as ``{"acc": .., "exact_match:strict-match": ..}``, standard errors left out."""
+    found = {}
+    for key, value in results.items():
+        metric, comma, chosen = key.partition(",")
+        if comma and not metric.endswith("_stderr") and isinstance(value, bool | int | float | np.number):
+            found[_key(metric, chosen)] = float(value)
+    return found
+
+
+def _key(metric: str, chosen: str) -> str:
+    return metric if chosen == "none" else f"{metric}:{chosen}"
+
+
+# ------------------------------------------------------------------------------------------------- hazards
+
+
+def _require_finite(task: str, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Raise where a log-likelihood is no number: argmax over NaN is the first choice, which may be the right one."""
+    broken = [s["doc_id"] for s in samples if not all(map(math.isfinite, _numbers(s["resps"])))]
+    if broken:
+        raise RunFailedError(
+            f"suite 'lm-eval': log-likelihoods of {task} are not finite on {len(broken)} of {len(samples)} documents "
+            f"({broken[0]} first)"
+        )
+
+
+def _numbers(responses: Any) -> Iterator[float]:
+    if isinstance(responses, list | tuple):
+        for response in responses:
+            yield from _numbers(response)
+    elif isinstance(responses, float):
+        yield responses
+
+
+def _require_numbers(model: Any, target: Target) -> None:
+    """Raise where the model's logits on any text are no numbers: what it generates would be silently meaningless."""
+    ids = target.tokenizer("0", return_tensors="pt")["input_ids"].to(next(model.parameters()).device)
+    logits = model(input_ids=ids).logits
+    if bool(logits.isnan().any()):
+        raise RunFailedError(f"suite 'lm-eval': the logits of {target.name} are not numbers")
+
+
+def _longest(model: Any) -> int | None:
+    """Return the longest input the model was made for, None where it does not say."""
+    config = model.config.get_text_config()
+    return next(
+        (int(v) for k in ("max_position_embeddings", "n_positions", "n_ctx") if (v := getattr(config, k, None))), None
+    )
+
+
+def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
+    try:
+        tasks: dict[str, Any] = manager.load(list(names))["tasks"]
+    except Exception as error:
+        raise DataError(
+            f"lm-eval cannot load {', '.join(names)}: {type(error).__name__}: {_first_line(error)} (a stock task needs its "
+            "data set on disk or the hub within reach)"
+        ) from error
+    return tasks
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Restore random states and keep the console quiet: lm-eval seeds every generator there is."""
+    import torch
+
+    state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(), _quiet():
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what lm-eval's helpers print off the console, and its progress bars where somebody watches.
+
+    It runs git for a version, whose complaint goes straight to the process's stderr; bars go through ``sys.stderr``.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    watched = sys.stderr.isatty()
+    saved = os.dup(2)
+    with (
+        open(os.devnull, "wb") as nowhere,
+        os.fdopen(os.dup(saved), "w") if watched else io.StringIO() as shown,
+        contextlib.redirect_stderr(shown),
+    ):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _stable(value: Any) -> str:
+    """Return what stands for a value JSON does not know, the same in every process."""
+    return getattr(value, "__qualname__", None) or type(value).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(" .:")[:300]

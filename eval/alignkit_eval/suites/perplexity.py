@@ -1,0 +1,171 @@
+"""Corpus perplexity and bits per byte of held-out text.
+
+Perplexity is ``exp(total NLL / total tokens)`` over the corpus, not a mean of per-document values. It compares models
+with one tokenizer; bits per byte, ``total NLL / (ln 2 * total bytes)``, compares across tokenizers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
+from pydantic import Field
+
+from alignkit_eval.statistics import clustered_ratio, transformed
+from alignkit_eval.suites.documents import document_windows, read_documents
+from alignkit_eval.suites.scores import (
+    CompletionScore,
+    cluster_of,
+    require_finite,
+    require_rows,
+    rows_digest,
+    score_completions,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+CONTRASTS = (
+    Contrast("perplexity", "nll", "tokens", higher_is_better=False, log=True, one_tokenizer=True),
+    Contrast("bits_per_byte", "bits", "bytes", higher_is_better=False),
+)
+
+
+class PerplexitySettings(Settings):
+    """Settings of the perplexity suite."""
+
+    text: str | None = Field(
+        None, description='plain documents in place of held-out completions: a .jsonl with "text", a .txt, or demo'
+    )
+    max_length: int = Field(1024, ge=2, description="longest window of a plain document, in tokens")
+    tokens_per_batch: int = Field(16384, ge=1, description="most tokens scored at once")
+
+
+@dataclass(frozen=True)
+class Document:
+    """What is known of one scored document: negative log-likelihood in nats, scored tokens, UTF-8 bytes."""
+
+    id: str
+    cluster: str
+    nll: float
+    tokens: int
+    bytes: int
+
+    def item(self) -> dict[str, Any]:
+        """Return the document's line of ``perplexity.items.jsonl``."""
+        return {
+            "id": self.id,
+            "cluster": self.cluster,
+            "nll": self.nll,
+            "bits": self.nll / math.log(2),
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+        }
+
+
+class PerplexitySuite(Suite[PerplexitySettings]):
+    """Perplexity and bits per byte of held-out completions given their prompts, or of plain documents."""
+
+    name = "perplexity"
+    settings_type = PerplexitySettings
+
+    def content(self, target: Target) -> str:
+        """Return a digest of the texts."""
+        if self.settings.text is None:
+            return rows_digest(target.rows("completion"))
+        return hashlib.sha256(repr(read_documents(self.settings.text)).encode()).hexdigest()
+
+    def evaluate(self, target: Target) -> SuiteResult:
+        """Score the corpus; raises ``DataError`` without any text, ``RunFailedError`` where a score is not finite."""
+        documents = self._completions(target) if self.settings.text is None else self._texts(target, self.settings.text)
+        metrics = perplexity_metrics(documents)
+        return SuiteResult(
+            suite=self.name,
+            n=len(documents),
+            clusters=len({document.cluster for document in documents}),
+            metrics=metrics,
+            items=[document.item() for document in documents],
+            settings=self.settings.model_dump(mode="json"),
+            contrasts=[c for c in CONTRASTS if c.metric in metrics],
+        )
+
+    def _completions(self, target: Target) -> list[Document]:
+        """Score held-out rows: each one's first completion given its prompt."""
+        examples = [example.narrow(0) for example in target.examples("completion")]
+        require_rows(self.name, "completion", examples)
+        return [
+            Document(
+                example.id, cluster_of(example), -score.logp, score.tokens, completion_bytes(example, target.tokenizer)
+            )
+            for example, score in zip(examples, self._score(target, examples), strict=True)
+        ]
+
+    def _texts(self, target: Target, source: str) -> list[Document]:
+        """Score plain documents, a long one in several windows."""
+        texts = read_documents(source)
+        windows = [
+            (i, window)
+            for i, text in enumerate(texts)
+            for window in document_windows(text, target.tokenizer, self.settings.max_length)
+        ]
+        scores = self._score(target, [window for _, window in windows])
+        nll, tokens = [0.0] * len(texts), [0] * len(texts)
+        for (i, _), score in zip(windows, scores, strict=True):
+            nll[i] -= score.logp
+            tokens[i] += score.tokens
+        return [
+            Document(text.id, text.cluster, nll[i], tokens[i], len(text.text.encode()))
+            for i, text in enumerate(texts)
+            if tokens[i]
+        ]
+
+    def _score(self, target: Target, examples: Sequence[Example]) -> list[CompletionScore]:
+        label = f"{self.name}: {target.name}"
+        scores = score_completions(target.policy, examples, self.settings.tokens_per_batch, label)
+        require_finite(self.name, zip((e.id for e in examples), scores, strict=True))
+        return [score for (score,) in scores]
+
+
+def completion_bytes(example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the UTF-8 bytes of a row's first completion as it is scored, after truncation.
+
+    Special tokens (the end token) are scored but stand for no text. The completion is decoded behind its prompt, because
+    some tokenizers drop the space in front of the first token they decode.
+    """
+    tokens = list(example.completions[0])
+    if example.masks and (mask := example.masks[0]) is not None:
+        return _decoded_bytes(tokenizer, [token for token, scored in zip(tokens, mask, strict=True) if scored])
+    prompt = list(example.prompt)
+    return max(0, _decoded_bytes(tokenizer, prompt + tokens) - _decoded_bytes(tokenizer, prompt))
+
+
+def _decoded_bytes(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> int:
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return len(text.encode())
+
+
+def perplexity_metrics(documents: Sequence[Document]) -> dict[str, Estimate]:
+    """Return ``perplexity`` and, where the corpus has any bytes, ``bits_per_byte``.
+
+    Both are ratios of sums over documents. Their intervals are clustered t intervals on the logarithmic scale (nats per
+    token, bits per byte); perplexity's ends are then exponentiated.
+    """
+    clusters = [document.cluster for document in documents]
+    nll = [document.nll for document in documents]
+    nats_per_token = clustered_ratio(nll, [document.tokens for document in documents], clusters)
+    metrics = {"perplexity": transformed(nats_per_token, _exp)}
+    sizes = [document.bytes for document in documents]
+    if any(sizes):
+        metrics["bits_per_byte"] = transformed(clustered_ratio(nll, sizes, clusters), lambda nats: nats / math.log(2))
+    return metrics
+
+
+def _exp(x: float) -> float:
+    with np.errstate(over="ignore"):  # beyond e^709 the perplexity of a diverged model is infinite, as it should be
+        return float(np.exp(x))

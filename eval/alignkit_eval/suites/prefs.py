@@ -1,0 +1,263 @@
+"""Preference accuracy: does the model find the chosen answer more likely than the rejected one?
+
+For a pair, ``s_sum`` is the summed log-probability of an answer's tokens (end token included), ``s_mean`` is
+``s_sum / tokens``, and ``s_ref`` is ``s_sum`` less the start model's ``s_sum``. Sum and mean favour short and long
+answers differently, so both are reported, beside what length alone would have said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
+from alignkit.errors import RunFailedError
+from pydantic import Field
+
+from alignkit_eval.statistics import Floats, clustered_mean, clustered_proportion, clustered_ratio
+from alignkit_eval.suites.scores import (
+    CompletionScore,
+    cluster_of,
+    require_finite,
+    require_rows,
+    rows_digest,
+    score_completions,
+)
+
+CONTRASTS = (
+    Contrast("accuracy_sum", "credit_sum", verdict=("accuracy_mean",)),
+    Contrast("accuracy_mean", "credit_mean", verdict=("accuracy_sum",)),
+    Contrast("accuracy_ref", "credit_ref"),
+    Contrast("accuracy_best", "credit_best", "groups"),
+)
+"""Sum and mean favour answers of different lengths: a winner is named only where both agree."""
+
+
+class PreferenceSettings(Settings):
+    """Settings of the preference suite."""
+
+    tokens_per_batch: int = Field(16384, ge=1, description="most tokens scored at once")
+    calibration_bins: int = Field(10, ge=1, description="bins of equal width in the expected calibration error")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One scored preference pair; ``start_margin`` is the start model's margin by sum, where there is one."""
+
+    id: str
+    cluster: str
+    category: str
+    chosen: CompletionScore
+    rejected: CompletionScore
+    start_margin: float | None = None
+    group: str = ""
+    """Name of the row with several rejected answers that the pair was made from, where it was."""
+
+    @property
+    def margin_sum(self) -> float:
+        """Log-probability of the chosen answer less that of the rejected one, in nats."""
+        return self.chosen.logp - self.rejected.logp
+
+    @property
+    def margin_mean(self) -> float:
+        """The same per token of each answer."""
+        return self.chosen.mean - self.rejected.mean
+
+    @property
+    def margin_ref(self) -> float | None:
+        """How far the margin by sum has grown since the start model."""
+        return None if self.start_margin is None else self.margin_sum - self.start_margin
+
+    @property
+    def length_relation(self) -> str:
+        """How long the chosen answer is beside the rejected one: ``shorter``, ``same`` or ``longer``."""
+        difference = self.chosen.tokens - self.rejected.tokens
+        return "same" if difference == 0 else "longer" if difference > 0 else "shorter"
+
+    def item(self) -> dict[str, Any]:
+        """Return the pair's line of ``prefs.items.jsonl``."""
+        reference = {} if self.margin_ref is None else {"credit_ref": credit(self.margin_ref)}
+        return {
+            "id": self.id,
+            "cluster": self.cluster,
+            "category": self.category,
+            "chosen_sum": self.chosen.logp,
+            "rejected_sum": self.rejected.logp,
+            "chosen_tokens": self.chosen.tokens,
+            "rejected_tokens": self.rejected.tokens,
+            "credit_sum": credit(self.margin_sum),
+            "credit_mean": credit(self.margin_mean),
+            "margin_sum": self.margin_sum,
+            "margin_mean": self.margin_mean,
+        } | reference
+
+
+class PreferenceSuite(Suite[PreferenceSettings]):
+    """Preference accuracy and margins over held-out pairs, by sum, by mean and against the start model."""
+
+    name = "prefs"
+    classifiers = True
+    settings_type = PreferenceSettings
+    uses_start = True
+
+    def content(self, target: Target) -> str:
+        """Return a digest of the held-out pairs."""
+        return rows_digest(target.rows("preference"))
+
+    def evaluate(self, target: Target) -> SuiteResult:
+        """Score the held-out pairs; ``DataError`` without any, ``RunFailedError`` where a score is not finite."""
+        examples = target.examples("preference")
+        require_rows(self.name, "preference", examples)
+        scores = score_completions(
+            target.policy, examples, self.settings.tokens_per_batch, f"{self.name}: {target.name}"
+        )
+        require_finite(self.name, zip((e.id for e in examples), scores, strict=True))
+        pairs = make_pairs(examples, scores, target.start)
+        items = [pair.item() | best for pair, best in zip(pairs, best_of(pairs), strict=True)]
+        return SuiteResult(
+            suite=self.name,
+            n=len(pairs),
+            clusters=len({pair.cluster for pair in pairs}),
+            metrics=preference_metrics(pairs, self.settings.calibration_bins),
+            items=items,
+            settings=self.settings.model_dump(mode="json"),
+            contrasts=[c for c in CONTRASTS if c.numerator in items[0]],
+        )
+
+
+def credit(margin: float) -> float:
+    """Return 1 for a positive margin, 0.5 for an exact tie, 0 for a negative or non-finite one.
+
+    >>> credit(0.3), credit(0.0), credit(-2.0), credit(float("nan"))
+    (1.0, 0.5, 0.0, 0.0)
+    """
+    if not math.isfinite(margin):
+        return 0.0
+    return 0.5 if margin == 0 else float(margin > 0)
+
+
+def make_pairs(
+    examples: Sequence[Example], scores: Sequence[Sequence[CompletionScore]], start: SuiteResult | None = None
+) -> list[Pair]:
+    """Join rows with their scores (chosen first) and with the start model's margins on the same rows.
+
+    Raises:
+        RunFailedError: ids repeat in the start model's items, or a row is not among them.
+    """
+    margins = start_margins(start) if start else None
+    if margins is not None and (missing := [e.id for e in examples if e.id not in margins]):
+        raise RunFailedError(
+            f"{len(missing)} held-out pairs (the first: {missing[0]}) are not among those the start model was scored on"
+        )
+    return [
+        Pair(
+            id=example.id,
+            cluster=cluster_of(example),
+            category=example.category,
+            chosen=chosen,
+            rejected=rejected,
+            start_margin=None if margins is None else margins[example.id],
+            group=str(example.fields.get("group", "")),
+        )
+        for example, (chosen, rejected) in zip(examples, scores, strict=True)
+    ]
+
+
+def best_of(pairs: Sequence[Pair]) -> list[dict[str, float]]:
+    """Return what each pair adds to best-of-n accuracy: does the chosen answer beat every rejected one of its row, by sum?
+
+    A row's credit, its worst pair's, stands on the first of its pairs (``groups`` is 1 there and 0 on the others); a pair
+    of its own is a row of its own. Nothing where no row has several rejected answers.
+    """
+    if not any(pair.group for pair in pairs):
+        return [{} for _ in pairs]
+    credits: dict[str, float] = {}
+    for pair in pairs:
+        name = pair.group or pair.id
+        credits[name] = min(credit(pair.margin_sum), credits.get(name, 1.0))
+    # What is left in `credits` belongs to rows whose first pair is still to come.
+    return [
+        {"credit_best": credits.pop(name), "groups": 1.0} if name in credits else {"credit_best": 0.0, "groups": 0.0}
+        for name in (pair.group or pair.id for pair in pairs)
+    ]
+
+
+def start_margins(start: SuiteResult) -> dict[str, float]:
+    """Return the start model's margin by sum of each pair, by id."""
+    margins: dict[str, float] = {}
+    for item in start.items:
+        if item["id"] in margins:
+            raise RunFailedError(f"the id {item['id']!r} stands on more than one held-out pair: ids must be unique")
+        margins[item["id"]] = item["chosen_sum"] - item["rejected_sum"]
+    return margins
+
+
+def preference_metrics(pairs: Sequence[Pair], bins: int) -> dict[str, Estimate]:
+    """Return every metric of the suite; accuracies carry intervals inside [0, 1], margins clustered t intervals."""
+    clusters = [pair.cluster for pair in pairs]
+    margins = np.array([pair.margin_sum for pair in pairs])
+    probabilities = sigmoid(margins)
+    metrics = {
+        "accuracy_sum": accuracy(pairs),
+        "accuracy_mean": clustered_proportion([credit(pair.margin_mean) for pair in pairs], clusters),
+        "accuracy_length": length_baseline(pairs),
+        "margin_sum": clustered_mean(margins, clusters),
+        "margin_mean": clustered_mean([pair.margin_mean for pair in pairs], clusters),
+        "logp_chosen": clustered_mean([pair.chosen.mean for pair in pairs], clusters),
+        "logp_rejected": clustered_mean([pair.rejected.mean for pair in pairs], clusters),
+        # The outcome is always 1, "the chosen answer is better".
+        "brier": clustered_mean((1 - probabilities) ** 2, clusters),
+        "ece": Estimate(expected_calibration_error(probabilities, bins)),
+    }
+    grown = [pair.margin_ref for pair in pairs if pair.margin_ref is not None]
+    if grown:
+        metrics["accuracy_ref"] = clustered_proportion([credit(margin) for margin in grown], clusters)
+        metrics["margin_ref"] = clustered_mean(grown, clusters)
+    if any(pair.group for pair in pairs):
+        best = best_of(pairs)
+        credits, groups = ([item[key] for item in best] for key in ("credit_best", "groups"))
+        metrics["accuracy_best"] = clustered_ratio(credits, groups, clusters)
+    for relation in ("shorter", "same", "longer"):
+        if part := [pair for pair in pairs if pair.length_relation == relation]:
+            metrics[f"accuracy_sum/{relation}"] = accuracy(part)
+    for category in sorted({pair.category for pair in pairs} - {""}):
+        metrics[f"accuracy_sum/category/{category}"] = accuracy([p for p in pairs if p.category == category])
+    return metrics
+
+
+def accuracy(pairs: Sequence[Pair]) -> Estimate:
+    """Return the preference accuracy by sum of some pairs."""
+    return clustered_proportion([credit(pair.margin_sum) for pair in pairs], [pair.cluster for pair in pairs])
+
+
+def length_baseline(pairs: Sequence[Pair]) -> Estimate:
+    """Return the accuracy of always preferring the longer answer (1 less this: the shorter one)."""
+    longer = [credit(float(pair.chosen.tokens - pair.rejected.tokens)) for pair in pairs]
+    return clustered_proportion(longer, [pair.cluster for pair in pairs])
+
+
+def sigmoid(x: Floats) -> Floats:
+    """Return ``1 / (1 + exp(-x))`` without overflow: the probability a margin in nats gives the chosen answer."""
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+def expected_calibration_error(probabilities: Floats, bins: int) -> float:
+    """Return the expected calibration error of the model's verdicts.
+
+    A pair's verdict is the answer it finds likelier, its confidence ``max(p, 1 - p)``, from 0.5 to 1. In bins of equal
+    width, ECE = sum_b (n_b / n) |accuracy_b - confidence_b|. It is biased upwards in small samples and has no interval.
+
+    Args:
+        probabilities: probability given to the chosen answer, ``[n]``.
+        bins: how many.
+
+    Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
+    """
+    confidence = np.maximum(probabilities, 1 - probabilities)
+    right = np.where(probabilities == 0.5, 0.5, probabilities > 0.5)
+    which = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    gaps = np.bincount(which, weights=right - confidence, minlength=bins)  # n_b (accuracy_b - confidence_b)
+    return float(np.abs(gaps).sum() / len(probabilities))

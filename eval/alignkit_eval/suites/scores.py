@@ -1,0 +1,105 @@
+"""Scoring held-out rows in batches bounded by tokens, and what the suites share around it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from alignkit import Batch, Example, Policy
+from alignkit.contract.rows import Row
+from alignkit.errors import NoRowsError, RunFailedError
+
+_NAMED = 5
+"""How many ids an error names before it only counts."""
+
+
+class CompletionScore(NamedTuple):
+    """The summed log-probability of a completion's scored tokens, in nats, and how many there are."""
+
+    logp: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Log-probability per scored token."""
+        return self.logp / self.tokens
+
+
+def score_completions(
+    policy: Policy, examples: Sequence[Example], tokens_per_batch: int, label: str
+) -> list[tuple[CompletionScore, ...]]:
+    """Score every completion of every row, in the order of ``examples``.
+
+    Rows are scored from the longest to the shortest, so that rows of a batch have like lengths and a batch that does
+    not fit into memory fails at once. Log-probabilities are summed in double precision, on the host.
+
+    Args:
+        policy: what scores.
+        examples: rows with any number of completions each.
+        tokens_per_batch: most tokens scored at once; a longer row stands alone.
+        label: what the progress bar on a terminal says.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    order = sorted(range(len(examples)), key=lambda i: -examples[i].tokens)
+    batches = Batch([examples[i] for i in order]).cut(max_rows=len(order) or 1, max_tokens=tokens_per_batch)
+    scored: list[tuple[CompletionScore, ...]] = []
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(label, total=len(order))
+        for batch in batches:
+            scored.extend(_score_batch(policy, batch.examples))
+            progress.update(task, completed=len(scored))
+    results: list[tuple[CompletionScore, ...]] = [()] * len(examples)
+    for i, scores in zip(order, scored, strict=True):
+        results[i] = scores
+    return results
+
+
+def _score_batch(policy: Policy, examples: Sequence[Example]) -> list[tuple[CompletionScore, ...]]:
+    scores = policy.score(examples, grad=False)
+    logps = scores.logps.detach().cpu().double()  # (N,)
+    sequence, lengths = scores.sequence.cpu(), scores.lengths.tolist()
+    sums = logps.new_zeros(len(lengths)).index_add(0, sequence, logps).tolist()  # (S,)
+    completions = iter(map(CompletionScore, sums, map(int, lengths)))
+    return [tuple(next(completions) for _ in example.completions) for example in examples]
+
+
+def require_rows(suite: str, kind: str, examples: Sequence[Example]) -> None:
+    """Raise :class:`NoRowsError` where there is nothing to evaluate."""
+    if not examples:
+        raise NoRowsError(f"suite {suite!r} found no held-out {kind} rows: give data with --eval-data, or leave it out")
+
+
+def require_finite(suite: str, scores: Iterable[tuple[str, Sequence[CompletionScore]]]) -> None:
+    """Raise :class:`RunFailedError` where a row, given as (id, its scores), has a score that is not finite.
+
+    A model that answers NaN must not come out of an evaluation with an accuracy.
+    """
+    rows = list(scores)
+    broken = [name for name, row in rows if not all(math.isfinite(score.logp) for score in row)]
+    if broken:
+        names = ", ".join(broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
+        raise RunFailedError(
+            f"suite {suite!r}: log-probabilities are not finite on {len(broken)} of {len(rows)} rows ({names})"
+        )
+
+
+def cluster_of(example: Example) -> str:
+    """Return the cluster a row's data name, else one for its prompt: rows with one prompt are not independent."""
+    if example.cluster:
+        return example.cluster
+    return "prompt-" + hashlib.sha256(repr(tuple(example.prompt)).encode()).hexdigest()[:12]
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """Return SHA-256 over held-out rows as text: ids, clusters, categories, prompts and answers."""
+    content = hashlib.sha256()
+    for row in rows:
+        about = (row.id, row.cluster, row.category, row.prompt, row.answers)
+        content.update(json.dumps(about, ensure_ascii=False, default=dict).encode() + b"\n")
+    return content.hexdigest()

@@ -1,0 +1,182 @@
+"""Sweeps: a grid of settings and seeds, trained, compared and drawn; it survives a kill and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
+from alignkit.rundir.directory import RunDir, child_of, own_name
+from alignkit.system.lock import directory_lock
+
+from alignkit_eval.comparison.result import Comparison
+from alignkit_eval.sweeps.grid import Asked, Cell, as_text, cells
+from alignkit_eval.sweeps.manifest import Entry, Manifest, read_asked, write_asked
+from alignkit_eval.sweeps.scheduler import InProcesses, InThisProcess, Outcome, Scheduler, Task
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that has ended: its directory, its cells, and their comparison (None where there is nothing to compare)."""
+
+    directory: Path
+    cells: tuple[Entry, ...]
+    comparison: Comparison | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Entry, ...]:
+        """The cells that failed."""
+        return tuple(cell for cell in self.cells if cell.status == "failed")
+
+
+def sweep(
+    over: Mapping[str, Sequence[Any]],
+    *,
+    method: str | None = None,
+    config: Path | str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    eval_data: str | None = None,
+    sets: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    jobs: int = 1,
+    output: Path | str = "runs",
+    name: str | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Sweep:
+    """Train every combination of settings and seeds, and compare them.
+
+    A sweep of the same name that was stopped goes on: finished cells are kept, interrupted ones resumed, failed ones tried
+    again. A cell that fails does not stop the others; look at :attr:`Sweep.failed`.
+
+    Args:
+        over: key -> values; a bare key is the method's setting, a dotted one names a section, ``method`` the method,
+            ``config`` files laid over the base.
+        method, config, model, data, eval_data, sets: the base, as ``align run`` takes it.
+        seeds: seeds every combination is trained with.
+        jobs: processes that train side by side.
+        output: parent of the sweep's directory.
+        name: name of the sweep's directory.
+        say: hears how it goes on.
+
+    Raises:
+        ConfigError: a key, value or name cannot be used; nothing has been trained then.
+        InterruptedRun: it was stopped; the same call goes on.
+    """
+    asked = Asked(
+        over={key: [as_text(value) for value in values] for key, values in over.items()},
+        seeds=list(seeds),
+        file=None if config is None else str(config),
+        method=method,
+        model=model,
+        data=data,
+        eval_data=eval_data,
+        sets=list(sets),
+    )
+    directory = child_of(Path(output), name or own_name("sweep"))
+    return carry_on(asked, directory, jobs=jobs, say=say)
+
+
+def resume(directory: Path, *, jobs: int = 1, say: Callable[[str], None] = lambda message: None) -> Sweep:
+    """Go on with the sweep in ``directory``; raises ``ConfigError`` where there is none."""
+    return carry_on(read_asked(directory), directory, jobs=jobs, say=say)
+
+
+def carry_on(asked: Asked, directory: Path, *, jobs: int, say: Callable[[str], None]) -> Sweep:
+    """Train what is not trained yet, then compare, draw and report."""
+    from alignkit_eval.report import sweep_report
+    from alignkit_eval.report.plots import draw
+
+    if jobs < 1:
+        raise ConfigError("--jobs must be at least 1")
+    planned, notes = cells(asked, directory)  # whatever is wrong with a cell shows before anything is made
+    _refuse_foreign(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with directory_lock(directory / ".lock"):
+        write_asked(directory, asked)
+        manifest = Manifest.open(directory, planned)
+        manifest.notes = notes
+        manifest.write()
+        for note in notes:
+            say(f"note: {note}")
+        _train(planned, manifest, InThisProcess() if jobs == 1 else InProcesses(jobs), say)
+        comparison = _compare(planned, manifest)
+        manifest.comparison = None if comparison is None else comparison.to_json()
+        manifest.write()
+        if comparison is not None:
+            draw(directory, comparison)
+        sweep_report(directory, comparison)
+    return Sweep(directory, tuple(manifest.entries.values()), comparison, tuple(manifest.notes))
+
+
+def failure(sweep: Sweep) -> RunFailedError | None:
+    """Return the error a sweep with failed cells ends with, None where all finished."""
+    if not sweep.failed:
+        return None
+    said = "; ".join(f"{cell.name}: {cell.error}" for cell in sweep.failed)
+    return RunFailedError(f"{len(sweep.failed)} of {len(sweep.cells)} cells failed: {said}")
+
+
+def _train(planned: Sequence[Cell], manifest: Manifest, scheduler: Scheduler, say: Callable[[str], None]) -> None:
+    tasks = [
+        Task(cell.name, cell.config, manifest.directory / cell.name)
+        for cell in planned
+        if manifest.entries[cell.name].status != "finished"
+    ]
+    if len(tasks) < len(planned):
+        say(f"{len(planned) - len(tasks)} of {len(planned)} cells are finished already")
+    interrupted: list[Outcome] = []
+    done = len(planned) - len(tasks)
+
+    def ended(outcome: Outcome) -> None:
+        nonlocal done
+        manifest.ended(outcome)
+        done += outcome.status != "interrupted"
+        if outcome.status == "interrupted":
+            interrupted.append(outcome)
+        said = outcome.error or _headline(RunDir(manifest.directory / outcome.name))
+        say(f"[{done}/{len(planned)}] {outcome.name}: {outcome.status} in {outcome.seconds:.1f} s; {said}")
+
+    scheduler.run(tasks, manifest.started, ended)
+    if interrupted:
+        raise InterruptedRun(
+            f"the sweep was stopped with {len(manifest.with_status('finished'))} of {len(planned)} cells finished; "
+            f"go on with: align sweep --resume {manifest.directory}",
+            max(outcome.exit_code for outcome in interrupted) - 128,
+        )
+
+
+def _headline(run: RunDir) -> str:
+    from alignkit.display.headline import headline, number
+
+    after = run.read_record().get("evaluation", {}).get("after", {})
+    return ", ".join(f"{line.title} {number(line.after.value)}" for line in headline({}, after)[:4] if line.after)
+
+
+def _compare(planned: Sequence[Cell], manifest: Manifest) -> Comparison | None:
+    """Compare the finished cells with the one whose swept number is 0, else with the first."""
+    from alignkit_eval.comparison.compare import compare
+
+    finished = {entry.name for entry in manifest.with_status("finished")}
+    known = [cell for cell in planned if cell.name in finished]
+    if not known:
+        return None
+    zero = [cell for cell in known if any(_is_zero(value) for value in cell.settings.values())]
+    baseline = manifest.directory / (zero or known)[0].name
+    try:
+        return compare([manifest.directory / cell.name for cell in known], baseline)
+    except ConfigError as error:
+        manifest.notes.append(f"the cells are not compared: {error}")
+        return None
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
+
+
+def _refuse_foreign(directory: Path) -> None:
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / "sweep.yaml").is_file():
+        raise ConfigError(f"{directory} exists and holds no sweep: choose another name with --name")
