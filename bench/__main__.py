@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cells import Cell, grid, select
+from bench.cells import BenchCell, grid, select
 from bench.process import prepare
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _prepare(options: argparse.Namespace) -> dict[str, Any]:
 
 def _write(
     path: Path,
-    cells: Sequence[Cell],
+    cells: Sequence[BenchCell],
     results: Sequence[Any],
     options: argparse.Namespace,
     scored: Sequence[Found] = (),

@@ -66,7 +66,7 @@ SPEED_TARGETS = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class BenchCell:
     """One comparison."""
 
     method: str
@@ -108,7 +108,7 @@ class Cell:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Cell:
+    def from_json(cls, value: dict[str, Any]) -> BenchCell:
         """Rebuild a cell, in another process for instance."""
         workload: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value["workload"].items()}
         parts: dict[str, Any] = {"workload": Workload(**workload), "shape": Shape(**value["shape"])}
@@ -128,17 +128,17 @@ class Cell:
         ]
 
 
-def grid(device: str, *, checkpointing: bool) -> Iterator[Cell]:
+def grid(device: str, *, checkpointing: bool) -> Iterator[BenchCell]:
     """Yield every cell: model by model, and within a model the plain steps first."""
     for shape in SHAPES:
         for tuning in TUNINGS:
             for method in METHODS:
                 for workload in WORKLOADS:
                     for recompute in (False, True) if checkpointing else (False,):
-                        yield Cell(method, workload, shape, tuning, recompute, device, bf16=device == "cuda")
+                        yield BenchCell(method, workload, shape, tuning, recompute, device, bf16=device == "cuda")
 
 
-def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+def select(cells: Sequence[BenchCell], only: Sequence[str]) -> list[BenchCell]:
     """Return the cells that match every filter; a filter's alternatives are separated by commas (``short,long``).
 
     Raises ``ValueError`` for a word that no cell has.

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.cells import Cell
+from bench.cells import BenchCell
 from bench.process import prepare
 
 ALLOCATOR = {
@@ -37,7 +37,7 @@ ALLOCATOR = {
 STATUS = Path("/proc/self/status")
 
 
-def peak(cell: Cell, side: str, work: str) -> int | None:
+def peak(cell: BenchCell, side: str, work: str) -> int | None:
     """Return the peak in bytes of ``side`` (ours, trl) at ``work`` (step, reference); None where it cannot be measured.
 
     Raises ``RuntimeError`` with the end of its output when the measuring process fails.
@@ -65,7 +65,7 @@ def main(request: dict[str, Any]) -> int:
     from bench.models import trainable
     from bench.sides import SIDES
 
-    cell = Cell.from_json(request["cell"])
+    cell = BenchCell.from_json(request["cell"])
     side = SIDES[request["side"]](cell, 1)
     optimizer = torch.optim.AdamW(trainable(side.model).values(), lr=1e-6)
     work: Callable[[int], object] = side.reference

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from bench.cells import Cell
+from bench.cells import BenchCell
 
 
-def build(cell: Cell) -> Any:
+def build(cell: BenchCell) -> Any:
     """Return a Llama from its configuration and the cell's seed, on the cell's device, in float32, with SDPA."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

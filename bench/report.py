@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from bench.cells import Cell
+from bench.cells import BenchCell
 from bench.clock import Seconds, Times
 from bench.parity import TOLERANCE, Parity
 
@@ -18,7 +18,7 @@ MIB = 2**20
 class Result:
     """One cell and one piece of work: a training step, or DPO's reference log-probabilities of a step's rows."""
 
-    cell: Cell
+    cell: BenchCell
     work: str
     parity: Parity
     times: Times | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 from alignkit.contract.types import Example
 
-from bench.cells import SHAPES, Cell, Shape, Workload
+from bench.cells import SHAPES, BenchCell, Shape, Workload
 from bench.clock import Times, measure, take_turns
 
 BATCH_SIZES = (1, 8, 32)
@@ -107,7 +107,7 @@ def compare(choices: Choices, repeats: int, device: str = "cpu") -> Found:
 
     from bench.models import build
 
-    model = build(Cell("orpo", choices.workload, choices.shape, device=device)).eval()
+    model = build(BenchCell("orpo", choices.workload, choices.shape, device=device)).eval()
     policy = ModelPolicy(model, install(model))
     rows = choices.examples()
     harness = HFLM(pretrained=model, tokenizer=_tokenizer(), batch_size=1)

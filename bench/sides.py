@@ -11,7 +11,7 @@ import torch
 from alignkit.contract.types import Example
 from alignkit.data.order.row_order import RowOrder
 
-from bench.cells import Cell
+from bench.cells import BenchCell
 from bench.models import adapter, build
 
 BETA = 0.1
@@ -26,7 +26,7 @@ class Side(ABC):
     name: str
     model: Any
 
-    def __init__(self, cell: Cell, steps: int) -> None:
+    def __init__(self, cell: BenchCell, steps: int) -> None:
         self.cell = cell
         self.examples = cell.examples(steps)
         self._directory = tempfile.TemporaryDirectory(prefix="bench-")
@@ -54,7 +54,7 @@ class Ours(Side):
 
     name = "alignkit"
 
-    def __init__(self, cell: Cell, steps: int) -> None:
+    def __init__(self, cell: BenchCell, steps: int) -> None:
         from alignkit.scoring.policy import ModelPolicy
         from alignkit.scoring.reference import score_rows
         from alignkit.scoring.scorer import install
@@ -119,7 +119,7 @@ class Theirs(Side):
 
     name = "TRL"
 
-    def __init__(self, cell: Cell, steps: int) -> None:
+    def __init__(self, cell: BenchCell, steps: int) -> None:
         super().__init__(cell, steps)
         rows = [_trl_row(example) for example in self.examples]
         make = {"orpo": _trl_orpo, "dpo": _trl_dpo}[cell.method]
@@ -149,9 +149,9 @@ class Theirs(Side):
 SIDES: dict[str, type[Ours] | type[Theirs]] = {"ours": Ours, "trl": Theirs}
 
 
-def _configuration(cell: Cell, steps: int) -> Any:
+def _configuration(cell: BenchCell, steps: int) -> Any:
     from alignkit.config import RunConfig
-    from alignkit.settings import check
+    from alignkit.settings import check_config
 
     method = {"orpo": {"name": "orpo", "convention": "trl", "lambda": BETA}, "dpo": {"name": "dpo", "beta": BETA}}
     train = {
@@ -161,7 +161,7 @@ def _configuration(cell: Cell, steps: int) -> Any:
         "use_cpu": cell.device == "cpu",
         "bf16": cell.bf16,
     }
-    return check(
+    return check_config(
         RunConfig.model_validate(
             {
                 "method": method[cell.method],
@@ -190,7 +190,7 @@ def _trl_row(example: Example) -> dict[str, Any]:
     return {"prompt_ids": list(example.prompt), "chosen_ids": list(chosen), "rejected_ids": list(rejected)}
 
 
-def _trl_arguments(kind: Any, cell: Cell, directory: Path, **more: Any) -> Any:
+def _trl_arguments(kind: Any, cell: BenchCell, directory: Path, **more: Any) -> Any:
     return kind(
         output_dir=str(directory),
         per_device_train_batch_size=cell.rows,
@@ -206,7 +206,7 @@ def _trl_arguments(kind: Any, cell: Cell, directory: Path, **more: Any) -> Any:
     )
 
 
-def _trl_orpo(cell: Cell, model: Any, rows: list[dict[str, Any]], directory: Path) -> Any:
+def _trl_orpo(cell: BenchCell, model: Any, rows: list[dict[str, Any]], directory: Path) -> Any:
     from datasets import Dataset
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -233,7 +233,7 @@ def _trl_orpo(cell: Cell, model: Any, rows: list[dict[str, Any]], directory: Pat
     )
 
 
-def _trl_dpo(cell: Cell, model: Any, rows: list[dict[str, Any]], directory: Path) -> Any:
+def _trl_dpo(cell: BenchCell, model: Any, rows: list[dict[str, Any]], directory: Path) -> Any:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bench.cells import Cell
+from bench.cells import BenchCell
 from bench.clock import take_turns
 from bench.memory import peak
 from bench.parity import check
@@ -16,7 +16,7 @@ WARM_UP = 3
 """Steps before the clock starts in reduced precision: kernels are compiled and chosen. In float32 the check warms up."""
 
 
-def compare(cell: Cell, repeats: int, *, memory: bool = True) -> Iterator[Result]:
+def compare(cell: BenchCell, repeats: int, *, memory: bool = True) -> Iterator[Result]:
     """Yield the training step's result and, for DPO, that of the reference log-probabilities.
 
     Where the two sides disagree nothing is measured, and the result says by how much.
@@ -46,6 +46,6 @@ def compare(cell: Cell, repeats: int, *, memory: bool = True) -> Iterator[Result
         yield Result(cell, work, parity, times, peaks)
 
 
-def _peaks(cell: Cell, work: str) -> tuple[int, int] | None:
+def _peaks(cell: BenchCell, work: str) -> tuple[int, int] | None:
     ours, theirs = peak(cell, "ours", work), peak(cell, "trl", work)
     return None if ours is None or theirs is None else (ours, theirs)

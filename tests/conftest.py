@@ -10,7 +10,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import pytest
 
-from tests.third_party import site
+from tests.helpers.third_party import site
 
 __all__ = ["own_cache", "site"]
 

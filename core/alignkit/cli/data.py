@@ -24,7 +24,7 @@ def data() -> None:
     """Look at data before training on it."""
 
 
-@data.command()
+@data.command("check")
 @click.argument("source")
 @click.option("--split", metavar="NAME", help="Split of the source.")
 @click.option("--eval-data", metavar="SOURCE", help="Held-out rows, whose prompts must not stand in SOURCE.")
@@ -47,7 +47,7 @@ def data() -> None:
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 where anything was found.")
 @debug_option
-def check(source: str, as_json: bool, html: Path | None, fix: Path | None, strict: bool, **options: Any) -> None:
+def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, strict: bool, **options: Any) -> None:
     """Say what is wrong with SOURCE, with examples and line numbers: broken rows, duplicates, contradictions, leaks, and more.
 
     SOURCE may be a run's configuration (.yaml): every source of it is checked with its columns and its thresholds (data.check).

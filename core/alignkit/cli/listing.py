@@ -31,11 +31,11 @@ def _listing(group: registry.Group) -> click.Command:
     return command
 
 
-def _record(entry: registry.Entry) -> dict[str, str | bool]:
+def _record(entry: registry.PluginEntry) -> dict[str, str | bool]:
     return dataclasses.asdict(entry) | {"built_in": entry.built_in, "blocked": entry.blocked}
 
 
-def _print_table(plural: str, entries: tuple[registry.Entry, ...]) -> None:
+def _print_table(plural: str, entries: tuple[registry.PluginEntry, ...]) -> None:
     if not entries:
         click.echo(f"No {plural} are installed.")
         return
@@ -47,7 +47,7 @@ def _print_table(plural: str, entries: tuple[registry.Entry, ...]) -> None:
         click.echo(click.style(line, bold=True) if i == 0 and sys.stdout.isatty() else line)
 
 
-def _remark(entry: registry.Entry) -> str:
+def _remark(entry: registry.PluginEntry) -> str:
     """Return what a user should know before using the plugin."""
     if entry.blocked:
         return f"blocked by {registry.ALLOWED_VARIABLE}"

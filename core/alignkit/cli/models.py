@@ -71,14 +71,14 @@ def generate(
     seed: int,
 ) -> None:
     """Answer prompts with runs, model directories, hub ids or demo; several stand side by side, or vote."""
-    from alignkit.models.chat import Sampling, Speaker, each_answer, vote
+    from alignkit.models.chat import ChatModel, Sampling, each_answer, vote
     from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
     asked = list(prompts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not asked:
         raise ConfigError("there is no prompt: give --prompt TEXT, or lines on stdin")
-    speakers = [Speaker(target) for target in targets]
+    speakers = [ChatModel(target) for target in targets]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     for prompt, answers in zip(asked, each_answer(speakers, asked, sampling, raw=raw), strict=True):
         said = dict(zip(targets, answers, strict=True))
@@ -104,11 +104,11 @@ def generate(
 @debug_option
 def chat(target: str, system: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
     """Talk to a run, model directory, hub id or demo. An empty line or Ctrl-D ends it; /new forgets what was said."""
-    from alignkit.models.chat import Sampling, Speaker
+    from alignkit.models.chat import ChatModel, Sampling
     from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
-    speaker = Speaker(target)
+    speaker = ChatModel(target)
     opening: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
     while True:

@@ -35,11 +35,11 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
         click.echo("  ".join([*cells, row[4]]).rstrip())
 
 
-@plugins.command()
+@plugins.command("check")
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KINDS), help="Where plugins of two kinds share the name.")
 @debug_option
-def check(name: str, kind: str | None) -> None:
+def check_plugin(name: str, kind: str | None) -> None:
     """Run the quick part of the conformance kit on the installed plugin NAME (needs pytest)."""
     from alignkit.contract.inventory import quick_check
 

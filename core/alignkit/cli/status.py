@@ -21,9 +21,9 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 @debug_option
 def status(run: Path, as_json: bool) -> None:
     """Say how the run in directory RUN stands: status, step, time left, latest numbers."""
-    from alignkit.display.status import lines, standing
+    from alignkit.display.status import lines, read_status
 
-    found = standing(run)
+    found = read_status(run)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(lines(found)))
 
 
@@ -41,9 +41,9 @@ def watch(run: Path, every: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from alignkit.display.status import lines, standing
+    from alignkit.display.status import lines, read_status
 
-    found = standing(run)
+    found = read_status(run)
     if not sys.stdout.isatty():
         said = None
         while True:
@@ -54,12 +54,12 @@ def watch(run: Path, every: float) -> None:
             if found.status != "running":
                 return
             time.sleep(every)
-            found = standing(run)
+            found = read_status(run)
     try:
         with Live(_view(found), console=Console(), refresh_per_second=4) as live:
             while found.status == "running":
                 time.sleep(every)
-                found = standing(run)
+                found = read_status(run)
                 live.update(_view(found))
     except KeyboardInterrupt:
         return

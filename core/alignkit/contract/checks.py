@@ -10,7 +10,7 @@ from alignkit.contract.hooks import EXCLUSIVE, PROJECT, AlignSpecs
 from alignkit.errors import PluginError, suggest
 
 if TYPE_CHECKING:
-    from alignkit.contract.registry import Entry
+    from alignkit.contract.registry import PluginEntry
     from alignkit.contract.types import Batch, LossOutput
 
 
@@ -45,13 +45,13 @@ def implementations(plugin: object) -> Iterator[Implementation]:
             yield Implementation(marks.get("specname") or name, function, wraps, bool(marks.get("optionalhook")))
 
 
-def check_method(entry: Entry, method: object) -> None:
+def check_method(entry: PluginEntry, method: object) -> None:
     """Raise :class:`PluginError` where a method's hooks cannot work as meant, or it has none to train with."""
     if not _checked_hooks(entry, method) & {"align_compute_loss", "align_build_trainer"}:
         raise PluginError(f"{entry} implements neither align_compute_loss nor align_build_trainer: it cannot train")
 
 
-def check_service(entry: Entry, service: object, method: Entry) -> None:
+def check_service(entry: PluginEntry, service: object, method: PluginEntry) -> None:
     """Raise :class:`PluginError` where a service's hooks cannot work as meant, or take the place of the method's."""
     taken = _checked_hooks(entry, service) & EXCLUSIVE
     if taken:
@@ -60,12 +60,12 @@ def check_service(entry: Entry, service: object, method: Entry) -> None:
         )
 
 
-def check_plugin_hooks(entry: Entry, plugin: object) -> None:
+def check_plugin_hooks(entry: PluginEntry, plugin: object) -> None:
     """Raise :class:`PluginError` where a hook of a plugin cannot work as meant; whose place it takes is not looked at."""
     _checked_hooks(entry, plugin)
 
 
-def _checked_hooks(entry: Entry, plugin: object) -> set[str]:
+def _checked_hooks(entry: PluginEntry, plugin: object) -> set[str]:
     """Check every implementation of a plugin; return the hooks it implements itself, not the ones it wraps."""
     try:
         found = list(implementations(plugin))
@@ -78,7 +78,7 @@ def _checked_hooks(entry: Entry, plugin: object) -> set[str]:
     return {implementation.hook for implementation in found if not implementation.wraps}
 
 
-def _check_implementation(entry: Entry, implementation: Implementation) -> None:
+def _check_implementation(entry: PluginEntry, implementation: Implementation) -> None:
     hook = implementation.hook
     if hook not in hook_names():
         if implementation.optional:

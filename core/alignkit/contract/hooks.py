@@ -43,7 +43,7 @@ class AlignSpecs:
 
     @hookspec(firstresult=True)
     def align_build_model(self, config: RunConfig) -> LoadedModel | None:
-        """Build the model, the tokenizer and the adapter to train (default: ``alignkit.models.build_model``).
+        """Build the model, the tokenizer and the adapter to train (default: ``alignkit.build_model``).
 
         A method that trains more than the language model (a value head) adds it here.
         """
@@ -71,7 +71,7 @@ class AlignSpecs:
 
     @hookspec(firstresult=True)
     def align_build_trainer(self, parts: TrainerParts) -> Trainer | None:
-        """Build the trainer (default: :class:`alignkit.trainer.AlignTrainer`).
+        """Build the trainer (default: :class:`alignkit.training.trainer.AlignTrainer`).
 
         Any ``transformers.Trainer`` will do; the run is then marked ``engine: external``.
         """

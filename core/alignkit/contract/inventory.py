@@ -47,7 +47,7 @@ def inventory() -> list[Plugin]:
     return found
 
 
-def _look(entry: registry.Entry) -> Plugin:
+def _look(entry: registry.PluginEntry) -> Plugin:
     about = (entry.kind, entry.name, entry.distribution, entry.version, entry.built_in)
     if entry.blocked:
         return Plugin(*about, "blocked", (), f"by {registry.ALLOWED_VARIABLE}")

@@ -30,7 +30,7 @@ ALLOWED_VARIABLE = "ALIGN_PLUGINS"
 
 
 @dataclass(frozen=True)
-class Entry:
+class PluginEntry:
     """One installed plugin, as its distribution's metadata declares it."""
 
     name: str
@@ -73,14 +73,14 @@ class Entry:
 class Catalogue:
     """What a look through the installed distributions found."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[PluginEntry, ...]
     unreadable: tuple[str, ...]
     """Distributions whose entry points cannot be read, each with the reason."""
 
 
 def catalogue(group: Group) -> Catalogue:
     """Return every plugin of ``group``, built-in ones first, and the distributions that could not be read."""
-    found: list[Entry] = []
+    found: list[PluginEntry] = []
     unreadable: list[str] = []
     for distribution in _distributions():
         # One third-party distribution with damaged metadata must not take the others down with it.
@@ -92,12 +92,12 @@ def catalogue(group: Group) -> Catalogue:
     return Catalogue(tuple(found), tuple(unreadable))
 
 
-def entries(group: Group) -> list[Entry]:
+def entries(group: Group) -> list[PluginEntry]:
     """Return every installed plugin of ``group``, built-in ones first. Nothing is imported."""
     return list(catalogue(group).entries)
 
 
-def find(group: Group, name: str) -> Entry:
+def find(group: Group, name: str) -> PluginEntry:
     """Return the plugin called ``name`` (or ``distribution:name``) in ``group``.
 
     Raises :class:`PluginError` where the name is unknown, shared by two third-party distributions, or blocked.
@@ -119,13 +119,13 @@ def find(group: Group, name: str) -> Entry:
     return usable[0]
 
 
-def shadowed(entry: Entry) -> list[Entry]:
+def shadowed(entry: PluginEntry) -> list[PluginEntry]:
     """Return the usable third-party plugins that a built-in of the same name stands in front of."""
     others = entries(entry.group) if entry.built_in else []
     return [other for other in others if other.name == entry.name and not other.built_in and not other.blocked]
 
 
-def load(entry: Entry) -> Any:
+def load(entry: PluginEntry) -> Any:
     """Import the plugin and check that it is what its group asks for.
 
     Raises :class:`PluginError` naming the plugin, its distribution, its version and the cause.
@@ -141,13 +141,13 @@ def load(entry: Entry) -> Any:
     return plugin
 
 
-def load_method(name: str) -> tuple[Entry, type[Method[Any]]]:
+def load_method(name: str) -> tuple[PluginEntry, type[Method[Any]]]:
     """Find and import the method called ``name``."""
     entry = find("align.methods", name)
     return entry, load(entry)
 
 
-def load_suite(name: str) -> tuple[Entry, type[Suite[Any]]]:
+def load_suite(name: str) -> tuple[PluginEntry, type[Suite[Any]]]:
     """Find and import the evaluation suite called ``name``."""
     entry = find("align.suites", name)
     return entry, load(entry)
@@ -179,17 +179,17 @@ def _name_of(distribution: metadata.Distribution) -> str:
     return str(distribution.metadata["Name"])
 
 
-def _entries_of(distribution: metadata.Distribution, group: Group) -> list[Entry]:
+def _entries_of(distribution: metadata.Distribution, group: Group) -> list[PluginEntry]:
     points = [point for point in distribution.entry_points if point.group == group]
     if not points:
         return []
     about = distribution.metadata
     name = about["Name"] or _name_of(distribution)
     version, summary = about["Version"] or "unknown version", about["Summary"] or ""
-    return [Entry(point.name, group, point.value, name, version, summary) for point in points]
+    return [PluginEntry(point.name, group, point.value, name, version, summary) for point in points]
 
 
-def _answers_to(entry: Entry, name: str) -> bool:
+def _answers_to(entry: PluginEntry, name: str) -> bool:
     distribution, colon, plain = name.rpartition(":")
     if not colon:
         return entry.name == name
@@ -218,7 +218,7 @@ def _newer_contract(plugin: Any) -> str | None:
     return None
 
 
-def _check_method(entry: Entry, plugin: Any) -> str | None:
+def _check_method(entry: PluginEntry, plugin: Any) -> str | None:
     from alignkit.contract.types import Method, Need, RowKind
 
     problem = _check_class(entry, plugin, Method, ("name", "paper", "rows", "settings_type"))
@@ -232,13 +232,13 @@ def _check_method(entry: Entry, plugin: Any) -> str | None:
     return None
 
 
-def _check_suite(entry: Entry, plugin: Any) -> str | None:
+def _check_suite(entry: PluginEntry, plugin: Any) -> str | None:
     from alignkit.contract.suites import Suite
 
     return _check_class(entry, plugin, Suite, ("name", "settings_type"))
 
 
-def _check_class(entry: Entry, plugin: Any, base: type, declarations: tuple[str, ...]) -> str | None:
+def _check_class(entry: PluginEntry, plugin: Any, base: type, declarations: tuple[str, ...]) -> str | None:
     """Return what keeps ``plugin`` from being a subclass of ``base`` with its declarations made, or None."""
     from pydantic import BaseModel
 
@@ -257,7 +257,7 @@ def _check_class(entry: Entry, plugin: Any, base: type, declarations: tuple[str,
     return f"does not define {', '.join(abstract)}" if abstract else None
 
 
-def _check_reward(entry: Entry, plugin: Any) -> str | None:
+def _check_reward(entry: PluginEntry, plugin: Any) -> str | None:
     from alignkit.contract.rewards import Reward
 
     if isinstance(plugin, type):
@@ -265,7 +265,7 @@ def _check_reward(entry: Entry, plugin: Any) -> str | None:
     return None if callable(plugin) else "is neither a subclass of alignkit.Reward nor a function"
 
 
-def _check_service(_entry: Entry, _plugin: Any) -> str | None:
+def _check_service(_entry: PluginEntry, _plugin: Any) -> str | None:
     return None  # any object can carry hook implementations; the session checks those
 
 

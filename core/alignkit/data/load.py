@@ -18,9 +18,9 @@ from alignkit.data.sources.open import HELD_OUT_SPLITS, TRAIN_SPLITS, open_sourc
 from alignkit.data.table.cache import cache_key, cached, in_memory
 from alignkit.data.table.report import DataReport, SetReport, SourceReport
 from alignkit.data.table.split import held_out
-from alignkit.data.table.tokenised_rows import Chosen, Table, TextRows, TokenisedRows, joined
+from alignkit.data.table.tokenised_rows import RowSelection, TextRows, TokenisedRows, TokenTable, joined
 from alignkit.data.tokenise.encode import Recipe, encode
-from alignkit.data.tokenise.progress import shown
+from alignkit.data.tokenise.progress import with_progress
 from alignkit.data.tokenise.rules import TokenRules
 from alignkit.errors import DataError, NoRowsError, SourceError
 
@@ -43,7 +43,7 @@ class HasData(Protocol):
         ...
 
 
-class Prepared(NamedTuple):
+class PreparedRows(NamedTuple):
     """Held-out rows of one kind made ready, and what became of the others."""
 
     rows: TokenisedRows
@@ -56,7 +56,9 @@ class HeldOut:
     The same source rows whatever the kind, less those unusable as that kind (logged).
     """
 
-    def __init__(self, prepare: Callable[[RowKind], Prepared], ready: Mapping[RowKind, Prepared] | None = None) -> None:
+    def __init__(
+        self, prepare: Callable[[RowKind], PreparedRows], ready: Mapping[RowKind, PreparedRows] | None = None
+    ) -> None:
         self._prepare = prepare
         self._ready = dict(ready or {})
 
@@ -68,7 +70,7 @@ class HeldOut:
         """Return the same rows as text or messages: ``rows(kind)[i]`` is ``examples(kind)[i]``."""
         return TextRows(self._of(kind).rows)
 
-    def _of(self, kind: RowKind) -> Prepared:
+    def _of(self, kind: RowKind) -> PreparedRows:
         if kind not in self._ready:
             try:
                 prepared = self._prepare(kind)
@@ -130,7 +132,7 @@ def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase
     evaluated = _all_of(held, kind, loader)
     for report in evaluated.reports:
         report.check(data.max_dropped)
-    train = TokenisedRows(kind, [Chosen(table, table.kept) for table in tables])
+    train = TokenisedRows(kind, [RowSelection(table, table.kept) for table in tables])
     known = pc.is_in(evaluated.rows.column("prompt"), value_set=pc.unique(train.column("prompt")))
     return Data(
         kind=kind,
@@ -153,15 +155,15 @@ def load_held_out(data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Lo
     return HeldOut(lambda kind: _all_of(sources, kind, loader))
 
 
-def _all_of(sources: Sequence[Opened], kind: RowKind, loader: Loader) -> Prepared:
+def _all_of(sources: Sequence[OpenSource], kind: RowKind, loader: Loader) -> PreparedRows:
     """Return every usable row of some sources."""
     tables = [loader.table(source, kind) for source in sources]
-    rows = TokenisedRows(kind, [Chosen(table, table.kept) for table in tables])
-    return Prepared(rows, tuple(SourceReport.of(table) for table in tables))
+    rows = TokenisedRows(kind, [RowSelection(table, table.kept) for table in tables])
+    return PreparedRows(rows, tuple(SourceReport.of(table) for table in tables))
 
 
 def _split_off(
-    loader: Loader, sources: Sequence[Opened], tables: Sequence[Table], reports: tuple[SourceReport, ...]
+    loader: Loader, sources: Sequence[OpenSource], tables: Sequence[TokenTable], reports: tuple[SourceReport, ...]
 ) -> Data:
     """Hold out a share of the rows of the training sources by cluster, all sources together."""
     data, kind = loader.config, tables[0].kind
@@ -178,17 +180,17 @@ def _split_off(
     if not len(train) or (any(map(len, held)) and not len(evaluation)):
         raise DataError(f"{names}: too few usable rows to hold some out; set data.eval_source")
 
-    def prepare_held_out(other: RowKind) -> Prepared:
+    def prepare_held_out(other: RowKind) -> PreparedRows:
         others = [loader.table(source, other) for source in sources]
         rows = TokenisedRows(other, [_rows_at(t, e, inside=True) for t, e in zip(others, evaluated, strict=True)])
-        return Prepared(rows, tuple(SourceReport.of(table) for table in others))
+        return PreparedRows(rows, tuple(SourceReport.of(table) for table in others))
 
     return Data(
         kind=kind,
         train=train,
         eval=evaluation,
         report=DataReport(SetReport.of(train), SetReport.of(evaluation), reports),
-        held_out=HeldOut(prepare_held_out, {kind: Prepared(evaluation, reports)}),
+        held_out=HeldOut(prepare_held_out, {kind: PreparedRows(evaluation, reports)}),
     )
 
 
@@ -201,13 +203,13 @@ def _first(positions: Sequence[NDArray[np.int64]], limit: int | None) -> list[ND
     return [found[:count] for found, count in zip(positions, taken, strict=True)]
 
 
-def _rows_at(table: Table, positions: NDArray[np.int64], *, inside: bool) -> Chosen:
+def _rows_at(table: TokenTable, positions: NDArray[np.int64], *, inside: bool) -> RowSelection:
     """Return the usable rows of a table that stand at some positions of its source, or at none of them."""
     found = np.isin(table.numbers("position")[table.kept], positions, invert=not inside)
-    return Chosen(table, table.kept[found])
+    return RowSelection(table, table.kept[found])
 
 
-class Opened(NamedTuple):
+class OpenSource(NamedTuple):
     """A source with how its rows are read."""
 
     source: Source
@@ -223,7 +225,7 @@ class Loader:
     tokenizer: PreTrainedTokenizerBase
     load: Load | None = None
 
-    def training_sources(self, defaults: Sequence[str] = TRAIN_SPLITS, limit: int | None = None) -> list[Opened]:
+    def training_sources(self, defaults: Sequence[str] = TRAIN_SPLITS, limit: int | None = None) -> list[OpenSource]:
         """Open the sources that are trained on."""
         data = self.config
         labels = data.names if len(data.parts) > 1 else [""]
@@ -232,7 +234,7 @@ class Loader:
             for part, label in zip(data.parts, labels, strict=True)
         ]
 
-    def held_out_sources(self) -> list[Opened] | None:
+    def held_out_sources(self) -> list[OpenSource] | None:
         """Open the sources that are held out whole; None where a share of the training sources is."""
         data = self.config
         named = data.eval_split if isinstance(data.eval_split, str) else None
@@ -254,16 +256,16 @@ class Loader:
         defaults: Sequence[str],
         limit: int | None,
         label: str = "",
-    ) -> Opened:
+    ) -> OpenSource:
         """Open a source, a plugin's answer before our own."""
         raw = self.load(name, split) if self.load is not None else None
         if raw is not None and not len(raw.rows):
             raise DataError(f"{raw.source} holds no rows")
         if raw is not None:
-            return Opened(Source.of(raw).head(limit), reading, label)
-        return Opened(open_source(name, split, reading, default_splits=defaults, limit=limit), reading, label)
+            return OpenSource(Source.of(raw).head(limit), reading, label)
+        return OpenSource(open_source(name, split, reading, default_splits=defaults, limit=limit), reading, label)
 
-    def table(self, opened: Opened, kind: RowKind) -> Table:
+    def table(self, opened: OpenSource, kind: RowKind) -> TokenTable:
         """Return the rows of a source as rows of ``kind``, from the cache where they are."""
         source, reading, label = opened
         recipe = Recipe(
@@ -276,17 +278,17 @@ class Loader:
         )
 
         def make() -> Iterator[pa.RecordBatch]:
-            return shown(encode(source, recipe, self.tokenizer, self.config.workers))
+            return with_progress(encode(source, recipe, self.tokenizer, self.config.workers))
 
         if self.config.cache:
             found = cached(cache_key(source.digest(), self.tokenizer, recipe), make)
         else:
             found = in_memory(make())
-        table = Table(found, kind, source.name, source.root, label)
+        table = TokenTable(found, kind, source.name, source.root, label)
         self._check_length(table)
         return table
 
-    def _check_length(self, table: Table) -> None:
+    def _check_length(self, table: TokenTable) -> None:
         lengths = table.numbers("prompt_tokens")
         shortest = int(lengths[lengths >= 0].min(initial=1 << 62))
         if shortest < 1 << 62 and shortest + (table.kind != "prompt") > self.config.max_length:

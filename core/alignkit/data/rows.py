@@ -31,10 +31,10 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def describe(value: object) -> str:
-    """Name a value's type as a user of JSON would: ``describe(3)`` -> ``"a number"``.
+def describe_value(value: object) -> str:
+    """Name a value's type as a user of JSON would: ``describe_value(3)`` -> ``"a number"``.
 
-    >>> describe([1]), describe(None), describe(True)
+    >>> describe_value([1]), describe_value(None), describe_value(True)
     ('a list', 'null', 'true')
     """
     if value is None:

@@ -32,7 +32,7 @@ SHOWN = (
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """How a run stands."""
 
     path: Path
@@ -64,7 +64,7 @@ class Standing:
         }
 
 
-def standing(path: Path) -> Standing:
+def read_status(path: Path) -> RunStatus:
     """Read how the run in ``path`` stands; raises ``ConfigError`` where it is no run."""
     run = RunDir.open(path)
     record = run.read_record()
@@ -82,7 +82,7 @@ def standing(path: Path) -> Standing:
     if status == "running" and steps and len(history) > 1:
         started = float(record.get("started", time.time()))
         left = _left(run.metrics, history, steps, started)
-    return Standing(
+    return RunStatus(
         path,
         status,
         str(record.get("method")),
@@ -135,7 +135,7 @@ def _left(path: Path, history: Sequence[Mapping[str, Any]], steps: int, started:
     return spent / done * (steps - done) if done and spent > 0 else None
 
 
-def lines(found: Standing) -> list[str]:
+def lines(found: RunStatus) -> list[str]:
     """Return how a run stands as lines of text."""
     of = "" if found.steps is None else f" of {found.steps}"
     left = "" if found.seconds_left is None else f", about {duration(found.seconds_left)} left"

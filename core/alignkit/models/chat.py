@@ -29,7 +29,7 @@ class Sampling:
     seed: int = 0
 
 
-class Speaker:
+class ChatModel:
     """A model that answers: a run, a model or adapter directory, a hub id, or ``demo``."""
 
     def __init__(self, target: str) -> None:
@@ -92,7 +92,7 @@ def vote(answers: Sequence[str]) -> tuple[str, int]:
 
 
 def each_answer(
-    speakers: Sequence[Speaker], prompts: Sequence[str], sampling: Sampling, *, raw: bool
+    speakers: Sequence[ChatModel], prompts: Sequence[str], sampling: Sampling, *, raw: bool
 ) -> Iterator[list[str]]:
     """Yield for every prompt the answers of all speakers, each model asked about all prompts at once."""
     conversations = [({"role": "user", "content": prompt},) for prompt in prompts]

@@ -18,7 +18,7 @@ _BATCH = 16
 _SAMPLING = ("temperature", "top_p", "top_k")
 
 
-class Answer(NamedTuple):
+class GeneratedAnswer(NamedTuple):
     """A generated answer: its tokens without the end token, and the one the model ended it with (None: it was cut off)."""
 
     tokens: list[int]
@@ -59,7 +59,7 @@ def generate(
     stop: Collection[int] = (),
     seed: int = 0,
     batch_size: int = _BATCH,
-) -> list[Answer]:
+) -> list[GeneratedAnswer]:
     """Answer prompts, in their order.
 
     Training is not disturbed: random state, each module's training mode and the gradients stay as they were.
@@ -79,7 +79,7 @@ def generate(
     Raises:
         RunFailedError: the model's logits are not numbers.
     """
-    answers: list[Answer] = []
+    answers: list[GeneratedAnswer] = []
     with _undisturbed(model, seed):
         ends = _end_tokens(model, tokenizer) | set(stop)
         # A checkpoint's own sampling settings would only raise a warning where nothing is sampled.
@@ -99,7 +99,7 @@ def _answer(
     max_new_tokens: int,
     ends: Collection[int],
     sampling: Mapping[str, Any],
-) -> list[Answer]:
+) -> list[GeneratedAnswer]:
     import torch
 
     width = max(map(len, prompts))
@@ -135,9 +135,9 @@ def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
 
 
-def _until(tokens: list[int], ends: Collection[int]) -> Answer:
+def _until(tokens: list[int], ends: Collection[int]) -> GeneratedAnswer:
     stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-    return Answer(tokens[:stop], tokens[stop] if stop < len(tokens) else None)
+    return GeneratedAnswer(tokens[:stop], tokens[stop] if stop < len(tokens) else None)
 
 
 @contextmanager

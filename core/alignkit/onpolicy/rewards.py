@@ -23,7 +23,7 @@ RewardFunction = Callable[[Sequence[Answered]], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class OpenReward:
+class LoadedReward:
     """A reward ready to be asked."""
 
     label: str
@@ -53,17 +53,17 @@ class Rewards:
     parts: dict[str, list[float]]
 
 
-def open_rewards(specs: Sequence[RewardSpec]) -> list[OpenReward]:
+def open_rewards(specs: Sequence[RewardSpec]) -> list[LoadedReward]:
     """Load every reward with its settings; raises :class:`ConfigError` and ``PluginError`` for what cannot be used."""
-    opened: list[OpenReward] = []
+    opened: list[LoadedReward] = []
     for spec in specs:
         label, function = _open(spec)
         number = sum(one.label.partition("#")[0] == label for one in opened) + 1
-        opened.append(OpenReward(label if number == 1 else f"{label}#{number}", spec.weight, function))
+        opened.append(LoadedReward(label if number == 1 else f"{label}#{number}", spec.weight, function))
     return opened
 
 
-def ask(rewards: Sequence[OpenReward], answers: Sequence[Answered]) -> Rewards:
+def score_answers(rewards: Sequence[LoadedReward], answers: Sequence[Answered]) -> Rewards:
     """Ask every reward and weight what they say."""
     parts = {reward.label: reward(answers) for reward in rewards}
     weights = {reward.label: reward.weight for reward in rewards}

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from alignkit.contract.rewards import Answered
 from alignkit.contract.types import Batch, Example, Scores, by_length, split_flat
-from alignkit.onpolicy.rewards import OpenReward, ask
+from alignkit.onpolicy.rewards import LoadedReward, score_answers
 from alignkit.onpolicy.samplers import Sampler
 from alignkit.onpolicy.settings import OnPolicySettings
 
@@ -32,7 +32,7 @@ class RolloutParts:
 
     settings: OnPolicySettings
     sampler: Sampler
-    rewards: Sequence[OpenReward]
+    rewards: Sequence[LoadedReward]
     tokenizer: PreTrainedTokenizerBase
     rows: Mapping[str, Callable[[], Sequence[Row]]]
     """The rows the prompts are of, as text or messages, by split: ``train`` and ``eval``."""
@@ -43,7 +43,7 @@ class RolloutParts:
 
 @dataclass
 class ModelRollouts:
-    """What ``align_prepare_batch`` of an on-policy method works with; see :class:`~alignkit.types.Rollouts`."""
+    """What ``align_prepare_batch`` of an on-policy method works with; see :class:`~alignkit.contract.types.Rollouts`."""
 
     parts: RolloutParts
     policy: Policy
@@ -82,7 +82,7 @@ class ModelRollouts:
             for example, group in zip(examples, groups, strict=True)
             for answer in group
         ]
-        found = ask(self.parts.rewards, answered)
+        found = score_answers(self.parts.rewards, answered)
         ended = [float(answer.ended) for answer in answers]
         total = [r - settings.missing_end_penalty * (1 - e) for r, e in zip(found.total, ended, strict=True)]
         flat = {"reward": total, "ended": ended} | {f"reward/{k}": v for k, v in found.parts.items()}

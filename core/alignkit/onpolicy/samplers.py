@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from alignkit.models.generate import Answer
+    from alignkit.models.generate import GeneratedAnswer
 
 
 class Sampler(Protocol):
     """Who generates answers with the weights as they are now."""
 
-    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Answer]:
+    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
         """Answer every prompt once, in their order."""
         ...
 
@@ -36,7 +36,7 @@ class ModelSampler:
     ) -> None:
         self.model, self.tokenizer, self.settings, self.stop = model, tokenizer, settings, stop
 
-    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Answer]:
+    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
         """Answer every prompt once, in their order."""
         from alignkit.models.generate import generate
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import ConfigError
-from alignkit.models.generate import Answer
+from alignkit.models.generate import GeneratedAnswer
 from alignkit.scoring.critic import is_critics
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class VLLMSampler:
         self.engine: Any = vllm.LLM(model=path, gpu_memory_utilization=_MEMORY_SHARE, enforce_eager=True)
         self.parameters: Any = vllm.SamplingParams
 
-    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Answer]:
+    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
         """Answer every prompt once, in their order."""
         weights = list(merged_weights(self.model))
         self.engine.apply_model(lambda inner: inner.load_weights(weights) and None)
@@ -61,8 +61,12 @@ class VLLMSampler:
         outputs = self.engine.generate(inputs, parameters, use_tqdm=False)
         return [self._answer(list(output.outputs[0].token_ids)) for output in outputs]
 
-    def _answer(self, tokens: list[int]) -> Answer:
-        return Answer(tokens[:-1], tokens[-1]) if tokens and tokens[-1] in self.ends else Answer(tokens, None)
+    def _answer(self, tokens: list[int]) -> GeneratedAnswer:
+        return (
+            GeneratedAnswer(tokens[:-1], tokens[-1])
+            if tokens and tokens[-1] in self.ends
+            else GeneratedAnswer(tokens, None)
+        )
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

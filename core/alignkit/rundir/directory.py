@@ -59,7 +59,7 @@ class RunDir:
             ConfigError: the name leaves ``parent`` or is taken, or the directory cannot be made.
         """
         parent = Path(parent)
-        wanted = child_of(parent, own_name(method) if name is None else name)
+        wanted = child_of(parent, default_run_name(method) if name is None else name)
         if repeat or name is None:
             return cls(_make(wanted, numbered=True))
         run = cls(wanted)
@@ -159,7 +159,7 @@ class RunDir:
                 shutil.rmtree(path)
 
 
-def own_name(method: str) -> str:
+def default_run_name(method: str) -> str:
     """Return a name made from the method and the time."""
     return f"{method.replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
 

@@ -57,11 +57,11 @@ def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False, quiet
     from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
-    config = settings.check(config)
+    config = settings.check_config(config)
     if dry_run:
-        from alignkit.runs.dry_run import describe
+        from alignkit.runs.dry_run import show_dry_run
 
-        describe(config)
+        show_dry_run(config)
         return None
     if resume:
         if config.run.name is None:

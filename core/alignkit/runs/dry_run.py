@@ -10,9 +10,8 @@ import numpy as np
 
 from alignkit.config import RunConfig
 from alignkit.contract.types import Method
-from alignkit.data.checking.before import check_before_training
-from alignkit.data.order.mixing import describe as mix
-from alignkit.data.order.mixing import row_order
+from alignkit.data.checking.before_training import check_before_training
+from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.display.console import Console
 from alignkit.runs.prepare import load_parts, open_plugins
 from alignkit.settings.training_arguments import StepShape, training_arguments
@@ -44,7 +43,7 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-def describe(config: RunConfig) -> None:
+def show_dry_run(config: RunConfig) -> None:
     """Print what ``config`` comes to: parameters, trained share, rows, tokens, steps and an estimate of memory."""
     from rich.table import Table
 
@@ -70,7 +69,7 @@ def describe(config: RunConfig) -> None:
         "model": f"{config.model.name}, {type(loaded.model).__name__}",
         "parameters": f"{loaded.parameters:,}, {loaded.trainable:,} trained ({loaded.trainable / loaded.parameters:.2%})",
         "rows": f"{len(data.train):,} to train on, {len(data.eval):,} held out",
-        **({"mix": "; ".join(mixed)} if (mixed := list(mix(config.data, order))) else {}),
+        **({"mix": "; ".join(mixed)} if (mixed := list(describe_mix(config.data, order))) else {}),
         "step": f"{shape.rows} rows, cut into micro-batches of at most {shape.rows_per_micro_batch} rows "
         f"and {shape.tokens_per_micro_batch:,} tokens",
         "steps": f"{steps:,} ({passes / method.reuse.epochs:.2f} epochs)",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from alignkit import settings
 from alignkit.config import RunConfig
 from alignkit.contract.suites import Suite, SuiteResult
-from alignkit.data.checking.before import check_before_training
-from alignkit.data.order.mixing import describe
+from alignkit.data.checking.before_training import check_before_training
+from alignkit.data.order.mixing import describe_mix
 from alignkit.display.console import Console
 from alignkit.errors import AlignError, CheckpointError, InterruptedRun
 from alignkit.rundir.directory import RunDir
@@ -23,10 +23,10 @@ from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.runs.evaluation import run_suites
 from alignkit.runs.parts import trainer_parts
-from alignkit.runs.prepare import Prepared, open_plugins, prepare, subject
+from alignkit.runs.prepare import PreparedRun, open_plugins, prepare, subject
 from alignkit.runs.record import description, training_numbers
 from alignkit.runs.references import order_of, references
-from alignkit.runs.summary import present, sample_answers, side_by_side
+from alignkit.runs.summary import pair_samples, present, sample_answers
 from alignkit.settings.training_arguments import training_arguments
 from alignkit.system.distributed import from_first, rank, wait_for_all
 from alignkit.system.files import write_jsonl, write_text
@@ -108,7 +108,7 @@ class Execution:
 
     # ------------------------------------------------------------------ stages
 
-    def _prepare(self) -> Prepared:
+    def _prepare(self) -> PreparedRun:
         with self.clock.stage("prepare"):
             prepared = prepare(self.config, self.session, self.suites, self.arguments.device)
             findings = check_before_training(prepared.data, self.config.data.check)
@@ -122,7 +122,7 @@ class Execution:
             self.console.info(line)
         return prepared
 
-    def _carry_out(self, prepared: Prepared, directory: RunDir, checkpoint: Path | None) -> Path:
+    def _carry_out(self, prepared: PreparedRun, directory: RunDir, checkpoint: Path | None) -> Path:
         """Evaluate, train, save, evaluate; whatever ends the run is in its record."""
         try:
             self._write_start(prepared, directory, checkpoint)
@@ -141,7 +141,7 @@ class Execution:
             shown()
         return directory.path
 
-    def _write_start(self, prepared: Prepared, directory: RunDir, checkpoint: Path | None) -> None:
+    def _write_start(self, prepared: PreparedRun, directory: RunDir, checkpoint: Path | None) -> None:
         """Write what the run is made of before it begins, so that a killed one can be understood and resumed."""
         if not self.first:
             return
@@ -154,7 +154,7 @@ class Execution:
             self.console.info(f"going on from {checkpoint.name}")
         self.session.run_started(directory.path)
 
-    def _before(self, prepared: Prepared, directory: RunDir) -> tuple[Results, list[dict[str, Any]]]:
+    def _before(self, prepared: PreparedRun, directory: RunDir) -> tuple[Results, list[dict[str, Any]]]:
         """Evaluate the start model, or read what was found before an interruption."""
         if not self.first:
             return {}, []
@@ -172,7 +172,7 @@ class Execution:
             return results, sample_answers(prepared)
 
     def _evaluate(
-        self, prepared: Prepared, suites: Mapping[str, Suite[Any]], name: str, start: Results | None = None
+        self, prepared: PreparedRun, suites: Mapping[str, Suite[Any]], name: str, start: Results | None = None
     ) -> Results:
         """Evaluate the model as it is now: the start model itself, or (with its results) against it."""
         prepared.policy.model = prepared.loaded.model
@@ -180,7 +180,7 @@ class Execution:
             suites, subject(prepared, name, trained=start is not None), start=start, skipped=self._skipped
         )
 
-    def _train(self, prepared: Prepared, directory: RunDir, checkpoint: Path | None, before: Results) -> Trainer:
+    def _train(self, prepared: PreparedRun, directory: RunDir, checkpoint: Path | None, before: Results) -> Trainer:
         from transformers.trainer_callback import PrinterCallback
 
         from alignkit.training.callbacks import CheckpointSaved, EvaluateDuring, RecordMetrics, ShowProgress
@@ -205,7 +205,7 @@ class Execution:
             stop,
         ]
         order = order_of(prepared, logps)
-        for line in describe(self.config.data, order):
+        for line in describe_mix(self.config.data, order):
             self.console.info(f"mix: {line}")
         parts = trainer_parts(prepared, self.arguments, self.shape, logps, callbacks, order)
         external = self.session.build_trainer(parts)
@@ -227,7 +227,7 @@ class Execution:
             self.said.add(message)
             self.console.warn(message)
 
-    def _evaluate_now(self, prepared: Prepared, before: Results, names: Sequence[str]) -> dict[str, float]:
+    def _evaluate_now(self, prepared: PreparedRun, before: Results, names: Sequence[str]) -> dict[str, float]:
         """Evaluate in the middle of training, which must not notice: neither random numbers nor the mode change."""
         import torch
 
@@ -244,7 +244,7 @@ class Execution:
 
     def _after(
         self,
-        prepared: Prepared,
+        prepared: PreparedRun,
         directory: RunDir,
         trainer: Trainer,
         before: Results,
@@ -261,7 +261,7 @@ class Execution:
             for result in after.values():
                 directory.write_evaluation(result, target=str(directory.path))
         with self.clock.stage("present"):
-            pairs = side_by_side(samples, sample_answers(prepared))
+            pairs = pair_samples(samples, sample_answers(prepared))
             write_jsonl(directory.samples, pairs)
         timings = self._timings(directory)
         record = self._finish(
@@ -280,7 +280,7 @@ class Execution:
         )
         return partial(present, self.console, directory, record, before, after, pairs)
 
-    def _save(self, prepared: Prepared, directory: RunDir, trainer: Trainer) -> None:
+    def _save(self, prepared: PreparedRun, directory: RunDir, trainer: Trainer) -> None:
         """Write model/ under a temporary name and rename it: it is there whole or not at all."""
         staged = directory.path / ".model.partial"
         if self.first:
@@ -324,7 +324,7 @@ def _metrics(results: Results) -> dict[str, Any]:
     return {name: dict(result.metrics) for name, result in results.items()}
 
 
-def _refuse_changed(directory: RunDir, prepared: Prepared) -> None:
+def _refuse_changed(directory: RunDir, prepared: PreparedRun) -> None:
     """Refuse to go on where start model or data are no longer what the run began with (its reference would change)."""
     record = directory.read_record()
     now = {"model": prepared.loaded.fingerprint, "data": prepared.data.report.fingerprint}

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from alignkit.onpolicy.rollouts import RolloutParts
     from alignkit.settings.training_arguments import StepShape
     from alignkit.training.parts import TrainerParts
-from alignkit.runs.prepare import Prepared
+from alignkit.runs.prepare import PreparedRun
 
 
-def source_rows(prepared: Prepared) -> dict[str, Callable[[], Sequence[Row]]]:
+def source_rows(prepared: PreparedRun) -> dict[str, Callable[[], Sequence[Row]]]:
     """Return the rows of both splits as text or messages, the training rows where they were kept."""
     data = prepared.data
     return {"train": lambda: data.train_rows, "eval": lambda: data.held_out.rows(data.kind)}
 
 
-def rollout_parts(prepared: Prepared) -> RolloutParts | None:
+def rollout_parts(prepared: PreparedRun) -> RolloutParts | None:
     """Put together what a method that needs a reward samples with; None for the others."""
     method, loaded = prepared.session.method, prepared.loaded
     if "reward" not in method.needs:
@@ -44,7 +44,7 @@ def rollout_parts(prepared: Prepared) -> RolloutParts | None:
 
 
 def trainer_parts(
-    prepared: Prepared,
+    prepared: PreparedRun,
     arguments: TrainingArguments,
     shape: StepShape,
     references: dict[str, Sequence[Any]],

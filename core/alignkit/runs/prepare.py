@@ -33,7 +33,7 @@ SUPPORTED_NEEDS: frozenset[Need] = frozenset({"reference", "start", "value_head"
 
 
 @dataclass
-class Prepared:
+class PreparedRun:
     """A run that could start: its plugins, model, data and scorer."""
 
     config: RunConfig
@@ -102,17 +102,17 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
     return loaded, data
 
 
-def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], device: torch.device) -> Prepared:
+def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], device: torch.device) -> PreparedRun:
     """Load model and data, put the model on its device, and choose the scoring backend by a probe."""
     from alignkit.data.order.mixing import row_order
 
     loaded, data = load_parts(config, session)
     # What is wrong with the order shows before anything is evaluated.
     order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))
-    return Prepared(config, session, suites, loaded, data, policy_of(loaded, config.model, device), order)
+    return PreparedRun(config, session, suites, loaded, data, policy_of(loaded, config.model, device), order)
 
 
-def subject(prepared: Prepared, name: str, *, trained: bool) -> Subject:
+def subject(prepared: PreparedRun, name: str, *, trained: bool) -> Subject:
     """Return the run's model, as it is now, and its held-out data for evaluation."""
     config, loaded = prepared.config, prepared.loaded
     return Subject(
@@ -127,7 +127,7 @@ def subject(prepared: Prepared, name: str, *, trained: bool) -> Subject:
     )
 
 
-def _start_policy(prepared: Prepared) -> ModelPolicy | ClassifierPolicy:
+def _start_policy(prepared: PreparedRun) -> ModelPolicy | ClassifierPolicy:
     """Load the start model once more, beside the trained one."""
     loaded = prepared.session.build_model() or build_model(prepared.config.model, seed=prepared.config.run.seed)
     if loaded.fingerprint != prepared.loaded.fingerprint:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from alignkit.system.environment import environment
 
 if TYPE_CHECKING:
-    from alignkit.runs.prepare import Prepared
+    from alignkit.runs.prepare import PreparedRun
 
 
-def description(prepared: Prepared, started: float) -> dict[str, Any]:
+def description(prepared: PreparedRun, started: float) -> dict[str, Any]:
     """Return the record of a run that is about to train: configuration, conventions, hashes, versions."""
     method, loaded, config = prepared.session.method, prepared.loaded, prepared.config
     return {
@@ -38,7 +38,7 @@ def description(prepared: Prepared, started: float) -> dict[str, Any]:
 
 
 def training_numbers(
-    metrics: Path, prepared: Prepared, reference_tokens: int, rollout_tokens: int, seconds: float
+    metrics: Path, prepared: PreparedRun, reference_tokens: int, rollout_tokens: int, seconds: float
 ) -> dict[str, Any]:
     """Return what training came to: the last loss, the mean speed over the logging steps, and what it cost.
 

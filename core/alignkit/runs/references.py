@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from alignkit.data.order.row_order import RowOrder
     from alignkit.data.table.tokenised_rows import TokenisedRows
-from alignkit.runs.prepare import Prepared
+from alignkit.runs.prepare import PreparedRun
 
 
 def references(
-    prepared: Prepared, arguments: TrainingArguments, tick: Callable[[int], None] = lambda rows: None
+    prepared: PreparedRun, arguments: TrainingArguments, tick: Callable[[int], None] = lambda rows: None
 ) -> tuple[dict[str, Sequence[Any]], bool]:
     """Return the step-0 log-probabilities of the training and held-out rows, and whether all came from the cache.
 
@@ -59,7 +59,7 @@ def references(
     return found, cached
 
 
-def order_of(prepared: Prepared, references: dict[str, Sequence[Any]]) -> RowOrder:
+def order_of(prepared: PreparedRun, references: dict[str, Sequence[Any]]) -> RowOrder:
     """Return the order of the training rows, by the start model's margin where that is asked for."""
     from alignkit.data.order.mixing import row_order
 

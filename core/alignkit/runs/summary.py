@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from alignkit.contract.suites import SuiteResult
     from alignkit.display.console import Console
     from alignkit.rundir.directory import RunDir
-    from alignkit.runs.prepare import Prepared
+    from alignkit.runs.prepare import PreparedRun
 
 
-def sample_answers(prepared: Prepared) -> list[dict[str, Any]]:
+def sample_answers(prepared: PreparedRun) -> list[dict[str, Any]]:
     """Answer a few held-out prompts, spread over the data."""
     rows, wanted = prepared.data.eval, prepared.config.eval.samples
     if not wanted or not len(rows) or prepared.loaded.classifier:
@@ -33,7 +33,7 @@ def sample_answers(prepared: Prepared) -> list[dict[str, Any]]:
     ]
 
 
-def side_by_side(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def pair_samples(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Join the samples of the start model and of the trained one."""
     answers = {sample["id"]: sample["answer"] for sample in after}
     return [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ClassifierPolicy:
-    """A sequence classifier as a :class:`~alignkit.types.Policy`: a completion has one score, its reward.
+    """A sequence classifier as a :class:`~alignkit.contract.types.Policy`: a completion has one score, its reward.
 
     The stock forward decides which position is read (a causal model's last token that is not padding, an encoder's
     first), so that a saved model gives the same rewards wherever it is loaded.

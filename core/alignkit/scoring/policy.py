@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ModelPolicy:
-    """A causal language model as a :class:`~alignkit.types.Policy`.
+    """A causal language model as a :class:`~alignkit.contract.types.Policy`.
 
     ``model`` may be replaced by its wrapped form at any time: gradients are only synchronised between processes when the
     forward goes through the wrapper.
@@ -46,7 +46,7 @@ class ModelPolicy:
         temperature: float = 1.0,
         reference: bool = False,
     ) -> Scores:
-        """Score every completion of ``examples``, in their order; see :class:`~alignkit.types.Policy`.
+        """Score every completion of ``examples``, in their order; see :class:`~alignkit.contract.types.Policy`.
 
         Raises :class:`~alignkit.errors.DataError` for rows that cannot be scored.
         """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alignkit.contract.types import Example, Need, Policy
 
 
-class TokenLogps(Sequence["NDArray[np.float32]"]):
+class ReferenceLogps(Sequence["NDArray[np.float32]"]):
     """Per-token log-probabilities of every row's completions, one after the other; ``rows[i]`` is ``[tokens of row i]``."""
 
     def __init__(self, flat: NDArray[np.float32], lengths: Sequence[int]) -> None:
@@ -85,7 +85,7 @@ class StartWeights:
 
 def score_rows(
     policy: Policy, examples: Sequence[Example], max_tokens: int, tick: Callable[[int], None] = lambda rows: None
-) -> TokenLogps:
+) -> ReferenceLogps:
     """Score every completion of ``examples`` without gradient; ``tick`` hears how many rows each batch had."""
     import numpy as np
 
@@ -97,7 +97,7 @@ def score_rows(
         for i, part in zip(batch, parts, strict=True):
             rows[i] = part
         tick(len(batch))
-    return TokenLogps(np.concatenate(rows) if rows else np.empty(0, np.float32), lengths)
+    return ReferenceLogps(np.concatenate(rows) if rows else np.empty(0, np.float32), lengths)
 
 
 def reference_logps(
@@ -110,7 +110,7 @@ def reference_logps(
     cache: Path,
     max_tokens: int,
     tick: Callable[[int], None] = lambda rows: None,
-) -> tuple[TokenLogps, bool]:
+) -> tuple[ReferenceLogps, bool]:
     """Return the step-0 policy's log-probabilities of ``examples`` and whether they came from the cache.
 
     A cache file that does not fit the rows (another version, a truncated disk) is made anew.
@@ -126,7 +126,7 @@ def reference_logps(
     if path.is_file():
         try:
             lengths = [sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in examples]
-            return TokenLogps(load_file(path)["logps"].astype(np.float32), lengths), True
+            return ReferenceLogps(load_file(path)["logps"].astype(np.float32), lengths), True
         except (SafetensorError, KeyError, ValueError):
             path.unlink(missing_ok=True)
     logps = score_rows(policy, examples, max_tokens, tick)

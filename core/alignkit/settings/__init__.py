@@ -6,13 +6,13 @@ sections' defaults.
 
 from __future__ import annotations
 
-from alignkit.settings.resolve import Resolved, check, dump, from_sets, method_settings, resolve, resolve_layers
+from alignkit.settings.resolve import Resolved, check_config, dump, from_sets, method_settings, resolve, resolve_layers
 from alignkit.settings.schema import schema
 from alignkit.settings.yaml_files import read, write
 
 __all__ = [
     "Resolved",
-    "check",
+    "check_config",
     "dump",
     "from_sets",
     "method_settings",

@@ -81,7 +81,7 @@ def merge(layers: Iterable[Layer]) -> Layer:
     return merged
 
 
-def without_rivals(layers: Sequence[Layer]) -> list[Layer]:
+def drop_conflicting_lengths(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers with a training length taken out of each that a later layer gives in the other unit.
 
     ``max_steps`` beats ``num_train_epochs`` in transformers whoever set it, so a default of the one would silently win

@@ -14,7 +14,7 @@ from alignkit.config import RunConfig
 from alignkit.contract import registry
 from alignkit.errors import ConfigError, suggest
 from alignkit.settings import yaml_files as files
-from alignkit.settings.layers import SECTIONS, Layer, from_dotted, key_path, merge, without_rivals
+from alignkit.settings.layers import SECTIONS, Layer, drop_conflicting_lengths, from_dotted, key_path, merge
 from alignkit.settings.messages import known_keys, problem_at, refuse_non_finite, unknown_key, validate, wrong_value
 from alignkit.settings.train_keys import argument_types, check_train
 
@@ -79,7 +79,7 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
     return _resolve([layer.expanded() for layer in layers])
 
 
-def check(config: RunConfig) -> RunConfig:
+def check_config(config: RunConfig) -> RunConfig:
     """Check a configuration made in Python as one read from a file is, and fill in the method's and demo's defaults.
 
     A configuration that :func:`resolve` or :func:`check` returned comes back equal.
@@ -119,7 +119,7 @@ def _resolve(given: list[Layer]) -> Resolved:
         layers.append(from_dotted(method_type.demo, f"demo setting of {entry}"))
     for layer in [*layers, *given]:
         _use_aliases(layer, method_type.settings_type)
-    merged = merge(without_rivals([*layers, *given]))
+    merged = merge(drop_conflicting_lengths([*layers, *given]))
     config = validate(RunConfig, merged.values, merged)
     arguments = check_train(config.train, merged)
     settings = method_settings(method_type, config, merged)
@@ -261,7 +261,7 @@ def _demo_preset() -> Layer:
     return from_dotted(PRESET, "preset of the demo")
 
 
-def _shadow_note(entry: registry.Entry, other: registry.Entry) -> str:
+def _shadow_note(entry: registry.PluginEntry, other: registry.PluginEntry) -> str:
     return (
         f"{entry.kind} {entry.name} is also offered by {other.distribution}; the built-in one is used "
         f"({other.qualified} picks the other)"

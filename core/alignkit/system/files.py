@@ -54,7 +54,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all; see :func:`plain` for what it may hold."""
-    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -65,16 +65,16 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def json_line(row: Mapping[str, Any]) -> str:
     """Return a row as one line of JSON, line feed included."""
-    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(to_json(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Return a value in JSON's own types.
 
     Numbers that are not finite become null (JSON has no NaN); named tuples, dataclasses and pydantic models become objects,
     paths strings, numpy and torch scalars numbers.
 
-    >>> plain({"loss": float("nan"), "steps": (1, 2)})
+    >>> to_json({"loss": float("nan"), "steps": (1, 2)})
     {'loss': None, 'steps': [1, 2]}
 
     Raises:
@@ -86,17 +86,17 @@ def plain(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case Mapping():
-            return {str(key): plain(entry) for key, entry in value.items()}
+            return {str(key): to_json(entry) for key, entry in value.items()}
         case Path():
             return str(value)
     if hasattr(value, "_asdict"):
-        return plain(value._asdict())
+        return to_json(value._asdict())
     if hasattr(value, "model_dump"):
-        return plain(value.model_dump(mode="json"))
+        return to_json(value.model_dump(mode="json"))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (Sequence, set, frozenset)):
-        return [plain(entry) for entry in (value if isinstance(value, Sequence) else sorted(value))]
+        return [to_json(entry) for entry in (value if isinstance(value, Sequence) else sorted(value))]
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return to_json(value.tolist())
     raise TypeError(f"cannot write a {type(value).__name__} as JSON")

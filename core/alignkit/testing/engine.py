@@ -10,7 +10,7 @@ from alignkit.config import RunConfig
 from alignkit.contract.rewards import Answered
 from alignkit.contract.rows import Row
 from alignkit.contract.types import Example
-from alignkit.onpolicy.rewards import OpenReward
+from alignkit.onpolicy.rewards import LoadedReward
 from alignkit.onpolicy.rollouts import RolloutParts
 from alignkit.onpolicy.samplers import ModelSampler
 from alignkit.onpolicy.settings import OnPolicySettings
@@ -18,7 +18,7 @@ from alignkit.scoring.critic import add_critic
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.reference import StartWeights, keeps_start, score_rows
 from alignkit.scoring.scorer import install
-from alignkit.settings import check
+from alignkit.settings import check_config
 from alignkit.settings.training_arguments import training_arguments
 from alignkit.testing.tiny import Words, good_share, tiny_llama
 from alignkit.training.parts import TrainerParts
@@ -45,7 +45,7 @@ TRAIN: dict[str, Any] = {
 
 def configuration(method: str | dict[str, Any], **train: Any) -> RunConfig:
     """Return the checked configuration of a short run that reads no data and runs no suite."""
-    return check(
+    return check_config(
         RunConfig.model_validate(
             {"method": method, "model": "unused", "data": "unused", "train": TRAIN | train, "eval": {"suites": []}}
         )
@@ -61,7 +61,7 @@ def rollout_parts(
     return RolloutParts(
         settings=settings,
         sampler=ModelSampler(model, tokenizer, settings, ()),
-        rewards=[OpenReward(f"r{i}", 1.0, reward) for i, reward in enumerate(rewards or [good_share])],
+        rewards=[LoadedReward(f"r{i}", 1.0, reward) for i, reward in enumerate(rewards or [good_share])],
         tokenizer=tokenizer,
         rows={"train": lambda: rows, "eval": lambda: rows},
         max_tokens=300,

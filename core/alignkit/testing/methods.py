@@ -157,7 +157,7 @@ class MethodConformance:
         if "whole_step" in self.capabilities or "reward" in self._method().needs:
             pytest.skip("its batches depend on the whole step: only a run with several processes can tell")
         trainer = self._trainer(tmp_path)
-        rows = trainer.steps.drawn(0)
+        rows = trainer.steps.rows_of_step(0)
         halves = [rows.rows(range(k, len(rows), 2)) for k in (0, 1)]
         prepared = [trainer.steps.prepare(half, 0, 0.0) for half in halves]
         self._same(
@@ -294,7 +294,7 @@ class MethodConformance:
         return trainer, [dict(record) for record in trainer.state.log_history if "loss" in record]
 
     def _prepared(self, trainer: AlignTrainer) -> Batch:
-        return trainer.steps.prepare(trainer.steps.drawn(0), 0, 0.0)
+        return trainer.steps.prepare(trainer.steps.rows_of_step(0), 0, 0.0)
 
     def _gradient(
         self, trainer: AlignTrainer, ranks: Sequence[Batch], cut: int | None = None

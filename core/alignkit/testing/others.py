@@ -217,7 +217,7 @@ class ServiceConformance:
         from alignkit.runs.api import run
 
         values = _short(tmp_path, self.name)
-        finished = run(settings.check(RunConfig.model_validate(values)), quiet=True)
+        finished = run(settings.check_config(RunConfig.model_validate(values)), quiet=True)
         assert finished is not None
         assert finished.record["status"] == "finished"
 
@@ -225,7 +225,7 @@ class ServiceConformance:
         """What is not its own to load, it answers with None."""
         from alignkit.training.session import Session
 
-        config = settings.check(RunConfig.model_validate(_short(Path("unused"), self.name)))
+        config = settings.check_config(RunConfig.model_validate(_short(Path("unused"), self.name)))
         assert Session.open(config).load_data("a-file-of-nobody.jsonl", None) is None, (
             "align_load_data answered for a source that is not its own: return None"
         )
@@ -241,7 +241,7 @@ class ServiceConformance:
         values = _short(tmp_path, self.name)
         values["data"] = {"source": source, "eval_split": 0.3}
         values["model"] = "demo"
-        config = settings.check(RunConfig.model_validate(values))
+        config = settings.check_config(RunConfig.model_validate(values))
         rows = Session.open(config).load_data(source, None)
         assert rows is not None, f"align_load_data does not know its own source {source}"
         assert len(rows.rows) >= 10, "write at least ten rows for this test"

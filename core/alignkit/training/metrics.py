@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 
-class Sums:
+class MetricSums:
     """Named (sum, count) pairs kept on the device and reduced over ranks only when they are read."""
 
     def __init__(self, device: torch.device) -> None:

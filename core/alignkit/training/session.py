@@ -140,14 +140,14 @@ class Session:
             raise
 
 
-def _made(entry: registry.Entry, factory: type[Any], *arguments: Any) -> Any:
+def _made(entry: registry.PluginEntry, factory: type[Any], *arguments: Any) -> Any:
     try:
         return factory(*arguments)
     except Exception as error:
         raise PluginError(f"{entry} cannot be set up: {type(error).__name__}: {error}") from error
 
 
-def _register(manager: pluggy.PluginManager, entry: registry.Entry, plugin: object) -> None:
+def _register(manager: pluggy.PluginManager, entry: registry.PluginEntry, plugin: object) -> None:
     try:
         manager.register(plugin, name=str(entry))
         manager.check_pending()

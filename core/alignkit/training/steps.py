@@ -45,17 +45,17 @@ class Steps:
         """Return the batch of an optimizer step; steps are asked for in their order."""
         parts, reuse = self.parts, self.reuse
         if parts.rollouts is None and reuse.steps == 1:
-            return self.prepare(self.drawn(step), step, progress)
+            return self.prepare(self.rows_of_step(step), step, progress)
         number, inner = divmod(step, reuse.steps)
         if inner == 0:
-            self.buffer = self.prepare(self.drawn(step), number, progress)
+            self.buffer = self.prepare(self.rows_of_step(step), number, progress)
         if self.buffer is None:
             raise CheckpointError(f"the checkpoint of step {step} lacks the rollout that training goes on with")
         epoch, minibatch = divmod(inner, reuse.minibatches)
         order = np.random.default_rng([parts.seed, number, epoch]).permutation(len(self.buffer))
         return self.buffer.rows([int(i) for i in order[minibatch :: reuse.minibatches]])
 
-    def drawn(self, step: int) -> Batch:
+    def rows_of_step(self, step: int) -> Batch:
         """Return this process's rows of the step (of a rollout: of all its steps) as they stand in the data."""
         parts, reuse = self.parts, self.reuse
         if parts.rollouts is None and reuse.steps == 1:
@@ -81,7 +81,7 @@ class Steps:
         references = self.parts.references.get(split)
         return batch if references is None else batch.with_column("reference", [references[i] for i in rows])
 
-    def nothing(self) -> torch.Tensor:
+    def zero_loss(self) -> torch.Tensor:
         """Return a loss of zero that every trained weight takes part in: for a process that has no rows left."""
         example = self.parts.train[0]
         if not example.completions:

@@ -25,7 +25,7 @@ from alignkit.contract.types import Batch, Example, LossOutput, by_length
 from alignkit.errors import RunFailedError
 from alignkit.system.environment import peak_memory_gb
 from alignkit.training.checkpoints import CriticApart, WholeCheckpoints
-from alignkit.training.metrics import Sums
+from alignkit.training.metrics import MetricSums
 from alignkit.training.parts import TrainerParts
 from alignkit.training.steps import Steps
 
@@ -45,7 +45,7 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
             processing_class=parts.tokenizer,
             callbacks=list(parts.callbacks),
         )
-        self.sums = Sums(self.args.device)
+        self.sums = MetricSums(self.args.device)
         self.steps = Steps(parts, self.args.process_index, self.args.world_size)
         self.tokens_seen = 0
         self._window_tokens, self._window_start = 0, time.perf_counter()
@@ -91,7 +91,7 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
                     loss = self._normalise(output, counts) * self.args.world_size  # DDP and FSDP average over ranks
                     self._observe(output, cuts[k].counts, counts)
                 else:  # a rank with nothing left still takes part in the collectives
-                    loss = self.steps.nothing()
+                    loss = self.steps.zero_loss()
                 self.accelerator.backward(loss)
             self._step_losses.append(loss.detach())
         total = torch.stack(self._step_losses).sum()
@@ -213,7 +213,7 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
         model = self.model  # not DDP's wrapper, whose forward broadcasts buffers and waits for ranks with more batches
         training = model.training
         self.parts.policy.model = model
-        sums, weights = Sums(self.args.device), dict[str, float]()
+        sums, weights = MetricSums(self.args.device), dict[str, float]()
         mine = range(self.args.process_index, len(examples), self.args.world_size)
         batches = list(by_length([examples[i] for i in mine], self.parts.tokens_per_micro_batch))
         model.eval()
@@ -231,7 +231,7 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
                         for name, metric in output.metrics.items():
                             sums.add(name, metric.sum, counts[metric.per])
             for _ in range(self._most_over_ranks(len(batches)) - len(batches)):  # sharded weights: all ranks or none
-                self.steps.nothing()
+                self.steps.zero_loss()
         model.train(training)
         values = {name: total / max(count, 1) for name, (total, count) in sums.drain().items()}
         values = {"loss": sum(values[name] * weight for name, weight in weights.items()), **values}

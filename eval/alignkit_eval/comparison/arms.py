@@ -12,7 +12,7 @@ from alignkit import SuiteResult
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation
-from alignkit.system.files import plain
+from alignkit.system.files import to_json
 
 from alignkit_eval.comparison.result import Cost
 
@@ -74,7 +74,7 @@ def read_run(path: Path | str) -> RunResult:
         raise ConfigError(f"{path} is not a finished run (its status is {record.get('status')})")
     if not results:
         raise ConfigError(f"{path} holds no evaluation: run align eval {path} first")
-    stages = stages_of(record)
+    stages = lineage(record)
     methods = tuple(str(stage.record.get("method")) for stage in stages)
     return RunResult(
         path=path,
@@ -133,8 +133,8 @@ def _alike_but_for_the_seed(runs: Sequence[RunResult]) -> list[list[RunResult]]:
 def _grouped(runs: Sequence[RunResult], about: Callable[[RunResult], Any]) -> list[list[RunResult]]:
     together: dict[str, list[RunResult]] = {}
     for run in runs:
-        identity = run.path if run.method is None else (run.label, plain(about(run)))
-        together.setdefault(json.dumps(plain(identity), sort_keys=True), []).append(run)
+        identity = run.path if run.method is None else (run.label, to_json(about(run)))
+        together.setdefault(json.dumps(to_json(identity), sort_keys=True), []).append(run)
     return list(together.values())
 
 
@@ -143,7 +143,7 @@ def _seed_twice(runs: Sequence[RunResult]) -> RunResult | None:
     return next((run for run in runs if seeds.count(run.seed) > 1), None)
 
 
-class Stage(NamedTuple):
+class PastRun(NamedTuple):
     """One run of a pipeline."""
 
     record: Mapping[str, Any]
@@ -152,29 +152,29 @@ class Stage(NamedTuple):
     """Where in the run before it (``model``, ``checkpoints/checkpoint-20``) it found its start model."""
 
 
-def stages_of(record: Mapping[str, Any]) -> list[Stage]:
+def lineage(record: Mapping[str, Any]) -> list[PastRun]:
     """Return the runs a model went through, from the first one to the one with this record."""
-    found: list[Stage] = []
+    found: list[PastRun] = []
     seen = set[Path]()
     while True:
         path = _start_path(record)
         # RUN/model or RUN/checkpoints/checkpoint-N; a hub id is no absolute path.
         above = [parent for parent in path.parents[:2] if (parent / "run.json").is_file()] if path.is_absolute() else []
         if not above or above[0] in seen:
-            return [Stage(record, None), *reversed(found)]
+            return [PastRun(record, None), *reversed(found)]
         seen.add(above[0])
-        found.append(Stage(record, path.relative_to(above[0])))
+        found.append(PastRun(record, path.relative_to(above[0])))
         record = RunDir.open(above[0]).read_record()
 
 
-def cost_of(stages: Sequence[Stage]) -> Cost:
+def cost_of(stages: Sequence[PastRun]) -> Cost:
     """Return what a model cost to train, every stage of it, and its reward models; None for what a record does not say."""
     if _started_from_a_lost_run(stages[0].record):
         return Cost()
     records = {_identity(stage.record): stage.record for stage in stages}
     for stage in stages:
         for path in _reward_models(stage.record):
-            records |= {_identity(s.record): s.record for s in stages_of(RunDir.open(path).read_record())}
+            records |= {_identity(s.record): s.record for s in lineage(RunDir.open(path).read_record())}
     tokens, flops, seconds, memory = zip(*map(_own_cost, records.values()), strict=True)
     return Cost(_total(tokens), _total(flops), _total(seconds), None if None in memory else max(memory))
 
@@ -227,7 +227,7 @@ def results_in(directory: Path) -> dict[str, SuiteResult]:
     return {name: read_evaluation(directory, name) for name in names}
 
 
-def _settings(stages: Sequence[Stage]) -> dict[str, Any]:
+def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
     """Return the settings of the last stage by dotted key, without what only watches it.
 
     A start model that a run made is described by that run's settings under ``start.``, not by its path: pipelines that

@@ -62,7 +62,7 @@ def compare(
         )
     notes: list[str] = []
     suites = common_suites(groups, notes)
-    notes += _said(groups)
+    notes += _notes(groups)
     table = _Table(groups, suites, notes)
     others = [g for g in groups if g is not first]
     contrasts = table.contrasts([(g, first) for g in others])
@@ -203,7 +203,7 @@ def _mean(found: Sequence[Mapping[str, Estimate]], name: str) -> Estimate:
 # --------------------------------------------------------------------------------------------- what is said
 
 
-def _said(groups: Sequence[Group]) -> list[str]:
+def _notes(groups: Sequence[Group]) -> list[str]:
     """Return what a reader must know of the arms."""
     notes = []
     if any(_trained(g) and len(g.runs) == 1 for g in groups):

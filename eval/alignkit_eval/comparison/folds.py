@@ -14,7 +14,7 @@ from typing import Any
 
 from alignkit import SuiteResult
 from alignkit.errors import ConfigError
-from alignkit.system.files import plain
+from alignkit.system.files import to_json
 
 from alignkit_eval.comparison.arms import RunResult, mean_cost, results_in
 
@@ -32,7 +32,7 @@ def join_folds(runs: Sequence[RunResult]) -> list[RunResult]:
     together: dict[str, list[RunResult]] = {}
     for run in runs:
         own = {key: value for key, value in run.settings.items() if key != _FOLD}
-        about = [str(run.path)] if not run.settings.get(_FOLDS) else [run.label, run.seed, run.start, plain(own)]
+        about = [str(run.path)] if not run.settings.get(_FOLDS) else [run.label, run.seed, run.start, to_json(own)]
         together.setdefault(json.dumps(about, sort_keys=True), []).append(run)
     return [_joined(members) if members[0].settings.get(_FOLDS) else members[0] for members in together.values()]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit import Estimate
-from alignkit.system.files import plain
+from alignkit.system.files import to_json
 
 
 @dataclass(frozen=True)
@@ -116,4 +116,4 @@ class Comparison:
             "notes": self.notes,
             "settings": self.settings,
         }
-        return {key: plain(value) for key, value in whole.items()}
+        return {key: to_json(value) for key, value in whole.items()}

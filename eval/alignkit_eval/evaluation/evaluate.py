@@ -13,7 +13,7 @@ from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import write_evaluation
 from alignkit.runs.evaluation import open_suites, run_suites
 
-from alignkit_eval.evaluation.targets import Opened, Source, find_target, open_target
+from alignkit_eval.evaluation.targets import OpenTarget, TargetSpec, find_target, open_target
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def evaluate(
     return done
 
 
-def _evaluate(source: Source, directory: Path, say: Callable[[str], None]) -> Evaluation:
+def _evaluate(source: TargetSpec, directory: Path, say: Callable[[str], None]) -> Evaluation:
     suites = open_suites(source.config.eval)
     opened = open_target(source)
     skipped: list[str] = []
@@ -106,7 +106,7 @@ def _evaluate(source: Source, directory: Path, say: Callable[[str], None]) -> Ev
     return Evaluation(source.name, directory, results, tuple(skipped))
 
 
-def _keep_in_record(opened: Opened, directory: Path, results: Mapping[str, SuiteResult]) -> None:
+def _keep_in_record(opened: OpenTarget, directory: Path, results: Mapping[str, SuiteResult]) -> None:
     run = opened.source.run
     if run is None or directory != run.path:
         return
@@ -115,7 +115,7 @@ def _keep_in_record(opened: Opened, directory: Path, results: Mapping[str, Suite
     run.update_record(evaluation=evaluation | {"after": after})
 
 
-def _directories(sources: Sequence[Source], output: Path) -> list[Path]:
+def _directories(sources: Sequence[TargetSpec], output: Path) -> list[Path]:
     """Return where each target's results go: a run's own directory, else a child of ``output`` named after it."""
     paths = [s.run.path if s.run is not None and s.own_data else output / _file_name(s.name) for s in sources]
     twice = {path for path in paths if paths.count(path) > 1}

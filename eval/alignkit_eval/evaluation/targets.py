@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class TargetSpec:
     """A target by name: where it is, and the configuration it is evaluated under."""
 
     name: str
@@ -35,15 +35,15 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenTarget:
     """A target with its model loaded, and the start model of the run it came from (loaded when first used)."""
 
-    source: Source
+    source: TargetSpec
     subject: Subject
     start: Subject | None
 
 
-def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = ()) -> Source:
+def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = ()) -> TargetSpec:
     """Return what ``target`` names and how it is evaluated; nothing is loaded.
 
     Args:
@@ -60,13 +60,13 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
         config = settings.resolve(run.config, eval_data=data, sets=sets, resume=True).config
         if data is not None:
             config.data = _for_other_data(config.data, sets)
-        return Source(path.resolve().name, config, run, own_data=data is None, has_data=True)
+        return TargetSpec(path.resolve().name, config, run, own_data=data is None, has_data=True)
     is_demo = target == "demo"
     # Some method must stand in the configuration; only its model, data and eval sections are read.
     model = None if is_demo else target
     config = settings.resolve(method="sft", model=model, data=data, eval_data=data, sets=sets).config
     own = is_demo and data is None
-    return Source(
+    return TargetSpec(
         "demo" if is_demo else path.name or target, config, None, own_data=own, has_data=own or data is not None
     )
 
@@ -79,7 +79,7 @@ def _for_other_data(config: DataConfig, sets: Sequence[str]) -> DataConfig:
     return config.model_copy(update={name: getattr(fresh, name) for name in names})
 
 
-def open_target(source: Source) -> Opened:
+def open_target(source: TargetSpec) -> OpenTarget:
     """Load a target's model and tokenizer, and find its held-out rows; raises ``ModelError`` and ``DataError``."""
     config = source.config
     model = config.model.model_copy(update={"lora": None, "dropout": False})
@@ -97,10 +97,10 @@ def open_target(source: Source) -> Opened:
         weights=loaded.fingerprint,
         rules=data_rules(config.data),
     )
-    return Opened(source, *_with_start(source, subject))
+    return OpenTarget(source, *_with_start(source, subject))
 
 
-def _with_start(source: Source, subject: Subject) -> tuple[Subject, Subject | None]:
+def _with_start(source: TargetSpec, subject: Subject) -> tuple[Subject, Subject | None]:
     """Tell a run's subject of its start model, and return that one as a subject as well."""
     from dataclasses import replace
 
@@ -113,12 +113,12 @@ def _with_start(source: Source, subject: Subject) -> tuple[Subject, Subject | No
     return subject, start
 
 
-def _trained_classifier(source: Source) -> bool:
+def _trained_classifier(source: TargetSpec) -> bool:
     """Whether a run trained a reward model: its start model was a classifier with a new head, drawn by the run's seed."""
     return source.run is not None and is_classifier(str(source.run.model))
 
 
-def _start_policy(source: Source, expected: str | None) -> Policy:
+def _start_policy(source: TargetSpec, expected: str | None) -> Policy:
     config = source.config
     build = build_classifier if _trained_classifier(source) else build_model
     model = config.model
@@ -142,7 +142,7 @@ def _policy(loaded: LoadedModel, config: ModelConfig) -> Policy:
     return policy_of(loaded, config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def held_out_rows(source: Source, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
+def held_out_rows(source: TargetSpec, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
     """Return the rows a target is evaluated on, tokenised with its tokenizer."""
     if not source.has_data:
         return HeldOut(_no_rows)

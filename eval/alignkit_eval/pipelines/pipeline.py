@@ -23,7 +23,7 @@ from alignkit.system.lock import directory_lock
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.evaluation.evaluate import evaluate
-from alignkit_eval.pipelines.stages import Pipeline, Stage, read_pipeline, substituted, words
+from alignkit_eval.pipelines.stages import Pipeline, Stage, as_list, read_pipeline, substituted
 
 RECORD = "pipeline.json"
 
@@ -97,13 +97,13 @@ def run_pipeline(
             pipeline.config(stage, directory, sets, planned=True)
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):
-        carried = _Carrying(pipeline, directory, skipped, list(sets), say)
+        carried = PipelineRunner(pipeline, directory, skipped, list(sets), say)
         if start is not None:
             carried.redo(start)
-        return carried.out()
+        return carried.run()
 
 
-class _Carrying:
+class PipelineRunner:
     """One go at a pipeline."""
 
     def __init__(
@@ -124,7 +124,7 @@ class _Carrying:
                 self.say(f"{path} is now {name}.old-{number}")
             self.records[name] = StageRecord(name, self.records[name].kind)
 
-    def out(self) -> PipelineRun:
+    def run(self) -> PipelineRun:
         """Carry every stage out."""
         from alignkit_eval.report import pipeline_report
 
@@ -194,7 +194,7 @@ class _Carrying:
             run_report(path)
 
     def _evaluate(self, stage: Stage) -> None:
-        suites = words(stage.values.get("suites", []))
+        suites = as_list(stage.values.get("suites", []))
         targets = self._evaluated(stage)
         if suites:
             evaluate(
@@ -232,7 +232,7 @@ class _Carrying:
         return comparison
 
     def _export(self, stage: Stage) -> None:
-        names = [*words(stage.values["export"]), *words(stage.values.get("merge", []))]
+        names = [*as_list(stage.values["export"]), *as_list(stage.values.get("merge", []))]
         path = self.directory / stage.name
         shutil.rmtree(path, ignore_errors=True)  # of an attempt that did not finish
         export([self.directory / name for name in names], path, stage.values.get("weights"))
@@ -241,7 +241,7 @@ class _Carrying:
 
     def _evaluated(self, stage: Stage) -> list[str]:
         """Return the stages that are compared: those named, else every finished one that trained a language model."""
-        named = words(stage.values["eval"]) if stage.values["eval"] not in ("all", None) else []
+        named = as_list(stage.values["eval"]) if stage.values["eval"] not in ("all", None) else []
         return named or [path.name for path in self._trained()]
 
     def _trained(self) -> list[Path]:

@@ -141,18 +141,18 @@ def _says(kind: Kind) -> str:
 
 def _needed(values: Mapping[str, Any], kind: Kind, before: Sequence[str]) -> Iterator[str]:
     if kind == "export":
-        yield from words(values["export"])
-        yield from words(values.get("merge", []))
+        yield from as_list(values["export"])
+        yield from as_list(values.get("merge", []))
     elif kind == "eval":
-        yield from before if values["eval"] in ("all", None) else words(values["eval"])
-        yield from words(values.get("baseline", []))
+        yield from before if values["eval"] in ("all", None) else as_list(values["eval"])
+        yield from as_list(values.get("baseline", []))
         yield from (text.removeprefix(REFERENCE) for text in _references(values.get("settings", {})))
     else:
-        yield from words(values.get("from", []))
+        yield from as_list(values.get("from", []))
         yield from (text.removeprefix(REFERENCE) for text in _references(values))
 
 
-def words(value: Any) -> list[str]:
+def as_list(value: Any) -> list[str]:
     """Return a list of words that may be written as one word, or with commas."""
     if isinstance(value, str):
         return [word.strip() for word in value.split(",") if word.strip()]

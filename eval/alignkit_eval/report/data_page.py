@@ -11,7 +11,7 @@ from alignkit.display.plots import COLOURS
 from alignkit.system.files import write_text
 
 from alignkit_eval.report.figures import picture
-from alignkit_eval.report.parts import Cell, Figure, Figures, Page, Section, Table, number_cell
+from alignkit_eval.report.parts import Figure, Figures, Page, Section, SortableTable, TableCell, number_cell
 from alignkit_eval.report.render import render
 
 if TYPE_CHECKING:
@@ -43,35 +43,40 @@ def _notes(check: Check) -> Iterator[str]:
 
 def _sections(check: Check, several: bool) -> Iterator[Section]:
     name = f" in {check.source}" if several else ""
-    yield Table(
+    yield SortableTable(
         f"What was found{name}",
         ("rule", "what", "rows", "share", "a cleaned copy"),
         [
             (
-                Cell(finding.rule),
-                Cell(finding.title),
+                TableCell(finding.rule),
+                TableCell(finding.title),
                 number_cell(finding.count, ",d"),
                 number_cell(finding.rate, ".1%"),
-                Cell("leaves them out" if finding.drops else "keeps them"),
+                TableCell("leaves them out" if finding.drops else "keeps them"),
             )
             for finding in check.findings
         ],
     )
-    yield Table(
+    yield SortableTable(
         f"Examples{name}",
         ("rule", "where", "row", "what"),
         [
-            (Cell(finding.rule), Cell(example["place"]), Cell(example["row"]), Cell(example["about"]))
+            (
+                TableCell(finding.rule),
+                TableCell(example["place"]),
+                TableCell(example["row"]),
+                TableCell(example["about"]),
+            )
             for finding in check.findings
             for example in finding.examples
         ],
         "Of every rule the first few rows.",
     )
     if check.tokens:
-        yield Table(
+        yield SortableTable(
             f"Tokens{name}",
             ("what", "how many"),
-            [(Cell(key.replace("_", " ")), number_cell(value, ",d")) for key, value in check.tokens.items()],
+            [(TableCell(key.replace("_", " ")), number_cell(value, ",d")) for key, value in check.tokens.items()],
             f"As training with data.max_length {check.max_length:,} would have it.",
         )
     figures = list(_figures(check))

@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from alignkit_eval.report.parts import Word
 
 
-def words(before: str, after: str) -> list[Word]:
+def diff_words(before: str, after: str) -> list[Word]:
     """Return ``after`` in pieces that stood in ``before``, are gone from it, or are new; spaces go with the word before.
 
     >>> words("the cat sat", "the dog sat")

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from alignkit import SuiteResult
 from alignkit.rundir.evaluations import read_evaluation
 
-from alignkit_eval.report.diff import words
-from alignkit_eval.report.parts import Answer, Disagreement, Generation, Generations, Item, Items
-from alignkit_eval.report.texts import Pair, Said, held_out_pairs
+from alignkit_eval.report.diff import diff_words
+from alignkit_eval.report.parts import AnswerDiff, Disagreement, Generation, Generations, Item, Items
+from alignkit_eval.report.texts import PairTexts, Said, held_out_pairs
 
 MOST = 200
 """Answers, and pairs of two models, a page shows at most: beyond that nobody reads on, and the page grows."""
@@ -26,15 +26,17 @@ class Scored(NamedTuple):
     run: Path | None
 
 
-def side_by_side(first: tuple[str, Said], others: Sequence[tuple[str, Said]], note: str = "") -> Iterator[Generations]:
+def generation_cards(
+    first: tuple[str, Said], others: Sequence[tuple[str, Said]], note: str = ""
+) -> Iterator[Generations]:
     """Yield what several models said to the prompts the first one and any other were asked, each against the first."""
     name, said = first
     rows: list[Generation] = []
     for key, (prompt, answer) in said.answers.items():
         found = [(other, there.to(key, prompt, said.content)) for other, there in others]
-        theirs = [Answer(other, words(answer, text)) for other, text in found if text is not None]
+        theirs = [AnswerDiff(other, diff_words(answer, text)) for other, text in found if text is not None]
         if theirs and len(rows) < MOST:
-            rows.append(Generation(key, prompt, [Answer(name, words(answer, answer)), *theirs]))
+            rows.append(Generation(key, prompt, [AnswerDiff(name, diff_words(answer, answer)), *theirs]))
     if rows:
         named = f": {name} and {others[0][0]}" if len(others) == 1 else ""
         yield Generations(f"Answers{named}", f"Marked is what differs from {name}. {note}".strip(), rows)
@@ -46,7 +48,7 @@ def disagreements(first: Scored, others: Sequence[Scored], note: str = "") -> It
     if before is None:
         return
     groups = []
-    texts: Mapping[str, Pair] | None = None
+    texts: Mapping[str, PairTexts] | None = None
     for other in others:
         after = _preferences(other)
         if after is None:
@@ -89,7 +91,7 @@ def _margin(item: Mapping[str, Any]) -> float:
     return math.nan if chosen is None or rejected is None else chosen - rejected
 
 
-def _item(mine: Mapping[str, Any], theirs: Mapping[str, Any], texts: Pair | None) -> Item:
+def _item(mine: Mapping[str, Any], theirs: Mapping[str, Any], texts: PairTexts | None) -> Item:
     return Item(
         id=str(mine["id"]),
         cluster=str(mine["cluster"]),

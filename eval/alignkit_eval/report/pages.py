@@ -14,7 +14,7 @@ from alignkit.system.files import write_text
 
 from alignkit_eval.comparison.result import Arm, Comparison
 from alignkit_eval.report import tables
-from alignkit_eval.report.explorers import Scored, disagreements, side_by_side
+from alignkit_eval.report.explorers import Scored, disagreements, generation_cards
 from alignkit_eval.report.figures import comparison_pictures, training_curves
 from alignkit_eval.report.parts import Page, Section
 from alignkit_eval.report.render import render
@@ -43,7 +43,7 @@ def run_report(run: Path) -> Path:
     if comparison is not None:
         sections.append(tables.contrasts(comparison))
     sections += training_curves(run)
-    sections += side_by_side(("start", answers_before(run)), [(name, answers_of(run))])
+    sections += generation_cards(("start", answers_before(run)), [(name, answers_of(run))])
     sections += disagreements(
         Scored("start", directory.evaluation / "before", run), [Scored(name, directory.evaluation, run)]
     )
@@ -120,7 +120,9 @@ def _compared(comparison: Comparison) -> Iterator[Section]:
     yield tables.costs(comparison)
     several = any(len(arm.runs) > 1 for arm in comparison.arms)
     note = "Of each arm its first seed is shown." if several else ""
-    yield from side_by_side((base.name, _said(base)), [(arm.name, _said(arm)) for arm in others], note)
+    yield from generation_cards(
+        (base.name, _answers_of_arm(base)), [(arm.name, _answers_of_arm(arm)) for arm in others], note
+    )
     yield from disagreements(_scored(base), [_scored(arm) for arm in others], note)
     records = [(run.name, RunDir(run).read_record()) for arm in comparison.arms for run in arm.runs]
     known = [(name, record) for name, record in records if record]
@@ -135,7 +137,7 @@ def _is_start(arm: Arm) -> bool:
     return path.name == "before" and (path.parent.parent / "run.json").is_file()
 
 
-def _said(arm: Arm) -> Said:
+def _answers_of_arm(arm: Arm) -> Said:
     path = arm.runs[0]
     return answers_before(path.parent.parent) if _is_start(arm) else answers_of(path)
 

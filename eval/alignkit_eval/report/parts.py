@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """A cell of a table: what is shown, and the number it is sorted by (None or not finite: its text)."""
 
     text: str
@@ -16,13 +16,13 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
+class SortableTable:
     """A table that sorts by its columns; the first column names the row."""
 
     kind: ClassVar[str] = "table"
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     note: str = ""
 
     @property
@@ -61,7 +61,7 @@ class Word(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerDiff:
     """One answer to a prompt, with what changed since the first one."""
 
     name: str
@@ -74,7 +74,7 @@ class Generation:
 
     id: str
     prompt: str
-    answers: Sequence[Answer]
+    answers: Sequence[AnswerDiff]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Facts:
     facts: Sequence[Fact]
 
 
-Section = Table | Figures | Generations | Items | Facts
+Section = SortableTable | Figures | Generations | Items | Facts
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,13 @@ class Page:
 NOT_FINITE = "not finite"
 
 
-def number_cell(value: float | None, form: str = ".3f") -> Cell:
+def number_cell(value: float | None, form: str = ".3f") -> TableCell:
     """Return a number's cell: a dash where there is none, words where it is not finite."""
     if value is None:
-        return Cell("-")
-    return Cell(format(value, form), value) if math.isfinite(value) else Cell(NOT_FINITE)
+        return TableCell("-")
+    return TableCell(format(value, form), value) if math.isfinite(value) else TableCell(NOT_FINITE)
 
 
-def plain(value: Any) -> str:
+def fact_text(value: Any) -> str:
     """Return a value on one line, as a fact shows it."""
     return "-" if value is None else str(value)

@@ -11,13 +11,13 @@ from typing import Any
 
 from alignkit.rundir.directory import RunDir
 
-from alignkit_eval.report.parts import Fact, Facts, plain
+from alignkit_eval.report.parts import Fact, Facts, fact_text
 
 
 def repeat(runs: Sequence[tuple[str, Path]], shared: Mapping[str, Any] | None = None) -> Iterator[Facts]:
     """Yield how to repeat each run, by name and directory, and the configuration all of them share, by dotted key."""
     facts = [fact for name, path in runs for fact in _run(name, path)]
-    common = sorted((key, plain(value)) for key, value in (shared or {}).items() if value is not None)
+    common = sorted((key, fact_text(value)) for key, value in (shared or {}).items() if value is not None)
     if common:
         facts.append(Fact("What all arms share", common))
     if facts:
@@ -31,15 +31,15 @@ def _run(name: str, path: Path) -> Iterator[Fact]:
         return
     model, about = record.get("model", {}), record.get("environment", {})
     values = [
-        ("start model", f"{plain(model.get('name'))}, sha256 {plain(model.get('hash'))}"),
-        ("data", f"sha256 {plain(record.get('data', {}).get('hash'))}"),
-        ("seed", plain(record.get("seed"))),
+        ("start model", f"{fact_text(model.get('name'))}, sha256 {fact_text(model.get('hash'))}"),
+        ("data", f"sha256 {fact_text(record.get('data', {}).get('hash'))}"),
+        ("seed", fact_text(record.get("seed"))),
         ("loss conventions", _pairs(record.get("conventions", {}))),
         ("started", _when(record.get("started"))),
         ("versions", _pairs(about.get("versions", {}))),
         ("git", "no repository" if about.get("git") is None else _pairs(about["git"])),
         ("hardware", _pairs(about.get("hardware", {}))),
-        ("platform", plain(about.get("platform"))),
+        ("platform", fact_text(about.get("platform"))),
     ]
     text = run.config.read_text(encoding="utf-8") if run.config.is_file() else ""
     yield Fact(f"{name}: align run {shlex.quote(str(run.config))}", values, text)
@@ -48,7 +48,10 @@ def _run(name: str, path: Path) -> Iterator[Fact]:
 def subtitle(record: Mapping[str, Any]) -> str:
     """Return a run in a line, from run.json."""
     model, train = record.get("model", {}), record.get("train", {})
-    parts = [f"{plain(record.get('method'))} on {plain(model.get('name'))}", f"{plain(record.get('steps'))} steps"]
+    parts = [
+        f"{fact_text(record.get('method'))} on {fact_text(model.get('name'))}",
+        f"{fact_text(record.get('steps'))} steps",
+    ]
     if train.get("tokens"):
         parts.append(f"{train['tokens']:,} tokens")
     return ", ".join(parts)

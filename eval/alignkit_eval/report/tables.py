@@ -10,22 +10,24 @@ from alignkit.display.headline import TITLES, Line, headline, number, signed, wi
 
 from alignkit_eval.comparison.result import Comparison, ContrastResult
 from alignkit_eval.comparison.verdict import p_text
-from alignkit_eval.report.parts import Cell, Table, number_cell, plain
+from alignkit_eval.report.parts import SortableTable, TableCell, fact_text, number_cell
 
 
-def before_and_after(record: Mapping[str, Any]) -> Table:
+def before_and_after(record: Mapping[str, Any]) -> SortableTable:
     """Return every metric before and after training, from run.json."""
     found = record.get("evaluation", {})
     rows = [
         (
-            Cell(line.title),
+            TableCell(line.title),
             _estimate(line.before),
             _estimate(line.after),
-            Cell("-") if line.change is None else Cell(signed(line.change), line.change),
+            TableCell("-") if line.change is None else TableCell(signed(line.change), line.change),
         )
         for line in _lines(found.get("before", {}), found.get("after", {}))
     ]
-    return Table("Before and after training", ("metric", "before", "after", "change"), rows, "With 95 % intervals.")
+    return SortableTable(
+        "Before and after training", ("metric", "before", "after", "change"), rows, "With 95 % intervals."
+    )
 
 
 def _lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Line]:
@@ -39,7 +41,7 @@ def _lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Line
                 yield from headline(was, now)
 
 
-def arms(comparison: Comparison) -> Table:
+def arms(comparison: Comparison) -> SortableTable:
     """Return the main metrics of every arm."""
     lines = [headline({}, arm.metrics) for arm in comparison.arms]
     titles = list(dict.fromkeys(line.title for found in lines for line in found))
@@ -47,12 +49,12 @@ def arms(comparison: Comparison) -> Table:
     for arm, found in zip(comparison.arms, lines, strict=True):
         cells = {line.title: _estimate(line.after) for line in found}
         trained = "method" in arm.settings  # a model that was evaluated on its own has no seed
-        seeds = Cell(", ".join(map(str, arm.seeds)), float(len(arm.seeds))) if trained else Cell("-")
-        rows.append([Cell(arm.name), seeds, *(cells.get(title, Cell("-")) for title in titles)])
-    return Table("Arms", ("arm", "seeds", *titles), rows, "Means over seeds with 95 % intervals.")
+        seeds = TableCell(", ".join(map(str, arm.seeds)), float(len(arm.seeds))) if trained else TableCell("-")
+        rows.append([TableCell(arm.name), seeds, *(cells.get(title, TableCell("-")) for title in titles)])
+    return SortableTable("Arms", ("arm", "seeds", *titles), rows, "Means over seeds with 95 % intervals.")
 
 
-def contrasts(comparison: Comparison) -> Table:
+def contrasts(comparison: Comparison) -> SortableTable:
     """Return every difference to the baseline, with how sure it is."""
     columns = ("arm", "metric", "difference", "95 % interval", "p (Holm)", "detectable", "items in clusters", "verdict")
     note = (
@@ -60,28 +62,28 @@ def contrasts(comparison: Comparison) -> Table:
         "be found four times in five."
     )
     rows = [_contrast(contrast) for contrast in comparison.contrasts]
-    return Table(f"Differences to {comparison.baseline}", columns, rows, note)
+    return SortableTable(f"Differences to {comparison.baseline}", columns, rows, note)
 
 
-def _contrast(c: ContrastResult) -> tuple[Cell, ...]:
+def _contrast(c: ContrastResult) -> tuple[TableCell, ...]:
     interval = "-" if c.low is None or c.high is None else f"{signed(c.low)} .. {signed(c.high)}"
     return (
-        Cell(c.arm),
-        Cell(TITLES.get((c.suite, c.metric), c.metric)),
-        Cell(signed(c.diff), c.diff),
-        Cell(interval, c.low),
-        Cell("-") if c.p_holm is None else Cell(p_text(c.p_holm), c.p_holm),
-        Cell("-") if c.detectable is None else Cell(number(c.detectable), c.detectable),
-        Cell(f"{c.n:,} in {c.clusters:,}", float(c.n)),
-        Cell("better" if c.better else "worse" if c.better is False else "cannot be told apart"),
+        TableCell(c.arm),
+        TableCell(TITLES.get((c.suite, c.metric), c.metric)),
+        TableCell(signed(c.diff), c.diff),
+        TableCell(interval, c.low),
+        TableCell("-") if c.p_holm is None else TableCell(p_text(c.p_holm), c.p_holm),
+        TableCell("-") if c.detectable is None else TableCell(number(c.detectable), c.detectable),
+        TableCell(f"{c.n:,} in {c.clusters:,}", float(c.n)),
+        TableCell("better" if c.better else "worse" if c.better is False else "cannot be told apart"),
     )
 
 
-def costs(comparison: Comparison) -> Table:
+def costs(comparison: Comparison) -> SortableTable:
     """Return what every arm cost to train."""
     rows = [
         (
-            Cell(arm.name),
+            TableCell(arm.name),
             number_cell(arm.cost.tokens, ",.0f"),
             number_cell(None if arm.cost.flops is None else arm.cost.flops / 1e12, ",.3g"),
             number_cell(arm.cost.seconds, ",.1f"),
@@ -90,53 +92,53 @@ def costs(comparison: Comparison) -> Table:
         for arm in comparison.arms
     ]
     note = "A mean over seeds; the runs an arm's start model came from, and reference passes, are charged as well."
-    return Table("Cost of training", ("arm", "tokens", "TFLOP", "seconds", "memory (GiB)"), rows, note)
+    return SortableTable("Cost of training", ("arm", "tokens", "TFLOP", "seconds", "memory (GiB)"), rows, note)
 
 
-def times(records: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+def times(records: Sequence[tuple[str, Mapping[str, Any]]]) -> SortableTable:
     """Return how long each stage of each run took, by name and run.json."""
     stages = list(dict.fromkeys(stage for _, record in records for stage in record.get("timings", {})))
     rows = [
         [
-            Cell(name),
+            TableCell(name),
             *(number_cell(record.get("timings", {}).get(stage, {}).get("seconds"), ".2f") for stage in stages),
             number_cell(record.get("seconds"), ".1f"),
         ]
         for name, record in records
     ]
-    return Table("Where the time went, in seconds", ("run", *stages, "all"), rows)
+    return SortableTable("Where the time went, in seconds", ("run", *stages, "all"), rows)
 
 
-def cells(entries: Sequence[Mapping[str, Any]]) -> Table:
+def cells(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
     """Return how every cell of a sweep ended, from sweep.json."""
     rows = [
         (
-            Cell(entry["name"]),
-            Cell(entry["status"]),
+            TableCell(entry["name"]),
+            TableCell(entry["status"]),
             number_cell(entry.get("seconds"), ".1f"),
             number_cell(entry.get("cpu_seconds"), ".1f"),
-            Cell(plain(entry.get("error"))),
+            TableCell(fact_text(entry.get("error"))),
         )
         for entry in entries
     ]
-    return Table("Cells", ("cell", "status", "seconds", "CPU seconds", "error"), rows)
+    return SortableTable("Cells", ("cell", "status", "seconds", "CPU seconds", "error"), rows)
 
 
-def stages(entries: Sequence[Mapping[str, Any]]) -> Table:
+def stages(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
     """Return how every stage of a pipeline ended, from pipeline.json."""
     rows = [
         (
-            Cell(entry["name"]),
-            Cell(entry["kind"]),
-            Cell(entry["status"]),
+            TableCell(entry["name"]),
+            TableCell(entry["kind"]),
+            TableCell(entry["status"]),
             number_cell(entry["seconds"], ".1f"),
             number_cell(entry["cpu_seconds"], ".1f"),
-            Cell(plain(entry["error"])),
+            TableCell(fact_text(entry["error"])),
         )
         for entry in entries
     ]
-    return Table("Stages", ("stage", "kind", "status", "seconds", "CPU seconds", "error"), rows)
+    return SortableTable("Stages", ("stage", "kind", "status", "seconds", "CPU seconds", "error"), rows)
 
 
-def _estimate(estimate: Estimate | None) -> Cell:
-    return Cell("-") if estimate is None else Cell(with_interval(estimate), estimate.value)
+def _estimate(estimate: Estimate | None) -> TableCell:
+    return TableCell("-") if estimate is None else TableCell(with_interval(estimate), estimate.value)

@@ -31,7 +31,7 @@ class Said(NamedTuple):
         return mine[1] if mine[0] == prompt or (content is not None and content == self.content) else None
 
 
-class Pair(NamedTuple):
+class PairTexts(NamedTuple):
     """A held-out pair as text."""
 
     prompt: str
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
     rejected: str
 
 
-def held_out_pairs(run: Path, content: str | None) -> dict[str, Pair]:
+def held_out_pairs(run: Path, content: str | None) -> dict[str, PairTexts]:
     """Return the run's held-out pairs by id; none where they cannot be read, or are not what was evaluated (it is logged).
 
     Args:
@@ -61,7 +61,7 @@ def held_out_pairs(run: Path, content: str | None) -> dict[str, Pair]:
     if content is not None and rows_digest(rows) != content:
         logger.warning("the report shows ids without texts: the held-out rows of %s have changed since", run)
         return {}
-    return {row.id: Pair(_text(row.prompt), _text(row.answers[0]), _text(row.answers[1])) for row in rows}
+    return {row.id: PairTexts(_text(row.prompt), _text(row.answers[0]), _text(row.answers[1])) for row in rows}
 
 
 def answers_of(run: Path) -> Said:

@@ -11,7 +11,7 @@ from alignkit.contract.rewards import Answered, RewardSpecs
 from alignkit.contract.rows import Row
 from alignkit.errors import RunFailedError
 from alignkit.models.generate import generate
-from alignkit.onpolicy.rewards import ask, load_function, open_rewards
+from alignkit.onpolicy.rewards import load_function, open_rewards, score_answers
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_proportion
@@ -132,7 +132,7 @@ class GenerateSuite(Suite[GenerateSettings]):
                     fields,
                 )
             )
-        for name, values in ask(self.rewards, answered).parts.items():
+        for name, values in score_answers(self.rewards, answered).parts.items():
             for item, value in zip(items, values, strict=True):
                 item[f"reward/{name}"] = value
         return items

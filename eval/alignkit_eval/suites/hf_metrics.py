@@ -17,7 +17,7 @@ import evaluate
 from alignkit import Estimate
 
 from alignkit_eval.suites.perplexity import Document, perplexity_metrics
-from alignkit_eval.suites.prefs import Pair, preference_metrics
+from alignkit_eval.suites.prefs import ScoredPair, pair_metrics
 from alignkit_eval.suites.scores import CompletionScore
 
 _NUMBER, _COUNT, _WORD = "float64", "int64", "string"
@@ -61,7 +61,7 @@ class PreferenceAccuracy(_Alone):
 
     def _compute(self, **columns: Any) -> dict[str, Any]:
         pairs = [
-            Pair(
+            ScoredPair(
                 id=str(i),
                 cluster=cluster or f"row-{i}",
                 category="",
@@ -72,7 +72,7 @@ class PreferenceAccuracy(_Alone):
                 zip(*(columns[name] for name in self.features), strict=True)
             )
         ]
-        return self._plain(preference_metrics(pairs, bins=10))
+        return self._plain(pair_metrics(pairs, bins=10))
 
 
 class CorpusPerplexity(_Alone):

@@ -44,7 +44,7 @@ class PreferenceSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Pair:
+class ScoredPair:
     """One scored preference pair; ``start_margin`` is the start model's margin by sum, where there is one."""
 
     id: str
@@ -121,7 +121,7 @@ class PreferenceSuite(Suite[PreferenceSettings]):
             suite=self.name,
             n=len(pairs),
             clusters=len({pair.cluster for pair in pairs}),
-            metrics=preference_metrics(pairs, self.settings.calibration_bins),
+            metrics=pair_metrics(pairs, self.settings.calibration_bins),
             items=items,
             settings=self.settings.model_dump(mode="json"),
             contrasts=[c for c in CONTRASTS if c.numerator in items[0]],
@@ -141,7 +141,7 @@ def credit(margin: float) -> float:
 
 def make_pairs(
     examples: Sequence[Example], scores: Sequence[Sequence[CompletionScore]], start: SuiteResult | None = None
-) -> list[Pair]:
+) -> list[ScoredPair]:
     """Join rows with their scores (chosen first) and with the start model's margins on the same rows.
 
     Raises:
@@ -153,7 +153,7 @@ def make_pairs(
             f"{len(missing)} held-out pairs (the first: {missing[0]}) are not among those the start model was scored on"
         )
     return [
-        Pair(
+        ScoredPair(
             id=example.id,
             cluster=cluster_of(example),
             category=example.category,
@@ -166,7 +166,7 @@ def make_pairs(
     ]
 
 
-def best_of(pairs: Sequence[Pair]) -> list[dict[str, float]]:
+def best_of(pairs: Sequence[ScoredPair]) -> list[dict[str, float]]:
     """Return what each pair adds to best-of-n accuracy: does the chosen answer beat every rejected one of its row, by sum?
 
     A row's credit, its worst pair's, stands on the first of its pairs (``groups`` is 1 there and 0 on the others); a pair
@@ -195,7 +195,7 @@ def start_margins(start: SuiteResult) -> dict[str, float]:
     return margins
 
 
-def preference_metrics(pairs: Sequence[Pair], bins: int) -> dict[str, Estimate]:
+def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
     """Return every metric of the suite; accuracies carry intervals inside [0, 1], margins clustered t intervals."""
     clusters = [pair.cluster for pair in pairs]
     margins = np.array([pair.margin_sum for pair in pairs])
@@ -228,12 +228,12 @@ def preference_metrics(pairs: Sequence[Pair], bins: int) -> dict[str, Estimate]:
     return metrics
 
 
-def accuracy(pairs: Sequence[Pair]) -> Estimate:
+def accuracy(pairs: Sequence[ScoredPair]) -> Estimate:
     """Return the preference accuracy by sum of some pairs."""
     return clustered_proportion([credit(pair.margin_sum) for pair in pairs], [pair.cluster for pair in pairs])
 
 
-def length_baseline(pairs: Sequence[Pair]) -> Estimate:
+def length_baseline(pairs: Sequence[ScoredPair]) -> Estimate:
     """Return the accuracy of always preferring the longer answer (1 less this: the shorter one)."""
     longer = [credit(float(pair.chosen.tokens - pair.rejected.tokens)) for pair in pairs]
     return clustered_proportion(longer, [pair.cluster for pair in pairs])

@@ -22,7 +22,7 @@ QUICK = ("run.plots=false", "eval.samples=0")
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepSpec:
     """What a sweep was asked to do; kept beside it, so that it can go on."""
 
     over: Mapping[str, Sequence[str]]
@@ -37,7 +37,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """One run of a sweep."""
 
     name: str
@@ -67,7 +67,7 @@ def parse_over(texts: Sequence[str]) -> dict[str, list[str]]:
     return over
 
 
-def cells(asked: Asked, directory: Path) -> tuple[list[Cell], list[str]]:
+def cells(asked: SweepSpec, directory: Path) -> tuple[list[SweepCell], list[str]]:
     """Return the cells of a sweep and what a user should be told about them; every configuration is checked.
 
     Where methods are swept, a setting that a method does not have is left out of its cells, and cells that then are alike
@@ -80,7 +80,7 @@ def cells(asked: Asked, directory: Path) -> tuple[list[Cell], list[str]]:
         raise ConfigError("--seeds names no seed")
     if len(set(asked.seeds)) < len(asked.seeds):
         raise ConfigError("--seeds names a seed twice")
-    made: dict[str, Cell] = {}
+    made: dict[str, SweepCell] = {}
     notes: list[str] = []
     for values in product(*asked.over.values()):
         wanted = dict(zip(asked.over, values, strict=True))
@@ -92,7 +92,7 @@ def cells(asked: Asked, directory: Path) -> tuple[list[Cell], list[str]]:
     return list(made.values()), list(dict.fromkeys(notes))
 
 
-def _cell(asked: Asked, chosen: Mapping[str, str], seed: int, name: str, directory: Path) -> Cell:
+def _cell(asked: SweepSpec, chosen: Mapping[str, str], seed: int, name: str, directory: Path) -> SweepCell:
     sets = [*QUICK, *asked.sets, *(f"{key}={value}" for key, value in chosen.items() if key not in RESERVED)]
     over = [Path(chosen["config"])] if "config" in chosen else []
     config = settings.resolve(
@@ -107,10 +107,10 @@ def _cell(asked: Asked, chosen: Mapping[str, str], seed: int, name: str, directo
         sets=sets,
         over=over,
     ).config
-    return Cell(name, {key: _value(value) for key, value in chosen.items()}, seed, config)
+    return SweepCell(name, {key: _value(value) for key, value in chosen.items()}, seed, config)
 
 
-def _applicable(asked: Asked, wanted: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+def _applicable(asked: SweepSpec, wanted: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     """Leave out the settings that the cell's method does not have, where another swept method has them."""
     if "method" not in wanted:
         return dict(wanted)

@@ -13,12 +13,12 @@ from alignkit.errors import CheckpointError, ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.system.files import write_json, write_text
 
-from alignkit_eval.sweeps.grid import Asked, Cell
+from alignkit_eval.sweeps.grid import SweepCell, SweepSpec
 from alignkit_eval.sweeps.scheduler import Outcome
 
 
 @dataclass
-class Entry:
+class CellRecord:
     """One cell in the manifest. ``status``: pending, running, finished, failed or interrupted."""
 
     name: str
@@ -35,21 +35,21 @@ class Entry:
 class Manifest:
     """The state of a sweep on disk; every change is written at once, whole or not at all."""
 
-    def __init__(self, directory: Path, entries: Sequence[Entry]) -> None:
+    def __init__(self, directory: Path, entries: Sequence[CellRecord]) -> None:
         self.directory = directory
         self.entries = {entry.name: entry for entry in entries}
         self.comparison: Any = None
         self.notes: list[str] = []
 
     @classmethod
-    def open(cls, directory: Path, cells: Sequence[Cell]) -> Manifest:
+    def open(cls, directory: Path, cells: Sequence[SweepCell]) -> Manifest:
         """Return the manifest of these cells: how each stands is what its run directory says."""
         before = _stored(directory)
         entries = []
         for cell in cells:
             run = RunDir(directory / cell.name)
             status = run.status or "pending"
-            entry = Entry(cell.name, dict(cell.settings), cell.seed, status, str(run.path))
+            entry = CellRecord(cell.name, dict(cell.settings), cell.seed, status, str(run.path))
             known = before.get(cell.name, {})
             entry.seconds, entry.cpu_seconds = known.get("seconds"), known.get("cpu_seconds")
             entry.error = known.get("error") if status == "failed" else None
@@ -71,7 +71,7 @@ class Manifest:
         entry.timings = RunDir(Path(entry.run)).read_record().get("timings")
         self.write()
 
-    def with_status(self, status: str) -> list[Entry]:
+    def with_status(self, status: str) -> list[CellRecord]:
         """Return the cells that stand like this."""
         return [entry for entry in self.entries.values() if entry.status == status]
 
@@ -81,7 +81,7 @@ class Manifest:
         write_json(self.directory / "sweep.json", {"cells": cells, "comparison": self.comparison, "notes": self.notes})
 
 
-def write_asked(directory: Path, asked: Asked) -> None:
+def write_asked(directory: Path, asked: SweepSpec) -> None:
     """Write sweep.yaml, or check that what stands there is the same; raises ``ConfigError`` naming what differs."""
     path = directory / "sweep.yaml"
     if not path.is_file():
@@ -95,14 +95,14 @@ def write_asked(directory: Path, asked: Asked) -> None:
             )
 
 
-def read_asked(directory: Path) -> Asked:
+def read_asked(directory: Path) -> SweepSpec:
     """Return what the sweep in ``directory`` was asked to do; raises ``ConfigError`` where there is none."""
     path = directory / "sweep.yaml"
     if not path.is_file():
         raise ConfigError(f"{directory} holds no sweep: it has no sweep.yaml")
     values = settings.read(path).values
     try:
-        return Asked(**{field.name: values[field.name] for field in fields(Asked)})
+        return SweepSpec(**{field.name: values[field.name] for field in fields(SweepSpec)})
     except KeyError as error:
         raise ConfigError(f"{path} lacks the key {error.args[0]}") from error
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
-from alignkit.rundir.directory import RunDir, child_of, own_name
+from alignkit.rundir.directory import RunDir, child_of, default_run_name
 from alignkit.system.lock import directory_lock
 
 from alignkit_eval.comparison.result import Comparison
-from alignkit_eval.sweeps.grid import Asked, Cell, as_text, cells
-from alignkit_eval.sweeps.manifest import Entry, Manifest, read_asked, write_asked
+from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, as_text, cells
+from alignkit_eval.sweeps.manifest import CellRecord, Manifest, read_asked, write_asked
 from alignkit_eval.sweeps.scheduler import InProcesses, InThisProcess, Outcome, Scheduler, Task
 
 
@@ -22,12 +22,12 @@ class Sweep:
     """A sweep that has ended: its directory, its cells, and their comparison (None where there is nothing to compare)."""
 
     directory: Path
-    cells: tuple[Entry, ...]
+    cells: tuple[CellRecord, ...]
     comparison: Comparison | None
     notes: tuple[str, ...] = ()
 
     @property
-    def failed(self) -> tuple[Entry, ...]:
+    def failed(self) -> tuple[CellRecord, ...]:
         """The cells that failed."""
         return tuple(cell for cell in self.cells if cell.status == "failed")
 
@@ -66,7 +66,7 @@ def sweep(
         ConfigError: a key, value or name cannot be used; nothing has been trained then.
         InterruptedRun: it was stopped; the same call goes on.
     """
-    asked = Asked(
+    asked = SweepSpec(
         over={key: [as_text(value) for value in values] for key, values in over.items()},
         seeds=list(seeds),
         file=None if config is None else str(config),
@@ -76,7 +76,7 @@ def sweep(
         eval_data=eval_data,
         sets=list(sets),
     )
-    directory = child_of(Path(output), name or own_name("sweep"))
+    directory = child_of(Path(output), name or default_run_name("sweep"))
     return carry_on(asked, directory, jobs=jobs, say=say)
 
 
@@ -85,7 +85,7 @@ def resume(directory: Path, *, jobs: int = 1, say: Callable[[str], None] = lambd
     return carry_on(read_asked(directory), directory, jobs=jobs, say=say)
 
 
-def carry_on(asked: Asked, directory: Path, *, jobs: int, say: Callable[[str], None]) -> Sweep:
+def carry_on(asked: SweepSpec, directory: Path, *, jobs: int, say: Callable[[str], None]) -> Sweep:
     """Train what is not trained yet, then compare, draw and report."""
     from alignkit_eval.report import sweep_report
     from alignkit_eval.report.plots import draw
@@ -120,7 +120,7 @@ def failure(sweep: Sweep) -> RunFailedError | None:
     return RunFailedError(f"{len(sweep.failed)} of {len(sweep.cells)} cells failed: {said}")
 
 
-def _train(planned: Sequence[Cell], manifest: Manifest, scheduler: Scheduler, say: Callable[[str], None]) -> None:
+def _train(planned: Sequence[SweepCell], manifest: Manifest, scheduler: Scheduler, say: Callable[[str], None]) -> None:
     tasks = [
         Task(cell.name, cell.config, manifest.directory / cell.name)
         for cell in planned
@@ -156,7 +156,7 @@ def _headline(run: RunDir) -> str:
     return ", ".join(f"{line.title} {number(line.after.value)}" for line in headline({}, after)[:4] if line.after)
 
 
-def _compare(planned: Sequence[Cell], manifest: Manifest) -> Comparison | None:
+def _compare(planned: Sequence[SweepCell], manifest: Manifest) -> Comparison | None:
     """Compare the finished cells with the one whose swept number is 0, else with the first."""
     from alignkit_eval.comparison.compare import compare
 

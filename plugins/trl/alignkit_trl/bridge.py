@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 if TYPE_CHECKING:
     from alignkit.contract.rows import Row
-    from alignkit.onpolicy.rewards import OpenReward
+    from alignkit.onpolicy.rewards import LoadedReward
     from alignkit.training.parts import TrainerParts
 
 
@@ -97,12 +97,12 @@ class Numbers(TrainerCallback):
         return sum(sum(len(row.prompt) + len(c) for c in row.completions) for row in rows)
 
 
-def reward_functions(rewards: Sequence[OpenReward], rows: Sequence[Row], tokenizer: Any) -> list[Any]:
+def reward_functions(rewards: Sequence[LoadedReward], rows: Sequence[Row], tokenizer: Any) -> list[Any]:
     """Return alignkit's rewards as TRL's reward functions."""
     return [_asked(reward, rows, tokenizer) for reward in rewards]
 
 
-def _asked(reward: OpenReward, rows: Sequence[Row], tokenizer: Any) -> Any:
+def _asked(reward: LoadedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
     def ask(prompts: Any, completions: Any, completion_ids: Any, row: Any, **_: Any) -> list[float]:
         ends = {tokenizer.eos_token_id}
         answers = [

@@ -14,8 +14,8 @@ from alignkit.config import CheckConfig, DataConfig, SourceConfig
 from alignkit.contract.rows import Row
 from alignkit.data.checking.reading import Readable, read_source
 from alignkit.data.checking.rules import RULES, Hit, leaked, length_bias, texts_of
-from alignkit.data.checking.tokenised import TOKEN_RULES, Seen, see
-from alignkit.data.shapes.pairs import WHY
+from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, tokenize_for_check
+from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
 from alignkit.errors import DataError
 from alignkit.system.files import write_jsonl
 
@@ -134,7 +134,7 @@ def check_source(
     if held_out is not None:
         everything = SourceConfig(source=held_out, columns=config.columns, template=config.template, pairs=config.pairs)
         other = read_source(held_out, None, everything).rows
-    seen = None if tokenizer is None else see(rows, tokenizer, config)
+    seen = None if tokenizer is None else tokenize_for_check(rows, tokenizer, config)
     found, dropped = find(rows, other, config.check, total, seen)
     return Check(
         source=source,
@@ -151,7 +151,7 @@ def check_source(
 
 
 def find(
-    rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig, total: int, seen: Seen | None = None
+    rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig, total: int, seen: CheckedRows | None = None
 ) -> tuple[list[Finding], dict[int, str]]:
     """Apply every rule to rows; return what was found, and which rows a cleaned copy leaves out for which rule."""
     findings: list[Finding] = []
@@ -205,7 +205,7 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
 def _storable(value: Any) -> Any:
     """Return a value as JSON has it: what tables hold besides (times, bytes) as text."""
     if isinstance(value, Mapping):
-        return {str(key): _storable(entry) for key, entry in value.items() if key != WHY}
+        return {str(key): _storable(entry) for key, entry in value.items() if key != UNUSABLE_COLUMN}
     if isinstance(value, (list, tuple)):
         return [_storable(entry) for entry in value]
     if isinstance(value, str):

@@ -11,7 +11,7 @@ from alignkit.config import Reading
 from alignkit.contract.rows import RawRows, Row
 from alignkit.contract.types import RowKind
 from alignkit.data.shapes.normalise import normalise
-from alignkit.data.shapes.pairs import left_over, one_by_one
+from alignkit.data.shapes.pairs import expand_alternatives, left_over
 from alignkit.data.shapes.templates import fill
 from alignkit.data.sources.chunks import parse_line
 from alignkit.data.sources.open import load_rows
@@ -59,7 +59,9 @@ def read_source(source: str, split: str | None, reading: Reading, *, chat: bool 
         raise DataError(
             f"{source} holds no row that can be read" + (f" ({broken[0].place}: {broken[0].why})" if broken else "")
         )
-    raw, odd = _each(raw, lambda part: one_by_one(fill(part, reading.template), reading.columns, reading.pairs))
+    raw, odd = _each(
+        raw, lambda part: expand_alternatives(fill(part, reading.template), reading.columns, reading.pairs)
+    )
     columns = left_over(reading.columns)
     try:
         kind: RowKind = "preference"

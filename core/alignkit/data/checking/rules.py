@@ -26,7 +26,7 @@ class Hit(NamedTuple):
 Rule = Callable[[Sequence[Row], CheckConfig], Iterator[Hit]]
 
 
-def plain(text: Text) -> str:
+def plain_text(text: Text) -> str:
     """Return a text, or the contents of a conversation's messages one a line."""
     return text if isinstance(text, str) else "\n".join(str(message.get("content", "")) for message in text)
 
@@ -38,10 +38,10 @@ def named(row: Row) -> str:
 
 def texts_of(row: Row) -> Iterator[tuple[str, str]]:
     """Yield the name and the text of every field of a row."""
-    yield "prompt", plain(row.prompt)
+    yield "prompt", plain_text(row.prompt)
     names = ("chosen", "rejected") if len(row.answers) == 2 else ("completion",)
     for name, answer in zip(names, row.answers, strict=False):
-        yield name, plain(answer)
+        yield name, plain_text(answer)
 
 
 # ------------------------------------------------------------------------------------------------ one row
@@ -219,14 +219,14 @@ def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig) ->
     for row in held_out:
         name = named(row)
         if exact.setdefault(digest(row.prompt), name) == name:
-            sketches.add(sketches.runs(plain(row.prompt)))
+            sketches.add(sketches.runs(plain_text(row.prompt)))
             names.append(name)
     for i, row in enumerate(rows):
         same = exact.get(digest(row.prompt))
         if same is not None:
             yield Hit(i, f"its prompt is that of {same}")
             continue
-        best = sketches.most_like(sketches.runs(plain(row.prompt)), limits.near)
+        best = sketches.most_like(sketches.runs(plain_text(row.prompt)), limits.near)
         if best is not None:
             yield Hit(i, f"its prompt is {best[1]:.0%} like that of {names[best[0]]}")
 
@@ -259,7 +259,7 @@ def length_bias(rows: Sequence[Row]) -> Mapping[str, float]:
     pairs = [row for row in rows if len(row.answers) == 2 and row.unusable is None]
     if not pairs:
         return {}
-    lengths = [tuple(len(plain(answer).split()) for answer in row.answers) for row in pairs]
+    lengths = [tuple(len(plain_text(answer).split()) for answer in row.answers) for row in pairs]
     found = Counter((a > b) - (a < b) for a, b in lengths)
     n = len(pairs)
     return {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _BATCH = 1024
 
 
-class Seen(NamedTuple):
+class CheckedRows(NamedTuple):
     """Rows as a model would see them."""
 
     rows: Sequence[TokenRow | str | None]
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
         return counts
 
 
-def see(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Seen:
+def tokenize_for_check(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> CheckedRows:
     """Render and tokenise rows as training would, each by itself where the chat template refuses one."""
     encoder = Encoder(tokenizer, TokenRules(config.max_length, config.append_eos))
     found: list[TokenRow | str | None] = [None] * len(rows)
@@ -63,24 +63,24 @@ def see(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: DataCon
                 found[i] = str(error).removeprefix(rows[i].place).lstrip(": ")
         for i, row in zip(rendered, encoder.encode(list(rendered.values())), strict=True):
             found[i] = row
-    return Seen(found, config.max_length)
+    return CheckedRows(found, config.max_length)
 
 
-def refused(seen: Seen) -> Iterator[Hit]:
+def refused(seen: CheckedRows) -> Iterator[Hit]:
     """Conversations the chat template refuses."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, str):
             yield Hit(i, row)
 
 
-def lost(seen: Seen) -> Iterator[Hit]:
+def lost(seen: CheckedRows) -> Iterator[Hit]:
     """Rows of which nothing is left to learn from."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.unusable is not None:
             yield Hit(i, row.unusable)
 
 
-def truncated(seen: Seen) -> Iterator[Hit]:
+def truncated(seen: CheckedRows) -> Iterator[Hit]:
     """Rows longer than ``max_length``, and what that would cost each."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.parts and (row.prompt_lost or row.completion_lost):
@@ -92,7 +92,7 @@ def truncated(seen: Seen) -> Iterator[Hit]:
             )
 
 
-def merged(seen: Seen) -> Iterator[Hit]:
+def merged(seen: CheckedRows) -> Iterator[Hit]:
     """Answers whose first token also holds the end of the prompt."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.border_merges:
@@ -101,14 +101,14 @@ def merged(seen: Seen) -> Iterator[Hit]:
             )
 
 
-def endless(seen: Seen) -> Iterator[Hit]:
+def endless(seen: CheckedRows) -> Iterator[Hit]:
     """Answers without an end token, from which a model does not learn to stop."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.eos_missing:
             yield Hit(i, f"{row.eos_missing} answers have no end token, and none is added")
 
 
-def begun_twice(seen: Seen) -> Iterator[Hit]:
+def begun_twice(seen: CheckedRows) -> Iterator[Hit]:
     """Prompts that begin with the begin token twice, as when a template and the text both write it."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.double_bos:

@@ -51,7 +51,7 @@ def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margin
     )
 
 
-def describe(data: DataConfig, order: RowOrder) -> Iterator[str]:
+def describe_mix(data: DataConfig, order: RowOrder) -> Iterator[str]:
     """Say what an epoch takes of every source, where there are several or one is not taken as it is."""
     if order.sources is None or order.amounts is None:
         return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignkit.contract.rows import Message, Text
-from alignkit.data.rows import describe
+from alignkit.data.rows import describe_value
 from alignkit.data.shapes.messages import read_messages, read_text
 from alignkit.errors import DataError
 
@@ -16,7 +16,7 @@ _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
-class Cells:
+class RowReader:
     """One row's columns by our names, with the place (file:line) its errors name."""
 
     values: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Cells:
             return default
         text = self.text(column)
         if not isinstance(text, str):
-            raise DataError(f'{self.place}: "{column}" is {describe(value)}, expected text')
+            raise DataError(f'{self.place}: "{column}" is {describe_value(value)}, expected text')
         return text
 
     def name(self, column: str) -> str:
@@ -56,7 +56,7 @@ class Cells:
             return ""
         if isinstance(value, (str, int, float)):
             return str(value)
-        raise DataError(f'{self.place}: "{column}" is {describe(value)}, expected text or a number')
+        raise DataError(f'{self.place}: "{column}" is {describe_value(value)}, expected text or a number')
 
     def tools(self) -> tuple[Mapping[str, Any], ...] | None:
         """Return the ``tools`` column: a list of function schemas, also as JSON text; None where it is absent or null."""
@@ -69,7 +69,7 @@ class Cells:
         if value is None or value == []:
             return None
         if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-            raise DataError(f'{self.place}: "tools" is {describe(value)}, expected a list of function schemas')
+            raise DataError(f'{self.place}: "tools" is {describe_value(value)}, expected a list of function schemas')
         return tuple(_without_nulls(tool) for tool in value)
 
     def label(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignkit.contract.rows import Message, Text
-from alignkit.data.rows import describe
+from alignkit.data.rows import describe_value
 from alignkit.errors import DataError
 
 _ROLES = {
@@ -38,7 +38,7 @@ def read_text(value: Any, column: str, place: str) -> Text:
         if not value:
             raise DataError(f'{place}: "{column}" is an empty list')
         return tuple(_message(item, f"{column}[{i}]", place) for i, item in enumerate(value))
-    raise DataError(f'{place}: "{column}" is {describe(value)}, expected text or a list of messages')
+    raise DataError(f'{place}: "{column}" is {describe_value(value)}, expected text or a list of messages')
 
 
 def read_messages(value: Any, column: str, place: str) -> tuple[Message, ...]:
@@ -68,11 +68,11 @@ def is_blank(text: Text) -> bool:
 
 def _message(value: Any, column: str, place: str) -> Message:
     if not isinstance(value, Mapping):
-        raise DataError(f'{place}: "{column}" is {describe(value)}, expected a message with role and content')
+        raise DataError(f'{place}: "{column}" is {describe_value(value)}, expected a message with role and content')
     if "role" in value:
         role, key = value["role"], "content"
         if not isinstance(role, str):
-            raise DataError(f'{place}: "{column}.role" is {describe(role)}, expected text')
+            raise DataError(f'{place}: "{column}.role" is {describe_value(role)}, expected text')
     elif "from" in value:
         role, key = _ROLES.get(value["from"]) if isinstance(value["from"], str) else None, "value"
         if role is None:
@@ -98,7 +98,7 @@ def _content(value: Any, column: str, place: str) -> str:
         if other is not None:
             raise DataError(f'{place}: "{column}" holds a part of type {other}, and only text is read')
     if not isinstance(value, str):
-        raise DataError(f'{place}: "{column}" is {describe(value)}, expected text')
+        raise DataError(f'{place}: "{column}" is {describe_value(value)}, expected text')
     return _encodable(value, column, place)
 
 

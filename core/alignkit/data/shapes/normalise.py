@@ -14,10 +14,10 @@ from typing import Any
 from alignkit.contract.rows import Message, RawRows, Row, Text
 from alignkit.contract.types import RowKind
 from alignkit.data.rows import digest
-from alignkit.data.shapes.columns import Cells
+from alignkit.data.shapes.columns import RowReader
 from alignkit.data.shapes.messages import is_blank
-from alignkit.data.shapes.pairs import WHY
-from alignkit.data.shapes.prompts import Parts, alike, instruction_prompt, split_pair
+from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
+from alignkit.data.shapes.prompts import Parts, as_conversations, instruction_prompt, split_pair
 from alignkit.errors import DataError, suggest
 
 EMPTY_COMPLETION = "empty completion"
@@ -37,7 +37,7 @@ _OURS = (
 # ------------------------------------------------------------------------------------------------ readers of shapes
 
 
-def _pair(cells: Cells) -> Parts:
+def _pair(cells: RowReader) -> Parts:
     prompt, chosen, rejected = cells.text("prompt"), cells.text("chosen"), cells.text("rejected")
     if _holds_prompt(prompt, chosen):
         return split_pair(chosen, rejected)
@@ -51,42 +51,42 @@ def _holds_prompt(prompt: Text, answer: Text) -> bool:
     return answer[0]["role"] in ("user", "system") if isinstance(prompt, str) else answer[: len(prompt)] == prompt
 
 
-def _implicit_pair(cells: Cells) -> Parts:
+def _implicit_pair(cells: RowReader) -> Parts:
     return split_pair(cells.text("chosen"), cells.text("rejected"))
 
 
-def _conversation_pair(cells: Cells) -> Parts:
+def _conversation_pair(cells: RowReader) -> Parts:
     prompt = cells.messages("messages")
     return _with_system(cells, prompt), (cells.text("chosen"), cells.text("rejected"))
 
 
-def _instruction_pair(cells: Cells) -> Parts:
+def _instruction_pair(cells: RowReader) -> Parts:
     return _instruction_prompt(cells), (cells.text("chosen"), cells.text("rejected"))
 
 
-def _completion(cells: Cells) -> Parts:
+def _completion(cells: RowReader) -> Parts:
     return cells.text("prompt"), (cells.text("completion"),)
 
 
-def _instruction(cells: Cells) -> Parts:
+def _instruction(cells: RowReader) -> Parts:
     return _instruction_prompt(cells), (cells.text("output"),)
 
 
-def _conversation(cells: Cells) -> Parts:
+def _conversation(cells: RowReader) -> Parts:
     messages = _with_system(cells, cells.messages("messages"))
     answered = messages[-1]["role"] == "assistant" and len(messages) > 1
     return (messages[:-1], (messages[-1:],)) if answered else (messages, ())
 
 
-def _prompt(cells: Cells) -> Parts:
+def _prompt(cells: RowReader) -> Parts:
     return cells.text("prompt"), ()
 
 
-def _text(cells: Cells) -> Parts:
+def _text(cells: RowReader) -> Parts:
     return "", (cells.plain("text"),)
 
 
-def _instruction_alone(cells: Cells) -> Parts:
+def _instruction_alone(cells: RowReader) -> Parts:
     return _instruction_prompt(cells), ()
 
 
@@ -95,7 +95,7 @@ class Shape:
     """A shape of rows: the columns that tell it, which of them are optional, and how prompt and answers are read."""
 
     needs: tuple[str, ...]
-    read: Callable[[Cells], Parts]
+    read: Callable[[RowReader], Parts]
     answers: int
     optional: tuple[str, ...] = ()
 
@@ -134,11 +134,11 @@ _NEEDS: Mapping[RowKind, str] = {
 def normalise(raw: RawRows, kind: RowKind, columns: Mapping[str, str] | None = None, *, chat: bool = True) -> list[Row]:
     """Bring every row of ``raw`` to what a method of row kind ``kind`` takes; see :class:`Normaliser`."""
     rows = Normaliser(raw, kind, columns or {}, chat=chat).rows(raw)
-    names = Names().unique(row.id for row in rows)
+    names = UniqueIds().unique(row.id for row in rows)
     return [row if row.id == name else replace(row, id=name) for row, name in zip(rows, names, strict=True)]
 
 
-class Names:
+class UniqueIds:
     """Makes the names of rows their own: items of two runs are matched by name.
 
     What was seen is kept as 64-bit hashes, of which a million take a tenth of a gigabyte less than the names.
@@ -191,7 +191,7 @@ class Normaliser:
         """Return the rows (of a pair used unpaired: two), of which ``start`` stand before these in the source."""
         rows: list[Row] = []
         for position, values in enumerate(raw.rows):
-            cells = Cells(_renamed(values, self.theirs), raw.where(position), self.chat)
+            cells = RowReader(_renamed(values, self.theirs), raw.where(position), self.chat)
             row = _about(cells, self.shape, start + position, self.shape.read(cells))
             if self.all_turns and self.kind == "completion":
                 row = _from_first_answer(row)
@@ -246,11 +246,11 @@ def _recognise(first: Mapping[str, Any], kind: RowKind, raw: RawRows) -> Shape:
 # ------------------------------------------------------------------------------------------------ one row
 
 
-def _about(cells: Cells, shape: Shape, position: int, parts: Parts) -> Row:
-    prompt, answers = alike(*parts)
+def _about(cells: RowReader, shape: Shape, position: int, parts: Parts) -> Row:
+    prompt, answers = as_conversations(*parts)
     # Names must not depend on the tokenizer, so that models with and without a chat template hold the same rows out.
-    named = (prompt, answers) if cells.chat else alike(*shape.read(replace(cells, chat=True)))
-    used = {*shape.needs, *shape.optional, *_ABOUT, "tools", WHY}
+    named = (prompt, answers) if cells.chat else as_conversations(*shape.read(replace(cells, chat=True)))
+    used = {*shape.needs, *shape.optional, *_ABOUT, "tools", UNUSABLE_COLUMN}
     return Row(
         position=position,
         id=cells.name("id") or digest(named[0], *named[1]),
@@ -259,7 +259,7 @@ def _about(cells: Cells, shape: Shape, position: int, parts: Parts) -> Row:
         cluster=cells.name("cluster") or digest(named[0]),
         category=cells.name("category"),
         fields={k: v for k, v in cells.values.items() if k not in used and isinstance(v, (str, int, float, bool))},
-        unusable=cells.values.get(WHY),
+        unusable=cells.values.get(UNUSABLE_COLUMN),
         place=cells.place,
         tools=cells.tools(),
     )
@@ -274,7 +274,7 @@ def _from_first_answer(row: Row) -> Row:
     return replace(row, prompt=turns[:first], answers=(turns[first:],)) if first else row
 
 
-def _for_kind(row: Row, kind: RowKind, cells: Cells) -> list[Row]:
+def _for_kind(row: Row, kind: RowKind, cells: RowReader) -> list[Row]:
     """Return the row (of a pair used unpaired: two rows) with the answers its kind has."""
     if kind == "prompt":
         return [replace(row, answers=(), unusable=EMPTY_PROMPT if is_blank(row.prompt) else None)]
@@ -303,12 +303,12 @@ def _for_kind(row: Row, kind: RowKind, cells: Cells) -> list[Row]:
 # ------------------------------------------------------------------------------------------------ prompts
 
 
-def _instruction_prompt(cells: Cells) -> Text:
+def _instruction_prompt(cells: RowReader) -> Text:
     prompt = instruction_prompt(cells.plain("instruction"), cells.plain("input", ""), chat=cells.chat)
     return prompt if isinstance(prompt, str) else _with_system(cells, prompt)
 
 
-def _with_system(cells: Cells, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def _with_system(cells: RowReader, messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Put the ``system`` column in front of a conversation that has no system message of its own."""
     system = cells.plain("system", "")
     if not system or messages[0]["role"] == "system":

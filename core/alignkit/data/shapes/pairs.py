@@ -15,14 +15,14 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 from alignkit.contract.rows import RawRows
-from alignkit.data.rows import describe, digest
+from alignkit.data.rows import describe_value, digest
 from alignkit.data.shapes.columns import read_label
 from alignkit.data.sources.chunks import Source
 from alignkit.errors import DataError
 
 GROUP = "group"
 MARGIN = "margin"
-WHY = "\0unusable"
+UNUSABLE_COLUMN = "\0unusable"
 """Column that says why a row cannot be used; no file's column has this name by accident."""
 
 NO_PARTNER = "no two answers to its prompt that are rated differently"
@@ -37,7 +37,9 @@ class _Answer(NamedTuple):
     place: str
 
 
-def one_by_one(raw: RawRows, columns: Mapping[str, str], pairs: Pairing | None = None, start: int = 0) -> RawRows:
+def expand_alternatives(
+    raw: RawRows, columns: Mapping[str, str], pairs: Pairing | None = None, start: int = 0
+) -> RawRows:
     """Return ``raw`` with a row for every pair its answers make; rows of one pair stay as they are.
 
     Args:
@@ -80,7 +82,7 @@ def _of_ratings(
 ) -> Iterator[Mapping[str, Any]]:
     answers, ratings = row[names["answers"]], row[names["ratings"]]
     if not isinstance(answers, list) or not isinstance(ratings, list) or len(answers) != len(ratings):
-        found = f"{describe(answers)} and {describe(ratings)}"
+        found = f"{describe_value(answers)} and {describe_value(ratings)}"
         if isinstance(answers, list) and isinstance(ratings, list):
             found = f"{len(answers)} and {len(ratings)} long"
         raise DataError(f'{place}: "answers" and "ratings" are {found}, expected two lists of one length')
@@ -100,7 +102,7 @@ def _of_ratings(
         }
     if not made:
         answer = answers[0] if answers else ""
-        yield {**rest, names["chosen"]: answer, names["rejected"]: answer, WHY: NO_PARTNER}
+        yield {**rest, names["chosen"]: answer, names["rejected"]: answer, UNUSABLE_COLUMN: NO_PARTNER}
 
 
 def paired(source: Source, columns: Mapping[str, str], pairs: Pairing) -> Source:
@@ -150,7 +152,7 @@ def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> tuple[
             places.append(better.place)
         if not used:  # a prompt without a pair is said, not lost
             own = {key: value for key, value in answers[0].row.items() if key not in left_out}
-            rows.append({**own, "chosen": answers[0].value, "rejected": answers[0].value, WHY: NO_PARTNER})
+            rows.append({**own, "chosen": answers[0].value, "rejected": answers[0].value, UNUSABLE_COLUMN: NO_PARTNER})
             places.append(answers[0].place)
     return rows, places
 

@@ -32,7 +32,7 @@ def instruction_prompt(instruction: str, given: str, *, chat: bool) -> Text:
     )
 
 
-def alike(prompt: Text, answers: tuple[Text, ...]) -> Parts:
+def as_conversations(prompt: Text, answers: tuple[Text, ...]) -> Parts:
     """Make all of them conversations where one of them is: plain text is a turn."""
     if all(isinstance(text, str) for text in (prompt, *answers)):
         return prompt, answers

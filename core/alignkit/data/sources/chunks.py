@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alignkit.contract.rows import RawRows
-from alignkit.data.rows import describe
+from alignkit.data.rows import describe_value
 from alignkit.errors import SourceError
 
 ROWS = 1024
@@ -98,7 +98,7 @@ def parse_line(line: bytes, place: str) -> Mapping[str, Any]:
     except ValueError as error:  # an integer of more digits than Python converts
         raise SourceError(f"{place}: broken JSON: {str(error).partition(';')[0]}") from None
     if not isinstance(value, dict):
-        raise SourceError(f"{place}: the line is {describe(value)}, expected an object with the row's columns")
+        raise SourceError(f"{place}: the line is {describe_value(value)}, expected an object with the row's columns")
     return value
 
 

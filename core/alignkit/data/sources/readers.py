@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from alignkit.data.rows import describe, first_line
+from alignkit.data.rows import describe_value, first_line
 from alignkit.data.sources.chunks import BYTES, ROWS, Chunk, LineChunk, RowChunk
 from alignkit.errors import DataError, suggest
 
@@ -66,7 +66,7 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Chunk]:
         places = [f"{path}:{lines()[begin + i]}" for i in range(len(rows))]
         for row, place in zip(rows, places, strict=True):
             if not isinstance(row, dict):
-                raise DataError(f"{place}: the row is {describe(row)}, expected an object with the row's columns")
+                raise DataError(f"{place}: the row is {describe_value(row)}, expected an object with the row's columns")
         yield RowChunk(rows, places)
 
 
@@ -223,7 +223,7 @@ def _refuse_utf16(path: Path, content: bytes) -> None:
 def _list_key(path: Path, value: Any, split: str | None) -> str:
     """Return the key of an object under which its list of rows stands."""
     if not isinstance(value, dict):
-        raise DataError(f"{path}:1: the file holds {describe(value)}, expected a list of objects")
+        raise DataError(f"{path}:1: the file holds {describe_value(value)}, expected a list of objects")
     keys: list[str] = [key for key, items in value.items() if isinstance(items, list)]
     if split in keys:
         return str(split)

@@ -25,10 +25,12 @@ _BUILDERS |= {".parquet": "parquet", ".arrow": "arrow"}
 def open_hub(
     source: str, split: str | None, config: Reading, defaults: Sequence[str], limit: int | None = None
 ) -> Source:
-    """Open a hub data set; see :func:`alignkit.data.sources.open_source`."""
+    """Open a hub data set; see :func:`alignkit.data.sources.open.open_source`."""
     import datasets
 
-    with _said(lambda: f'"{source}" is no file or directory here{_near(source)} and cannot be loaded from the hub'):
+    with _as_data_error(
+        lambda: f'"{source}" is no file or directory here{_near(source)} and cannot be loaded from the hub'
+    ):
         names = datasets.get_dataset_split_names(source, config.subset)
         chosen = choose_split(source, list(names), split, defaults)
         rows = datasets.load_dataset(source, config.subset, split=chosen, streaming=config.streaming)
@@ -49,7 +51,7 @@ def open_url(source: str, split: str | None, config: Reading, limit: int | None 
     if suffix not in _BUILDERS:
         named = f'unknown file type "{suffix}"' if suffix else "no file type in the name"
         raise DataError(f"{source}: {named}; known are {', '.join(_BUILDERS)}, and .gz of the text formats")
-    with _said(lambda: f"{source} cannot be loaded"):
+    with _as_data_error(lambda: f"{source} cannot be loaded"):
         options = {"sep": "\t"} if suffix == ".tsv" else {}
         rows = datasets.load_dataset(
             _BUILDERS[suffix], data_files=source, split="train", streaming=config.streaming, **options
@@ -58,7 +60,7 @@ def open_url(source: str, split: str | None, config: Reading, limit: int | None 
 
 
 @contextmanager
-def _said(what: Callable[[], str]) -> Iterator[None]:
+def _as_data_error(what: Callable[[], str]) -> Iterator[None]:
     """Say in one sentence what ``datasets`` and the file systems behind it raise."""
     import datasets
 

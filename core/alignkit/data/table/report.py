@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.contract.types import RowKind
-from alignkit.data.table.tokenised_rows import Table, TokenisedRows
+from alignkit.data.table.tokenised_rows import TokenisedRows, TokenTable
 from alignkit.errors import DataError
 
 SUMS = ("truncated_completions", "border_merges", "eos_added", "eos_missing", "double_bos")
@@ -43,7 +43,7 @@ class SourceReport:
     double_bos: int = 0
 
     @classmethod
-    def of(cls, table: Table) -> SourceReport:
+    def of(cls, table: TokenTable) -> SourceReport:
         """Count what became of the rows of a table."""
         dropped: dict[str, Dropped] = {}
         unusable = np.setdiff1d(np.arange(len(table)), table.kept)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _BLOCK = 4096
 
 
-class Table:
-    """Every row of one source, brought to one kind and tokenised (:func:`alignkit.data.encode.encode`).
+class TokenTable:
+    """Every row of one source, brought to one kind and tokenised (:func:`alignkit.data.tokenise.encode.encode`).
 
     Args:
         table: the columns.
@@ -154,17 +154,17 @@ class _Batch:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RowSelection:
     """Rows of one table: ``rows [N]``, in any order."""
 
-    table: Table
+    table: TokenTable
     rows: NDArray[np.int64]
 
 
 class TokenisedRows(Sequence[Example]):
     """Rows of one kind as token ids, chosen from one or several tables; an :class:`Example` is made when asked for."""
 
-    def __init__(self, kind: RowKind, parts: Sequence[Chosen]) -> None:
+    def __init__(self, kind: RowKind, parts: Sequence[RowSelection]) -> None:
         self.kind: RowKind = kind
         self.parts = parts
         self._ends = np.cumsum([len(part.rows) for part in parts]).tolist()
@@ -185,7 +185,7 @@ class TokenisedRows(Sequence[Example]):
         table, row = self.find(position)
         return table.example(row, position)
 
-    def find(self, position: int) -> tuple[Table, int]:
+    def find(self, position: int) -> tuple[TokenTable, int]:
         """Return the table a row stands in, and where."""
         part = int(np.searchsorted(self._ends, position, side="right"))
         chosen = self.parts[part]
@@ -200,7 +200,7 @@ class TokenisedRows(Sequence[Example]):
         """Return the rows at ``indices``, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         if len(self.parts) == 1:
-            return TokenisedRows(self.kind, [Chosen(self.parts[0].table, self.parts[0].rows[chosen])])
+            return TokenisedRows(self.kind, [RowSelection(self.parts[0].table, self.parts[0].rows[chosen])])
         which = np.searchsorted(self._ends, chosen, side="right")
         starts = np.array([0, *self._ends[:-1]], dtype=np.int64)
         borders = np.flatnonzero(np.diff(which)) + 1
@@ -208,7 +208,7 @@ class TokenisedRows(Sequence[Example]):
         return TokenisedRows(
             self.kind,
             [
-                Chosen(self.parts[part[0]].table, self.parts[part[0]].rows[rows - starts[part[0]]])
+                RowSelection(self.parts[part[0]].table, self.parts[part[0]].rows[rows - starts[part[0]]])
                 for rows, part in runs
                 if len(rows)
             ],

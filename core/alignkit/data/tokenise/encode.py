@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from alignkit.contract.rows import RawRows, Row, Text
 from alignkit.contract.types import RowKind
 from alignkit.data.rows import as_json, digest
-from alignkit.data.shapes.normalise import Names, Normaliser
-from alignkit.data.shapes.pairs import Pairing, left_over, one_by_one, paired
+from alignkit.data.shapes.normalise import Normaliser, UniqueIds
+from alignkit.data.shapes.pairs import Pairing, expand_alternatives, left_over, paired
 from alignkit.data.shapes.templates import fill
 from alignkit.data.sources.chunks import Chunk, Source
 from alignkit.data.tokenise.render import render_all
@@ -40,7 +40,7 @@ FACTS = (
     *("prompt_tokens", "prompt_lost", "completion_lost", "truncated_completions"),
     *("border_merges", "eos_added", "eos_missing", "double_bos"),
 )
-"""Numbers the table keeps of every row, as :class:`~alignkit.data.tokens.TokenRow` names them."""
+"""Numbers the table keeps of every row, as :class:`~alignkit.data.tokenise.rules.TokenRow` names them."""
 
 _IN_PROCESS = 8
 """Chunks up to which starting processes costs more than it saves."""
@@ -88,7 +88,7 @@ def encode(
         batches = in_order(work, chain(head, chunks), processes)
     else:
         batches = map(work, chain(head, chunks))
-    names = Names()
+    names = UniqueIds()
     count = 0
     for batch in batches:
         ids = batch.column("id").to_pylist()
@@ -132,7 +132,7 @@ def _first_rows(source: Source, recipe: Recipe, chunk: Chunk) -> RawRows:
     except DataError:
         raw = chunk.head(1).read(source.name)
     first = RawRows(raw.rows[:1], raw.where, raw.source)
-    made = one_by_one(fill(first, recipe.template), recipe.columns, recipe.pairs)
+    made = expand_alternatives(fill(first, recipe.template), recipe.columns, recipe.pairs)
     return RawRows([*made.rows, *raw.rows[1:]], raw.where, raw.source)
 
 
@@ -166,7 +166,7 @@ class _Work:
     def _batch(self, chunk: Chunk, start: int) -> pa.RecordBatch:
         recipe = self.recipe
         raw = fill(chunk.read(self.name), recipe.template)
-        rows = self.normaliser.rows(one_by_one(raw, recipe.columns, recipe.pairs, start))
+        rows = self.normaliser.rows(expand_alternatives(raw, recipe.columns, recipe.pairs, start))
         usable = [row for row in rows if row.unusable is None]
         encoded = iter(self.encoder.encode(render_all(usable, self.tokenizer, all_turns=self.all_turns)))
         made = [TokenRow(unusable=row.unusable) if row.unusable is not None else next(encoded) for row in rows]

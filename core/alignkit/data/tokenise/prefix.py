@@ -27,7 +27,7 @@ _PROBES = (
 _ANSWERS = ("", "s", " and more", "\n", "'s", "12", "\u0301")
 
 
-class Joint:
+class PrefixEncoder:
     """Encodes prompts and their answers with one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -14,7 +14,7 @@ PATIENCE = 1.0
 """Seconds before anything is shown."""
 
 
-def shown(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def with_progress(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield the batches; count their rows on a terminal."""
     if not sys.stderr.isatty():
         yield from batches

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from alignkit.data.tokenise.prefix import Joint
+from alignkit.data.tokenise.prefix import PrefixEncoder
 from alignkit.data.tokenise.render import Rendered, common_prefix
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class Encoder:
         return [self._row(prompt, wholes, row) for (prompt, wholes), row in zip(encoded, batch, strict=True)]
 
     @cached_property
-    def _joint(self) -> Joint:
-        return Joint(self.tokenizer)
+    def _joint(self) -> PrefixEncoder:
+        return PrefixEncoder(self.tokenizer)
 
     def _row(self, prompt: Ids, wholes: list[Ids], row: Rendered) -> TokenRow:
         turns = self._turns(wholes[0], row.turns) if row.turns else None

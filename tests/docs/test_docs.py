@@ -1,0 +1,50 @@
+"""What documentation says is what the code is."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def builder() -> Any:
+    spec = importlib.util.spec_from_file_location("build_reference", DOCS / "build_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert (DOCS / "reference.md").read_text(encoding="utf-8") == builder().page(), "run: make docs"
+
+
+def test_links_lead_somewhere() -> None:
+    import re
+
+    for page in [*DOCS.glob("*.md"), *(DOCS.parent / n for n in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_configurations_of_the_data_page_are_valid() -> None:
+    import re
+
+    import yaml
+    from alignkit.config import RunConfig
+
+    blocks = re.findall(r"```yaml\n(.*?)```", (DOCS / "data.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        RunConfig(method="orpo", **yaml.safe_load(block))
+
+
+def test_every_rule_stands_in_the_data_page() -> None:
+    from alignkit.data.checking import TITLES
+
+    page = (DOCS / "data.md").read_text(encoding="utf-8")
+    assert [rule for rule in TITLES if f"`{rule}`" not in page] == []

@@ -1,0 +1,120 @@
+"""Evaluating targets: what they are, where results go, what is computed once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from alignkit import Run
+from alignkit.demo import data_path, model_path
+from alignkit.errors import ConfigError, ModelError, NoRowsError
+from alignkit_eval.evaluation.evaluate import default_target, evaluate
+
+from tests.helpers.runs import align, short_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return short_run(tmp_path_factory.mktemp("runs"), "trained", "dpo")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    """Forty held-out pairs in a file of their own."""
+    lines = data_path("dev").read_text().splitlines()[:40]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    return str(tmp_path / "rows.jsonl")
+
+
+def test_a_run_is_evaluated_as_it_was_after_training(run: Run) -> None:
+    stored = json.loads((run.directory / "eval/prefs.json").read_text())
+    (found,) = evaluate([run.directory], ["prefs"])
+    assert found.directory == run.directory
+    again = json.loads((run.directory / "eval/prefs.json").read_text())
+    assert again["metrics"] == stored["metrics"]
+    assert "accuracy_ref" in again["metrics"]
+    assert again["provenance"]["weights"] == stored["provenance"]["weights"]
+
+
+def test_a_new_suite_joins_the_record(run: Run) -> None:
+    evaluate([run.directory], ["perplexity"], sets=["eval.settings.perplexity.text=null"])
+    assert run.record["evaluation"]["after"]["perplexity"].keys() == {"perplexity", "bits_per_byte"}
+    fresh = json.loads((run.directory / "run.json").read_text())["evaluation"]
+    assert fresh["after"].keys() == {"prefs", "perplexity"}
+    assert fresh["before"].keys() == {"prefs", "perplexity"}
+
+
+def test_other_data_leaves_the_run_alone(run: Run, rows: str, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in (run.directory / "eval").glob("*.json*")}
+    found = evaluate([run.directory, "demo"], ["prefs"], data=rows, output=tmp_path / "out")
+    assert [e.results["prefs"].n for e in found] == [40, 40]
+    assert [e.directory for e in found] == [tmp_path / "out/trained", tmp_path / "out/demo"]
+    assert {path: path.read_bytes() for path in (run.directory / "eval").glob("*.json*")} == before
+    trained, demo = (e.results["prefs"] for e in found)
+    assert trained.provenance["content"] == demo.provenance["content"]
+    assert "accuracy_ref" in trained.metrics
+    assert "accuracy_ref" not in demo.metrics, "a bare model has no start"
+
+
+def test_a_model_directory_gives_what_the_demo_gives(rows: str, tmp_path: Path) -> None:
+    (by_path,) = evaluate([model_path()], ["prefs"], data=rows, output=tmp_path)
+    (by_name,) = evaluate(["demo"], ["prefs"], data=rows, output=tmp_path)
+    assert by_name.results["prefs"].items == by_path.results["prefs"].items
+    assert by_name.results["prefs"].provenance["cached"], "weights and rows are the same, whatever they are called"
+
+
+def test_the_cache_knows_weights_rows_and_settings(
+    run: Run, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "cache"))
+
+    def cached(target: str | Path, *sets: str, data: str = rows) -> bool:
+        (found,) = evaluate([target], ["prefs"], data=data, sets=sets, output=tmp_path / "out")
+        return bool(found.results["prefs"].provenance["cached"])
+
+    assert [cached("demo"), cached("demo")] == [False, True]
+    assert not cached("demo", "eval.settings.prefs.calibration_bins=7")
+    assert not cached("demo", "data.max_length=20")
+    assert not cached(run.directory)
+    Path(rows).write_text(Path(rows).read_text().replace(" ?", " , please ?"))
+    assert not cached("demo")
+
+
+def test_without_data_it_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(NoRowsError, match="name a source with --data"):
+        evaluate([model_path()], ["prefs"], output=tmp_path)
+
+
+def test_wrong_words_are_refused_before_anything_is_loaded(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="calibration_bins"):
+        evaluate(["demo"], ["prefs"], sets=["eval.settings.prefs.calibration_bin=3"])
+    with pytest.raises(ConfigError, match="two targets would write to"):
+        evaluate(["demo", "demo"], ["prefs"], output=tmp_path)
+    with pytest.raises(ModelError, match="there is no model at"):
+        evaluate(["./nowhere"], ["prefs"], data="demo", output=tmp_path)
+
+
+def test_the_newest_run_is_the_default(run: Run, tmp_path: Path) -> None:
+    assert default_target(run.directory.parent) == str(run.directory)
+    assert default_target(tmp_path / "runs") == "demo"
+
+
+def test_command_line(run: Run, rows: str, tmp_path: Path) -> None:
+    done = align("eval", run.directory, "demo", "--suite", "prefs,perplexity", "--data", rows, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    trained, demo = json.loads(done.stdout)
+    assert (trained["target"], demo["target"]) == ("trained", "demo")
+    assert trained["suites"].keys() == {"prefs", "perplexity"}
+    assert trained["suites"]["perplexity"]["n"] == 40, "the rows given, not the texts of the demo's preset"
+    missing = align("eval", "demo", "--suite", "pref", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert 'did you mean "prefs"' in missing.stderr
+
+
+def test_public_names_are_functions_whatever_was_imported_before() -> None:
+    import alignkit_eval
+    import alignkit_eval.cli.compare
+
+    for name in ("evaluate", "compare", "sweep"):
+        assert callable(getattr(alignkit_eval, name))

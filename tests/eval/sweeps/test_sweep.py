@@ -1,0 +1,217 @@
+"""Sweeps: which cells there are, that they survive failures, kills and resumption, and what comes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alignkit.__main__ import main
+from alignkit.errors import ConfigError
+from alignkit_eval.sweeps.grid import SweepSpec, cells, parse_over
+from alignkit_eval.sweeps.sweep import Sweep, failure, resume, sweep
+
+from tests.helpers.runs import ALIGN, align, saved_weights
+
+QUICK = [
+    *("train.max_steps=4", "train.logging_steps=2", "train.save_strategy=no", "data.eval_limit=60"),
+    "eval.settings.perplexity.text=null",
+]
+
+
+def status(directory: Path) -> dict[str, str]:
+    return {cell["name"]: cell["status"] for cell in json.loads((directory / "sweep.json").read_text())["cells"]}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    output = tmp_path_factory.mktemp("sweeps")
+    return sweep({"method": ["orpo", "dpo"], "lambda": [0, 5]}, seeds=[0, 1], sets=QUICK, output=output, name="grid")
+
+
+# ------------------------------------------------------------------------------------------------- the grid
+
+
+def names(over: list[str], **about: Any) -> list[str]:
+    made, _ = cells(SweepSpec(over=parse_over(over), **about), Path("runs/s"))
+    return [cell.name for cell in made]
+
+
+def test_every_combination_and_seed_is_a_cell() -> None:
+    assert names(["lambda=0,0.1", "train.learning_rate=1e-4"], method="orpo", seeds=[0, 2]) == [
+        "lambda=0-train.learning_rate=1e-4-seed=0",
+        "lambda=0-train.learning_rate=1e-4-seed=2",
+        "lambda=0.1-train.learning_rate=1e-4-seed=0",
+        "lambda=0.1-train.learning_rate=1e-4-seed=2",
+    ]
+
+
+def test_a_setting_the_method_does_not_have_is_left_out_and_said() -> None:
+    made, notes = cells(
+        SweepSpec(over=parse_over(["method=sft,orpo,dpo", "lambda=0,1", "beta=0.1,0.5"])), Path("runs/s")
+    )
+    assert [cell.name for cell in made] == [
+        "sft-seed=0",
+        *("orpo-lambda=0-seed=0", "orpo-lambda=1-seed=0"),
+        *("dpo-beta=0.1-seed=0", "dpo-beta=0.5-seed=0"),
+    ]
+    assert "dpo has no setting lambda: it is trained once for all values of it" in notes
+    assert made[1].config.method.settings["lambda"] == 0
+    assert made[-1].config.method.settings["beta"] == 0.5
+
+
+def test_files_are_laid_over_the_base(tmp_path: Path) -> None:
+    base, slow = tmp_path / "base.yaml", tmp_path / "slow.yaml"
+    base.write_text("method: {name: orpo, lambda: 0.3}\ntrain: {learning_rate: 1e-3, max_steps: 7}\n")
+    slow.write_text("train: {learning_rate: 1e-5}\n")
+    made, _ = cells(SweepSpec(over={"config": [str(base), str(slow)]}, file=str(base)), tmp_path)
+    assert [cell.name for cell in made] == ["base-seed=0", "slow-seed=0"]
+    assert [cell.config.train.arguments["learning_rate"] for cell in made] == [1e-3, 1e-5]
+    assert {cell.config.train.arguments["max_steps"] for cell in made} == {7}
+    assert {cell.config.method.settings["lambda"] for cell in made} == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("over", "about", "says"),
+    [
+        (["lambda"], {}, "write key=v1,v2"),
+        (["lambda=0,,1"], {}, "write key=v1,v2"),
+        (["lambda=0", "lambda=1"], {}, "swept twice"),
+        (["lambda=0,0"], {}, "a value stands there twice"),
+        (["lamda=0,1"], {}, 'did you mean "lambda"'),
+        (["lambda=0,high"], {}, "lambda"),
+        (["train.learning_rat=1"], {}, 'did you mean "train.learning_rate"|learning_rate'),
+        (["lambda=0"], {"seeds": []}, "names no seed"),
+        (["lambda=0"], {"seeds": [1, 1]}, "names a seed twice"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_trained(
+    over: list[str], about: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        cells(SweepSpec(over=parse_over(over), method="orpo", **about), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------- the outcome
+
+
+def test_the_manifest_has_every_cell_and_the_comparison(done: Sweep) -> None:
+    stored = json.loads((done.directory / "sweep.json").read_text())
+    assert [cell["name"] for cell in stored["cells"]] == [
+        *("orpo-lambda=0-seed=0", "orpo-lambda=0-seed=1", "orpo-lambda=5-seed=0", "orpo-lambda=5-seed=1"),
+        *("dpo-seed=0", "dpo-seed=1"),
+    ]
+    first = stored["cells"][0]
+    assert first.keys() >= {"name", "settings", "seed", "status", "run"}
+    assert (first["settings"], first["seed"], first["status"]) == ({"method": "orpo", "lambda": 0}, 0, "finished")
+    assert first["timings"]["train"]["seconds"] > 0
+    assert stored["comparison"]["baseline"] == "orpo lambda=0.0"
+    assert {(c["arm"], c["metric"]) for c in stored["comparison"]["contrasts"]} >= {
+        ("dpo", "accuracy_sum"),
+        ("orpo lambda=5.0", "perplexity"),
+    }
+    assert all(c["seeds"] == [0, 1] for c in stored["comparison"]["contrasts"])
+    assert failure(done) is None
+
+
+def test_the_plots_are_there(done: Sweep) -> None:
+    drawn = {path.name for path in (done.directory / "plots").iterdir()}
+    assert drawn >= {
+        f"{name}.{kind}" for name in ("accuracy_sum", "perplexity", "logps", "frontier") for kind in ("png", "svg")
+    }
+    assert all(path.stat().st_size > 5_000 for path in (done.directory / "plots").iterdir())
+
+
+def test_the_start_model_is_evaluated_once(done: Sweep) -> None:
+    before = [json.loads((done.directory / c.name / "eval/before/prefs.json").read_text()) for c in done.cells]
+    assert len({json.dumps(stored["metrics"]) for stored in before}) == 1
+    assert [stored["provenance"]["cached"] for stored in before].count(False) <= 1
+
+
+def test_what_is_finished_is_kept(done: Sweep) -> None:
+    stamps = {c.name: (done.directory / c.name / "run.json").stat().st_mtime_ns for c in done.cells}
+    said: list[str] = []
+    again = resume(done.directory, say=said.append)
+    assert "6 of 6 cells are finished already" in said
+    assert {c.name: (done.directory / c.name / "run.json").stat().st_mtime_ns for c in again.cells} == stamps
+    assert again.comparison is not None
+    with pytest.raises(ConfigError, match="holds a sweep with another over"):
+        sweep({"lambda": [1]}, method="orpo", output=done.directory.parent, name=done.directory.name)
+
+
+def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
+    rates = {"train.learning_rate": [1e-4, 1e30]}
+    broken = sweep(rates, method="orpo", sets=QUICK, output=tmp_path, name="broken")
+    assert status(broken.directory) == {
+        "train.learning_rate=0.0001-seed=0": "finished",
+        "train.learning_rate=1e_30-seed=0".replace("e_", "e+"): "failed",
+    }
+    error = failure(broken)
+    assert error is not None
+    assert "1 of 2 cells failed" in str(error)
+    assert "not finite" in str(error) or "non-finite" in str(error)
+    assert any("not compared" in note for note in broken.notes)
+
+
+def test_side_by_side_gives_the_same_weights(done: Sweep, tmp_path: Path) -> None:
+    beside = sweep({"lambda": [0, 5]}, method="orpo", sets=QUICK, output=tmp_path, name="jobs", jobs=2)
+    assert set(status(beside.directory).values()) == {"finished"}
+    for name in ("lambda=0-seed=0", "lambda=5-seed=0"):
+        assert saved_weights(beside.directory / name) == saved_weights(done.directory / f"orpo-{name}")
+
+
+# ------------------------------------------------------------------------------------------------- the command
+
+
+def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
+    """SIGTERM in the first cell, kill -9 in the second, then on to the end."""
+    options = ["sweep", "--method", "orpo", "--over", "lambda=0,1", "--name", "cut"]
+    for setting in (*QUICK[2:], "train.max_steps=24", "train.save_strategy=steps", "train.save_steps=4"):
+        options += ["--set", setting]
+    options += ["--set", "eval.before=false"]
+    directory = tmp_path / "runs/cut"
+
+    def stop(run: str, how: int, *arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([str(ALIGN), *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL, env=os.environ)
+        metrics = directory / run / "metrics.jsonl"
+        while process.poll() is None and not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2):
+            time.sleep(0.02)
+        process.send_signal(how)
+        process.wait()
+        return process
+
+    assert stop("lambda=0-seed=0", signal.SIGTERM, *options).returncode == 143
+    assert status(directory) == {"lambda=0-seed=0": "interrupted", "lambda=1-seed=0": "pending"}
+    assert stop("lambda=1-seed=0", signal.SIGKILL, *options).returncode == -9
+    assert status(directory) == {"lambda=0-seed=0": "finished", "lambda=1-seed=0": "running"}
+    ended = align("sweep", "--resume", directory, "--json", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert {cell["status"] for cell in json.loads(ended.stdout)["cells"]} == {"finished"}
+    records = [json.loads(line) for line in (directory / "lambda=1-seed=0/metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "loss" in r] == sorted({r["step"] for r in records if "loss" in r})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--method", "orpo"], "nothing is swept"),
+        (["--method", "orpo", "--over", "lambda=0", "--seeds", "a"], "write whole numbers"),
+        (["--resume", "--name", "none"], "holds no sweep"),
+        (["--over", "lambda=0"], "no method is given"),
+        (["--method", "orpo", "--over", "lambda=-1,0"], "lambda"),
+        (["--method", "orpo", "--over", "lambda=0", "--name", "../out"], "leads out of"),
+    ],
+)
+def test_wrong_usage(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", *arguments]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,47 @@
+"""Training jobs, one after the other, as one process of a data-parallel run; started by torchrun in the tests."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from alignkit.system.distributed import leave
+from alignkit.training.checkpoints import last_checkpoint
+from alignkit.training.trainer import release
+
+from tests.helpers.engine import StopAt, build_trainer, configuration, random_pairs, random_prompts, weights
+
+
+def train(job: dict[str, Any]) -> dict[str, Any]:
+    """Train as a job says; keys: method, train (settings), output, result (file name), stop (step), resume."""
+    output = Path(job["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    config = configuration(job["method"], **job["train"])
+    stop = [StopAt(job["stop"])] if job.get("stop") else []
+    rows = random_prompts if job.get("prompts") else random_pairs
+    trainer, seen = build_trainer(config, output / "checkpoints", rows(20), held_out=rows(5, seed=1), callbacks=stop)
+    resume = str(last_checkpoint(output / "checkpoints")) if job.get("resume") else None
+    trainer.train(resume_from_checkpoint=resume)
+    result = {
+        "eval": trainer.evaluate(),
+        "gradients": seen.gradients,
+        "losses": seen.losses(),
+        "weights": weights(trainer.model),
+        "accuracies": [record.get("rewards/accuracies") for record in seen.logs if "loss" in record],
+        "lengths": [record.get("length") for record in seen.logs if "loss" in record],
+        "wrapper": type(trainer.model_wrapped).__name__,
+    }
+    if trainer.args.process_index == 0:
+        torch.save(result, output / job["result"])
+    release(trainer)
+    return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for job in json.loads(sys.argv[1]):
+        train(job)
+    leave()

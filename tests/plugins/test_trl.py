@@ -1,0 +1,107 @@
+"""TRL's trainers behind align_build_trainer: the same rows, order and loss as our own engine, and resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alignkit import RunConfig, settings
+from alignkit.errors import ConfigError
+from alignkit.runs import api
+from alignkit.runs.parts import trainer_parts
+from alignkit.runs.prepare import open_plugins, prepare
+from alignkit.runs.references import order_of
+
+from tests.helpers.runs import saved_weights, short_run
+
+QUICK: dict[str, Any] = {
+    "eval": {"samples": 0, "suites": ["prefs"]},
+    "run": {"plots": False},
+    "data": {"limit": 120},
+}
+
+
+def losses(run: api.Run) -> list[float]:
+    return [record["loss"] for record in run.metrics if "loss" in record]
+
+
+@pytest.mark.slow
+def test_orpo_s_curve_is_trl_s(tmp_path: Path) -> None:
+    train = {"max_steps": 20, "logging_steps": 1, "save_strategy": "no", "learning_rate": 1e-3}
+    ours = short_run(tmp_path, "ours", {"name": "orpo", "convention": "trl", "lambda": 0.1}, train=train, **QUICK)
+    theirs = short_run(tmp_path, "theirs", {"name": "trl-orpo", "beta": 0.1}, train=train, **QUICK)
+    assert theirs.record["engine"] == "external"
+    assert len(losses(ours)) == 20
+    assert losses(theirs) == pytest.approx(losses(ours), abs=1e-3)
+    assert theirs.record["train"]["tokens"] > ours.record["train"]["tokens"], "TRL does not share prompts"
+    assert theirs.record["train"]["flops"] > 0
+    from alignkit_eval import compare
+
+    found = compare([ours.directory, theirs.directory])
+    assert {arm.name for arm in found.arms} == {"orpo", "trl-orpo"}
+    assert all(arm.cost.seconds and arm.cost.tokens for arm in found.arms)
+
+
+def trainer_of(method: str, tmp_path: Path) -> Any:
+    from alignkit.settings.training_arguments import training_arguments
+
+    config = settings.check_config(
+        RunConfig.model_validate({"method": method, **QUICK, "run": {"output": str(tmp_path)}})
+    )
+    session, suites = open_plugins(config)
+    arguments, shape = training_arguments(config, tmp_path)
+    prepared = prepare(config, session, suites, arguments.device)
+    parts = trainer_parts(prepared, arguments, shape, {}, [], order_of(prepared, {}))
+    return session.build_trainer(parts), parts
+
+
+@pytest.mark.parametrize("method", ["trl-orpo", "trl-dpo", "trl-sft"])
+def test_trl_reads_the_same_tokens(method: str, tmp_path: Path) -> None:
+    """Row by row, end token included; the begin token, which the demo's template leaves to the tokenizer, with orpo."""
+    trainer, parts = trainer_of(method, tmp_path)
+    rows = trainer.train_dataset
+    assert len(rows) == len(parts.train)
+    for example, row in zip(parts.train, rows, strict=True):
+        first = 0 if method == "trl-orpo" else 1  # the others apply the chat template, and nothing in front of it
+        wholes = [[*example.prompt[first:], *completion] for completion in example.completions]
+        match method:
+            case "trl-orpo":
+                theirs = [row["chosen_input_ids"], row["rejected_input_ids"]]
+            case "trl-dpo":
+                theirs = [row["prompt_ids"] + row["chosen_ids"], row["prompt_ids"] + row["rejected_ids"]]
+            case _:
+                theirs = [row["input_ids"]]
+        assert theirs == wholes
+    assert list(trainer._get_train_sampler()) == parts.order.taken(parts.rows_per_step, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["trl-kto", "trl-grpo", "trl-rloo"])
+def test_the_others_train(method: str, tmp_path: Path) -> None:
+    run = short_run(tmp_path, "run", method, train={"max_steps": 2, "logging_steps": 1}, **QUICK)
+    assert run.record["status"] == "finished"
+    assert run.record["steps"] == 2
+    assert run.record["train"]["tokens"] > 0
+    assert "accuracy_sum" in run.evaluation["after"]["prefs"]
+
+
+@pytest.mark.slow
+def test_a_trl_run_resumes(tmp_path: Path) -> None:
+    train = {"max_steps": 4, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2}
+    whole = short_run(tmp_path, "whole", "trl-dpo", train=train, **QUICK)
+    cut = short_run(tmp_path, "cut", "trl-dpo", train=train, **QUICK)
+    import shutil
+
+    shutil.rmtree(cut.directory / "checkpoints" / "checkpoint-4")
+    shutil.rmtree(cut.directory / "model")
+    record = json.loads((cut.directory / "run.json").read_text())
+    (cut.directory / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    again = api.resume(cut.directory, quiet=True)
+    assert saved_weights(again.directory) == saved_weights(whole.directory)
+
+
+def test_rewards_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="method trl-grpo needs a reward"):
+        short_run(tmp_path, "run", {"name": "trl-grpo", "reward": []}, **QUICK)

@@ -1,0 +1,56 @@
+"""Two processes that score half of the rows each have the gradient of one process that scores them all."""
+
+from __future__ import annotations
+
+import socket
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from alignkit.scoring.policy import ModelPolicy
+
+from tests.helpers.scoring import assert_same_gradients, build, gradients, rows
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def work(rank, port, path):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    for checkpointing in (False, True):
+        torch.save(half(rank, checkpointing), f"{path}.{checkpointing}.{rank}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def half(rank, checkpointing):
+    """The gradients this process ends up with."""
+    model = build("qwen2-window")
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    policy = ModelPolicy(model)
+    policy.model = torch.nn.parallel.DistributedDataParallel(model)
+    policy.model.train()
+    examples = rows(6)
+    mine = examples[:2] if rank == 0 else examples[2:]
+    scores = policy.score(mine, prompt=True)
+    (2 * (scores.sums().sum() + scores.prompt_sums().sum())).backward()  # data parallelism averages over two
+    if rank == 0:
+        policy.score(mine, grad=False)  # one process alone may score without gradient
+    return gradients(model)
+
+
+def test_gradients_of_two_processes_equal_those_of_one(tmp_path):
+    model = build("qwen2-window")
+    scores = ModelPolicy(model).score(rows(6), prompt=True)
+    (scores.sums().sum() + scores.prompt_sums().sum()).backward()
+    expected = gradients(model)
+    path = tmp_path / "gradients"
+    mp.start_processes(work, (free_port(), str(path)), nprocs=2, start_method="spawn")
+    for checkpointing in (False, True):
+        for rank in (0, 1):
+            assert_same_gradients(torch.load(f"{path}.{checkpointing}.{rank}"), expected, tol=1e-5)

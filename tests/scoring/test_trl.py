@@ -1,0 +1,126 @@
+"""Loss and gradient of an optimizer step of the plugins against TRL's own trainers, on the token ids TRL made."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from alignkit.contract.types import Example
+
+from tests.helpers.engine import build_trainer, configuration
+from tests.helpers.scoring import V, assert_same_gradients, build, gradients
+
+BETA = 0.1
+ARCHITECTURES = ["llama", "qwen2", "gpt2", "mistral-window", "gemma2", "mamba"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>"] + [f"w{i}" for i in range(3, V)]
+    inner = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="<pad>"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>"
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    from datasets import Dataset
+
+    g = torch.Generator().manual_seed(0)
+
+    def text(most):
+        count = int(torch.randint(1, most, (1,), generator=g))
+        return " ".join(f"w{int(i)}" for i in torch.randint(3, V, (count,), generator=g))
+
+    return Dataset.from_list([{"prompt": text(20), "chosen": text(15), "rejected": text(15)} for _ in range(8)])
+
+
+def settings(kind, tmp_path, **extra):
+    return kind(
+        output_dir=str(tmp_path), per_device_train_batch_size=8, report_to=[], use_cpu=True, max_length=64, beta=BETA,
+        disable_tqdm=True, gradient_checkpointing=False, bf16=False, **extra,
+    )  # fmt: skip
+
+
+def small_model(name, seed=0):
+    model = build(name, seed=seed)
+    with torch.no_grad():  # wide random logits make odds so small that nothing but the NLL would matter
+        for parameter in model.parameters():
+            parameter.mul_(0.5 if parameter.dim() > 1 else 1.0)
+    return model
+
+
+def pairs(ids, attention, completion):
+    """Take rows ``[chosen..., rejected...]`` apart into examples."""
+    half = len(ids) // 2
+
+    def parts(i):
+        real = attention[i].bool()
+        return ids[i][real & ~completion[i]].tolist(), ids[i][real & completion[i]].tolist()
+
+    examples = []
+    for i in range(half):
+        (prompt, chosen), (other, rejected) = parts(i), parts(half + i)
+        assert prompt == other
+        examples.append(Example(str(i), prompt, (chosen, rejected), index=i))
+    return examples
+
+
+def step(method, examples, start, policy, tmp_path):
+    """Take one step with ``policy``'s weights; reference log-probabilities are those of ``start``."""
+    trainer, _ = build_trainer(configuration(method), tmp_path / "ours", examples, model=start)
+    start.load_state_dict(policy.state_dict())
+    return trainer.training_step(trainer.model, {}), gradients(trainer.model)
+
+
+def compare(ours, theirs, loss):
+    mine, gradient = ours
+    loss.backward()
+    torch.testing.assert_close(mine, loss.detach(), atol=0, rtol=1e-5)
+    assert_same_gradients(gradient, gradients(theirs), tol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_orpo_equals_trl(name, tokenizer, dataset, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+        theirs = small_model(name)
+        trainer = ORPOTrainer(theirs, settings(ORPOConfig, tmp_path), train_dataset=dataset, processing_class=tokenizer)
+    batch = next(iter(trainer.get_train_dataloader()))
+    inputs = trainer.concatenated_inputs(batch, padding_value=0)
+    completion = inputs["concatenated_labels"] != -100
+    examples = pairs(inputs["concatenated_input_ids"], inputs["concatenated_attention_mask"], completion)
+    method = {"name": "orpo", "convention": "trl", "lambda": BETA}
+    ours = step(method, examples, small_model(name), theirs, tmp_path)
+    compare(ours, theirs, trainer.compute_loss(theirs.train(), batch))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_dpo_equals_trl(name, tokenizer, dataset, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl import DPOConfig, DPOTrainer
+
+        theirs, reference = small_model(name), small_model(name, seed=1)
+        trainer = DPOTrainer(
+            theirs,
+            ref_model=copy.deepcopy(reference),
+            args=settings(DPOConfig, tmp_path),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+        )
+    batch = next(iter(trainer.get_train_dataloader()))
+    examples = pairs(batch["input_ids"], batch["attention_mask"], batch["completion_mask"].bool())
+    ours = step({"name": "dpo", "beta": BETA}, examples, reference, theirs, tmp_path)
+    compare(ours, theirs, trainer.compute_loss(trainer.model.train(), batch))

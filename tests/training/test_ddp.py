@@ -1,0 +1,113 @@
+"""Two processes (gloo) train exactly as one does, stop, and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers import ddp_worker
+
+ROOT = Path(__file__).parents[2]
+METHODS: dict[str, Any] = {"orpo": "orpo", "dpo": "dpo", "lambda0": {"name": "orpo", "lambda": 0.0}}
+PPO: dict[str, Any] = {
+    "name": "ppo",
+    "reward": "length",
+    "max_new_tokens": 6,
+    "epochs": 2,
+    "minibatches": 2,
+    "kl_target": 0.1,
+    "kl_horizon": 20,
+}
+CUT = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_grad_norm": 0.5}
+ADAM = {"per_device_train_batch_size": 4, "optim": "adamw_torch", "max_steps": 5, "logging_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of two processes, all jobs in one launch: most of a launch is the start of its processes."""
+    folder = tmp_path_factory.mktemp("ddp")
+    jobs = [
+        {"method": method, "train": CUT, "output": str(folder / name), "result": "two.pt"}
+        for name, method in METHODS.items()
+    ]
+    adam = {"method": "orpo", "train": ADAM}
+    jobs += [
+        adam | {"output": str(folder / "whole"), "result": "whole.pt"},
+        adam | {"output": str(folder / "cut"), "result": "first.pt", "stop": 3},
+        adam | {"output": str(folder / "cut"), "result": "second.pt", "resume": True},
+    ]
+    ppo = {"method": PPO, "train": ADAM | {"max_steps": 8}, "prompts": True}
+    jobs += [
+        ppo | {"output": str(folder / "ppo"), "result": "whole.pt"},
+        ppo | {"output": str(folder / "ppo-cut"), "result": "first.pt", "stop": 3},
+        ppo | {"output": str(folder / "ppo-cut"), "result": "second.pt", "resume": True},
+    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "tests.helpers.ddp_worker", json.dumps(jobs)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[:6000]  # the launcher's own summary comes last and says little
+    return folder
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_equal_one(two: Path, tmp_path: Path, name: str) -> None:
+    """Steps of 8, 8 and 4 rows, one process cut into (8, 1), two into (1, 4) each; the last step leaves ranks uneven passes."""
+    job = {"method": METHODS[name], "train": {"max_grad_norm": 0.5}, "output": str(tmp_path), "result": "one.pt"}
+    a, b = load(two / name / "two.pt"), ddp_worker.train(job)
+    assert a["wrapper"] == "DistributedDataParallel"
+    assert a["losses"] == pytest.approx(b["losses"], rel=1e-6)
+    assert a["accuracies"] == pytest.approx(b["accuracies"])
+    assert a["eval"]["eval_loss"] == pytest.approx(b["eval"]["eval_loss"], rel=1e-6)
+    for mine, other in zip(a["gradients"], b["gradients"], strict=True):
+        assert float((mine.double() - other.double()).norm() / other.double().norm()) < 1e-6
+    assert float((a["weights"] - b["weights"]).norm() / b["weights"].norm()) < 1e-6
+
+
+def test_two_processes_resume_bit_for_bit(two: Path) -> None:
+    whole, first, second = (load(two / p) for p in ("whole/whole.pt", "cut/first.pt", "cut/second.pt"))
+    assert not torch.equal(first["weights"], whole["weights"])
+    assert torch.equal(second["weights"], whole["weights"])
+
+
+def test_two_processes_resume_inside_a_rollout(two: Path) -> None:
+    """Each has its own half of the rollout, whitened over both, and one adaptive penalty."""
+    whole, first, second = (load(two / p) for p in ("ppo/whole.pt", "ppo-cut/first.pt", "ppo-cut/second.pt"))
+    assert not torch.equal(first["weights"], whole["weights"])
+    assert torch.equal(second["weights"], whole["weights"])
+    assert whole["eval"]["eval_reward"] <= 1
+    assert all(length is not None and 0 < length <= 6 for length in whole["lengths"])
+
+
+def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
+    """One process speaks and writes; both leave in peace."""
+    options = ["--method", "dpo", "--name", "pair", "--set", "train.max_steps=2", "--set", "eval.before=false"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "alignkit", "run", *options, "--set", "eval.samples=0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.stdout + done.stderr).count("parameters") == 1
+    assert not re.search("warn|error|terminate", done.stdout + done.stderr, re.IGNORECASE)
+    assert json.loads((tmp_path / "runs/pair/run.json").read_text())["status"] == "finished"
