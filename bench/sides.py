@@ -59,7 +59,7 @@ class Ours(Side):
         from alignkit.scoring.reference import score_rows
         from alignkit.scoring.scorer import install
         from alignkit.settings.training_arguments import training_arguments
-        from alignkit.training.parts import TrainerParts
+        from alignkit.training.parts import EngineParts
         from alignkit.training.session import Session
         from alignkit.training.trainer import AlignTrainer
 
@@ -78,7 +78,7 @@ class Ours(Side):
         references = {}
         if "reference" in session.method.needs:
             references["train"] = score_rows(policy, self.examples, shape.tokens_per_micro_batch)
-        parts = TrainerParts(
+        parts = EngineParts(
             session=session,
             model=model,
             tokenizer=None,  # nothing is saved or decoded here

@@ -40,7 +40,7 @@ TYPES = (
         "Answered",
         "RewardModel",
     ),
-    *("RawRows", "LoadedModel", "Run", "RunConfig"),
+    *("RawRows", "Row", "LoadedModel", "TrainerParts", "NamedReward", "Run", "RunConfig"),
 )
 FUNCTIONS = (
     *("run", "nll_term", "preference_metrics", "rollout_metrics", "whiten", "build_model", "build_classifier"),

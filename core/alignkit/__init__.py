@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from alignkit.contract.losses import preference_metrics as preference_metrics
     from alignkit.contract.model import LoadedModel as LoadedModel
     from alignkit.contract.rewards import Answered as Answered
+    from alignkit.contract.rewards import NamedReward as NamedReward
     from alignkit.contract.rewards import Reward as Reward
     from alignkit.contract.rewards import RewardSpecs as RewardSpecs
     from alignkit.contract.rows import RawRows as RawRows
+    from alignkit.contract.rows import Row as Row
     from alignkit.contract.suites import Contrast as Contrast
     from alignkit.contract.suites import Estimate as Estimate
     from alignkit.contract.suites import Suite as Suite
     from alignkit.contract.suites import SuiteResult as SuiteResult
     from alignkit.contract.suites import Target as Target
+    from alignkit.contract.trainer_parts import TrainerParts as TrainerParts
     from alignkit.contract.types import Batch as Batch
     from alignkit.contract.types import Example as Example
     from alignkit.contract.types import LossOutput as LossOutput
@@ -53,6 +56,9 @@ _PUBLIC = {
     "RewardModel": "onpolicy.reward_model",
     "RunConfig": "config",
     "RawRows": "contract.rows",
+    "Row": "contract.rows",
+    "NamedReward": "contract.rewards",
+    "TrainerParts": "contract.trainer_parts",
     "hookimpl": "contract.hooks",
     "nll_term": "contract.losses",
     "preference_metrics": "contract.losses",

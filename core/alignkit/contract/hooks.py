@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from alignkit.config import RunConfig
     from alignkit.contract.model import LoadedModel
     from alignkit.contract.rows import RawRows
+    from alignkit.contract.trainer_parts import TrainerParts
     from alignkit.contract.types import Batch, LossOutput, Policy, Rollouts
-    from alignkit.training.parts import TrainerParts
 
 PROJECT = "align"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -52,6 +52,19 @@ class Reward(ABC, Generic[SettingsT]):
     @abstractmethod
     def __call__(self, answers: Sequence[Answered]) -> Sequence[float]:
         """Return how good each answer is: one finite number each, in their order."""
+
+
+class NamedReward(Protocol):
+    """A reward of a run, loaded with its settings."""
+
+    @property
+    def label(self) -> str:
+        """Its name in logs."""
+        ...
+
+    def __call__(self, answers: Sequence[Answered]) -> list[float]:
+        """Return one finite reward an answer; raises :class:`~alignkit.errors.RunFailedError` naming the rows otherwise."""
+        ...
 
 
 class RewardSpec(BaseModel):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from alignkit.data.order.row_order import RowOrder
     from alignkit.onpolicy.rollouts import RolloutParts
     from alignkit.settings.training_arguments import StepShape
-    from alignkit.training.parts import TrainerParts
+    from alignkit.training.parts import EngineParts
 from alignkit.runs.prepare import PreparedRun
 
 
@@ -50,16 +50,16 @@ def trainer_parts(
     references: dict[str, Sequence[Any]],
     callbacks: Sequence[Any],
     order: RowOrder,
-) -> TrainerParts:
+) -> EngineParts:
     """Put together what a trainer is built from; the model must hold its start weights, which the reference is made of."""
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.reference import StartWeights, keeps_start
-    from alignkit.training.parts import TrainerParts
+    from alignkit.training.parts import EngineParts
 
     needs = prepared.session.method.needs
     if keeps_start(needs) and isinstance(prepared.policy, ModelPolicy):
         prepared.policy.start = StartWeights(prepared.loaded.model)
-    return TrainerParts(
+    return EngineParts(
         session=prepared.session,
         model=prepared.loaded.model,
         tokenizer=prepared.loaded.tokenizer,

@@ -21,7 +21,7 @@ from alignkit.scoring.scorer import install
 from alignkit.settings import check_config
 from alignkit.settings.training_arguments import training_arguments
 from alignkit.testing.tiny import Words, good_share, tiny_llama
-from alignkit.training.parts import TrainerParts
+from alignkit.training.parts import EngineParts
 from alignkit.training.session import Session
 from alignkit.training.trainer import AlignTrainer
 
@@ -95,7 +95,7 @@ def build_trainer(
     if "reference" in needs and "reward" not in needs:
         references = {"train": score_rows(policy, rows, 512), "eval": score_rows(policy, held_out, 512)}
     tokenizer: Any = None
-    parts = TrainerParts(
+    parts = EngineParts(
         session=session,
         model=trained,
         tokenizer=tokenizer,

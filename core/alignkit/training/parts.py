@@ -1,4 +1,4 @@
-"""Part of trainer: TrainerParts."""
+"""What the engine's trainer is built from: the run's parts, with what only the engine uses."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from alignkit.training.checkpoints import WholeCheckpoints
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from alignkit.config import RunConfig
     from alignkit.contract.rows import Row
     from alignkit.onpolicy.rollouts import RolloutParts
     from alignkit.scoring.classifier import ClassifierPolicy
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class TrainerParts:
-    """Everything a trainer is built from; what ``align_build_trainer`` receives."""
+class EngineParts:
+    """The run's parts; a :class:`~alignkit.contract.trainer_parts.TrainerParts`."""
 
     session: Session
     model: PreTrainedModel
@@ -58,6 +59,15 @@ class TrainerParts:
     def order(self) -> RowOrder:
         """The order of the training rows."""
         return self.row_order or RowOrder(len(self.train), self.seed)
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        return self.session.config
+
+    def rows_of_epoch(self, epoch: int) -> list[int]:
+        """Return the training rows of an epoch in the order the engine takes them."""
+        return self.order.taken(self.rows_per_step, epoch)
 
     def rows_of_step(self, step: int, total: int) -> list[int]:
         """Return the training rows of an optimizer step of ``total``, over all ranks, as the engine takes them."""

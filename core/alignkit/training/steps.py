@@ -20,13 +20,13 @@ from alignkit.scoring.critic import critic_of
 if TYPE_CHECKING:
     import torch
 
-    from alignkit.training.parts import TrainerParts
+    from alignkit.training.parts import EngineParts
 
 
 class Steps:
     """Makes this process's batch of every optimizer step."""
 
-    def __init__(self, parts: TrainerParts, rank: int, world_size: int) -> None:
+    def __init__(self, parts: EngineParts, rank: int, world_size: int) -> None:
         self.parts, self.rank, self.world_size = parts, rank, world_size
         self.method = parts.session.method
         self.reuse = self.method.reuse

@@ -26,7 +26,7 @@ from alignkit.errors import RunFailedError
 from alignkit.system.environment import peak_memory_gb
 from alignkit.training.checkpoints import CriticApart, WholeCheckpoints
 from alignkit.training.metrics import MetricSums
-from alignkit.training.parts import TrainerParts
+from alignkit.training.parts import EngineParts
 from alignkit.training.steps import Steps
 
 
@@ -35,7 +35,7 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, parts: TrainerParts) -> None:
+    def __init__(self, parts: EngineParts) -> None:
         self.parts = parts
         super().__init__(
             model=parts.model,

@@ -12,9 +12,7 @@ from alignkit import Answered
 from transformers import TrainerCallback, TrainingArguments
 
 if TYPE_CHECKING:
-    from alignkit.contract.rows import Row
-    from alignkit.onpolicy.rewards import LoadedReward
-    from alignkit.training.parts import TrainerParts
+    from alignkit import NamedReward, Row, TrainerParts
 
 
 def arguments(kind: Any, parts: TrainerParts, settings: dict[str, Any]) -> Any:
@@ -64,11 +62,11 @@ class OurOrder(torch.utils.data.Sampler[int]):
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return self.parts.order.size
+        return len(self.parts.rows_of_epoch(0))
 
     def __iter__(self) -> Iterator[int]:
         """Yield the rows of this epoch."""
-        return iter(self.parts.order.taken(self.parts.rows_per_step, self.epoch))
+        return iter(self.parts.rows_of_epoch(self.epoch))
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch; called by the data loader."""
@@ -97,12 +95,12 @@ class Numbers(TrainerCallback):
         return sum(sum(len(row.prompt) + len(c) for c in row.completions) for row in rows)
 
 
-def reward_functions(rewards: Sequence[LoadedReward], rows: Sequence[Row], tokenizer: Any) -> list[Any]:
+def reward_functions(rewards: Sequence[NamedReward], rows: Sequence[Row], tokenizer: Any) -> list[Any]:
     """Return alignkit's rewards as TRL's reward functions."""
     return [_asked(reward, rows, tokenizer) for reward in rewards]
 
 
-def _asked(reward: LoadedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
+def _asked(reward: NamedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
     def ask(prompts: Any, completions: Any, completion_ids: Any, row: Any, **_: Any) -> list[float]:
         ends = {tokenizer.eos_token_id}
         answers = [

@@ -35,7 +35,7 @@ class TRLMethod(Method[Settings]):
         """Build TRL's trainer on the run's model, rows, arguments and callbacks."""
         from alignkit_trl import bridge
 
-        config = parts.session.config
+        config = parts.config
         given = self.settings.model_dump()
         specs = getattr(self.settings, "rewards", [])
         given.pop("rewards", None)
@@ -44,7 +44,7 @@ class TRLMethod(Method[Settings]):
             given["max_length"] = config.data.max_length
         train = bridge.columns(parts.rows("train"), self.rows)
         if self.fixed:  # rows one after the other: in the engine's order of the first epoch, not as they stand
-            train = train.select(parts.order.taken(parts.rows_per_step, 0))
+            train = train.select(parts.rows_of_epoch(0))
         evaluates = parts.arguments.eval_strategy != "no"
         more: dict[str, Any] = {}
         if self.has_reference and not hasattr(parts.model, "disable_adapter"):

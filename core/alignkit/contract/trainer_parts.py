@@ -1,0 +1,102 @@
+"""Everything a trainer is built from, as ``align_build_trainer`` receives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+
+    from alignkit.config import RunConfig
+    from alignkit.contract.rows import Row
+    from alignkit.contract.types import Example, Policy
+
+
+class TrainerParts(Protocol):
+    """A run's model, data and settings, for a method that builds a trainer of its own."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        ...
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model to train, its adapter included."""
+        ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        ...
+
+    @property
+    def policy(self) -> Policy:
+        """The model behind alignkit's scorer."""
+        ...
+
+    @property
+    def train(self) -> Sequence[Example]:
+        """The tokenised training rows."""
+        ...
+
+    @property
+    def eval(self) -> Sequence[Example]:
+        """The tokenised held-out rows."""
+        ...
+
+    @property
+    def arguments(self) -> TrainingArguments:
+        """The run's training arguments."""
+        ...
+
+    @property
+    def callbacks(self) -> Sequence[TrainerCallback]:
+        """The run's callbacks: logging, checkpoints, signals."""
+        ...
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step over all ranks."""
+        ...
+
+    @property
+    def rows_per_micro_batch(self) -> int:
+        """Maximum rows of a micro-batch."""
+        ...
+
+    @property
+    def tokens_per_micro_batch(self) -> int:
+        """Maximum tokens of a micro-batch."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        ...
+
+    @property
+    def references(self) -> Mapping[str, Sequence[Any]]:
+        """Reference log-probabilities by split (``train``, ``eval``), one array a row."""
+        ...
+
+    def rows(self, split: str) -> Sequence[Row]:
+        """Return the rows of a split as text or messages: ``rows("train")[i]`` is ``train[i]``."""
+        ...
+
+    def rows_of_epoch(self, epoch: int) -> list[int]:
+        """Return the training rows of an epoch in the order alignkit's own engine takes them."""
+        ...
+
+    def rows_of_step(self, step: int, total: int) -> list[int]:
+        """Return the training rows of optimizer step ``step`` (from 0) of ``total``, over all ranks."""
+        ...
+
+    def staged(self, trainer: type[Trainer]) -> type[Trainer]:
+        """Return the trainer class with checkpoints that are complete or absent, which ``align resume`` needs."""
+        ...
+
+    def memory_gb(self) -> float:
+        """Return the peak memory of this process in GiB."""
+        ...
