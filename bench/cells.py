@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 
 Range = tuple[int, int]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 
 from bench.cells import SHAPES, BenchCell, Shape, Workload
 from bench.clock import Times, measure, take_turns

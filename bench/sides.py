@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 from alignkit.data.order.row_order import RowOrder
 
 from bench.cells import BenchCell

@@ -10,9 +10,9 @@ from typing import Any
 
 import alignkit
 from alignkit import testing
+from alignkit.contract.batch import COUNTS
 from alignkit.contract.checks import hook_arguments, hook_names
 from alignkit.contract.hooks import EXCLUSIVE, AlignSpecs
-from alignkit.contract.types import COUNTS
 
 PAGE = Path(__file__).parent / "reference.md"
 TYPES = (

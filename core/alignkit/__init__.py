@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alignkit.config import RunConfig as RunConfig
+    from alignkit.contract.batch import Batch as Batch
+    from alignkit.contract.batch import Example as Example
+    from alignkit.contract.batch import Scores as Scores
     from alignkit.contract.hooks import hookimpl as hookimpl
     from alignkit.contract.losses import nll_term as nll_term
     from alignkit.contract.losses import preference_metrics as preference_metrics
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     from alignkit.contract.suites import SuiteResult as SuiteResult
     from alignkit.contract.suites import Target as Target
     from alignkit.contract.trainer_parts import TrainerParts as TrainerParts
-    from alignkit.contract.types import Batch as Batch
-    from alignkit.contract.types import Example as Example
     from alignkit.contract.types import LossOutput as LossOutput
     from alignkit.contract.types import LossTerm as LossTerm
     from alignkit.contract.types import Method as Method
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from alignkit.contract.types import Policy as Policy
     from alignkit.contract.types import Reuse as Reuse
     from alignkit.contract.types import Rollouts as Rollouts
-    from alignkit.contract.types import Scores as Scores
     from alignkit.contract.types import Settings as Settings
     from alignkit.models.load import build_classifier as build_classifier
     from alignkit.models.load import build_model as build_model
@@ -80,8 +80,8 @@ _PUBLIC = {
     "Suite": "contract.suites",
     "SuiteResult": "contract.suites",
     "Target": "contract.suites",
-    "Batch": "contract.types",
-    "Example": "contract.types",
+    "Batch": "contract.batch",
+    "Example": "contract.batch",
     "LossOutput": "contract.types",
     "LossTerm": "contract.types",
     "Method": "contract.types",
@@ -89,7 +89,7 @@ _PUBLIC = {
     "Policy": "contract.types",
     "Reuse": "contract.types",
     "Rollouts": "contract.types",
-    "Scores": "contract.types",
+    "Scores": "contract.batch",
     "Settings": "contract.types",
 }
 __all__ = [*_PUBLIC, "__version__"]

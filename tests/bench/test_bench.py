@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 
 from bench import __main__ as command
 from bench import scoring

@@ -219,8 +219,8 @@ def test_a_closed_pipe_is_no_traceback():
 @pytest.mark.parametrize(
     "module",
     [
-        *("config", "errors", "contract.hooks", "contract.registry", "contract.types", "settings"),
-        *("system.quiet", "training.session"),
+        *("config", "errors", "contract.hooks", "contract.registry", "contract.batch", "contract.types"),
+        *("settings", "system.quiet", "training.session"),
     ],
 )
 def test_light_modules_load_neither_torch_nor_transformers(module):

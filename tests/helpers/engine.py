@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from alignkit.config import RunConfig
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 from alignkit.testing import engine
 from alignkit.testing.engine import RewardFunction, configuration, rollout_parts
 from alignkit.testing.tiny import VOCABULARY as VOCAB

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 
 V = 96
 _SMALL: dict[str, Any] = {

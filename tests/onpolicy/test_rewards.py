@@ -13,8 +13,8 @@ import pytest
 import torch
 from alignkit import Answered, RewardModel, as_reward
 from alignkit.config import ModelConfig
+from alignkit.contract.batch import Example
 from alignkit.contract.rewards import RewardSpec
-from alignkit.contract.types import Example
 from alignkit.demo import model_path
 from alignkit.errors import ConfigError, DataError, ModelError, RunFailedError
 from alignkit.models.load import build_classifier, build_model

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from alignkit import OnPolicySettings
+from alignkit.contract.batch import Batch
 from alignkit.contract.rewards import Answered
-from alignkit.contract.types import Batch
 from alignkit.errors import CheckpointError, ConfigError
 from alignkit.onpolicy.rollouts import ModelRollouts, buffer_state, restored_buffer, whiten
 from alignkit.onpolicy.samplers import ModelSampler, stop_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 from alignkit.scoring import blocks as blocks_module
 from alignkit.scoring.attention import packed_attention
 from alignkit.scoring.blocks import blocks

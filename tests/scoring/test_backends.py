@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 from alignkit.errors import ConfigError, DataError, ModelError
 from alignkit.scoring.backends import score_plan
 from alignkit.scoring.plan import Scorer, make_plan

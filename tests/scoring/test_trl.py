@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 
 from tests.helpers.engine import build_trainer, configuration
 from tests.helpers.scoring import V, assert_same_gradients, build, gradients

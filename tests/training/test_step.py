@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from alignkit.contract.types import Example, LossTerm
+from alignkit.contract.batch import Example
+from alignkit.contract.types import LossTerm
 from alignkit.errors import RunFailedError
 
 from tests.helpers.engine import build_trainer, configuration, random_pairs, tiny_llama, weights

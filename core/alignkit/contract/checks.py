@@ -10,8 +10,9 @@ from alignkit.contract.hooks import EXCLUSIVE, PROJECT, AlignSpecs
 from alignkit.errors import PluginError, suggest
 
 if TYPE_CHECKING:
+    from alignkit.contract.batch import Batch
     from alignkit.contract.registry import PluginEntry
-    from alignkit.contract.types import Batch, LossOutput
+    from alignkit.contract.types import LossOutput
 
 
 class Implementation(NamedTuple):
@@ -105,7 +106,7 @@ def _check_implementation(entry: PluginEntry, implementation: Implementation) ->
 
 def check_batch(answer: object, method: str | None) -> Batch:
     """Return what ``align_prepare_batch`` answered; raises :class:`PluginError` where it is no batch, or columns are short."""
-    from alignkit.contract.types import Batch
+    from alignkit.contract.batch import Batch
 
     where = f"{method}: align_prepare_batch"
     if not isinstance(answer, Batch):
@@ -149,7 +150,7 @@ def _check_sum(where: str, value: object, per: str, batch: Batch) -> None:
     """Raise :class:`PluginError` unless ``value`` is a 0-dimensional tensor and ``per`` a count of the batch."""
     import torch
 
-    from alignkit.contract.types import COUNTS
+    from alignkit.contract.batch import COUNTS
 
     if not isinstance(value, torch.Tensor):
         raise PluginError(f"{where} must be a tensor, not {type(value).__name__}")

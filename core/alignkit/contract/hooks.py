@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
     from alignkit.config import RunConfig
+    from alignkit.contract.batch import Batch
     from alignkit.contract.model import LoadedModel
     from alignkit.contract.rows import RawRows
     from alignkit.contract.trainer_parts import TrainerParts
-    from alignkit.contract.types import Batch, LossOutput, Policy, Rollouts
+    from alignkit.contract.types import LossOutput, Policy, Rollouts
 
 PROJECT = "align"
 hookspec = pluggy.HookspecMarker(PROJECT)

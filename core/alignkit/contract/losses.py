@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from alignkit.contract.types import Batch, LossTerm, Metric, Scores
+from alignkit.contract.batch import Batch, Scores
+from alignkit.contract.types import LossTerm, Metric
 
 if TYPE_CHECKING:
     import torch

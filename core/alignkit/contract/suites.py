@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple
 
-from alignkit.contract.types import Example, Policy, RowKind, SettingsT
+from alignkit.contract.batch import Example
+from alignkit.contract.types import Policy, RowKind, SettingsT
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
     from alignkit.config import RunConfig
+    from alignkit.contract.batch import Example
     from alignkit.contract.rows import Row
-    from alignkit.contract.types import Example, Policy
+    from alignkit.contract.types import Policy
 
 
 class TrainerParts(Protocol):

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
+from alignkit.contract.batch import Example
 from alignkit.contract.model import LoadedModel
 from alignkit.contract.rows import Row
-from alignkit.contract.types import Example
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.data.tokenise.render import render
 from alignkit.data.tokenise.rules import Encoder, TokenRules
@@ -52,7 +52,7 @@ class RewardModel:
         A policy with the same tokenizer is scored on the very tokens it said; the texts of another one are tokenised
         as the data of a run is, conversations by the reward model's own chat template.
         """
-        from alignkit.contract.types import by_length
+        from alignkit.contract.batch import by_length
 
         examples = list(self._examples(answers))
         policy = ClassifierPolicy(self._loaded.model)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from alignkit.contract.batch import Batch, Example, Scores, by_length, split_flat
 from alignkit.contract.rewards import Answered
-from alignkit.contract.types import Batch, Example, Scores, by_length, split_flat
 from alignkit.onpolicy.rewards import LoadedReward, score_answers
 from alignkit.onpolicy.samplers import Sampler
 from alignkit.onpolicy.settings import OnPolicySettings

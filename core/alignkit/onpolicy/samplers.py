@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from alignkit.contract.types import Batch, Metric
+from alignkit.contract.batch import Batch
+from alignkit.contract.types import Metric
 from alignkit.errors import ConfigError
 from alignkit.onpolicy.settings import OnPolicySettings
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from alignkit.config import RunConfig
-    from alignkit.contract.types import Example
+    from alignkit.contract.batch import Example
 
 TOLERANCE = 1e-4
 """Nats a token of the export may differ from the model it was made of."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
+from alignkit.contract.batch import Example, Scores
 from alignkit.contract.model import LoadedModel
-from alignkit.contract.types import Example, Scores
 from alignkit.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from alignkit.contract.types import Example, Scores
+from alignkit.contract.batch import Example, Scores
 from alignkit.scoring.backends import TokenLogps, evaluating
 from alignkit.scoring.plan import Plan, Scorer, Wanted
 from alignkit.scoring.scorer import install

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignkit.contract.types import Example
+from alignkit.contract.batch import Example
 from alignkit.errors import ModelError
 from alignkit.scoring import attention
 from alignkit.scoring.backends import evaluating, score_plan, text_config

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from alignkit.contract.types import by_length
+from alignkit.contract.batch import by_length
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from alignkit.contract.types import Example, Need, Policy
+    from alignkit.contract.batch import Example
+    from alignkit.contract.types import Need, Policy
 
 
 class ReferenceLogps(Sequence["NDArray[np.float32]"]):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
+from alignkit.contract.batch import Example
 from alignkit.contract.rewards import Answered
 from alignkit.contract.rows import Row
-from alignkit.contract.types import Example
 from alignkit.onpolicy.rewards import LoadedReward
 from alignkit.onpolicy.rollouts import RolloutParts
 from alignkit.onpolicy.samplers import ModelSampler

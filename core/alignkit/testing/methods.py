@@ -22,7 +22,8 @@ from alignkit.training.session import Session
 if TYPE_CHECKING:
     import torch
 
-    from alignkit.contract.types import Batch, Method
+    from alignkit.contract.batch import Batch
+    from alignkit.contract.types import Method
     from alignkit.training.trainer import AlignTrainer
 
 Capability = Literal["whole_step", "external", "no_margin"]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from alignkit.contract.batch import Example
 from alignkit.contract.rewards import Answered
-from alignkit.contract.types import Example, RowKind
+from alignkit.contract.types import RowKind
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

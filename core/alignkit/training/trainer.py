@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 from transformers import Trainer
 
-from alignkit.contract.types import Batch, Example, LossOutput, by_length
+from alignkit.contract.batch import Batch, Example, by_length
+from alignkit.contract.types import LossOutput
 from alignkit.errors import RunFailedError
 from alignkit.system.environment import peak_memory_gb
 from alignkit.training.checkpoints import CriticApart, WholeCheckpoints

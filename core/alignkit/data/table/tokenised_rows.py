@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from alignkit.contract.batch import Example
 from alignkit.contract.rows import Row
-from alignkit.contract.types import Example, RowKind
+from alignkit.contract.types import RowKind
 from alignkit.data.tokenise.encode import SEGMENTS, text_row
 
 if TYPE_CHECKING:
