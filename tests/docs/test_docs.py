@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -29,6 +31,25 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def tables(page: Path) -> list[list[str]]:
+    """Return the Markdown tables of a page, each as its lines; code blocks are skipped."""
+    import re
+
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [block.splitlines() for block in re.findall(r"(?:^ *\|.*\n?)+", text, flags=re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_every_table_is_one_block_with_a_header_and_equal_columns(page: Path) -> None:
+    import re
+
+    for header, *rows in tables(page):
+        assert rows, f"a row apart from its table: {header}"
+        assert re.fullmatch(r" *\|( *:?-+:? *\|)+ *", rows[0]), f"no separator below: {header}"
+        columns = {line: len(re.findall(r"(?<!\\)\|", line)) for line in (header, *rows)}
+        assert len(set(columns.values())) == 1, f"unequal numbers of cells: {columns}"
 
 
 def test_the_configurations_of_the_data_page_are_valid() -> None:
