@@ -257,8 +257,7 @@ def rlhf(work: Path) -> dict[str, Any]:
 def onpolicy(work: Path) -> dict[str, Any]:
     """Advantages by hand, first-step identities, padding, resume inside a rollout; TRL's trainers beside our own."""
     return tests(
-        "tests/onpolicy/test_rollouts.py",
-        "tests/onpolicy/test_rewards.py",
+        "tests/onpolicy",
         "tests/plugins/test_trl.py",
         "tests/eval/pipelines/test_pipeline.py",
     )
@@ -276,7 +275,7 @@ def bench(work: Path) -> dict[str, Any]:
 
 def data(work: Path) -> dict[str, Any]:
     """Nasty inputs with exact messages, random rows that train or say why not, eight runs on one cache, mixes and orders."""
-    names = ("nasty", "size", "prefix", "order", "mixing", "check")
+    names = ("nasty", "size", "prefix", "order", "mixing", "answers", "templates", "check")
     return tests(*(f"tests/data/test_{name}.py" for name in names), "tests/eval/comparison/test_folds.py")
 
 

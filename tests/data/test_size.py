@@ -29,11 +29,6 @@ TOKENIZER = make_tokenizer()
 RECIPE = Recipe("preference", TokenRules(64))
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "cache"))
-
-
 def load(source: object, **data: Any) -> Data:
     return load_data(RunConfig(method="m", data={"source": str(source), **data}), "preference", TOKENIZER)
 

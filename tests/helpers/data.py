@@ -7,6 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from alignkit.config import RunConfig
+from alignkit.contract.types import RowKind
+from alignkit.data.load import Data, load_data
+from alignkit.data.table.tokenised_rows import TokenisedRows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -49,6 +53,24 @@ def make_tokenizer(*, adds_bos: bool = True, bos: bool = True, eos: bool = True,
     if chat:
         made.chat_template = CHAT_TEMPLATE
     return made
+
+
+TOKENIZER = make_tokenizer()
+
+
+def load(source: Path, kind: RowKind = "preference", tokenizer: Any = TOKENIZER, **data: Any) -> Data:
+    """Load one source; ``data`` are keys of the configuration's section."""
+    return load_data(RunConfig(method="m", data={"source": str(source)} | data), kind, tokenizer)
+
+
+def load_all(kind: RowKind = "preference", tokenizer: Any = TOKENIZER, **data: Any) -> Data:
+    """Load what the section ``data`` says and hold nothing out."""
+    return load_data(RunConfig(method="m", data={"eval_split": 0.0, **data}), kind, tokenizer)
+
+
+def same(first: TokenisedRows, second: TokenisedRows) -> bool:
+    """Whether two tables hold the same rows and are known by the same fingerprint."""
+    return list(first) == list(second) and first.fingerprint == second.fingerprint
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -1,134 +1,27 @@
-"""Rollouts, PPO and GRPO: advantages by hand, the first step's identities, and resume in the middle of a rollout."""
+"""Rollouts: sampling, scores, the end of an answer, the reference, the critic, the buffer."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from alignkit import OnPolicySettings
 from alignkit.contract.batch import Batch
-from alignkit.contract.rewards import Answered
-from alignkit.errors import CheckpointError, ConfigError
-from alignkit.onpolicy.rollouts import ModelRollouts, buffer_state, restored_buffer, whiten
+from alignkit.errors import ConfigError
+from alignkit.onpolicy.rollouts import buffer_state, restored_buffer, whiten
 from alignkit.onpolicy.samplers import ModelSampler, stop_tokens
-from alignkit.scoring.critic import FILE, add_critic, critic_of, is_critics
-from alignkit.scoring.policy import ModelPolicy
+from alignkit.scoring.critic import add_critic, critic_of
 from alignkit.scoring.reference import StartWeights
-from alignkit.training.checkpoints import last_checkpoint
-from alignkit_grpo import group_advantages
-from alignkit_grpo.losses import kl_k3
-from alignkit_ppo import clipped_policy_loss, explained_variance, gae
-from transformers import LlamaForCausalLM
 
 from tests.helpers.engine import (
-    StopAt,
     Words,
-    build_trainer,
     configuration,
     random_prompts,
-    rollout_parts,
     tiny_llama,
     weights,
 )
-
-SAMPLING: dict[str, Any] = {"reward": "length", "max_new_tokens": 8}
-PPO: dict[str, Any] = {"name": "ppo", **SAMPLING, "epochs": 2, "minibatches": 2}
-GRPO: dict[str, Any] = {"name": "grpo", **SAMPLING, "group": 3}
-TRAIN: dict[str, Any] = {"optim": "adamw_torch", "max_steps": 8, "logging_steps": 1, "tokens_per_micro_batch": 120}
-TRAIN |= {"per_device_train_batch_size": 4, "learning_rate": 3e-3}
-
-
-def lora(model: torch.nn.Module) -> torch.nn.Module:
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(3)
-    return get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))  # type: ignore[arg-type]
-
-
-def rollouts(model: torch.nn.Module, settings: OnPolicySettings, *rewards: Any, number: int = 0) -> ModelRollouts:
-    policy = ModelPolicy(model)
-    policy.start = StartWeights(model)
-    return ModelRollouts(rollout_parts(settings, model, 0, rewards), policy, number)
-
-
-def constant(answers: Sequence[Answered]) -> list[float]:
-    return [0.7] * len(answers)
-
-
-# ------------------------------------------------------------------------------------------------ mathematics
-
-
-def plain_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
-    """Equation 16 as it stands: a sum over later errors, no recursion."""
-    following = [*values[1:], 0.0]
-    errors = [r + gamma * n - v for r, n, v in zip(rewards, following, values, strict=True)]
-    return [sum((gamma * lam) ** k * error for k, error in enumerate(errors[t:])) for t in range(len(errors))]
-
-
-@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 1.0), (1.0, 0.0), (0.97, 0.9), (0.0, 0.5)])
-def test_advantages_equal_the_definition(gamma: float, lam: float) -> None:
-    draw = random.Random(0)
-    lengths = [1, 7, 3, 12, 1]
-    answers = [[(draw.gauss(0, 1), draw.gauss(0, 1)) for _ in range(n)] for n in lengths]
-    flat = [pair for answer in answers for pair in answer]
-    found = gae(
-        torch.tensor([r for r, _ in flat]),
-        torch.tensor([v for _, v in flat]),
-        torch.tensor(lengths),
-        gamma=gamma,
-        lam=lam,
-    )
-    expected = [a for answer in answers for a in plain_gae([r for r, _ in answer], [v for _, v in answer], gamma, lam)]
-    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=1e-5)
-    # Alone, without the padding its neighbours bring, an answer's advantages are the same.
-    alone = gae(
-        torch.tensor([r for r, _ in answers[2]]),
-        torch.tensor([v for _, v in answers[2]]),
-        torch.tensor([3]),
-        gamma=gamma,
-        lam=lam,
-    )
-    torch.testing.assert_close(alone, found[8:11])
-
-
-def test_clipping_binds_on_one_side_only() -> None:
-    log_ratios = torch.tensor([0.5, -0.5, 0.5, -0.5], requires_grad=True)
-    clipped_policy_loss(log_ratios, torch.tensor([1.0, 1.0, -1.0, -1.0]), clip=0.2).sum().backward()
-    assert log_ratios.grad is not None
-    assert log_ratios.grad[0] == 0, "already likelier than clip allows, and good: no further"
-    assert log_ratios.grad[3] == 0, "already less likely, and bad"
-    assert log_ratios.grad[1] < 0 < log_ratios.grad[2], "on the wrong side: pulled back"
-
-
-def test_leave_one_out_is_the_mean_of_the_others() -> None:
-    rewards = torch.tensor([[1.0, 0.0, 0.5], [2.0, 2.0, 2.0]])
-    found = group_advantages(rewards, baseline="leave_one_out", scale="none")
-    expected = torch.tensor([[1 - 0.25, 0 - 0.75, 0.5 - 0.5], [0, 0, 0]])
-    torch.testing.assert_close(found, expected)
-    scaled = group_advantages(rewards, baseline="mean", scale="group")
-    torch.testing.assert_close(scaled[0], (rewards[0] - 0.5) / (0.5 + 1e-4))
-    assert torch.equal(scaled[1], torch.zeros(3)), "all alike: nothing to learn"
-
-
-def test_k3_is_positive_and_right_on_average() -> None:
-    torch.manual_seed(0)
-    p, q = torch.randn(6).log_softmax(0), torch.randn(6).log_softmax(0)
-    assert bool((kl_k3(p, q) >= 0).all())
-    torch.testing.assert_close((p.exp() * kl_k3(p, q)).sum(), (p.exp() * (p - q)).sum())
-
-
-def test_explained_variance() -> None:
-    returns = torch.tensor([0.0, 1.0, 2.0])
-    assert explained_variance(returns, returns) == 1.0
-    assert explained_variance(torch.zeros(3), returns) == 0.0
-    assert explained_variance(torch.zeros(3), torch.ones(3)) == 0.0
-
-
-# ------------------------------------------------------------------------------------------------ rollouts
+from tests.helpers.onpolicy import PPO, constant, lora, rollouts
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -268,112 +161,3 @@ def test_what_vllm_gets_is_the_merged_policy() -> None:
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         torch.testing.assert_close(plain(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
-
-
-# ------------------------------------------------------------------------------------------------ training
-
-
-@pytest.mark.parametrize("method", [PPO, PPO | {"critic": "separate"}, GRPO, GRPO | {"beta": 0.1, "epochs": 2}])
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_the_first_minibatch_is_on_policy(tmp_path: Path, method: dict[str, Any], kind: str) -> None:
-    model = lora(tiny_llama()) if kind == "lora" else tiny_llama()
-    trainer, seen = build_trainer(configuration(method, **TRAIN), tmp_path, random_prompts(40), model=model)
-    trainer.train()
-    first = seen.logs[0]
-    assert first["clip_fraction"] == 0.0
-    assert abs(first["approx_kl"]) < 1e-6
-    assert abs(first.get("kl", 0.0)) < 1e-5
-    assert {"reward", "reward/r0", "length", "ended", "entropy"} <= first.keys()
-    assert first["length"] <= 8
-    assert any(record["approx_kl"] > 1e-6 for record in seen.logs if "approx_kl" in record) or method["name"] == "grpo"
-
-
-@pytest.mark.parametrize(
-    "method",
-    [GRPO, GRPO | {"baseline": "leave_one_out", "scale": "none"}, PPO | {"gamma": 1.0, "lambda": 1.0}],
-    ids=["grpo", "rloo", "ppo"],
-)
-def test_a_constant_reward_teaches_nothing(tmp_path: Path, method: dict[str, Any]) -> None:
-    trainer, _ = build_trainer(
-        configuration(method | {"kl_coef": 0.0}, **TRAIN), tmp_path, random_prompts(20), rewards=[constant]
-    )
-    batch = trainer.steps.batch(0, 0.0)
-    assert max(float(row.abs().max()) for row in batch.columns["advantages"]) < 1e-6
-
-
-@pytest.mark.parametrize("method", [PPO | {"epochs": 1}, GRPO], ids=["ppo", "grpo"])
-def test_the_reward_is_learned(tmp_path: Path, method: dict[str, Any]) -> None:
-    train = TRAIN | {"max_steps": 40, "per_device_train_batch_size": 16, "learning_rate": 5e-3}
-    trainer, seen = build_trainer(configuration(method, **train), tmp_path, random_prompts(100))
-    trainer.train()
-    rewards = [record["reward"] for record in seen.logs if "reward" in record]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.15
-    found = trainer.evaluate(random_prompts(10, seed=5))
-    assert found["eval_reward"] > rewards[0]
-
-
-@pytest.mark.parametrize(
-    ("method", "kind"),
-    [
-        (PPO | {"kl_target": 0.1, "kl_horizon": 20}, "full"),
-        (PPO | {"critic": "separate"}, "lora"),
-        (GRPO | {"epochs": 2, "minibatches": 2, "beta": 0.05}, "full"),
-    ],
-    ids=["adaptive", "separate critic", "grpo"],
-)
-@pytest.mark.parametrize("stop", [3, 4])
-def test_resume_inside_a_rollout_equals_uninterrupted(
-    tmp_path: Path, method: dict[str, Any], kind: str, stop: int
-) -> None:
-    def make(output: Path, *callbacks: Any) -> Any:
-        model = lora(tiny_llama()) if kind == "lora" else tiny_llama()
-        return build_trainer(
-            configuration(method, **TRAIN), output, random_prompts(40), model=model, callbacks=callbacks
-        )
-
-    whole, seen_whole = make(tmp_path / "whole")
-    whole.train()
-    first, seen_first = make(tmp_path / "cut", StopAt(stop))
-    first.train()
-    torch.rand(3)
-    second, seen_second = make(tmp_path / "cut")
-    second.train(resume_from_checkpoint=str(last_checkpoint(tmp_path / "cut")))
-    assert torch.equal(weights(second.model), weights(whole.model))
-    assert second.parts.session.method.state() == whole.parts.session.method.state()
-    mine = [r["reward"] for r in seen_first.logs + seen_second.logs if "reward" in r]
-    assert mine == [r["reward"] for r in seen_whole.logs if "reward" in r]
-
-
-def test_a_lost_rollout_is_said(tmp_path: Path) -> None:
-    make = lambda *callbacks: build_trainer(
-        configuration(PPO, **TRAIN), tmp_path, random_prompts(40), callbacks=callbacks
-    )
-    make(StopAt(3))[0].train()
-    state = tmp_path / "checkpoint-3" / "engine_0.pt"
-    kept = torch.load(state, weights_only=True)
-    torch.save(kept | {"buffer": None}, state)
-    with pytest.raises(CheckpointError, match="lacks the rollout"):
-        make()[0].train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-
-
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_the_saved_model_is_a_stock_one(tmp_path: Path, kind: str) -> None:
-    model = lora(tiny_llama()) if kind == "lora" else tiny_llama()
-    method = PPO | {"critic": "separate"}
-    trainer, _ = build_trainer(configuration(method, **TRAIN), tmp_path / "run", random_prompts(40), model=model)
-    trainer.train()
-    trainer.save_model(str(tmp_path / "model"))
-    assert (tmp_path / "model" / FILE).is_file()
-    if kind == "full":
-        loaded, info = LlamaForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
-        assert not info["unexpected_keys"]
-        assert not info["missing_keys"]
-    else:
-        from peft import PeftModel
-        from safetensors.torch import load_file
-
-        assert not [n for n in load_file(tmp_path / "model" / "adapter_model.safetensors") if is_critics(n)]
-        loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path / "model")
-    ids = torch.tensor([[5, 6, 7, 8]])
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(input_ids=ids).logits, trainer.model(input_ids=ids).logits)

@@ -1,25 +1,16 @@
-"""The run directory: names, whole-or-nothing files, the metrics log after a crash, the lock, the environment."""
+"""The run directory: its name, what is in the way, its record, the lock."""
 
-import json
 import math
 import os
-import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
-import torch
-from alignkit import Contrast, Estimate, SuiteResult
 from alignkit.errors import CheckpointError, ConfigError
 from alignkit.rundir.directory import RunDir
-from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.rundir.metrics import MetricsLog
-from alignkit.system.environment import environment, git_revision
-from alignkit.system.files import atomic_path, to_json, write_json, write_jsonl, write_text
+from alignkit.system.files import write_text
 
 # ------------------------------------------------------------------------------------------------- names
 
@@ -141,109 +132,6 @@ def test_the_newest_finished_run(tmp_path: Path) -> None:
     assert newest.path.name == "new"
 
 
-# ------------------------------------------------------------------------------------------------- files
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    write_json(path, {"status": "running"})
-    with pytest.raises(TypeError, match="object as JSON"):
-        write_json(path, {"status": object()})
-
-    def half_a_write() -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_text('{"status": "fin')
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        half_a_write()
-    assert [left.name for left in tmp_path.iterdir()] == ["run.json"]
-    assert json.loads(path.read_text()) == {"status": "running"}
-
-
-def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    write_json(path, {"status": "running"})
-    script = (
-        "import os, signal, sys; from pathlib import Path; from alignkit.system.files import atomic_path\n"
-        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
-        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -signal.SIGKILL
-    assert json.loads(path.read_text()) == {"status": "running"}
-
-
-def test_files_get_the_usual_permissions(tmp_path: Path) -> None:
-    write_text(tmp_path / "atomic", "a")
-    (tmp_path / "plain").write_text("a")
-    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-class Spot(NamedTuple):
-    place: Path
-    value: float
-
-
-def test_json_takes_what_a_run_has_and_nothing_that_is_not_json(tmp_path: Path) -> None:
-    value = {
-        "nan": math.nan,
-        "inf": [math.inf, -math.inf],
-        "numpy": np.float32(0.5),
-        "array": np.array([[1, 2]]),
-        "tensor": torch.tensor([0.25, math.nan]),
-        "interval": Estimate(0.5, None, 0.75),
-        "spot": Spot(Path("a/b"), 1.0),
-        "set": {"b", "a"},
-        3: True,
-    }
-    write_json(tmp_path / "x.json", value)
-    text = (tmp_path / "x.json").read_text()
-    assert json.loads(text, parse_constant=pytest.fail) == {
-        "nan": None,
-        "inf": [None, None],
-        "numpy": 0.5,
-        "array": [[1, 2]],
-        "tensor": [0.25, None],
-        "interval": {"value": 0.5, "low": None, "high": 0.75},
-        "spot": {"place": "a/b", "value": 1.0},
-        "set": ["a", "b"],
-        "3": True,
-    }
-    assert to_json(value)["tensor"] == [0.25, None]
-
-
-def test_lines_of_json(tmp_path: Path) -> None:
-    rows = [{"text": "a\nb\u2028c"}, {"x": math.nan}]
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    lines = (tmp_path / "rows.jsonl").read_bytes().split(b"\n")
-    assert [json.loads(line) for line in lines[:-1]] == [{"text": "a\nb\u2028c"}, {"x": None}]
-
-
-def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:
-    metrics = {"accuracy_sum": Estimate(0.5, 0.25, 0.75), "ece": Estimate(0.1), "odd": Estimate(math.inf)}
-    result = SuiteResult("prefs", 2, 1, metrics, [{"id": "a"}, {"id": "b"}], {"bins": 3})
-    contrast = Contrast("accuracy_sum", "credit_sum", where={"task": "facts"}, verdict=("accuracy_mean",))
-    result = replace(result, contrasts=[contrast], provenance={"weights": "abc"})
-    path = write_evaluation(tmp_path / "eval", result, target="demo")
-    assert list(json.loads(path.read_text())) == [
-        "suite",
-        "target",
-        "n",
-        "clusters",
-        "metrics",
-        "settings",
-        "contrasts",
-        "provenance",
-    ]
-    back = read_evaluation(tmp_path / "eval", "prefs")
-    assert (back.n, back.clusters, back.items, back.settings) == (2, 1, [{"id": "a"}, {"id": "b"}], {"bins": 3})
-    assert (back.contrasts, back.provenance) == ([contrast], {"weights": "abc"})
-    assert {k: back.metrics[k] for k in ("accuracy_sum", "ece")} == {k: metrics[k] for k in ("accuracy_sum", "ece")}
-    assert math.isnan(back.metrics["odd"].value)
-    with pytest.raises(ConfigError, match="suite 'perplexity'"):
-        read_evaluation(tmp_path / "eval", "perplexity")
-
-
 def test_the_record_is_updated_key_by_key(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "a")
     assert run.read_record() == {}
@@ -256,43 +144,10 @@ def test_the_record_is_updated_key_by_key(tmp_path: Path) -> None:
         run.read_record()
 
 
-# ------------------------------------------------------------------------------------------------- metrics log
-
-
-def test_the_log_is_cut_back_to_a_step_and_continues(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.cut_back(0)  # nothing was logged yet
-    for step in (5, 10, 15):
-        log.append({"step": step, "loss": math.nan if step == 10 else 1.0})
-    with log.path.open("a") as file:
-        file.write('{"step": 20, "lo')  # killed in the middle of a line
-    log.cut_back(10)
-    log.append({"step": 11})
-    assert log.read() == [{"step": 5, "loss": 1.0}, {"step": 10, "loss": None}, {"step": 11}]
-
-
-def test_a_half_written_line_is_dropped_even_within_a_character(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.append({"step": 1})
-    with log.path.open("ab") as file:
-        file.write('{"step": 2, "é'.encode()[:-1])
-    assert log.read() == [{"step": 1}]
-    log.cut_back(2)
-    assert log.path.read_text() == '{"step": 1}\n'
-
-
-@pytest.mark.parametrize(("line", "message"), [("{broken", "not valid JSON"), ("[1]", "expected a JSON object")])
-def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
-    with pytest.raises(CheckpointError, match=rf"metrics\.jsonl:2: {message}"):
-        MetricsLog(path).cut_back(3)
-
-
 # ------------------------------------------------------------------------------------------------- lock
 
 HOLD = (
-    "import sys, time; from alignkit.rundir import RunDir\n"
+    "import sys, time; from alignkit.rundir.directory import RunDir\n"
     "with RunDir(sys.argv[1]).lock():\n"
     "    print('held', flush=True); time.sleep(60)\n"
 )
@@ -342,34 +197,3 @@ def test_a_stale_lock_file_is_no_lock(tmp_path: Path) -> None:
     assert run.locked_by() is None
     with run.lock():
         assert run.locked_by() == os.getpid()
-
-
-# ------------------------------------------------------------------------------------------------- environment
-
-
-def test_the_environment_is_known_and_json() -> None:
-    found = environment()
-    assert (
-        found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"] == torch.__version__
-    )
-    assert {"alignkit", "transformers", "trl", "peft", "datasets", "python"} <= found["versions"].keys()
-    assert found["hardware"]["cores"] >= 1
-    assert len(found["hardware"]["gpus"]) == torch.cuda.device_count()
-    assert json.loads(json.dumps(found)) == found
-
-
-def test_the_revision_of_a_repository_and_of_none(tmp_path: Path) -> None:
-    assert git_revision(tmp_path) is None
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    (tmp_path / "file").write_text("one")
-    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
-        subprocess.run([*git, *command], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert git_revision(tmp_path) == {"revision": head, "dirty": False}
-    (tmp_path / "file").write_text("two")
-    assert git_revision(tmp_path) == {"revision": head, "dirty": True}
-
-
-def test_a_machine_without_git_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert git_revision(Path(__file__).parent) is None

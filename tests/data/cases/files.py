@@ -1,0 +1,152 @@
+"""Files that cannot be read as rows: JSON Lines, JSON, CSV, Parquet, Arrow, archives, names."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+
+from tests.data.cases import GOOD, Case, lines, parquet
+from tests.helpers.data import pairs
+
+FILES: dict[str, Case] = {
+    # ---------------------------------------------------------------- JSON Lines
+    "nothing": Case(b"", "{file} is empty"),
+    "white space": Case(b" \n\t\n \n", "{file} holds no rows"),
+    "half a line": Case(lines('{"prompt": "a'), "{file}:3: broken JSON: Unterminated string starting at (column 12)"),
+    "a comma too many": Case(
+        lines('{"prompt": "a",}'),
+        "{file}:3: broken JSON: Expecting property name enclosed in double quotes (column 16)",
+    ),
+    "two objects on a line": Case(lines('{"prompt": "a"} {"b": 1}'), "{file}:3: broken JSON: Extra data (column 17)"),
+    "single quotes": Case(
+        lines("{'prompt': 'a'}"), "{file}:3: broken JSON: Expecting property name enclosed in double quotes (column 2)"
+    ),
+    "a list a line": Case(lines([1, 2]), "{file}:3: the line is a list, expected an object with the row's columns"),
+    "a number a line": Case(lines("17"), "{file}:3: the line is a number, expected an object with the row's columns"),
+    "a text a line": Case(lines('"prompt"'), "{file}:3: the line is text, expected an object with the row's columns"),
+    "null a line": Case(lines("null"), "{file}:3: the line is null, expected an object with the row's columns"),
+    "a JSON list named jsonl": Case(
+        json.dumps(pairs(2), indent=1).encode(),
+        "{file}:1: broken JSON: Expecting value (column 2); a file that is one JSON list is named .json",
+    ),
+    "nested too deeply": Case(lines("[" * 100_000), "{file}:3: broken JSON: nested too deeply"),
+    "a number of ten thousand digits": Case(
+        lines('{"prompt": ' + "9" * 10_000 + "}"),
+        "{file}:3: broken JSON: Exceeds the limit (4300 digits) for integer string conversion: value has 10000 digits",
+    ),
+    "Latin-1": Case(
+        lines('{"prompt": "caf\xe9"}'.encode("latin-1")), "{file}:3: not UTF-8 (byte 0xe9); save the file as UTF-8"
+    ),
+    "UTF-16": Case("\n".join(GOOD).encode("utf-16"), "{file}:1: the file is UTF-16; save it as UTF-8"),
+    "half a surrogate pair": Case(
+        lines('{"prompt": "\\ud83d", "chosen": "a", "rejected": "b"}'),
+        '{file}:3: "prompt" holds half a surrogate pair, which is no character',
+    ),
+    "NUL bytes for a file": Case(
+        b"\0" * 64,
+        "{file}:1: broken JSON: Expecting value (column 1); these are NUL bytes, as in a file whose download broke off",
+    ),
+    "a web page": Case(
+        b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
+        "{file}:1: broken JSON: Expecting value (column 1); this is a web page or XML",
+    ),
+    "a Git LFS pointer": Case(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "{file}:1: broken JSON: Expecting value (column 1); this stands for a file that Git LFS has: fetch it with git lfs pull",
+    ),
+    # ---------------------------------------------------------------- JSON
+    "broken JSON file": Case(
+        b'[{"prompt": "a"},\n {"prompt": \n]', "{file}:3: broken JSON: Expecting value (column 1)", "d.json"
+    ),
+    "one object": Case(
+        b'{"prompt": "a", "chosen": "b", "rejected": "c"}',
+        "{file}:1: the file holds one object without a list of rows",
+        "d.json",
+    ),
+    "a text for a file": Case(b'"hello"', "{file}:1: the file holds text, expected a list of objects", "d.json"),
+    "a list of texts": Case(
+        b'[\n"a",\n"b"]', "{file}:2: the row is text, expected an object with the row's columns", "d.json"
+    ),
+    "an empty list": Case(b"[]", "{file} holds no rows", "d.json"),
+    "two lists": Case(
+        b'{"train": [{}], "test": [{}]}',
+        "{file}:1: the file holds several lists (train, test); name one as data.split",
+        "d.json",
+    ),
+    # ---------------------------------------------------------------- CSV
+    "CSV without rows": Case(b"prompt,chosen,rejected\n", "{file} holds no rows", "d.csv"),
+    "CSV without a header": Case(b"\n\n", "{file}:1: no header: the first line names the columns", "d.csv"),
+    "a field too few": Case(
+        b"prompt,chosen,rejected\na,b,c\na,b\n", "{file}:3: 2 fields, but the header names 3 columns", "d.csv"
+    ),
+    "a field too many": Case(
+        b"prompt,chosen,rejected\na,b,c,d\n", "{file}:2: 4 fields, but the header names 3 columns", "d.csv"
+    ),
+    "a column twice": Case(
+        b"prompt,chosen,chosen\na,b,c\n", '{file}:1: the header names column "chosen" twice', "d.csv"
+    ),
+    "a quote without end": Case(
+        b'prompt,chosen,rejected\n"a,b,c\n', "{file}:2: broken CSV: unexpected end of data", "d.csv"
+    ),
+    "CSV in Latin-1": Case(
+        "prompt,chosen,rejected\na,b,caf\xe9\n".encode("latin-1"),
+        "{file}:2: not UTF-8 (byte 0xe9); save the file as UTF-8",
+        "d.csv",
+    ),
+    "CSV in UTF-16": Case(
+        "prompt,chosen,rejected\na,b,c\n".encode("utf-16"), "{file}:1: the file is UTF-16; save it as UTF-8", "d.csv"
+    ),
+    # ---------------------------------------------------------------- binary files, names
+    "no Parquet": Case(
+        b"PAR1 not at all",
+        "{file} cannot be read as Parquet: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.",
+        "d.parquet",
+    ),
+    "half a Parquet": Case(
+        parquet(*pairs(50))[:200],
+        "{file} cannot be read as Parquet: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.",
+        "d.parquet",
+    ),
+    "Parquet of other columns": Case(
+        parquet({"a": 1}),
+        "{file} row 1: preference rows need prompt, chosen and rejected; this row has a; map names with data.columns",
+        "d.parquet",
+    ),
+    "Parquet with a null": Case(
+        parquet(*pairs(2), {"id": "x", "prompt": "a", "chosen": None, "rejected": "b"}),
+        '{file} row 3: "chosen" is null (the row has id, prompt, chosen, rejected)',
+        "d.parquet",
+    ),
+    "no Arrow": Case(
+        b"ARROW1 not at all",
+        "{file} cannot be read as Arrow: Expected to read 1330795073 metadata bytes, but only read 13",
+        "d.arrow",
+    ),
+    "a broken archive": Case(
+        gzip.compress(lines())[:-9],
+        "{file} cannot be read: Compressed file ended before the end-of-stream marker was reached",
+        "d.jsonl.gz",
+    ),
+    "no archive": Case(lines(), "{file} cannot be read: Not a gzipped file (b'{\"')", "d.jsonl.gz"),
+    "a packed Parquet": Case(b"x", "{file}: unpack it first; only the text formats are read gzipped", "d.parquet.gz"),
+    "a pickle": Case(
+        pickle.dumps(pairs(2)),
+        "{file}: .pkl files can run code when they are loaded; save the rows as JSON Lines or Parquet",
+        "d.pkl",
+    ),
+    "an unknown ending": Case(
+        lines(),
+        '{file}: unknown file type ".docx"; known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, and .gz of the text formats',
+        "d.docx",
+    ),
+    "no ending": Case(
+        lines(),
+        "{file}: no file type in the name; known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, and .gz of the text formats",
+        "data",
+    ),
+    "a split of one file": Case(lines(), '{file} is one file and has no split "test"', section={"split": "test"}),
+    "a subset of a file": Case(
+        lines(), 'data.subset "main" is for hub data sets, and {file} is a local path', section={"subset": "main"}
+    ),
+}
