@@ -65,3 +65,13 @@ def suggest(name: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f', did you mean "{close[0]}"?' if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the cause an error names in one line of at most 300 characters, to be part of another sentence.
+
+    >>> first_line(ValueError("no such key.")), first_line(KeyError()), first_line(FileNotFoundError(2, "No such file"))
+    ('no such key', 'KeyError', 'No such file')
+    """
+    text = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(" .:")[:300]

@@ -1,27 +1,31 @@
-"""Files that appear whole or not at all, and JSON that any reader takes.
+"""Files and directories that appear whole or not at all, JSON and JSON lines, and digests of values.
 
-A file is written under a temporary name beside its final one, synced to disk, and renamed: a reader, or a run resumed
-after a crash, sees the old content or the new, never half of it.
+A file or directory is written under a temporary name beside its final one, synced to disk, and renamed: a reader, or a run
+resumed after a crash, sees the old content or the new one, never half of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from alignkit.errors import AlignError, DataError
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what was written there becomes ``path`` when the block ends without error.
 
-    The directory is made where it is missing. On an error the temporary file is removed and ``path`` is as it was.
+    The parent directory is created if missing. On an error the temporary file is removed and ``path`` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +41,43 @@ def atomic_path(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+@contextmanager
+def staged_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty directory beside ``path`` that replaces ``path`` when the block ends without error.
+
+    Its name follows from that of ``path``, so what a killed process left there is removed. On an error the directory is
+    removed and ``path`` is as it was.
+    """
+    path = Path(path)
+    staged = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        replace_directory(staged, path)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+
+
+def replace_directory(staged: Path, final: Path) -> None:
+    """Sync everything in ``staged`` to disk and rename it to ``final``; an older ``final`` is removed."""
+    for path in [*staged.rglob("*"), staged]:
+        sync(path)
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    try:
+        staged.rename(final)
+    except OSError:
+        if old.exists():
+            old.rename(final)
+        raise
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Wait until a file's content, or a directory's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -47,18 +88,18 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8), whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all; see :func:`plain` for what it may hold."""
+    """Write a value as indented JSON atomically; see :func:`to_json` for what it may hold."""
     write_text(path, json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, whole or not at all."""
+    """Write one JSON object per line atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json_line(row) for row in rows)
 
@@ -66,6 +107,47 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def json_line(row: Mapping[str, Any]) -> str:
     """Return a row as one line of JSON, line feed included."""
     return json.dumps(to_json(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_jsonl(path: Path, *, half_written: bool = False, error: type[AlignError] = DataError) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file; see :func:`jsonl_rows`."""
+    return [row for _, row in jsonl_rows(path, half_written=half_written, error=error)]
+
+
+def jsonl_rows(
+    path: Path, *, half_written: bool = False, error: type[AlignError] = DataError
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place (``FILE:LINE``) and the object of every line of a JSON-lines file that is not blank.
+
+    Args:
+        path: UTF-8 file. Lines end with a line feed only: a JSON string may hold U+2028 and other separators unescaped.
+        half_written: ignore a last line without a line feed; its writer was killed, or is still writing it.
+        error: type of the error raised.
+
+    Raises:
+        AlignError: of type ``error``, naming file and line: a line is not a JSON object.
+        OSError: the file cannot be read.
+    """
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1] if half_written else lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as cause:
+            raise error(f"{path}:{number}: not valid JSON: {cause}") from cause
+        if not isinstance(row, dict):
+            raise error(f"{path}:{number}: expected a JSON object")
+        yield f"{path}:{number}", row
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 (hexadecimal) of a value as JSON with sorted keys; what JSON does not have counts by its ``str``.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def to_json(value: Any) -> Any:
