@@ -1,4 +1,4 @@
-"""What the user sees of a run: console and log, table, plots, model card, samples."""
+"""What the user sees of a run: console and log, table, plots."""
 
 import io
 import math
@@ -9,20 +9,12 @@ import re
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-import yaml
 from alignkit import Estimate, SuiteResult
-from alignkit.display.card import model_card, write_model_card
 from alignkit.display.console import Console, comparison_table
 from alignkit.display.headline import headline, number
 from alignkit.display.plots import draw
-from alignkit.models.generate import generate_samples
 from alignkit.rundir.metrics import MetricsLog
-from alignkit.scoring.scorer import install
-
-from tests.helpers.eval import BOS, EOS, byte_tokenizer, tiny_model
 
 # ------------------------------------------------------------------------------------------------- console
 
@@ -187,135 +179,3 @@ def test_a_long_run_is_drawn_without_touching_pyplot(tmp_path: Path) -> None:
     had = "matplotlib.pyplot" in sys.modules
     assert [path.name for path in draw(tmp_path)] == ["loss.png"]
     assert ("matplotlib.pyplot" in sys.modules) == had
-
-
-# ------------------------------------------------------------------------------------------------- card
-
-SUMMARY = {
-    "method": "orpo",
-    "paper": "ORPO: Monolithic Preference Optimization without Reference Model, https://arxiv.org/abs/2403.07691",
-    "settings": {"lambda": 0.1, "schedule": {"kind": "constant"}},
-    "conventions": {"nll_scope": "completion"},
-    "model": {"name": "org/base-model", "hash": "abc123", "adapter": False},
-    "data": {"source": "prefs.jsonl", "rows": 804, "hash": "def456"},
-    "steps": 150,
-    "train": {"loss": 1.23456789, "tokens": 99},
-    "evaluation": {
-        "before": {"prefs": {"accuracy_sum": {"value": 0.515, "low": 0.48, "high": 0.55}}},
-        "after": {"prefs": {"accuracy_sum": {"value": 0.743, "low": 0.71, "high": 0.78}}},
-    },
-    "environment": {"versions": {"torch": "2.13.0"}},
-}
-
-
-def parts(card: str) -> tuple[dict[str, object], str]:
-    _, head, body = card.split("---\n", 2)
-    return yaml.safe_load(head), body
-
-
-def test_the_card_tells_what_the_run_knows(tmp_path: Path) -> None:
-    from huggingface_hub import ModelCard
-
-    path = write_model_card(tmp_path, SUMMARY)
-    assert path == tmp_path / "README.md"
-    head, body = parts(path.read_text())
-    assert head == {
-        "base_model": "org/base-model",
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["alignkit", "orpo"],
-    }
-    assert "| accuracy (sum) | 0.515 [0.480, 0.550] | 0.743 [0.710, 0.780] | +0.228 |" in body
-    for text in (
-        "2403.07691",
-        "| lambda | `0.1` |",
-        "| schedule.kind | `constant` |",
-        "| hash | `def456` |",
-        "1.23457",
-    ):
-        assert text in body
-    assert "AutoModelForCausalLM.from_pretrained" in body
-    assert "| torch | `2.13.0` |" in body
-    assert ModelCard.load(path).data.base_model == "org/base-model"
-
-
-def test_the_card_of_an_adapter_loads_with_peft() -> None:
-    head, body = parts(model_card(SUMMARY | {"model": {"name": "org/base-model", "adapter": True}}))
-    assert head["library_name"] == "peft"
-    assert head["tags"] == ["alignkit", "orpo", "lora"]
-    assert "AutoPeftModelForCausalLM.from_pretrained" in body
-
-
-@pytest.mark.parametrize("name", ["demo", "/models/llama", "runs/a/model", "."])
-def test_a_base_model_that_is_no_hub_id_stays_out_of_the_head(name: str) -> None:
-    head, body = parts(model_card(SUMMARY | {"model": name}))
-    assert "base_model" not in head
-    assert f"`{name}`" in body
-
-
-def test_the_method_alone_makes_a_card_and_the_code_in_it_is_python() -> None:
-    for summary in ({"method": "sft"}, {"method": "sft", "model": {"adapter": True}}):
-        head, body = parts(model_card(summary))
-        assert "sft" in head["tags"]  # type: ignore[operator]
-        (code,) = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
-        compile(code, "card", "exec")
-
-
-# ------------------------------------------------------------------------------------------------- samples
-
-
-def greedy(model: torch.nn.Module, prompt: list[int], count: int) -> list[int]:
-    tokens: list[int] = []
-    for _ in range(count):
-        with torch.no_grad():
-            token = int(model(torch.tensor([prompt + tokens])).logits[0, -1].argmax())
-        if token == EOS:
-            break
-        tokens.append(token)
-    return tokens
-
-
-@pytest.mark.parametrize("scored", [False, True], ids=["plain", "with the scorer's forward"])
-def test_samples_are_the_greedy_answers_whatever_stands_beside_them(scored: bool) -> None:
-    model, tokenizer = tiny_model(), byte_tokenizer()
-    model.config.use_cache = False
-    if scored:
-        install(model)
-    rng = random.Random(0)
-    prompts = [[BOS, *(rng.randrange(256) for _ in range(rng.randint(0, 20)))] for _ in range(19)]
-    answers = generate_samples(model, tokenizer, prompts, max_new_tokens=8)
-    expected = [tokenizer.decode(greedy(model, prompt, 8), skip_special_tokens=True) for prompt in prompts]
-    assert answers == expected
-    assert generate_samples(model, tokenizer, [], max_new_tokens=8) == []
-
-
-def test_samples_end_at_the_end_token() -> None:
-    model, tokenizer = tiny_model(), byte_tokenizer()
-    prompt = [BOS, 65, 66]
-    first, second, *_ = greedy(model, prompt, 8)
-    assert first != second
-    model.generation_config.eos_token_id = [EOS, second]
-    assert generate_samples(model, tokenizer, [prompt], max_new_tokens=8) == [tokenizer.decode([first])]
-
-
-def test_sampling_leaves_training_undisturbed() -> None:
-    model, tokenizer = tiny_model().train(), byte_tokenizer()
-    model.model.layers[0].eval()  # one frozen part in evaluation mode
-    model.generation_config.update(do_sample=True, temperature=0.7, top_k=5)
-    modes = [module.training for module in model.modules()]
-    torch.manual_seed(1)
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    generate_samples(model, tokenizer, [[BOS, 1]], max_new_tokens=4, seed=3)
-    assert [module.training for module in model.modules()] == modes
-    assert random.getstate() == states[0]
-    assert np.random.get_state()[1].tolist() == states[1]
-    assert torch.equal(torch.get_rng_state(), states[2])
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-    assert model.generation_config.do_sample is True
-
-
-def test_the_modes_come_back_after_a_failure() -> None:
-    model = tiny_model().train()
-    with pytest.raises(IndexError):
-        generate_samples(model, byte_tokenizer(), [[BOS, 100_000]], max_new_tokens=4)
-    assert model.training

@@ -1,168 +1,184 @@
-"""The model card: README.md of a trained model, in the form the Hugging Face hub reads."""
+"""The model card: README.md of a trained model, with the metadata the Hugging Face Hub reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignkit.display.headline import headline, signed, with_interval
-from alignkit.system.files import write_text
+from alignkit.display.status import duration
+from alignkit.rundir.record import ModelRecord, RunRecord
+
+Merged = Sequence[tuple[str, float]]
 
 
-def write_model_card(directory: Path, summary: Mapping[str, Any]) -> Path:
-    """Write ``README.md`` into a model directory; ``summary`` as in :func:`model_card`."""
-    path = Path(directory) / "README.md"
-    write_text(path, model_card(summary))
-    return path
-
-
-def model_card(summary: Mapping[str, Any]) -> str:
-    """Return the card of a model as Markdown with a YAML head.
+def model_card(record: RunRecord, merged: Merged = ()) -> str:
+    """Return the card of a run's model as Markdown with a YAML head. Local directories are not disclosed.
 
     Args:
-        summary: the run's record (run.json). Only ``method`` is needed; what else is there is told:
-            ``paper``, ``settings`` and ``conventions`` of the method, ``model`` (``name``, ``hash``, ``adapter``: whether
-            only an adapter was trained), ``data`` (``source``, ``rows``, ``hash``, ...), ``steps``, ``seed``, ``train``,
-            ``evaluation`` (``before``, ``after``: metrics by suite), ``versions`` or ``environment``.
+        record: the run's record.
+        merged: name and weight of each run where the model is the mean of several. Settings and results of the first run,
+            whose record this is, are then left out.
     """
-    sections = [_head(summary), _introduction(summary), _loading(summary), _evaluation(summary), _training(summary)]
+    sections = [_head(record, merged), _introduction(record, merged), _use(record.model)]
+    if not merged:
+        sections += [_evaluation(record), _training(record), _hyper_parameters(record), _cost(record)]
+    sections.append(_table("### Versions", ("package", "version"), record.environment.versions.items()))
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _head(summary: Mapping[str, Any]) -> str:
+def _head(record: RunRecord, merged: Merged) -> str:
     import yaml
 
-    adapter = _is_adapter(summary)
-    head: dict[str, Any] = {
-        "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": "text-classification" if _is_reward(summary) else "text-generation",
-        "tags": ["alignkit", str(summary["method"]), *(["lora"] if adapter else [])],
+    model = record.model
+    head: dict[str, Any] = {"base_model": model.name} if model.is_hub_id else {}  # the hub refuses a path
+    head |= {
+        "library_name": "peft" if model.adapter else "transformers",
+        "pipeline_tag": "text-classification" if model.is_classifier else "text-generation",
+        "tags": ["alignkit", "merge" if merged else record.method, *(["lora"] if model.adapter else [])],
     }
-    base = _base_model(summary)
-    if base and _is_hub_id(base):
-        head = {"base_model": base} | head
     return "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---"
 
 
-def _introduction(summary: Mapping[str, Any]) -> str:
-    method, base = str(summary["method"]), _base_model(summary)
-    what = "A low-rank adapter for" if _is_adapter(summary) else "A fine-tuned version of"
-    what = f"A reward model: {what[0].lower()}{what[1:]}" if _is_reward(summary) else what
-    first = f"{what} {f'`{base}`' if base else 'a causal language model'}, trained with **{method}** by alignkit."
-    title = summary.get("name") or (f"{Path(base).name}-{method}" if base else method)
-    paper = summary.get("paper")
-    return f"# {title}\n\n{first}" + (f"\n\nMethod: {paper}" if paper else "")
+def _introduction(record: RunRecord, merged: Merged) -> str:
+    model, name = record.model, _name(record.model.name)
+    base = "alignkit's embedded demo model" if name == "demo" else f"`{name}`"
+    kind = "low-rank adapter (LoRA) for" if model.adapter else "fine-tuned version of"
+    kind = f"reward model: a {kind}" if model.is_classifier else kind
+    if merged:
+        text = f"The weighted mean of the weights of {len(merged)} models, each a {kind} {base}, made with alignkit."
+        weights = _table("## Merged runs", ("run", "weight"), ((run, f"{weight:g}") for run, weight in merged))
+        return f"# {' + '.join(run for run, _ in merged)}\n\n{text}\n\n{weights}"
+    text = f"# {Path(name).name}-{record.method}\n\nA {kind} {base}, trained with **{record.method}** by alignkit."
+    paper = re.sub(r"https?://[^\s,]+", r"<\g<0>>", record.paper)
+    return f"{text}\n\nMethod: {paper}" if paper else text
 
 
-def _loading(summary: Mapping[str, Any]) -> str:
-    if _is_reward(summary):
-        kind, library = ("AutoPeftModel", "peft") if _is_adapter(summary) else ("AutoModel", "transformers")
-        return (
-            f"## Use\n\n```python\nfrom {library} import {kind}ForSequenceClassification\n"
-            "from transformers import AutoTokenizer\n\n"
-            f'model = {kind}ForSequenceClassification.from_pretrained("path/to/model", num_labels=1)\n'
-            'tokenizer = AutoTokenizer.from_pretrained("path/to/model")\n'
-            "# Prompt and answer as in training: the chat template, and the end token.\n"
-            'inputs = tokenizer("A prompt and its answer", return_tensors="pt")\n'
-            "reward = model(**inputs).logits[0, 0]\n```"
-        )
-    if _is_adapter(summary):
-        loading = (
-            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
-            "# Loads the base model named in adapter_config.json and puts the adapter on it.\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("path/to/model")'
-        )
+def _use(model: ModelRecord) -> str:
+    task = "SequenceClassification" if model.is_classifier else "CausalLM"
+    auto = f"Auto{'Peft' if model.adapter else ''}ModelFor{task}"
+    labels = ", num_labels=1" if model.is_classifier else ""
+    lines = [
+        f"from peft import {auto}\nfrom transformers import AutoTokenizer"
+        if model.adapter
+        else f"from transformers import {auto}, AutoTokenizer",
+        "",
+        *(["# The base model named in adapter_config.json is loaded as well."] if model.adapter else []),
+        f'model = {auto}.from_pretrained("path/to/model"{labels})',
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/model")',
+        "# Format the text as in training: with the chat template if the tokenizer has one.",
+    ]
+    if model.is_classifier:
+        lines += [
+            'inputs = tokenizer("Your prompt and its completion" + tokenizer.eos_token, return_tensors="pt")',
+            "reward = model(**inputs).logits[0, 0]",
+        ]
     else:
-        loading = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("path/to/model")'
-        )
-    use = (
-        'tokenizer = AutoTokenizer.from_pretrained("path/to/model")\n'
-        'inputs = tokenizer("Your prompt", return_tensors="pt")\n'
-        "output = model.generate(**inputs, max_new_tokens=64)\n"
-        "print(tokenizer.decode(output[0], skip_special_tokens=True))"
+        lines += [
+            'inputs = tokenizer("Your prompt", return_tensors="pt")',
+            "output = model.generate(**inputs, max_new_tokens=64)",
+            "print(tokenizer.decode(output[0], skip_special_tokens=True))",
+        ]
+    return "## How to use\n\n```python\n" + "\n".join(lines) + "\n```"
+
+
+def _evaluation(record: RunRecord) -> str:
+    rows = [
+        (line.title, with_interval(line.before), with_interval(line.after), signed(line.change))
+        for line in headline(record.evaluation.before, record.evaluation.after)
+    ]
+    title = "## Evaluation\n\nOn held-out data, before and after training, with 95 % confidence intervals."
+    return _table(title, ("metric", "before", "after", "change"), rows)
+
+
+def _training(record: RunRecord) -> str:
+    data, train, held_out = record.config.get("data", {}), record.data.train, record.data.eval
+    sources = [part["source"] for part in data.get("sources") or [data] if "source" in part]
+    names = ", ".join(f"`{_name(source)}`" for source in sources) or "the training data"
+    counts = {
+        "clusters": train.clusters,
+        "prompt tokens": train.prompt_tokens,
+        "completion tokens": train.completion_tokens,
+    }
+    size = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    steps = "" if record.steps is None else f" for {record.steps:,} optimizer steps"
+    return (
+        f"## Training\n\nTrained{steps} on {train.rows:,} rows of {names} ({size}); "
+        f"{held_out.rows:,} rows held out for evaluation.\n\n"
+        f"SHA-256 of the data: `{record.data.hash}`; of the start weights: `{record.model.hash}`."
     )
-    return f"## Use\n\n```python\n{loading}\n{use}\n```"
 
 
-def _evaluation(summary: Mapping[str, Any]) -> str:
-    results = summary.get("evaluation") or {}
-    lines = headline(results.get("before") or {}, results.get("after") or {})
-    if not lines:
-        return ""
-    rows = [(line.title, with_interval(line.before), with_interval(line.after), signed(line.change)) for line in lines]
-    return "## Evaluation\n\nOn held-out data, with 95 % intervals.\n\n" + _table(
-        ("metric", "before", "after", "change"), rows
-    )
+def _hyper_parameters(record: RunRecord) -> str:
+    model, data = record.config.get("model", {}), record.config.get("data", {})
+    settings = dict(record.conventions) | {
+        "model": {key: model.get(key) for key in ("revision", "dtype", "quantization", "lora", "dropout")},
+        "data": {key: data.get(key) for key in ("max_length", "train_on", "limit")},
+        "train": record.config.get("train", {}),
+        "run.seed": record.seed,
+    }
+    rows = ((key, f"`{value}`") for key, value in _flat(settings))
+    return _table("### Hyper-parameters", ("key", "value"), rows)
 
 
-def _training(summary: Mapping[str, Any]) -> str:
-    """Return the settings, loss conventions, data, course and versions, each as a table where it is known."""
-    environment = summary.get("environment") or {}
-    # A local path says nothing to a reader of the card and something about its author's machine.
-    model = {f"model {k}": v for k, v in _mapping(summary.get("model"), "name").items() if k != "path"}
-    course = {key: summary.get(key) for key in ("steps", "seed", "seconds")} | dict(summary.get("train") or {})
-    parts = (
-        ("Settings", summary.get("settings")),
-        ("Loss conventions", summary.get("conventions")),
-        ("Data", _mapping(summary.get("data"), "source")),
-        ("Run", model | course),
-        ("Versions", summary.get("versions") or environment.get("versions")),
-    )
-    tables = [f"### {title}\n\n{_key_values(values)}" for title, values in parts if _flat(values)]
-    return "\n\n".join(["## Training", *tables]) if tables else ""
+def _cost(record: RunRecord) -> str:
+    model, train, hardware = record.model, record.train, record.environment.hardware
+    gpus = [str(gpu["name"]) for gpu in hardware.get("gpus") or ()]
+    values = {
+        "trained parameters": f"{model.trainable:,} of {model.parameters:,}",
+        "training loss, last": None if train.loss is None else f"{train.loss:.4g}",
+        "tokens": None if train.tokens is None else f"{train.tokens:,}",
+        "tokens per second": None if train.tokens_per_second is None else f"{train.tokens_per_second:,.0f}",
+        "training time": None if train.seconds is None else duration(train.seconds),
+        "peak memory": None if train.memory_gb is None else f"{train.memory_gb:.2f} GiB",
+        "compute": None if train.flops is None else f"{train.flops:.3g} FLOPs (estimate)",
+        "hardware": ", ".join(gpus) or hardware.get("cpu"),
+    }
+    return _table("### Cost", ("quantity", "value"), ((key, str(v)) for key, v in values.items() if v is not None))
 
 
-def _key_values(values: Mapping[str, Any] | None) -> str:
-    return _table(("key", "value"), [(key, f"`{_text(value)}`") for key, value in _flat(values).items()])
-
-
-def _flat(values: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
-    """Return nested settings under dotted keys, without those that are None."""
-    flat: dict[str, Any] = {}
-    for key, value in (values or {}).items():
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Yield nested settings under dotted keys as text, without those that are unset or empty."""
+    for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None and value != []:
+            yield f"{prefix}{key}", _text(value).replace("`", "'")
 
 
 def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value).replace("`", "'")
+    """Return a setting as people write it.
 
-
-def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [titles, ("---",) * len(titles), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in lines
-    )
-
-
-def _mapping(value: Any, key: str) -> dict[str, Any]:
-    """Return a section of the record; one given as a plain string stands for its ``key``."""
+    >>> _text([{"name": "/models/judge", "weight": 0.5}, True, 1e-3])
+    'name=judge weight=0.5, true, 0.001'
+    """
     if isinstance(value, Mapping):
-        return dict(value)
-    return {} if value is None else {key: value}
+        return " ".join(f"{key}={_text(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return _name(value) if isinstance(value, str) else str(value).lower()
 
 
-def _is_adapter(summary: Mapping[str, Any]) -> bool:
-    return bool(_mapping(summary.get("model"), "name").get("adapter"))
+def _name(text: str) -> str:
+    """Return the name of a model or data source, an absolute path cut to its last component.
+
+    >>> _name("org/model"), _name("runs/a"), _name("/home/me/data/prefs.jsonl"), _name("/home/me/runs/a/model")
+    ('org/model', 'runs/a', 'prefs.jsonl', 'a/model')
+    """
+    if "://" in text:
+        return text.partition("?")[0]  # a query may hold a secret
+    path = Path(text)
+    if len(path.parts) < 3 or not (path.is_absolute() or text.startswith("~")):
+        return text
+    return "/".join(path.parts[-2:]) if path.name == "model" else path.name
 
 
-def _is_reward(summary: Mapping[str, Any]) -> bool:
-    return _mapping(summary.get("model"), "name").get("scorer") == "classifier"
-
-
-def _base_model(summary: Mapping[str, Any]) -> str | None:
-    name = _mapping(summary.get("model"), "name").get("name")
-    return None if name is None else str(name)
-
-
-def _is_hub_id(name: str) -> bool:
-    """Say whether a name can be a hub id: the hub refuses a card whose base_model is a path."""
-    parts = name.split("/")
-    valid = all(part and part.replace("-", "").replace("_", "").replace(".", "").isalnum() for part in parts)
-    return len(parts) <= 2 and valid and name != "demo" and not Path(name).exists()
+def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a title and a Markdown table, nothing where there are no rows."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in (columns, ("---",) * len(columns), *cells)]
+    return "\n".join([title, "", *lines]) if cells else ""

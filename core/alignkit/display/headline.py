@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from alignkit.contract.suites import Estimate
+from alignkit.rundir.record import stored_estimate
 
 Metrics: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Metrics of every suite, ``{suite: {name: Estimate or {value, low, high}}}``."""
@@ -73,8 +74,5 @@ def signed(change: float | None) -> str:
 
 
 def _estimate(metrics: Metrics, suite: str, name: str) -> Estimate | None:
-    entry = metrics.get(suite, {}).get(name)
-    if entry is None or isinstance(entry, Estimate):
-        return entry
-    value = entry["value"]
-    return Estimate(math.nan if value is None else value, entry.get("low"), entry.get("high"))
+    estimate: Estimate | None = stored_estimate(metrics.get(suite, {}).get(name))
+    return estimate

@@ -6,13 +6,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from alignkit.contract.suites import Contrast, Estimate, SuiteResult
+from alignkit.contract.suites import Contrast, SuiteResult
 from alignkit.errors import ConfigError
-from alignkit.rundir.metrics import MetricsLog as MetricsLog
-from alignkit.system.environment import environment as environment
-from alignkit.system.files import write_json as write_json
-from alignkit.system.files import write_jsonl as write_jsonl
-from alignkit.system.files import write_text as write_text
+from alignkit.rundir.record import stored_estimate
+from alignkit.system.files import write_json, write_jsonl
 
 
 def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Path:
@@ -42,10 +39,7 @@ def read_evaluation(directory: Path, suite: str) -> SuiteResult:
         stored = json.loads(path.read_bytes())
         with (directory / f"{suite}.items.jsonl").open(encoding="utf-8") as file:
             items = [json.loads(line) for line in file]
-        metrics = {
-            name: Estimate(float("nan") if entry["value"] is None else entry["value"], entry["low"], entry["high"])
-            for name, entry in stored["metrics"].items()
-        }
+        metrics = {name: stored_estimate(entry) for name, entry in stored["metrics"].items()}
         contrasts = [Contrast(**entry | {"verdict": tuple(entry["verdict"])}) for entry in stored["contrasts"]]
         return SuiteResult(
             suite,

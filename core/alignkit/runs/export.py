@@ -18,6 +18,7 @@ from alignkit.display.card import model_card
 from alignkit.errors import ConfigError, ModelError, NoRowsError, RunFailedError
 from alignkit.models.load import build_model
 from alignkit.rundir.directory import RunDir
+from alignkit.rundir.record import RunRecord
 from alignkit.scoring.classifier import policy_of
 from alignkit.system.files import write_text
 
@@ -68,8 +69,7 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
         with loaded.as_saved():
             loaded.model.save_pretrained(staged)
         loaded.tokenizer.save_pretrained(staged)
-        record = directories[0].read_record()
-        write_text(staged / "README.md", model_card(_about(record, directories, shares)))
+        write_text(staged / "README.md", _card(directories, shares))
         after = _scores(build_model(ModelConfig(name=str(staged))), config, examples, device)
         worst = float((before - after).abs().max()) if len(before) else 0.0
         if not worst <= TOLERANCE:
@@ -160,10 +160,9 @@ def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example],
     return policy_of(loaded, config.model, device).score(examples, grad=False).logps.float().cpu()
 
 
-def _about(record: dict[str, Any], runs: Sequence[RunDir], shares: Sequence[float]) -> dict[str, Any]:
-    """Return what the card says: the run's record, less what holds for one of several, and that adapters are merged."""
-    about = record | {"model": record.get("model", {}) | {"adapter": False}}
-    if len(runs) == 1:
-        return about
-    merged = {f"merged {run.path.name}": f"{share:g}" for run, share in zip(runs, shares, strict=True)}
-    return about | {"name": " + ".join(run.path.name for run in runs), "evaluation": {}, "settings": merged}
+def _card(runs: Sequence[RunDir], shares: Sequence[float]) -> str:
+    """Return the model card of the export: of the one run, its adapter merged, or of the mean of several."""
+    record = RunRecord.parse(runs[0].read_record(), runs[0].record)
+    whole = record.model_copy(update={"model": record.model.model_copy(update={"adapter": False})})
+    merged = [(run.path.name, share) for run, share in zip(runs, shares, strict=True)]
+    return model_card(whole, merged if len(runs) > 1 else ())

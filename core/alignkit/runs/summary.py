@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.display.card import model_card
 from alignkit.display.console import comparison_table
 from alignkit.models.generate import generate_samples
+from alignkit.rundir.record import RunRecord
 from alignkit.system.files import write_text
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def present(
     samples: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write the model card and the plots, and show the table and two of the samples."""
-    write_text(directory.model / "README.md", model_card(record))
+    write_text(directory.model / "README.md", model_card(RunRecord.parse(record, directory.record)))
     if record["config"]["run"]["plots"]:
         from alignkit.display.plots import draw
 

@@ -1,0 +1,129 @@
+"""The typed record of a run, read from run.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from alignkit.contract.suites import Estimate
+from alignkit.errors import CheckpointError
+
+
+def stored_estimate(entry: Any) -> Any:
+    """Return the :class:`Estimate` stored as ``{value, low, high}`` (null stands for NaN); anything else unchanged."""
+    if not isinstance(entry, Mapping):
+        return entry
+    value = entry.get("value")
+    return Estimate(math.nan if value is None else value, entry.get("low"), entry.get("high"))
+
+
+Metrics = dict[str, dict[str, Annotated[Estimate, BeforeValidator(stored_estimate)]]]
+"""Metrics by suite and name."""
+
+
+class _Record(BaseModel):
+    """Immutable; keys written by other versions are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ModelRecord(_Record):
+    """The start model, and how much of it was trained."""
+
+    name: str
+    """As configured: a hub id, a directory or ``demo``."""
+    path: str = ""
+    """Where it was loaded from: a hub id or an absolute path."""
+    hash: str = ""
+    parameters: int = 0
+    trainable: int = 0
+    adapter: bool = False
+    scorer: str = ""
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether the model came from the hub: a local name resolves to an absolute path."""
+        return self.path == self.name and not Path(self.name).is_absolute()
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it is a reward model."""
+        return self.scorer == "classifier"
+
+
+class RowsRecord(_Record):
+    """Size of the training or held-out rows."""
+
+    rows: int = 0
+    clusters: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class DataRecord(_Record):
+    """The rows, and the SHA-256 of all of them."""
+
+    hash: str = ""
+    train: RowsRecord = RowsRecord()
+    eval: RowsRecord = RowsRecord()
+
+
+class EnvironmentRecord(_Record):
+    """Where the run took place."""
+
+    versions: dict[str, str] = {}
+    hardware: dict[str, Any] = {}
+
+
+class EvaluationRecord(_Record):
+    """Metrics before and after training."""
+
+    before: Metrics = {}
+    after: Metrics = {}
+
+
+class TrainRecord(_Record):
+    """The outcome of training; None where it was not measured."""
+
+    loss: float | None = None
+    tokens: int | None = None
+    tokens_per_second: float | None = None
+    seconds: float | None = None
+    memory_gb: float | None = None
+    flops: float | None = None
+
+
+class RunRecord(_Record):
+    """Everything that readers of run.json use."""
+
+    status: str
+    method: str
+    paper: str = ""
+    conventions: dict[str, Any] = {}
+    """The method's settings and loss conventions."""
+    config: dict[str, dict[str, Any]] = {}
+    seed: int = 0
+    model: ModelRecord
+    data: DataRecord = DataRecord()
+    environment: EnvironmentRecord = EnvironmentRecord()
+    evaluation: EvaluationRecord = EvaluationRecord()
+    steps: int | None = None
+    train: TrainRecord = TrainRecord()
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any], file: Path) -> RunRecord:
+        """Return the typed form of a record; ``file`` is named in errors.
+
+        Raises:
+            CheckpointError: a key is missing or has the wrong type.
+        """
+        try:
+            return cls.model_validate(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise CheckpointError(f"{file}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
