@@ -7,6 +7,7 @@ Shapes: ``G`` rows of data, ``S`` completions (sequences), ``N`` scored completi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -138,15 +139,7 @@ class Batch:
 
     def cut(self, max_rows: int, max_tokens: int) -> Iterator[Batch]:
         """Cut into micro-batches of at most ``max_rows`` rows and ``max_tokens`` tokens (one over-long row stands alone)."""
-        which: list[int] = []
-        used = 0
-        for i, example in enumerate(self.examples):
-            if which and (len(which) >= max_rows or used + example.tokens > max_tokens):
-                yield self.rows(which)
-                which, used = [], 0
-            which.append(i)
-            used += example.tokens
-        if which:
+        for which in token_batches([example.tokens for example in self.examples], max_tokens, max_rows=max_rows):
             yield self.rows(which)
 
 
@@ -191,16 +184,38 @@ class Scores:
         return values.view(self.rows, -1).unbind(1)
 
 
-def by_length(examples: Sequence[Example], max_tokens: int) -> Iterator[list[int]]:
-    """Yield row numbers in batches of at most ``max_tokens`` tokens, rows of like length together, the longest first."""
+def token_batches(
+    tokens: Sequence[int], max_tokens: int, *, max_rows: float = math.inf, padded: bool = False
+) -> Iterator[list[int]]:
+    """Cut rows, in their order, into batches under a token budget and yield the positions of each batch.
+
+    Args:
+        tokens: tokens of each row.
+        max_tokens: most tokens in a batch; a longer row is a batch of its own.
+        max_rows: most rows in a batch.
+        padded: count every row of a batch as long as its longest one.
+    """
     batch: list[int] = []
-    used = 0
-    costs = [example.tokens for example in examples]
-    for i in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
-        if batch and used + costs[i] > max_tokens:
+    total = longest = 0
+    for i, count in enumerate(tokens):
+        size = (len(batch) + 1) * max(longest, count) if padded else total + count
+        if batch and (len(batch) >= max_rows or size > max_tokens):
             yield batch
-            batch, used = [], 0
+            batch, total, longest = [], 0, 0
         batch.append(i)
-        used += costs[i]
+        total, longest = total + count, max(longest, count)
     if batch:
         yield batch
+
+
+def by_length(
+    examples: Sequence[Example], max_tokens: int, *, max_rows: float = math.inf, padded: bool = False
+) -> Iterator[list[int]]:
+    """Yield the positions of rows in batches under a token budget, the longest rows first (see :func:`token_batches`).
+
+    Rows of a batch then have similar lengths, and a batch that does not fit into memory fails at once.
+    """
+    tokens = [example.tokens for example in examples]
+    order = sorted(range(len(tokens)), key=tokens.__getitem__, reverse=True)
+    for batch in token_batches([tokens[i] for i in order], max_tokens, max_rows=max_rows, padded=padded):
+        yield [order[i] for i in batch]

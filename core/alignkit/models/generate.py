@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.errors import RunFailedError
@@ -79,8 +78,13 @@ def generate(
     Raises:
         RunFailedError: the model's logits are not numbers.
     """
+    import torch
+
+    from alignkit.scoring.evaluating import undisturbed
+
     answers: list[GeneratedAnswer] = []
-    with _undisturbed(model, seed):
+    with undisturbed(model):
+        torch.manual_seed(seed)
         ends = _end_tokens(model, tokenizer) | set(stop)
         # A checkpoint's own sampling settings would only raise a warning where nothing is sampled.
         sampling = dict.fromkeys(_SAMPLING)
@@ -100,13 +104,10 @@ def _answer(
     ends: Collection[int],
     sampling: Mapping[str, Any],
 ) -> list[GeneratedAnswer]:
-    import torch
+    from alignkit.scoring.padding import pad_rows
 
-    width = max(map(len, prompts))
     pad = next((t for t in (pad, *sorted(ends)) if t is not None), 0)
-    device = next(model.parameters()).device
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)  # (B, T), padded left
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    ids, mask = pad_rows(prompts, pad, next(model.parameters()).device, left=True)  # (B, T)
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,
@@ -119,7 +120,7 @@ def _answer(
         logits_processor=[_refuse_nan],
         **sampling,
     )
-    return [_until(answer, ends) for answer in output[:, width:].tolist()]
+    return [_until(answer, ends) for answer in output[:, ids.shape[1] :].tolist()]
 
 
 def _refuse_nan(_tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -138,16 +139,3 @@ def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def _until(tokens: list[int], ends: Collection[int]) -> GeneratedAnswer:
     stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
     return GeneratedAnswer(tokens[:stop], tokens[stop] if stop < len(tokens) else None)
-
-
-@contextmanager
-def _undisturbed(model: torch.nn.Module, seed: int) -> Iterator[None]:
-    """Switch dropout off and seed torch for the block; restore modes and random state after it."""
-    import torch
-
-    from alignkit.scoring.backends import evaluating
-
-    device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluating(model):
-        torch.manual_seed(seed)
-        yield

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -140,17 +139,3 @@ def hidden_states(model: Any, plan: Plan, backbone: Any) -> torch.Tensor:
         inputs[attention.PLAN_ARGUMENT] = plan
     hidden: torch.Tensor = backbone(**inputs).last_hidden_state
     return hidden
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while, without gradients, and put every module back as it was."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True

@@ -46,7 +46,7 @@ class ClassifierPolicy:
         """Return the reward of every completion as its only log-probability, ``[S]``; see the class."""
         import torch
 
-        from alignkit.scoring.backends import evaluating
+        from alignkit.scoring.evaluating import evaluating
 
         if prompt or values or entropy or reference:
             raise NotImplementedError(
@@ -75,13 +75,11 @@ class ClassifierPolicy:
         )
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        import torch
+        from alignkit.scoring.padding import pad_rows
 
-        first = next(self.model.parameters())
         config: Any = getattr(self.model, "module", self.model).config
-        pad, width = config.get_text_config().pad_token_id, max(map(len, rows))
-        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=first.device)  # (B, T)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=first.device)
+        device = next(self.model.parameters()).device
+        ids, mask = pad_rows(rows, config.get_text_config().pad_token_id, device)
         return {"input_ids": ids, "attention_mask": mask}
 
 

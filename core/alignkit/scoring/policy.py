@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from alignkit.contract.batch import Example, Scores
-from alignkit.scoring.backends import TokenLogps, evaluating
+from alignkit.scoring.backends import TokenLogps
+from alignkit.scoring.evaluating import evaluating
 from alignkit.scoring.plan import Plan, Scorer, Wanted
 from alignkit.scoring.scorer import install
 

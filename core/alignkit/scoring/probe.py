@@ -22,7 +22,8 @@ from torch import nn
 from alignkit.contract.batch import Example
 from alignkit.errors import ModelError
 from alignkit.scoring import attention
-from alignkit.scoring.backends import evaluating, score_plan, text_config
+from alignkit.scoring.backends import score_plan, text_config
+from alignkit.scoring.evaluating import undisturbed
 from alignkit.scoring.masks import CHUNKED, FULL, SLIDING, layer_types
 from alignkit.scoring.plan import Backend, Scorer
 
@@ -64,7 +65,7 @@ def choose(model: Any, candidates: Sequence[Backend], device: torch.device) -> S
     _set_attention(model, original)
     share, notes = not _dropout(model), list[str]()
     examples, pad_id = _examples(config)
-    with _undisturbed(model), _narrow_windows(model, config):
+    with undisturbed(model), torch.autocast(model.device.type, enabled=False), _narrow_windows(model, config):
         expected = _reference(model, examples)
         if bool(expected.isnan().any()):
             raise ModelError(
@@ -140,14 +141,6 @@ def _dropout(model: nn.Module) -> bool:
     on = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
     config = text_config(model)
     return on or any(getattr(config, name, 0.0) for name in _ATTENTION_DROPOUT)
-
-
-@contextmanager
-def _undisturbed(model: Any) -> Iterator[None]:
-    """Evaluate without dropout or autocast, leaving random state and training mode as they were."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluating(model), torch.autocast(model.device.type, enabled=False):
-        yield
 
 
 # ---------------------------------------------------------------------------------------------- reference

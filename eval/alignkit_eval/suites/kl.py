@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from alignkit import Contrast, Example, Settings, Suite, SuiteResult, Target
 from alignkit.config import ModelConfig
+from alignkit.contract.batch import by_length
 from alignkit.errors import ConfigError, NoRowsError, RunFailedError
 from pydantic import Field
 
@@ -101,37 +102,23 @@ def kl_of(
     Both models run on the device they are on, in evaluation mode, without gradient; distributions are made in float32,
     sums in float64.
     """
-    from alignkit.scoring.backends import evaluating
+    from alignkit.scoring.evaluating import evaluating
 
     divergences = [0.0] * len(examples)
-    with evaluating(model), evaluating(other):
-        for rows in _batches(examples, tokens_per_batch):
+    with evaluating(model, other):
+        for rows in by_length(examples, tokens_per_batch, padded=True):
             found = _batch_kl(model, other, [examples[i] for i in rows])
             for i, value in zip(rows, found, strict=True):
                 divergences[i] = value
     return divergences
 
 
-def _batches(examples: Sequence[Example], most: int) -> Iterator[list[int]]:
-    """Yield rows of like length together, at most ``most`` tokens with their padding."""
-    batch: list[int] = []
-    for i in sorted(range(len(examples)), key=lambda i: -examples[i].tokens):
-        if batch and (len(batch) + 1) * examples[batch[0]].tokens > most:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
 def _batch_kl(model: Any, other: Any, examples: Sequence[Example]) -> list[float]:
     import torch
+    from alignkit.scoring.padding import pad_rows
 
     rows = [[*example.prompt, *example.completions[0]] for example in examples]
-    width = max(map(len, rows))
-    device = next(model.parameters()).device
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (B, T), padded right
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    ids, mask = pad_rows(rows, 0, next(model.parameters()).device)  # (B, T)
     ours = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, T, V)
     theirs = other(input_ids=ids, attention_mask=mask, use_cache=False).logits
     found = []

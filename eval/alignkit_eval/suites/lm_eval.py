@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,11 +66,11 @@ class HarnessSuite(Suite[HarnessSettings]):
 
     def evaluate(self, target: Target) -> SuiteResult:
         """Run the tasks; ``NoRowsError`` without any, ``RunFailedError`` where the model's numbers are not finite."""
-        from alignkit.scoring.backends import evaluating
+        from alignkit.scoring.evaluating import undisturbed
 
         manager, _ = self._tasks()
         model = target.policy.model
-        with _undisturbed(), evaluating(model):
+        with undisturbed(model), _quiet():  # lm-eval seeds every generator there is
             _require_numbers(model, target)
             found = self._run(manager, target)
         samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
@@ -102,10 +101,12 @@ class HarnessSuite(Suite[HarnessSettings]):
 
     def _tasks(self) -> tuple[Any, dict[str, Any]]:
         """Return lm-eval's task manager and the tasks by name, loaded once."""
+        from alignkit.scoring.evaluating import undisturbed
+
         if self._opened is None:
             if not self.settings.tasks:
                 raise NoRowsError("lm-eval needs tasks: name them with --tasks A,B")
-            with _undisturbed():
+            with undisturbed(), _quiet():
                 manager = self._manager(self.settings.tasks)
                 self._opened = manager, _load(manager, self.settings.tasks)
         return self._opened
@@ -268,20 +269,6 @@ def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
             "data set on disk or the hub within reach)"
         ) from error
     return tasks
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Restore random states and keep the console quiet: lm-eval seeds every generator there is."""
-    import torch
-
-    state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(), _quiet():
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)
 
 
 @contextlib.contextmanager

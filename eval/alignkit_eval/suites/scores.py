@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from alignkit import Batch, Example, Policy
+from alignkit import Example, Policy
+from alignkit.contract.batch import by_length
 from alignkit.contract.rows import Row
 from alignkit.errors import NoRowsError, RunFailedError
 
@@ -46,17 +47,13 @@ def score_completions(
     from rich.console import Console
     from rich.progress import Progress
 
-    order = sorted(range(len(examples)), key=lambda i: -examples[i].tokens)
-    batches = Batch([examples[i] for i in order]).cut(max_rows=len(order) or 1, max_tokens=tokens_per_batch)
-    scored: list[tuple[CompletionScore, ...]] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(label, total=len(order))
-        for batch in batches:
-            scored.extend(_score_batch(policy, batch.examples))
-            progress.update(task, completed=len(scored))
     results: list[tuple[CompletionScore, ...]] = [()] * len(examples)
-    for i, scores in zip(order, scored, strict=True):
-        results[i] = scores
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(label, total=len(examples))
+        for rows in by_length(examples, tokens_per_batch):
+            for i, scores in zip(rows, _score_batch(policy, [examples[i] for i in rows]), strict=True):
+                results[i] = scores
+            progress.advance(task, len(rows))
     return results
 
 

@@ -1,0 +1,42 @@
+"""Evaluation in the middle of training: dropout off, no gradients, random states restored."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Put models into evaluation mode, without gradients, and restore the mode of every module afterwards."""
+    training = [module for model in models for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def undisturbed(*models: nn.Module) -> Iterator[None]:
+    """Evaluate models without a trace: like :func:`evaluating`, and every random state is restored as well.
+
+    The random states are those of Python, NumPy, and torch on the CPU and on every CUDA device.
+    """
+    initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if initialised else ()
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices), evaluating(*models):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
