@@ -1,4 +1,4 @@
-"""Batches of rows under a token budget."""
+"""Batches of rows under a token budget; columns and counts stay with their rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from alignkit.contract.batch import Batch, Example, by_length, token_batches
-from hypothesis import example, given
+import torch
+from alignkit.contract.batch import COUNTS, Batch, Example, by_length, token_batches
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 lengths = st.lists(st.integers(1, 9), max_size=30)
@@ -51,17 +52,61 @@ def test_by_length_puts_the_longest_rows_first(tokens: list[int], budget: int, r
     assert [len(batch) for batch in batches] == [len(batch) for batch in in_order]
 
 
-@given(lengths, budgets, st.integers(1, 6))
-def test_a_cut_keeps_rows_columns_counts_and_what_is_shared(tokens: list[int], budget: int, rows: int) -> None:
-    numbers = list(range(len(tokens)))
-    columns: dict[str, Any] = {"number": numbers}
-    batch = Batch(rows_of(tokens), columns, {"mean": 0.5}, {"own": [2 * i for i in numbers]})
-    cuts = list(batch.cut(rows, budget))
-    assert [example for cut in cuts for example in cut.examples] == batch.examples
-    assert [number for cut in cuts for number in cut.columns["number"]] == numbers
-    assert all(cut.shared == {"mean": 0.5} for cut in cuts)
-    if cuts:
-        assert {name: sum(cut.counts[name] for cut in cuts) for name in batch.counts} == batch.counts
+@st.composite
+def examples(draw: st.DrawFn, index: int) -> Example:
+    """Draw a row of 0 to 3 completions, scored whole or by a mask."""
+    lengths = draw(st.lists(st.integers(1, 9), max_size=3))
+    masks = [draw(st.none() | st.lists(st.booleans(), min_size=n, max_size=n).filter(any)) for n in lengths]
+    prompt = [7] * draw(st.integers(1, 12))
+    return Example(f"row-{index}", prompt, tuple([9] * n for n in lengths), index=index, masks=tuple(masks))
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    """Draw a batch with columns and counts of its own, every value of which names its row."""
+    rows = [draw(examples(i)) for i in range(draw(st.integers(0, 12)))]
+    scored = [sum(e.scored_tokens(i) for i in range(len(e.completions))) for e in rows]
+    flat = torch.tensor([float(i) for i, count in enumerate(scored) for _ in range(count)])
+    answers = torch.tensor([10.0 * i for i, e in enumerate(rows) for _ in e.completions])
+    batch = Batch(rows, row_counts={"weight": [draw(st.integers(0, 5)) for _ in rows]})
+    batch = batch.with_column("name", [e.id for e in rows]).with_shared(kl_coef=0.3)
+    return batch.with_tokens(reference=flat).with_answers(reward=answers) if rows else batch
+
+
+def plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+@given(batches(), st.integers(1, 8), st.integers(1, 60))
+@settings(deadline=None)
+def test_a_cut_keeps_rows_columns_counts_and_what_is_shared(batch: Batch, max_rows: int, max_tokens: int) -> None:
+    cuts = list(batch.cut(max_rows, max_tokens))
+    rows = [example for cut in cuts for example in cut.examples]
+    assert rows == batch.examples, "every row is in one micro-batch, in the order of the step"
+    for cut in cuts:
+        assert 1 <= len(cut) <= max_rows
+        assert len(cut) == 1 or sum(e.tokens for e in cut.examples) <= max_tokens
+        assert cut.shared == batch.shared
+        assert cut.columns.keys() == batch.columns.keys()
+        assert cut.row_counts.keys() == batch.row_counts.keys()
+        for of_cut, of_batch in ((cut.columns, batch.columns), (cut.row_counts, batch.row_counts)):
+            for name, values in of_cut.items():
+                expected = [plain(of_batch[name][e.index]) for e in cut.examples]
+                assert [plain(value) for value in values] == expected, name
+    counts = {name: sum(cut.counts[name] for cut in cuts) for name in (*COUNTS, "weight")}
+    assert counts == batch.counts, "what a loss is divided by is the same however the step is cut"
+
+
+@given(batches(), st.integers(1, 8), st.integers(1, 60))
+@settings(deadline=None)
+def test_flat_values_of_a_cut_are_those_of_its_rows(batch: Batch, max_rows: int, max_tokens: int) -> None:
+    """``tokens`` and ``answers`` flatten the columns of the cut's own rows, in their order."""
+    for cut in batch.cut(max_rows, max_tokens):
+        tokens = [e.index for e in cut.examples for i in range(len(e.completions)) for _ in range(e.scored_tokens(i))]
+        answers = [10.0 * e.index for e in cut.examples for _ in e.completions]
+        assert cut.tokens("reference", torch.zeros(0)).tolist() == tokens
+        assert cut.answers("reward", torch.zeros(0)).tolist() == answers
+        assert (len(tokens), len(answers)) == (cut.counts["completion_tokens"], cut.counts["completions"])
 
 
 @pytest.mark.parametrize(
