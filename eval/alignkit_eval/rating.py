@@ -6,7 +6,6 @@ Which answer is whose stands in a key beside the page, never in it.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from alignkit import Estimate
 from alignkit.errors import DataError
-from alignkit.system.files import write_json, write_text
+from alignkit.system.files import digest, write_json, write_text
 
 from alignkit_eval.comparison.paired import effect, judge
 from alignkit_eval.comparison.verdict import p_text
@@ -96,7 +95,7 @@ def write_rating_page(
         a, b = (other, one) if swapped else (one, other)
         key.append({"pair": number, "id": one["id"], "cluster": one["cluster"], "a": int(swapped)})
         shown.append({"pair": number, "prompt": one["prompt"], "a": a["answer"], "b": b["answer"]})
-    page = _digest(shown)
+    page = digest(shown)[:16]
     _keep_ratings(directory, page)
     identical = len(both) - len(differing)
     write_json(directory / KEY, {"names": list(names), "page": page, "identical": identical, "pairs": key})
@@ -195,10 +194,6 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, [cell.strip().lower() for cell in row]
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error}") from error
-
-
-def _digest(pairs: Sequence[Mapping[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
 def _render(pairs: Sequence[Mapping[str, Any]], page: str) -> str:

@@ -24,13 +24,6 @@ def as_json(texts: Sequence[Text]) -> str | None:
     return f"[{', '.join(plain)}]" if len(plain) == len(texts) else None
 
 
-def first_line(error: Exception) -> str:
-    """Return the cause an error names, in one line, to stand in a sentence of ours."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def describe_value(value: object) -> str:
     """Name a value's type as a user of JSON would: ``describe_value(3)`` -> ``"a number"``.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 from alignkit.config import RunConfig
 from alignkit.display.headline import headline, with_interval
 from alignkit.rundir.directory import RunDir
+from alignkit.rundir.metrics import MetricsLog
+from alignkit.system.files import read_jsonl
 
 SHOWN = (
     "loss",
@@ -68,7 +69,7 @@ def read_status(path: Path) -> RunStatus:
     """Read how the run in ``path`` stands; raises ``ConfigError`` where it is no run."""
     run = RunDir.open(path)
     record = run.read_record()
-    entries = _lines(run.metrics)
+    entries = MetricsLog(run.metrics).read()
     history = [entry for entry in entries if "loss" in entry]
     latest: dict[str, float] = {}
     for entry in entries:
@@ -92,22 +93,9 @@ def read_status(path: Path) -> RunStatus:
         latest,
         history,
         record.get("evaluation", {}),
-        _lines(run.samples),
+        read_jsonl(run.samples) if run.samples.is_file() else [],
         record.get("error"),
     )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a JSON-lines file that may be written to at this moment."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return [record for record in found if isinstance(record, dict)]
 
 
 def _total(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> int | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignkit.config import LoraConfig
-from alignkit.errors import ModelError
+from alignkit.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-from alignkit.models.paths import _first_line
 
 
 def _load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrainedModel:
@@ -18,7 +17,7 @@ def _load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrai
     try:
         return PeftModel.from_pretrained(model, path, is_trainable=trainable)
     except Exception as error:
-        raise ModelError(f"cannot load the adapter {path}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load the adapter {path}: {first_line(error)}") from error
 
 
 def _add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str) -> PreTrainedModel:
@@ -46,4 +45,4 @@ def _add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: st
             torch.manual_seed(seed)
             return peft.get_peft_model(model, adapter)
     except (ValueError, TypeError) as error:
-        raise ModelError(f"model.lora does not fit this model: {_first_line(error)}") from error
+        raise ModelError(f"model.lora does not fit this model: {first_line(error)}") from error

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
 from alignkit.contract.model import LoadedModel
-from alignkit.errors import ModelError
+from alignkit.errors import ModelError, first_line
 from alignkit.models.adapters import _add_adapter, _load_adapter
-from alignkit.models.paths import _adapter_parts, _first_line, is_classifier, resolve_path
+from alignkit.models.paths import _adapter_parts, is_classifier, resolve_path
 from alignkit.models.tokenizer import _has_tokenizer, load_tokenizer
 from alignkit.models.weights import fingerprint, switch_off_dropout
 
@@ -79,7 +79,7 @@ def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None
     try:
         model_config = AutoConfig.from_pretrained(path, **kwargs)
     except Exception as error:
-        raise ModelError(f"cannot read a model configuration from {path}: {_first_line(error)}") from error
+        raise ModelError(f"cannot read a model configuration from {path}: {first_line(error)}") from error
     auto = AutoModelForCausalLM if head_seed is None else AutoModelForSequenceClassification
     what = "causal language model" if head_seed is None else "sequence classifier"
     if head_seed is not None:
@@ -98,7 +98,7 @@ def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None
             torch.manual_seed(head_seed or 0)  # of a new head
             model, info = auto.from_pretrained(path, dtype=_dtype(config), output_loading_info=True, **kwargs)
     except Exception as error:
-        raise ModelError(f"cannot load a {what} from {path}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load a {what} from {path}: {first_line(error)}") from error
     missing = sorted(info["missing_keys"]) + sorted(str(k) for k in info.get("mismatched_keys", []))
     if head_seed is not None:  # a language model has none of a classifier's head, and not every encoder a pooler
         trunk = f"{model.base_model_prefix}."

@@ -1,11 +1,11 @@
-"""Part of models: resolve_path, is_classifier, _adapter_parts, WEIGHT_FILES, _first_line."""
+"""Part of models: resolve_path, is_classifier, _adapter_parts, WEIGHT_FILES."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from alignkit.config import ModelConfig
-from alignkit.errors import ModelError
+from alignkit.errors import ModelError, first_line
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
@@ -58,7 +58,7 @@ def _adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
     try:
         base = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError) as error:
-        raise ModelError(f"{directory / 'adapter_config.json'} is broken: {_first_line(error)}") from error
+        raise ModelError(f"{directory / 'adapter_config.json'} is broken: {first_line(error)}") from error
     if not any((directory / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
         raise ModelError(f"{config.name} has an adapter_config.json but no adapter_model.safetensors")
     if not base:
@@ -66,8 +66,3 @@ def _adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
     if str(base).startswith("/") and not Path(base).is_dir():
         raise ModelError(f"the base model of the adapter {config.name} is gone: there is no {base}")
     return str(base), path
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(" .:")[:300]

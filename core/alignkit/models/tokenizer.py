@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkit.config import ModelConfig
-from alignkit.errors import ModelError, suggest
+from alignkit.errors import ModelError, first_line, suggest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from alignkit.models.paths import _first_line, resolve_path
+from alignkit.models.paths import resolve_path
 
 
 def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) -> PreTrainedTokenizerBase:
@@ -28,7 +28,7 @@ def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) 
             where, revision=None if config.tokenizer else config.revision, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:
-        raise ModelError(f"cannot load a tokenizer from {where}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load a tokenizer from {where}: {first_line(error)}") from error
     if classifier and tokenizer.eos_token_id is None and tokenizer.sep_token is not None:
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:

@@ -14,11 +14,7 @@ from typing import Any
 from alignkit.contract.suites import SuiteResult
 from alignkit.errors import CheckpointError, ConfigError
 from alignkit.rundir.evaluations import write_evaluation
-from alignkit.rundir.metrics import MetricsLog as MetricsLog
-from alignkit.system.environment import environment as environment
-from alignkit.system.files import write_json as write_json
-from alignkit.system.files import write_jsonl as write_jsonl
-from alignkit.system.files import write_text as write_text
+from alignkit.system.files import write_json
 from alignkit.system.lock import directory_lock, lock_holder
 
 

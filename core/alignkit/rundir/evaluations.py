@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from alignkit.contract.suites import Contrast, SuiteResult
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, DataError
 from alignkit.rundir.record import stored_estimate
-from alignkit.system.files import write_json, write_jsonl
+from alignkit.system.files import read_jsonl, write_json, write_jsonl
 
 
 def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Path:
@@ -37,8 +37,7 @@ def read_evaluation(directory: Path, suite: str) -> SuiteResult:
     path = directory / f"{suite}.json"
     try:
         stored = json.loads(path.read_bytes())
-        with (directory / f"{suite}.items.jsonl").open(encoding="utf-8") as file:
-            items = [json.loads(line) for line in file]
+        items = read_jsonl(directory / f"{suite}.items.jsonl")
         metrics = {name: stored_estimate(entry) for name, entry in stored["metrics"].items()}
         contrasts = [Contrast(**entry | {"verdict": tuple(entry["verdict"])}) for entry in stored["contrasts"]]
         return SuiteResult(
@@ -51,5 +50,5 @@ def read_evaluation(directory: Path, suite: str) -> SuiteResult:
             contrasts=contrasts,
             provenance=stored["provenance"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise ConfigError(f"{path} holds no readable result of suite {suite!r}: {error}") from error

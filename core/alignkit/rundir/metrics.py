@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from alignkit.errors import CheckpointError
-from alignkit.system.files import json_line, write_jsonl
+from alignkit.system.files import json_line, read_jsonl, write_jsonl
 
 
 class MetricsLog:
@@ -23,27 +22,13 @@ class MetricsLog:
             file.write(json_line(record))
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the complete records.
-
-        A last line without a line feed was being written when the run stopped; it is left out.
+        """Return the complete records, none where nothing was logged; a half-written last line is left out.
 
         Raises:
-            CheckpointError: a complete line is no JSON object.
+            CheckpointError: a complete line is not a JSON object.
         """
-        if not self.path.exists():
-            return []
-        *lines, _half_written = self.path.read_bytes().split(b"\n")
-        return [self._parse(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        return read_jsonl(self.path, half_written=True, error=CheckpointError) if self.path.exists() else []
 
     def cut_back(self, step: int) -> None:
         """Drop the records after ``step`` and a half-written last line, so that a resumed run continues from there."""
         write_jsonl(self.path, (record for record in self.read() if record.get("step", 0) <= step))
-
-    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise CheckpointError(f"{self.path}:{number}: not valid JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise CheckpointError(f"{self.path}:{number}: expected a JSON object")
-        return record

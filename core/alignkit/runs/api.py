@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.config import RunConfig
 from alignkit.errors import CheckpointError
 from alignkit.rundir.directory import RunDir
+from alignkit.rundir.metrics import MetricsLog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,8 +30,7 @@ class Run:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """metrics.jsonl, one record a logging step."""
-        lines = (self.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return MetricsLog(self.directory / "metrics.jsonl").read()
 
     @property
     def evaluation(self) -> dict[str, Any]:

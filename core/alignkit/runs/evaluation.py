@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import sys
 import time
@@ -18,6 +17,7 @@ from alignkit.contract.suites import Suite, SuiteResult, Target
 from alignkit.data.table.cache import cache_directory, tokenizer_content
 from alignkit.errors import ConfigError, NoRowsError
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
+from alignkit.system.files import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,7 +108,7 @@ def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -
     )
     content = suite.content(target)
     identity = _identity(suite, subject, content, with_start=target.start is not None)
-    path = None if content is None else cache_directory() / "evaluation" / _digest(identity)
+    path = None if content is None else cache_directory() / "evaluation" / digest(identity)
     provenance = {**identity, "cached": False}
     if path is not None and (path / f"{suite.name}.json").is_file():
         try:
@@ -134,7 +134,7 @@ def _identity(suite: Suite[Any], subject: Subject, content: str | None, *, with_
         "settings": suite.settings.model_dump(mode="json"),
         "content": content,
         "weights": subject.weights,
-        "tokenizer": _digest(tokenizer_content(subject.tokenizer)),
+        "tokenizer": digest(tokenizer_content(subject.tokenizer)),
         "rules": dict(subject.rules),
         "start_weights": subject.start_weights if uses_start else None,
         "against_start": with_start,
@@ -149,8 +149,4 @@ def _code(module: str) -> str:
         return ""
     path = Path(file)
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    return _digest([hashlib.sha256(source.read_bytes()).hexdigest() for source in files])[:12]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return digest([hashlib.sha256(source.read_bytes()).hexdigest() for source in files])[:12]

@@ -5,7 +5,6 @@ The average of the weights of models fine-tuned from one start is a model soup (
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from alignkit.models.load import build_model
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
 from alignkit.scoring.classifier import policy_of
-from alignkit.system.files import write_text
+from alignkit.system.files import staged_directory, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -62,10 +61,8 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
         _average(loaded, directories, shares)
     examples = _held_out(config, loaded)
     device = torch.device("cpu")
-    staged = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    try:
-        before = _scores(loaded, config, examples, device)
+    before = _scores(loaded, config, examples, device)
+    with staged_directory(output) as staged:
         with loaded.as_saved():
             loaded.model.save_pretrained(staged)
         loaded.tokenizer.save_pretrained(staged)
@@ -77,11 +74,7 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
                 f"the export does not score like {runs[0]}: log-probabilities differ by {worst:.2g} nats; nothing was written"
             )
         if output.exists():
-            output.rmdir()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        staged.rename(output)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+            output.rmdir()  # it was empty, and must still be
     return output
 
 

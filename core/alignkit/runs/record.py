@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.environment import environment
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def training_numbers(
     parameters' own gradients (6 N where all are: Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and 2 N for a token
     of a reference pass, and for one that was generated, or scored before it was trained on. Attention's own products are left out, as there.
     """
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    records = [record for record in map(json.loads, lines) if "loss" in record]
+    records = [record for record in MetricsLog(metrics).read() if "loss" in record]
     last = records[-1] if records else {}
     speeds = [record["tokens_per_second"] for record in records if record.get("tokens_per_second")]
     tokens = last.get("tokens") or 0

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from alignkit.contract.batch import Example
-from alignkit.errors import ModelError
+from alignkit.errors import ModelError, first_line
 from alignkit.scoring import attention
 from alignkit.scoring.backends import score_plan, text_config
 from alignkit.scoring.evaluating import undisturbed
@@ -114,8 +114,7 @@ def _disagreement(model: Any, scorer: Scorer, examples: Sequence[Example], expec
         scored = score_plan(model, scorer.plan(examples, prompt=True).to(model.device))
         got = torch.cat([scored.completions, scored.prompts])
     except Exception as error:  # models fail in every way there is
-        message = str(error).strip().splitlines() or [""]
-        return f"{type(error).__name__}: {message[0].rstrip('.')}"
+        return f"{type(error).__name__}: {first_line(error)}"
     off = (got - expected).abs()
     most, mean, allowed = float(off.max()), float(off.mean()), _Tolerance.of(model)
     if most <= allowed.most and mean <= allowed.mean:  # false for NaN

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -60,7 +60,7 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
     try:
         arguments = TrainingArguments(**(given | owned))
     except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"train: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(f"train: {first_line(error)}") from error
     if arguments.n_gpu > 1:
         raise ConfigError(
             f"{arguments.n_gpu} GPUs are visible to one process: start one process each with "

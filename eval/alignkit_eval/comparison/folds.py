@@ -6,7 +6,6 @@ share most of their training rows, so what training leaves to chance counts once
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 
 from alignkit import SuiteResult
 from alignkit.errors import ConfigError
-from alignkit.system.files import to_json
+from alignkit.system.files import digest, to_json
 
 from alignkit_eval.comparison.arms import RunResult, mean_cost, results_in
 
@@ -86,7 +85,7 @@ def _join(found: Sequence[SuiteResult]) -> SuiteResult:
     contents = [one.provenance.get("content") for one in found]
     content = contents[0]
     if len(set(contents)) > 1:
-        content = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+        content = digest(contents)
     by_id: dict[str, list[Mapping[str, Any]]] = {}
     for item in (item for one in found for item in one.items):
         by_id.setdefault(str(item["id"]), []).append(item)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import shutil
 import time
@@ -17,7 +16,7 @@ from alignkit import settings
 from alignkit.errors import AlignError, ConfigError, InterruptedRun
 from alignkit.rundir.directory import RunDir, child_of
 from alignkit.runs.export import export
-from alignkit.system.files import write_json
+from alignkit.system.files import digest, write_json
 from alignkit.system.lock import directory_lock
 
 from alignkit_eval.comparison.compare import compare
@@ -265,7 +264,7 @@ class PipelineRunner:
             config = self.pipeline.config(stage, self.directory, self.sets)
             config.run.output = config.run.name = "."
             values = settings.dump(config).replace(str(self.directory), ".")  # wherever the pipeline's directory is
-        return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return digest(values)[:16]
 
     def _read(self) -> dict[str, StageRecord]:
         path = self.directory / RECORD

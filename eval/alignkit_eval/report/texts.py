@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from alignkit.errors import AlignError, DataError
 from alignkit.rundir.evaluations import read_evaluation
+from alignkit.system.files import jsonl_rows
 
 logger = logging.getLogger(__name__)
 
@@ -93,25 +93,16 @@ def jsonl(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
     """Return the rows of a JSON-lines file, none where it is missing.
 
     Raises:
-        DataError: a line is no JSON object, or lacks one of ``keys``.
+        DataError: a line is not a JSON object, or lacks one of ``keys``.
     """
     if not path.is_file():
         return []
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object")
+    rows = list(jsonl_rows(path))
+    for place, row in rows:
         missing = next((key for key in keys if key not in row), None)
         if missing is not None:
-            raise DataError(f"{path}:{number}: the key {missing!r} is missing")
-        rows.append(row)
-    return rows
+            raise DataError(f"{place}: the key {missing!r} is missing")
+    return [row for _, row in rows]
 
 
 def _text(value: str | tuple[Mapping[str, Any], ...]) -> str:

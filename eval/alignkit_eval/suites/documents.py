@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from alignkit import Example
 from alignkit.errors import ConfigError
+from alignkit.system.files import jsonl_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,10 +35,9 @@ def read_documents(source: str) -> list[Text]:
     if path.suffix not in {".jsonl", ".txt"}:
         raise ConfigError(f"perplexity's text must be a .jsonl or .txt file, or demo; got {source!r}")
     try:
-        content = path.read_text(encoding="utf-8")
+        documents = list(_lines(path) if path.suffix == ".jsonl" else _paragraphs(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"perplexity's text cannot be read: {path}: {error}") from error
-    documents = list(_lines(path, content) if path.suffix == ".jsonl" else _paragraphs(content))
     if not documents:
         raise ConfigError(f"{path} holds no document")
     return documents
@@ -67,19 +66,11 @@ def _demo_texts() -> Path:
     return Path(data_path("neutral"))
 
 
-def _lines(path: Path, content: str) -> Iterator[Text]:
-    # Not splitlines(): a JSON string may hold U+2028 and its like unescaped.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{where}: not valid JSON: {error}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"]:
-            raise ConfigError(f'{where}: the key "text" must hold a string that is not empty')
-        name = str(row.get("id", number))
+def _lines(path: Path) -> Iterator[Text]:
+    for place, row in jsonl_rows(path, error=ConfigError):
+        if not isinstance(row.get("text"), str) or not row["text"]:
+            raise ConfigError(f'{place}: the key "text" must hold a string that is not empty')
+        name = str(row.get("id", place.rpartition(":")[2]))
         yield Text(name, str(row.get("cluster", name)), row["text"])
 
 

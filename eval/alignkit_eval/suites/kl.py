@@ -10,7 +10,6 @@ on-policy methods log. ``kl`` is its mean per token, ``kl_sequence`` its sum per
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -153,11 +152,7 @@ def _load(name: str, target: Target) -> PreTrainedModel:
     from alignkit.models.load import build_model
 
     loaded = build_model(ModelConfig(name=name))
-    if _vocabulary(tokenizer_content(loaded.tokenizer)) != _vocabulary(tokenizer_content(target.tokenizer)):
+    if tokenizer_content(loaded.tokenizer) != tokenizer_content(target.tokenizer):
         raise ConfigError(f"eval.settings.kl.against: {name} has another tokenizer than {target.name}")
     loaded.model.to(next(target.policy.model.parameters()).device)
     return loaded.model
-
-
-def _vocabulary(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()

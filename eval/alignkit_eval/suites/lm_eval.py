@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from alignkit import Contrast, Estimate, Settings, Suite, SuiteResult, Target
 from alignkit.config import Words
-from alignkit.errors import AlignError, ConfigError, DataError, NoRowsError, RunFailedError, suggest
+from alignkit.errors import AlignError, ConfigError, DataError, NoRowsError, RunFailedError, first_line, suggest
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, clustered_ratio, transformed
@@ -152,7 +152,7 @@ class HarnessSuite(Suite[HarnessSettings]):
         except AlignError:
             raise
         except Exception as error:
-            raise RunFailedError(f"lm-eval stopped: {type(error).__name__}: {_first_line(error)}") from error
+            raise RunFailedError(f"lm-eval stopped: {type(error).__name__}: {first_line(error)}") from error
         if not found or not any(found["samples"].values()):
             raise NoRowsError(f"the tasks {', '.join(settings.tasks or ())} have no documents")
         return found
@@ -265,7 +265,7 @@ def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
         tasks: dict[str, Any] = manager.load(list(names))["tasks"]
     except Exception as error:
         raise DataError(
-            f"lm-eval cannot load {', '.join(names)}: {type(error).__name__}: {_first_line(error)} (a stock task needs its "
+            f"lm-eval cannot load {', '.join(names)}: {type(error).__name__}: {first_line(error)} (a stock task needs its "
             "data set on disk or the hub within reach)"
         ) from error
     return tasks
@@ -296,8 +296,3 @@ def _quiet() -> Iterator[None]:
 def _stable(value: Any) -> str:
     """Return what stands for a value JSON does not know, the same in every process."""
     return getattr(value, "__qualname__", None) or type(value).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(" .:")[:300]

@@ -7,8 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from alignkit.contract.rows import RawRows
-from alignkit.data.rows import first_line
-from alignkit.errors import ConfigError, DataError
+from alignkit.errors import ConfigError, DataError, first_line
 
 
 def fill(raw: RawRows, templates: Mapping[str, str]) -> RawRows:

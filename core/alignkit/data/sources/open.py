@@ -11,12 +11,11 @@ from typing import NoReturn
 
 from alignkit.config import Reading
 from alignkit.contract.rows import RawRows
-from alignkit.data.rows import first_line
 from alignkit.data.sources.chunks import Chunk, Source, file_digest
 from alignkit.data.sources.readers import READERS, read_json
 from alignkit.data.sources.remote import dataset_source, open_hub, open_url
 from alignkit.data.sources.splits import choose_split, suffix_of
-from alignkit.errors import DataError, SourceError, suggest
+from alignkit.errors import DataError, SourceError, first_line, suggest
 
 TRAIN_SPLITS = ("train",)
 HELD_OUT_SPLITS = ("test", "validation", "dev", "eval", "train")

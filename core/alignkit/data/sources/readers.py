@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from alignkit.data.rows import describe_value, first_line
+from alignkit.data.rows import describe_value
 from alignkit.data.sources.chunks import BYTES, ROWS, Chunk, LineChunk, RowChunk
-from alignkit.errors import DataError, suggest
+from alignkit.errors import DataError, first_line, suggest
 
 Reader: TypeAlias = Callable[[Path], Iterator[Chunk]]
 

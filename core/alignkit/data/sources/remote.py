@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignkit.config import Reading
-from alignkit.data.rows import first_line
 from alignkit.data.sources.chunks import ROWS, Chunk, LineChunk, RowChunk, Source
 from alignkit.data.sources.splits import choose_split, suffix_of
-from alignkit.errors import DataError, suggest
+from alignkit.errors import DataError, first_line, suggest
 
 _BUILDERS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 _BUILDERS |= {".parquet": "parquet", ".arrow": "arrow"}
@@ -72,7 +71,7 @@ def _as_data_error(what: Callable[[], str]) -> Iterator[None]:
         cause: BaseException = error
         while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__ is not None:
             cause = cause.__cause__
-        raise DataError(f"{what()}: {first_line(cause) if isinstance(cause, Exception) else cause}") from None
+        raise DataError(f"{what()}: {first_line(cause)}") from None
 
 
 def dataset_source(dataset: Any, name: str) -> Source:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import TemplateError
 
 from alignkit.contract.rows import Message, Row
-from alignkit.data.rows import first_line
-from alignkit.errors import DataError
+from alignkit.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
