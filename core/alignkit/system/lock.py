@@ -1,7 +1,6 @@
-"""Locks on files, so that two processes never train in one directory, or make one file at the same time.
+"""Locks on files, so that two processes never train in one directory or make one file at the same time.
 
-A lock is the kernel's (``flock``), which lets go when its holder dies, however it dies: a file left behind by a dead process
-is taken over, and a process number that was given out again cannot be mistaken for its holder.
+A lock is the kernel's (``flock``), freed when its holder ends, however it ends. Its file holds the holder's process number.
 """
 
 from __future__ import annotations
@@ -10,81 +9,67 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 def directory_lock(path: Path) -> AbstractContextManager[None]:
     """Hold the lock file ``path`` for the duration of the block.
 
     Raises:
-        ConfigError: another process holds it (named), or the file cannot be made.
+        ConfigError: another process (named) holds it, or the file cannot be made.
     """
     try:
         return file_lock(path, wait=False)
-    except BlockingIOError as error:
+    except TimeoutError as error:
         raise ConfigError(f"{path.parent} is in use by process {lock_holder(path) or 'unknown'}") from error
     except OSError as error:
         raise ConfigError(f"cannot make the lock file {path}: {error.strerror}") from error
 
 
 def file_lock(path: Path, *, wait: bool) -> AbstractContextManager[None]:
-    """Hold the lock file ``path`` for the duration of the block, waiting for it where another process holds it.
+    """Hold the lock file ``path`` for the duration of the block, waiting for it if ``wait``.
 
     Raises:
-        BlockingIOError: another process holds it, and ``wait`` is false.
+        TimeoutError: another process holds it, and ``wait`` is false.
         OSError: the file cannot be made, or its file system has no locks.
     """
-    return _held(path, _acquire(path, wait=wait))
+    from filelock import FileLock
+
+    lock = FileLock(path, fallback_to_soft=False, on_acquired=_write_holder)
+    lock.acquire(blocking=wait)
+    return _released(lock)
 
 
 def lock_holder(path: Path) -> int | None:
-    """Return the process number of whoever holds the lock, None where nobody does (0: somebody unknown)."""
+    """Return the number of the process that holds the lock, None if none does (0: a process that is not known)."""
     import fcntl
 
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                digits = file.read(32).strip()
+                return int(digits) if digits.isdigit() else 0
     except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        digits = os.pread(descriptor, 32, 0).strip()
-        return int(digits) if digits.isdigit() else 0
-    else:
-        return None
-    finally:
-        os.close(descriptor)
+        pass
+    return None
+
+
+def _write_holder(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
 @contextmanager
-def _held(path: Path, descriptor: int) -> Iterator[None]:
+def _released(lock: FileLock) -> Iterator[None]:
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _acquire(path: Path, *, wait: bool) -> int:
-    import fcntl
-
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            os.close(descriptor)
-            raise
-        if _still_there(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # its last holder removed the file between our open and our lock: take the new one
-
-
-def _still_there(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who waits for it then makes a new one
+        lock.release()
