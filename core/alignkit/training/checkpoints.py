@@ -1,27 +1,33 @@
 """Checkpoints that appear whole or not at all.
 
 ``Trainer`` writes a checkpoint file by file and takes the highest number it finds on resume: after a kill inside a save it
-crashes, or resumes silently without optimizer or random state. Here a checkpoint is staged in ``.partial/``, flushed to
-disk, given a manifest of its files and their sizes, and renamed once. Resume takes the newest one whose manifest holds.
+crashes, or resumes silently without optimizer or random state. Here a checkpoint is staged in ``.partial/``, given a
+manifest of its files with their sizes and SHA-256 digests, flushed to disk and renamed once. Resume takes the newest one
+whose manifest holds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import CheckpointError
-from alignkit.system.files import sync
 
 if TYPE_CHECKING:
     from transformers import Trainer as Base
 else:
     Base = object  # a mixin: Trainer comes after it in the class that uses it
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
+ENGINE = "engine_{rank}.pt"
 STAGE = ".partial"
 
 
@@ -32,32 +38,43 @@ def step_of(path: Path) -> int:
 
 
 def fault(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint directory, or None if it is whole."""
+    """Return what is wrong with a checkpoint directory, or None if every file is as it was written."""
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+        return next(
+            (f"{name} {problem}" for name, is_ in files.items() if (problem := _problem(path / name, is_))), None
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"it has no readable {MANIFEST}"
-    for name, size in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes where {size} were written"
-    return None
+
+
+def _problem(file: Path, written: Mapping[str, Any]) -> str | None:
+    if not file.is_file():
+        return "is missing"
+    if (size := file.stat().st_size) != written["bytes"]:
+        return f"has {size} bytes where {written['bytes']} were written"
+    return None if _sha256(file) == written["sha256"] else "is damaged (its SHA-256 differs from the manifest's)"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """Return the newest whole checkpoint, None where none was ever completed.
+    """Return the newest whole checkpoint, None where none was ever completed; damaged ones are logged and skipped.
 
-    Raises :class:`CheckpointError` if there are checkpoints and every one is broken.
+    Raises :class:`CheckpointError` if there are checkpoints and every one is damaged.
     """
     found = sorted((p for p in directory.glob("checkpoint-*") if step_of(p) >= 0), key=step_of, reverse=True)
     faults = []
     for path in found:
-        wrong = fault(path)
-        if wrong is None:
+        problem = fault(path)
+        if problem is None:
+            for skipped in faults:
+                logger.warning("skipping a damaged checkpoint: %s", skipped)
             return path
-        faults.append(f"{path.name}: {wrong}")
+        faults.append(f"{path.name}: {problem}")
     if faults:
         raise CheckpointError(
             f"no checkpoint in {directory} can be resumed ({'; '.join(faults)}): remove it to train from the start"
@@ -65,10 +82,18 @@ def last_checkpoint(directory: Path) -> Path | None:
     return None
 
 
+def write_manifest(directory: Path) -> None:
+    """Write the size and digest of every file of a checkpoint into its manifest."""
+    files = {
+        str(f.relative_to(directory)): {"bytes": f.stat().st_size, "sha256": _sha256(f)}
+        for f in sorted(directory.rglob("*"))
+        if f.is_file()
+    }
+    (directory / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+
+
 def publish(staged: Path, final: Path) -> None:
-    """Flush every file of ``staged``, write its manifest, and rename it to ``final`` (replacing an older one)."""
-    files = {str(f.relative_to(staged)): f.stat().st_size for f in sorted(staged.rglob("*")) if f.is_file()}
-    (staged / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    """Flush every file of ``staged`` to disk and rename it to ``final``, replacing an older one."""
     for path in [*staged.rglob("*"), staged]:
         sync(path)
     if final.exists():
@@ -77,6 +102,21 @@ def publish(staged: Path, final: Path) -> None:
         final.rename(old)
     staged.rename(final)
     sync(final.parent)
+
+
+def read_engine_state(checkpoint: Path, rank: int) -> dict[str, Any]:
+    """Return what a rank's engine kept in a checkpoint; raises :class:`CheckpointError` where it has no such file."""
+    import torch
+
+    file = checkpoint / ENGINE.format(rank=rank)
+    if not file.is_file():
+        saved = len(list(checkpoint.glob(ENGINE.format(rank="*"))))
+        raise CheckpointError(
+            f"{checkpoint} has no {file.name}: it was saved by {saved} process{'es' * (saved != 1)}, "
+            "and a run resumes with as many as saved it"
+        )
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return state
 
 
 class CriticApart(Base):
@@ -115,10 +155,28 @@ class WholeCheckpoints(Base):
 
     _stage: Path | None = None
 
+    def engine_state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of this rank besides Trainer's own state; empty: nothing."""
+        return {}
+
+    def load_engine_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`engine_state` returned."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train from the start or a checkpoint (True: the newest whole one); raises :class:`CheckpointError` if it lacks state."""
+        if resume_from_checkpoint is True:
+            newest = last_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = None if newest is None else str(newest)
+        if resume_from_checkpoint and self.engine_state():
+            self.load_engine_state(read_engine_state(Path(resume_from_checkpoint), self.args.process_index))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._stage) if self._stage else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        import torch
+
         directory = Path(super()._get_output_dir(trial))
         stage, name = directory / STAGE, f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
@@ -130,12 +188,15 @@ class WholeCheckpoints(Base):
             super()._save_checkpoint(model, trial)
         finally:
             self._stage, self.args.save_total_limit = None, limit
+        if state := self.engine_state():
+            torch.save(state, stage / name / ENGINE.format(rank=self.args.process_index))
         best = self.state.best_global_step
         if best:  # Trainer looks for it in the stage and does not find it
             self.state.best_model_checkpoint = str(directory / f"checkpoint-{best}")
-        self._barrier()  # the other ranks' random states are in the stage as well
+        self._barrier()  # the other ranks' random and engine states are in the stage as well
         if self.args.should_save:
             self.state.save_to_json(str(stage / name / "trainer_state.json"))
+            write_manifest(stage / name)
             publish(stage / name, directory / name)
             shutil.rmtree(stage, ignore_errors=True)
             self._rotate(directory, limit)

@@ -1,13 +1,22 @@
-"""Sums and counts of what is logged, kept on the device."""
+"""Logged numbers of training: sums and counts kept on the device, reduced over ranks at logging steps only."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
+from alignkit.system.environment import peak_memory_gb
+
+if TYPE_CHECKING:
+    from alignkit.contract.types import LossOutput
+
 
 class MetricSums:
-    """Named (sum, count) pairs kept on the device and reduced over ranks only when they are read."""
+    """Named (sum, count) pairs on the device, reduced over ranks when they are read."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -15,15 +24,15 @@ class MetricSums:
         self.pairs: dict[str, torch.Tensor] = {}
 
     def add(self, name: str, total: torch.Tensor | float, count: float) -> None:
-        """Add to one pair; ``total`` may be a tensor, which is not waited for."""
+        """Add to one pair; a tensor is added on the device, without a synchronisation."""
         pair = self.pairs.setdefault(name, torch.zeros(2, dtype=self.dtype, device=self.device))
         pair[0] += total.detach() if isinstance(total, torch.Tensor) else total
         pair[1] += count
 
     def drain(self) -> dict[str, tuple[float, float]]:
-        """Return sums and counts over all ranks, and start anew. Every rank must call it."""
+        """Return sums and counts over all ranks and reset them. Every rank must call it."""
         names = sorted(self.pairs)
-        if dist.is_initialized():  # a rank that had no rows knows no names: agree on them first
+        if dist.is_initialized():  # a rank without rows has no names: agree on them first
             box: list[list[str]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(box, names)
             names = sorted(set().union(*box))
@@ -35,3 +44,61 @@ class MetricSums:
             dist.all_reduce(table)
         self.pairs = {}
         return {name: (total, count) for name, (total, count) in zip(names, table.tolist(), strict=True)}
+
+
+class TrainingLog:
+    """Loss terms, metrics, tokens, speed and memory between two logging steps, exact over micro-batches and ranks."""
+
+    def __init__(self, device: torch.device, world_size: int, *, first: bool) -> None:
+        self.sums = MetricSums(device)
+        self.world_size, self.first = world_size, first
+        self.tokens = 0
+        self._window_tokens, self._window_start = 0, time.perf_counter()
+
+    def add_micro_batch(self, output: LossOutput, own: Mapping[str, int], step: Mapping[str, float]) -> None:
+        """Add a micro-batch's terms and metrics.
+
+        Args:
+            output: what the method returned.
+            own: the counts of the micro-batch, which divide metrics.
+            step: the counts of the whole step, which divide terms as they do in the loss, so that terms add up to it.
+        """
+        for term in output.terms:
+            self.sums.add(f"loss/{term.name}", term.sum / step[term.per], 0)
+        for name, metric in output.metrics.items():
+            self.sums.add(name, metric.sum, own[metric.per])
+
+    def add_step(self, loss: torch.Tensor, tokens: int) -> None:
+        """Add an optimizer step: this rank's share of its loss, and the tokens this rank trained on."""
+        self.sums.add("loss", loss, 1 if self.first else 0)
+        self.tokens += tokens
+        self._window_tokens += tokens
+
+    def drain(self) -> dict[str, float]:
+        """Return the means since the last call, total tokens, tokens per second and peak memory. Every rank must call it."""
+        pairs = self.sums.drain()
+        steps = max(pairs["loss"][1], 1)
+        values = {name: total / (count or steps) for name, (total, count) in pairs.items()}
+        now = time.perf_counter()
+        spent = self._over_ranks(self._window_tokens)
+        values |= {"tokens": self._over_ranks(self.tokens), "memory_gb": peak_memory_gb()}
+        values["tokens_per_second"] = spent / max(now - self._window_start, 1e-9)
+        self._window_tokens, self._window_start = 0, now
+        return values
+
+    def _over_ranks(self, value: int) -> int:
+        if self.world_size == 1:
+            return value
+        box = torch.tensor([value], dtype=torch.int64, device=self.sums.device)
+        dist.all_reduce(box)
+        return int(box)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        sums = {name: pair.cpu() for name, pair in self.sums.pairs.items()}
+        return {"sums": sums, "tokens_seen": self.tokens, "window_tokens": self._window_tokens}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore a checkpoint's state."""
+        self.sums.pairs = {name: pair.to(self.sums.device) for name, pair in state["sums"].items()}
+        self.tokens, self._window_tokens = state["tokens_seen"], state["window_tokens"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from alignkit.contract.batch import Example
+from alignkit.contract.batch import Batch, Example
 from alignkit.data.order.row_order import RowOrder
 from alignkit.system.environment import peak_memory_gb
 from alignkit.training.checkpoints import WholeCheckpoints
@@ -64,6 +64,11 @@ class EngineParts:
     def config(self) -> RunConfig:
         """The run's configuration."""
         return self.session.config
+
+    def cut(self, batch: Batch) -> list[Batch]:
+        """Cut a step into micro-batches, longest rows first: similar lengths together, peak memory at the first one."""
+        order = sorted(range(len(batch)), key=lambda i: batch.examples[i].tokens, reverse=True)
+        return list(batch.rows(order).cut(self.rows_per_micro_batch, self.tokens_per_micro_batch))
 
     def rows_of_epoch(self, epoch: int) -> list[int]:
         """Return the training rows of an epoch in the order the engine takes them."""

@@ -1,7 +1,7 @@
-"""The prepared batch of every optimizer step: a pure function of the seed and the step, for one process.
+"""The prepared batch of every optimizer step on one rank: a pure function of seed and step.
 
-What ``align_prepare_batch`` returns serves one step, or, where the method reuses it (a rollout that several passes are
-made over), ``reuse.epochs * reuse.minibatches`` of them; it is then kept here, and in checkpoints.
+The batch that ``align_prepare_batch`` returns serves one step, or, for a method that makes several passes over a rollout,
+``reuse.epochs * reuse.minibatches`` steps; it is then kept here and in checkpoints.
 """
 
 from __future__ import annotations
@@ -24,49 +24,64 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """Makes this process's batch of every optimizer step."""
+    """The batches of all optimizer steps, for one rank."""
 
     def __init__(self, parts: EngineParts, rank: int, world_size: int) -> None:
         self.parts, self.rank, self.world_size = parts, rank, world_size
         self.method = parts.session.method
         self.reuse = self.method.reuse
         self.buffer: Batch | None = None
+        """The rollout that several steps share."""
         self.spent = {"sampled": 0, "scored": 0}
+        """Tokens generated, and tokens scored without gradient."""
         self.total = 0
         """Optimizer steps of the whole training, known when it begins."""
 
     @property
+    def _one_batch_a_step(self) -> bool:
+        return self.parts.rollouts is None and self.reuse.steps == 1
+
+    @property
     def per_epoch(self) -> int:
-        """Optimizer steps of a pass over the training rows; a rollout is never cut short."""
+        """Optimizer steps of one pass over the training rows; a rollout is never cut short."""
         parts = self.parts
         return parts.order.per_epoch(parts.rows_per_step, self.reuse, whole=parts.rollouts is not None)
 
     def batch(self, step: int, progress: float) -> Batch:
-        """Return the batch of an optimizer step; steps are asked for in their order."""
-        parts, reuse = self.parts, self.reuse
-        if parts.rollouts is None and reuse.steps == 1:
+        """Return the prepared batch of an optimizer step (from 0); steps must be asked for in order.
+
+        Raises:
+            CheckpointError: the step belongs to a rollout that the checkpoint should have held.
+        """
+        if self._one_batch_a_step:
             return self.prepare(self.rows_of_step(step), step, progress)
-        number, inner = divmod(step, reuse.steps)
+        rollout, inner = divmod(step, self.reuse.steps)
         if inner == 0:
-            self.buffer = self.prepare(self.rows_of_step(step), number, progress)
+            self.buffer = self.prepare(self.rows_of_step(step), rollout, progress)
         if self.buffer is None:
-            raise CheckpointError(f"the checkpoint of step {step} lacks the rollout that training goes on with")
-        epoch, minibatch = divmod(inner, reuse.minibatches)
-        order = np.random.default_rng([parts.seed, number, epoch]).permutation(len(self.buffer))
-        return self.buffer.rows([int(i) for i in order[minibatch :: reuse.minibatches]])
+            raise CheckpointError(f"the checkpoint of step {step} lacks the rollout that this step trains on")
+        epoch, minibatch = divmod(inner, self.reuse.minibatches)
+        order = np.random.default_rng([self.parts.seed, rollout, epoch]).permutation(len(self.buffer))
+        return self.buffer.rows([int(i) for i in order[minibatch :: self.reuse.minibatches]])
 
     def rows_of_step(self, step: int) -> Batch:
-        """Return this process's rows of the step (of a rollout: of all its steps) as they stand in the data."""
-        parts, reuse = self.parts, self.reuse
-        if parts.rollouts is None and reuse.steps == 1:
-            rows = parts.order.step(parts.rows_per_step, step, self.total)
+        """Return this rank's rows of a step (of a rollout: of all its steps) as the data has them."""
+        parts = self.parts
+        if self._one_batch_a_step:
+            rows = parts.rows_of_step(step, self.total)
         else:
-            size = parts.rows_per_step * reuse.minibatches
-            rows = parts.order.rollout(size, step // reuse.steps, self.total // reuse.steps)
+            size, per_rollout = parts.rows_per_step * self.reuse.minibatches, self.reuse.steps
+            rows = parts.order.rollout(size, step // per_rollout, self.total // per_rollout)
         return self.rows("train", parts.train, rows[self.rank :: self.world_size])
 
+    def rows(self, split: str, examples: Sequence[Example], rows: Sequence[int]) -> Batch:
+        """Return rows of a split with their reference log-probabilities, where the method has a reference."""
+        batch = Batch([examples[i] for i in rows])
+        references = self.parts.references.get(split)
+        return batch if references is None else batch.with_column("reference", [references[i] for i in rows])
+
     def prepare(self, batch: Batch, number: int, progress: float, *, training: bool = True) -> Batch:
-        """Let the method prepare rows; ``number`` decides what is sampled for them."""
+        """Let the method prepare rows (``align_prepare_batch``); ``number`` seeds what is sampled for them."""
         parts = self.parts
         rollouts = None
         if parts.rollouts is not None:
@@ -75,14 +90,8 @@ class Steps:
             )
         return parts.session.prepare_batch(parts.policy, batch, progress, rollouts)
 
-    def rows(self, split: str, examples: Sequence[Example], rows: Sequence[int]) -> Batch:
-        """Return rows as they are, with their reference log-probabilities."""
-        batch = Batch([examples[i] for i in rows])
-        references = self.parts.references.get(split)
-        return batch if references is None else batch.with_column("reference", [references[i] for i in rows])
-
     def zero_loss(self) -> torch.Tensor:
-        """Return a loss of zero that every trained weight takes part in: for a process that has no rows left."""
+        """Return a loss of zero that every trained weight takes part in, for a rank that has no rows left."""
         example = self.parts.train[0]
         if not example.completions:
             example = replace(example, completions=(list(example.prompt[-1:]),))
@@ -93,16 +102,16 @@ class Steps:
     # ------------------------------------------------------------------ in a checkpoint
 
     def state(self, step: int) -> dict[str, Any]:
-        """Return what the steps after ``step`` need, as plain values and tensors."""
-        unfinished = self.buffer is not None and step % self.reuse.steps
+        """Return what the steps from ``step`` on need, as plain values and tensors."""
+        in_rollout = self.buffer is not None and step % self.reuse.steps
         return {
             "method": self.method.state(),
-            "buffer": buffer_state(self.buffer) if unfinished and self.buffer is not None else None,
+            "buffer": buffer_state(self.buffer) if in_rollout and self.buffer is not None else None,
             "spent": dict(self.spent),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+        """Restore a checkpoint's state."""
         self.method.load_state(state.get("method", {}))
         buffer = state.get("buffer")
         self.buffer = None if buffer is None else restored_buffer(buffer, self.parts.train)

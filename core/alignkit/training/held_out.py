@@ -1,0 +1,67 @@
+"""The method's loss and metrics over held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from alignkit.contract.batch import Example, by_length
+from alignkit.training.metrics import MetricSums
+
+if TYPE_CHECKING:
+    from alignkit.training.steps import Steps
+
+
+def held_out_loss(
+    steps: Steps,
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    progress: float,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> dict[str, float]:
+    """Return ``loss``, ``loss/TERM`` and the method's metrics, each divided by its count over all rows and ranks.
+
+    Random states and the model's mode are restored, so that a run resumes to the same weights whether or not it
+    evaluated.
+
+    Args:
+        steps: prepares the rows for the method.
+        model: the model itself, not DDP's wrapper, whose forward waits for ranks with more batches.
+        examples: the held-out rows of all ranks.
+        progress: share of training done, 0 to 1.
+        autocast: the precision of the forward pass.
+    """
+    parts, device, training = steps.parts, steps.parts.arguments.device, model.training
+    parts.policy.model = model
+    sums, weights = MetricSums(device), dict[str, float]()
+    mine = range(steps.rank, len(examples), steps.world_size)
+    batches = list(by_length([examples[i] for i in mine], parts.tokens_per_micro_batch))
+    model.eval()
+    with torch.random.fork_rng(), torch.no_grad():
+        for number, which in enumerate(batches):
+            rows = steps.rows("eval", examples, [mine[i] for i in which])
+            with autocast():
+                for batch in parts.cut(steps.prepare(rows, number, progress, training=False)):
+                    output, counts = parts.session.compute_loss(parts.policy, batch, progress), batch.counts
+                    for term in output.terms:
+                        sums.add(f"loss/{term.name}", term.sum, counts[term.per])
+                        weights[f"loss/{term.name}"] = term.weight
+                    for name, metric in output.metrics.items():
+                        sums.add(name, metric.sum, counts[metric.per])
+        for _ in range(_most_over_ranks(len(batches), steps.world_size, device) - len(batches)):
+            steps.zero_loss()  # sharded weights: every rank takes part in every forward, or none does
+    model.train(training)
+    values = {name: total / max(count, 1) for name, (total, count) in sums.drain().items()}
+    return {"loss": sum(values[name] * weight for name, weight in weights.items()), **values}
+
+
+def _most_over_ranks(value: int, world_size: int, device: torch.device) -> int:
+    if world_size == 1:
+        return value
+    box = torch.tensor([value], dtype=torch.int64, device=device)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return int(box)
