@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from alignkit.errors import CheckpointError
-from alignkit.training.checkpoints import MANIFEST, STAGE, fault, last_checkpoint
+from alignkit.training.checkpoints import MANIFEST, STAGE, fault, last_checkpoint, read_engine_state
 
 from tests.helpers.engine import StopAt, build_trainer, configuration, random_pairs, tiny_llama, weights
 
@@ -127,3 +127,17 @@ def test_best_model_survives_the_staging(tmp_path: Path) -> None:
     assert Path(trainer.state.best_model_checkpoint) == best
     assert fault(best) is None
     assert trainer.evaluate()["eval_loss"] == pytest.approx(max(losses), rel=1e-6)
+
+
+def test_a_run_resumes_with_as_many_processes_as_saved_it(tmp_path: Path) -> None:
+    trainer, _ = build_trainer(configuration("orpo", **SETTINGS), tmp_path, random_pairs(8), callbacks=[StopAt(1)])
+    trainer.train()
+    checkpoint = last_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert read_engine_state(checkpoint, rank=0)["tokens_seen"] == trainer.numbers.tokens > 0
+    with pytest.raises(CheckpointError, match=r"has no engine_1.pt: it was saved by 1 process, and a run resumes with"):
+        read_engine_state(checkpoint, rank=1)
+    (checkpoint / "engine_0.pt").unlink()
+    again, _ = build_trainer(configuration("orpo", **SETTINGS), tmp_path, random_pairs(8))
+    with pytest.raises(CheckpointError, match=r"has no engine_0.pt"):
+        again.train(resume_from_checkpoint=str(checkpoint))

@@ -119,6 +119,24 @@ def test_evaluation_is_exact_and_leaves_random_numbers_alone(tmp_path: Path) -> 
     assert metrics["eval_rewards/accuracies"] == pytest.approx(seen.logs[0]["rewards/accuracies"])
 
 
+def test_a_gradient_whose_norm_overflows_stops_the_run(tmp_path: Path) -> None:
+    """Every number is finite but the norm is not: clipping would turn such a gradient into zeros without a word."""
+    trainer, _ = build_trainer(configuration("sft", max_steps=1), tmp_path, [row.narrow(0) for row in random_pairs(8)])
+    compute = trainer.parts.session.compute_loss
+
+    def steep(policy: Any, batch: Any, progress: float) -> Any:
+        output = compute(policy, batch, progress)
+        (term,) = output.terms
+        steep_part = (term.sum - term.sum.detach()) * 3e34  # finite gradients whose squares overflow, a loss of 0
+        return type(output)([LossTerm(term.name, steep_part, term.per)], output.metrics)
+
+    object.__setattr__(trainer.parts.session, "compute_loss", steep)
+    before = weights(trainer.model)
+    with pytest.raises(RunFailedError, match=r"non-finite gradient \(norm inf\) at step 1"):
+        trainer.train()
+    assert torch.equal(weights(trainer.model), before)
+
+
 @pytest.mark.parametrize("poisoned", ["loss", "gradient"])
 def test_non_finite_numbers_stop_the_run_before_the_weights_change(
     tmp_path: Path, poisoned: str, monkeypatch: pytest.MonkeyPatch

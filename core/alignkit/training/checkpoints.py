@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import CheckpointError
+from alignkit.system.files import sync
 
 if TYPE_CHECKING:
     from transformers import Trainer as Base
@@ -67,7 +68,7 @@ def last_checkpoint(directory: Path) -> Path | None:
     Raises :class:`CheckpointError` if there are checkpoints and every one is damaged.
     """
     found = sorted((p for p in directory.glob("checkpoint-*") if step_of(p) >= 0), key=step_of, reverse=True)
-    faults = []
+    faults: list[str] = []
     for path in found:
         problem = fault(path)
         if problem is None:

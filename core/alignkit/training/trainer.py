@@ -117,8 +117,8 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
         self.numbers.add_micro_batch(output, cut.counts, counts)
         # A term of weight 0 is logged only: 0.0 times its gradient would still change bits.
         parts = [term.sum * (term.weight / counts[term.per]) for term in output.terms if term.weight != 0]
-        loss = torch.stack(parts).sum() if len(parts) > 1 else parts[0]
-        return loss * self.args.world_size  # DDP and FSDP average over ranks
+        loss: torch.Tensor = torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+        return loss * int(self.args.world_size)  # DDP and FSDP average over ranks
 
     def _loss_of(self, cut: Batch) -> LossOutput:
         with self.compute_loss_context_manager():
@@ -171,3 +171,11 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
         """Restore what :meth:`engine_state` returned."""
         self.numbers.load_state(state)
         self.steps.load_state(state)
+
+
+def release(trainer: Trainer) -> None:
+    """Drop a trainer's optimizer and data-parallel wrapper once training is over."""
+    trainer.model_wrapped = trainer.model
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
+    trainer.accelerator.free_memory()
