@@ -1,4 +1,4 @@
-"""Every test of the data has a cache of its own."""
+"""A separate cache for every data test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several answers to a prompt: rated, labelled or in rows of their own, made into pairs."""
+"""Pairs made from several answers to a prompt: rated, labelled, or in separate rows."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def test_rated_answers_become_pairs(tmp_path: Path) -> None:
     path = file(tmp_path, "rated", RATED, {**RATED, "prompt": "sea?", "ratings": [1, 1, 1, 1]})
     assert made(path) == [("blue", "green")]
     data = load_all(source=path, max_dropped=0.5)
-    assert (
-        data.report.sources[0].dropped["no two answers to its prompt that are rated differently"].first == f"{path}:2"
-    )
+    assert data.report.sources[0].dropped["no two answers to the prompt have different ratings"].first == f"{path}:2"
     assert [e.fields["margin"] for e in data.train] == [4]
     both = load_all(source=path, pairs="all", max_dropped=0.5).train_rows
     found = {row.answers: row.fields["margin"] for row in both}
@@ -73,14 +71,14 @@ BROKEN_ANSWERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "lists of two lengths": (
         {**RATED, "ratings": [1]},
         {},
-        '"answers" and "ratings" are 4 and 1 long, expected two lists of one length',
+        '"answers" and "ratings" are 4 and 1 long, expected two lists of equal length',
     ),
     "no lists": (
         {**RATED, "ratings": 3},
         {},
-        '"answers" and "ratings" are a list and a number, expected two lists of one length',
+        '"answers" and "ratings" are a list and a number, expected two lists of equal length',
     ),
-    "a rating of words": ({**RATED, "ratings": [1, 2, "good", 4]}, {}, "a rating is 'good', expected a number"),
+    "a rating of words": ({**RATED, "ratings": [1, 2, "good", 4]}, {}, "the rating is 'good', expected a number"),
     "no rating": (
         {"prompt": "a", "completion": "b"},
         {"pairs": "all"},
@@ -96,8 +94,8 @@ BROKEN_ANSWERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", BROKEN_ANSWERS)
 def test_answers_that_cannot_be_paired(tmp_path: Path, case: str) -> None:
-    row, section, says = BROKEN_ANSWERS[case]
+    row, section, expected = BROKEN_ANSWERS[case]
     path = file(tmp_path, "rows", row)
     with pytest.raises(DataError) as caught:
         load_all(source=path, **section)
-    assert str(caught.value) == f"{path}:1: {says}"
+    assert str(caught.value) == f"{path}:1: {expected}"

@@ -1,4 +1,4 @@
-"""``align data check``: every rule on rows that break it and on rows that do not, and nothing lost on the way."""
+"""``align data check``: every rule on rows that violate it and rows that do not; no row is lost."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def written(path: Path, *rows: Any) -> str:
 FINE = pair("a first question about rain ?"), pair("some other thing to ask of snow ?", " white .", " black .")
 USER = ("user", "hello there my friend")
 
-# What stands in the file beside two good rows, the rule that finds it, at which lines, and what it says.
+# Rows added to two good ones, the rule that finds them, their lines, and the text of the finding.
 CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
-    "broken JSON": ([b'{"prompt": "a'], "broken", [3], "broken JSON: Unterminated string"),
+    "broken JSON": ([b'{"prompt": "a'], "broken", [3], "invalid JSON: Unterminated string"),
     "no UTF-8": ([b'{"prompt": "\xff"}'], "broken", [3], "not UTF-8 (byte 0xff)"),
     "no object": ([b"[1, 2]"], "broken", [3], "the line is a list, expected an object"),
     "number": ([b"17"], "broken", [3], "the line is a number"),
-    "nested too deeply": ([b"[" * 100_000], "broken", [3], "broken JSON"),
+    "nested too deeply": ([b"[" * 100_000], "broken", [3], "invalid JSON"),
     "missing column": ([{"prompt": "x", "chosen": "y"}], "broken", [3], "rejected"),
     "wrong type": ([pair(chosen=3)], "broken", [3], '"chosen" is a number'),
     "null": ([pair(rejected=None)], "broken", [3], "rejected"),
@@ -59,7 +59,12 @@ CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
     "same answers": ([pair("q ?", "a", "a")], "unusable", [3], "chosen and rejected are the same"),
     "twice": ([FINE[0]], "duplicate", [3], "d.jsonl:1"),
     "thrice": ([FINE[0], FINE[0]], "duplicate", [3, 4], "d.jsonl:1"),
-    "both ways": ([pair("q ?", "a", "b"), pair("q ?", "b", "a")], "contradiction", [3, 4], "says the opposite"),
+    "both ways": (
+        [pair("q ?", "a", "b"), pair("q ?", "b", "a")],
+        "contradiction",
+        [3, 4],
+        "has the opposite preference",
+    ),
     "nearly the same": (
         [
             pair("tell me a long story about the old king of the far hills ?", " one day ."),
@@ -72,25 +77,25 @@ CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
     "mojibake": ([pair("caf\u00c3\u00a9 ?")], "encoding", [3], "prompt: ...caf"),
     "smart quote": ([pair(chosen="it\u00e2\u20ac\u2122s fine")], "encoding", [3], "chosen"),
     "replacement": ([pair(rejected="b\ufffdd")], "encoding", [3], "rejected"),
-    "NUL": ([pair("a\x00b ?")], "control", [3], "prompt holds U+0000"),
-    "zero width": ([pair(chosen="in\u200bvisible")], "control", [3], "chosen holds U+200B"),
+    "NUL": ([pair("a\x00b ?")], "control", [3], "prompt contains U+0000"),
+    "zero width": ([pair(chosen="in\u200bvisible")], "control", [3], "chosen contains U+200B"),
     "byte order mark inside": ([pair(rejected="\ufeffx")], "control", [3], "U+FEFF"),
     "right to left": ([pair("a\u202eb ?")], "control", [3], "U+202E"),
     "system in the middle": (
         [talk(USER, ("assistant", "hi"), ("system", "x"))],
         "roles",
         [3],
-        "a system turn stands in the middle",
+        "a system turn is not the first turn",
     ),
-    "two users": ([talk(USER, USER)], "roles", [3], "two turns of user follow one another"),
-    "assistant first": ([talk(("assistant", "hi"), USER)], "roles", [3], "begins with the assistant"),
-    "answer of a user": ([talk(USER, ("assistant", "a"), answer="user")], "roles", [3], "the answer is a turn of user"),
+    "two users": ([talk(USER, USER)], "roles", [3], "two consecutive user turns"),
+    "assistant first": ([talk(("assistant", "hi"), USER)], "roles", [3], "begins with an assistant turn"),
+    "answer of a user": ([talk(USER, ("assistant", "a"), answer="user")], "roles", [3], "the answer has the role user"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_rule_finds_its_rows_and_no_other(tmp_path: Path, case: str) -> None:
-    rows, rule, lines, says = CASES[case]
+    rows, rule, lines, expected = CASES[case]
     chat = any(isinstance(row, dict) and isinstance(row.get("prompt"), list) for row in rows)
     good = (talk(USER), talk(("user", "a wholly different matter"))) if chat else FINE
     source = written(tmp_path / "d.jsonl", *good, *rows)
@@ -99,7 +104,7 @@ def test_every_rule_finds_its_rows_and_no_other(tmp_path: Path, case: str) -> No
     by_rule = {finding.rule: finding for finding in found.findings}
     assert rule in by_rule, found.lines()
     assert [e["place"] for e in by_rule[rule].examples] == [f"{source}:{line}" for line in lines]
-    assert says in by_rule[rule].examples[0]["about"]
+    assert expected in by_rule[rule].examples[0]["about"]
     assert by_rule[rule].count == len(lines)
     assert by_rule[rule].rate == pytest.approx(len(lines) / found.rows)
     assert found.to_json()["findings"]
@@ -115,7 +120,7 @@ def test_what_is_fine_is_fine(tmp_path: Path) -> None:
         )
     )
     assert found.findings == []
-    assert "nothing wrong was found" in found.lines()[0]
+    assert "no problems found" in found.lines()[0]
 
 
 def limited(**limits: Any) -> DataConfig:
@@ -147,7 +152,7 @@ def test_leaks(tmp_path: Path) -> None:
     found = check_source(written(tmp_path / "d.jsonl", *rows), held_out=held)
     (leak,) = [finding for finding in found.findings if finding.rule == "leak"]
     assert leak.count == 2
-    assert "its prompt is that of" in leak.examples[0]["about"]
+    assert "same prompt as" in leak.examples[0]["about"]
     assert "held.jsonl:2" in leak.examples[1]["about"]
 
 
@@ -183,7 +188,7 @@ def test_a_cleaned_copy_holds_the_rest_as_it_stood(tmp_path: Path) -> None:
     kept, left = write_fixed(found, tmp_path / "fixed.jsonl")
     assert (kept, left) == (3, 3)
     rows = [json.loads(line) for line in (tmp_path / "fixed.jsonl").read_text().splitlines()]
-    assert rows == [*FINE, extra], "columns that nobody reads are kept"
+    assert rows == [*FINE, extra], "unused columns are kept"
     log = [json.loads(line) for line in (tmp_path / "fixed.jsonl.dropped.jsonl").read_text().splitlines()]
     assert [(entry["place"].rpartition(":")[2], entry["rule"]) for entry in log] == [
         ("3", "broken"),
@@ -236,7 +241,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     written(tmp_path / "d.jsonl", *FINE, b"{broken", FINE[0])
     done = align("data", "check", "d.jsonl", "--fix", "out.jsonl", "--strict", cwd=tmp_path)
     assert done.returncode == 1
-    assert "d.jsonl:3: broken JSON" in done.stdout
+    assert "d.jsonl:3: invalid JSON" in done.stdout
     assert "d.jsonl:4: the same as d.jsonl:1" in done.stdout
     assert "2 rows are in out.jsonl, 2 were left out" in done.stderr
     missing = align("data", "check", "nowhere.jsonl", cwd=tmp_path)
@@ -286,7 +291,7 @@ def test_what_a_model_would_make_of_conversations(tmp_path: Path) -> None:
     assert rules["template"].examples[0] == {
         "place": f"{source}:2",
         "row": rules["template"].examples[0]["row"],
-        "about": "the chat template refuses this conversation: no tools",
+        "about": "the chat template rejects this conversation: no tools",
     }
     assert rules["double-bos"].count == rules["no-end"].count == 2
     kept, left = write_fixed(found, tmp_path / "fixed.jsonl")

@@ -1,4 +1,4 @@
-"""From configuration to tokenised rows: counts, drops, a plugin's rows, the demo, the store."""
+"""Loading of a run's data: counts, dropped rows, rows from a plugin, the demo, tables."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def test_too_many_unusable_rows_is_an_error_with_counts_and_places(tmp_path: Pat
     message = str(caught.value)
     assert "2 of 20 rows cannot be used (data.max_dropped allows 5%)" in message
     assert f"1 chosen and rejected are the same (first: {path}:4)" in message
-    assert f"1 completion of special tokens alone (first: {path}:7)" in message
+    assert f"1 completion has only special tokens (first: {path}:7)" in message
     assert len(load(path, max_dropped=0.1).train) > 0
 
 
 def test_all_rows_unusable_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
     rows = [row | {"chosen": ""} for row in pairs(3)]
-    with pytest.raises(DataError, match=r"3 of 3 rows cannot be used \(none is left\): 3 empty completion"):
+    with pytest.raises(DataError, match=r"3 of 3 rows cannot be used \(no row is left\): 3 empty completion"):
         load(write_jsonl(tmp_path / "rows.jsonl", rows), max_dropped=1.0)
 
 
@@ -101,7 +101,7 @@ def test_counts_add_up(rows: list[dict[str, Any]], kind: RowKind, max_length: in
     except DataError as error:
         refused = str(error)
     if refused:
-        assert "none is left" in refused or "data.max_length" in refused
+        assert "no row is left" in refused or "data.max_length" in refused
         return
     (source,) = data.report.sources
     assert source.read == len(rows) * (2 if kind == "unpaired" else 1)

@@ -1,4 +1,4 @@
-"""Several sources, several answers to a prompt, templates, tools, turns: from the configuration to the rows of a step."""
+"""The order of rows from the configuration: mixes, curricula, groups, phases; and checks before training."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_weights_and_repeats(tmp_path: Path) -> None:
     rows = Counter(data.train[int(i)].fields["source"] for i in order.epoch(0))
     assert rows == {"a": 15, "b": 10}
     assert list(describe_mix(DataConfig(**weighted), order)) == [
-        "a 15 of its 30 rows an epoch (0.50 times), 60.0% of all",
-        "b 10 of its 10 rows an epoch (1.00 times), 40.0% of all",
+        "a: 15 rows per epoch of 30 (0.50 times), 60.0% of all",
+        "b: 10 rows per epoch of 10 (1.00 times), 40.0% of all",
     ]
     assert order_of(data, **weighted, exhausted="all").amounts == (30, 20)
     repeated = {"sources": [{"source": a, "repeat": 0.5}, {"source": b, "repeat": 3}]}
@@ -104,8 +104,8 @@ def test_curriculum_by_length_column_and_margin(tmp_path: Path) -> None:
     margins = np.array([3.0, -1, 2, 0, 1, 9, 8, 7, 6, 5])
     section = DataConfig(curriculum={"by": "margin"})  # type: ignore[arg-type]
     sure = row_order(section, data.train, 0, lambda: margins).epoch(0)
-    assert (np.diff(margins[sure]) <= 0).all(), "what the start model is sure of is easy"
-    with pytest.raises(ConfigError, match="margin needs preference rows"):
+    assert (np.diff(margins[sure]) <= 0).all(), "a large margin of the start model counts as easy"
+    with pytest.raises(ConfigError, match="margin needs a method with preference rows"):
         row_order(section, data.train, 0)
 
 
@@ -130,7 +130,7 @@ BROKEN_ORDERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no number": (
         {"curriculum": {"by": "name"}},
-        "{file}:1: \"name\" is 'n0', and data.curriculum.by needs a number",
+        "{file}:1: \"name\" is 'n0', but data.curriculum.by needs a number",
     ),
     "no such group": (
         {"group_by": "topic"},
@@ -138,26 +138,26 @@ BROKEN_ORDERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "phases of one source": (
         {"phases": [{"until": 1, "weights": {"x": 1}}]},
-        "data.phases changes the mix of several data.sources, or of what data.group_by tells apart",
+        "data.phases needs several data.sources, or data.group_by",
     ),
-    "phase of nobody": (
+    "phase of an unknown source": (
         {"group_by": "name", "phases": [{"until": 1, "weights": {"n9": 1}}]},
-        'data.phases[0].weights names "n9"; known are n0, n1, n2',
+        'data.phases[0].weights: unknown name "n9" (known: n0, n1, n2)',
     ),
     "phase of nothing": (
         {"group_by": "name", "phases": [{"until": 1, "weights": {"n1": 0}}]},
-        "data.phases[0].weights takes no rows at all",
+        "data.phases[0].weights must have at least one weight above 0",
     ),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN_ORDERS)
 def test_orders_that_cannot_be(tmp_path: Path, case: str) -> None:
-    section, says = BROKEN_ORDERS[case]
+    section, expected = BROKEN_ORDERS[case]
     path = file(tmp_path, "rows", *[{**row, "level": i, "name": f"n{i}"} for i, row in enumerate(pairs(3))])
     with pytest.raises(AlignError) as caught:
         order_of(load_all(source=path), **section)
-    assert str(caught.value) == says.replace("{file}", path)
+    assert str(caught.value) == expected.replace("{file}", path)
 
 
 BROKEN_SECTIONS: dict[str, tuple[dict[str, Any], str]] = {
@@ -180,8 +180,8 @@ BROKEN_SECTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", BROKEN_SECTIONS)
 def test_sections_that_cannot_be(case: str) -> None:
-    section, says = BROKEN_SECTIONS[case]
-    with pytest.raises(ValidationError, match=says):
+    section, expected = BROKEN_SECTIONS[case]
+    with pytest.raises(ValidationError, match=expected):
         DataConfig(**section)
 
 
@@ -242,19 +242,17 @@ def test_rules_with_a_limit_refuse_a_run(tmp_path: Path) -> None:
     source = file(tmp_path, "rows", *pairs(9), {**pairs(1)[0], "id": "again"})
     data = load_all(source=source)
     (line,) = check_before_training(data, CheckConfig())
-    assert line == (
-        f"data check: 1 (10.0%) rows that stand there twice [duplicate] (first: {source}:10: the same as {source}:1)"
-    )
+    assert line == (f"data check: 1 (10.0%) duplicate rows [duplicate] (first: {source}:10: the same as {source}:1)")
     assert check_before_training(data, CheckConfig(enabled=False)) == []
     assert check_before_training(data, CheckConfig(most={"duplicate": 0.1})) == [line]
     with pytest.raises(DataError) as caught:
         check_before_training(data, CheckConfig(most={"duplicate": 0.05}))
     assert str(caught.value) == (
-        "data check: 1 of 10 rows (10.0%): rows that stand there twice [duplicate], and data.check.most allows 5.0% "
+        "data check: 1 of 10 rows (10.0%): duplicate rows [duplicate], but data.check.most allows 5.0% "
         f"(first: {source}:10: the same as {source}:1)"
     )
     with pytest.raises(ConfigError, match=r'unknown rule "leek", did you mean "leak"\?'):
         check_before_training(data, CheckConfig(most={"leek": 0}))
     leaky = load_all(source=source, eval_source=file(tmp_path, "held", pairs(3)[2]))
-    with pytest.raises(DataError, match=r"\[leak\], and data.check.most allows 0.0%"):
+    with pytest.raises(DataError, match=r"\[leak\], but data.check.most allows 0.0%"):
         check_before_training(leaky, CheckConfig(most={"leak": 0}))

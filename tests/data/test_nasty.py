@@ -1,4 +1,4 @@
-"""Malformed and nasty data, each with the exact sentence a user gets; and whatever random rows go in, a run trains or says why not."""
+"""Malformed data with the exact error messages; random rows either load or raise an error that names the reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_one_exact_sentence_and_nothing_lost(tmp_path: Path, name: str) -> None:
     with pytest.raises(AlignError) as caught:
         load_data(RunConfig(method="m", data=section), case.kind, case.tokenizer())
     assert caught.value.exit_code == 2
-    assert str(caught.value).replace(str(path), "{file}") == case.says
+    assert str(caught.value).replace(str(path), "{file}") == case.expected
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(case.content).digest()
     left = [file.name for file in (tmp_path / "cache").rglob("*") if file.suffix in (".partial", ".lock")]
     assert not left, "half-made files in the cache"
@@ -43,10 +43,10 @@ def test_one_exact_sentence_and_nothing_lost(tmp_path: Path, name: str) -> None:
 
 def test_there_are_enough_of_them() -> None:
     assert len(CASES) >= 60
-    assert len({case.says for case in CASES.values()}) >= 60
+    assert len({case.expected for case in CASES.values()}) >= 60
 
 
-# ------------------------------------------------------------------------------------------------ whatever goes in
+# ------------------------------------------------------------------------------------------------ random rows
 
 WORD = st.sampled_from(
     ["", " ", "sky?", "It is blue.", "It is", "</s>", "<|end|>", "\u00e9\u0301", "\x00", "four " * 9]
@@ -64,13 +64,13 @@ ROW = st.one_of(
     ),
     st.fixed_dictionaries({"prompt": WORD, "completion": WORD, "label": st.booleans()}),
 )
-SAID = st.sampled_from(["sky?", "It is blue.", "four", "It is <|end|>", "I do not know.", " ", "</s>"])
-PAIR = st.fixed_dictionaries({"prompt": SAID, "chosen": SAID, "rejected": SAID}, optional={"category": SAID})
-RATED = st.lists(st.tuples(SAID, st.integers(0, 3)), min_size=1, max_size=4).map(
+TEXT = st.sampled_from(["sky?", "It is blue.", "four", "It is <|end|>", "I do not know.", " ", "</s>"])
+PAIR = st.fixed_dictionaries({"prompt": TEXT, "chosen": TEXT, "rejected": TEXT}, optional={"category": TEXT})
+RATED = st.lists(st.tuples(TEXT, st.integers(0, 3)), min_size=1, max_size=4).map(
     lambda answers: {"prompt": "sky?", "answers": [a for a, _ in answers], "ratings": [r for _, r in answers]}
 )
-LABELLED = st.fixed_dictionaries({"prompt": SAID, "completion": SAID, "label": st.booleans()})
-CHAT = st.lists(SAID, min_size=1, max_size=5).map(
+LABELLED = st.fixed_dictionaries({"prompt": TEXT, "completion": TEXT, "label": st.booleans()})
+CHAT = st.lists(TEXT, min_size=1, max_size=5).map(
     lambda texts: {
         "messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
     }

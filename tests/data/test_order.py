@@ -1,4 +1,4 @@
-"""Which rows an epoch takes and in which order: mixing, curricula, groups, phases, and the old permutation untouched."""
+"""Rows of epochs and steps: mixes, curricula, groups, phases, and the permutation of earlier versions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_epoch_passes_over_every_row_once(n: int, per_step: int, seed: int
     assert len(steps) == -(-n // per_step)
     assert sorted(row for step in steps for row in step) == list(range(n))
     assert all(len(step) == per_step for step in steps[:-1])
-    # What a run of an earlier version took: a resumed one goes on with it.
+    # The order of earlier versions, so that their runs can be resumed.
     whole = np.random.default_rng([seed, epoch]).permutation(n).tolist()
     assert [row for step in steps for row in step] == whole == order.taken(per_step, epoch)
 
@@ -108,7 +108,7 @@ def test_easy_rows_come_first(difficulty: list[int], buckets: int, seed: int) ->
     rough = RowOrder(len(values), seed, curriculum=Curriculum(values, buckets=buckets)).epoch(0)
     assert sorted(rough.tolist()) == list(range(len(values)))
     level = np.arange(len(values)) * buckets // len(values)
-    for which in range(buckets):  # the rows of a level are its own, in whatever order
+    for which in range(buckets):  # every level has the same rows, in any order
         assert sorted(values[rough[level == which]]) == np.sort(values)[level == which].tolist()
 
 

@@ -1,4 +1,4 @@
-"""Encoding a prompt once for its answers gives the ids of the whole texts, for every tokenizer it is done with."""
+"""Encoding a prompt once for all its answers gives the ids of the whole texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from alignkit.data.tokenise.prefix import _USUAL, PrefixEncoder
+from alignkit.data.tokenise.prefix import _COMMON_RULES, PrefixEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -19,7 +19,7 @@ TEXTS = (
     "don't stop it's 12345 and 678, x+y == z;\n\treturn foo_bar(BazQux)\n\n  end",
     "caf\u00e9 \u4f60\u597d",
 )
-USUAL = sorted(_USUAL)
+USUAL = sorted(_COMMON_RULES)
 
 
 @cache

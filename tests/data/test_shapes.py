@@ -1,4 +1,4 @@
-"""Every shape of rows comes to the same prompts and answers."""
+"""Every row shape gives the same prompts and answers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_preference_shapes(row: dict[str, Any], expected: Any) -> None:
     assert (bad.answers, bad.fields["label"]) == (made.answers[1:], False)
     if made.prompt:
         assert one("prompt", row).prompt == made.prompt
-    # What a row is used for changes neither its cluster nor which rows are held out.
+    # The row kind changes neither a row's cluster nor which rows are held out.
     assert {r.cluster for r in (made, good, bad, one("prompt", row))} == {made.cluster}
 
 

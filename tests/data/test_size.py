@@ -1,4 +1,4 @@
-"""Many rows: several processes, one cache, killed runs, streams and files that are elsewhere."""
+"""Large data: worker processes, a shared cache, killed runs, streams and remote files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(source: object, **data: Any) -> Data:
 
 
 def rows(n: int) -> list[dict[str, Any]]:
-    """Rows some of which share a name, hold several answers, or cannot be used."""
+    """Rows of which some share an id, have several answers, or are unusable."""
     made = pairs(n)
     for i in range(0, n, 7):
         made[i]["id"] = "again"
@@ -78,7 +78,7 @@ def test_an_error_in_a_process_is_that_rows(tmp_path: Path, monkeypatch: pytest.
 
 
 class Fatal(LineChunk):
-    """A chunk whose process is killed, as the kernel does where memory runs out."""
+    """A chunk whose process is killed, as the kernel does when memory runs out."""
 
     def read(self, source: str) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -107,14 +107,14 @@ def test_eight_runs_on_one_cache_of_which_one_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LOADS, str(path), "2"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
     killed = _kill_the_one_that_writes(folder, {process.pid for process in running})
-    said = {process.pid: process.communicate(timeout=120)[0].strip() for process in running}
+    outputs = {process.pid: process.communicate(timeout=120)[0].strip() for process in running}
     codes = {process.pid: process.returncode for process in running}
     assert codes.pop(killed) == -signal.SIGKILL
     assert set(codes.values()) == {0}
-    assert len({said[pid] for pid in codes}) == 1
+    assert len({outputs[pid] for pid in codes}) == 1
     (file,) = folder.iterdir()
     assert file.suffix == ".arrow", "no half file, no lock"
-    assert said[next(iter(codes))] == load(path, max_dropped=1.0, cache=False).report.fingerprint
+    assert outputs[next(iter(codes))] == load(path, max_dropped=1.0, cache=False).report.fingerprint
 
 
 def _kill_the_one_that_writes(folder: Path, candidates: set[int]) -> int:
@@ -128,7 +128,7 @@ def _kill_the_one_that_writes(folder: Path, candidates: set[int]) -> int:
                 os.kill(int(holder), signal.SIGKILL)
                 return int(holder)
         time.sleep(0.005)
-    raise AssertionError("nobody was seen to write")
+    raise AssertionError("no process wrote a partial file")
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def texts(data: Data) -> list[Any]:
 
 @pytest.fixture
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A file on a file system that is not this machine's disk."""
+    """A file on a remote file system."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # refuses this file system as well
     monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", tmp_path / "hf" / "downloads")
@@ -192,7 +192,7 @@ def test_files_elsewhere_that_cannot_be_read(remote: str) -> None:
         load("memory://absent/rows.jsonl")
     with pytest.raises(DataError, match=r'^s3://bucket/rows\.pkl: unknown file type "\.pkl"'):
         load("s3://bucket/rows.pkl")
-    with pytest.raises(DataError, match=r'^memory://x/rows\.jsonl is one file and has no split "test"$'):
+    with pytest.raises(DataError, match=r'^memory://x/rows\.jsonl is a single file and has no split "test"$'):
         load("memory://x/rows.jsonl", split="test")
     with pytest.raises(DataError, match="cannot be loaded"):
         load("gopher://x/rows.jsonl")

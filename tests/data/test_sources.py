@@ -1,4 +1,4 @@
-"""Every file format gives back the same rows, and every malformed source is one sentence that says where."""
+"""Every file format gives the same rows; every malformed source raises one sentence with its location."""
 
 from __future__ import annotations
 
@@ -119,61 +119,65 @@ def test_splits_of_a_json_object_and_a_saved_dict(tmp_path: Path) -> None:
 
 GOOD = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
 
-# name of the file, its content, and what the sentence must hold ({} is the file's path)
+# file name, content, and text expected in the error message ({} is the file's path)
 MALFORMED: list[tuple[str, bytes | str, str]] = [
-    ("broken.jsonl", GOOD + '{"prompt": "a", \n', "{}:2: broken JSON: "),
-    ("cut.jsonl", GOOD + "\n" + '{"prompt": "a', "{}:3: broken JSON: Unterminated string"),
+    ("broken.jsonl", GOOD + '{"prompt": "a", \n', "{}:2: invalid JSON: "),
+    ("cut.jsonl", GOOD + "\n" + '{"prompt": "a', "{}:3: invalid JSON: Unterminated string"),
     ("number.jsonl", GOOD + "3\n", "{}:2: the line is a number, expected an object"),
-    ("list.jsonl", "[\n" + GOOD + "]\n", "{}:1: broken JSON: Expecting value (column 2); a file that is one JSON list"),
+    (
+        "list.jsonl",
+        "[\n" + GOOD + "]\n",
+        "{}:1: invalid JSON: Expecting value (column 2); a file that holds one JSON list",
+    ),
     ("one_list.jsonl", "[]\n", "{}:1: the line is a list, expected an object"),
     ("latin.jsonl", GOOD.encode() + b'{"prompt": "caf\xe9"}\n', "{}:2: not UTF-8 (byte 0xe9)"),
     ("utf16.jsonl", GOOD.encode("utf-16"), "{}:1: the file is UTF-16; save it as UTF-8"),
     ("empty.jsonl", "", "{} is empty"),
-    ("blank.jsonl", "\n\n", "{} holds no rows"),
-    ("deep.jsonl", "[" * 100_000 + "\n", "{}:1: broken JSON: nested too deeply"),
+    ("blank.jsonl", "\n\n", "{} has no rows"),
+    ("deep.jsonl", "[" * 100_000 + "\n", "{}:1: invalid JSON: nested too deeply"),
     ("bad.jsonl.gz", b"not gzip", "{} cannot be read: Not a gzipped file"),
     ("cut.jsonl.gz", gzip.compress(GOOD.encode() * 50)[:-12], "{} cannot be read: "),
-    ("broken.json", '[\n {"prompt": "a"},\n {"prompt" "b"}\n]', "{}:3: broken JSON: Expecting ':' delimiter"),
+    ("broken.json", '[\n {"prompt": "a"},\n {"prompt" "b"}\n]', "{}:3: invalid JSON: Expecting ':' delimiter"),
     ("empty.json", " \n", "{} is empty"),
-    ("nothing.json", "[]", "{} holds no rows"),
-    ("scalar.json", '"text"', "{}:1: the file holds text, expected a list of objects"),
-    ("one.json", '{"prompt": "a"}', "{}:1: the file holds one object without a list of rows"),
-    ("two.json", '{"a": [], "b": []}', "{}:1: the file holds several lists (a, b); name one as data.split"),
+    ("nothing.json", "[]", "{} has no rows"),
+    ("scalar.json", '"text"', "{}:1: the file contains text, expected a list of objects"),
+    ("one.json", '{"prompt": "a"}', "{}:1: the file contains one object without a list of rows"),
+    ("two.json", '{"a": [], "b": []}', "{}:1: the file contains several lists (a, b); set data.split to one of them"),
     ("items.json", '[\n{"prompt": "a"},\n"b"]', "{}:3: the row is text, expected an object"),
     ("latin.json", b'[{"prompt": "a"},\n{"prompt": "caf\xe9"}]', "{}:2: not UTF-8 (byte 0xe9)"),
     ("empty.csv", "", "{} is empty"),
-    ("header.csv", "prompt,chosen,rejected\n", "{} holds no rows"),
-    ("twice.csv", "prompt,prompt\na,b\n", '{}:1: the header names column "prompt" twice'),
+    ("header.csv", "prompt,chosen,rejected\n", "{} has no rows"),
+    ("twice.csv", "prompt,prompt\na,b\n", '{}:1: the header repeats column "prompt"'),
     ("nameless.csv", ",,\na,b,c\n", "{}:1: no header"),
-    ("short.csv", 'prompt,chosen,rejected\na,"b\nb",c\na,b\n', "{}:4: 2 fields, but the header names 3 columns"),
-    ("quote.csv", 'prompt,chosen,rejected\na,b,"c\n', "{}:2: broken CSV: unexpected end of data"),
+    ("short.csv", 'prompt,chosen,rejected\na,"b\nb",c\na,b\n', "{}:4: 2 fields, but the header has 3 columns"),
+    ("quote.csv", 'prompt,chosen,rejected\na,b,"c\n', "{}:2: invalid CSV: unexpected end of data"),
     ("bad.parquet", b"PAR1 and then nothing", "{} cannot be read as Parquet: "),
     ("bad.arrow", b"not arrow at all", "{} cannot be read as Arrow: "),
     ("empty.feather", b"", "{} cannot be read as Arrow: "),
-    ("rows.pkl", pickle.dumps(ROWS), "{}: .pkl files can run code when they are loaded"),
-    ("rows.pt", b"", "{}: .pt files can run code when they are loaded"),
-    ("rows.xml", "<a/>", '{}: unknown file type ".xml"; known are .jsonl'),
-    ("rows", "a", "{}: no file type in the name; known are .jsonl"),
-    ("rows.parquet.gz", b"", "{}: unpack it first"),
+    ("rows.pkl", pickle.dumps(ROWS), "{}: loading a .pkl file can run code"),
+    ("rows.pt", b"", "{}: loading a .pt file can run code"),
+    ("rows.xml", "<a/>", '{}: unknown file type ".xml"; supported are .jsonl'),
+    ("rows", "a", "{}: the file name has no extension; supported are .jsonl"),
+    ("rows.parquet.gz", b"", "{}: decompress it first"),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "says"), MALFORMED, ids=[name for name, _, _ in MALFORMED])
+@pytest.mark.parametrize(("name", "content", "expected"), MALFORMED, ids=[name for name, _, _ in MALFORMED])
 def test_malformed_file_is_one_sentence_with_its_place(
-    tmp_path: Path, name: str, content: bytes | str, says: str
+    tmp_path: Path, name: str, content: bytes | str, expected: str
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as caught:
         load(path)
     message = str(caught.value)
-    assert says.format(path) in message
+    assert expected.format(path) in message
     assert "\n" not in message
 
 
-# a row of JSON Lines after one good row, and what the sentence must hold
+# a row of JSON Lines after one good row, and text expected in the error message
 BAD_ROWS: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": "a", "chosen": "b"}, '{}:2: no "rejected" in this row (the row has prompt, chosen)'),
+    ({"prompt": "a", "chosen": "b"}, '{}:2: no column "rejected" (the row has prompt, chosen)'),
     (
         {"prompt": "a", "chosen": "b", "rejected": None},
         '{}:2: "rejected" is null (the row has prompt, chosen, rejected)',
@@ -192,7 +196,7 @@ BAD_ROWS: list[tuple[dict[str, Any], str]] = [
         {"prompt": "a", "chosen": {"from": "me", "value": "b"}, "rejected": "c"},
         "{}:2: \"chosen.from\" is 'me', expected",
     ),
-    ({"prompt": "a", "chosen": "\ud800", "rejected": "c"}, '{}:2: "chosen" holds half a surrogate pair'),
+    ({"prompt": "a", "chosen": "\ud800", "rejected": "c"}, '{}:2: "chosen" contains an unpaired surrogate'),
     (
         {"prompt": "a", "chosen": "b", "rejected": "c", "cluster": []},
         '{}:2: "cluster" is a list, expected text or a number',
@@ -200,12 +204,14 @@ BAD_ROWS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "says"), BAD_ROWS)
-def test_structural_fault_of_a_row_names_file_line_and_field(tmp_path: Path, row: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize(("row", "expected"), BAD_ROWS)
+def test_structural_fault_of_a_row_names_file_line_and_field(
+    tmp_path: Path, row: dict[str, Any], expected: str
+) -> None:
     path = helpers.write_jsonl(tmp_path / "rows.jsonl", [json.loads(GOOD), row])
     with pytest.raises(DataError) as caught:
         normalise(load(path), "preference")
-    assert says.format(path) in str(caught.value)
+    assert expected.format(path) in str(caught.value)
 
 
 def test_csv_without_the_columns(tmp_path: Path) -> None:
@@ -222,12 +228,12 @@ def test_missing_file_suggests_a_sibling(tmp_path: Path) -> None:
     (tmp_path / "prefs.jsonl").write_text(GOOD)
     with pytest.raises(DataError, match=r'pref\.jsonl does not exist, did you mean "prefs\.jsonl"\?'):
         load(tmp_path / "pref.jsonl")
-    with pytest.raises(DataError, match=r"there is no directory .*nowhere"):
+    with pytest.raises(DataError, match=r"directory .*nowhere does not exist"):
         load(tmp_path / "nowhere" / "prefs.jsonl")
 
 
 def test_directory_without_data(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is a directory without data files"):
+    with pytest.raises(DataError, match="contains no data files"):
         load(tmp_path)
 
 
@@ -239,15 +245,15 @@ def test_broken_saved_data_set(tmp_path: Path) -> None:
 
 def test_unknown_hub_id_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r'"nobody/nothing-here" is no file or directory here and cannot be loaded'):
+    with pytest.raises(DataError, match=r'"nobody/nothing-here" is not a local file or directory and cannot be loaded'):
         load("nobody/nothing-here")
 
 
 def test_subset_and_split_of_a_file_are_refused(tmp_path: Path) -> None:
     path = helpers.write_jsonl(tmp_path / "rows.jsonl", [json.loads(GOOD)])
-    with pytest.raises(DataError, match=r'data.subset "main" is for hub data sets'):
+    with pytest.raises(DataError, match=r'data.subset "main" applies to hub data sets only'):
         load_rows(str(path), None, DataConfig(subset="main"))
-    with pytest.raises(DataError, match='is one file and has no split "test"'):
+    with pytest.raises(DataError, match='is a single file and has no split "test"'):
         load(path, "test")
 
 

@@ -1,4 +1,4 @@
-"""The held-out rows: no cluster or prompt on both sides, shares, folds, limits, splits by name."""
+"""Held-out rows: no cluster or prompt on both sides; shares, folds, limits, named splits."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_every_row_is_in_one_fold(which: list[tuple[int, int]], folds: int) -> N
     try:
         parts = [_split(which, 0.1, (fold, folds)) for fold in range(folds)]
     except DataError as error:
-        assert "cannot be cut" in str(error) or "share one prompt" in str(error)  # noqa: PT017
+        assert "cannot be split into" in str(error) or "share one prompt" in str(error)  # noqa: PT017
         return
     assert all(any(part) for part in parts)
     assert [sum(row) for row in zip(*parts, strict=True)] == [1] * len(which)

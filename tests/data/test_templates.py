@@ -1,4 +1,4 @@
-"""Templates of rows and of conversations, tools, and the loss on the turns of the assistant."""
+"""Row templates, chat templates, tools, and training on all assistant turns."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_tools_reach_the_template(tmp_path: Path) -> None:
     )
     assert texts[2] == texts[3]
     assert [row.tools is None for row in data.train_rows] == [False, False, True, True]
-    with pytest.raises(DataError, match=r':1: "tools" is text, expected a list|:1: "tools" is broken JSON'):
+    with pytest.raises(DataError, match=r':1: "tools" is text, expected a list|:1: "tools" is invalid JSON'):
         load_all("completion", tokenizer, source=file(tmp_path, "bad", {**row, "tools": "look_up"}))
 
 
@@ -122,6 +122,6 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> No
     talk = [{"role": role, "content": "sky"} for role in ("user", "assistant", "user", "assistant")]
     path = file(tmp_path, "talk", {"messages": talk})
     with pytest.raises(
-        DataError, match=r":1: the chat template writes turn 2 differently once others follow.*train_on: last"
+        DataError, match=r":1: the chat template renders turn 2 differently when later turns follow.*train_on: last"
     ):
         load_all("completion", tokenizer, source=path, train_on="all")

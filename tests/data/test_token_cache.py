@@ -1,4 +1,4 @@
-"""The cache of tokenised rows: a hit equals a miss, corrupt files, several processes, the key, the directory."""
+"""The cache of tokenised rows: hits equal misses, corrupt files, concurrent processes, key, directory."""
 
 from __future__ import annotations
 

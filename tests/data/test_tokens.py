@@ -1,4 +1,4 @@
-"""The rules of tokenisation: the border, begin and end tokens, truncation, chat templates."""
+"""Tokenisation: the prompt boundary, BOS and EOS tokens, truncation, chat templates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOS, EOS, END = 1, 2, 6
 
 @dataclass
 class Tokenised:
-    """What the tests look at of a table."""
+    """The parts of a table that the tests check."""
 
     table: TokenTable
 
@@ -80,7 +80,7 @@ def test_completion_is_what_follows_the_prompts_own_tokens(adds_bos: bool) -> No
 def test_tokens_that_span_the_border_belong_to_the_completion_and_are_counted() -> None:
     tokenizer = make_tokenizer(adds_bos=False)
     row = {"prompt": "The sky is ", "chosen": "blue.", "rejected": "green."}
-    # " blue" is one token, so the prompt's trailing space is not a token of its own in the joint text.
+    # " blue" is one token, so in the joint text the prompt's trailing space is not a separate token.
     assert bare(tokenizer, "The sky is blue.")[: len(bare(tokenizer, "The sky is "))] != bare(tokenizer, "The sky is ")
     made = encode(tokenizer, row, kind="preference")
     prompt, chosen, rejected = segments(made)
@@ -250,14 +250,14 @@ def test_chat_template_text_is_trls(row: dict[str, Any], template: str) -> None:
 
 
 def test_conversation_without_a_template_names_the_setting() -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:1 is a conversation.*set model\.chat_template"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: the row is a conversation.*set model\.chat_template"):
         encode(make_tokenizer(chat=False), CONVERSATIONS[0])
 
 
 def test_template_that_refuses_a_conversation_names_the_line() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: the chat template refuses.*roles must alternate"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: the chat template rejects.*roles must alternate"):
         encode(tokenizer, CONVERSATIONS[0])
 
 

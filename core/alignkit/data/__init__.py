@@ -1,1 +1,1 @@
-"""From a source on disk or hub to tokenised rows."""
+"""Data loading: from files, URLs and hub data sets to tokenised, ordered rows."""

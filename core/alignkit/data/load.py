@@ -1,4 +1,4 @@
-"""From the data section of a configuration to tokenised training and held-out rows."""
+"""Loading of the tokenised training and held-out rows of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Load: TypeAlias = Callable[[str, str | None], RawRows | None]
-"""Asked first for the rows of ``(source, split)``; None means the source is for alignkit to load."""
+"""A plugin's loader, called first with ``(source, split)``; None leaves the source to alignkit."""
 
 
 class HasData(Protocol):
@@ -44,16 +44,16 @@ class HasData(Protocol):
 
 
 class PreparedRows(NamedTuple):
-    """Held-out rows of one kind made ready, and what became of the others."""
+    """Held-out rows of one kind, and the reports of their sources."""
 
     rows: TokenisedRows
     reports: tuple[SourceReport, ...]
 
 
 class HeldOut:
-    """Held-out rows as rows of any kind, made ready when first asked for.
+    """Held-out rows as rows of any kind, prepared on first use.
 
-    The same source rows whatever the kind, less those unusable as that kind (logged).
+    Every kind is made from the same source rows, less those unusable as that kind (logged).
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class HeldOut:
         self._ready = dict(ready or {})
 
     def examples(self, kind: RowKind) -> TokenisedRows:
-        """Return the rows of ``kind``, tokenised; raises :class:`NoRowsError` where the data has none."""
+        """Return the tokenised rows of ``kind``; raises :class:`NoRowsError` if the data has none."""
         return self._of(kind).rows
 
     def rows(self, kind: RowKind) -> Sequence[Row]:
@@ -88,7 +88,7 @@ class HeldOut:
 
 @dataclass
 class Data:
-    """The data of a run: ``train`` and ``eval`` tokenised for the method's row kind, ``held_out`` for any kind."""
+    """The data of a run: ``train`` and ``eval`` as rows of the method's kind, ``held_out`` as rows of any kind."""
 
     kind: RowKind
     train: TokenisedRows
@@ -105,17 +105,18 @@ class Data:
 def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> Data:
     """Load, check, split and tokenise the data of a run.
 
-    Held out are, in this order: the rows of ``data.eval_source``; the split that ``data.eval_split`` names; the demo's test
-    split where the source is the demo; else ``data.eval_split`` as a share of the rows (or ``data.fold``), by cluster.
+    The held-out rows are the first of these that is configured: one fold (``data.folds``); the rows of
+    ``data.eval_source``; the split named by ``data.eval_split``; the demo's test split, if the source is the demo; else a
+    share ``data.eval_split`` of the rows, by cluster.
 
     Args:
         config: a run's configuration (only ``data`` is read).
-        kind: what the method's rows are.
-        tokenizer: the model's tokenizer; the chat template of conversations is its own.
-        load: asked for the rows of a source before alignkit loads them itself.
+        kind: the method's row kind.
+        tokenizer: the model's tokenizer, with the chat template for conversations.
+        load: a plugin's loader, called for each source first.
 
     Raises:
-        DataError: a source or row cannot be used, or more rows than ``data.max_dropped`` allows are unusable.
+        DataError: a source or row cannot be used, or more rows are unusable than ``data.max_dropped`` allows.
     """
     import pyarrow.compute as pc
 
@@ -149,14 +150,14 @@ def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase
 
 
 def load_held_out(data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> HeldOut:
-    """Load every row of ``data.eval_source`` to evaluate on; raises :class:`DataError` as :func:`load_data` does."""
+    """Load every row of the held-out sources, or else of the sources; raises :class:`DataError` as :func:`load_data`."""
     loader = Loader(data, tokenizer, load)
     sources = loader.held_out_sources() or loader.training_sources(HELD_OUT_SPLITS, data.eval_limit)
     return HeldOut(lambda kind: _all_of(sources, kind, loader))
 
 
 def _all_of(sources: Sequence[OpenSource], kind: RowKind, loader: Loader) -> PreparedRows:
-    """Return every usable row of some sources."""
+    """Return every usable row of the sources."""
     tables = [loader.table(source, kind) for source in sources]
     rows = TokenisedRows(kind, [RowSelection(table, table.kept) for table in tables])
     return PreparedRows(rows, tuple(SourceReport.of(table) for table in tables))
@@ -165,20 +166,20 @@ def _all_of(sources: Sequence[OpenSource], kind: RowKind, loader: Loader) -> Pre
 def _split_off(
     loader: Loader, sources: Sequence[OpenSource], tables: Sequence[TokenTable], reports: tuple[SourceReport, ...]
 ) -> Data:
-    """Hold out a share of the rows of the training sources by cluster, all sources together."""
+    """Hold out a share (or fold) of the training sources' rows by cluster, all sources together."""
     data, kind = loader.config, tables[0].kind
     names = " and ".join(table.source for table in tables)
     clusters, prompts = (joined([t.table.column(name) for t in tables]) for name in ("cluster", "prompt"))
     fold = None if data.folds is None else (data.fold, data.folds)
     share = float(data.eval_split)
     masks = np.split(held_out(clusters, prompts, share, names, fold), np.cumsum([len(table) for table in tables])[:-1])
-    # A position is a row of the source, whatever it is used for: the same ones are held out as rows of any kind.
+    # Positions are rows of the source, so the same ones are held out as rows of any kind.
     held = [np.unique(t.numbers("position")[mask]) for t, mask in zip(tables, masks, strict=True)]
     evaluated = _first(held, data.eval_limit)
     train = TokenisedRows(kind, [_rows_at(t, h, inside=False) for t, h in zip(tables, held, strict=True)])
     evaluation = TokenisedRows(kind, [_rows_at(t, e, inside=True) for t, e in zip(tables, evaluated, strict=True)])
     if not len(train) or (any(map(len, held)) and not len(evaluation)):
-        raise DataError(f"{names}: too few usable rows to hold some out; set data.eval_source")
+        raise DataError(f"{names}: too few usable rows for a held-out share; set data.eval_source")
 
     def prepare_held_out(other: RowKind) -> PreparedRows:
         others = [loader.table(source, other) for source in sources]
@@ -195,7 +196,7 @@ def _split_off(
 
 
 def _first(positions: Sequence[NDArray[np.int64]], limit: int | None) -> list[NDArray[np.int64]]:
-    """Return the first ``limit`` positions of all sources together, by turns."""
+    """Return the first ``limit`` positions over all sources, taken in turn."""
     if limit is None or sum(map(len, positions)) <= limit:
         return list(positions)
     order = sorted((at, source) for source, found in enumerate(positions) for at in range(min(len(found), limit)))
@@ -204,13 +205,13 @@ def _first(positions: Sequence[NDArray[np.int64]], limit: int | None) -> list[ND
 
 
 def _rows_at(table: TokenTable, positions: NDArray[np.int64], *, inside: bool) -> RowSelection:
-    """Return the usable rows of a table that stand at some positions of its source, or at none of them."""
+    """Return the usable rows of a table whose position in the source is among ``positions`` (``inside``), or is not."""
     found = np.isin(table.numbers("position")[table.kept], positions, invert=not inside)
     return RowSelection(table, table.kept[found])
 
 
 class OpenSource(NamedTuple):
-    """A source with how its rows are read."""
+    """A source with its reading options and its name in mixes."""
 
     source: Source
     reading: Reading
@@ -219,14 +220,14 @@ class OpenSource(NamedTuple):
 
 @dataclass(frozen=True)
 class Loader:
-    """Opens the sources of one run and brings their rows to tables."""
+    """Opens and tokenises the sources of one run."""
 
     config: DataConfig
     tokenizer: PreTrainedTokenizerBase
     load: Load | None = None
 
     def training_sources(self, defaults: Sequence[str] = TRAIN_SPLITS, limit: int | None = None) -> list[OpenSource]:
-        """Open the sources that are trained on."""
+        """Open the training sources."""
         data = self.config
         labels = data.names if len(data.parts) > 1 else [""]
         return [
@@ -235,7 +236,7 @@ class Loader:
         ]
 
     def held_out_sources(self) -> list[OpenSource] | None:
-        """Open the sources that are held out whole; None where a share of the training sources is."""
+        """Open the held-out sources; None if a share or fold of the training sources is held out instead."""
         data = self.config
         named = data.eval_split if isinstance(data.eval_split, str) else None
         if data.folds is not None:
@@ -257,16 +258,16 @@ class Loader:
         limit: int | None,
         label: str = "",
     ) -> OpenSource:
-        """Open a source, a plugin's answer before our own."""
+        """Open a source, by the plugin's loader if it has the source."""
         raw = self.load(name, split) if self.load is not None else None
         if raw is not None and not len(raw.rows):
-            raise DataError(f"{raw.source} holds no rows")
+            raise DataError(f"{raw.source} has no rows")
         if raw is not None:
             return OpenSource(Source.of(raw).head(limit), reading, label)
         return OpenSource(open_source(name, split, reading, default_splits=defaults, limit=limit), reading, label)
 
     def table(self, opened: OpenSource, kind: RowKind) -> TokenTable:
-        """Return the rows of a source as rows of ``kind``, from the cache where they are."""
+        """Return the rows of a source as tokenised rows of ``kind``, cached if ``data.cache``."""
         source, reading, label = opened
         recipe = Recipe(
             kind,
@@ -292,8 +293,8 @@ class Loader:
         lengths = table.numbers("prompt_tokens")
         shortest = int(lengths[lengths >= 0].min(initial=1 << 62))
         if shortest < 1 << 62 and shortest + (table.kind != "prompt") > self.config.max_length:
-            what = "every prompt" if table.kind == "prompt" else "every prompt with one token of its completion"
+            needed = "every prompt" if table.kind == "prompt" else "every prompt with one completion token"
             raise DataError(
-                f"data.max_length {self.config.max_length} is shorter than {what} of {table.source} "
+                f"data.max_length {self.config.max_length} is shorter than {needed} of {table.source} "
                 f"(the shortest prompt has {shortest} tokens)"
             )

@@ -1,4 +1,4 @@
-"""Rows: as they stand in a source (:class:`RawRows`), and as every source is brought to (:class:`Row`)."""
+"""Helpers for values and texts of rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alignkit.contract.rows import Text
 
 
 def digest(*texts: Text) -> str:
-    """Return 16 hexadecimal digits that stand for the content of ``texts``."""
+    """Return a hash of the content of ``texts``, 16 hexadecimal digits."""
     content = as_json(texts)
     if content is None:
         content = json.dumps(texts, sort_keys=True, ensure_ascii=False, default=str)
@@ -19,16 +19,16 @@ def digest(*texts: Text) -> str:
 
 
 def as_json(texts: Sequence[Text]) -> str | None:
-    """Return plain texts as the JSON list ``json.dumps`` writes, several times as fast; None where one is a conversation."""
+    """Return plain texts as ``json.dumps`` writes a list, several times faster; None if one of them is a conversation."""
     plain = [encode_basestring(text) for text in texts if isinstance(text, str)]
     return f"[{', '.join(plain)}]" if len(plain) == len(texts) else None
 
 
 def describe_value(value: object) -> str:
-    """Name a value's type as a user of JSON would: ``describe_value(3)`` -> ``"a number"``.
+    """Return a value's type in JSON terms.
 
-    >>> describe_value([1]), describe_value(None), describe_value(True)
-    ('a list', 'null', 'true')
+    >>> describe_value(3), describe_value([1]), describe_value(None), describe_value(True)
+    ('a number', 'a list', 'null', 'true')
     """
     if value is None:
         return "null"

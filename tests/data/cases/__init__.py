@@ -1,4 +1,4 @@
-"""Nasty data and the exact sentence a user gets for each."""
+"""Malformed data with the exact error message for each."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GOOD = [json.dumps(row) for row in pairs(4)]
 
 
 def lines(*rows: Any, at: int = 2) -> bytes:
-    """Good rows with others from line ``at`` + 1 on."""
+    """Good rows, with others inserted after line ``at``."""
     made = [row if isinstance(row, (str, bytes)) else json.dumps(row) for row in rows]
     encoded = [row.encode() if isinstance(row, str) else row for row in [*GOOD[:at], *made, *GOOD[at:]]]
     return b"".join(row + b"\n" for row in encoded)
 
 
 def changed(**columns: Any) -> bytes:
-    """Good rows, and on line 3 one with other columns (``...`` leaves a column out)."""
+    """Good rows, with columns of the one on line 3 replaced (``...`` removes a column)."""
     row = {**pairs(9)[8], **columns}
     return lines({key: value for key, value in row.items() if value is not ...})
 
@@ -46,7 +46,7 @@ def parquet(*rows: dict[str, Any]) -> bytes:
 
 class Case(NamedTuple):
     content: bytes
-    says: str
+    expected: str
     name: str = "d.jsonl"
     section: dict[str, Any] = {}
     kind: RowKind = "preference"

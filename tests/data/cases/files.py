@@ -12,15 +12,15 @@ from tests.helpers.data import pairs
 FILES: dict[str, Case] = {
     # ---------------------------------------------------------------- JSON Lines
     "nothing": Case(b"", "{file} is empty"),
-    "white space": Case(b" \n\t\n \n", "{file} holds no rows"),
-    "half a line": Case(lines('{"prompt": "a'), "{file}:3: broken JSON: Unterminated string starting at (column 12)"),
+    "white space": Case(b" \n\t\n \n", "{file} has no rows"),
+    "half a line": Case(lines('{"prompt": "a'), "{file}:3: invalid JSON: Unterminated string starting at (column 12)"),
     "a comma too many": Case(
         lines('{"prompt": "a",}'),
-        "{file}:3: broken JSON: Expecting property name enclosed in double quotes (column 16)",
+        "{file}:3: invalid JSON: Expecting property name enclosed in double quotes (column 16)",
     ),
-    "two objects on a line": Case(lines('{"prompt": "a"} {"b": 1}'), "{file}:3: broken JSON: Extra data (column 17)"),
+    "two objects on a line": Case(lines('{"prompt": "a"} {"b": 1}'), "{file}:3: invalid JSON: Extra data (column 17)"),
     "single quotes": Case(
-        lines("{'prompt': 'a'}"), "{file}:3: broken JSON: Expecting property name enclosed in double quotes (column 2)"
+        lines("{'prompt': 'a'}"), "{file}:3: invalid JSON: Expecting property name enclosed in double quotes (column 2)"
     ),
     "a list a line": Case(lines([1, 2]), "{file}:3: the line is a list, expected an object with the row's columns"),
     "a number a line": Case(lines("17"), "{file}:3: the line is a number, expected an object with the row's columns"),
@@ -28,12 +28,12 @@ FILES: dict[str, Case] = {
     "null a line": Case(lines("null"), "{file}:3: the line is null, expected an object with the row's columns"),
     "a JSON list named jsonl": Case(
         json.dumps(pairs(2), indent=1).encode(),
-        "{file}:1: broken JSON: Expecting value (column 2); a file that is one JSON list is named .json",
+        "{file}:1: invalid JSON: Expecting value (column 2); a file that holds one JSON list must be named .json",
     ),
-    "nested too deeply": Case(lines("[" * 100_000), "{file}:3: broken JSON: nested too deeply"),
+    "nested too deeply": Case(lines("[" * 100_000), "{file}:3: invalid JSON: nested too deeply"),
     "a number of ten thousand digits": Case(
         lines('{"prompt": ' + "9" * 10_000 + "}"),
-        "{file}:3: broken JSON: Exceeds the limit (4300 digits) for integer string conversion: value has 10000 digits",
+        "{file}:3: invalid JSON: Exceeds the limit (4300 digits) for integer string conversion: value has 10000 digits",
     ),
     "Latin-1": Case(
         lines('{"prompt": "caf\xe9"}'.encode("latin-1")), "{file}:3: not UTF-8 (byte 0xe9); save the file as UTF-8"
@@ -41,53 +41,51 @@ FILES: dict[str, Case] = {
     "UTF-16": Case("\n".join(GOOD).encode("utf-16"), "{file}:1: the file is UTF-16; save it as UTF-8"),
     "half a surrogate pair": Case(
         lines('{"prompt": "\\ud83d", "chosen": "a", "rejected": "b"}'),
-        '{file}:3: "prompt" holds half a surrogate pair, which is no character',
+        '{file}:3: "prompt" contains an unpaired surrogate, which is not a character',
     ),
     "NUL bytes for a file": Case(
         b"\0" * 64,
-        "{file}:1: broken JSON: Expecting value (column 1); these are NUL bytes, as in a file whose download broke off",
+        "{file}:1: invalid JSON: Expecting value (column 1); the line begins with NUL bytes, as after an interrupted download",
     ),
     "a web page": Case(
         b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
-        "{file}:1: broken JSON: Expecting value (column 1); this is a web page or XML",
+        "{file}:1: invalid JSON: Expecting value (column 1); this looks like HTML or XML",
     ),
     "a Git LFS pointer": Case(
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-        "{file}:1: broken JSON: Expecting value (column 1); this stands for a file that Git LFS has: fetch it with git lfs pull",
+        "{file}:1: invalid JSON: Expecting value (column 1); this is a Git LFS pointer: fetch the file with git lfs pull",
     ),
     # ---------------------------------------------------------------- JSON
     "broken JSON file": Case(
-        b'[{"prompt": "a"},\n {"prompt": \n]', "{file}:3: broken JSON: Expecting value (column 1)", "d.json"
+        b'[{"prompt": "a"},\n {"prompt": \n]', "{file}:3: invalid JSON: Expecting value (column 1)", "d.json"
     ),
     "one object": Case(
         b'{"prompt": "a", "chosen": "b", "rejected": "c"}',
-        "{file}:1: the file holds one object without a list of rows",
+        "{file}:1: the file contains one object without a list of rows",
         "d.json",
     ),
-    "a text for a file": Case(b'"hello"', "{file}:1: the file holds text, expected a list of objects", "d.json"),
+    "a text for a file": Case(b'"hello"', "{file}:1: the file contains text, expected a list of objects", "d.json"),
     "a list of texts": Case(
         b'[\n"a",\n"b"]', "{file}:2: the row is text, expected an object with the row's columns", "d.json"
     ),
-    "an empty list": Case(b"[]", "{file} holds no rows", "d.json"),
+    "an empty list": Case(b"[]", "{file} has no rows", "d.json"),
     "two lists": Case(
         b'{"train": [{}], "test": [{}]}',
-        "{file}:1: the file holds several lists (train, test); name one as data.split",
+        "{file}:1: the file contains several lists (train, test); set data.split to one of them",
         "d.json",
     ),
     # ---------------------------------------------------------------- CSV
-    "CSV without rows": Case(b"prompt,chosen,rejected\n", "{file} holds no rows", "d.csv"),
-    "CSV without a header": Case(b"\n\n", "{file}:1: no header: the first line names the columns", "d.csv"),
+    "CSV without rows": Case(b"prompt,chosen,rejected\n", "{file} has no rows", "d.csv"),
+    "CSV without a header": Case(b"\n\n", "{file}:1: no header: the first line must name the columns", "d.csv"),
     "a field too few": Case(
-        b"prompt,chosen,rejected\na,b,c\na,b\n", "{file}:3: 2 fields, but the header names 3 columns", "d.csv"
+        b"prompt,chosen,rejected\na,b,c\na,b\n", "{file}:3: 2 fields, but the header has 3 columns", "d.csv"
     ),
     "a field too many": Case(
-        b"prompt,chosen,rejected\na,b,c,d\n", "{file}:2: 4 fields, but the header names 3 columns", "d.csv"
+        b"prompt,chosen,rejected\na,b,c,d\n", "{file}:2: 4 fields, but the header has 3 columns", "d.csv"
     ),
-    "a column twice": Case(
-        b"prompt,chosen,chosen\na,b,c\n", '{file}:1: the header names column "chosen" twice', "d.csv"
-    ),
+    "a column twice": Case(b"prompt,chosen,chosen\na,b,c\n", '{file}:1: the header repeats column "chosen"', "d.csv"),
     "a quote without end": Case(
-        b'prompt,chosen,rejected\n"a,b,c\n', "{file}:2: broken CSV: unexpected end of data", "d.csv"
+        b'prompt,chosen,rejected\n"a,b,c\n', "{file}:2: invalid CSV: unexpected end of data", "d.csv"
     ),
     "CSV in Latin-1": Case(
         "prompt,chosen,rejected\na,b,caf\xe9\n".encode("latin-1"),
@@ -100,12 +98,12 @@ FILES: dict[str, Case] = {
     # ---------------------------------------------------------------- binary files, names
     "no Parquet": Case(
         b"PAR1 not at all",
-        "{file} cannot be read as Parquet: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.",
+        "{file} cannot be read as Parquet: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file",
         "d.parquet",
     ),
     "half a Parquet": Case(
         parquet(*pairs(50))[:200],
-        "{file} cannot be read as Parquet: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.",
+        "{file} cannot be read as Parquet: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file",
         "d.parquet",
     ),
     "Parquet of other columns": Case(
@@ -129,24 +127,28 @@ FILES: dict[str, Case] = {
         "d.jsonl.gz",
     ),
     "no archive": Case(lines(), "{file} cannot be read: Not a gzipped file (b'{\"')", "d.jsonl.gz"),
-    "a packed Parquet": Case(b"x", "{file}: unpack it first; only the text formats are read gzipped", "d.parquet.gz"),
+    "a packed Parquet": Case(
+        b"x", "{file}: decompress it first; only text formats can be read gzipped", "d.parquet.gz"
+    ),
     "a pickle": Case(
         pickle.dumps(pairs(2)),
-        "{file}: .pkl files can run code when they are loaded; save the rows as JSON Lines or Parquet",
+        "{file}: loading a .pkl file can run code; save the rows as JSON Lines or Parquet",
         "d.pkl",
     ),
     "an unknown ending": Case(
         lines(),
-        '{file}: unknown file type ".docx"; known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, and .gz of the text formats',
+        '{file}: unknown file type ".docx"; supported are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, and .gz of the text formats',
         "d.docx",
     ),
     "no ending": Case(
         lines(),
-        "{file}: no file type in the name; known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, and .gz of the text formats",
+        "{file}: the file name has no extension; supported are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, and .gz of the text formats",
         "data",
     ),
-    "a split of one file": Case(lines(), '{file} is one file and has no split "test"', section={"split": "test"}),
+    "a split of one file": Case(lines(), '{file} is a single file and has no split "test"', section={"split": "test"}),
     "a subset of a file": Case(
-        lines(), 'data.subset "main" is for hub data sets, and {file} is a local path', section={"subset": "main"}
+        lines(),
+        'data.subset "main" applies to hub data sets only, and {file} is a local path',
+        section={"subset": "main"},
     ),
 }

@@ -22,7 +22,7 @@ def _refusing() -> Any:
 ROWS: dict[str, Case] = {
     # ---------------------------------------------------------------- columns
     "a column is missing": Case(
-        changed(rejected=...), '{file}:3: no "rejected" in this row (the row has id, prompt, chosen)'
+        changed(rejected=...), '{file}:3: no column "rejected" (the row has id, prompt, chosen)'
     ),
     "a column is null": Case(
         changed(chosen=None), '{file}:3: "chosen" is null (the row has id, prompt, chosen, rejected)'
@@ -59,7 +59,7 @@ ROWS: dict[str, Case] = {
         'data.columns maps prompt to "promt", which {file} does not have, did you mean "prompt"? (it has chosen, id, prompt, rejected)',
         section={"columns": {"prompt": "promt"}},
     ),
-    # ---------------------------------------------------------------- rows nobody can train on
+    # ---------------------------------------------------------------- unusable rows
     "an empty answer": Case(
         changed(chosen=""),
         "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 empty completion (first: {file}:3)",
@@ -74,38 +74,38 @@ ROWS: dict[str, Case] = {
     ),
     "answers alike in tokens": Case(
         changed(chosen="It is.", rejected="It is.</s>"),
-        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 chosen and rejected are the same tokens (after truncation) (first: {file}:3)",
+        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 chosen and rejected have the same tokens (after truncation) (first: {file}:3)",
     ),
     "an answer of special tokens": Case(
         changed(chosen="</s><|end|>"),
-        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 completion of special tokens alone (first: {file}:3)",
+        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 completion has only special tokens (first: {file}:3)",
     ),
     "no text at all": Case(
         b'{"prompt": "", "chosen": "", "rejected": ""}\n' * 2,
-        "{file}: 2 of 2 rows cannot be used (none is left): 2 empty completion (first: {file}:1)",
+        "{file}: 2 of 2 rows cannot be used (no row is left): 2 empty completion (first: {file}:1)",
     ),
     "nothing to begin with": Case(
         b'{"prompt": "", "chosen": "It", "rejected": "no"}\n',
-        "{file}: 1 of 1 rows cannot be used (none is left): 1 empty prompt, and no token to begin with (first: {file}:1)",
+        "{file}: 1 of 1 rows cannot be used (no row is left): 1 empty prompt, and the tokenizer has no BOS or EOS token (first: {file}:1)",
         tokenizer=lambda: _without_start(),
     ),
     "prompts without end": Case(
         lines(),
-        "data.max_length 2 is shorter than every prompt with one token of its completion of {file} (the shortest prompt has 9 tokens)",
+        "data.max_length 2 is shorter than every prompt with one completion token of {file} (the shortest prompt has 9 tokens)",
         section={"max_length": 2},
     ),
     "all rows of one prompt": Case(
         b"".join(json.dumps({**row, "prompt": "x"}).encode() + b"\n" for row in pairs(3)),
         "{file}: all rows share one prompt or cluster, so none can be held out; set data.eval_source",
     ),
-    "one row": Case(GOOD[0].encode() + b"\n", "{file} holds one row, so none can be held out; set data.eval_source"),
+    "one row": Case(GOOD[0].encode() + b"\n", "{file} has only one row, so none can be held out; set data.eval_source"),
     "a share beyond one": Case(
         lines(),
-        "data.eval_split is 1.5, expected the name of a split or a share from 0 up to 1",
+        "data.eval_split is 1.5, expected a split name or a share of at least 0 and below 1",
         section={"eval_split": 1.5},
     ),
     "more folds than rows": Case(
-        lines(), "{file}: 4 groups of rows (clusters, prompts) cannot be cut into 9 folds", section={"folds": 9}
+        lines(), "{file}: 4 groups of rows (clusters, prompts) cannot be split into 9 folds", section={"folds": 9}
     ),
     # ---------------------------------------------------------------- conversations
     "a turn without a role": Case(
@@ -122,20 +122,20 @@ ROWS: dict[str, Case] = {
     ),
     "content with a picture": Case(
         talk(prompt=[{"role": "user", "content": [{"type": "image", "url": "x"}]}]),
-        '{file}:1: "prompt[0].content" holds a part of type image, and only text is read',
+        '{file}:1: "prompt[0].content" has a part of type image; only text is supported',
     ),
     "a role that is a number": Case(
         talk(prompt=[{"role": 1, "content": "x"}]), '{file}:1: "prompt[0].role" is a number, expected text'
     ),
-    "a ShareGPT role nobody knows": Case(
+    "an unknown ShareGPT role": Case(
         b'{"conversations": [{"from": "bard", "value": "x"}]}\n',
         "{file}:1: \"messages[0].from\" is 'bard', expected one of human, user, gpt, chatgpt, assistant, model, function_call, system, observation, tool",
         kind="completion",
     ),
-    "a conversation of nobody": Case(b'{"messages": []}\n', '{file}:1: "messages" is an empty list', kind="completion"),
+    "an empty conversation": Case(b'{"messages": []}\n', '{file}:1: "messages" is an empty list', kind="completion"),
     "a conversation without an answer": Case(
         b'{"messages": [{"role": "user", "content": "x"}]}\n',
-        "{file}: 1 of 1 rows cannot be used (none is left): 1 the conversation does not end with an answer (first: {file}:1)",
+        "{file}: 1 of 1 rows cannot be used (no row is left): 1 the conversation does not end with an assistant turn (first: {file}:1)",
         kind="completion",
     ),
     "messages that are text": Case(
@@ -143,18 +143,18 @@ ROWS: dict[str, Case] = {
     ),
     "a template that refuses": Case(
         talk(),
-        "{file}:1: the chat template refuses this conversation: roles must alternate",
+        "{file}:1: the chat template rejects this conversation: roles must alternate",
         tokenizer=lambda: _refusing(),
     ),
     "no template": Case(
         talk(),
-        "{file}:1 is a conversation, and the tokenizer has no chat template: set model.chat_template, or write the rows as plain text",
+        "{file}:1: the row is a conversation, but the tokenizer has no chat template: set model.chat_template, or use plain text rows",
         tokenizer=lambda: make_tokenizer(chat=False),
     ),
     "tools that are none": Case(talk(tools=[1]), '{file}:1: "tools" is a list, expected a list of function schemas'),
     "tools of broken JSON": Case(
         talk(tools="[{"),
-        '{file}:1: "tools" is broken JSON: Expecting property name enclosed in double quotes: line 1 column 3 (char 2)',
+        '{file}:1: "tools" is invalid JSON: Expecting property name enclosed in double quotes: line 1 column 3 (char 2)',
     ),
     # ---------------------------------------------------------------- other kinds of rows
     "a label that is none": Case(
@@ -174,7 +174,7 @@ ROWS: dict[str, Case] = {
     ),
     "an empty prompt alone": Case(
         b'{"prompt": " "}\n',
-        "{file}: 1 of 1 rows cannot be used (none is left): 1 empty prompt (first: {file}:1)",
+        "{file}: 1 of 1 rows cannot be used (no row is left): 1 empty prompt (first: {file}:1)",
         kind="prompt",
     ),
 }

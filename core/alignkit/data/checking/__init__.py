@@ -1,4 +1,4 @@
-"""``align data check``: what is wrong with a source, found before an hour of training is."""
+"""``align data check``: find problems in a source before training on it."""
 
 from __future__ import annotations
 

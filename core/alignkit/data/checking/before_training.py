@@ -1,4 +1,4 @@
-"""The rules of ``align data check`` on the rows of a run, before it trains."""
+"""The rules of ``align data check``, applied to a run's rows before training."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _FORMAT = 1
 
 
 def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
-    """Look at the training rows, and at the held-out ones for leaks; return what to say, a line a finding.
+    """Check the training rows, and the held-out rows for leaks; return one log line per finding.
 
-    What was found is kept by content, so that the runs of a sweep look once.
+    Findings are cached by content, so that the runs of a sweep check the same rows once.
 
     Raises:
-        ConfigError: ``most`` names a rule there is not.
-        DataError: a rule found more rows than ``most`` allows it.
+        ConfigError: ``most`` names an unknown rule.
+        DataError: a rule found a larger share of the rows than ``most`` allows.
     """
     for rule in limits.most:
         if rule not in TITLES:
@@ -48,18 +48,18 @@ def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
             first = finding.examples[0]
             raise DataError(
                 f"data check: {finding.count:,} of {len(rows):,} rows ({finding.rate:.1%}): {finding.title} "
-                f"[{finding.rule}], and data.check.most allows {allowed:.1%} (first: {first['place']}: {first['about']})"
+                f"[{finding.rule}], but data.check.most allows {allowed:.1%} (first: {first['place']}: {first['about']})"
             )
-    looked = "" if len(rows) == len(data.train) else f" of {len(rows):,} looked at"
+    checked = "" if len(rows) == len(data.train) else f" of {len(rows):,} checked"
     return [
-        f"data check: {finding.count:,}{looked} ({finding.rate:.1%}) {finding.title} [{finding.rule}] "
+        f"data check: {finding.count:,}{checked} ({finding.rate:.1%}) {finding.title} [{finding.rule}] "
         f"(first: {finding.examples[0]['place']}: {finding.examples[0]['about']})"
         for finding in findings
     ]
 
 
 def _evenly(rows: TokenisedRows, most: int) -> TokenisedRows:
-    """Return at most so many rows, evenly drawn."""
+    """Return at most ``most`` rows, evenly spaced."""
     if len(rows) <= most:
         return rows
     return rows.select(np.linspace(0, len(rows) - 1, most).astype(np.int64))

@@ -1,4 +1,4 @@
-"""One check of rows: every rule, what tokenisation would do, and a cleaned copy."""
+"""Data checks: apply every rule to a source, report the findings, and write a cleaned copy."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 EXAMPLES = 5
 TITLES = {name: title for name, title, *_ in (*RULES, *TOKEN_RULES)} | {
     "broken": "rows that cannot be read",
-    "leak": "prompts that stand in the held-out rows as well",
+    "leak": "prompts that also occur in the held-out rows",
 }
-"""Every rule by its name."""
+"""Rule name -> title."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule found."""
+    """The rows found by one rule."""
 
     rule: str
     title: str
@@ -40,32 +40,32 @@ class Finding:
     rate: float
     """Share of all rows."""
     drops: bool
-    """Whether ``--fix`` leaves the rows out."""
+    """Whether ``--fix`` removes the rows."""
     examples: Sequence[Mapping[str, str]]
     """The first few: ``place`` (file:line), ``row`` (its id), ``about``."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found in a source."""
+    """The result of checking one source."""
 
     source: str
     rows: int
     findings: Sequence[Finding]
     length: Mapping[str, float]
     tokens: Mapping[str, int] = field(default_factory=dict)
-    """With a tokenizer: rows cut, border merges, end tokens added, as training would."""
+    """With a tokenizer: counts of truncated rows, border merges and added end tokens, as in training."""
     words: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False)
-    """Words of every prompt and answer, by field."""
+    """Field (prompt, chosen, ...) -> number of words in every row."""
     token_lengths: Sequence[int] = field(default=(), repr=False)
-    """With a tokenizer: tokens of every row before it is cut."""
+    """With a tokenizer: number of tokens of every row before truncation."""
     max_length: int = 0
     dropped: Mapping[int, str] = field(default_factory=dict, repr=False)
-    """Rows of the readable ones that ``--fix`` leaves out -> the rule."""
+    """Index of a readable row that ``--fix`` removes -> rule."""
     readable: Readable | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the result as plain values for JSON."""
         return {
             "source": self.source,
             "rows": self.rows,
@@ -78,8 +78,8 @@ class Check:
         }
 
     def lines(self) -> list[str]:
-        """Say it as lines of text."""
-        out = [f"{self.source}: {self.rows:,} rows" + ("" if self.findings else ", nothing wrong was found")]
+        """Return the result as lines of text."""
+        out = [f"{self.source}: {self.rows:,} rows" + ("" if self.findings else ", no problems found")]
         for finding in self.findings:
             out.append(f"  {finding.count:,} ({finding.rate:.1%}) {finding.title} [{finding.rule}]")
             out += [f"      {e['place']}: {e['about']}" for e in finding.examples]
@@ -89,14 +89,14 @@ class Check:
             share = self.length
             out.append(
                 f"  the chosen answer is longer in {share['chosen_longer']:.0%} of the pairs, shorter in {share['chosen_shorter']:.0%}: "
-                f"always preferring the longer one would be right in {share['longer_is_better']:.0%}"
+                f"always preferring the longer one would have an accuracy of {share['longer_is_better']:.0%}"
             )
         out += [f"  {count:,} {name.replace('_', ' ')}" for name, count in self.tokens.items() if count]
         return out
 
 
 def quantiles(values: Sequence[int]) -> dict[str, float]:
-    """Return least, quartiles, 95 % point and most of some numbers; nothing of none."""
+    """Return minimum, quartiles, 95th percentile and maximum; empty for no values."""
     points = {"least": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "p95": 0.95, "most": 1.0}
     return {name: float(np.quantile(values, at)) for name, at in points.items()} if len(values) else {}
 
@@ -115,8 +115,8 @@ def check_source(
         source: file, saved data set directory, URL or hub id.
         split: of the source.
         config: the data section: column names, ``max_length``, ``limit``, thresholds (``check``).
-        held_out: a second source, whose prompts must not stand in this one.
-        tokenizer: tells what its chat template, truncation and borders would do.
+        held_out: a source whose prompts must not occur in this one.
+        tokenizer: if given, rows are also checked as rendered and tokenised by it.
 
     Raises:
         DataError: the source as a whole cannot be read.
@@ -153,7 +153,7 @@ def check_source(
 def find(
     rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig, total: int, seen: CheckedRows | None = None
 ) -> tuple[list[Finding], dict[int, str]]:
-    """Apply every rule to rows; return what was found, and which rows a cleaned copy leaves out for which rule."""
+    """Apply every rule to rows; return the findings, and the rows a cleaned copy leaves out with the rule."""
     findings: list[Finding] = []
     dropped: dict[int, str] = {}
     hits: list[tuple[str, bool, list[Hit]]] = [(n, drops, list(rule(rows, limits))) for n, _, rule, drops in RULES]
@@ -170,7 +170,7 @@ def find(
 
 
 def _words(rows: Sequence[Row]) -> dict[str, list[int]]:
-    """Return how many words every prompt and answer has, by field."""
+    """Return the number of words of every prompt and answer, by field."""
     found: dict[str, list[int]] = {}
     for name, text in chain.from_iterable(map(texts_of, rows)):
         found.setdefault(name, []).append(len(text.split()))
@@ -178,9 +178,9 @@ def _words(rows: Sequence[Row]) -> dict[str, list[int]]:
 
 
 def write_fixed(check: Check, path: Path) -> tuple[int, int]:
-    """Write the rows that nothing speaks against to ``path`` (JSON lines, as they stood), and what was left out beside it.
+    """Write the rows without findings, unchanged, to ``path`` (JSON Lines), and the removed ones to PATH.dropped.jsonl.
 
-    Returns how many were kept and left out. Raises :class:`DataError` where ``path`` exists.
+    Return the numbers of kept and removed rows; raises :class:`DataError` if one of the files exists.
     """
     log = path.with_name(f"{path.name}.dropped.jsonl")
     for file in (path, log):
@@ -188,7 +188,7 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
             raise DataError(f"{file} exists already: --fix writes a new file")
     readable = check.readable
     if readable is None:
-        raise ValueError("this check holds no rows")
+        raise ValueError("this check has no rows")
     positions = {readable.rows[row].position: rule for row, rule in check.dropped.items()}
     kept = [_storable(row) for position, row in enumerate(readable.raw.rows) if position not in positions]
     left = [
@@ -203,7 +203,7 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
 
 
 def _storable(value: Any) -> Any:
-    """Return a value as JSON has it: what tables hold besides (times, bytes) as text."""
+    """Return a value for JSON, with other types of tables (times, bytes) as text."""
     if isinstance(value, Mapping):
         return {str(key): _storable(entry) for key, entry in value.items() if key != UNUSABLE_COLUMN}
     if isinstance(value, (list, tuple)):

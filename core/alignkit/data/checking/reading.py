@@ -1,4 +1,4 @@
-"""Reading a source in spite of its broken rows: each is noted with its place, and the others are read."""
+"""Fault-tolerant reading: broken rows are collected with their locations, the others are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LINES = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True)
 class Broken:
-    """A row that cannot be read: where it stands, why, and what stands there."""
+    """A row that cannot be read: its location, the reason, and its content."""
 
     place: str
     why: str
@@ -31,7 +31,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Readable:
-    """The rows of a source that can be read, brought to one shape, and the ones that cannot."""
+    """The readable rows of a source, converted to one shape, and the broken ones."""
 
     raw: RawRows
     rows: list[Row]
@@ -39,13 +39,13 @@ class Readable:
 
     @property
     def read(self) -> int:
-        """How many rows the source has, broken ones included; a row with several rejected answers is one."""
+        """The number of rows in the source, broken ones included; a row with several rejected answers counts once."""
         places = {self.raw.where(i) for i in range(len(self.raw.rows))}
         return len(places | {b.place for b in self.broken})
 
 
 def read_source(source: str, split: str | None, reading: Reading, *, chat: bool = True) -> Readable:
-    """Read a source as preference rows, or where it has no pairs as completions, or as prompts.
+    """Read a source as preference rows, or if it has no pairs as completions, or as prompts.
 
     Raises:
         DataError: the source as a whole cannot be read (missing, no rows, no known columns).
@@ -56,9 +56,7 @@ def read_source(source: str, split: str | None, reading: Reading, *, chat: bool 
     else:
         raw, broken = load_rows(source, split, reading, default_splits=("train",), limit=reading.limit), []
     if not raw.rows:
-        raise DataError(
-            f"{source} holds no row that can be read" + (f" ({broken[0].place}: {broken[0].why})" if broken else "")
-        )
+        raise DataError(f"{source} has no readable rows" + (f" ({broken[0].place}: {broken[0].why})" if broken else ""))
     raw, odd = _each(
         raw, lambda part: expand_alternatives(fill(part, reading.template), reading.columns, reading.pairs)
     )
@@ -66,7 +64,7 @@ def read_source(source: str, split: str | None, reading: Reading, *, chat: bool 
     try:
         kind: RowKind = "preference"
         rows = normalise(raw, kind, columns, chat=chat)
-    except DataError:  # rows of another kind, or some that do not fit: one after the other
+    except DataError:  # another kind of rows, or rows of different shapes: convert them one by one
         raw, rows, odder = _normalised(raw, columns, chat)
         return Readable(raw, rows, [*broken, *odd, *odder])
     return Readable(raw, rows, [*broken, *odd])
@@ -95,7 +93,7 @@ def _lines(path: Path, limit: int | None) -> tuple[RawRows, list[Broken]]:
 
 
 def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, list[Broken]]:
-    """Apply what may refuse a row to all rows at once, or where it refuses one, to each alone."""
+    """Apply ``change`` to all rows at once, or if it raises, to each row alone to find the broken ones."""
     try:
         return change(raw), []
     except DataError:
@@ -116,7 +114,7 @@ def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, 
 
 
 def _kind(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[RowKind, int]:
-    """Return what the rows are, and the first row that says so: preference rows where any row is one, else completions, ..."""
+    """Return the kind of the rows and the first row of that kind: preference if any row is a pair, else completion, prompt."""
     kinds: tuple[RowKind, ...] = ("preference", "completion", "prompt")
     first: DataError | None = None
     for kind in kinds:
@@ -127,11 +125,11 @@ def _kind(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[RowKind
                 first = first or error
                 continue
             return kind, position
-    raise first or DataError(f"{raw.source} holds no rows")
+    raise first or DataError(f"{raw.source} has no rows")
 
 
 def _normalised(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[RawRows, list[Row], list[Broken]]:
-    """Bring rows to one shape, that of the first row which has one; the others are broken."""
+    """Convert rows to the shape of the first row of their kind; rows that do not fit it are broken."""
     kind, first = _kind(raw, columns, chat)
     kept, broken = [first], []
     for position in range(len(raw.rows)):
@@ -144,7 +142,7 @@ def _normalised(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[R
             kept.append(position)
         except DataError as error:
             broken.append(Broken(place, _why(error, place), raw.rows[position]))
-    # The row that decides the shape comes first; the others stand as they stood.
+    # The row that decides the shape comes first; the others keep their order.
     places = [raw.where(position) for position in kept]
     whole = RawRows([raw.rows[position] for position in kept], lambda position: places[position], raw.source)
     return whole, normalise(whole, kind, columns, chat=chat), broken

@@ -1,4 +1,4 @@
-"""What can be wrong with rows. Each rule yields the rows it is about and what it saw; none of them changes anything."""
+"""The rules of data checks on the text of rows. A rule yields the rows it finds with a description, and changes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alignkit.data.rows import digest
 
 
 class Hit(NamedTuple):
-    """A row a rule found, by its number among the rows that can be read, and what is wrong with it."""
+    """A row found by a rule: its index among the readable rows, and a description of the problem."""
 
     row: int
     about: str
@@ -27,17 +27,17 @@ Rule = Callable[[Sequence[Row], CheckConfig], Iterator[Hit]]
 
 
 def plain_text(text: Text) -> str:
-    """Return a text, or the contents of a conversation's messages one a line."""
+    """Return a text, or the contents of a conversation's messages joined by newlines."""
     return text if isinstance(text, str) else "\n".join(str(message.get("content", "")) for message in text)
 
 
 def named(row: Row) -> str:
-    """Return where a row stands, or its name where that is not known."""
+    """Return a row's location, or its id if the location is unknown."""
     return row.place or f"row {row.id}"
 
 
 def texts_of(row: Row) -> Iterator[tuple[str, str]]:
-    """Yield the name and the text of every field of a row."""
+    """Yield name and text of every field of a row."""
     yield "prompt", plain_text(row.prompt)
     names = ("chosen", "rejected") if len(row.answers) == 2 else ("completion",)
     for name, answer in zip(names, row.answers, strict=False):
@@ -58,23 +58,23 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-
 
 
 def control_characters(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
-    """Characters nobody sees, which a tokenizer does."""
+    """Invisible characters, which become tokens."""
     for i, row in enumerate(rows):
         for name, text in texts_of(row):
             found = _CONTROL.search(text)
             if found:
-                yield Hit(i, f"{name} holds U+{ord(found[0]):04X}")
+                yield Hit(i, f"{name} contains U+{ord(found[0]):04X}")
                 break
 
 
-# What UTF-8 looks like when it was read as Latin-1 or Windows-1252, and the sign for what could not be read at all.
+# UTF-8 decoded as Latin-1 or Windows-1252, and the replacement character.
 _DAMAGE = re.compile(
     "\ufffd|\u00c3[\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u2013-\u203a\u20ac\u2122]|\u00e2\u20ac[\u0093-\u00a6\u201c\u201d\u2122\u0153]|\u00c2[\u00a0-\u00bf]|\u00d0[\u0080-\u00bf]\u00d0"
 )
 
 
 def encoding_damage(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
-    """Text that went through the wrong encoding."""
+    """Mis-encoded text (mojibake)."""
     for i, row in enumerate(rows):
         for name, text in texts_of(row):
             found = _DAMAGE.search(text)
@@ -90,7 +90,7 @@ def _script(letter: str) -> str:
 
 
 def wrong_script(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
-    """Too few letters of the script the text is to be in; text without letters is in every script."""
+    """Too few letters of the expected script; text without letters passes."""
     if limits.script is None:
         return
     wanted = limits.script.upper()
@@ -103,13 +103,13 @@ def wrong_script(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
                 break
 
 
-# Letters of one script that look like another's, in one word: text that was made to look like what it is not.
 _WORDS = re.compile(r"[^\W\d_]+")
-_ALIKE = frozenset({"LATIN", "CYRILLIC", "GREEK"})
+_LOOK_ALIKE = frozenset({"LATIN", "CYRILLIC", "GREEK"})
+"""Scripts that share look-alike letters (homoglyphs)."""
 
 
 def mixed_scripts(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
-    """Words in which letters of several scripts stand side by side that look alike (Latin, Cyrillic, Greek)."""
+    """Words that mix look-alike letters of several scripts (Latin, Cyrillic, Greek)."""
     for i, row in enumerate(rows):
         for name, text in texts_of(row):
             word = None if text.isascii() else next((w for w in _WORDS.findall(text) if _is_mixed(w)), None)
@@ -121,16 +121,16 @@ def mixed_scripts(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
 
 
 def _is_mixed(word: str) -> bool:
-    # Greek letters beside Latin ones are formulas more often than fraud: "Δx", "µm".
+    # Greek letters next to Latin ones are usually formulas, not spoofing: "Δx", "µm".
     return not word.isascii() and "CYRILLIC" in (found := _scripts_of(word)) and len(found) > 1
 
 
 def _scripts_of(word: str) -> set[str]:
-    return {_script(letter) for letter in word} & _ALIKE
+    return {_script(letter) for letter in word} & _LOOK_ALIKE
 
 
 def too_short(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
-    """Fields with fewer words than asked for."""
+    """Fields with fewer than ``min_words`` words."""
     for i, row in enumerate(rows):
         for name, text in texts_of(row):
             words = len(text.split())
@@ -140,35 +140,35 @@ def too_short(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
 
 
 def wrong_roles(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
-    """Conversations whose turns cannot follow one another: a system turn in the middle, two users in a row, a user's answer."""
+    """Conversations with an invalid order of roles: a system turn in the middle, two user turns in a row, an answer by the user."""
     for i, row in enumerate(rows):
         if isinstance(row.prompt, str):
             continue
         for answer in row.answers or ((),):
             turns = [str(m["role"]) for m in (*row.prompt, *(() if isinstance(answer, str) else answer))]
-            why = _odd_turns(turns, answered=bool(row.answers))
-            if why:
-                yield Hit(i, why)
+            problem = _role_problem(turns, answered=bool(row.answers))
+            if problem:
+                yield Hit(i, problem)
                 break
 
 
-def _odd_turns(turns: Sequence[str], *, answered: bool) -> str | None:
+def _role_problem(turns: Sequence[str], *, answered: bool) -> str | None:
     if "system" in turns[1:]:
-        return "a system turn stands in the middle"
-    spoken = [turn for turn in turns if turn != "system"]
-    for before, after in pairwise(spoken):
+        return "a system turn is not the first turn"
+    others = [turn for turn in turns if turn != "system"]
+    for before, after in pairwise(others):
         if before == after and before in ("user", "assistant"):
-            return f"two turns of {before} follow one another"
-    if spoken and spoken[0] == "assistant":
-        return "the conversation begins with the assistant"
-    return f"the answer is a turn of {spoken[-1]}" if answered and spoken and spoken[-1] != "assistant" else None
+            return f"two consecutive {before} turns"
+    if others and others[0] == "assistant":
+        return "the conversation begins with an assistant turn"
+    return f"the answer has the role {others[-1]}" if answered and others and others[-1] != "assistant" else None
 
 
 # ------------------------------------------------------------------------------------------------ rows together
 
 
 def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
-    """The same prompt and answers as an earlier row."""
+    """Rows with the same prompt and answers as an earlier row."""
     first: dict[str, int] = {}
     for i, row in enumerate(rows):
         key = digest(row.prompt, *row.answers)
@@ -179,7 +179,7 @@ def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
 
 
 def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
-    """One prompt, the same two answers, and the preference once this way and once the other."""
+    """Pairs with the same prompt and answers as another pair, but the opposite preference."""
     pairs: dict[tuple[str, frozenset[str]], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, row in enumerate(rows):
         if len(row.answers) == 2 and row.unusable is None:
@@ -189,7 +189,9 @@ def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
         if len(sides) > 1:
             (one, *_), (other, *_) = list(sides.values())[:2]
             for i in sorted(i for side in sides.values() for i in side):
-                yield Hit(i, f"{named(rows[other if i in sides[_chosen(rows[one])] else one])} says the opposite")
+                yield Hit(
+                    i, f"{named(rows[other if i in sides[_chosen(rows[one])] else one])} has the opposite preference"
+                )
 
 
 def _chosen(row: Row) -> str:
@@ -197,7 +199,7 @@ def _chosen(row: Row) -> str:
 
 
 def near_duplicates(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
-    """Nearly the same prompt and answers as an earlier row (what is exactly the same is another rule's)."""
+    """Rows nearly the same as an earlier row (exact duplicates are found by :func:`duplicates`)."""
     sketches, exact, numbers = Sketches(), set[str](), list[int]()
     for i, row in enumerate(rows):
         key = digest(row.prompt, *row.answers)
@@ -206,14 +208,14 @@ def near_duplicates(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
         runs = sketches.runs("\n".join(text for _, text in texts_of(row)))
         best = sketches.most_like(runs, limits.near)
         if best is not None:
-            yield Hit(i, f"{best[1]:.0%} like {named(rows[numbers[best[0]]])}")
+            yield Hit(i, f"{best[1]:.0%} similar to {named(rows[numbers[best[0]]])}")
         exact.add(key)
         sketches.add(runs)
         numbers.append(i)
 
 
 def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
-    """Prompts that stand, exactly or nearly, in the held-out rows as well."""
+    """Rows whose prompt also occurs, exactly or nearly, in the held-out rows."""
     exact: dict[str, str] = {}
     sketches, names = Sketches(), list[str]()
     for row in held_out:
@@ -224,15 +226,15 @@ def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig) ->
     for i, row in enumerate(rows):
         same = exact.get(digest(row.prompt))
         if same is not None:
-            yield Hit(i, f"its prompt is that of {same}")
+            yield Hit(i, f"same prompt as {same}")
             continue
         best = sketches.most_like(sketches.runs(plain_text(row.prompt)), limits.near)
         if best is not None:
-            yield Hit(i, f"its prompt is {best[1]:.0%} like that of {names[best[0]]}")
+            yield Hit(i, f"prompt {best[1]:.0%} similar to that of {names[best[0]]}")
 
 
 class Named(NamedTuple):
-    """A rule with its name, and whether ``--fix`` drops the rows it finds."""
+    """A rule with its name and title; ``drops``: whether ``--fix`` removes the rows it finds."""
 
     name: str
     title: str
@@ -242,20 +244,20 @@ class Named(NamedTuple):
 
 RULES: tuple[Named, ...] = (
     Named("unusable", "rows that cannot be trained on", unusable, True),
-    Named("duplicate", "rows that stand there twice", duplicates, True),
-    Named("contradiction", "pairs preferred both ways", contradictions, True),
-    Named("near-duplicate", "rows nearly the same as an earlier one", near_duplicates, False),
-    Named("encoding", "text that went through the wrong encoding", encoding_damage, True),
-    Named("control", "control characters and invisible marks", control_characters, False),
+    Named("duplicate", "duplicate rows", duplicates, True),
+    Named("contradiction", "contradictory preferences", contradictions, True),
+    Named("near-duplicate", "near-duplicate rows", near_duplicates, False),
+    Named("encoding", "mis-encoded text (mojibake)", encoding_damage, True),
+    Named("control", "control and invisible characters", control_characters, False),
     Named("script", "text in another script", wrong_script, True),
     Named("mixed-script", "words that mix letters of several scripts", mixed_scripts, False),
     Named("short", "fields with too few words", too_short, True),
-    Named("roles", "conversations whose turns cannot follow one another", wrong_roles, True),
+    Named("roles", "conversations with an invalid order of roles", wrong_roles, True),
 )
 
 
 def length_bias(rows: Sequence[Row]) -> Mapping[str, float]:
-    """Return how often the chosen answer is longer, as long and shorter, and the accuracy of always preferring the longer one."""
+    """Return the shares of pairs whose chosen answer is longer, as long or shorter, and the accuracy of preferring length."""
     pairs = [row for row in rows if len(row.answers) == 2 and row.unusable is None]
     if not pairs:
         return {}

@@ -1,4 +1,4 @@
-"""Texts that are nearly the same: MinHash over runs of words, compared in bands (Broder 1997; Indyk and Motwani 1998)."""
+"""Near-duplicate detection: MinHash over word trigrams with banding (Broder 1997; Indyk and Motwani 1998)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _WORD = re.compile(r"\w+")
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 
 Runs = NDArray[np.uint64]
-"""Hashes of the different runs of three words of a text, sorted."""
+"""Sorted hashes of a text's distinct word trigrams."""
 
 
 class Sketches:
-    """Sketches of texts, in which nearly equal ones are found without comparing each with each."""
+    """MinHash sketches of texts, which find similar texts without comparing all pairs."""
 
     def __init__(self) -> None:
         draw = np.random.default_rng(0)
@@ -30,7 +30,7 @@ class Sketches:
         self._buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
     def runs(self, text: str) -> Runs:
-        """Return what a text is compared by: every run of three words, of fewer where there are fewer."""
+        """Return the hashes of a text's word trigrams (of all its words if it has fewer than three)."""
         number = self._words
         words = _WORD.findall(text.casefold())
         ids = np.array([number.setdefault(word, len(number) + 1) for word in words], dtype=np.uint64)
@@ -44,7 +44,7 @@ class Sketches:
         return np.unique(spread)
 
     def add(self, runs: Runs) -> int:
-        """Add a text by its runs and return its number."""
+        """Add a text by its trigrams and return its number."""
         number = len(self._runs)
         self._runs.append(runs)
         for key in self._keys(runs):
@@ -52,7 +52,7 @@ class Sketches:
         return number
 
     def like(self, runs: Runs, least: float) -> Iterator[tuple[int, float]]:
-        """Yield numbers of texts whose runs overlap with these by ``least`` (Jaccard) or more, and by how much."""
+        """Yield (number, Jaccard similarity) of the texts at least ``least`` similar to these trigrams."""
         seen: set[int] = set()
         for key in self._keys(runs):
             for number in self._buckets.get(key, ()):
@@ -66,7 +66,7 @@ class Sketches:
                     yield number, overlap
 
     def most_like(self, runs: Runs, least: float) -> tuple[int, float] | None:
-        """Return the most similar text, and how similar it is; None where none is so by ``least``."""
+        """Return (number, similarity) of the most similar text; None if no similarity reaches ``least``."""
         return max(self.like(runs, least), key=lambda found: found[1], default=None)
 
     def _keys(self, runs: Runs) -> Sequence[tuple[int, bytes]]:

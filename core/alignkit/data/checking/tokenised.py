@@ -1,4 +1,4 @@
-"""What a model's tokenizer and chat template would make of rows: what is cut, lost, merged, or refused."""
+"""The rules of data checks on tokenised rows: rejected conversations, truncation, border merges, end tokens."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _BATCH = 1024
 
 
 class CheckedRows(NamedTuple):
-    """Rows as a model would see them."""
+    """Rows tokenised as in training."""
 
     rows: Sequence[TokenRow | str | None]
-    """By row: its tokens, why the chat template refuses it, or None where it is unusable anyway."""
+    """For each row: its tokens, the reason why the chat template rejects it, or None if it is unusable already."""
     max_length: int
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        """Tokens of the prompt and the longest answer before anything is cut, of the rows that have any."""
+        """Tokens of prompt and longest answer before truncation, for the rows that have tokens."""
         found = [
             len(row.parts[0]) + row.prompt_lost + max((len(part) for part in row.parts[1:]), default=0)
             for row in self.rows
@@ -40,7 +40,7 @@ class CheckedRows(NamedTuple):
         return np.array(found, dtype=np.int64)
 
     def counts(self) -> dict[str, int]:
-        """Return what training would count."""
+        """Return the counts a run would report."""
         usable = [row for row in self.rows if isinstance(row, TokenRow) and row.unusable is None]
         counts = {"truncated_prompts": sum(row.prompt_lost > 0 for row in usable)}
         counts |= {name: sum(getattr(row, name) for row in usable) for name in SUMS}
@@ -49,7 +49,7 @@ class CheckedRows(NamedTuple):
 
 
 def tokenize_for_check(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> CheckedRows:
-    """Render and tokenise rows as training would, each by itself where the chat template refuses one."""
+    """Render and tokenise rows as in training; a row the chat template rejects does not affect the others."""
     encoder = Encoder(tokenizer, TokenRules(config.max_length, config.append_eos))
     found: list[TokenRow | str | None] = [None] * len(rows)
     for begin in range(0, len(rows), _BATCH):
@@ -67,21 +67,21 @@ def tokenize_for_check(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, 
 
 
 def refused(seen: CheckedRows) -> Iterator[Hit]:
-    """Conversations the chat template refuses."""
+    """Conversations the chat template rejects."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, str):
             yield Hit(i, row)
 
 
 def lost(seen: CheckedRows) -> Iterator[Hit]:
-    """Rows of which nothing is left to learn from."""
+    """Rows that tokenisation makes unusable."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.unusable is not None:
             yield Hit(i, row.unusable)
 
 
 def truncated(seen: CheckedRows) -> Iterator[Hit]:
-    """Rows longer than ``max_length``, and what that would cost each."""
+    """Rows longer than ``max_length``, with the tokens each loses."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.parts and (row.prompt_lost or row.completion_lost):
             kept = sum(map(len, row.parts[1:]))
@@ -93,34 +93,35 @@ def truncated(seen: CheckedRows) -> Iterator[Hit]:
 
 
 def merged(seen: CheckedRows) -> Iterator[Hit]:
-    """Answers whose first token also holds the end of the prompt."""
+    """Answers whose first token straddles the prompt boundary."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.border_merges:
             yield Hit(
-                i, f"{row.border_merges} answers begin inside a token of the prompt: end the prompt without a space"
+                i,
+                f"{row.border_merges} answers share their first token with the prompt: end the prompt without a space",
             )
 
 
 def endless(seen: CheckedRows) -> Iterator[Hit]:
-    """Answers without an end token, from which a model does not learn to stop."""
+    """Answers without an end token, from which a model cannot learn to stop."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.eos_missing:
             yield Hit(i, f"{row.eos_missing} answers have no end token, and none is added")
 
 
 def begun_twice(seen: CheckedRows) -> Iterator[Hit]:
-    """Prompts that begin with the begin token twice, as when a template and the text both write it."""
+    """Prompts with two BOS tokens, as when both the chat template and the text contain one."""
     for i, row in enumerate(seen.rows):
         if isinstance(row, TokenRow) and row.double_bos:
-            yield Hit(i, "the begin token stands there twice")
+            yield Hit(i, "the prompt begins with two BOS tokens")
 
 
 TOKEN_RULES = (
-    ("template", "conversations the chat template refuses", refused, True),
-    ("lost", "rows without a token to learn from", lost, True),
-    ("truncated", "rows cut to data.max_length", truncated, False),
-    ("border", "answers that share a token with their prompt", merged, False),
+    ("template", "conversations the chat template rejects", refused, True),
+    ("lost", "rows without a trainable token", lost, True),
+    ("truncated", "rows truncated to data.max_length", truncated, False),
+    ("border", "answers whose first token straddles the prompt boundary", merged, False),
     ("no-end", "answers without an end token", endless, False),
-    ("double-bos", "prompts with two begin tokens", begun_twice, False),
+    ("double-bos", "prompts with two BOS tokens", begun_twice, False),
 )
-"""Name, title, rule, and whether ``--fix`` leaves the rows out."""
+"""Name, title, rule, and whether ``--fix`` removes the rows."""

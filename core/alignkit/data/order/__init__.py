@@ -1,1 +1,1 @@
-"""order."""
+"""The order of the training rows."""

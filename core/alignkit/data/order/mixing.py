@@ -1,4 +1,4 @@
-"""From the data section to the order of the training rows: weights, curriculum, groups, phases."""
+"""The order of the training rows from the configuration: weights, curriculum, groups, phases."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from alignkit.data.table.tokenised_rows import TokenisedRows
 from alignkit.errors import ConfigError, DataError, suggest
 
 Margins = Callable[[], NDArray[np.float64]]
-"""How much more likely the start model finds the chosen answer than the rejected one, ``[rows]``, in nats."""
+"""Computes log p(chosen) - log p(rejected) under the start model, ``[rows]``, in nats."""
 
 
 def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margins | None = None) -> RowOrder:
     """Return the order of the training rows.
 
     Args:
-        data: weights, ``curriculum``, ``group_by`` and ``phases`` of the section.
-        train: the rows.
-        seed: of every shuffle.
-        margins: asked where the curriculum goes by the start model's margin.
+        data: the data section: source weights, ``curriculum``, ``group_by``, ``phases``.
+        train: the training rows.
+        seed: seed of every shuffle.
+        margins: called for a curriculum by the start model's margin.
 
     Raises:
-        ConfigError: a name is unknown, or the rows cannot be ordered so.
-        DataError: a column of the curriculum is missing in a row, or no number.
+        ConfigError: a name is unknown, or the rows do not support the order.
+        DataError: a row lacks the curriculum's or group's column, or has no number in it.
     """
     names, sources = _sources(data, train)
     groups, group_names = None, names
@@ -52,18 +52,18 @@ def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margin
 
 
 def describe_mix(data: DataConfig, order: RowOrder) -> Iterator[str]:
-    """Say what an epoch takes of every source, where there are several or one is not taken as it is."""
+    """Yield a line per source with the rows an epoch takes; nothing if every row is taken once."""
     if order.sources is None or order.amounts is None:
         return
     for name, size, amount in zip(data.names, np.bincount(order.sources), order.amounts, strict=False):
         yield (
-            f"{name} {amount:,} of its {size:,} rows an epoch ({amount / max(size, 1):.2f} times), "
+            f"{name}: {amount:,} rows per epoch of {size:,} ({amount / max(size, 1):.2f} times), "
             f"{amount / order.size:.1%} of all"
         )
 
 
 def _sources(data: DataConfig, train: TokenisedRows) -> tuple[list[str], Ints | None]:
-    """Return the sources' names, and the number of every row's where there are several or one is sampled."""
+    """Return the source names and the source index of every row (None for a single source without ``repeat``)."""
     if len(data.parts) == 1 and data.parts[0].repeat == 1:
         return data.names, None
     return data.names, train.sources(data.names)
@@ -86,21 +86,22 @@ def _phases(data: DataConfig, names: list[str], parts: Ints | None) -> Iterator[
     if not data.phases:
         return
     if parts is None:
-        raise ConfigError("data.phases changes the mix of several data.sources, or of what data.group_by tells apart")
+        raise ConfigError("data.phases needs several data.sources, or data.group_by")
     for number, phase in enumerate(data.phases):
         for name in phase.weights:
             if name not in names:
                 raise ConfigError(
-                    f'data.phases[{number}].weights names "{name}"{suggest(name, names)}; known are {", ".join(names)}'
+                    f'data.phases[{number}].weights: unknown name "{name}"{suggest(name, names)} '
+                    f"(known: {', '.join(names)})"
                 )
         weights = [phase.weights.get(name, 0.0) for name in names]
         if not any(weights):
-            raise ConfigError(f"data.phases[{number}].weights takes no rows at all")
+            raise ConfigError(f"data.phases[{number}].weights must have at least one weight above 0")
         yield Phase(phase.until, amounts(np.bincount(parts, minlength=len(names)).tolist(), weights, data.exhausted))
 
 
 def _values(train: TokenisedRows, name: str, names: Sequence[str], sources: Ints | None) -> Words:
-    """Return what tells the groups apart, for every row."""
+    """Return the group key of every row."""
     if name == "source":
         return [names[0]] * len(train) if sources is None else [names[i] for i in sources]
     if name in ("category", "cluster"):
@@ -116,7 +117,7 @@ def _curriculum(data: DataConfig, train: TokenisedRows, margins: Margins | None)
         difficulty = train.lengths().astype(np.float64)
     elif given.by == "margin":
         if margins is None or train.kind != "preference":
-            raise ConfigError("data.curriculum.by: margin needs preference rows, which the start model can rank")
+            raise ConfigError("data.curriculum.by: margin needs a method with preference rows")
         difficulty = -margins()
     else:
         difficulty = np.array([*_numbers(train, given.by)])
@@ -131,7 +132,7 @@ def _numbers(train: TokenisedRows, name: str) -> Iterator[float]:
             number = float("nan")
         if number - number != 0:
             table, row = train.find(position)
-            raise DataError(f'{table.place(row)}: "{name}" is {value!r}, and data.curriculum.by needs a number')
+            raise DataError(f'{table.place(row)}: "{name}" is {value!r}, but data.curriculum.by needs a number')
         yield number
 
 

@@ -1,7 +1,7 @@
-"""Which rows an epoch takes, in which order, and which of them an optimizer step takes.
+"""The rows of every epoch, optimizer step and rollout.
 
-All of it is a function of the rows, the settings, the seed and the number of the step, so that a resumed run goes on with
-exactly the rows it would have had.
+They are a pure function of the rows, the settings, the seed and the step number, so that a resumed run takes exactly the rows
+of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from alignkit.contract.types import Reuse
 Ints = NDArray[np.int64]
 Interleave = Literal["random", "even", "in_turn"]
 
-_MIX, _ARRANGE, _RUNS = 1, 2, 3  # streams of random numbers that must not be one another's
+_MIX, _ARRANGE, _RUNS = 1, 2, 3  # independent random streams
 
 
 class Curriculum(NamedTuple):
     """Easy rows before hard ones."""
 
     difficulty: NDArray[np.float64]
-    """Of every row, small is easy, ``[rows]``."""
+    """Difficulty of every row, smaller is easier, ``[rows]``."""
     buckets: int | None = None
-    """Rows are shuffled within so many levels of about one size; None sorts them strictly."""
+    """Number of difficulty levels of about equal size, shuffled within; None sorts strictly."""
     epochs: int | None = None
-    """How many epochs are ordered; None: all."""
+    """Number of ordered epochs; None: all."""
 
 
 class Phase(NamedTuple):
-    """A part of training with amounts of its own."""
+    """A part of training with its own amounts."""
 
     until: float
-    """Share of the steps at which it ends."""
+    """Share of the optimizer steps at which the phase ends."""
     amounts: tuple[int, ...]
-    """Rows of every source that an epoch takes."""
+    """Rows per epoch of every source."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowOrder:
-    """The order of ``rows`` training rows, without more settings a permutation an epoch.
+    """The order of the training rows: by default, a new permutation every epoch.
 
     Args:
-        rows: how many there are.
-        seed: of every shuffle.
-        shuffle: a new order in every epoch; else the rows as they stand.
-        sources: the number of the source every row comes from, ``[rows]`` (None: one source).
-        amounts: rows of every source that an epoch takes, more than it has or fewer (None: each row once).
+        rows: number of training rows.
+        seed: seed of every shuffle.
+        shuffle: whether every epoch has a new order; otherwise the order of the data.
+        sources: index of every row's source, ``[rows]`` (None: one source).
+        amounts: rows per epoch of every source, possibly more than it has (None: each row once).
         interleave: sources shuffled together, spread evenly over the epoch, or one after another.
-        curriculum: easy rows first.
-        groups: the number of every row's group, ``[rows]``: the rows of a step share theirs.
-        steps_per_group: steps on one group before the next one's turn.
-        phases: amounts over training progress, in place of ``amounts``.
+        curriculum: order by difficulty.
+        groups: index of every row's group, ``[rows]``; all rows of a step are from one group.
+        steps_per_group: consecutive steps drawn from one group.
+        phases: amounts by training progress, instead of ``amounts``.
     """
 
     rows: int
@@ -72,21 +72,21 @@ class RowOrder:
 
     @property
     def size(self) -> int:
-        """Rows of an epoch (with phases: of the rows as they are)."""
+        """Rows per epoch (with phases: the number of training rows)."""
         return self.rows if self.amounts is None or self.phases else sum(self.amounts)
 
     def per_epoch(self, per_step: int, reuse: Reuse, *, whole: bool) -> int:
-        """Return how many optimizer steps an epoch has, ``reuse`` a batch; ``whole``: no rollout is cut short."""
+        """Return the optimizer steps per epoch, with ``reuse`` of each batch; ``whole``: every rollout is full."""
         if not whole and reuse.steps == 1:
             return len(self._windows(per_step, 0))
         return max(self.size // (per_step * reuse.minibatches), 1) * reuse.steps
 
     def epoch(self, number: int) -> Ints:
-        """Return the rows of an epoch in their order."""
+        """Return the rows of an epoch in order."""
         return _epoch(self, number)
 
     def taken(self, per_step: int, epoch: int) -> list[int]:
-        """Return the rows of an epoch as its steps take them."""
+        """Return the rows of an epoch in the order of its steps."""
         return [int(row) for window in self._windows(per_step, epoch) for row in window]
 
     def step(self, per_step: int, step: int, total: int) -> list[int]:
@@ -95,20 +95,20 @@ class RowOrder:
         epoch = 0
         if order.groups is None:
             epoch, step = divmod(step, len(order._windows(per_step, 0)))
-        while step >= len(order._windows(per_step, epoch)):  # the epochs of grouped rows need not be of one length
+        while step >= len(order._windows(per_step, epoch)):  # with groups, epochs can differ in their number of steps
             step -= len(order._windows(per_step, epoch))
             epoch += 1
         return [int(i) for i in order._windows(per_step, epoch)[step]]
 
     def rollout(self, per_rollout: int, number: int, total: int) -> list[int]:
-        """Return the rows of rollout ``number`` (from 0) of ``total``: every one full, across the borders of epochs."""
+        """Return the rows of rollout ``number`` (from 0) of ``total``; each is full and may span two epochs."""
         order, number = self._phase(number, total)
-        places = range(number * per_rollout, (number + 1) * per_rollout)
         size = order.size
-        return [int(order.epoch(place // size)[place % size]) for place in places]
+        positions = range(number * per_rollout, (number + 1) * per_rollout)
+        return [int(order.epoch(position // size)[position % size]) for position in positions]
 
     def _phase(self, number: int, total: int) -> tuple[RowOrder, int]:
-        """Return the order a step belongs to, and the number of the step in it."""
+        """Return the order of the phase a step belongs to, and the step's number in that phase."""
         if not self.phases:
             return self, number
         begins = [0, *(round(phase.until * total) for phase in self.phases[:-1])]
@@ -147,45 +147,45 @@ def _epoch(order: RowOrder, number: int) -> Ints:
 
 
 def _pool(order: RowOrder, epoch: int) -> Ints:
-    """Return the rows an epoch takes, source by source: each source goes on where the epoch before left it."""
+    """Return the rows of an epoch, source by source; each source continues where the previous epoch ended."""
     if order.amounts is None or order.sources is None:
         return np.arange(order.rows)
     taken: list[Ints] = []
     for source, amount in enumerate(order.amounts):
         mine = np.flatnonzero(order.sources == source)
-        places = np.arange(epoch * amount, (epoch + 1) * amount)
+        drawn = np.arange(epoch * amount, (epoch + 1) * amount)  # counted from the beginning of training
         for number in range(epoch * amount // max(len(mine), 1), -(-(epoch + 1) * amount // max(len(mine), 1))):
-            here = places[places // len(mine) == number] % len(mine)
-            again = np.arange(len(mine))
+            here = drawn[drawn // len(mine) == number] % len(mine)
+            permutation = np.arange(len(mine))
             if order.shuffle:
-                again = np.random.default_rng([order.seed, source, number, _MIX]).permutation(len(mine))
-            taken.append(mine[again[here]])
+                permutation = np.random.default_rng([order.seed, source, number, _MIX]).permutation(len(mine))
+            taken.append(mine[permutation[here]])
     return np.concatenate(taken)
 
 
 def _by_difficulty(order: RowOrder, pool: Ints, curriculum: Curriculum, epoch: int) -> Ints:
-    lot = np.random.default_rng([order.seed, epoch, _ARRANGE]).random(len(pool))
+    tie = np.random.default_rng([order.seed, epoch, _ARRANGE]).random(len(pool))
     if not order.shuffle:
-        lot = np.arange(len(pool), dtype=np.float64)
-    easy = np.lexsort((lot, curriculum.difficulty[pool]))
+        tie = np.arange(len(pool), dtype=np.float64)
+    easy = np.lexsort((tie, curriculum.difficulty[pool]))
     if curriculum.buckets is None:
         return pool[easy]
     level = np.empty(len(pool), dtype=np.int64)
     level[easy] = np.arange(len(pool)) * curriculum.buckets // len(pool)
-    return pool[np.lexsort((lot, level))]
+    return pool[np.lexsort((tie, level))]
 
 
 def _interleaved(order: RowOrder, pool: Ints, epoch: int) -> Ints:
-    """Spread every source evenly over the epoch, or take one after another."""
+    """Return the rows with every source spread evenly over the epoch, or one source after another."""
     assert order.sources is not None
-    draw = np.random.default_rng([order.seed, epoch, _ARRANGE])
+    random = np.random.default_rng([order.seed, epoch, _ARRANGE])
     source = order.sources[pool]
-    place = np.empty(len(pool))
+    when = np.empty(len(pool))  # in [0, 1] of the epoch
     for which in np.unique(source):
         mine = np.flatnonzero(source == which)
-        ranks = draw.permutation(len(mine)) if order.shuffle else np.arange(len(mine))
-        place[mine] = (ranks + 0.5) / len(mine)
-    return pool[np.lexsort((place, source))] if order.interleave == "in_turn" else pool[np.lexsort((source, place))]
+        ranks = random.permutation(len(mine)) if order.shuffle else np.arange(len(mine))
+        when[mine] = (ranks + 0.5) / len(mine)
+    return pool[np.lexsort((when, source))] if order.interleave == "in_turn" else pool[np.lexsort((source, when))]
 
 
 @lru_cache(maxsize=4)
@@ -194,12 +194,12 @@ def _windows(order: RowOrder, per_step: int, epoch: int) -> Sequence[Ints]:
     rows = order.epoch(epoch)
     if order.groups is None:
         return [rows[i : i + per_step] for i in range(0, len(rows), per_step)]
-    long = per_step * order.steps_per_group
-    runs: list[tuple[int, Ints]] = []  # each with its place in the epoch
+    size = per_step * order.steps_per_group
+    runs: list[tuple[int, Ints]] = []  # (position in the epoch, rows of consecutive steps of one group)
     group = order.groups[rows]
     for which in np.unique(group):
         mine = np.flatnonzero(group == which)
-        runs += [(int(mine[i]), rows[mine[i : i + long]]) for i in range(0, len(mine), long)]
+        runs += [(int(mine[i]), rows[mine[i : i + size]]) for i in range(0, len(mine), size)]
     runs.sort(key=lambda run: run[0])
     if order.shuffle and order.curriculum is None:
         runs = [runs[i] for i in np.random.default_rng([order.seed, epoch, _RUNS]).permutation(len(runs))]
@@ -207,10 +207,10 @@ def _windows(order: RowOrder, per_step: int, epoch: int) -> Sequence[Ints]:
 
 
 def amounts(sizes: Sequence[int], weights: Sequence[float], exhausted: Literal["first", "all"]) -> tuple[int, ...]:
-    """Return the rows of every source that an epoch takes, in the shares ``weights``.
+    """Return the rows per epoch of every source, in proportion to ``weights``.
 
-    The epoch ends when the ``first`` source that has a share was passed over once, or when ``all`` were (the others then
-    several times), as ``datasets.interleave_datasets`` has it.
+    The epoch ends when the ``first`` source with a positive weight is exhausted, or when ``all`` are (the smaller ones are
+    then repeated), as in ``datasets.interleave_datasets``.
 
     >>> amounts([100, 30], [1, 1], "first"), amounts([100, 30], [1, 1], "all"), amounts([100, 30], [3, 1], "first")
     ((30, 30), (100, 100), (90, 30))

@@ -1,1 +1,1 @@
-"""shapes."""
+"""Row shapes: recognising a source's columns and bringing its rows to one form."""

@@ -1,4 +1,4 @@
-"""One row's columns, read with errors that name the file, the line and the column."""
+"""Typed access to one row's columns, with errors that name file, line and column."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 @dataclass(frozen=True)
 class RowReader:
-    """One row's columns by our names, with the place (file:line) its errors name."""
+    """The columns of one row under alignkit's names; errors name ``place`` (file:line)."""
 
     values: Mapping[str, Any]
     place: str
@@ -27,8 +27,8 @@ class RowReader:
         """Return a required value."""
         value = self.values.get(column)
         if value is None:
-            what = f'"{column}" is null' if column in self.values else f'no "{column}" in this row'
-            raise DataError(f"{self.place}: {what} (the row has {', '.join(self.values)})")
+            problem = f'"{column}" is null' if column in self.values else f'no column "{column}"'
+            raise DataError(f"{self.place}: {problem} (the row has {', '.join(self.values)})")
         return value
 
     def text(self, column: str) -> Text:
@@ -40,7 +40,7 @@ class RowReader:
         return read_messages(self.get(column), column, self.place)
 
     def plain(self, column: str, default: str | None = None) -> str:
-        """Return plain text; ``default`` where the column is absent or null."""
+        """Return plain text; ``default`` if the column is absent or null."""
         value = self.values.get(column)
         if value is None and default is not None:
             return default
@@ -50,7 +50,7 @@ class RowReader:
         return text
 
     def name(self, column: str) -> str:
-        """Return an identifier as text; empty where the column is absent or null."""
+        """Return an identifier as text; empty if the column is absent or null."""
         value = self.values.get(column)
         if value is None:
             return ""
@@ -59,13 +59,13 @@ class RowReader:
         raise DataError(f'{self.place}: "{column}" is {describe_value(value)}, expected text or a number')
 
     def tools(self) -> tuple[Mapping[str, Any], ...] | None:
-        """Return the ``tools`` column: a list of function schemas, also as JSON text; None where it is absent or null."""
+        """Return the ``tools`` column, a list of function schemas or its JSON text; None if it is absent, null or empty."""
         value = self.values.get("tools")
         if isinstance(value, str):
             try:
                 value = json.loads(value) if value.strip() else None
             except ValueError as error:
-                raise DataError(f'{self.place}: "tools" is broken JSON: {error}') from None
+                raise DataError(f'{self.place}: "tools" is invalid JSON: {error}') from None
         if value is None or value == []:
             return None
         if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
@@ -78,7 +78,7 @@ class RowReader:
 
 
 def read_label(value: Any, place: str) -> bool:
-    """Return a label: true or false, also as 1 and 0, and as text (CSV has nothing else)."""
+    """Return a label: true or false, also as 1 or 0, or as text (as CSV files have it)."""
     label = _LABELS.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
     if label is None:
         raise DataError(f'{place}: "label" is {value!r}, expected true or false')
@@ -86,7 +86,7 @@ def read_label(value: Any, place: str) -> bool:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Leave out the keys that a table filled with nulls, which templates would take as given."""
+    """Return the value without null entries: tables add them for absent keys, and templates would take them as given."""
     if isinstance(value, Mapping):
         return {key: _without_nulls(entry) for key, entry in value.items() if entry is not None}
     return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Conversations: every way a data set writes one, brought to ``role``/``content`` messages."""
+"""Conversations in the various formats of data sets, brought to ``role``/``content`` messages."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ROLES = {
     "observation": "tool",
     "tool": "tool",
 }
-"""Roles of the from/value style (ShareGPT) -> roles chat templates know."""
+"""Roles of ShareGPT's from/value format -> roles of chat templates."""
 
 
 def read_text(value: Any, column: str, place: str) -> Text:
-    """Return plain text as it is and a message or list of messages as messages.
+    """Return plain text unchanged, and a message or list of messages as messages.
 
     Raises:
-        DataError: ``value`` is neither; the message names ``place`` (file:line) and ``column``.
+        DataError: ``value`` is none of these; the message names ``place`` (file:line) and ``column``.
     """
     if isinstance(value, str):
         return _encodable(value, column, place)
@@ -42,7 +42,7 @@ def read_text(value: Any, column: str, place: str) -> Text:
 
 
 def read_messages(value: Any, column: str, place: str) -> tuple[Message, ...]:
-    """Return a list of messages; raises :class:`DataError` where ``value`` is plain text or anything else."""
+    """Return a list of messages; raises :class:`DataError` if ``value`` is anything else."""
     text = read_text(value, column, place)
     if isinstance(text, str):
         raise DataError(f'{place}: "{column}" is text, expected a list of messages')
@@ -60,7 +60,7 @@ def assistant(content: str) -> tuple[Message, ...]:
 
 
 def is_blank(text: Text) -> bool:
-    """Whether nothing is said: white space alone, or messages without content or tool calls."""
+    """Return whether a text is only white space, or all messages lack content and tool calls."""
     if isinstance(text, str):
         return not text.strip()
     return all(not message["content"].strip() and not message.get("tool_calls") for message in text)
@@ -79,7 +79,7 @@ def _message(value: Any, column: str, place: str) -> Message:
             raise DataError(f'{place}: "{column}.from" is {value["from"]!r}, expected one of {", ".join(_ROLES)}')
     else:
         raise DataError(f'{place}: "{column}" has no role (its keys are {", ".join(map(str, value)) or "none"})')
-    # Tables fill absent keys with nulls, which templates would take as given.
+    # Tables fill absent keys with nulls, and templates would take them as given.
     others = {k: v for k, v in value.items() if k not in ("role", "from", "content", "value") and v is not None}
     content = value.get(key)
     if content is None and others.get("tool_calls"):
@@ -96,7 +96,7 @@ def _content(value: Any, column: str, place: str) -> str:
             (part.get("type") for part in value if isinstance(part, Mapping) and part.get("type") != "text"), None
         )
         if other is not None:
-            raise DataError(f'{place}: "{column}" holds a part of type {other}, and only text is read')
+            raise DataError(f'{place}: "{column}" has a part of type {other}; only text is supported')
     if not isinstance(value, str):
         raise DataError(f'{place}: "{column}" is {describe_value(value)}, expected text')
     return _encodable(value, column, place)
@@ -107,5 +107,5 @@ def _encodable(text: str, column: str, place: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise DataError(f'{place}: "{column}" holds half a surrogate pair, which is no character') from None
+            raise DataError(f'{place}: "{column}" contains an unpaired surrogate, which is not a character') from None
     return text

@@ -1,7 +1,7 @@
-"""Recognise the shape of a source's rows and bring them to :class:`~alignkit.data.rows.Row`.
+"""Conversion of source rows of any recognised shape to :class:`~alignkit.contract.rows.Row`.
 
-The first row decides the shape; every later row must have its columns. Columns beyond the shape's own that hold a number,
-text or truth value are kept as the row's fields.
+The first row decides the shape; every later row must have its columns. Other columns that hold a number, text or boolean
+are kept in the row's ``fields``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from alignkit.errors import DataError, suggest
 EMPTY_COMPLETION = "empty completion"
 EMPTY_PROMPT = "empty prompt"
 SAME_ANSWERS = "chosen and rejected are the same"
-NO_ANSWER = "the conversation does not end with an answer"
+NO_ANSWER = "the conversation does not end with an assistant turn"
 
 _ABOUT = ("id", "cluster", "category")
 _OURS = (
@@ -45,7 +45,7 @@ def _pair(cells: RowReader) -> Parts:
 
 
 def _holds_prompt(prompt: Text, answer: Text) -> bool:
-    """Whether an answer is a whole conversation that begins with the prompt, which then stands beside it once more."""
+    """Return whether an answer is a whole conversation that repeats the prompt at its beginning."""
     if isinstance(answer, str):
         return False
     return answer[0]["role"] in ("user", "system") if isinstance(prompt, str) else answer[: len(prompt)] == prompt
@@ -92,7 +92,7 @@ def _instruction_alone(cells: RowReader) -> Parts:
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape of rows: the columns that tell it, which of them are optional, and how prompt and answers are read."""
+    """A shape of rows: its required and optional columns, and how prompt and answers are read from them."""
 
     needs: tuple[str, ...]
     read: Callable[[RowReader], Parts]
@@ -100,17 +100,17 @@ class Shape:
     optional: tuple[str, ...] = ()
 
     def serves(self, kind: RowKind, present: set[str]) -> bool:
-        """Whether rows with the columns ``present`` have this shape, and it has what rows of ``kind`` need."""
+        """Return whether rows with the columns ``present`` have this shape and can serve as rows of ``kind``."""
         if not present.issuperset(self.needs):
             return False
         if kind == "unpaired":
             return self.answers == 2 or (self.answers == 1 and "label" in present)
         if kind == "prompt":
-            return self.needs != ("text",)  # no part of a bare text is its prompt
+            return self.needs != ("text",)  # bare text has no prompt
         return self.answers >= (2 if kind == "preference" else 1)
 
 
-# The first shape whose columns are all there and which has answers enough is taken.
+# The first shape is taken whose columns are present and which has enough answers.
 SHAPES = (
     Shape(("prompt", "chosen", "rejected"), _pair, 2),
     Shape(("messages", "chosen", "rejected"), _conversation_pair, 2, ("system",)),
@@ -132,49 +132,49 @@ _NEEDS: Mapping[RowKind, str] = {
 
 
 def normalise(raw: RawRows, kind: RowKind, columns: Mapping[str, str] | None = None, *, chat: bool = True) -> list[Row]:
-    """Bring every row of ``raw`` to what a method of row kind ``kind`` takes; see :class:`Normaliser`."""
+    """Return the rows of ``raw`` as rows of ``kind``, with unique ids; see :class:`Normaliser`."""
     rows = Normaliser(raw, kind, columns or {}, chat=chat).rows(raw)
-    names = UniqueIds().unique(row.id for row in rows)
-    return [row if row.id == name else replace(row, id=name) for row, name in zip(rows, names, strict=True)]
+    ids = UniqueIds().unique(row.id for row in rows)
+    return [row if row.id == unique else replace(row, id=unique) for row, unique in zip(rows, ids, strict=True)]
 
 
 class UniqueIds:
-    """Makes the names of rows their own: items of two runs are matched by name.
+    """Numbers repeated ids, because items of two runs are matched by id.
 
-    What was seen is kept as 64-bit hashes, of which a million take a tenth of a gigabyte less than the names.
+    Ids seen are kept as 64-bit hashes, which for a million rows take 0.1 GB less than the ids.
 
-    >>> Names().unique(["a", "b", "a", "a"])
+    >>> UniqueIds().unique(["a", "b", "a", "a"])
     ['a', 'b', 'a#2', 'a#3']
     """
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
-        self._again: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
 
-    def unique(self, names: Iterable[str]) -> list[str]:
-        """Return the names, one that stood there before with its number."""
-        return [self._own(name) for name in names]
+    def unique(self, ids: Iterable[str]) -> list[str]:
+        """Return the ids, a repeated one with its number appended."""
+        return [self._unique(name) for name in ids]
 
-    def _own(self, name: str) -> str:
+    def _unique(self, name: str) -> str:
         key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
         if key not in self._seen:
             self._seen.add(key)
             return name
-        count = self._again[name] = self._again.get(name, 1) + 1
+        count = self._counts[name] = self._counts.get(name, 1) + 1
         return f"{name}#{count}"
 
 
 class Normaliser:
-    """Brings rows to what a method takes, unusable ones marked.
+    """Converts source rows to rows of one kind and marks the unusable ones.
 
-    A pair serves every kind: its chosen answer is a completion, its prompt a prompt, its two answers two unpaired rows.
+    A pair serves every kind: its chosen answer as a completion, its prompt as a prompt, its two answers as two unpaired rows.
 
     Args:
-        first: the first rows of the source; their first one decides the shape.
-        kind: what the method's rows are.
-        columns: names of ours -> names of theirs.
+        first: the first rows of the source; the first of them decides the shape.
+        kind: the kind of row to make.
+        columns: alignkit column -> source column.
         chat: whether the tokenizer has a chat template; without one, instruction rows become Alpaca's plain text.
-        all_turns: completions are made of all turns of the assistant, in place of the last one.
+        all_turns: make completions of all assistant turns, instead of the last one.
 
     Raises:
         DataError: a column is missing or of the wrong type; the message names file and line.
@@ -188,7 +188,7 @@ class Normaliser:
         self.shape = _recognise(_renamed(first.rows[0], self.theirs), kind, first)
 
     def rows(self, raw: RawRows, start: int = 0) -> list[Row]:
-        """Return the rows (of a pair used unpaired: two), of which ``start`` stand before these in the source."""
+        """Return the converted rows (two for a pair used unpaired); ``start`` is the number of source rows before ``raw``."""
         rows: list[Row] = []
         for position, values in enumerate(raw.rows):
             cells = RowReader(_renamed(values, self.theirs), raw.where(position), self.chat)
@@ -203,7 +203,7 @@ class Normaliser:
 
 
 def _checked_columns(raw: RawRows, columns: Mapping[str, str]) -> dict[str, str]:
-    """Return theirs -> ours; raises where ``data.columns`` names a column of ours or theirs that does not exist."""
+    """Return source column -> alignkit column; raises :class:`DataError` if ``data.columns`` names an unknown one."""
     known = {name for row in raw.rows for name in row} if columns else set()
     for ours, theirs in columns.items():
         if ours not in _OURS:
@@ -211,10 +211,10 @@ def _checked_columns(raw: RawRows, columns: Mapping[str, str]) -> dict[str, str]
                 f'data.columns: unknown column "{ours}"{suggest(ours, [*_OURS])} (known: {", ".join(_OURS)})'
             )
         if theirs not in known:
-            hint = suggest(theirs, sorted(known))
-            has = ", ".join(sorted(known))
+            names = sorted(known)
             raise DataError(
-                f'data.columns maps {ours} to "{theirs}", which {raw.source} does not have{hint} (it has {has})'
+                f'data.columns maps {ours} to "{theirs}", which {raw.source} does not have{suggest(theirs, names)} '
+                f"(it has {', '.join(names)})"
             )
     return {theirs: ours for ours, theirs in columns.items()}
 
@@ -248,15 +248,15 @@ def _recognise(first: Mapping[str, Any], kind: RowKind, raw: RawRows) -> Shape:
 
 def _about(cells: RowReader, shape: Shape, position: int, parts: Parts) -> Row:
     prompt, answers = as_conversations(*parts)
-    # Names must not depend on the tokenizer, so that models with and without a chat template hold the same rows out.
-    named = (prompt, answers) if cells.chat else as_conversations(*shape.read(replace(cells, chat=True)))
+    # Ids must not depend on the tokenizer, so that models with and without a chat template hold out the same rows.
+    identity = (prompt, answers) if cells.chat else as_conversations(*shape.read(replace(cells, chat=True)))
     used = {*shape.needs, *shape.optional, *_ABOUT, "tools", UNUSABLE_COLUMN}
     return Row(
         position=position,
-        id=cells.name("id") or digest(named[0], *named[1]),
+        id=cells.name("id") or digest(identity[0], *identity[1]),
         prompt=prompt,
         answers=answers,
-        cluster=cells.name("cluster") or digest(named[0]),
+        cluster=cells.name("cluster") or digest(identity[0]),
         category=cells.name("category"),
         fields={k: v for k, v in cells.values.items() if k not in used and isinstance(v, (str, int, float, bool))},
         unusable=cells.values.get(UNUSABLE_COLUMN),
@@ -266,7 +266,7 @@ def _about(cells: RowReader, shape: Shape, position: int, parts: Parts) -> Row:
 
 
 def _from_first_answer(row: Row) -> Row:
-    """Let the completion of a conversation begin with the first turn of the assistant, that of its prompt."""
+    """Move the assistant turns of the prompt, and what follows the first of them, into the completion."""
     if isinstance(row.prompt, str) or len(row.answers) != 1 or isinstance(row.answers[0], str):
         return row
     turns = (*row.prompt, *row.answers[0])
@@ -275,7 +275,7 @@ def _from_first_answer(row: Row) -> Row:
 
 
 def _for_kind(row: Row, kind: RowKind, cells: RowReader) -> list[Row]:
-    """Return the row (of a pair used unpaired: two rows) with the answers its kind has."""
+    """Return the row with the answers its kind has, or two rows for a pair used unpaired."""
     if kind == "prompt":
         return [replace(row, answers=(), unusable=EMPTY_PROMPT if is_blank(row.prompt) else None)]
     if not row.answers:
@@ -284,8 +284,8 @@ def _for_kind(row: Row, kind: RowKind, cells: RowReader) -> list[Row]:
     if kind == "preference" and row.unusable:
         return [row]
     if kind == "preference":
-        why = blank or (SAME_ANSWERS if row.answers[0] == row.answers[1] else None)
-        return [row if why is None else replace(row, unusable=why)]
+        reason = blank or (SAME_ANSWERS if row.answers[0] == row.answers[1] else None)
+        return [row if reason is None else replace(row, unusable=reason)]
     rows = [
         replace(row, answers=(answer,), unusable=EMPTY_COMPLETION if is_blank(answer) else None)
         for answer in row.answers
@@ -309,7 +309,7 @@ def _instruction_prompt(cells: RowReader) -> Text:
 
 
 def _with_system(cells: RowReader, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Put the ``system`` column in front of a conversation that has no system message of its own."""
+    """Prepend the ``system`` column to a conversation without a system message."""
     system = cells.plain("system", "")
     if not system or messages[0]["role"] == "system":
         return messages

@@ -1,4 +1,4 @@
-"""Where a prompt has to be made: from an instruction, or from the beginning two answers share."""
+"""Prompts made from an instruction, or from the shared beginning of two answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ _ALPACA_MORE = ", paired with an input that provides further context"
 
 
 def instruction_prompt(instruction: str, given: str, *, chat: bool) -> Text:
-    """Return the prompt of an instruction with an optional input.
-
-    A user turn where the tokenizer has a chat template (``chat``), Alpaca's plain text where it has none.
-    """
+    """Return the prompt of an instruction and an optional input: a user turn if ``chat``, else Alpaca's plain text."""
     if chat:
         return user(f"{instruction}\n\n{given}" if given else instruction)
     return _ALPACA.format(
@@ -33,7 +30,7 @@ def instruction_prompt(instruction: str, given: str, *, chat: bool) -> Text:
 
 
 def as_conversations(prompt: Text, answers: tuple[Text, ...]) -> Parts:
-    """Make all of them conversations where one of them is: plain text is a turn."""
+    """Return prompt and answers, all as conversations if one of them is: plain text becomes a turn."""
     if all(isinstance(text, str) for text in (prompt, *answers)):
         return prompt, answers
     turns = tuple(assistant(answer) if isinstance(answer, str) else answer for answer in answers)
@@ -41,11 +38,11 @@ def as_conversations(prompt: Text, answers: tuple[Text, ...]) -> Parts:
 
 
 def split_pair(chosen: Text, rejected: Text) -> Parts:
-    """Split off the beginning that both answers of a pair share: it is their prompt.
+    """Return the shared beginning of a pair as its prompt, and what remains as its answers.
 
-    Conversations share whole messages. Text is cut after the last shared ``Assistant:`` turn where there is one (the
-    style of Anthropic's HH-RLHF), else at the last word border, so that no word is torn between prompt and answer
-    (``trl.extract_prompt`` cuts at the first character that differs); a space at the border goes to the answers.
+    Conversations are split between messages. Text is split after the last shared ``Assistant:`` (the format of
+    Anthropic's HH-RLHF), else at the last word boundary, so that no word is divided between prompt and answer
+    (``trl.extract_prompt`` splits at the first differing character); a space at the boundary goes to the answers.
 
     >>> split_pair("It is blue.", "It is black.")
     ('It is', (' blue.', ' black.'))
@@ -55,7 +52,7 @@ def split_pair(chosen: Text, rejected: Text) -> Parts:
         return chosen[:cut], (chosen[cut:], rejected[cut:])
     first, second = (assistant(answer) if isinstance(answer, str) else answer for answer in (chosen, rejected))
     shared = 0
-    # Each keeps at least its last message: identical conversations are the same answer to one prompt.
+    # Each answer keeps at least its last message: identical conversations are the same answer to one prompt.
     while shared < min(len(first), len(second)) - 1 and first[shared] == second[shared]:
         shared += 1
     return first[:shared], (first[shared:], second[shared:])

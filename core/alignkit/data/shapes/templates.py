@@ -1,4 +1,4 @@
-"""Columns made of other columns by Jinja templates (``data.template``), in the sandbox chat templates run in."""
+"""Columns computed from other columns by sandboxed Jinja templates (``data.template``)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from alignkit.errors import ConfigError, DataError, first_line
 
 
 def fill(raw: RawRows, templates: Mapping[str, str]) -> RawRows:
-    """Return the rows with a column for every template.
+    """Return the rows with one more column per template.
 
     Args:
-        raw: rows as they stand in the source.
-        templates: our column -> Jinja template over their columns, e.g. ``Q: {{ question }}``.
+        raw: source rows.
+        templates: alignkit column -> Jinja template over the source's columns, e.g. ``Q: {{ question }}``.
 
     Raises:
-        ConfigError: a template is no Jinja.
-        DataError: a row lacks a column a template names; the message names file and line.
+        ConfigError: a template is not valid Jinja.
+        DataError: a row lacks a column used by a template; the message names file and line.
     """
     if not templates:
         return raw

@@ -1,1 +1,1 @@
-"""sources."""
+"""Data sources and file formats."""

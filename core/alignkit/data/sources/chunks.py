@@ -1,4 +1,4 @@
-"""A source of rows, read a chunk at a time, so that it need not fit into memory."""
+"""Sources of rows, read in chunks so that they need not fit into memory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from alignkit.data.rows import describe_value
 from alignkit.errors import SourceError
 
 ROWS = 1024
-"""Rows of a chunk, at most."""
+"""Maximum rows of a chunk."""
 
 BYTES = 4 << 20
-"""Bytes of a chunk of text lines, about."""
+"""Approximate maximum bytes of a chunk of text lines."""
 
 
 class Chunk(Protocol):
-    """Rows that stand one after another in a source; small, and sent to worker processes as it is."""
+    """Consecutive rows of a source, small enough to be sent to a worker process."""
 
     @property
     def places(self) -> Sequence[str]:
-        """Where each row stands (file:line)."""
+        """The location of each row (file:line)."""
         ...
 
     def head(self, limit: int) -> Chunk:
@@ -34,13 +34,13 @@ class Chunk(Protocol):
         ...
 
     def read(self, source: str) -> RawRows:
-        """Return the rows; raises :class:`~alignkit.errors.DataError` for one that is none."""
+        """Return the rows; raises :class:`~alignkit.errors.DataError` if one cannot be parsed."""
         ...
 
 
 @dataclass(frozen=True)
 class RowChunk:
-    """Rows that are read already, and where each stands."""
+    """Parsed rows with their locations."""
 
     rows: Sequence[Mapping[str, Any]]
     places: Sequence[str]
@@ -56,7 +56,7 @@ class RowChunk:
 
 @dataclass(frozen=True)
 class LineChunk:
-    """Lines of JSON, parsed by whoever takes the chunk."""
+    """Lines of JSON, parsed by :meth:`read` (in a worker process)."""
 
     lines: Sequence[bytes]
     places: Sequence[str]
@@ -66,24 +66,22 @@ class LineChunk:
         return LineChunk(self.lines[:limit], self.places[:limit])
 
     def read(self, source: str) -> RawRows:
-        """Parse every line; raises :class:`~alignkit.errors.DataError` at the first that is no object."""
+        """Parse every line; raises :class:`~alignkit.errors.DataError` at the first that is not an object."""
         rows = [parse_line(line, place) for line, place in zip(self.lines, self.places, strict=True)]
         return RawRows(rows, self.places.__getitem__, source)
 
 
-_NO_JSON = (
-    ("[", "; a file that is one JSON list is named .json"),
-    ("<", "; this is a web page or XML"),
-    ("version https://git-lfs", "; this stands for a file that Git LFS has: fetch it with git lfs pull"),
-    ("\0", "; these are NUL bytes, as in a file whose download broke off"),
+_NOT_JSON_LINES = (
+    ("[", "; a file that holds one JSON list must be named .json"),
+    ("<", "; this looks like HTML or XML"),
+    ("version https://git-lfs", "; this is a Git LFS pointer: fetch the file with git lfs pull"),
+    ("\0", "; the line begins with NUL bytes, as after an interrupted download"),
 )
-"""How files begin that are often taken for JSON Lines, and what to say of them."""
+"""Beginnings of files often mistaken for JSON Lines -> hint for the error message."""
 
 
 def parse_line(line: bytes, place: str) -> Mapping[str, Any]:
-    """Return the object one line of JSON holds; ``place`` (file:line) begins the message of any
-    :class:`~alignkit.errors.SourceError`.
-    """
+    """Return the object in one line of JSON; raises :class:`~alignkit.errors.SourceError` naming ``place`` (file:line)."""
     try:
         text = line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -91,12 +89,12 @@ def parse_line(line: bytes, place: str) -> Mapping[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        hint = next((hint for start, hint in _NO_JSON if text.startswith(start)), "")
-        raise SourceError(f"{place}: broken JSON: {error.msg} (column {error.colno}){hint}") from None
+        hint = next((hint for start, hint in _NOT_JSON_LINES if text.startswith(start)), "")
+        raise SourceError(f"{place}: invalid JSON: {error.msg} (column {error.colno}){hint}") from None
     except RecursionError:
-        raise SourceError(f"{place}: broken JSON: nested too deeply") from None
-    except ValueError as error:  # an integer of more digits than Python converts
-        raise SourceError(f"{place}: broken JSON: {str(error).partition(';')[0]}") from None
+        raise SourceError(f"{place}: invalid JSON: nested too deeply") from None
+    except ValueError as error:  # an integer with more digits than Python converts
+        raise SourceError(f"{place}: invalid JSON: {str(error).partition(';')[0]}") from None
     if not isinstance(value, dict):
         raise SourceError(f"{place}: the line is {describe_value(value)}, expected an object with the row's columns")
     return value
@@ -104,10 +102,10 @@ def parse_line(line: bytes, place: str) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows that can be read again and again.
+    """Rows that can be read repeatedly.
 
-    ``root`` is what the place of every row begins with (a file's path, a hub id), so that what is kept of a place does not
-    depend on where a file lies; ``digest`` stands for the content.
+    ``root`` is the common beginning of every row's location (a file's path, a hub id). The cache stores locations without
+    it, so that they stay correct when a file moves. ``digest`` returns a hash of the content.
     """
 
     name: str
@@ -117,7 +115,7 @@ class Source:
 
     @classmethod
     def of(cls, raw: RawRows) -> Source:
-        """Make a source of rows in memory."""
+        """Return a source of rows in memory."""
 
         def chunks() -> Iterator[Chunk]:
             for begin in range(0, len(raw.rows), ROWS):
@@ -134,7 +132,7 @@ class Source:
         return cls(raw.source, "", chunks, digest)
 
     def head(self, limit: int | None) -> Source:
-        """Return the first ``limit`` rows as a source (None: all of them)."""
+        """Return a source of the first ``limit`` rows (None: all)."""
         if limit is None:
             return self
 
@@ -159,7 +157,7 @@ class Source:
 
 
 def file_digest(paths: Sequence[Path]) -> str:
-    """Return SHA-256 over the suffixes and contents of files."""
+    """Return the SHA-256 of the suffixes and contents of files."""
     content = hashlib.sha256()
     for path in paths:
         content.update(f"{''.join(path.suffixes)} {path.stat().st_size}\n".encode())

@@ -1,4 +1,4 @@
-"""From the name of a source to its rows: a file, a URL, a directory, a hub data set, or the demo."""
+"""Opening a source by name: a file, a URL, a directory, a hub data set, or the demo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alignkit.errors import DataError, SourceError, first_line, suggest
 
 TRAIN_SPLITS = ("train",)
 HELD_OUT_SPLITS = ("test", "validation", "dev", "eval", "train")
-"""Splits tried in this order where none is named."""
+"""Splits tried in this order if none is named."""
 
 _EXECUTABLE = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -35,7 +35,7 @@ def load_rows(
     default_splits: Sequence[str] = TRAIN_SPLITS,
     limit: int | None = None,
 ) -> RawRows:
-    """Load the rows of ``source``, at most ``limit`` of them, at once; see :func:`open_source`."""
+    """Load at most ``limit`` rows of ``source`` into memory; see :func:`open_source`."""
     return open_source(source, split, config, default_splits=default_splits, limit=limit).read()
 
 
@@ -47,21 +47,20 @@ def open_source(
     default_splits: Sequence[str] = TRAIN_SPLITS,
     limit: int | None = None,
 ) -> Source:
-    """Open a source, to be read a chunk at a time.
+    """Open a source for reading in chunks. No source ever runs code.
 
     Args:
         source: a file (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .feather; text formats also gzipped), a URL of one, a
             directory of such files, a directory written by ``datasets``' ``save_to_disk``, a hub id, or ``demo``.
         split: the split to read; None takes the first of ``default_splits`` that the source has.
-        config: ``subset`` chooses the configuration of a hub data set, ``streaming`` reads without downloading whole.
-        default_splits: what to look for where no split is named.
-        limit: how many rows to read.
+        config: ``subset`` selects the configuration of a hub data set; ``streaming`` reads without a full download.
+        default_splits: the splits to try, in this order, if ``split`` is None.
+        limit: maximum rows to read.
 
     Raises:
-        DataError: the source is missing or of an unknown kind; when it is read, also empty or unreadable. No source ever
-            runs code.
+        DataError: the source is missing or of an unknown kind; while reading, also if it is empty or unreadable.
     """
-    return _filled(_open(source, split, config, default_splits, limit)).head(limit)
+    return _checked(_open(source, split, config, default_splits, limit)).head(limit)
 
 
 def _open(source: str, split: str | None, config: Reading, defaults: Sequence[str], limit: int | None) -> Source:
@@ -77,35 +76,35 @@ def _open(source: str, split: str | None, config: Reading, defaults: Sequence[st
     except (OSError, ValueError) as error:
         raise DataError(f"{source!r} cannot be read: {first_line(error)}") from None
     if (is_directory or is_file) and config.subset is not None:
-        raise DataError(f'data.subset "{config.subset}" is for hub data sets, and {source} is a local path')
+        raise DataError(f'data.subset "{config.subset}" applies to hub data sets only, and {source} is a local path')
     if is_directory:
         return _open_directory(path, split, defaults)
     if is_file:
         return _file_source(path, split)
     if path.exists():
-        raise DataError(f"{source} is no file that can be read twice (a pipe or device): write the rows to a file")
+        raise DataError(f"{source} is a pipe or device, which cannot be read twice: write the rows to a file")
     if _looks_like_path(source):
         _refuse_missing(path)
     return open_hub(source, split, config, defaults, limit)
 
 
-def _filled(source: Source) -> Source:
-    """Return the source; reading it raises where it has no rows, or they cannot be read."""
+def _checked(source: Source) -> Source:
+    """Return the source; reading it raises :class:`SourceError` if it has no rows or they cannot be read."""
 
     def chunks() -> Iterator[Chunk]:
-        some = False
+        empty = True
         try:
             for chunk in source.chunks():
-                some = True
+                empty = False
                 yield chunk
         except DataError as error:
             raise SourceError(str(error)) from error.__cause__
-        if not some:
+        if empty:
             path = Path(source.name)
-            empty = path.is_file() and not path.stat().st_size
-            raise SourceError(f"{source.name} is empty" if empty else f"{source.name} holds no rows")
+            no_bytes = path.is_file() and not path.stat().st_size
+            raise SourceError(f"{source.name} is empty" if no_bytes else f"{source.name} has no rows")
 
-    return Source(source.name, source.root, chunks, cache(source.digest))  # rows of every kind ask for it
+    return Source(source.name, source.root, chunks, cache(source.digest))  # asked once for each row kind
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -114,16 +113,14 @@ def _filled(source: Source) -> Source:
 def _file_source(path: Path, split: str | None) -> Source:
     suffix = suffix_of(path)
     if suffix in _EXECUTABLE:
-        raise DataError(
-            f"{path}: {suffix} files can run code when they are loaded; save the rows as JSON Lines or Parquet"
-        )
+        raise DataError(f"{path}: loading a {suffix} file can run code; save the rows as JSON Lines or Parquet")
     if suffix not in READERS:
-        named = f'unknown file type "{suffix}"' if suffix else "no file type in the name"
-        raise DataError(f"{path}: {named}; known are {', '.join(READERS)}, and .gz of the text formats")
+        problem = f'unknown file type "{suffix}"' if suffix else "the file name has no extension"
+        raise DataError(f"{path}: {problem}; supported are {', '.join(READERS)}, and .gz of the text formats")
     if path.suffix.lower() == ".gz" and suffix in (".parquet", ".arrow", ".feather"):
-        raise DataError(f"{path}: unpack it first; only the text formats are read gzipped")
+        raise DataError(f"{path}: decompress it first; only text formats can be read gzipped")
     if split not in (None, "train") and suffix != ".json":
-        raise DataError(f'{path} is one file and has no split "{split}"')
+        raise DataError(f'{path} is a single file and has no split "{split}"')
     read: Callable[[], Iterator[Chunk]] = lambda: READERS[suffix](path)  # noqa: E731
     if suffix == ".json":
         read = lambda: read_json(path, split)  # noqa: E731
@@ -147,7 +144,7 @@ def _refuse_missing(path: Path) -> NoReturn:
     parent = path.parent
     siblings = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
     hint = suggest(path.name, siblings) if siblings else ""
-    missing = "" if parent.is_dir() else f" (there is no directory {parent})"
+    missing = "" if parent.is_dir() else f" (directory {parent} does not exist)"
     raise DataError(f"{path} does not exist{missing}{hint}")
 
 
@@ -164,7 +161,7 @@ def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> S
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
     files = [entry for entry in entries if entry.is_file() and suffix_of(entry) in READERS and entry.name[0] != "."]
     if not files:
-        raise DataError(f"{path} is a directory without data files ({', '.join(READERS)})")
+        raise DataError(f"{path} contains no data files ({', '.join(READERS)})")
     chosen = _files_of_split(path, files, split, defaults)
     return Source(
         str(path),
@@ -175,7 +172,7 @@ def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> S
 
 
 def _files_of_split(path: Path, files: list[Path], split: str | None, defaults: Sequence[str]) -> list[Path]:
-    """Return the files that make up a split: ``train.jsonl``, ``train-00000-of-00002.parquet``, ``train_prefs.csv``."""
+    """Return the files of a split: ``train.jsonl``, ``train-00000-of-00002.parquet``, ``train_prefs.csv``."""
     by_name: dict[str, list[Path]] = {}
     for file in files:
         stem = file.name[: file.name.lower().rindex(suffix_of(file))]
@@ -183,9 +180,9 @@ def _files_of_split(path: Path, files: list[Path], split: str | None, defaults: 
     for wanted in defaults if split is None else (split,):
         if wanted in by_name:
             return by_name[wanted]
-        beginning = [file for name in by_name for file in by_name[name] if re.match(rf"{re.escape(wanted)}[-_.]", name)]
-        if beginning:
-            return beginning
+        matching = [file for name in by_name for file in by_name[name] if re.match(rf"{re.escape(wanted)}[-_.]", name)]
+        if matching:
+            return matching
     if split is None:
         return files
     raise DataError(

@@ -1,4 +1,4 @@
-"""One reader a file format, a chunk of rows at a time. Each knows file and line of every row; none runs code from the file."""
+"""File format readers: each yields chunks of rows with file and line, and runs no code from the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNREADABLE = (OSError, EOFError, zlib.error)
 
 
 def read_jsonl(path: Path) -> Iterator[Chunk]:
-    """Read JSON Lines (also gzipped); empty lines are passed over."""
+    """Read JSON Lines (also gzipped); empty lines are skipped."""
     lines: list[bytes] = []
     places: list[str] = []
     size = 0
@@ -42,9 +42,9 @@ def read_jsonl(path: Path) -> Iterator[Chunk]:
 
 
 def read_json(path: Path, split: str | None = None) -> Iterator[Chunk]:
-    """Read a JSON list of objects, or an object that holds one (``split`` names it where it holds several).
+    """Read a JSON list of objects, or an object that contains such lists (``split`` is then the key).
 
-    A file that holds one object a line is read as JSON Lines, whatever its name. A list is read into memory whole.
+    A file with one object per line is read as JSON Lines. A list is read into memory as a whole.
     """
     text = _text(path)
     try:
@@ -53,11 +53,11 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Chunk]:
         if error.msg == "Extra data" and text.lstrip()[:1] == "{":
             yield from read_jsonl(path)
             return
-        raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg} (column {error.colno})") from None
+        raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
-        raise DataError(f"{path}: broken JSON: nested too deeply") from None
-    except ValueError as error:
-        raise DataError(f"{path}: broken JSON: {str(error).partition(';')[0]}") from None
+        raise DataError(f"{path}: invalid JSON: nested too deeply") from None
+    except ValueError as error:  # an integer with more digits than Python converts
+        raise DataError(f"{path}: invalid JSON: {str(error).partition(';')[0]}") from None
     key = None if isinstance(value, list) else _list_key(path, value, split)
     items = value if key is None else value[key]
     lines = cache(lambda: _item_lines(text, key))
@@ -71,7 +71,7 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Chunk]:
 
 
 def read_csv(path: Path) -> Iterator[Chunk]:
-    """Read comma-separated values with a header (tabs in a file named .tsv)."""
+    """Read comma-separated values with a header (tab-separated in a file named .tsv)."""
     delimiter = "\t" if ".tsv" in path.name.lower() else ","
     with _open(path) as file:
         _refuse_utf16(path, file.peek(2)[:2])
@@ -80,7 +80,7 @@ def read_csv(path: Path) -> Iterator[Chunk]:
         try:
             yield from _table_chunks(path, table)
         except csv.Error as error:
-            raise DataError(f"{path}:{table.line_num}: broken CSV: {error}") from None
+            raise DataError(f"{path}:{table.line_num}: invalid CSV: {error}") from None
         except UnicodeDecodeError:
             _refuse_encoding(path)
         except _UNREADABLE as error:
@@ -92,7 +92,7 @@ def _table_chunks(path: Path, table: Any) -> Iterator[Chunk]:
     places: list[str] = []
     header: list[str] = []
     while True:
-        # Long answers pass the module's default of 128 KiB, which is everybody's: set only while we read.
+        # Long answers exceed the csv module's limit of 128 KiB. It is global, so it is raised only while reading.
         previous = csv.field_size_limit(sys.maxsize)
         try:
             if not header:
@@ -117,7 +117,7 @@ def _table_chunks(path: Path, table: Any) -> Iterator[Chunk]:
 
 
 def read_parquet(path: Path) -> Iterator[Chunk]:
-    """Read a Parquet file, a part of a row group at a time."""
+    """Read a Parquet file in parts of row groups."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -129,7 +129,7 @@ def read_parquet(path: Path) -> Iterator[Chunk]:
 
 
 def read_arrow(path: Path) -> Iterator[Chunk]:
-    """Read an Arrow file (Feather, or the stream format that ``datasets`` writes), memory-mapped."""
+    """Read a memory-mapped Arrow file (Feather, or the stream format that ``datasets`` writes)."""
     import pyarrow as pa
 
     try:
@@ -156,7 +156,7 @@ READERS: Mapping[str, Reader] = {
     ".arrow": read_arrow,
     ".feather": read_arrow,
 }
-"""Reader by file name suffix. The text formats may be gzipped (``.jsonl.gz``)."""
+"""File name suffix -> reader. Text formats may be gzipped (``.jsonl.gz``)."""
 
 
 # ------------------------------------------------------------------------------------------------ text
@@ -170,7 +170,7 @@ def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
 
 
 def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield ``(line number, line)`` of every line that is not empty."""
+    """Yield ``(line number, line)`` for every line that is not empty."""
     try:
         with _open(path) as file:
             for number, line in enumerate(file, 1):
@@ -184,7 +184,7 @@ def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _text(path: Path) -> str:
-    """Return a whole text file."""
+    """Return the content of a text file."""
     try:
         with _open(path) as file:
             content: bytes = file.read()
@@ -200,7 +200,7 @@ def _text(path: Path) -> str:
 
 
 def _refuse_encoding(path: Path) -> NoReturn:
-    """Say where a text file stops being UTF-8."""
+    """Raise :class:`DataError` naming the first line that is not UTF-8."""
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             try:
@@ -221,17 +221,19 @@ def _refuse_utf16(path: Path, content: bytes) -> None:
 
 
 def _list_key(path: Path, value: Any, split: str | None) -> str:
-    """Return the key of an object under which its list of rows stands."""
+    """Return the key of an object's list of rows."""
     if not isinstance(value, dict):
-        raise DataError(f"{path}:1: the file holds {describe_value(value)}, expected a list of objects")
+        raise DataError(f"{path}:1: the file contains {describe_value(value)}, expected a list of objects")
     keys: list[str] = [key for key, items in value.items() if isinstance(items, list)]
     if split in keys:
         return str(split)
     if not keys:
-        raise DataError(f"{path}:1: the file holds one object without a list of rows")
+        raise DataError(f"{path}:1: the file contains one object without a list of rows")
     if len(keys) > 1:
-        given = "" if split is None else f', and none is "{split}"{suggest(split, keys)}'
-        raise DataError(f"{path}:1: the file holds several lists ({', '.join(keys)}){given}; name one as data.split")
+        given = "" if split is None else f', none of them "{split}"{suggest(split, keys)}'
+        raise DataError(
+            f"{path}:1: the file contains several lists ({', '.join(keys)}){given}; set data.split to one of them"
+        )
     return keys[0]
 
 
@@ -239,7 +241,7 @@ _GAP = re.compile(r"[\s,:]*")
 
 
 def _item_lines(text: str, key: str | None) -> list[int]:
-    """Return the line on which each item of the top-level list, or of the list under ``key``, begins."""
+    """Return the line number of each item of the top-level list, or of the list under ``key``."""
     decode = json.JSONDecoder().raw_decode
 
     def skip(at: int) -> int:
@@ -247,7 +249,7 @@ def _item_lines(text: str, key: str | None) -> list[int]:
         return match.end() if match else at
 
     at = skip(0)
-    if key is not None:  # walk the object's pairs up to the one that holds the list
+    if key is not None:  # skip the object's entries before the list
         name, at = decode(text, skip(at + 1))
         while name != key:
             _, at = decode(text, skip(at))
@@ -269,15 +271,15 @@ def _item_lines(text: str, key: str | None) -> list[int]:
 
 def _check_header(path: Path, header: list[str]) -> None:
     if not any(name.strip() for name in header):
-        raise DataError(f"{path}:1: no header: the first line names the columns")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DataError(f'{path}:1: the header names column "{twice[0]}" twice')
+        raise DataError(f"{path}:1: no header: the first line must name the columns")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise DataError(f'{path}:1: the header repeats column "{repeated[0]}"')
 
 
 def _csv_row(place: str, header: list[str], values: list[str]) -> dict[str, Any]:
     if len(values) != len(header):
-        raise DataError(f"{place}: {len(values)} fields, but the header names {len(header)} columns")
+        raise DataError(f"{place}: {len(values)} fields, but the header has {len(header)} columns")
     return dict(zip(header, values, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Hub data sets and files that are not here, as ``datasets`` and fsspec read them; whole, or as a stream of unknown length."""
+"""Hub data sets and remote files, read by ``datasets`` and fsspec: downloaded, or as a stream of unknown length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_hub(
     import datasets
 
     with _as_data_error(
-        lambda: f'"{source}" is no file or directory here{_near(source)} and cannot be loaded from the hub'
+        lambda: f'"{source}" is not a local file or directory{_near(source)} and cannot be loaded from the hub'
     ):
         names = datasets.get_dataset_split_names(source, config.subset)
         chosen = choose_split(source, list(names), split, defaults)
@@ -41,15 +41,15 @@ def _near(source: str) -> str:
 
 
 def open_url(source: str, split: str | None, config: Reading, limit: int | None = None) -> Source:
-    """Open a file that is not here (https, s3, gs, hf, ...), through ``datasets`` and fsspec."""
+    """Open a remote file (https, s3, gs, hf, ...) through ``datasets`` and fsspec."""
     import datasets
 
     if split not in (None, "train"):
-        raise DataError(f'{source} is one file and has no split "{split}"')
+        raise DataError(f'{source} is a single file and has no split "{split}"')
     suffix = suffix_of(Path(source.partition("?")[0]))
     if suffix not in _BUILDERS:
-        named = f'unknown file type "{suffix}"' if suffix else "no file type in the name"
-        raise DataError(f"{source}: {named}; known are {', '.join(_BUILDERS)}, and .gz of the text formats")
+        problem = f'unknown file type "{suffix}"' if suffix else "the file name has no extension"
+        raise DataError(f"{source}: {problem}; supported are {', '.join(_BUILDERS)}, and .gz of the text formats")
     with _as_data_error(lambda: f"{source} cannot be loaded"):
         options = {"sep": "\t"} if suffix == ".tsv" else {}
         rows = datasets.load_dataset(
@@ -60,7 +60,7 @@ def open_url(source: str, split: str | None, config: Reading, limit: int | None 
 
 @contextmanager
 def _as_data_error(what: Callable[[], str]) -> Iterator[None]:
-    """Say in one sentence what ``datasets`` and the file systems behind it raise."""
+    """Turn what ``datasets`` and its file systems raise into a :class:`DataError` of one sentence."""
     import datasets
 
     try:
@@ -75,7 +75,7 @@ def _as_data_error(what: Callable[[], str]) -> Iterator[None]:
 
 
 def dataset_source(dataset: Any, name: str) -> Source:
-    """Return the rows of a ``datasets.Dataset``, which is memory-mapped."""
+    """Return a source of the rows of a ``datasets.Dataset``."""
 
     def chunks() -> Iterator[Chunk]:
         for begin in range(0, len(dataset), ROWS):
@@ -98,17 +98,17 @@ def dataset_source(dataset: Any, name: str) -> Source:
 
 
 def _stream_source(stream: Any, name: str, limit: int | None) -> Source:
-    """Return the rows of a stream of unknown length, written to a file without a name when they are first asked for."""
+    """Return a source of the rows of a stream, spooled to an anonymous temporary file on first use."""
     import datasets
 
     @cache
     def spool() -> IO[bytes]:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the source, and dies with the process)
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the source)
         try:
             for row in islice(stream, limit):
                 file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n")
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(f"{name} broke off while it was read: {first_line(error)}") from None
+            raise DataError(f"reading {name} failed part-way: {first_line(error)}") from None
         return file
 
     def chunks() -> Iterator[Chunk]:

@@ -1,1 +1,1 @@
-"""table."""
+"""Tables of tokenised rows: cache, selection, split and report."""

@@ -1,4 +1,4 @@
-"""What became of the rows: read, kept, dropped and why, truncated, and what they were hashed to."""
+"""Data reports: rows read, kept, dropped and truncated, and fingerprints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from alignkit.data.table.tokenised_rows import TokenisedRows, TokenTable
 from alignkit.errors import DataError
 
 SUMS = ("truncated_completions", "border_merges", "eos_added", "eos_missing", "double_bos")
-"""What a report adds up over the rows that are used."""
+"""Columns summed over the usable rows."""
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """How many rows were unusable for one reason, and where the first of them stands (file:line)."""
+    """The number of rows unusable for one reason, and the location of the first (file:line)."""
 
     count: int
     first: str
@@ -27,7 +27,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What was read from one source. A pair used as unpaired rows counts as two rows."""
+    """Counts of the rows of one source. A pair used as unpaired rows counts as two."""
 
     source: str
     kind: RowKind
@@ -39,25 +39,19 @@ class SourceReport:
     border_merges: int = 0
     eos_added: int = 0
     eos_missing: int = 0
-
     double_bos: int = 0
 
     @classmethod
     def of(cls, table: TokenTable) -> SourceReport:
-        """Count what became of the rows of a table."""
+        """Return the report of a table."""
         dropped: dict[str, Dropped] = {}
         unusable = np.setdiff1d(np.arange(len(table)), table.kept)
-        for row, reason in zip(
-            unusable.tolist(), table.table.column("unusable").take(unusable).to_pylist(), strict=True
-        ):
-            before = dropped.get(reason)
+        reasons = table.table.column("unusable").take(unusable).to_pylist()
+        for row, reason in zip(unusable.tolist(), reasons, strict=True):
+            earlier = dropped.get(reason)
             dropped[reason] = (
-                Dropped(1, table.place(row)) if before is None else replace(before, count=before.count + 1)
+                Dropped(1, table.place(row)) if earlier is None else replace(earlier, count=earlier.count + 1)
             )
-
-        def total(name: str) -> int:
-            return int(table.numbers(name)[table.kept].sum())
-
         return cls(
             table.source,
             table.kind,
@@ -65,7 +59,7 @@ class SourceReport:
             kept=len(table.kept),
             dropped=dropped,
             truncated_prompts=int((table.numbers("prompt_lost")[table.kept] > 0).sum()),
-            **{name: total(name) for name in SUMS},
+            **{name: int(table.numbers(name)[table.kept].sum()) for name in SUMS},
         )
 
     @property
@@ -74,33 +68,34 @@ class SourceReport:
         return sum(rows.count for rows in self.dropped.values())
 
     def lines(self) -> list[str]:
-        """Say it in sentences for the log; what did not happen is left out."""
-        said = [f"{self.source}: {self.read:,} {self.kind} rows read, {self.kept:,} kept"]
-        said += [
-            f"{self.source}: {rows.count:,} dropped: {why} (first: {rows.first})" for why, rows in self.dropped.items()
-        ]
-        happened = (
-            (self.truncated_prompts, "prompts cut on the left to fit data.max_length"),
-            (self.truncated_completions, "completions cut on the right to fit data.max_length"),
-            (self.border_merges, "completions whose first token also holds the end of the prompt"),
+        """Return the report as log lines; counts of zero are left out."""
+        counts = (
+            (self.truncated_prompts, "prompts truncated on the left to fit data.max_length"),
+            (self.truncated_completions, "completions truncated on the right to fit data.max_length"),
+            (self.border_merges, "completions whose first token straddles the prompt boundary"),
             (self.eos_added, "completions given an end token"),
             (self.eos_missing, "completions without an end token"),
-            (self.double_bos, "prompts that begin with the begin token twice"),
+            (self.double_bos, "prompts that begin with two BOS tokens"),
         )
-        return said + [f"{self.source}: {count:,} {what}" for count, what in happened if count]
+        lines = [
+            f"{self.read:,} {self.kind} rows read, {self.kept:,} kept",
+            *(f"{rows.count:,} dropped: {why} (first: {rows.first})" for why, rows in self.dropped.items()),
+            *(f"{count:,} {label}" for count, label in counts if count),
+        ]
+        return [f"{self.source}: {line}" for line in lines]
 
     def check(self, max_dropped: float) -> None:
-        """Raise :class:`DataError` where no row is left, or a larger share than ``max_dropped`` was unusable."""
+        """Raise :class:`DataError` if no row is left, or more than a share ``max_dropped`` of the rows was unusable."""
         if self.kept and self.unusable <= max_dropped * self.read:
             return
         reasons = ", ".join(f"{rows.count:,} {why} (first: {rows.first})" for why, rows in self.dropped.items())
-        allowed = f"data.max_dropped allows {max_dropped:.3%}".replace(".000%", "%") if self.kept else "none is left"
+        allowed = f"data.max_dropped allows {max_dropped:.3%}".replace(".000%", "%") if self.kept else "no row is left"
         raise DataError(f"{self.source}: {self.unusable:,} of {self.read:,} rows cannot be used ({allowed}): {reasons}")
 
 
 @dataclass(frozen=True)
 class SetReport:
-    """One set of tokenised rows: the training rows, or the held-out ones."""
+    """Size and fingerprint of one set of tokenised rows (training or held-out)."""
 
     rows: int
     clusters: int
@@ -111,7 +106,7 @@ class SetReport:
 
     @classmethod
     def of(cls, rows: TokenisedRows) -> SetReport:
-        """Measure a set."""
+        """Return the report of a set of rows."""
         lengths = rows.segment_lengths()
         longest = lengths[:, 0] + lengths[:, 1:].max(1, initial=0)
         return cls(
@@ -124,7 +119,7 @@ class SetReport:
         )
 
     def line(self, name: str) -> str:
-        """Say it in one sentence for the log."""
+        """Return the report as one log line."""
         return (
             f"{name}: {self.rows:,} rows in {self.clusters:,} clusters, {self.prompt_tokens:,} prompt and "
             f"{self.completion_tokens:,} completion tokens, longest {self.longest:,}"
@@ -133,13 +128,13 @@ class SetReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Everything a run records about its data."""
+    """The record of a run's data."""
 
     train: SetReport
     eval: SetReport
     sources: tuple[SourceReport, ...]
     shared_prompts: int = 0
-    """Held-out rows whose prompt is among the training rows' (none where the held-out share was split off here)."""
+    """Held-out rows whose prompt is also trained on (0 if the held-out rows are a share of the training source)."""
 
     @property
     def fingerprint(self) -> str:
@@ -147,12 +142,12 @@ class DataReport:
         return hashlib.sha256(f"{self.train.fingerprint} {self.eval.fingerprint}".encode()).hexdigest()
 
     def lines(self) -> list[str]:
-        """Say it in sentences for the log."""
-        said = [line for source in self.sources for line in source.lines()]
-        said += [self.train.line("train"), self.eval.line("held out")]
+        """Return the report as log lines."""
+        lines = [line for source in self.sources for line in source.lines()]
+        lines += [self.train.line("train"), self.eval.line("held out")]
         if self.shared_prompts:
-            said.append(f"warning: {self.shared_prompts:,} held-out rows have a prompt that is also trained on")
-        return said
+            lines.append(f"warning: {self.shared_prompts:,} held-out rows have a prompt that is also trained on")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for run.json."""

@@ -1,4 +1,4 @@
-"""Which rows are held out: whole clusters, chosen by hash."""
+"""The held-out split: whole clusters, chosen by hash."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ Words: TypeAlias = "Sequence[str] | pa.ChunkedArray"
 def held_out(
     clusters: Words, prompts: Words, share: float, source: str, fold: tuple[int, int] | None = None
 ) -> NDArray[np.bool_]:
-    """Return which rows are held out, about ``share`` of them, ``[rows]``.
+    """Return the mask of held-out rows, about ``share`` of all, ``[rows]``.
 
-    Rows of one cluster, and rows with one prompt, stay together, so nothing leaks. Groups are taken in the order of the hash
-    of their smallest cluster name until the share is reached: at least one group is held out and one is left. Unusable rows
-    take part, so that the split is the same whatever the rows are used for.
+    Rows with the same cluster or the same prompt form a group that is never divided, so nothing leaks. Groups are taken in
+    the order of the hash of their smallest cluster name until the share is reached; at least one group is held out and one
+    is left. Unusable rows take part, so that the split does not depend on the row kind.
 
     Args:
         clusters: the cluster of every row.
-        prompts: the prompt of every row, or what stands for it.
-        share: of the rows.
-        source: named in errors.
-        fold: ``(k, folds)``: the ``k``-th of so many parts is held out in place of a share; every group is in one of them.
+        prompts: the prompt of every row, or its digest.
+        share: share of the rows to hold out.
+        source: name of the source, for errors.
+        fold: ``(k, folds)``: hold out fold ``k`` (from 0) instead of a share; every group is in exactly one fold.
 
     Raises:
-        ConfigError: ``share`` is no share.
+        ConfigError: ``share`` is not in [0, 1).
         DataError: all rows belong to one group, or there are fewer groups than folds.
     """
     if not 0 <= share < 1:
-        raise ConfigError(f"data.eval_split is {share}, expected the name of a split or a share from 0 up to 1")
+        raise ConfigError(f"data.eval_split is {share}, expected a split name or a share of at least 0 and below 1")
     if share == 0 and fold is None:
         return np.zeros(len(clusters), dtype=np.bool_)
     names, group = _groups(clusters, prompts)
     sizes = np.bincount(group, minlength=len(names))
     if len(clusters) == 1:
-        raise DataError(f"{source} holds one row, so none can be held out; set data.eval_source")
+        raise DataError(f"{source} has only one row, so none can be held out; set data.eval_source")
     if len(names) < 2:
         raise DataError(
             f"{source}: all rows share one prompt or cluster, so none can be held out; set data.eval_source"
         )
     hashes = [hashlib.sha256(str(name).encode()).digest()[:8] for name in names]
     order = np.argsort(np.array(hashes, dtype="S8").view(">u8"), kind="stable")
-    before = np.cumsum(sizes[order]) - sizes[order]  # rows of the groups that come first
+    before = np.cumsum(sizes[order]) - sizes[order]  # rows in earlier groups
     held = np.zeros(len(names), dtype=np.bool_)
     if fold is None:
         held[order[before < share * len(clusters)]] = True
@@ -60,9 +60,9 @@ def held_out(
         number, folds = fold
         if len(names) < folds:
             raise DataError(
-                f"{source}: {len(names)} groups of rows (clusters, prompts) cannot be cut into {folds} folds"
+                f"{source}: {len(names)} groups of rows (clusters, prompts) cannot be split into {folds} folds"
             )
-        # Groups are dealt out by where their middle falls, and where they are few, one to each fold at least.
+        # A group goes to the fold its middle falls in; if that leaves a fold empty, groups are assigned in turn.
         middle = (before + sizes[order] / 2) / len(clusters)
         which = np.minimum((middle * folds).astype(np.int64), folds - 1)
         if len(set(which.tolist())) < folds:
@@ -73,14 +73,14 @@ def held_out(
 
 
 def _groups(clusters: Words, prompts: Words) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the names of the groups, and each row's: clusters that share a prompt are one, named by the smallest of them."""
+    """Return group names and the group of every row: clusters that share a prompt are one, named by the smallest of them."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     names, cluster = codes(clusters)
     _, prompt = codes(prompts)
     first = np.full(prompt.max(initial=-1) + 1, -1, dtype=np.int64)
-    first[prompt[::-1]] = cluster[::-1]  # the cluster a prompt first stands in
+    first[prompt[::-1]] = cluster[::-1]  # the cluster of a prompt's first row
     links = np.ones(len(cluster), dtype=np.int8)
     edges = coo_matrix((links, (cluster, first[prompt])), shape=(len(names), len(names)))
     count, component = connected_components(edges, directed=False)
@@ -90,7 +90,7 @@ def _groups(clusters: Words, prompts: Words) -> tuple[pa.Array, NDArray[np.int64
 
 
 def codes(values: Words) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the different values in order, and the number of each row's."""
+    """Return the distinct values, sorted, and the index of every row's value."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

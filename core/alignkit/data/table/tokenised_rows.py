@@ -1,4 +1,4 @@
-"""Tables of tokenised rows, and the rows chosen from them; everything is read from the memory-mapped file when asked for."""
+"""Tables of tokenised rows and selections from them, read from the memory-mapped file on access."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _BLOCK = 4096
 
 
 class TokenTable:
-    """Every row of one source, brought to one kind and tokenised (:func:`alignkit.data.tokenise.encode.encode`).
+    """Every row of one source as tokenised rows of one kind; see :func:`alignkit.data.tokenise.encode.encode`.
 
     Args:
         table: the columns.
-        kind: what one row is.
+        kind: the row kind.
         source: the name of the source.
-        root: what the place of every row begins with.
-        label: what the rows are called where several sources are mixed.
+        root: the common beginning of the rows' locations.
+        label: the source's name in a mix of several, else empty.
     """
 
     def __init__(self, table: pa.Table, kind: RowKind, source: str, root: str, label: str = "") -> None:
@@ -44,32 +44,32 @@ class TokenTable:
         return int(self.table.num_rows)
 
     def numbers(self, name: str) -> NDArray[np.int64]:
-        """Return a column of whole numbers."""
+        """Return a column of integers, ``[rows]``."""
         found: NDArray[np.int64] = self.table.column(name).to_numpy().astype(np.int64, copy=False)
         return found
 
     @cached_property
     def kept(self) -> NDArray[np.int64]:
-        """The rows that can be used."""
+        """Indices of the usable rows."""
         import pyarrow.compute as pc
 
         return np.flatnonzero(pc.is_null(self.table.column("unusable")).to_numpy())
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """The tokens of every part, ``[rows, SEGMENTS[kind]]``; 0 for unusable rows."""
+        """Token counts of prompt and completions, ``[rows, SEGMENTS[kind]]``; 0 for unusable rows."""
         chunks = [chunk.flatten().to_numpy() for chunk in self.table.column("lengths").chunks]
         flat = np.concatenate(chunks) if chunks else np.zeros(0)
         return flat.astype(np.int64).reshape(-1, SEGMENTS[self.kind])
 
     def text(self, name: str, row: int) -> str:
-        """Return a cell of a column of text."""
+        """Return a cell of a text column."""
         batch, at = self._at(row)
         value: str = batch.cell(name, at)
         return value
 
     def place(self, row: int) -> str:
-        """Return where a row stands (file:line)."""
+        """Return the location of a row (file:line)."""
         return self.root + self.text("place", row)
 
     def fields(self, row: int) -> Mapping[str, Any]:
@@ -79,7 +79,7 @@ class TokenTable:
         return json.loads(found) if found else {}
 
     def tokens(self, row: int) -> list[int]:
-        """Return the token ids of a row, its parts one after another."""
+        """Return the token ids of a row, prompt and completions concatenated."""
         batch, at = self._at(row)
         return batch.tokens(at)
 
@@ -101,7 +101,7 @@ class TokenTable:
         )
 
     def example(self, row: int, index: int) -> Example:
-        """Return a row as token ids; ``index`` is its position among the rows it is asked for with."""
+        """Return a row as token ids; ``index`` becomes :attr:`Example.index`."""
         batch, at = self._at(row)
         tokens = batch.tokens(at)
         ends = list(accumulate(self.lengths[row].tolist(), initial=0))
@@ -120,7 +120,7 @@ class TokenTable:
         )
 
     def _at(self, row: int) -> tuple[_Batch, int]:
-        """Return the record batch a row stands in, and its place there."""
+        """Return the record batch that contains a row, and the row's index in it."""
         number = bisect_right(self._begins, row) - 1
         return self._batches[number], row - self._begins[number]
 
@@ -134,7 +134,7 @@ class TokenTable:
 
 
 class _Batch:
-    """One record batch, its columns at hand: asking the whole table for a cell takes ten times as long."""
+    """One record batch with its columns by name: reading a cell from the whole table takes ten times as long."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.rows: int = batch.num_rows
@@ -156,14 +156,14 @@ class _Batch:
 
 @dataclass(frozen=True)
 class RowSelection:
-    """Rows of one table: ``rows [N]``, in any order."""
+    """Row indices into one table, in any order."""
 
     table: TokenTable
     rows: NDArray[np.int64]
 
 
 class TokenisedRows(Sequence[Example]):
-    """Rows of one kind as token ids, chosen from one or several tables; an :class:`Example` is made when asked for."""
+    """A sequence of :class:`Example`, selected from one or several tables and built on access."""
 
     def __init__(self, kind: RowKind, parts: Sequence[RowSelection]) -> None:
         self.kind: RowKind = kind
@@ -179,7 +179,7 @@ class TokenisedRows(Sequence[Example]):
     @overload
     def __getitem__(self, index: slice) -> TokenisedRows: ...
     def __getitem__(self, index: int | slice) -> Example | TokenisedRows:
-        """Return one row (its ``index`` is its position here), or the rows of a slice."""
+        """Return one row (its ``index`` is its position in this sequence), or the rows of a slice."""
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
         position = range(len(self))[index]
@@ -187,7 +187,7 @@ class TokenisedRows(Sequence[Example]):
         return table.example(row, position)
 
     def find(self, position: int) -> tuple[TokenTable, int]:
-        """Return the table a row stands in, and where."""
+        """Return the table that contains a row, and the row's index in it."""
         part = int(np.searchsorted(self._ends, position, side="right"))
         chosen = self.parts[part]
         return chosen.table, int(chosen.rows[position - (self._ends[part - 1] if part else 0)])
@@ -216,34 +216,34 @@ class TokenisedRows(Sequence[Example]):
         )
 
     def segment_lengths(self) -> NDArray[np.int64]:
-        """Return the tokens of every part, ``[rows, SEGMENTS[kind]]``: the prompt's, then each completion's."""
+        """Return the token counts of prompt and completions, ``[rows, SEGMENTS[kind]]``."""
         found = [part.table.lengths[part.rows] for part in self.parts]
         return np.concatenate(found) if found else np.zeros((0, SEGMENTS[self.kind]), dtype=np.int64)
 
     def lengths(self) -> NDArray[np.int64]:
-        """Return the tokens of every row, prompt shared by its completions, ``[rows]``."""
+        """Return the token count of every row, the prompt counted once, ``[rows]``."""
         total: NDArray[np.int64] = self.segment_lengths().sum(1)
         return total
 
     def sources(self, labels: Sequence[str]) -> NDArray[np.int64]:
-        """Return the number of the source every row comes from among ``labels``, ``[rows]``."""
+        """Return for every row the index of its source in ``labels``, ``[rows]``."""
         numbers = [labels.index(part.table.label) if part.table.label else 0 for part in self.parts]
         return np.repeat(np.array(numbers, dtype=np.int64), [len(part.rows) for part in self.parts])
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return a column of text (``id``, ``cluster``, ``category``, ``prompt``: the prompt's digest)."""
+        """Return a text column: ``id``, ``cluster``, ``category``, or ``prompt`` (its digest)."""
         return joined([part.table.table.column(name).take(part.rows) for part in self.parts])
 
     @property
     def clusters(self) -> int:
-        """The number of different clusters."""
+        """The number of distinct clusters."""
         import pyarrow.compute as pc
 
         return int(pc.count_distinct(self.column("cluster")).as_py()) if len(self) else 0
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over kind, row ids, token ids, their borders and which of them are scored."""
+        """SHA-256 of row kind, row ids, token ids, their boundaries and scored masks."""
         content = hashlib.sha256(self.kind.encode())
         for part in self.parts:
             for begin in range(0, len(part.rows), _BLOCK):
@@ -254,7 +254,7 @@ class TokenisedRows(Sequence[Example]):
 
 
 def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
-    """Return columns of text one after another."""
+    """Return text columns concatenated."""
     import pyarrow as pa
 
     chunks = [chunk for column in columns for chunk in column.chunks]

@@ -1,1 +1,1 @@
-"""tokenise."""
+"""Rendering and tokenising of rows."""

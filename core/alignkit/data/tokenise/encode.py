@@ -1,7 +1,7 @@
-"""From the rows of a source to a table of token ids, a chunk at a time, on all cores where it pays.
+"""Tokenisation of a source in chunks, in worker processes for larger sources.
 
-The table keeps every row, also those that cannot be used, with the reason; and of every row its text, so that whatever reads
-rows later (rewards, samples, checks) need not read the source again.
+The result keeps every row, unusable ones with the reason, and the text of every row, so that rewards, samples and checks need
+not read the source again.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SEGMENTS: Mapping[RowKind, int] = {"preference": 3, "completion": 2, "unpaired": 2, "prompt": 1}
-"""Parts of a row of each kind: its prompt, and its completions."""
+"""Row kind -> number of token sequences in a row: the prompt and its completions."""
 
 FACTS = (
     *("prompt_tokens", "prompt_lost", "completion_lost", "truncated_completions"),
     *("border_merges", "eos_added", "eos_missing", "double_bos"),
 )
-"""Numbers the table keeps of every row, as :class:`~alignkit.data.tokenise.rules.TokenRow` names them."""
+"""Numbers kept for every row; see :class:`~alignkit.data.tokenise.rules.TokenRow`."""
 
 _IN_PROCESS = 8
-"""Chunks up to which starting processes costs more than it saves."""
+"""Chunks below which starting worker processes costs more time than it saves."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything besides source and tokenizer that decides what the rows of a table are."""
+    """The settings that, with source and tokenizer, determine a table's content."""
 
     kind: RowKind
     rules: TokenRules
@@ -58,24 +58,23 @@ class Recipe:
     train_on: str = "last"
 
     def key(self) -> str:
-        """Return it as text."""
+        """Return the settings as text."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 def encode(
     source: Source, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, workers: int | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a source, brought to the recipe's kind and tokenised.
+    """Yield the rows of a source, converted to the recipe's kind and tokenised.
 
     Args:
-        source: where the rows come from.
-        recipe: what they become.
-        tokenizer: fast tokenizers work on a chunk at a time.
-        workers: processes; None takes one a core where there are rows enough. The rows do not depend on it.
+        source: the source of the rows.
+        recipe: the kind of row to make, and the settings.
+        tokenizer: the model's tokenizer.
+        workers: worker processes; None: one per core if there are enough rows. The result does not depend on it.
 
     Raises:
-        DataError: a row cannot be read, or a conversation meets a tokenizer whose chat template refuses it; the message names
-            file and line.
+        DataError: a row cannot be read, or the chat template rejects a conversation; the message names file and line.
     """
     own = _as_pairs(source, recipe)
     chunks = _numbered(own.chunks())
@@ -95,12 +94,12 @@ def encode(
         unique = names.unique(ids)
         if unique != ids:
             batch = batch.set_column(batch.schema.get_field_index("id"), "id", _strings(unique))
-        yield _moved(batch, count)
+        yield _shifted(batch, count)
         count += _positions(batch)
 
 
 def _numbered(chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, int]]:
-    """Yield each chunk with the number of rows before it."""
+    """Yield each chunk with the number of source rows before it."""
     count = 0
     for chunk in chunks:
         yield chunk, count
@@ -108,7 +107,7 @@ def _numbered(chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, int]]:
 
 
 def _as_pairs(source: Source, recipe: Recipe) -> Source:
-    """Return the source, or where its rows are to be paired with one another, their pairs."""
+    """Return the source, or if its rows are to be paired with one another, a source of the pairs."""
     if recipe.pairs is None:
         return source
     first = next(iter(source.chunks()), None)
@@ -117,16 +116,14 @@ def _as_pairs(source: Source, recipe: Recipe) -> Source:
     if first is not None:
         row = fill(first.head(1).read(source.name), recipe.template).rows[0]
         present = {name for name, value in row.items() if value is not None}
-    alone = columns["completion"] in present and columns["answers"] not in present
-    return (
-        paired(source, recipe.columns, recipe.pairs)
-        if alone and {columns["rating"], columns["label"]} & present
-        else source
-    )
+    one_answer = columns["completion"] in present and columns["answers"] not in present
+    if one_answer and {columns["rating"], columns["label"]} & present:
+        return paired(source, recipe.columns, recipe.pairs)
+    return source
 
 
 def _first_rows(source: Source, recipe: Recipe, chunk: Chunk) -> RawRows:
-    """Return the first rows, which decide the shape, as far as they can be read (the rest is refused when its turn comes)."""
+    """Return the readable first rows, which decide the shape (an unreadable row raises when its chunk is encoded)."""
     try:
         raw = chunk.read(source.name)
     except DataError:
@@ -137,7 +134,7 @@ def _first_rows(source: Source, recipe: Recipe, chunk: Chunk) -> RawRows:
 
 
 class _Work:
-    """What a process does to a chunk."""
+    """The work of one process: turn a chunk into a record batch."""
 
     def __init__(
         self, source: Source, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first: Chunk, *, paired: bool
@@ -154,7 +151,7 @@ class _Work:
         )
 
     def __call__(self, piece: tuple[Chunk, int]) -> pa.RecordBatch:
-        # A chunk makes hundreds of thousands of small objects and no cycles: looking for cycles costs a tenth of the time.
+        # A chunk makes hundreds of thousands of small objects but no cycles; garbage collection would cost 10 % of the time.
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -174,7 +171,7 @@ class _Work:
 
 
 def _record_batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, root: str) -> pa.RecordBatch:
-    """Put rows and their tokens into a record batch."""
+    """Return rows and their tokens as a record batch."""
     import numpy as np
     import pyarrow as pa
 
@@ -205,7 +202,7 @@ def _record_batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, roo
 
 
 def _content(tokens: NDArray[np.int32], row: TokenRow) -> bytes:
-    """Return 16 bytes that stand for a row's tokens, their borders and which are scored."""
+    """Return a 16-byte hash of a row's tokens, their boundaries and the scored mask."""
     borders = repr((*map(len, row.parts), row.scored)).encode()
     return hashlib.blake2b(tokens.tobytes() + borders, digest_size=16).digest()
 
@@ -225,7 +222,7 @@ def _text(row: Row) -> str:
 
 
 def text_row(text: str) -> tuple[Text, tuple[Text, ...], tuple[Mapping[str, Any], ...] | None]:
-    """Return prompt, answers and tools of the table's ``text``."""
+    """Return prompt, answers and tools from the table's ``text`` column."""
     prompt, answers, *tools = json.loads(text)
     return _frozen(prompt), tuple(map(_frozen, answers)), tuple(tools[0]) if tools else None
 
@@ -238,8 +235,8 @@ def _positions(batch: pa.RecordBatch) -> int:
     return batch.column("position")[batch.num_rows - 1].as_py() + 1 if batch.num_rows else 0
 
 
-def _moved(batch: pa.RecordBatch, count: int) -> pa.RecordBatch:
-    """Count positions from the beginning of the source, in place of the chunk's."""
+def _shifted(batch: pa.RecordBatch, count: int) -> pa.RecordBatch:
+    """Return the batch with positions counted from the beginning of the source, not of the chunk."""
     import pyarrow.compute as pc
 
     if not count:

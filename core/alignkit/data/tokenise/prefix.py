@@ -1,9 +1,8 @@
-"""Token ids of a prompt and of prompt + answer, each as of one text, without encoding a long prompt again and again.
+"""Token ids of a prompt and of prompt + answer, each tokenised as one text, without encoding a long prompt repeatedly.
 
-A byte-level BPE tokenizer with one of the usual splitting rules never makes a token across the border between a letter and a
-space with a letter behind it, whatever stands around them. So a prompt is cut at its last such border; the part before it is
-encoded once, and what follows it with every answer. The ids are those of the whole texts; for tokenizers not known to keep to
-this (or whose own probe says otherwise) whole texts are encoded.
+A byte-level BPE tokenizer with a common splitting rule never forms a token across a letter followed by a space and another
+letter. The prompt is cut at the last such place: the part before it is encoded once, the rest with every answer. The ids equal
+those of the whole texts. Tokenizers not known to have this property, or that fail a probe, encode whole texts.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ _ANSWERS = ("", "s", " and more", "\n", "'s", "12", "\u0301")
 
 
 class PrefixEncoder:
-    """Encodes prompts and their answers with one tokenizer."""
+    """Tokenises prompts with their answers."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
     def encode(self, rows: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[list[int], list[list[int]]]]:
-        """Yield, for every prompt with its answers, the ids of the prompt and of prompt + answer, without special tokens."""
+        """Yield for each row the ids of the prompt and of prompt + answer for every answer, without special tokens."""
         cuts = [self._cut(prompt) if self.cuts and len(answers) else 0 for prompt, answers in rows]
         texts: list[str] = []
         for (prompt, answers), cut in zip(rows, cuts, strict=True):
@@ -65,13 +64,13 @@ class PrefixEncoder:
 
     @staticmethod
     def _cut(prompt: str) -> int:
-        """Return where the prompt is cut: behind the last letter with a space and a letter after it; 0 for nowhere."""
+        """Return where to cut the prompt: after the last letter followed by a space and a letter; 0 if there is none."""
         last = _LAST_BORDER.match(prompt)
         return last.end() if last else 0
 
     @cached_property
     def direct(self) -> bool:
-        """Whether the tokenizer adds nothing to what its backend does, which is asked without the detour."""
+        """Whether the tokenizer's fast backend alone gives the same ids, so that it can be called directly."""
         if not self.tokenizer.is_fast:
             return False
         texts = [*_PROBES, *_ANSWERS, *map(str, self.tokenizer.all_special_tokens)]
@@ -81,7 +80,7 @@ class PrefixEncoder:
 
     @cached_property
     def cuts(self) -> bool:
-        """Whether the tokenizer is known never to join the two sides of a border, and its own probe agrees."""
+        """Whether the tokenizer is known never to form a token across a cut, and the probes confirm it."""
         if not self.direct:
             return False
         backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
@@ -102,22 +101,22 @@ class PrefixEncoder:
 
 
 def _splits_at_words(rule: dict[str, Any] | None) -> bool:
-    """Whether a pre-tokenizer is byte-level and splits by one of the usual rules."""
+    """Return whether a pre-tokenizer is byte-level and splits by one of the common rules."""
     if rule is None:
         return False
     parts = rule.get("pretokenizers", []) if rule.get("type") == "Sequence" else [rule]
     if not parts or parts[-1].get("type") != "ByteLevel":
         return False
     for part in parts[:-1]:
-        usual = (part.get("pattern") or {}).get("Regex") in _USUAL
+        common = (part.get("pattern") or {}).get("Regex") in _COMMON_RULES
         split = part.get("type") == "Split" and part.get("behavior") == "Isolated" and not part.get("invert")
-        if part.get("type") != "Digits" and not (split and usual):
+        if part.get("type") != "Digits" and not (split and common):
             return False
     splitting = any(part.get("type") == "Split" for part in parts[:-1])
     return splitting or bool(parts[-1].get("use_regex", True))
 
 
-_USUAL = frozenset(
+_COMMON_RULES = frozenset(
     {
         # GPT-2
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -132,16 +131,16 @@ _USUAL = frozenset(
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     }
 )
-"""Splitting rules under which a run of letters takes at most one character before it, and ends at a space."""
+"""Splitting rules in which a run of letters includes at most one preceding character and ends at a space."""
 
 
 def _is_local(normaliser: dict[str, Any] | None) -> bool:
-    """Whether a normaliser changes nothing across a border: none, or composition, which needs a combining mark."""
+    """Return whether a normaliser never changes text across a cut: none, or NFC, which needs a combining mark."""
     return normaliser is None or normaliser.get("type") == "NFC"
 
 
 def _stands_alone(token: dict[str, Any]) -> bool:
-    """Whether a special token neither reaches across a border nor takes the space beside it."""
+    """Return whether a special token neither contains a space nor absorbs an adjacent one."""
     return not (
         token.get("lstrip") or token.get("rstrip") or token.get("single_word") or " " in token.get("content", "")
     )

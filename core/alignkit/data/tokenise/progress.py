@@ -1,4 +1,4 @@
-"""How far the tokenisation of a source is, on a terminal, where there is enough to wait for."""
+"""Progress of tokenisation, shown on a terminal if it takes longer than a second."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PATIENCE = 1.0
-"""Seconds before anything is shown."""
+"""Seconds before progress is shown."""
 
 
 def with_progress(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the batches; count their rows on a terminal."""
+    """Yield the batches, and show the number of rows on a terminal."""
     if not sys.stderr.isatty():
         yield from batches
         return

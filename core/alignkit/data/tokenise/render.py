@@ -1,4 +1,4 @@
-"""Rows as the text a tokenizer sees: conversations through the tokenizer's chat template."""
+"""Rendering of rows to text: conversations by the tokenizer's chat template."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _REFUSALS = (TemplateError, ValueError, TypeError, KeyError)
-"""What a chat template raises at a conversation it was not made for."""
+"""Exceptions of chat templates for conversations they do not support."""
 
 
 class Rendered(NamedTuple):
-    """A row as text: the prompt, and each of its answers as it follows the prompt.
+    """A row as text: the prompt, and each answer as the text that follows it.
 
-    ``turns``, where not all of a conversation's answer is the assistant's: for every turn of the assistant, the text before
-    it and the text up to its end.
+    ``turns``, if the answer contains turns of other roles: for every assistant turn, the text before it and the text up to
+    its end.
     """
 
     prompt: str
@@ -31,38 +31,37 @@ class Rendered(NamedTuple):
 
 
 def render(row: Row, tokenizer: PreTrainedTokenizerBase, place: str, *, all_turns: bool = False) -> Rendered:
-    """Render a row; plain text is left as it is.
+    """Render a row; plain text is unchanged.
 
-    A conversation's prompt is rendered with the generation prompt (or, where it ends with a turn of the assistant, so that
-    this turn goes on), each answer as what the template writes after it. Where a template renders the prompt alone
-    differently from the prompt in the conversation, the prompt ends where the two part. Same text as
-    ``trl.apply_chat_template``.
+    A conversation's prompt is rendered with the generation prompt (or, if it ends with an assistant turn, to continue that
+    turn), each answer as the text the template adds to it. If a template renders the prompt alone differently from the same
+    turns inside the conversation, the prompt ends at the first difference. The text equals ``trl.apply_chat_template``'s.
 
     Args:
-        row: a normalised row; its ``tools`` are offered to the template.
-        tokenizer: whose chat template it is.
-        place: file:line, for errors.
-        all_turns: find the assistant's turns in an answer that holds others' as well.
+        row: a normalised row; its ``tools`` are passed to the template.
+        tokenizer: the tokenizer with the chat template.
+        place: location of the row (file:line), for errors.
+        all_turns: locate the assistant turns in an answer that also contains turns of other roles.
 
     Raises:
-        DataError: there is no chat template, it refuses the conversation, or (``all_turns``) it writes earlier turns
+        DataError: there is no chat template, it rejects the conversation, or (``all_turns``) it renders earlier turns
             differently once later ones follow; the message names ``place``.
     """
     if isinstance(row.prompt, str):
         return Rendered(row.prompt, tuple(str(answer) for answer in row.answers))
     if not tokenizer.chat_template:
         raise DataError(
-            f"{place} is a conversation, and the tokenizer has no chat template: set model.chat_template, "
-            "or write the rows as plain text"
+            f"{place}: the row is a conversation, but the tokenizer has no chat template: set model.chat_template, "
+            "or use plain text rows"
         )
     prompt = _apply(tokenizer, row.prompt, place, tools=row.tools, **_options(row.prompt)) if row.prompt else ""
     wholes = [_apply(tokenizer, whole, place, tools=row.tools) for whole in _wholes(row)]
     turns = _turns(row, tokenizer, place, wholes[0]) if all_turns and len(wholes) == 1 else ()
-    return _parted(prompt, wholes, turns)
+    return _split(prompt, wholes, turns)
 
 
 def render_all(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, all_turns: bool = False) -> list[Rendered]:
-    """Render rows as :func:`render` does, the ordinary conversations among them together, which is faster."""
+    """Render rows as :func:`render` does, but ordinary conversations in one call, which is faster."""
     together = [
         i
         for i, row in enumerate(rows)
@@ -72,12 +71,12 @@ def render_all(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, all_t
     done: dict[int, Rendered] = {}
     if together:
         conversations = [(i, whole) for i in together for whole in _wholes(rows[i])]
-        with suppress(*_REFUSALS):  # which of them the template refuses is found out one by one
+        with suppress(*_REFUSALS):  # on an exception, rows are rendered one by one to find the rejected ones
             prompts = _batch(tokenizer, [rows[i].prompt for i in together], add_generation_prompt=True)
             wholes: dict[int, list[str]] = {i: [] for i in together}
             for (i, _), text in zip(conversations, _batch(tokenizer, [c for _, c in conversations]), strict=True):
                 wholes[i].append(text)
-            done = {i: _parted(prompt, wholes[i]) for i, prompt in zip(together, prompts, strict=True)}
+            done = {i: _split(prompt, wholes[i]) for i, prompt in zip(together, prompts, strict=True)}
     return [done.get(i) or render(row, tokenizer, row.place, all_turns=all_turns) for i, row in enumerate(rows)]
 
 
@@ -92,35 +91,36 @@ def _wholes(row: Row) -> Iterator[tuple[Message, ...]]:
             yield (*row.prompt, *answer)
 
 
-def _parted(prompt: str, wholes: Sequence[str], turns: tuple[tuple[str, str], ...] = ()) -> Rendered:
+def _split(prompt: str, wholes: Sequence[str], turns: tuple[tuple[str, str], ...] = ()) -> Rendered:
+    """Split whole conversations after the part of the prompt they all begin with."""
     prompt = prompt[: min((common_prefix(prompt, whole) for whole in wholes), default=len(prompt))]
     return Rendered(prompt, tuple(whole[len(prompt) :] for whole in wholes), turns)
 
 
 def _turns(row: Row, tokenizer: PreTrainedTokenizerBase, place: str, whole: str) -> tuple[tuple[str, str], ...]:
-    """Return the text before and through every turn of the assistant in the answer; empty where it has no other turns."""
+    """Return the text before and through every assistant turn of the answer; empty if it has no other turns."""
     conversation: tuple[Message, ...] = tuple(
         m for part in (row.prompt, *row.answers) if not isinstance(part, str) for m in part
     )
     answers = range(len(row.prompt), len(conversation))
-    spoken = [i for i in answers if conversation[i]["role"] == "assistant"]
-    if len(spoken) == len(answers):
+    assistant = [i for i in answers if conversation[i]["role"] == "assistant"]
+    if len(assistant) == len(answers):
         return ()
     turns: list[tuple[str, str]] = []
-    for i in spoken:
+    for i in assistant:
         before = _apply(tokenizer, conversation[:i], place, tools=row.tools, add_generation_prompt=True)
         through = whole if i == answers[-1] else _apply(tokenizer, conversation[: i + 1], place, tools=row.tools)
         if not (whole.startswith(before) and whole.startswith(through)):
             raise DataError(
-                f"{place}: the chat template writes turn {i + 1} differently once others follow, so data.train_on: all "
-                "cannot tell the assistant's tokens; use data.train_on: last"
+                f"{place}: the chat template renders turn {i + 1} differently when later turns follow, so "
+                "data.train_on: all cannot locate the assistant's tokens; use data.train_on: last"
             )
         turns.append((before, through))
     return tuple(turns)
 
 
 def common_prefix(first: Sequence[object], second: Sequence[object]) -> int:
-    """Return how many items (characters, tokens) both begin with.
+    """Return the length of the common prefix of two sequences (of characters or tokens).
 
     >>> common_prefix("chosen", "chose"), common_prefix([1, 2], [1, 2, 3])
     (5, 2)
@@ -143,7 +143,7 @@ def _apply(
     try:
         return _batch(tokenizer, [messages], **options)[0]
     except _REFUSALS as error:
-        raise DataError(f"{place}: the chat template refuses this conversation: {first_line(error)}") from None
+        raise DataError(f"{place}: the chat template rejects this conversation: {first_line(error)}") from None
 
 
 def _batch(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Any], **options: Any) -> list[str]:

@@ -1,15 +1,15 @@
-"""From rows to token ids: the border between prompt and completion, begin and end tokens, truncation.
+"""Token ids of rows: the boundary between prompt and completion, BOS and EOS tokens, truncation.
 
 The rules, in the order they are applied:
 
-1. Prompt and prompt + answer are tokenised each as one text; the completion is what follows the prompt's own tokens. Where a
-   token spans the border (a *border merge*, counted), the completion begins with it, so that every character of the answer
-   is scored and both answers of a pair keep the same prompt.
-2. What the tokenizer puts in front of a text (BOS) stands there once, also where the text already writes it.
-3. A prompt without tokens gets the BOS token, or the EOS token where there is none, or the first token of its completions.
-4. A completion that does not end in an end-of-text or end-of-turn token gets the EOS token (``append_eos``; counted).
-5. Beyond ``max_length`` the prompt loses its left first, down to one token, then the completions lose their right (counted).
-   The longest completion decides, so both answers of a pair keep the same prompt.
+1. Prompt and prompt + answer are each tokenised as one text; the completion is what follows the prompt's tokens. If a token
+   straddles the boundary (a *border merge*, counted), the completion begins with it, so that every character of the answer
+   is scored and both completions of a pair have the same prompt.
+2. The tokenizer's prefix (BOS) occurs once, also if the text already contains it.
+3. An empty prompt becomes the BOS token, else the EOS token, else the first token of its completions.
+4. A completion that does not end with an end-of-text or end-of-turn token gets the EOS token (``append_eos``; counted).
+5. To fit ``max_length``, the prompt is truncated on the left down to one token, then the completions on the right (counted).
+   The longest completion decides, so both completions of a pair have the same prompt.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from alignkit.data.tokenise.render import Rendered, common_prefix
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NO_TOKENS = "completion without tokens of its own"
-ONLY_SPECIAL = "completion of special tokens alone"
-SAME_TOKENS = "chosen and rejected are the same tokens (after truncation)"
-NO_START = "empty prompt, and no token to begin with"
-NOTHING_SCORED = "no token of an assistant's turn is left (after truncation)"
+NO_TOKENS = "completion adds no token to the prompt"
+ONLY_SPECIAL = "completion has only special tokens"
+SAME_TOKENS = "chosen and rejected have the same tokens (after truncation)"
+NO_START = "empty prompt, and the tokenizer has no BOS or EOS token"
+NOTHING_SCORED = "no assistant token is left (after truncation)"
 
 Ids: TypeAlias = list[int]
 
 
 @dataclass(frozen=True)
 class TokenRules:
-    """The settings that tokenisation depends on."""
+    """The settings of tokenisation."""
 
     max_length: int
     append_eos: bool = True
 
 
 class Truncated(NamedTuple):
-    """A prompt and its completions within the length, and how many of them were cut."""
+    """A prompt and its completions after truncation, and how many of them were truncated."""
 
     prompt: Ids
     completions: tuple[Ids, ...]
@@ -52,19 +52,20 @@ class Truncated(NamedTuple):
 
 
 class TokenRow(NamedTuple):
-    """One row as token ids, and what had to be done to it; all numbers but ``prompt_tokens`` are 0 for a row as it should be."""
+    """One row as token ids, with counts of what tokenisation had to change."""
 
     parts: tuple[Ids, ...] = ()
-    """The prompt, then its completions; empty where the row is unusable."""
+    """The prompt, then its completions; empty for an unusable row."""
     scored: list[bool] | None = None
-    """Which tokens of the one completion are scored (None: all)."""
+    """Mask of the scored tokens of the only completion (None: all)."""
     unusable: str | None = None
+    """Why the row cannot be used (None: it can)."""
     prompt_tokens: int = -1
-    """Tokens of the prompt before truncation; -1 where it has no tokens."""
+    """Tokens of the prompt before truncation; -1 if it was not tokenised."""
     prompt_lost: int = 0
-    """Tokens the prompt lost to ``max_length``."""
+    """Prompt tokens removed to fit ``max_length``."""
     completion_lost: int = 0
-    """Tokens the completions lost to ``max_length``."""
+    """Completion tokens removed to fit ``max_length``."""
     truncated_completions: int = 0
     border_merges: int = 0
     eos_added: int = 0
@@ -74,13 +75,13 @@ class TokenRow(NamedTuple):
 
 @dataclass
 class Encoder:
-    """A tokenizer with the rules of this module."""
+    """Tokenises rendered rows by the rules of this module."""
 
     tokenizer: PreTrainedTokenizerBase
     rules: TokenRules
 
     def encode(self, batch: Sequence[Rendered]) -> list[TokenRow]:
-        """Return prompt and completions of every row, or the reason why it is unusable."""
+        """Return the tokens of every row, or the reason why it is unusable."""
         encoded = self._joint.encode([(row.prompt, row.answers) for row in batch])
         return [self._row(prompt, wholes, row) for (prompt, wholes), row in zip(encoded, batch, strict=True)]
 
@@ -107,7 +108,9 @@ class Encoder:
         fitted = truncate(prompt, tuple(ids for ids, _ in ended), self.rules.max_length)
         scored = None
         if turns is not None:
-            offset = added - (len(wholes[0]) - len(completions[0]))  # from a place in the text to one in the completion
+            offset = added - (
+                len(wholes[0]) - len(completions[0])
+            )  # position in the text -> position in the completion
             scored = _scored(turns, offset, len(fitted.completions[0]))
             if not any(scored):
                 return TokenRow(unusable=NOTHING_SCORED, prompt_tokens=len(prompt))
@@ -127,20 +130,20 @@ class Encoder:
         )
 
     def _turns(self, whole: Ids, turns: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
-        """Return first and last place of the tokens of every turn, by rule 1."""
+        """Return the token range ``[begin, end)`` of every turn, by rule 1."""
         ids = self._joint.ids([text for turn in turns for text in turn])
-        places = [common_prefix(part, whole) for part in ids]
-        return list(zip(places[::2], places[1::2], strict=True))
+        bounds = [common_prefix(part, whole) for part in ids]
+        return list(zip(bounds[::2], bounds[1::2], strict=True))
 
     def _begin(self, prompt: Ids, wholes: list[Ids]) -> tuple[Ids, list[Ids]]:
-        """Put in front what the tokenizer puts in front of a text, unless the text has it already."""
+        """Prepend the tokenizer's prefix (BOS), unless the text already has it (rule 2)."""
         prefix = self._prefix
         if not prefix or all(ids[: len(prefix)] == prefix for ids in wholes or [prompt]):
             return prompt, wholes
         return prefix + prompt, [prefix + whole for whole in wholes]
 
     def _start(self, prompt: Ids, wholes: list[Ids]) -> tuple[Ids, list[Ids]] | str:
-        """Cut the completions off, and see to it that the prompt has a token."""
+        """Separate prompt and completions, and make sure that the prompt has a token (rule 3)."""
         if prompt:
             return prompt, [whole[len(prompt) :] for whole in wholes]
         first = {whole[0] for whole in wholes if whole}
@@ -152,7 +155,7 @@ class Encoder:
         return NO_START if start is None else ([start], wholes)
 
     def _end(self, completion: Ids) -> tuple[Ids, str]:
-        """Return the completion with its end token, and whether one was added, is missing, or stood there."""
+        """Return the completion with an end token, and ``eos_added``, ``eos_missing`` or "" (rule 4)."""
         last = next((token for token in reversed(completion) if not self._is_space(token)), None)
         if last in self._ends:
             return completion, ""
@@ -170,7 +173,7 @@ class Encoder:
 
     @cached_property
     def _spaces(self) -> dict[int, bool]:
-        # Special tokens are never white space, whatever they decode to.
+        # Special tokens are never white space, even if they decode to it.
         return dict.fromkeys(self._special, False)
 
     @cached_property
@@ -191,15 +194,15 @@ class Encoder:
 
     @cached_property
     def _ends(self) -> frozenset[int]:
-        # Chat templates close a turn with a special token that need not be the EOS token (<|im_end|>, <end_of_turn>).
+        # Chat templates end a turn with a special token that may differ from EOS (<|im_end|>, <end_of_turn>).
         others = {self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id}
         return self._special - (others - {self._eos})
 
 
 def truncate(prompt: Ids, completions: tuple[Ids, ...], max_length: int) -> Truncated:
-    """Cut to ``max_length`` tokens of prompt and longest completion.
+    """Truncate prompt and longest completion to ``max_length`` tokens in total.
 
-    The prompt loses its left first and keeps at least one token, then the completions lose their right.
+    The prompt is truncated on the left first, down to one token, then the completions on the right.
 
     >>> truncate([1, 2, 3], ([4, 5], [6]), 4)
     Truncated(prompt=[2, 3], completions=([4, 5], [6]), cut_prompts=1, cut_completions=0)
@@ -214,7 +217,7 @@ def truncate(prompt: Ids, completions: tuple[Ids, ...], max_length: int) -> Trun
 
 
 def _scored(turns: Sequence[tuple[int, int]], offset: int, length: int) -> list[bool]:
-    """Return which of a completion's tokens belong to the turns; what follows the last turn (its end token) does too."""
+    """Return the mask of a completion's tokens in assistant turns, including what follows the last one (its end token)."""
     scored = [False] * length
     for number, (begin, end) in enumerate(turns, 1):
         stop = length if number == len(turns) else min(end + offset, length)

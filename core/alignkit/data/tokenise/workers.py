@@ -1,4 +1,4 @@
-"""Work on many pieces in several processes, the results in the order of the pieces."""
+"""An ordered map over worker processes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _work: Callable[[Any], Any]
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(work: Callable[[Piece], Result], pieces: Iterator[Piece], processes: int) -> Iterator[Result]:
-    """Yield ``work(piece)`` of every piece, in order, done by so many processes.
+    """Yield ``work(piece)`` for every piece, in order, computed by worker processes.
 
-    Only a few pieces are in flight at a time, so that a fast reader does not fill the memory. Where the processes are forked
-    (Linux), ``work`` is not copied; elsewhere it is pickled once for each.
+    Only a few pieces are in flight at a time, so that a fast reader does not fill the memory. Forked processes (Linux) share
+    ``work``; elsewhere it is pickled once per process.
 
     Raises:
-        RunFailedError: a process was killed. What ``work`` raises is raised here.
+        RunFailedError: a process was killed. Exceptions of ``work`` are raised unchanged.
     """
     waiting: deque[Future[Result]] = deque()
     pool = ProcessPoolExecutor(processes, initializer=_start, initargs=(work,))
@@ -46,17 +46,19 @@ def in_order(work: Callable[[Piece], Result], pieces: Iterator[Piece], processes
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise RunFailedError(
-            "a process that tokenises was killed (out of memory?): set data.workers to fewer, or to 1"
+            "a tokenisation process was killed (out of memory?): set data.workers to a smaller number, or to 1"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start(work: Callable[[Any], Any]) -> None:
-    """Make a process ready, and let it end with its parent, however that ends: it would keep the parent's locks otherwise."""
+    """Initialise a worker process, which exits with its parent: otherwise it would keep the parent's locks."""
     global _work
     _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent ends us
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes of a terminal; the parent ends the workers
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     parent = multiprocessing.parent_process()
     if parent is not None:
