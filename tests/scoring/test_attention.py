@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from alignkit.contract.batch import Example
@@ -98,3 +101,36 @@ def test_what_blocks_cannot_compute_is_refused(argument):
         packed_attention(nn.Module(), states, states, states, None, alignkit_plan=plan, **{argument: torch.ones(1)})
     with pytest.raises(NotImplementedError, match="dropout"):
         packed_attention(nn.Module(), states, states, states, None, dropout=0.1, alignkit_plan=plan)
+
+
+HIDDEN_OPERATOR = """
+import sys, torch
+namespace, find = type(torch.ops.aten), type(torch.ops.aten).__getattr__
+def without(self, name):
+    if name == sys.argv[1]:
+        raise AttributeError(name)
+    return find(self, name)
+namespace.__getattr__ = without
+vars(torch.ops.aten).pop(sys.argv[1], None)  # torch keeps what it has found
+
+from alignkit.errors import ModelError
+from alignkit.scoring.scorer import install
+from tests.helpers.scoring import build
+model = build("llama")
+print(install(model).backend)
+try:
+    install(model, "packed")
+except ModelError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("suffix", ["", "_backward"])
+def test_torch_without_cpu_flash_attention_scores_by_another_backend(suffix):
+    """The operators are private to PyTorch: a build without one must still import the scorer and train."""
+    operator = f"_scaled_dot_product_flash_attention_for_cpu{suffix}"
+    done = subprocess.run([sys.executable, "-c", HIDDEN_OPERATOR, operator], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    backend, refusal = done.stdout.splitlines()
+    assert backend == "rows"
+    assert f"torch {torch.__version__} has no CPU flash attention" in refusal

@@ -23,11 +23,20 @@ NAME = "alignkit_packed"
 PLAN_ARGUMENT = "alignkit_plan"
 """The keyword under which the plan travels through the backbone to its attention layers."""
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
 # Arguments some models hand their attention function and which the blocks know nothing of.
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
+
+
+def _kernels() -> tuple[Any, Any]:
+    """Return PyTorch's CPU flash attention and its backward, looked up when used: both are private, and may be missing."""
+    aten = torch.ops.aten
+    try:
+        return (
+            aten._scaled_dot_product_flash_attention_for_cpu,
+            aten._scaled_dot_product_flash_attention_for_cpu_backward,
+        )
+    except AttributeError as error:
+        raise NotImplementedError(f"torch {torch.__version__} has no CPU flash attention") from error
 
 
 def register() -> None:
@@ -91,10 +100,11 @@ class _PackedAttention(torch.autograd.Function):
         out = torch.empty_like(query)
         q, k, v, o = _grouped(query, heads), _shared(query, key), _shared(query, value), _grouped(out, heads)
         lse: torch.Tensor | None = None
+        flash_attention, ctx.flash_attention_backward = _kernels()
         for part in parts:
             rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
             mask = _window_mask(part, window, query)
-            seen, total = _forward(
+            seen, total = flash_attention(
                 q[:, :, rows], k[:, :, columns], v[:, :, columns], 0.0, part.causal, attn_mask=mask, scale=scale
             )
             if lse is None:
@@ -118,7 +128,7 @@ class _PackedAttention(torch.autograd.Function):
         o, g, d_q = _grouped(out, heads), _grouped(grad, heads), _grouped(d_query, heads)
         for part in ctx.parts:
             rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
-            a, b, c = _backward(
+            a, b, c = ctx.flash_attention_backward(
                 g[:, :, rows],
                 q[:, :, rows],
                 k[:, :, columns],

@@ -89,7 +89,7 @@ def _refusal(model: Any, config: Any, backend: Backend, device: torch.device) ->
     """Return why a backend is out of the question (None: worth trying)."""
     if backend not in ("packed", "rows"):
         return None
-    if getattr(model, "_is_stateful", False):
+    if getattr(model, "_is_stateful", True):  # private to transformers: without it, assume the worst
         return "the model carries a state from token to token, which completions cannot share"
     if other := layer_types(config) - {FULL, SLIDING, CHUNKED}:
         return f"layers of type {', '.join(sorted(other))} carry a state from token to token"
