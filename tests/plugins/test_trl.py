@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from alignkit import RunConfig, settings
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, PluginError
 from alignkit.runs import api
 from alignkit.runs.parts import trainer_parts
 from alignkit.runs.prepare import open_plugins, prepare
@@ -44,11 +44,11 @@ def test_orpo_s_curve_is_trl_s(tmp_path: Path) -> None:
     assert all(arm.cost.seconds and arm.cost.tokens for arm in found.arms)
 
 
-def trainer_of(method: str, tmp_path: Path) -> Any:
+def trainer_of(method: str, tmp_path: Path, **train: Any) -> Any:
     from alignkit.settings.training_arguments import training_arguments
 
     config = settings.check_config(
-        RunConfig.model_validate({"method": method, **QUICK, "run": {"output": str(tmp_path)}})
+        RunConfig.model_validate({"method": method, **QUICK, "run": {"output": str(tmp_path)}, "train": train})
     )
     session, suites = open_plugins(config)
     arguments, shape = training_arguments(config, tmp_path)
@@ -74,7 +74,28 @@ def test_trl_reads_the_same_tokens(method: str, tmp_path: Path) -> None:
             case _:
                 theirs = [row["input_ids"]]
         assert theirs == wholes
-    assert list(trainer._get_train_sampler()) == parts.order.taken(parts.rows_per_step, 0)
+
+
+def test_every_epoch_has_the_engine_s_order(tmp_path: Path) -> None:
+    trainer, parts = trainer_of("trl-sft", tmp_path, num_train_epochs=2, save_strategy="no", eval_strategy="no")
+    collate, seen = trainer.data_collator, []
+
+    def watched(rows: list[dict[str, Any]]) -> Any:
+        seen.extend(row["input_ids"] for row in rows)
+        return collate(rows)
+
+    trainer.data_collator = watched
+    trainer.train()
+    first, second = parts.rows_of_epoch(0), parts.rows_of_epoch(1)
+    assert first != second
+    assert seen == [trainer.train_dataset[row]["input_ids"] for row in first + second]
+
+
+def test_rows_in_another_order_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = trainer_of("trl-sft", tmp_path)
+    monkeypatch.setattr("accelerate.data_loader.DataLoaderShard.set_sampler", lambda loader, sampler: None)
+    with pytest.raises(PluginError, match="SFTTrainer does not take its rows in alignkit's order"):
+        trainer.get_train_dataloader()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from alignkit import Answered
+from alignkit.errors import PluginError
 from transformers import TrainerCallback, TrainingArguments
 
 if TYPE_CHECKING:
@@ -71,6 +72,23 @@ class OurOrder(torch.utils.data.Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch; called by the data loader."""
         self.epoch = epoch
+
+
+def in_our_order(trainer: Any, parts: TrainerParts) -> Any:
+    """Return the trainer class with its training rows in alignkit's order."""
+
+    class InOurOrder(trainer):
+        def get_train_dataloader(self) -> Any:
+            loader, order = super().get_train_dataloader(), OurOrder(parts)
+            loader.set_sampler(order)
+            if loader.get_sampler() is not order:
+                raise PluginError(
+                    f"{trainer.__name__} does not take its rows in alignkit's order with this version of accelerate"
+                )
+            return loader
+
+    InOurOrder.__name__ = trainer.__name__
+    return InOurOrder
 
 
 class Numbers(TrainerCallback):

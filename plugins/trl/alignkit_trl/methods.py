@@ -57,7 +57,11 @@ class TRLMethod(Method[Settings]):
             rewards = open_rewards(specs)
             more["reward_funcs"] = bridge.reward_functions(rewards, parts.rows("train"), parts.tokenizer)
             given["reward_weights"] = [reward.weight for reward in rewards]
-        trainer = parts.staged(load(self.trainer))(
+        kind = parts.staged(load(self.trainer))
+        if self.own_order and not self.fixed:
+            kind = bridge.in_our_order(kind, parts)
+            given["train_sampling_strategy"] = "sequential"  # a plain sampler, which ours replaces
+        return kind(
             model=parts.model,
             args=bridge.arguments(load(self.config), parts, given),
             train_dataset=train,
@@ -66,9 +70,6 @@ class TRLMethod(Method[Settings]):
             callbacks=[bridge.Numbers(parts, parts.memory_gb), *parts.callbacks],
             **more,
         )
-        if self.own_order and not self.fixed:
-            trainer._get_train_sampler = lambda *_: bridge.OurOrder(parts)
-        return trainer
 
 
 class TRLSFT(TRLMethod):
