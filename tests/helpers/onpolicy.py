@@ -23,11 +23,12 @@ TRAIN: dict[str, Any] = {"optim": "adamw_torch", "max_steps": 8, "logging_steps"
 TRAIN |= {"per_device_train_batch_size": 4, "learning_rate": 3e-3}
 
 
-def lora(model: torch.nn.Module) -> torch.nn.Module:
+def lora(model: torch.nn.Module, **options: Any) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(3)
-    return get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))  # type: ignore[arg-type]
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **options)
+    return get_peft_model(model, config)  # type: ignore[arg-type]
 
 
 def rollouts(model: torch.nn.Module, settings: OnPolicySettings, *rewards: Any, number: int = 0) -> ModelRollouts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,14 +144,16 @@ def test_vllm_is_asked_for_where_it_is_missing() -> None:
         configuration(PPO | {"sampler": "vllm"})
 
 
-def test_what_vllm_gets_is_the_merged_policy() -> None:
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("options", [None, {}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
+def test_what_vllm_gets_is_the_merged_policy(options: dict[str, Any] | None, critic: Any) -> None:
     from alignkit.onpolicy.vllm import merged_weights
 
-    model = lora(tiny_llama())
-    add_critic(model, "shared")
+    model = tiny_llama() if options is None else lora(tiny_llama(), **options)
+    add_critic(model, critic)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or "modules_to_save" in name:
                 parameter.normal_()
     before = weights(model)
     found = dict(merged_weights(model))

@@ -72,31 +72,36 @@ class VLLMSampler:
 def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the policy's weights under the base model's names, adapters merged in, critics left out.
 
-    Layer by layer, each merged in a copy of its weight: merging in place and back again would leave the frozen weights a
-    little off after every rollout.
+    Every layer is merged in a copy of its weights: merging in place and back again would leave the frozen weights a little
+    off after every rollout.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    adapted = {name: module for name, module in base.named_modules() if hasattr(module, "merged_adapters")}
-    for name, weight in base.state_dict().items():
-        owner, _, rest = name.partition(".base_layer.")
-        if is_critics(name) or "lora_" in name or ".original_module." in name:
-            continue
-        if rest == "weight" and owner in adapted:
-            yield f"{owner}.weight", _merged(adapted[owner])
-        else:
-            plain = f"{owner}.{rest}" if rest else name
-            yield plain.replace(".modules_to_save.default.", "."), weight.detach()
+    from peft import PeftModel, get_base_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    if not isinstance(model, PeftModel):
+        weights = model.state_dict()
+    else:
+        weights = get_base_model_state_dict(model)
+        for path, module in model.get_base_model().named_modules():
+            if isinstance(module, BaseTunerLayer) and not is_critics(path):
+                weights |= {f"{path}.{name}": weight for name, weight in _merged(module).items()}
+            elif isinstance(module, ModulesToSaveWrapper):
+                trained = module.modules_to_save[module.active_adapters[0]].state_dict()
+                weights |= {f"{path}.{name}": weight for name, weight in trained.items()}
+    yield from ((name, weight.detach()) for name, weight in weights.items() if not is_critics(name))
 
 
-def _merged(layer: Any) -> torch.Tensor:
-    """Return an adapted layer's weight with its adapters merged in; the layer stays as it is."""
-    parameter = layer.base_layer.weight
-    kept = parameter.data
-    parameter.data = kept.clone()
+def _merged(layer: Any) -> dict[str, torch.Tensor]:
+    """Return an adapted layer's weights with its adapters merged in; the layer stays as it is."""
+    parameters = dict(layer.get_base_layer().named_parameters())
+    kept = {name: parameter.data for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.data = parameter.data.clone()
     try:
         layer.merge()
-        merged: torch.Tensor = parameter.data
+        return {name: parameter.data for name, parameter in parameters.items()}
     finally:
-        parameter.data = kept
+        for name, parameter in parameters.items():
+            parameter.data = kept[name]
         layer.merged_adapters.clear()
-    return merged
