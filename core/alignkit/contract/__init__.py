@@ -1,1 +1,1 @@
-"""contract."""
+"""What plugins implement and are given: hooks, methods, suites, rewards, rows, batches and scores, with their checks."""

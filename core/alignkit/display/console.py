@@ -1,4 +1,4 @@
-"""What a person sees of a run: messages, tables and a progress bar on stderr, and the same lines in train.log."""
+"""Messages, tables and progress bars on stderr, copied to train.log."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from alignkit.contract.suites import SuiteResult
 
 _LOG_LINES = 20
-"""Lines of progress a run leaves in its log."""
+"""Progress lines a run writes to its log."""
 
 _LOG_WIDTH = 120
 
 
 class Console:
-    """Messages for people: on ``stream`` (default stderr), and in a log file once there is one.
+    """Console of a run.
 
     Args:
-        log: file to which every line is appended with the time; :meth:`log_to` sets it later.
-        stream: where to write in place of stderr.
-        quiet: write to the log alone.
+        log: file every line is appended to, with the time; :meth:`log_to` sets it later.
+        stream: stream to write to (default: stderr).
+        quiet: write to the log only.
     """
 
     def __init__(self, log: Path | None = None, stream: IO[str] | None = None, *, quiet: bool = False) -> None:
@@ -46,21 +46,21 @@ class Console:
         self._log = log
 
     def log_to(self, path: Path | None) -> None:
-        """Append every line from now on to the file ``path`` as well (None: to none)."""
+        """Append every further line to the file ``path`` as well (None: to no file)."""
         self._log = path
 
     def info(self, message: str) -> None:
-        """Say something."""
+        """Print a message."""
         self._rich.print(message, markup=False)
         self._write_log("INFO", message)
 
     def warn(self, message: str) -> None:
-        """Say something the user should look into."""
+        """Print a warning."""
         self._rich.print(f"warning: {message}", markup=False, style="yellow")
         self._write_log("WARNING", message)
 
     def table(self, table: RenderableType) -> None:
-        """Show a table."""
+        """Print a table."""
         self._rich.print(table, soft_wrap=False)
         self._write_log("INFO", _as_text(table))
 
@@ -68,7 +68,7 @@ class Console:
     def progress(self, total: int, start: int = 0, description: str = "training") -> Iterator[StepProgress]:
         """Show a progress bar over the optimizer steps ``start`` to ``total`` while the block runs.
 
-        Shown on a terminal or in a notebook only; the log gets some twenty lines in any case.
+        The bar is shown on a terminal or in a notebook only; the log gets about twenty lines in any case.
         """
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -97,7 +97,7 @@ class Console:
 
 
 class StepProgress:
-    """The progress of a run over its optimizer steps, made by :meth:`Console.progress`."""
+    """Progress over the optimizer steps of a run, made by :meth:`Console.progress`."""
 
     def __init__(self, console: Console, bars: Progress, task: TaskID, total: int, start: int) -> None:
         self._console, self._bars, self._task = console, bars, task
@@ -114,9 +114,9 @@ class StepProgress:
         accuracy: float | None = None,
         tokens_per_second: float | None = None,
     ) -> None:
-        """Show that ``step`` is done, with the numbers of this logging step; without any, those of the last one stay.
+        """Show that ``step`` is complete, with the metrics of this logging step (if none are given, the previous ones).
 
-        Every twentieth of the way the next numbers go to the log as well.
+        The log gets one line of metrics per twentieth of the run.
         """
         details = [
             f"{name} {value:{form}}"
@@ -147,7 +147,7 @@ def comparison_table(before: Mapping[str, SuiteResult], after: Mapping[str, Suit
 
     columns = ["after"] if not before else ["before", "after"]
     table = Table(
-        title="held-out preference accuracy and perplexity, with 95 % intervals",
+        title="held-out metrics, with 95 % intervals",
         title_justify="left",
         title_style="bold",
     )

@@ -1,4 +1,4 @@
-"""The few numbers a run is judged by, before and after training, for the console's table and the model card."""
+"""The main metrics before and after training, for the console and the model card."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TITLES = {
     ("perplexity", "perplexity"): "perplexity",
     ("perplexity", "bits_per_byte"): "bits per byte",
 }
-"""What the built-in suites' main metrics are called. Of any other suite every metric is shown under its own name."""
+"""Titles of the built-in suites' main metrics. Any other suite's metrics are all shown, under their own names."""
 
 
 class Line(NamedTuple):
-    """One metric before and after training (None where it was not measured)."""
+    """One metric before and after training (None: not measured)."""
 
     title: str
     before: Estimate | None
@@ -31,7 +31,7 @@ class Line(NamedTuple):
 
     @property
     def change(self) -> float | None:
-        """After less before."""
+        """Difference after - before."""
         return None if self.before is None or self.after is None else self.after.value - self.before.value
 
 
@@ -45,7 +45,7 @@ def headline(before: Metrics, after: Metrics) -> list[Line]:
 
 
 def number(value: float) -> str:
-    """Return a number as a table shows it: three decimals below 10, one below 1000, none above.
+    """Return a number as text: three decimals below 10, one below 1000, none above.
 
     >>> number(0.5154), number(2.2849), number(1234.5)
     ('0.515', '2.285', '1,234')
@@ -58,7 +58,7 @@ def number(value: float) -> str:
 
 
 def with_interval(estimate: Estimate | None) -> str:
-    """Return ``value [low, high]``, the value alone where there is no interval, a dash where it was not measured."""
+    """Return ``value [low, high]``, the value alone if there is no interval, or a dash for None."""
     if estimate is None:
         return "-"
     if estimate.low is None or estimate.high is None:
@@ -67,7 +67,7 @@ def with_interval(estimate: Estimate | None) -> str:
 
 
 def signed(change: float | None) -> str:
-    """Return a change with its sign, a dash where there is none."""
+    """Return a change with its sign, or a dash for None."""
     if change is None:
         return "-"
     return number(change) if change < 0 or not math.isfinite(change) else f"+{number(change)}"

@@ -20,17 +20,18 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """The palette of Okabe and Ito (2008), which people with any kind of colour vision can tell apart."""
 
 _MARKED = 40
-"""Up to this many points each is marked: a line through three points says too little about where they are."""
+"""Up to this number of points, each point is marked."""
 
 _SMOOTHED = 80
-"""Beyond this many points a running mean is drawn over the points themselves."""
+"""Above this number of points, a running mean is drawn over the points."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One picture: which keys of the metrics it shows, in the order of the palette.
+    """One plot: the metrics it shows, in the order of the palette.
 
-    ``curves`` maps a key to its name in the legend; a key that ends in ``/*`` stands for every key it begins.
+    ``curves`` maps a key of metrics.jsonl to its label in the legend; a key ending in ``/*`` stands for every key with
+    that prefix.
     """
 
     name: str
@@ -50,12 +51,12 @@ PLOTS = (
         "reward",
         {"rewards/chosen": "chosen", "rewards/rejected": "rejected", "rewards/margins": "margin"},
     ),
-    Plot("reward", "Reward of the model's own answers", "reward", {"reward": "in all", "reward/*": ""}),
-    Plot("kl", "How far answers have moved from the start model", "KL (nats)", {"kl": "KL"}),
-    Plot("entropy", "Entropy of what is sampled from", "nats a token", {"entropy": "entropy"}, lower=0.0),
+    Plot("reward", "Reward of sampled completions", "reward", {"reward": "total", "reward/*": ""}),
+    Plot("kl", "KL divergence of sampled completions from the start model", "KL (nats)", {"kl": "KL"}),
+    Plot("entropy", "Entropy of the sampling distribution", "nats per token", {"entropy": "entropy"}, lower=0.0),
     Plot(
         "accuracy",
-        "Pairs ranked right",
+        "Preference accuracy",
         "share of pairs",
         {"rewards/accuracies": "accuracy"},
         lower=0.0,
@@ -63,7 +64,7 @@ PLOTS = (
     ),
     Plot(
         "logps",
-        "Log-probability of the answers",
+        "Log-probability of completions",
         "log-probability (nats)",
         {"logps/chosen": "chosen", "logps/rejected": "rejected"},
     ),
@@ -85,9 +86,9 @@ PLOTS = (
 
 
 def draw(run_directory: Path | str) -> list[Path]:
-    """Draw every plot for which metrics.jsonl has data into ``plots/`` of the run directory; returns their paths.
+    """Draw every plot that metrics.jsonl has data for into ``plots/`` of the run directory and return the paths.
 
-    Values on held-out data (``eval_KEY``) are drawn dashed in the colour of ``KEY``.
+    Values on held-out data (``eval_KEY``) are dashed, in the colour of ``KEY``.
     """
     directory = Path(run_directory)
     paths = []
@@ -100,7 +101,7 @@ def draw(run_directory: Path | str) -> list[Path]:
 
 
 def figures(run_directory: Path) -> Iterator[tuple[Plot, Figure]]:
-    """Yield every plot for which metrics.jsonl has data, drawn."""
+    """Yield every plot that metrics.jsonl has data for, with its figure."""
     records = MetricsLog(run_directory / "metrics.jsonl").read()
     for plot in PLOTS:
         if curves := _curves(plot, records):
@@ -109,7 +110,7 @@ def figures(run_directory: Path) -> Iterator[tuple[Plot, Figure]]:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of one metric over the optimizer steps, on training data or held-out data."""
+    """Values of one metric over the optimizer steps, on training or held-out data."""
 
     label: str
     steps: list[float]
@@ -130,7 +131,7 @@ def _curves(plot: Plot, records: Records) -> list[Curve]:
 
 
 def _expand(wanted: Mapping[str, str], records: Records) -> dict[str, str]:
-    """Replace ``loss/*`` by the keys it stands for, under their own names."""
+    """Replace ``loss/*`` by the keys that match it, labelled by their own names."""
     present = list(dict.fromkeys(key.removeprefix("eval_") for record in records for key in record))
     expanded: dict[str, str] = {}
     for key, label in wanted.items():
@@ -191,10 +192,10 @@ def _finish(axes: Axes, plot: Plot, *, legend: bool) -> None:
 
 
 def running_mean(values: Sequence[float], reach: int) -> list[float]:
-    """Return the mean of each value and its ``reach`` neighbours on either side, where it has that many.
+    """Return the mean of each value and its ``reach`` neighbours on both sides.
 
-    Centred, so that a trend is not shifted along the steps; the first and the last ``reach`` values get no mean, because
-    one of fewer neighbours is noisier than the rest of the line.
+    The window is centred, so that a trend is not shifted along the steps. The first and last ``reach`` values are left
+    out: a mean over fewer neighbours would be noisier than the rest of the line.
 
     >>> running_mean([1.0, 3.0, 8.0, 10.0], 1)
     [4.0, 7.0]

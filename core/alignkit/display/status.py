@@ -1,4 +1,4 @@
-"""How a run stands, read from its files alone: a look for people and machines, also at a run of another process."""
+"""The status of a run, read from its files alone, so that a run of another process can be watched."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ SHOWN = (
     "tokens_per_second",
     "memory_gb",
 )
-"""Numbers of metrics.jsonl that are shown, in this order, before the loss terms."""
+"""Keys of metrics.jsonl that are shown, in this order, before the loss terms."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands."""
+    """Status of a run."""
 
     path: Path
     status: str
-    """As run.json says; ``dead`` where it says running and no process trains there."""
+    """As in run.json; ``dead`` if that is ``running`` and no process holds the lock."""
     method: str
     step: int
     steps: int | None
     seconds_left: float | None
-    """Of training, at the pace of the logging steps so far; None where it is over or cannot be told."""
+    """Training time left at the pace of the logging steps so far; None if training is over or the time is unknown."""
     latest: Mapping[str, float]
     history: Sequence[Mapping[str, Any]]
     evaluation: Mapping[str, Any]
@@ -51,7 +51,7 @@ class RunStatus:
     error: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values for ``--json``."""
         return {
             "run": str(self.path),
             "status": self.status,
@@ -66,7 +66,7 @@ class RunStatus:
 
 
 def read_status(path: Path) -> RunStatus:
-    """Read how the run in ``path`` stands; raises ``ConfigError`` where it is no run."""
+    """Return the status of the run in ``path``; raises ``ConfigError`` if it is not a run directory."""
     run = RunDir.open(path)
     record = run.read_record()
     entries = MetricsLog(run.metrics).read()
@@ -99,7 +99,7 @@ def read_status(path: Path) -> RunStatus:
 
 
 def _total(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return how many steps the run takes: as configured, or from how far an epoch has got."""
+    """Return the total number of steps: as configured, or extrapolated from the epochs done so far."""
     try:
         train = RunConfig.model_validate(record["config"]).train.arguments
     except (KeyError, ValueError):
@@ -124,14 +124,14 @@ def _left(path: Path, history: Sequence[Mapping[str, Any]], steps: int, started:
 
 
 def lines(found: RunStatus) -> list[str]:
-    """Return how a run stands as lines of text."""
+    """Return the status as lines of text."""
     of = "" if found.steps is None else f" of {found.steps}"
     left = "" if found.seconds_left is None else f", about {duration(found.seconds_left)} left"
     out = [f"{found.path}: {found.method}, {found.status}, step {found.step}{of}{left}"]
     if found.error and found.status in ("failed", "interrupted"):
         out.append(f"  {found.error}")
     if found.status == "dead":
-        out.append(f"  its process is gone; go on with: align resume {found.path}")
+        out.append(f"  the process has died; resume with: align resume {found.path}")
     names = [name for name in SHOWN if name in found.latest] + sorted(n for n in found.latest if n.startswith("loss/"))
     if names:
         out.append("  " + "  ".join(f"{name} {found.latest[name]:.4g}" for name in names))
@@ -141,7 +141,7 @@ def lines(found: RunStatus) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span as people say it.
+    """Return a time span in words.
 
     >>> duration(42), duration(90), duration(7300)
     ('42 s', '1 min 30 s', '2 h 1 min')

@@ -1,1 +1,1 @@
-"""models."""
+"""Loading of models, tokenizers and adapters, and text generation."""

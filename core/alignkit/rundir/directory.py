@@ -1,4 +1,4 @@
-"""The run directory: its name, its files, its record (run.json) and its lock."""
+"""The run directory: its name, files, record (run.json) and lock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alignkit.system.lock import directory_lock, lock_holder
 
 
 class RunDir:
-    """The directory of one run. Every file in it but the two logs appears whole or not at all."""
+    """Directory of one run. Every file except the two logs is written atomically."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -34,25 +34,24 @@ class RunDir:
         self.plots = self.path / "plots"
         self.report = self.path / "report.html"
 
-    # ------------------------------------------------------------------ finding and making
+    # ------------------------------------------------------------------ opening and creating
 
     @classmethod
     def create(
         cls, parent: Path | str, name: str | None = None, *, method: str = "run", repeat: bool = False
     ) -> RunDir:
-        """Make the directory of a new run under ``parent``.
+        """Create the directory of a new run under ``parent``.
 
-        A given name may be taken by an attempt that ended without a checkpoint, whose files are removed. Without a name
-        one is made from the method and the time.
+        The files of an earlier attempt of the same name that ended without a checkpoint are removed.
 
         Args:
-            parent: made where it is missing.
-            name: name of the directory, relative to ``parent``.
-            method: the method's name, for a name of our own.
-            repeat: the run repeats an earlier one: where the name is taken, use the next free ``NAME-2``, ``NAME-3``, ...
+            parent: parent directory, created if missing.
+            name: name of the directory, relative to ``parent`` (default: made from the method and the time).
+            method: name of the method, for the default name.
+            repeat: if the name is taken, use the first free one of ``NAME-2``, ``NAME-3``, ...
 
         Raises:
-            ConfigError: the name leaves ``parent`` or is taken, or the directory cannot be made.
+            ConfigError: the name points outside ``parent`` or is taken, or the directory cannot be created.
         """
         parent = Path(parent)
         wanted = child_of(parent, default_run_name(method) if name is None else name)
@@ -62,14 +61,14 @@ class RunDir:
         try:
             run._refuse_taken()
         except PermissionError as error:
-            raise ConfigError(f"cannot look into {parent}: {error.strerror}") from error
+            raise ConfigError(f"cannot read {parent}: {error.strerror}") from error
         _make(wanted, numbered=False)
         run._clear()
         return run
 
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
-        """Return an existing run's directory; raises ``ConfigError`` where ``path`` is none."""
+        """Return the directory of an existing run; raises ``ConfigError`` if ``path`` is not one."""
         run = cls(path)
         if not run.record.is_file():
             raise ConfigError(f"{path} is not a run directory: it holds no run.json")
@@ -77,14 +76,14 @@ class RunDir:
 
     @classmethod
     def newest_finished(cls, parent: Path | str) -> RunDir | None:
-        """Return the run under ``parent`` that finished last, None without one."""
+        """Return the run under ``parent`` that finished last; None if there is none."""
         records = [path for path in Path(parent).glob("*/run.json") if cls(path.parent).status == "finished"]
         return cls(max(records, key=lambda path: path.stat().st_mtime).parent) if records else None
 
     # ------------------------------------------------------------------ the record
 
     def read_record(self) -> dict[str, Any]:
-        """Return run.json, an empty one where there is none yet; raises ``CheckpointError`` where it cannot be read."""
+        """Return run.json, an empty dictionary if it does not exist; raises ``CheckpointError`` if it cannot be read."""
         if not self.record.exists():
             return {}
         try:
@@ -96,39 +95,39 @@ class RunDir:
         return record
 
     def update_record(self, **changes: Any) -> dict[str, Any]:
-        """Replace keys of run.json (``status="finished"``, ``steps=150``, ...) and return all of it."""
+        """Update keys of run.json (``status="finished"``, ``steps=150``, ...) and return the whole record."""
         record = self.read_record() | changes
         write_json(self.record, record)
         return record
 
     @property
     def status(self) -> str | None:
-        """``running``, ``finished``, ``failed`` or ``interrupted``; None before there is a record."""
+        """``running``, ``finished``, ``failed`` or ``interrupted``; None if there is no record."""
         status = self.read_record().get("status")
         return None if status is None else str(status)
 
     def write_evaluation(self, result: SuiteResult, *, target: str) -> Path:
-        """Write the trained model's result of a suite into ``eval/`` (see :func:`write_evaluation`)."""
+        """Write a suite's result for the trained model into ``eval/`` (see :func:`write_evaluation`)."""
         return write_evaluation(self.evaluation, result, target=target)
 
     # ------------------------------------------------------------------ the lock
 
     def lock(self) -> AbstractContextManager[None]:
-        """Keep other processes from training here; raises ``ConfigError`` where one does."""
+        """Keep other processes from training here; raises ``ConfigError`` if one does."""
         return directory_lock(self._lock_file)
 
     def locked_by(self) -> int | None:
-        """Return the process that trains here, None where there is none: a record left ``running`` is then of a dead one."""
+        """Return the id of the process that trains here; None if there is none (a ``running`` record is then of a dead process)."""
         return lock_holder(self._lock_file)
 
     @property
     def _lock_file(self) -> Path:
         return self.path / ".lock"
 
-    # ------------------------------------------------------------------ taking over a name
+    # ------------------------------------------------------------------ reusing a name
 
     def _refuse_taken(self) -> None:
-        """Raise ``ConfigError`` where the directory holds anything worth keeping."""
+        """Raise ``ConfigError`` if the directory holds anything worth keeping."""
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
         if not self.record.is_file() and not self.config.is_file():
@@ -147,7 +146,7 @@ class RunDir:
             )
 
     def _clear(self) -> None:
-        """Remove what an earlier attempt without a checkpoint left, and nothing else."""
+        """Remove the files of an earlier attempt without a checkpoint, and nothing else."""
         for path in (self.config, self.record, self.metrics, self.log, self.samples, self.report):
             path.unlink(missing_ok=True)
         for path in (self.model, self.checkpoints, self.evaluation, self.plots):
@@ -161,29 +160,29 @@ def default_run_name(method: str) -> str:
 
 
 def child_of(parent: Path, name: str) -> Path:
-    """Return ``parent / name``; raises ``ConfigError`` for a name that is empty or leads out of ``parent``."""
+    """Return ``parent / name``; raises ``ConfigError`` for a name that is empty or points outside ``parent``."""
     if not name.strip() or "\0" in name:
-        raise ConfigError(f"{name!r} cannot name a run directory")
+        raise ConfigError(f"{name!r} is not a valid name of a run directory")
     child = parent / name
     root, resolved = parent.resolve(), child.resolve()
     if resolved == root or not resolved.is_relative_to(root):
-        raise ConfigError(f"the run's name {name!r} leads out of {parent}: give the parent directory with --output")
+        raise ConfigError(f"the run name {name!r} points outside {parent}: set the parent directory with --output")
     return child
 
 
 def _make(wanted: Path, *, numbered: bool) -> Path:
-    """Make ``wanted``, or with ``numbered`` the first of ``wanted``, ``wanted-2``, ... that nobody else has made."""
+    """Create ``wanted``, or with ``numbered`` the first of ``wanted``, ``wanted-2``, ... that does not exist."""
     try:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         if numbered:
             return _make_free(wanted)
         wanted.mkdir(exist_ok=True)
     except FileExistsError as error:
-        raise ConfigError(f"cannot make the run directory {wanted}: {error.filename} is a file") from error
+        raise ConfigError(f"cannot create the run directory {wanted}: {error.filename} is a file") from error
     except OSError as error:
-        raise ConfigError(f"cannot make the run directory {wanted}: {error.strerror}") from error
+        raise ConfigError(f"cannot create the run directory {wanted}: {error.strerror}") from error
     if not os.access(wanted, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write into the run directory {wanted}: permission denied")
+        raise ConfigError(f"cannot write to the run directory {wanted}: permission denied")
     return wanted
 
 
@@ -195,4 +194,4 @@ def _make_free(wanted: Path) -> Path:
         except FileExistsError:
             continue
         return path
-    raise AssertionError("unreachable: the numbers are endless")
+    raise AssertionError("unreachable")

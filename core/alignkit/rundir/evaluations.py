@@ -1,4 +1,4 @@
-"""Part of rundir: write_evaluation, read_evaluation."""
+"""Evaluation results on disk: SUITE.json and SUITE.items.jsonl."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alignkit.system.files import read_jsonl, write_json, write_jsonl
 
 
 def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Path:
-    """Write a suite's result as ``SUITE.json`` and ``SUITE.items.jsonl`` into ``directory``; returns the first."""
+    """Write a suite's result as ``SUITE.json`` and ``SUITE.items.jsonl`` into ``directory``; return the path of the former."""
     write_jsonl(directory / f"{result.suite}.items.jsonl", result.items)
     path = directory / f"{result.suite}.json"
     write_json(
@@ -33,7 +33,7 @@ def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Pa
 
 
 def read_evaluation(directory: Path, suite: str) -> SuiteResult:
-    """Read a suite's result back; raises ``ConfigError`` where it is missing or cannot be read."""
+    """Read a suite's result; raises ``ConfigError`` if it is missing or unreadable."""
     path = directory / f"{suite}.json"
     try:
         stored = json.loads(path.read_bytes())
@@ -51,4 +51,4 @@ def read_evaluation(directory: Path, suite: str) -> SuiteResult:
             provenance=stored["provenance"],
         )
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise ConfigError(f"{path} holds no readable result of suite {suite!r}: {error}") from error
+        raise ConfigError(f"{path} is not a readable result of suite {suite!r}: {error}") from error

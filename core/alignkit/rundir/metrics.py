@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a logging step, appended while the run goes on."""
+"""metrics.jsonl: one JSON object per logging step, appended during training."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from alignkit.system.files import json_line, read_jsonl, write_jsonl
 
 
 class MetricsLog:
-    """The log of one run's metrics. Each record carries the ``step`` it belongs to."""
+    """Metrics log of a run. Each record has the ``step`` it belongs to."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append a record, handed to the operating system at once; a value that is not finite becomes null."""
+        """Append a record and flush it; non-finite values become null."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json_line(record))
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the complete records, none where nothing was logged; a half-written last line is left out.
+        """Return the complete records; an incomplete last line, left by a killed run, is ignored.
 
         Raises:
             CheckpointError: a complete line is not a JSON object.
@@ -30,5 +30,5 @@ class MetricsLog:
         return read_jsonl(self.path, half_written=True, error=CheckpointError) if self.path.exists() else []
 
     def cut_back(self, step: int) -> None:
-        """Drop the records after ``step`` and a half-written last line, so that a resumed run continues from there."""
+        """Drop the records after ``step`` and an incomplete last line, so that a resumed run continues from there."""
         write_jsonl(self.path, (record for record in self.read() if record.get("step", 0) <= step))

@@ -1,1 +1,1 @@
-"""One scorer for every method and for evaluation."""
+"""Per-token log-probabilities of completions: one scorer for every method and for evaluation."""

@@ -1,1 +1,1 @@
-"""system."""
+"""Atomic files, locks, processes, environment and logging."""

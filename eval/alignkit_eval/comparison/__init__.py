@@ -1,1 +1,1 @@
-"""comparison."""
+"""Paired comparison of runs: loading, pairing of items, contrasts and verdicts."""

@@ -1,1 +1,1 @@
-"""suites."""
+"""The built-in evaluation suites."""

@@ -1,1 +1,1 @@
-"""sweeps."""
+"""Sweeps over a grid of settings and seeds, with scheduling and resume."""

@@ -276,7 +276,7 @@ def test_status_of_what_is_not_finished(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 10, "loss": 1.0, "epoch": 0.5}\n{"step": 2')
     found = read_status(run)
     assert (found.status, found.step, found.steps) == ("dead", 10, 50)
-    assert any("its process is gone; go on with: align resume" in line for line in lines(found))
+    assert any("the process has died; resume with: align resume" in line for line in lines(found))
     (run / "run.json").write_text(json.dumps(record | {"status": "failed", "error": "non-finite loss"}))
     assert any("non-finite loss" in line for line in lines(read_status(run)))
     done = align("status", tmp_path / "nothing", cwd=tmp_path)

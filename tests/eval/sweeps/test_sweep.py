@@ -205,7 +205,7 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
         (["--resume", "--name", "none"], "holds no sweep"),
         (["--over", "lambda=0"], "no method is given"),
         (["--method", "orpo", "--over", "lambda=-1,0"], "lambda"),
-        (["--method", "orpo", "--over", "lambda=0", "--name", "../out"], "leads out of"),
+        (["--method", "orpo", "--over", "lambda=0", "--name", "../out"], "points outside"),
     ],
 )
 def test_wrong_usage(
