@@ -9,10 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 
 
 class TableCell(NamedTuple):
-    """A cell of a table: what is shown, and the number it is sorted by (None or not finite: its text)."""
+    """A cell of a table: its text, the number it is sorted by (None or not finite: by its text), and a judgement."""
 
     text: str
     value: float | None = None
+    better: bool | None = None
+    """Whether it is significantly better (True) or worse (False) than what it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,11 @@ def number_cell(value: float | None, form: str = ".3f") -> TableCell:
     if value is None:
         return TableCell("-")
     return TableCell(format(value, form), value) if math.isfinite(value) else TableCell(NOT_FINITE)
+
+
+def amount_cell(value: float | None) -> TableCell:
+    """Return the cell of an amount that is not negative: three significant digits, whole numbers from 100 on."""
+    return number_cell(value, ".3g" if value is None or value < 100 else ",.0f")
 
 
 def fact_text(value: Any) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 from alignkit import Estimate
 from alignkit.display.headline import TITLES, Line, headline, number, signed, with_interval
 
-from alignkit_eval.comparison.result import Comparison, ContrastResult
+from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.verdict import p_text
-from alignkit_eval.report.parts import SortableTable, TableCell, fact_text, number_cell
+from alignkit_eval.report.parts import SortableTable, TableCell, amount_cell, fact_text, number_cell
 
 
 def before_and_after(record: Mapping[str, Any]) -> SortableTable:
@@ -48,21 +48,19 @@ def arms(comparison: Comparison) -> SortableTable:
     rows = []
     for arm, found in zip(comparison.arms, lines, strict=True):
         cells = {line.title: _estimate(line.after) for line in found}
-        trained = "method" in arm.settings  # a model that was evaluated on its own has no seed
-        seeds = TableCell(", ".join(map(str, arm.seeds)), float(len(arm.seeds))) if trained else TableCell("-")
-        rows.append([TableCell(arm.name), seeds, *(cells.get(title, TableCell("-")) for title in titles)])
+        rows.append([TableCell(arm.name), _seeds(arm), *(cells.get(title, TableCell("-")) for title in titles)])
     return SortableTable("Arms", ("arm", "seeds", *titles), rows, "Means over seeds with 95 % intervals.")
 
 
 def contrasts(comparison: Comparison) -> SortableTable:
     """Return every difference to the baseline, with how sure it is."""
-    columns = ("arm", "metric", "difference", "95 % interval", "p (Holm)", "detectable", "items in clusters", "verdict")
+    columns = ("arm", "metric", "difference", "95 % interval", "p", "detectable", "items in clusters", "verdict")
     note = (
-        f"Each arm less {comparison.baseline}, paired on the same items. Detectable is the smallest difference that would "
-        "be found four times in five."
+        f"Each arm minus {comparison.baseline}, paired on the same items; p after Holm's correction; detectable: the minimum "
+        "detectable difference (80 % power)."
     )
     rows = [_contrast(contrast) for contrast in comparison.contrasts]
-    return SortableTable(f"Differences to {comparison.baseline}", columns, rows, note)
+    return SortableTable(f"Differences from {comparison.baseline}", columns, rows, note)
 
 
 def _contrast(c: ContrastResult) -> tuple[TableCell, ...]:
@@ -70,12 +68,12 @@ def _contrast(c: ContrastResult) -> tuple[TableCell, ...]:
     return (
         TableCell(c.arm),
         TableCell(TITLES.get((c.suite, c.metric), c.metric)),
-        TableCell(signed(c.diff), c.diff),
+        TableCell(signed(c.diff), c.diff, c.better),
         TableCell(interval, c.low),
         TableCell("-") if c.p_holm is None else TableCell(p_text(c.p_holm), c.p_holm),
         TableCell("-") if c.detectable is None else TableCell(number(c.detectable), c.detectable),
         TableCell(f"{c.n:,} in {c.clusters:,}", float(c.n)),
-        TableCell("better" if c.better else "worse" if c.better is False else "cannot be told apart"),
+        TableCell("better" if c.better else "worse" if c.better is False else "no significant difference"),
     )
 
 
@@ -84,15 +82,17 @@ def costs(comparison: Comparison) -> SortableTable:
     rows = [
         (
             TableCell(arm.name),
-            number_cell(arm.cost.tokens, ",.0f"),
-            number_cell(None if arm.cost.flops is None else arm.cost.flops / 1e12, ",.3g"),
-            number_cell(arm.cost.seconds, ",.1f"),
-            number_cell(arm.cost.memory_gb, ".2f"),
+            _seeds(arm),
+            amount_cell(arm.cost.tokens),
+            amount_cell(None if arm.cost.flops is None else arm.cost.flops / 1e12),
+            amount_cell(arm.cost.seconds),
+            amount_cell(arm.cost.memory_gb),
         )
         for arm in comparison.arms
     ]
-    note = "A mean over seeds; the runs an arm's start model came from, and reference passes, are charged as well."
-    return SortableTable("Cost of training", ("arm", "tokens", "TFLOP", "seconds", "memory (GiB)"), rows, note)
+    columns = ("arm", "seeds", "tokens", "TFLOP", "seconds", "memory (GiB)")
+    note = "Means over seeds, including reference passes and the runs that trained an arm's start model."
+    return SortableTable("Cost of training", columns, rows, note)
 
 
 def times(records: Sequence[tuple[str, Mapping[str, Any]]]) -> SortableTable:
@@ -138,6 +138,11 @@ def stages(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
         for entry in entries
     ]
     return SortableTable("Stages", ("stage", "kind", "status", "seconds", "CPU seconds", "error"), rows)
+
+
+def _seeds(arm: Arm) -> TableCell:
+    trained = "method" in arm.settings  # a model that was evaluated on its own has no seed
+    return TableCell(", ".join(map(str, arm.seeds)), float(len(arm.seeds))) if trained else TableCell("-")
 
 
 def _estimate(estimate: Estimate | None) -> TableCell:

@@ -402,8 +402,8 @@ def test_command_line(grid: dict[str, Path], tmp_path: Path) -> None:
     assert [c["p_holm"] for c in said["contrasts"]] == pytest.approx(holm_again), "a reader can check it from the table"
     shown = align("compare", *grid.values(), "--html", tmp_path / "page.html", cwd=tmp_path)
     assert shown.stdout.splitlines()[0].startswith("orpo lambda=5.0")
-    assert "cost of training" in shown.stdout
-    assert max(map(len, shown.stdout.partition("arms, with")[2].partition("note:")[0].splitlines())) <= 80
+    assert "Cost of training" in shown.stdout
+    assert max(map(len, shown.stdout.partition("Arms")[2].partition("note:")[0].splitlines())) <= 80
     assert "<html" in (tmp_path / "page.html").read_text()
     missing = align("compare", grid["l0-s0"], tmp_path / "nothing", cwd=tmp_path)
     assert missing.returncode == 2

@@ -85,7 +85,7 @@ def test_a_run_s_report_says_what_came_out(runs: list[Run]) -> None:
     page = Outline(path.read_text())
     value = runs[0].evaluation["after"]["prefs"]["accuracy_sum"]["value"]
     assert f"{value:.3f}" in page.text
-    for heading in ("Before and after training", "Differences to start", "Training", "Where the time went"):
+    for heading in ("Before and after training", "Differences from start", "Training", "Where the time went"):
         assert heading in page.text
     assert "orpo and start" in page.text or "better than start" in page.text
     assert runs[0].record["model"]["hash"] in page.text
