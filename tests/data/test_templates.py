@@ -55,11 +55,11 @@ def test_a_template_that_is_none(tmp_path: Path) -> None:
         return load_tokenizer(ModelConfig(name="x", tokenizer=str(tmp_path / "bare"), chat_template=template), "unused")
 
     with pytest.raises(
-        AlignError, match=r'"chatmll" is no Jinja template, no file, and no name, did you mean "chatml"\?'
+        AlignError, match=r'"chatmll" is not a template name, a file, or a Jinja template, did you mean "chatml"\?'
     ):
         tokenizer("chatmll")
     (tmp_path / "broken.jinja").write_text("{% for m in messages %}\n{{ m.content }")
-    with pytest.raises(AlignError, match=r"broken\.jinja: line 2 is no Jinja"):
+    with pytest.raises(AlignError, match=r"broken\.jinja: line 2 is not valid Jinja"):
         tokenizer(str(tmp_path / "broken.jinja"))
 
 

@@ -1,4 +1,4 @@
-"""Part of models: _load_adapter, _add_adapter."""
+"""LoRA adapters by peft: loading one, or adding a new one to a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def _load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrainedModel:
+def load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrainedModel:
+    """Return ``model`` with the adapter in directory ``path``; raises :class:`ModelError` if it cannot be loaded."""
     from peft import PeftModel
 
     try:
@@ -20,7 +21,8 @@ def _load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrai
         raise ModelError(f"cannot load the adapter {path}: {first_line(error)}") from error
 
 
-def _add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str) -> PreTrainedModel:
+def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str) -> PreTrainedModel:
+    """Return ``model`` with a new adapter, initialised from ``seed``; raises :class:`ModelError` if peft refuses it."""
     import peft
     import torch
 
@@ -45,4 +47,4 @@ def _add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: st
             torch.manual_seed(seed)
             return peft.get_peft_model(model, adapter)
     except (ValueError, TypeError) as error:
-        raise ModelError(f"model.lora does not fit this model: {first_line(error)}") from error
+        raise ModelError(f"model.lora cannot be applied to this model: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""A look at what models say: answers of one model, of several side by side, or the one several agree on."""
+"""Chat with one model, several models side by side, or their majority vote."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are generated."""
+    """Sampling settings of answers."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -30,7 +30,7 @@ class Sampling:
 
 
 class ChatModel:
-    """A model that answers: a run, a model or adapter directory, a hub id, or ``demo``."""
+    """Model that answers conversations. Its name is a run, model or adapter directory, a hub id, or ``demo``."""
 
     def __init__(self, target: str) -> None:
         import torch
@@ -38,12 +38,12 @@ class ChatModel:
         self.name = Path(target).name or target
         self.loaded: LoadedModel = build_model(ModelConfig(name=target))
         if self.loaded.classifier:
-            raise ModelError(f"{target} is a reward model: it scores answers and writes none")
+            raise ModelError(f"{target} is a reward model: it scores answers and cannot generate them")
         switch_off_dropout(self.loaded.model)
         self.loaded.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def answer(self, messages: Sequence[Message], sampling: Sampling, *, raw: bool = False) -> str:
-        """Return the answer to a conversation; ``raw``: the last message's text as it is, without a chat template."""
+        """Return the answer to a conversation; with ``raw`` to the last message's text alone, without a chat template."""
         return self.answers([messages], sampling, raw=raw)[0]
 
     def answers(
@@ -68,19 +68,19 @@ class ChatModel:
         if raw or not tokenizer.chat_template:
             ids = list(tokenizer(str(messages[-1]["content"]))["input_ids"])
             if ids and ids[-1] == tokenizer.eos_token_id:
-                ids.pop()  # some tokenizers end every text
+                ids.pop()  # some tokenizers append the end token to every text
         else:
             text = tokenizer.apply_chat_template(
                 [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
             )
             ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         if not ids:
-            raise ConfigError("an empty prompt has no answer")
+            raise ConfigError("the prompt is empty")
         return ids
 
 
 def vote(answers: Sequence[str]) -> tuple[str, int]:
-    """Return the answer most models gave, the first of equals, and how many gave it.
+    """Return the most frequent answer (the first one in a tie) and its count.
 
     >>> vote(["yes .", "no .", "no ."])
     ('no .', 2)
@@ -92,9 +92,9 @@ def vote(answers: Sequence[str]) -> tuple[str, int]:
 
 
 def each_answer(
-    speakers: Sequence[ChatModel], prompts: Sequence[str], sampling: Sampling, *, raw: bool
+    models: Sequence[ChatModel], prompts: Sequence[str], sampling: Sampling, *, raw: bool
 ) -> Iterator[list[str]]:
-    """Yield for every prompt the answers of all speakers, each model asked about all prompts at once."""
+    """Yield the answers of all models to each prompt; each model generates for all prompts at once."""
     conversations = [({"role": "user", "content": prompt},) for prompt in prompts]
-    columns = [speaker.answers(conversations, sampling, raw=raw) for speaker in speakers]
+    columns = [model.answers(conversations, sampling, raw=raw) for model in models]
     yield from (list(row) for row in zip(*columns, strict=True))

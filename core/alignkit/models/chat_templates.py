@@ -1,7 +1,7 @@
 """Chat templates by name, for tokenizers that have none (``model.chat_template: chatml``).
 
-Each ends the assistant's turns with the tokenizer's own end token, so that a model learns to stop without new tokens; the other
-marks are plain text to a tokenizer that does not know them.
+Each ends the assistant's turns with the tokenizer's end token, so that the model learns to stop and no token has to be
+added; the other markers are tokenised as plain text if the tokenizer does not know them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ NAMED: Mapping[str, str] = {
     "vicuna": _LOOP + "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
     "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token + '\\n' }}"
     "{% else %}{{ 'USER: ' + message['content'] + '\\nASSISTANT:' }}{% endif %}" + _END,
-    # Stanford Alpaca's headings, turn by turn.
+    # Stanford Alpaca's headings, repeated for each turn.
     "alpaca": _LOOP + "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
     "{% elif message['role'] == 'assistant' %}{{ '### Response:\\n' + message['content'] + eos_token + '\\n\\n' }}"
     "{% else %}{{ '### Instruction:\\n' + message['content'] + '\\n\\n' }}{% endif %}"
     + _END
     + "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}",
-    # Role names and line breaks alone.
+    # Role names and line breaks only.
     "plain": _LOOP + "{{ message['role'].capitalize() + ': ' + message['content'] }}"
     "{{ (eos_token if message['role'] == 'assistant' else '') + '\\n' }}"
     + _END

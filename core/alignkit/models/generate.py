@@ -1,4 +1,4 @@
-"""Generating answers: what a model says to prompts."""
+"""Text generation with the model itself."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BATCH = 16
-"""Prompts answered at once."""
+"""Prompts per batch."""
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 
 
 class GeneratedAnswer(NamedTuple):
-    """A generated answer: its tokens without the end token, and the one the model ended it with (None: it was cut off)."""
+    """Generated answer: its tokens without the end token, and the end token (None: it was cut off at the length limit)."""
 
     tokens: list[int]
     end: int | None
 
     @property
     def ended(self) -> bool:
-        """Whether the model ended it itself."""
+        """Whether the model ended the answer."""
         return self.end is not None
 
     @property
     def completion(self) -> list[int]:
-        """Everything the model said, its end token included."""
+        """All generated tokens, the end token included."""
         return self.tokens if self.end is None else [*self.tokens, self.end]
 
 
@@ -41,7 +41,7 @@ def generate_samples(
     max_new_tokens: int,
     seed: int = 0,
 ) -> list[str]:
-    """Answer prompts greedily and return the answers' text, without special tokens (see :func:`generate`)."""
+    """Return greedy answers as text without special tokens (see :func:`generate`)."""
     answers = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed)
     return [tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
 
@@ -59,24 +59,24 @@ def generate(
     seed: int = 0,
     batch_size: int = _BATCH,
 ) -> list[GeneratedAnswer]:
-    """Answer prompts, in their order.
+    """Generate one answer per prompt, in the order of the prompts.
 
-    Training is not disturbed: random state, each module's training mode and the gradients stay as they were.
+    Training is not affected: random state, training mode and gradients are unchanged afterwards.
 
     Args:
         model: an unwrapped ``transformers`` or peft model.
-        tokenizer: knows the end and padding tokens.
-        prompts: token ids of each prompt, beginning-of-sequence token included; at least one each.
-        max_new_tokens: longest answer.
-        temperature: divides the logits before sampling; 0: the likeliest token every time.
-        top_p: sample from the likeliest tokens that hold this much probability (arXiv:1904.09751).
-        top_k: sample from this many likeliest tokens; 0: from all.
-        stop: tokens that end an answer beside the model's own end tokens.
-        seed: of the random numbers.
-        batch_size: prompts answered at once.
+        tokenizer: provides the end and padding tokens.
+        prompts: token ids of each prompt, beginning-of-sequence token included; none may be empty.
+        max_new_tokens: maximum length of an answer, in tokens.
+        temperature: divisor of the logits; 0 decodes greedily.
+        top_p: nucleus sampling: sample from the most likely tokens with this total probability (arXiv:1904.09751).
+        top_k: sample from this many most likely tokens; 0 for all.
+        stop: tokens that end an answer, in addition to the model's end tokens.
+        seed: seed of the sampling.
+        batch_size: prompts per batch.
 
     Raises:
-        RunFailedError: the model's logits are not numbers.
+        RunFailedError: the logits contain NaN.
     """
     import torch
 
@@ -86,7 +86,7 @@ def generate(
     with undisturbed(model):
         torch.manual_seed(seed)
         ends = _end_tokens(model, tokenizer) | set(stop)
-        # A checkpoint's own sampling settings would only raise a warning where nothing is sampled.
+        # Override the checkpoint's sampling settings, which cause a warning when decoding greedily.
         sampling = dict.fromkeys(_SAMPLING)
         if temperature:
             sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
@@ -124,9 +124,9 @@ def _answer(
 
 
 def _refuse_nan(_tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Stop a generation that would go on with whatever token comes first."""
+    """Raise on NaN, from which sampling would pick arbitrary tokens."""
     if bool(logits.isnan().any()):
-        raise RunFailedError("the model's logits are not numbers: nothing can be generated with it")
+        raise RunFailedError("the model's logits are NaN: it cannot generate")
     return logits
 
 

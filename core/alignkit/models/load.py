@@ -1,4 +1,4 @@
-"""The model that is trained: policy, tokenizer, adapter and dtype, with every way to go wrong said in one sentence."""
+"""Loading of the model to train, with its tokenizer, adapter and dtype."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from alignkit.config import ModelConfig
 from alignkit.contract.model import LoadedModel
 from alignkit.errors import ModelError, first_line
-from alignkit.models.adapters import _add_adapter, _load_adapter
-from alignkit.models.paths import _adapter_parts, is_classifier, resolve_path
-from alignkit.models.tokenizer import _has_tokenizer, load_tokenizer
+from alignkit.models.adapters import add_adapter, load_adapter
+from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
+from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
 from alignkit.models.weights import fingerprint, switch_off_dropout
 
 if TYPE_CHECKING:
@@ -17,48 +17,53 @@ if TYPE_CHECKING:
 
 
 def build_model(config: ModelConfig, *, seed: int = 0, meta: bool = False) -> LoadedModel:
-    """Load the start model and its tokenizer, and put a fresh adapter on where the configuration asks for one.
+    """Load the start model (a causal language model or a reward model) and its tokenizer; add an adapter if configured.
 
-    ``meta=True`` builds the model without its weights (for counting); its fingerprint is then empty.
-    A reward model is loaded as one. Raises :class:`ModelError` with what is missing or broken.
+    Args:
+        config: the ``model`` section.
+        seed: seed of a new adapter or head.
+        meta: build the model without weights, to count parameters; its fingerprint is then empty.
+
+    Raises:
+        ModelError: something is missing, broken or cannot be combined.
     """
     return _build(config, seed, meta, classifier=is_classifier(resolve_path(config.name)))
 
 
 def build_classifier(config: ModelConfig, *, seed: int = 0) -> LoadedModel:
-    """Load a model as a sequence classifier with one output; a language model or encoder gets a new one, drawn by ``seed``.
+    """Load a model as a sequence classifier with one output; see :func:`build_model`.
 
-    Raises :class:`ModelError` with what is missing or broken.
+    A language model or encoder gets a new output layer, initialised from ``seed``.
     """
     return _build(config, seed, meta=False, classifier=True)
 
 
 def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> LoadedModel:
     path = resolve_path(config.name)
-    base_path, adapter_path = _adapter_parts(path, config)
-    tokenizer = load_tokenizer(config, path if _has_tokenizer(path) else base_path, classifier=classifier)
+    base_path, adapter_path = adapter_parts(path, config)
+    tokenizer = load_tokenizer(config, path if has_tokenizer(path) else base_path, classifier=classifier)
     model = _load_base(base_path, config, meta, head_seed=seed if classifier else None)
     if classifier:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if classifier and adapter_path is not None and not is_classifier(adapter_path):
-        # A language model's adapter: its changes go into the trunk, and the new head's classifier starts from that.
-        tuned = _load_adapter(_load_base(base_path, config, meta), adapter_path, trainable=False).merge_and_unload()
+        # A language model's adapter is merged into the trunk that the new head is put on.
+        tuned = load_adapter(_load_base(base_path, config, meta), adapter_path, trainable=False).merge_and_unload()
         model.base_model.load_state_dict(tuned.base_model.state_dict())
         adapter_path = None
     if not meta:
         _check_embeddings(model, tokenizer, base_path)
     if adapter_path is not None and not meta:
-        model = _load_adapter(model, adapter_path, trainable=config.lora is None)
+        model = load_adapter(model, adapter_path, trainable=config.lora is None)
     digest = "" if meta else fingerprint(model)
     if adapter_path is not None and config.lora is not None:
         raise ModelError(
-            f"{config.name} is an adapter and model.lora asks for another: drop model.lora to train the adapter on, "
-            "or merge it into its base first"
+            f"{config.name} is an adapter and model.lora asks for another: remove model.lora to continue training the "
+            "adapter, or merge it into its base first"
         )
     if config.lora is not None:
-        model = _add_adapter(model, config.lora, seed, "SEQ_CLS" if classifier else "CAUSAL_LM")
+        model = add_adapter(model, config.lora, seed, "SEQ_CLS" if classifier else "CAUSAL_LM")
     elif adapter_path is None and config.quantization is not None:
-        raise ModelError("model.quantization needs model.lora: a quantized base cannot be trained itself")
+        raise ModelError("model.quantization needs model.lora: a quantized base model cannot be trained")
     own_dropout = {} if config.dropout else switch_off_dropout(model)
     is_adapter = config.lora is not None or adapter_path is not None
     return LoadedModel(model, tokenizer, path, digest, is_adapter, classifier, own_dropout)
@@ -95,17 +100,17 @@ def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None
             with torch.device("meta"):
                 return auto.from_config(model_config, trust_remote_code=config.trust_remote_code)
         with torch.random.fork_rng():
-            torch.manual_seed(head_seed or 0)  # of a new head
+            torch.manual_seed(head_seed or 0)  # for a new head
             model, info = auto.from_pretrained(path, dtype=_dtype(config), output_loading_info=True, **kwargs)
     except Exception as error:
         raise ModelError(f"cannot load a {what} from {path}: {first_line(error)}") from error
     missing = sorted(info["missing_keys"]) + sorted(str(k) for k in info.get("mismatched_keys", []))
-    if head_seed is not None:  # a language model has none of a classifier's head, and not every encoder a pooler
+    if head_seed is not None:  # a language model lacks the classifier's head, and some encoders the pooler
         trunk = f"{model.base_model_prefix}."
         missing = [name for name in missing if name.startswith(trunk) and ".pooler." not in name]
     if missing:
         raise ModelError(
-            f"the weights of {path} are incomplete: {len(missing)} tensors are missing or of another shape, first {missing[0]}"
+            f"the weights of {path} are incomplete: {len(missing)} tensors are missing or have another shape, first {missing[0]}"
         )
     return model
 

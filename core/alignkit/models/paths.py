@@ -1,4 +1,4 @@
-"""Part of models: resolve_path, is_classifier, _adapter_parts, WEIGHT_FILES."""
+"""Model names resolved to directories or hub ids, and what a model directory holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 
 def resolve_path(name: str) -> str:
-    """Return what ``from_pretrained`` takes for ``name``: ``demo``, a run directory, a model directory or a hub id."""
+    """Return the path or hub id for ``from_pretrained``; ``name`` is ``demo``, a run or model directory, or a hub id."""
     if name == "demo":
         from alignkit.demo import model_path
 
@@ -25,7 +25,7 @@ def resolve_path(name: str) -> str:
 
 
 def is_classifier(path: str) -> bool:
-    """Whether a model or adapter directory holds a reward model; a hub id is taken for a language model."""
+    """Whether a model or adapter directory holds a reward model; a hub id is assumed to be a language model."""
     import json
 
     directory = Path(path)
@@ -38,8 +38,8 @@ def is_classifier(path: str) -> bool:
     return False
 
 
-def _adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
-    """Return (base, adapter directory or None) for a path, checking that a directory holds what it should."""
+def adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
+    """Return ``(base, adapter directory or None)``; raises :class:`ModelError` if files of a directory are missing."""
     import json
 
     directory = Path(path)
@@ -64,5 +64,5 @@ def _adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
     if not base:
         raise ModelError(f"{directory / 'adapter_config.json'} does not say which base model the adapter belongs to")
     if str(base).startswith("/") and not Path(base).is_dir():
-        raise ModelError(f"the base model of the adapter {config.name} is gone: there is no {base}")
+        raise ModelError(f"the base model of the adapter {config.name} is missing: there is no {base}")
     return str(base), path

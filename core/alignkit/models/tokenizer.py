@@ -1,4 +1,4 @@
-"""Part of models: load_tokenizer, _chat_template, _check_syntax, _has_tokenizer."""
+"""Tokenizers and their chat templates."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, first_line, suggest
+from alignkit.models.paths import resolve_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from alignkit.models.paths import resolve_path
 
 
 def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer (``model.tokenizer`` or the model's own) and give it ``model.chat_template`` if there is one.
+    """Load the tokenizer (``model.tokenizer`` or the model's own) and set ``model.chat_template`` if given.
 
-    An encoder's text ends with its separator, which stands for the end token it does not have.
+    An encoder has no end token: its separator takes that place. Raises :class:`ModelError` if the tokenizer is missing,
+    broken or without an end token.
     """
     from transformers import AutoTokenizer
 
     where = resolve_path(config.tokenizer) if config.tokenizer else path
-    if Path(where).is_dir() and not _has_tokenizer(where):
+    if Path(where).is_dir() and not has_tokenizer(where):
         raise ModelError(f"{where} has no tokenizer: name one with model.tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -41,7 +42,7 @@ def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) 
 
 
 def _chat_template(given: str) -> str:
-    """Return the template of a name, of a file, or the one that is given itself."""
+    """Return the chat template: one by name, one from a file, or ``given`` itself."""
     from alignkit.models.chat_templates import NAMED
 
     if given in NAMED:
@@ -50,8 +51,8 @@ def _chat_template(given: str) -> str:
     is_file = len(given) < 400 and "\n" not in given and path.is_file()
     if not is_file and "{" not in given:
         raise ModelError(
-            f'model.chat_template: "{given}" is no Jinja template, no file, and no name{suggest(given, [*NAMED])} '
-            f"(known: {', '.join(NAMED)})"
+            f'model.chat_template: "{given}" is not a template name, a file, or a Jinja template{suggest(given, [*NAMED])} '
+            f"(known names: {', '.join(NAMED)})"
         )
     text = path.read_text(encoding="utf-8") if is_file else given
     _check_syntax(text, given if is_file else "model.chat_template")
@@ -67,9 +68,10 @@ def _check_syntax(template: str, where: str) -> None:
             template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
         )
     except TemplateSyntaxError as error:
-        raise ModelError(f"{where}: line {error.lineno} is no Jinja: {error.message}") from None
+        raise ModelError(f"{where}: line {error.lineno} is not valid Jinja: {error.message}") from None
 
 
-def _has_tokenizer(path: str) -> bool:
+def has_tokenizer(path: str) -> bool:
+    """Whether a directory holds a tokenizer."""
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
     return any((Path(path) / name).is_file() for name in names)

@@ -1,4 +1,4 @@
-"""What a model's weights are known by, and what must be off while they train."""
+"""Weight fingerprints, and switching dropout off."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def switch_off_dropout(model: PreTrainedModel) -> dict[str, float]:
-    """Set every dropout of the model to 0, adapters excepted (``model.lora.dropout`` is a setting of its own).
+    """Set every dropout of the model to 0, except in adapters (``model.lora.dropout`` is a separate setting).
 
-    A model carries the probability as ``nn.Dropout.p``, as a float its modules read in forward, or reads it from its
-    configuration. Returns what the configuration said, by key.
+    The probability may be in ``nn.Dropout.p``, in a float attribute that a module's forward reads, or in the model's
+    configuration. Return the previous values of the configuration by key.
     """
     import torch
 
@@ -37,7 +37,7 @@ def _zero_dropouts(owner: object) -> dict[str, float]:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Return the sha256 of the policy's every parameter and buffer: names, dtypes, shapes and bytes, in the order of the names."""
+    """Return the SHA-256 of the policy's parameters and buffers: names, dtypes, shapes and bytes, sorted by name."""
     import torch
 
     from alignkit.scoring.critic import is_critics
@@ -45,7 +45,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if is_critics(name):
-            continue  # no part of the policy
+            continue  # not part of the policy
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))

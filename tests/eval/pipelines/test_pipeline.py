@@ -256,7 +256,7 @@ def test_status_watch_generate_chat(finished: Path, tmp_path: Path) -> None:
     assert len(answer["answers"]) == 3
     assert answer["answers"][str(run)] == one
     assert answer["vote"] in answer["answers"].values()
-    with pytest.raises(ModelError, match="is a reward model: it scores answers and writes none"):
+    with pytest.raises(ModelError, match="is a reward model: it scores answers and cannot generate"):
         ChatModel(str(finished / "runs" / "small" / "reward"))
     talk = align("chat", run, cwd=tmp_path, input="what is two plus two ?\n/new\nwhat is two plus one ?\n\n")
     assert talk.returncode == 0, talk.stderr

@@ -120,7 +120,7 @@ def test_a_check_that_is_no_number_and_a_model_that_is_none() -> None:
     broken = tiny_model()
     with torch.no_grad():
         broken.lm_head.weight.fill_(math.nan)
-    with pytest.raises(RunFailedError, match="logits are not numbers"):
+    with pytest.raises(RunFailedError, match="logits are NaN"):
         run(target(broken))
 
 
