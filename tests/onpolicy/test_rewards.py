@@ -101,10 +101,10 @@ def test_weights_and_labels() -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (no_number, r"is no finite number \(nan\) for 2 answers, rows row-1"),
+        (no_number, r"is not a finite number \(nan\) for 2 answers, rows row-1"),
         (too_few, "returned 1 numbers for 2 answers"),
-        (lambda prompt, answer: "good", "is no finite number"),
-        (lambda prompt, answer: None, "is no finite number"),
+        (lambda prompt, answer: "good", "is not a finite number"),
+        (lambda prompt, answer: None, "is not a finite number"),
     ],
 )
 def test_what_is_no_number_stops_the_run(function: Any, says: str) -> None:

@@ -135,7 +135,7 @@ def test_stop_tokens(tmp_path: Path) -> None:
 
     tokenizer = build_model(ModelConfig()).tokenizer
     assert stop_tokens(tokenizer, [" ."]) == {tokenizer("Mia .", add_special_tokens=False)["input_ids"][-1]}
-    with pytest.raises(ConfigError, match="has to be one"):
+    with pytest.raises(ConfigError, match="must be one token"):
         stop_tokens(tokenizer, ["Mia eats"])
 
 

@@ -1,4 +1,4 @@
-"""Part of classifier: RewardModel."""
+"""A trained reward model as a reward."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
-from alignkit.contract.batch import Example
+from alignkit.contract.batch import Example, by_length
 from alignkit.contract.model import LoadedModel
 from alignkit.contract.rows import Row
 from alignkit.data.table.cache import tokenizer_content
@@ -16,17 +16,17 @@ from alignkit.data.tokenise.render import render
 from alignkit.data.tokenise.rules import Encoder, TokenRules
 from alignkit.errors import RunFailedError
 from alignkit.models.load import build_classifier
+from alignkit.scoring.classifier import ClassifierPolicy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from alignkit.contract.rewards import Answered
-from alignkit.scoring.classifier import ClassifierPolicy
 
 
 @dataclass
 class RewardModel:
-    """A trained reward model by its path, asked about answers of any policy."""
+    """Trained reward model, loaded from ``path`` when first used; scores answers of any policy."""
 
     path: str
     max_length: int = 1024
@@ -42,18 +42,16 @@ class RewardModel:
 
     @cached_property
     def _encoders(self) -> dict[bool, Encoder]:
-        """By whether an answer has ended: what makes tokens of texts that were said with another tokenizer."""
-        mine = self._loaded.tokenizer
-        return {ended: Encoder(mine, TokenRules(self.max_length, append_eos=ended)) for ended in (False, True)}
+        """Encoders of texts from a policy with another tokenizer, by whether the answer ended."""
+        own = self._loaded.tokenizer
+        return {ended: Encoder(own, TokenRules(self.max_length, append_eos=ended)) for ended in (False, True)}
 
     def score(self, answers: Sequence[Answered]) -> list[float]:
         """Return the reward of every answer.
 
-        A policy with the same tokenizer is scored on the very tokens it said; the texts of another one are tokenised
-        as the data of a run is, conversations by the reward model's own chat template.
+        If the policy has the same tokenizer, its tokens are scored as they are. Otherwise its texts are tokenised like the
+        data of a run, conversations with the reward model's chat template.
         """
-        from alignkit.contract.batch import by_length
-
         examples = list(self._examples(answers))
         policy = ClassifierPolicy(self._loaded.model)
         rewards = [0.0] * len(examples)
@@ -64,16 +62,16 @@ class RewardModel:
         return rewards
 
     def _examples(self, answers: Sequence[Answered]) -> Iterator[Example]:
-        mine = self._loaded.tokenizer
-        contents: dict[int, bool] = {}
+        own = self._loaded.tokenizer
+        same: dict[int, bool] = {}
         for answer in answers:
-            theirs = answer.tokenizer
-            if id(theirs) not in contents:
-                contents[id(theirs)] = tokenizer_content(theirs) == tokenizer_content(mine)
-            if contents[id(theirs)]:
+            other = answer.tokenizer
+            if id(other) not in same:
+                same[id(other)] = tokenizer_content(other) == tokenizer_content(own)
+            if same[id(other)]:
                 yield Example(answer.id, answer.prompt_ids, (answer.answer_ids,))
             else:
-                yield self._tokenised(answer, mine)
+                yield self._tokenised(answer, own)
 
     def _tokenised(self, answer: Answered, tokenizer: PreTrainedTokenizerBase) -> Example:
         turn: Any = answer.answer
@@ -82,7 +80,7 @@ class RewardModel:
         row = Row(0, answer.id, answer.prompt, (turn,), "")
         rendered = render(row, tokenizer, answer.id)
         found = self._encoders[answer.ended].encode([rendered])[0]
-        if found.unusable is not None:  # an answer without words: the prompt, and the end
+        if found.unusable is not None:  # an empty answer: score the prompt and the end token
             ids = list(tokenizer(rendered.prompt)["input_ids"])[-self.max_length + 1 :]
             end = tokenizer.eos_token_id
             if not ids or end is None:

@@ -1,6 +1,6 @@
-"""Asking rewards: several are weighted and summed, and what they say has to be numbers.
+"""Loading of rewards, and scoring of answers with their weighted sum.
 
-A reward is a plugin under ``align.rewards``, a trained reward model named by its path, or any ``package.module:function``.
+A reward is a plugin under ``align.rewards``, a trained reward model given by its path, or any ``package.module:function``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ RewardFunction = Callable[[Sequence[Answered]], Sequence[float]]
 
 @dataclass(frozen=True)
 class LoadedReward:
-    """A reward ready to be asked."""
+    """A loaded reward with its weight."""
 
     label: str
     weight: float
     function: RewardFunction
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
-        """Return the rewards; raises :class:`RunFailedError` naming the rows where they are no finite numbers."""
+        """Return the rewards; raises :class:`RunFailedError` naming the rows where they are not finite numbers."""
         values = list(self.function(answers)) if answers else []
         if len(values) != len(answers):
             raise RunFailedError(f"reward {self.label} returned {len(values)} numbers for {len(answers)} answers")
@@ -40,21 +40,21 @@ class LoadedReward:
             first = next(value for value in values if not _is_number(value))
             names = ", ".join(dict.fromkeys(bad[:5])) + (" and more" if len(bad) > 5 else "")
             raise RunFailedError(
-                f"reward {self.label} is no finite number ({first!r}) for {len(bad)} answers, rows {names}"
+                f"reward {self.label} is not a finite number ({first!r}) for {len(bad)} answers, rows {names}"
             )
         return [float(value) for value in values]
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """The weighted sum of several rewards, each ``[S]``, and every one of them."""
+    """Weighted sum of several rewards, and each of them by label; all of length ``[answers]``."""
 
     total: list[float]
     parts: dict[str, list[float]]
 
 
 def open_rewards(specs: Sequence[RewardSpec]) -> list[LoadedReward]:
-    """Load every reward with its settings; raises :class:`ConfigError` and ``PluginError`` for what cannot be used."""
+    """Load every reward with its settings; raises :class:`ConfigError` or ``PluginError`` if one cannot be used."""
     opened: list[LoadedReward] = []
     for spec in specs:
         label, function = _open(spec)
@@ -64,7 +64,7 @@ def open_rewards(specs: Sequence[RewardSpec]) -> list[LoadedReward]:
 
 
 def score_answers(rewards: Sequence[LoadedReward], answers: Sequence[Answered]) -> Rewards:
-    """Ask every reward and weight what they say."""
+    """Score the answers with every reward and sum them by weight."""
     parts = {reward.label: reward(answers) for reward in rewards}
     weights = {reward.label: reward.weight for reward in rewards}
     total = [sum(weights[label] * values[i] for label, values in parts.items()) for i in range(len(answers))]
@@ -106,7 +106,7 @@ def _open(spec: RewardSpec) -> tuple[str, RewardFunction]:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Return the function that ``package.module:function`` names; raises :class:`ConfigError` where there is none."""
+    """Return the function named ``package.module:function``; raises :class:`ConfigError` if there is none."""
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
         raise ConfigError(f"{name!r} does not name a function: write package.module:function")
@@ -115,7 +115,7 @@ def load_function(name: str) -> Callable[..., Any]:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"there is no function {name}: {error}") from error
     if not callable(function):
-        raise ConfigError(f"{name} is no function")
+        raise ConfigError(f"{name} is not a function")
     found: Callable[..., Any] = function
     return found
 
@@ -123,20 +123,20 @@ def load_function(name: str) -> Callable[..., Any]:
 def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:
     """Return a plain function as a reward.
 
-    A function with a parameter ``completions`` is asked once for all answers and gets, by name, what it asks for of
-    ``prompts``, ``completions``, ``completion_ids`` and the data's columns, each a list: trl's reward functions work as
-    they are, and answers to a conversation come as messages, as there. Any other function is asked answer by answer, with
-    the prompt (text or messages) and the answer's text.
+    A function with a parameter ``completions`` is called once for all answers, with those of the lists ``prompts``,
+    ``completions``, ``completion_ids`` and the data's columns that it has parameters for. TRL's reward functions work
+    unchanged; as in TRL, answers to a conversation are messages. Any other function is called for each answer, with the
+    prompt (text or messages) and the answer's text.
     """
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"reward {label} cannot be asked: {error}") from error
+        raise ConfigError(f"reward {label} cannot be called: {error}") from error
     if "completions" not in parameters:
         return lambda answers: [function(answer.prompt, answer.answer) for answer in answers]
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
-    def ask_all(answers: Sequence[Answered]) -> Sequence[float]:
+    def call_once(answers: Sequence[Answered]) -> Sequence[float]:
         columns: dict[str, list[Any]] = {
             name: [answer.fields.get(name) for answer in answers] for answer in answers for name in answer.fields
         }
@@ -149,7 +149,7 @@ def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:
         values: Sequence[float] = function(**wanted)
         return values
 
-    return ask_all
+    return call_once
 
 
 def _plain(prompt: Text) -> Any:

@@ -1,4 +1,4 @@
-"""Rollouts: the policy's own answers to a step's prompts, scored, rewarded, and kept while they are trained on."""
+"""Rollouts: answers sampled from the policy, with their rewards and scores, kept while they are trained on."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RolloutParts:
-    """What rollouts are made with."""
+    """Everything that sampling and scoring rollouts needs."""
 
     settings: OnPolicySettings
     sampler: Sampler
     rewards: Sequence[LoadedReward]
     tokenizer: PreTrainedTokenizerBase
     rows: Mapping[str, Callable[[], Sequence[Row]]]
-    """The rows the prompts are of, as text or messages, by split: ``train`` and ``eval``."""
+    """Rows of the prompts, as text or messages, by split (``train``, ``eval``)."""
     max_tokens: int
-    """Tokens scored at once."""
+    """Maximum number of tokens scored at once."""
     seed: int
 
 
 @dataclass
 class ModelRollouts:
-    """What ``align_prepare_batch`` of an on-policy method works with; see :class:`~alignkit.contract.types.Rollouts`."""
+    """Rollouts handed to ``align_prepare_batch``; see :class:`~alignkit.contract.types.Rollouts`."""
 
     parts: RolloutParts
     policy: Policy
     number: int
-    """Of the rollout, from 0: with the seed and the process it decides what is sampled."""
+    """Number of the rollout, from 0. With the seed and the rank it determines the sampled answers."""
     training: bool = True
     rank: int = 0
     world_size: int = 1
     spent: dict[str, int] = field(default_factory=lambda: {"sampled": 0, "scored": 0})
-    """Tokens generated, and tokens scored without gradient."""
+    """Tokens sampled, and tokens scored without gradient."""
 
     def sample(self, batch: Batch, n: int = 1) -> Batch:
-        """Return the rows with ``n`` answers each, and their columns ``reward``, ``reward/NAME`` and ``ended``."""
+        """Return the rows with ``n`` sampled answers each and the columns ``reward``, ``reward/NAME`` and ``ended``."""
         settings = self.parts.settings
         prompts = [list(example.prompt) for example in batch.examples for _ in range(n)]
         seeds = np.random.SeedSequence([self.parts.seed, self.number, self.rank, int(self.training)])
@@ -88,15 +88,15 @@ class ModelRollouts:
         flat = {"reward": total, "ended": ended} | {f"reward/{k}": v for k, v in found.parts.items()}
         if self.training and self.number == 0 and len(total) > 1 and len(set(total)) == 1:
             logger.warning(
-                "every answer of the first rollout got the reward %g: there is nothing to learn from", total[0]
+                "every answer of the first rollout got the reward %g, so there is nothing to learn from", total[0]
             )
         columns = {name: [values[i : i + n] for i in range(0, len(values), n)] for name, values in flat.items()}
         return replace(batch, examples=examples, columns={**batch.columns, **columns})
 
     def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
-        """Score every answer without gradient, in the order of the rows, on the host.
+        """Return the scores of every answer, in the order of the rows, without gradient and in host memory.
 
-        ``reference=True``: by the policy as it was at step 0.
+        ``reference=True`` scores with the policy at step 0.
         """
         examples = batch.examples
         lengths = [[e.scored_tokens(i) for i in range(len(e.completions))] for e in examples]
@@ -133,7 +133,7 @@ class ModelRollouts:
         )
 
     def total(self, *values: float | torch.Tensor) -> list[float]:
-        """Return each number summed over all processes (in evaluation: this one's)."""
+        """Return each number summed over all processes; in evaluation, of this process alone."""
         box = torch.tensor([float(value) for value in values], dtype=torch.float64)
         if self.training and self.world_size > 1:
             moved = box.to(self._device())
@@ -148,23 +148,23 @@ class ModelRollouts:
 
 
 def moments(values: torch.Tensor, rollouts: Any) -> tuple[float, float]:
-    """Return mean and variance of ``values [N]`` over the rollout of all processes."""
+    """Return the mean and variance of ``values [N]`` over the rollouts of all processes."""
     count, total, squares = rollouts.total(len(values), values.double().sum(), values.double().square().sum())
     mean = total / max(count, 1)
     return mean, max(squares / max(count, 1) - mean**2, 0.0)
 
 
 def whiten(values: torch.Tensor, rollouts: Any, *, shift_mean: bool = True) -> torch.Tensor:
-    """Return values with mean 0 (unless ``shift_mean`` is False) and variance 1 over the rollout of all processes.
+    """Return ``values [N]`` scaled to variance 1 and (with ``shift_mean``) mean 0 over the rollouts of all processes.
 
-    ``values [N]``: one number a token or an answer; what is padding has no place in it.
+    There is one value per token or answer, and none for padding.
     """
     mean, variance = moments(values, rollouts)
     white: torch.Tensor = (values - mean) / (variance + 1e-8) ** 0.5
     return white if shift_mean else white + mean
 
 
-# ------------------------------------------------------------------------------------- in a checkpoint
+# ------------------------------------------------------------------------------------- checkpoints
 
 
 def buffer_state(batch: Batch) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def buffer_state(batch: Batch) -> dict[str, Any]:
 
 
 def restored_buffer(state: Mapping[str, Any], rows: Sequence[Example]) -> Batch:
-    """Return the batch :func:`buffer_state` was taken of, its prompts from the run's rows."""
+    """Return the batch of a :func:`buffer_state`, with prompts from the run's rows."""
     examples = [
         replace(rows[index], completions=tuple(completions), masks=None)
         for index, completions in zip(state["index"], state["completions"], strict=True)

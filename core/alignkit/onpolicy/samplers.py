@@ -1,4 +1,4 @@
-"""What methods that train on the model's own answers share: their settings, the samplers, and the metrics they log."""
+"""Samplers of on-policy methods, and the metrics they log."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Sampler(Protocol):
-    """Who generates answers with the weights as they are now."""
+    """Generates answers with the policy's current weights."""
 
     def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
-        """Answer every prompt once, in their order."""
+        """Return one answer per prompt, in the order of the prompts."""
         ...
 
 
 class ModelSampler:
-    """Generates with the model that is trained, by ``model.generate`` with its cache."""
+    """Generates with the trained model itself (``model.generate`` with its key-value cache)."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ModelSampler:
         self.model, self.tokenizer, self.settings, self.stop = model, tokenizer, settings, stop
 
     def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
-        """Answer every prompt once, in their order."""
+        """Return one answer per prompt, in the order of the prompts."""
         from alignkit.models.generate import generate
 
         settings = self.settings
@@ -59,7 +59,7 @@ class ModelSampler:
 def make_sampler(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, settings: OnPolicySettings, path: str
 ) -> Sampler:
-    """Return the sampler the settings ask for; raises :class:`ConfigError` where it cannot be had."""
+    """Return the sampler named in the settings; raises :class:`ConfigError` if it is not available."""
     stop = stop_tokens(tokenizer, settings.stop)
     if settings.sampler == "model":
         return ModelSampler(model, tokenizer, settings, stop)
@@ -74,16 +74,19 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> set
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
-            raise ConfigError(f"method.stop: {text!r} is {len(ids)} tokens of this tokenizer, and has to be one")
+            raise ConfigError(
+                f"method.stop: {text!r} is {len(ids)} tokens in this tokenizer; a stop text must be one token"
+            )
         found.add(ids[0])
     return found
 
 
 def rollout_metrics(batch: Batch, like: torch.Tensor) -> dict[str, Metric]:
-    """Return what every on-policy method logs of a rollout's answers, each a mean over answers.
+    """Return the metrics that every on-policy method logs, each a mean over answers.
 
-    ``reward`` (the weighted sum), ``reward/NAME`` of each, ``length`` in tokens, ``ended``: the share the model ended
-    itself, and ``kl`` where the method gave the answers such a column; numbers of the whole rollout (``batch.shared``) too.
+    They are ``reward`` (the weighted sum), ``reward/NAME`` of each reward, ``length`` in tokens, ``ended`` (share of
+    answers with an end token), ``kl`` if the batch has that column, and the numbers of the whole rollout
+    (``batch.shared``).
     """
     names = [name for name in batch.columns if name in ("reward", "ended", "kl") or name.startswith("reward/")]
     totals = {name: float(sum(sum(row) for row in batch.columns[name])) for name in names}

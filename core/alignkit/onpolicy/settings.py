@@ -1,4 +1,4 @@
-"""Part of onpolicy: OnPolicySettings."""
+"""Settings shared by all on-policy methods."""
 
 from __future__ import annotations
 
@@ -13,40 +13,46 @@ from alignkit.contract.types import Reuse, Settings
 
 
 class OnPolicySettings(Settings):
-    """Settings of every on-policy method: rewards, sampling, and how often a rollout is used.
+    """Settings of every on-policy method: rewards, sampling, and how often a rollout is trained on.
 
-    A rollout holds ``minibatches`` optimizer steps' worth of prompts and is passed over ``epochs`` times.
+    A rollout holds the prompts of ``minibatches`` optimizer steps and is trained on for ``epochs`` passes.
     """
 
     rewards: RewardSpecs = Field(
         default_factory=list,
         alias="reward",
-        description="reward or rewards to maximise: a name (align rewards), a reward model's path, package.module:function, "
-        "or {name, weight, ...its settings}",
+        description="one or several rewards to maximise: a name (see align rewards), the path of a reward model, "
+        "package.module:function, or {name, weight, ...settings of the reward}",
     )
-    max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
+    max_new_tokens: int = Field(64, ge=1, description="maximum length of a sampled answer, in tokens")
     temperature: float = Field(
-        1.0, gt=0, description="divides the logits, when sampling and when scoring what was sampled"
+        1.0, gt=0, description="divisor of the logits, both when sampling and when scoring the samples"
     )
-    top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens with this much probability")
-    top_k: int = Field(0, ge=0, description="sample from this many likeliest tokens (0: all)")
-    stop: Words = Field(default_factory=list, description="further texts that end an answer; each must be one token")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="nucleus sampling: sample from the most likely tokens with this total probability"
+    )
+    top_k: int = Field(0, ge=0, description="sample from this many most likely tokens (0: all)")
+    stop: Words = Field(
+        default_factory=list, description="additional texts that end an answer; each must be a single token"
+    )
     sampler: Literal["model", "vllm"] = Field(
-        "model", description="who generates: the model itself, or vLLM (needs a GPU)"
+        "model", description="generation backend: the trained model, or vLLM (needs a GPU)"
     )
-    samples_per_batch: int = Field(128, ge=1, description="answers generated at once")
-    epochs: int = Field(1, ge=1, description="passes over a rollout")
-    minibatches: int = Field(1, ge=1, description="optimizer steps a pass over a rollout takes")
-    missing_end_penalty: float = Field(0.0, ge=0, description="taken off the reward of an answer that was cut off")
+    samples_per_batch: int = Field(128, ge=1, description="answers generated per batch")
+    epochs: int = Field(1, ge=1, description="passes over each rollout")
+    minibatches: int = Field(1, ge=1, description="optimizer steps per pass over a rollout")
+    missing_end_penalty: float = Field(
+        0.0, ge=0, description="subtracted from the reward of an answer without an end token"
+    )
 
     @field_validator("sampler")
     @classmethod
-    def _sampler_is_there(cls, value: str) -> str:
+    def _check_sampler(cls, value: str) -> str:
         if value == "vllm" and importlib.util.find_spec("vllm") is None:
-            raise ValueError("sampler vllm needs vLLM, which is not installed: pip install vllm, or take sampler model")
+            raise ValueError("sampler vllm needs vLLM, which is not installed: pip install vllm, or use sampler model")
         return value
 
     @property
     def reuse(self) -> Reuse:
-        """How often a rollout serves."""
+        """How often a rollout is trained on."""
         return Reuse(self.epochs, self.minibatches)

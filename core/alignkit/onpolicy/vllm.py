@@ -1,4 +1,4 @@
-"""Rollouts by vLLM in the same process: it generates, and gets the policy's weights before every rollout."""
+"""Sampling with vLLM in the same process; it receives the policy's weights before every rollout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alignkit.onpolicy.settings import OnPolicySettings
 
 _MEMORY_SHARE = 0.3
-"""Share of the GPU's memory vLLM may take: the rest is for training."""
+"""Share of the GPU's memory for vLLM; the rest is left for training."""
 
 
 class VLLMSampler:
@@ -32,7 +32,7 @@ class VLLMSampler:
         path: str,
     ) -> None:
         if not torch.cuda.is_available():
-            raise ConfigError("method.sampler=vllm needs a GPU, and there is none here: take sampler=model")
+            raise ConfigError("method.sampler=vllm needs a GPU, and none was found: use method.sampler=model")
         import vllm  # type: ignore[import-not-found]
 
         self.model, self.settings = model, settings
@@ -41,10 +41,10 @@ class VLLMSampler:
         self.parameters: Any = vllm.SamplingParams
 
     def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
-        """Answer every prompt once, in their order."""
+        """Return one answer per prompt, in the order of the prompts."""
         weights = list(merged_weights(self.model))
         self.engine.apply_model(lambda inner: inner.load_weights(weights) and None)
-        self.engine.reset_prefix_cache()  # what it holds was computed with older weights
+        self.engine.reset_prefix_cache()  # computed with older weights
         settings = self.settings
         parameters = [
             self.parameters(
@@ -72,8 +72,8 @@ class VLLMSampler:
 def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the policy's weights under the base model's names, adapters merged in, critics left out.
 
-    Every layer is merged in a copy of its weights: merging in place and back again would leave the frozen weights a little
-    off after every rollout.
+    Every layer is merged into a copy of its weights: merging in place and unmerging would change the frozen weights by
+    rounding errors in every rollout.
     """
     from peft import PeftModel, get_base_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -93,7 +93,7 @@ def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _merged(layer: Any) -> dict[str, torch.Tensor]:
-    """Return an adapted layer's weights with its adapters merged in; the layer stays as it is."""
+    """Return an adapted layer's weights with its adapters merged in; the layer is unchanged."""
     parameters = dict(layer.get_base_layer().named_parameters())
     kept = {name: parameter.data for name, parameter in parameters.items()}
     for parameter in parameters.values():

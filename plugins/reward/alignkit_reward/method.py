@@ -75,5 +75,5 @@ class RewardModelling(Method[RewardSettings]):
 def _margin(fields: Mapping[str, Any], column: str, row: str) -> float:
     value = fields.get(column)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"row {row}: the margin column {column!r} is {value!r}, which is no finite number")
+        raise DataError(f"row {row}: the margin column {column!r} is {value!r}, which is not a finite number")
     return float(value)

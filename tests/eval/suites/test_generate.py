@@ -106,7 +106,7 @@ def test_a_checker_gives_quality_and_a_win_rate() -> None:
         ("no_colon", "write package.module:function"),
         ("tests.nowhere:f", "there is no function tests.nowhere:f"),
         ("tests.eval.suites.test_generate:nothing", "there is no function"),
-        ("tests.eval.suites.test_generate:PROMPTS", "is no function"),
+        ("tests.eval.suites.test_generate:PROMPTS", "is not a function"),
     ],
 )
 def test_a_checker_that_is_none_is_refused_at_once(checker: str, says: str) -> None:
