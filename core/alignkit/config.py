@@ -32,7 +32,7 @@ class MethodConfig(BaseModel):
     @property
     def settings(self) -> dict[str, Any]:
         """The method's settings as given."""
-        return dict(self.__pydantic_extra__ or {})
+        return dict(self.model_extra or {})
 
 
 class LoraConfig(Section):
@@ -241,7 +241,7 @@ class TrainConfig(BaseModel):
     @property
     def arguments(self) -> dict[str, Any]:
         """The keys that go to ``transformers.TrainingArguments``."""
-        return dict(self.__pydantic_extra__ or {})
+        return dict(self.model_extra or {})
 
 
 class EvalConfig(Section):

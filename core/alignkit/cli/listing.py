@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -41,6 +42,11 @@ def _print_table(plural: str, entries: tuple[registry.PluginEntry, ...]) -> None
         return
     rows = [("NAME", "DISTRIBUTION", "FROM", "")]
     rows += [(entry.name, f"{entry.distribution} {entry.version}", entry.value, _remark(entry)) for entry in entries]
+    print_columns(rows)
+
+
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text in aligned columns, the first row as the heading. Nothing is wrapped or cut, also in a pipe."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for i, row in enumerate(rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

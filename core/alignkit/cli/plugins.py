@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from alignkit.cli.failures import debug_option
+from alignkit.cli.listing import print_columns
 from alignkit.errors import ConfigError
 from alignkit.scaffold import KINDS
 
@@ -29,10 +30,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
         return
     head = ("KIND", "NAME", "DISTRIBUTION", "STATE", "HOOKS OR CAUSE")
     rows = [(p.kind, p.name, f"{p.distribution} {p.version}", p.state, p.cause or ", ".join(p.hooks)) for p in found]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(4)]
-    for row in [head, *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-        click.echo("  ".join([*cells, row[4]]).rstrip())
+    print_columns([head, *rows])
 
 
 @plugins.command("check")

@@ -83,7 +83,7 @@ class RewardSpec(BaseModel):
     @property
     def settings(self) -> dict[str, Any]:
         """The reward's own settings as given."""
-        return dict(self.__pydantic_extra__ or {})
+        return dict(self.model_extra or {})
 
 
 def _one_or_many(value: Any) -> Any:
