@@ -55,7 +55,8 @@ class Site:
 
     def run(self, *command, **environment):
         """Run a command with this folder on the import path."""
-        variables = os.environ | {"PYTHONPATH": str(self.path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(filter(None, [str(self.path), os.environ.get("PYTHONPATH")]))
+        variables = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             [str(part) for part in command],
             capture_output=True,

@@ -14,6 +14,7 @@ from alignkit.cli.failures import debug_option
 
 if TYPE_CHECKING:
     from alignkit.config import DataConfig, ModelConfig
+    from alignkit.data.sources.open import Load
 
 PAGE = "alignkit_eval.report:data_report"
 """Writes the page; named, as commands are, and loaded when called."""
@@ -58,7 +59,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     from alignkit.models.tokenizer import load_tokenizer
 
     configured = Path(source).suffix.lower() in (".yaml", ".yml")
-    sections, model = _from_file(Path(source)) if configured else _alone(source)
+    sections, model, load = _from_file(Path(source)) if configured else _alone(source)
     if fix is not None and len(sections) > 1:
         raise ConfigError("--fix: a cleaned copy is made of one source at a time")
     named = options.pop("model")
@@ -73,6 +74,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
             config=section,
             held_out=eval_data or section.eval_source,
             tokenizer=tokenizer,
+            load=load,
         )
         for section in (_with_options(section, **options) for section in sections)
     ]
@@ -91,20 +93,21 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
         sys.exit(1)
 
 
-def _from_file(path: Path) -> tuple[list[DataConfig], ModelConfig]:
-    """Return a data section for every source of a run's configuration, and its model."""
+def _from_file(path: Path) -> tuple[list[DataConfig], ModelConfig, Load]:
+    """Return a data section for every source of a run's configuration, its model, and what its plugins load."""
     from alignkit import settings
     from alignkit.config import Reading
+    from alignkit.runs.data import loader
 
     config = settings.resolve(path).config
     parts = [{name: getattr(part, name) for name in Reading.model_fields} for part in config.data.parts]
-    return [config.data.model_copy(update={**part, "sources": []}) for part in parts], config.model
+    return [config.data.model_copy(update={**part, "sources": []}) for part in parts], config.model, loader(config)
 
 
-def _alone(source: str) -> tuple[list[DataConfig], ModelConfig]:
+def _alone(source: str) -> tuple[list[DataConfig], ModelConfig, None]:
     from alignkit.config import DataConfig, ModelConfig
 
-    return [DataConfig(source=source)], ModelConfig()
+    return [DataConfig(source=source)], ModelConfig(), None
 
 
 def _with_options(section: DataConfig, columns: tuple[str, ...], **options: Any) -> DataConfig:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import DataConfig, Reading
-from alignkit.contract.rows import RawRows, Row
+from alignkit.contract.rows import Row
 from alignkit.contract.types import RowKind
 from alignkit.data.sources.chunks import Source
-from alignkit.data.sources.open import HELD_OUT_SPLITS, TRAIN_SPLITS, open_source
+from alignkit.data.sources.open import HELD_OUT_SPLITS, TRAIN_SPLITS, Load, open_source
 from alignkit.data.table.cache import cache_key, cached, in_memory
 from alignkit.data.table.report import DataReport, SetReport, SourceReport
 from alignkit.data.table.split import held_out
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-Load: TypeAlias = Callable[[str, str | None], RawRows | None]
-"""A plugin's loader, called first with ``(source, split)``; None leaves the source to alignkit."""
 
 
 class HasData(Protocol):
@@ -258,13 +255,8 @@ class Loader:
         limit: int | None,
         label: str = "",
     ) -> OpenSource:
-        """Open a source, by the plugin's loader if it has the source."""
-        raw = self.load(name, split) if self.load is not None else None
-        if raw is not None and not len(raw.rows):
-            raise DataError(f"{raw.source} has no rows")
-        if raw is not None:
-            return OpenSource(Source.of(raw).head(limit), reading, label)
-        return OpenSource(open_source(name, split, reading, default_splits=defaults, limit=limit), reading, label)
+        source = open_source(name, split, reading, default_splits=defaults, limit=limit, load=self.load)
+        return OpenSource(source, reading, label)
 
     def table(self, opened: OpenSource, kind: RowKind) -> TokenTable:
         """Return the rows of a source as tokenised rows of ``kind``, cached if ``data.cache``."""

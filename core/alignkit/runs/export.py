@@ -18,6 +18,7 @@ from alignkit.errors import ConfigError, ModelError, NoRowsError, RunFailedError
 from alignkit.models.load import build_model
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
+from alignkit.runs.data import run_data
 from alignkit.scoring.classifier import policy_of
 from alignkit.system.files import staged_directory, write_text
 
@@ -125,11 +126,7 @@ def _average(loaded: LoadedModel, runs: Sequence[RunDir], shares: Sequence[float
 
 
 def _held_out(config: RunConfig, loaded: LoadedModel) -> list[Example]:
-    from alignkit.data.load import load_data
-    from alignkit.training.session import Session
-
-    session = Session.open(config)
-    data = load_data(config, session.method.rows, loaded.tokenizer, load=session.load_data)
+    data = run_data(config, loaded.tokenizer)
     for kind in ("preference", "completion"):
         try:
             rows = data.held_out.examples(kind)

@@ -15,6 +15,7 @@ from alignkit.errors import ConfigError, ModelError, PluginError
 from alignkit.models.load import build_model
 from alignkit.models.weights import fingerprint
 from alignkit.onpolicy.rewards import open_rewards
+from alignkit.runs.data import run_data
 from alignkit.runs.evaluation import Subject, data_rules, open_suites
 from alignkit.scoring.classifier import policy_of
 from alignkit.training.session import Session
@@ -84,8 +85,6 @@ def _check_rewards(method: Method[Any]) -> None:
 
 def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tuple[LoadedModel, Data]:
     """Load the start model and the tokenised data; ``meta`` leaves the weights out."""
-    from alignkit.data.load import load_data
-
     loaded = None if meta else session.build_model()
     if loaded is None:
         loaded = build_model(config.model, seed=config.run.seed, meta=meta)
@@ -97,9 +96,7 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
         from alignkit.scoring.critic import add_critic
 
         add_critic(loaded.model, getattr(session.method.settings, "critic", "shared"))
-    method = session.method
-    data = load_data(config, method.rows, loaded.tokenizer, load=session.load_data)
-    return loaded, data
+    return loaded, run_data(config, loaded.tokenizer, session)
 
 
 def prepare(config: RunConfig, session: Session, suites: dict[str, Suite[Any]], device: torch.device) -> PreparedRun:

@@ -42,8 +42,10 @@ class Session:
     plugins: pluggy.PluginManager
 
     @classmethod
-    def open(cls, config: RunConfig) -> Session:
+    def open(cls, config: RunConfig, *, only: str | None = None) -> Session:
         """Load the method and the services that ``config`` names, and check every hook they implement.
+
+        ``only``: a hook; services that do not implement it are left out (a tracker, where only data is loaded).
 
         Raises :class:`PluginError` for a plugin that cannot be used and :class:`~alignkit.errors.ConfigError` for a
         setting of the method that cannot.
@@ -57,6 +59,8 @@ class Session:
         for name in dict.fromkeys(config.run.services):
             service = registry.find("align.services", name)
             loaded = registry.load(service)
+            if only is not None and all(found.hook != only for found in implementations(loaded)):
+                continue
             plugin = _made(service, loaded) if isinstance(loaded, type) else loaded
             check_service(service, plugin, entry)
             _register(manager, service, plugin)

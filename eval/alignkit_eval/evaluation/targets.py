@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from alignkit import Example, Policy, RunConfig, Scores, settings
 from alignkit.config import DataConfig, ModelConfig
 from alignkit.contract.model import LoadedModel
-from alignkit.data.load import HeldOut, load_data, load_held_out
+from alignkit.data.load import HeldOut
 from alignkit.errors import ModelError, NoRowsError
 from alignkit.models.load import build_classifier, build_model
 from alignkit.models.paths import is_classifier
 from alignkit.rundir.directory import RunDir
+from alignkit.runs.data import held_out_data, run_data
 from alignkit.runs.evaluation import Subject, data_rules
 
 if TYPE_CHECKING:
@@ -147,15 +148,8 @@ def held_out_rows(source: TargetSpec, tokenizer: PreTrainedTokenizerBase) -> Hel
     if not source.has_data:
         return HeldOut(_no_rows)
     if source.own_data and source.run is not None:
-        return load_data(source.config, _row_kind(source.config), tokenizer).held_out
-    return load_held_out(source.config.data, tokenizer)
-
-
-def _row_kind(config: RunConfig) -> RowKind:
-    """Return what the run's method trained on: which rows are held out follows from it."""
-    from alignkit.contract import registry
-
-    return registry.load_method(config.method.name)[1].rows
+        return run_data(source.config, tokenizer).held_out  # which rows are held out follows from the method's row kind
+    return held_out_data(source.config, tokenizer)
 
 
 def _no_rows(kind: RowKind) -> Any:

@@ -16,6 +16,7 @@ from alignkit.data.checking.reading import Readable, read_source
 from alignkit.data.checking.rules import RULES, Hit, leaked, length_bias, texts_of
 from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, tokenize_for_check
 from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
+from alignkit.data.sources.open import HELD_OUT_SPLITS, Load
 from alignkit.errors import DataError
 from alignkit.system.files import write_jsonl
 
@@ -108,6 +109,7 @@ def check_source(
     config: DataConfig | None = None,
     held_out: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    load: Load | None = None,
 ) -> Check:
     """Check a source of preference rows, completions or prompts.
 
@@ -117,13 +119,14 @@ def check_source(
         config: the data section: column names, ``max_length``, ``limit``, thresholds (``check``).
         held_out: a source whose prompts must not occur in this one.
         tokenizer: if given, rows are also checked as rendered and tokenised by it.
+        load: a plugin's loader, called before alignkit loads a source itself.
 
     Raises:
         DataError: the source as a whole cannot be read.
     """
     config = config or DataConfig()
     chat = tokenizer is None or bool(tokenizer.chat_template)
-    readable = read_source(source, split, config, chat=chat)
+    readable = read_source(source, split, config, chat=chat, load=load)
     rows, total = readable.rows, readable.read
     findings: list[Finding] = []
     if readable.broken:
@@ -133,7 +136,8 @@ def check_source(
     other: Sequence[Row] = ()
     if held_out is not None:
         everything = SourceConfig(source=held_out, columns=config.columns, template=config.template, pairs=config.pairs)
-        other = read_source(held_out, None, everything).rows
+        named = config.eval_split if isinstance(config.eval_split, str) else None
+        other = read_source(held_out, named, everything, load=load, default_splits=HELD_OUT_SPLITS).rows
     seen = None if tokenizer is None else tokenize_for_check(rows, tokenizer, config)
     found, dropped = find(rows, other, config.check, total, seen)
     return Check(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from alignkit.data.shapes.normalise import normalise
 from alignkit.data.shapes.pairs import expand_alternatives, left_over
 from alignkit.data.shapes.templates import fill
 from alignkit.data.sources.chunks import parse_line
-from alignkit.data.sources.open import load_rows
+from alignkit.data.sources.open import TRAIN_SPLITS, Load, load_rows
 from alignkit.errors import DataError
 
 _LINES = (".jsonl", ".ndjson")
@@ -44,17 +44,30 @@ class Readable:
         return len(places | {b.place for b in self.broken})
 
 
-def read_source(source: str, split: str | None, reading: Reading, *, chat: bool = True) -> Readable:
+def read_source(
+    source: str,
+    split: str | None,
+    reading: Reading,
+    *,
+    chat: bool = True,
+    load: Load | None = None,
+    default_splits: Sequence[str] = TRAIN_SPLITS,
+) -> Readable:
     """Read a source as preference rows, or if it has no pairs as completions, or as prompts.
+
+    ``load`` and ``default_splits`` are as for :func:`~alignkit.data.sources.open.open_source`.
 
     Raises:
         DataError: the source as a whole cannot be read (missing, no rows, no known columns).
     """
     path = Path(source).expanduser()
-    if path.suffix in _LINES and path.is_file():
+    loaded = None if load is None else load(source, split)
+    if loaded is None and path.suffix in _LINES and path.is_file():
         raw, broken = _lines(path, reading.limit)
     else:
-        raw, broken = load_rows(source, split, reading, default_splits=("train",), limit=reading.limit), []
+        answer = lambda *_: loaded  # noqa: E731
+        raw = load_rows(source, split, reading, default_splits=default_splits, limit=reading.limit, load=answer)
+        broken = []
     if not raw.rows:
         raise DataError(f"{source} has no readable rows" + (f" ({broken[0].place}: {broken[0].why})" if broken else ""))
     raw, odd = _each(

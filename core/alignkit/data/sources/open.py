@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from alignkit.config import Reading
 from alignkit.contract.rows import RawRows
@@ -27,6 +27,10 @@ _SHARD = re.compile(r"-\d+(-of-\d+)?$")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
+Load: TypeAlias = Callable[[str, str | None], RawRows | None]
+"""A plugin's loader, called first with ``(source, split)``; None leaves the source to alignkit."""
+
+
 def load_rows(
     source: str,
     split: str | None,
@@ -34,9 +38,10 @@ def load_rows(
     *,
     default_splits: Sequence[str] = TRAIN_SPLITS,
     limit: int | None = None,
+    load: Load | None = None,
 ) -> RawRows:
     """Load at most ``limit`` rows of ``source`` into memory; see :func:`open_source`."""
-    return open_source(source, split, config, default_splits=default_splits, limit=limit).read()
+    return open_source(source, split, config, default_splits=default_splits, limit=limit, load=load).read()
 
 
 def open_source(
@@ -46,6 +51,7 @@ def open_source(
     *,
     default_splits: Sequence[str] = TRAIN_SPLITS,
     limit: int | None = None,
+    load: Load | None = None,
 ) -> Source:
     """Open a source for reading in chunks. No source ever runs code.
 
@@ -56,10 +62,16 @@ def open_source(
         config: ``subset`` selects the configuration of a hub data set; ``streaming`` reads without a full download.
         default_splits: the splits to try, in this order, if ``split`` is None.
         limit: maximum rows to read.
+        load: a plugin's loader, called before alignkit loads the source itself.
 
     Raises:
         DataError: the source is missing or of an unknown kind; while reading, also if it is empty or unreadable.
     """
+    loaded = None if load is None else load(source, split)
+    if loaded is not None:
+        if not len(loaded.rows):
+            raise DataError(f"{loaded.source} has no rows")
+        return Source.of(loaded).head(limit)
     return _checked(_open(source, split, config, default_splits, limit)).head(limit)
 
 
