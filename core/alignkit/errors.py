@@ -1,13 +1,13 @@
-"""Errors a user can act on: one clear sentence, the place it points at, and the exit code it ends the command with."""
+"""The exceptions alignkit raises, each with the exit code of the command line."""
 
 from __future__ import annotations
 
 
 class AlignError(Exception):
-    """Base of every error alignkit raises on purpose.
+    """Base class of alignkit's errors; the message is one sentence a user can act on.
 
-    The message is one sentence a user can act on. ``exit_code`` is what the command line ends with:
-    2 for wrong usage, configuration or data, 1 for a run that failed, 130/143 for an interrupted one.
+    ``exit_code`` is the exit code of the command line: 2 for wrong usage, configuration or data, 1 for a failed run,
+    130 or 143 for an interrupted one.
     """
 
     exit_code = 2
@@ -18,15 +18,15 @@ class ConfigError(AlignError):
 
 
 class DataError(AlignError):
-    """A data source or row that cannot be used; the message names file and line where there is one."""
+    """A data source or row that cannot be used; the message names file and line if known."""
 
 
 class SourceError(DataError):
-    """A source that cannot be read, whatever its rows would be used for."""
+    """A source that cannot be read at all, whatever the row kind."""
 
 
 class NoRowsError(DataError):
-    """Data that has no rows of the kind a suite asks for."""
+    """Data without rows of the kind a suite needs."""
 
 
 class ModelError(AlignError):
@@ -42,13 +42,13 @@ class CheckpointError(AlignError):
 
 
 class RunFailedError(AlignError):
-    """A run that started and could not go on (non-finite loss, out of memory, a failing suite)."""
+    """A run that failed after it started (non-finite loss, out of memory, a failing suite)."""
 
     exit_code = 1
 
 
-class InterruptedRun(AlignError):  # noqa: N818  an interruption is no error of anybody's
-    """A run stopped by a signal after its checkpoint was saved: exit code 128 + signal number."""
+class InterruptedRun(AlignError):  # noqa: N818  an interruption is not an error
+    """A run stopped by a signal after saving a checkpoint; the exit code is 128 + the signal number."""
 
     def __init__(self, message: str, signal_number: int = 2) -> None:
         super().__init__(message)

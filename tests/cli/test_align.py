@@ -142,8 +142,8 @@ def test_schema_is_json():
             ["run", "--method", "orop"],
             'Error: unknown method "orop", did you mean "orpo"? (align methods lists them)\n',
         ),
-        (["run"], "Error: no method is given: use --method NAME"),
-        (["run", "none.yaml"], "Error: none.yaml: there is no such file\n"),
+        (["run"], "Error: no method given: use --method NAME"),
+        (["run", "none.yaml"], "Error: none.yaml: no such file\n"),
         (
             ["run", "--method", "orpo", "--set", "lamda=1"],
             'Error: --set lamda=1: unknown key method.lamda, did you mean "lambda"?\n',

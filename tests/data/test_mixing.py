@@ -163,16 +163,16 @@ def test_orders_that_cannot_be(tmp_path: Path, case: str) -> None:
 BROKEN_SECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "weights for some": (
         {"sources": [{"source": "a", "weight": 1}, "b"]},
-        "some sources have a weight and some have none",
+        "set a weight for every source or for none",
     ),
     "weight and repeat": ({"sources": [{"source": "a", "weight": 1, "repeat": 2}]}, "set one of them"),
-    "one name twice": ({"sources": ["a/x.jsonl", "b/x.jsonl"]}, "two sources have one name"),
-    "phases that fall": ({"phases": [{"until": 1, "weights": {}}, {"until": 0.5, "weights": {}}]}, "must rise"),
+    "one name twice": ({"sources": ["a/x.jsonl", "b/x.jsonl"]}, "two sources have the same name"),
+    "phases that fall": ({"phases": [{"until": 1, "weights": {}}, {"until": 0.5, "weights": {}}]}, "must increase"),
     "phases that end early": ({"phases": [{"until": 0.5, "weights": {}}]}, "the last one must be 1"),
-    "a fold too many": ({"folds": 3, "fold": 3}, "fold 3 of 3 folds"),
+    "a fold too many": ({"folds": 3, "fold": 3}, r"fold must be less than folds \(3\), not 3"),
     "source and sources": (
         {"source": "a.jsonl", "sources": ["b.jsonl"]},
-        r"source \(a.jsonl\) and sources are both given: name the data in one of them",
+        r"source \(a.jsonl\) and sources are both set: use only one of them",
     ),
     "no weight at all": ({"sources": [{"source": "a", "weight": 0}]}, "greater than 0"),
 }

@@ -1,7 +1,7 @@
-"""From file, command line and plugins' defaults to one checked configuration, and back to YAML.
+"""Configuration: reading files and the command line, merging them with defaults, validation, and writing YAML.
 
-Precedence: command line, file, the demo's preset (where model and data are the demo), the method's defaults, the
-sections' defaults.
+Precedence, highest first: command line, file, the demo's preset (if model and data are the demo), the method's defaults, the
+defaults of the sections.
 """
 
 from __future__ import annotations

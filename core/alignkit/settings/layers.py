@@ -1,4 +1,4 @@
-"""Layers of configuration, merged in order of precedence, with every value's place kept for messages."""
+"""Configuration layers, merged in order of precedence, with the origin of every value for error messages."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ KeyPath = tuple[str, ...]
 
 SECTIONS = ("method", "model", "data", "train", "eval", "run")
 SHORTHANDS = {"method": "name", "model": "name", "data": "source"}
-"""Sections that may be written as one word, and the key the word stands for."""
+"""Section that can be written as a single word -> key the word sets."""
 
 LENGTHS = ("max_steps", "num_train_epochs")
-"""The keys of ``train:`` that say how long a run is; the one given last counts."""
+"""The keys of ``train:`` for the length of a run; the layer with higher precedence decides which one applies."""
 
 
 @dataclass
 class Layer:
-    """Values by section, and where they came from: ``("train", "learning_rate")`` -> ``"orpo.yaml:7"``."""
+    """Values by section, with their origins: ``("train", "learning_rate")`` -> ``"orpo.yaml:7"``."""
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
     default_place: str = ""
 
     def place(self, path: KeyPath) -> str:
-        """Return where ``path``, or the nearest key around it, was given."""
+        """Return the origin of ``path``, or of the nearest enclosing key."""
         while path:
             if path in self.places:
                 return self.places[path]
@@ -35,7 +35,7 @@ class Layer:
         return self.default_place
 
     def put(self, path: KeyPath, value: Any, place: str) -> None:
-        """Set one value, making the mappings it stands in."""
+        """Set one value, creating the enclosing mappings."""
         target = self.values
         for key in path[:-1]:
             inner = target.get(key)
@@ -53,7 +53,7 @@ class Layer:
         return found
 
     def expanded(self) -> Layer:
-        """Return the layer with one-word sections written out (``method: orpo``) and empty ones left out."""
+        """Return the layer with one-word sections (``method: orpo``) expanded and empty sections removed."""
         out = Layer(dict(self.values), dict(self.places), self.default_place)
         for section in SECTIONS:
             value = out.values.get(section, {})
@@ -65,7 +65,7 @@ class Layer:
 
 
 def from_dotted(values: Mapping[str, Any], place: str) -> Layer:
-    """Return the layer of ``{"train.learning_rate": 5e-7}``."""
+    """Return a layer from dotted keys: ``{"train.learning_rate": 5e-7}``."""
     layer = Layer(default_place=place)
     for key, value in values.items():
         layer.put(tuple(key.split(".")), value, place)
@@ -73,7 +73,7 @@ def from_dotted(values: Mapping[str, Any], place: str) -> Layer:
 
 
 def merge(layers: Iterable[Layer]) -> Layer:
-    """Merge layers, later ones over earlier ones, mappings key by key."""
+    """Merge layers key by key; later layers take precedence."""
     merged = Layer()
     for layer in layers:
         merged.default_place = layer.default_place or merged.default_place
@@ -82,10 +82,10 @@ def merge(layers: Iterable[Layer]) -> Layer:
 
 
 def drop_conflicting_lengths(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers with a training length taken out of each that a later layer gives in the other unit.
+    """Return the layers without a training length that a later layer sets in the other unit.
 
-    ``max_steps`` beats ``num_train_epochs`` in transformers whoever set it, so a default of the one would silently win
-    over a user's choice of the other.
+    In transformers ``max_steps`` always overrides ``num_train_epochs``, so without this a default of ``max_steps`` would
+    silently override a user's ``num_train_epochs``.
     """
     kept: list[Layer] = []
     given: set[str] = set()
@@ -112,14 +112,14 @@ def _merge_into(merged: Layer, layer: Layer, values: Mapping[str, Any], path: Ke
 
 
 def key_path(key: str) -> KeyPath:
-    """Return the path of a key as ``--set`` takes it: a bare key is the method's own setting, a dotted one a section's.
+    """Return the path of a ``--set`` key: a bare key is a setting of the method, a dotted key belongs to a section.
 
     >>> key_path("lambda"), key_path("train.learning_rate"), key_path("method")
     (('method', 'lambda'), ('train', 'learning_rate'), ('method', 'name'))
     """
     parts = tuple(part.strip() for part in key.split("."))
     if not all(parts):
-        raise ConfigError(f'--set {key}: a key is written as "lambda" or "train.learning_rate"')
+        raise ConfigError(f'--set {key}: write a key as "lambda" or "train.learning_rate"')
     if parts == ("method",):
         return ("method", "name")
     return parts if len(parts) > 1 else ("method", *parts)

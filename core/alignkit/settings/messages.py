@@ -1,4 +1,4 @@
-"""One sentence for a value that a pydantic model refuses: place, key, what was expected, what was given."""
+"""Pydantic validation with one-sentence errors: origin, key, expected value, given value."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _BOUNDS = {
 
 
 def validate(model_type: type[ModelT], values: Mapping[str, Any], layer: Layer, prefix: KeyPath = ()) -> ModelT:
-    """Validate ``values`` (which stand at ``prefix`` of ``layer``); raises :class:`ConfigError` for the first error."""
+    """Validate ``values`` (at ``prefix`` of ``layer``); raises :class:`ConfigError` for the first error."""
     refuse_non_finite(values, layer, prefix)
     try:
         model = model_type.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(_sentence(error, model_type, values, layer, prefix)) from error
-    _refuse_switches(values, model, layer, prefix)
+    _refuse_bools(values, model, layer, prefix)
     return model
 
 
 def refuse_non_finite(values: Any, layer: Layer, path: KeyPath) -> None:
-    """Raise :class:`ConfigError` where any value in ``values`` is NaN or infinite."""
+    """Raise :class:`ConfigError` if any value in ``values`` is NaN or infinite."""
     if isinstance(values, Mapping):
         for key, value in values.items():
             refuse_non_finite(value, layer, (*path, str(key)))
@@ -54,13 +54,13 @@ def refuse_non_finite(values: Any, layer: Layer, path: KeyPath) -> None:
         raise wrong_value(layer, path, "a finite number", values)
 
 
-def _refuse_switches(values: Mapping[str, Any], model: BaseModel, layer: Layer, path: KeyPath) -> None:
-    """Raise :class:`ConfigError` where true or false was given for a number (pydantic reads them as 1 and 0)."""
+def _refuse_bools(values: Mapping[str, Any], model: BaseModel, layer: Layer, path: KeyPath) -> None:
+    """Raise :class:`ConfigError` if true or false was given for a number (pydantic converts them to 1 and 0)."""
     for name, field in type(model).model_fields.items():
         key = field.alias if field.alias and field.alias in values else name
         given, read = values.get(key), getattr(model, name)
         if isinstance(given, Mapping) and isinstance(read, BaseModel):
-            _refuse_switches(given, read, layer, (*path, key))
+            _refuse_bools(given, read, layer, (*path, key))
         elif isinstance(given, bool) and isinstance(read, int | float) and not isinstance(read, bool):
             raise wrong_value(layer, (*path, key), "a number", given)
 
@@ -76,13 +76,13 @@ def unknown_key(layer: Layer, path: KeyPath, known: list[str]) -> ConfigError:
 
 
 def problem_at(layer: Layer, path: KeyPath, message: str) -> ConfigError:
-    """Return the error with the place of ``path`` in front of it."""
+    """Return the error, prefixed with the origin of ``path``."""
     place = layer.place(path)
     return ConfigError(f"{place}: {message}" if place else message)
 
 
 def expectation(error: ErrorDetails) -> str:
-    """Return what a pydantic error says was expected: ``a number``, ``at least 0``, ``one of ...``."""
+    """Return the expectation in a pydantic error: ``a number``, ``at least 0``, ``one of ...``."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in _BOUNDS:
         word, key = _BOUNDS[kind]
@@ -96,7 +96,7 @@ def expectation(error: ErrorDetails) -> str:
 
 
 def known_keys(model_type: type[BaseModel]) -> list[str]:
-    """Return the keys a model takes: each field by its alias, where it has one."""
+    """Return the keys of a model: the alias of each field, else its name."""
     return [field.alias or name for name, field in model_type.model_fields.items()]
 
 
@@ -115,13 +115,13 @@ def _sentence(
     if first["type"] in ("value_error", "assertion_error"):
         message = str(first["ctx"]["error"])
         return str(problem_at(layer, path, f"{name}: {message}" if name else message))
-    # A union gives one error a member, all of them for the same key.
+    # A union yields one error per member, all for the same key.
     same = [expectation(detail) for detail in details if _key_path(detail, values) == inner]
     return str(wrong_value(layer, path, " or ".join(dict.fromkeys(same)), first["input"]))
 
 
 def _key_path(error: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
-    """Return the error's place as keys of the input, without the union members that pydantic puts in between."""
+    """Return the error's location as keys of the input, without the union members that pydantic inserts."""
     path: list[str] = []
     here: Any = values
     for i, part in enumerate(error["loc"]):
@@ -137,7 +137,7 @@ def _key_path(error: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
 
 
 def _model_at(model_type: type[BaseModel], path: KeyPath) -> type[BaseModel]:
-    """Return the model that stands at ``path`` inside ``model_type``."""
+    """Return the model at ``path`` inside ``model_type``."""
     for key in path:
         fields = [field for name, field in model_type.model_fields.items() if key in (name, field.alias)]
         inner = next(_models_in(fields[0].annotation), None) if fields else None

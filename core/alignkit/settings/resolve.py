@@ -1,4 +1,4 @@
-"""Resolving a configuration: layers merged, every key and value checked, the method's settings in full."""
+"""Resolution of a configuration: merge the layers, validate every key and value, and fill in the method's settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEMO = "demo"
 
 @dataclass(frozen=True)
 class Resolved:
-    """A checked configuration, and what a user should be told about how it came about."""
+    """A validated configuration, and notes for the user about how it was resolved."""
 
     config: RunConfig
     notes: list[str] = field(default_factory=list)
@@ -46,13 +46,26 @@ def resolve(
     resume: bool = False,
     over: Sequence[Path] = (),
 ) -> Resolved:
-    """Resolve what a file and a command line say into one checked configuration.
+    """Resolve a file and command-line options into a validated configuration.
 
-    ``over`` are further files, each laid over what stands before it.
-    ``sets`` are ``key=value`` texts: a bare key is the method's own setting, a dotted one names a section. A file that
-    is the run.yaml of an existing run repeats that run under the next free name, unless ``name`` or ``resume`` is given.
+    The run.yaml of an existing run repeats that run under the next free name, unless ``name`` or ``resume`` is given.
 
-    Raises :class:`ConfigError` (with the place) and :class:`~alignkit.errors.PluginError`.
+    Args:
+        file: configuration file.
+        method: method name (``--method``).
+        model: model to train (``--model``).
+        data: data source (``--data``).
+        eval_data: held-out source (``--eval-data``).
+        output: parent of the run directory (``--output``).
+        name: name of the run directory (``--name``).
+        seed: random seed (``--seed``).
+        sets: ``key=value`` texts (``--set``): a bare key is a setting of the method, a dotted one a key of a section.
+        resume: whether an existing run is resumed.
+        over: further files, each overriding the ones before.
+
+    Raises:
+        ConfigError: a file, key or value cannot be used; the message names its origin.
+        PluginError: the method cannot be loaded.
     """
     options = {
         ("method", "name"): ("--method", method),
@@ -75,14 +88,14 @@ def resolve(
 
 
 def resolve_layers(layers: Sequence[Layer]) -> Resolved:
-    """Resolve layers of configuration, later ones over earlier ones; raises as :func:`resolve` does."""
+    """Resolve configuration layers, later ones overriding earlier ones; raises as :func:`resolve`."""
     return _resolve([layer.expanded() for layer in layers])
 
 
 def check_config(config: RunConfig) -> RunConfig:
-    """Check a configuration made in Python as one read from a file is, and fill in the method's and demo's defaults.
+    """Validate a configuration made in Python like one from a file, and fill in the method's and the demo's defaults.
 
-    A configuration that :func:`resolve` or :func:`check` returned comes back equal.
+    The result of :func:`resolve` or :func:`check_config` is returned unchanged.
     """
     values = {section: getattr(config, section).model_dump(exclude_unset=True) for section in SECTIONS}
     return _resolve([Layer(values, default_place="RunConfig")]).config
@@ -100,7 +113,7 @@ def method_settings(method_type: type[Method[Any]], config: RunConfig, layer: La
 
 
 def _resolve(given: list[Layer]) -> Resolved:
-    """Merge the user's layers over the defaults and check the outcome."""
+    """Merge the user's layers over the defaults and validate the result."""
     given = [layer.expanded() for layer in given]
     for layer in given:
         _check_sections(layer)
@@ -109,10 +122,10 @@ def _resolve(given: list[Layer]) -> Resolved:
     if name is not None and not isinstance(name, str):
         raise wrong_value(users, ("method", "name"), "text", name)
     if not name:
-        raise ConfigError("no method is given: use --method NAME or `method:` in the file (align methods lists them)")
+        raise ConfigError("no method given: use --method NAME or `method:` in the file (align methods lists them)")
     entry, method_type = registry.load_method(name)
     notes = [_shadow_note(entry, other) for other in registry.shadowed(entry)]
-    notes += _leave_other_settings(given, name)
+    notes += _drop_other_settings(given, name)
     layers = [from_dotted(method_type.defaults, f"default of {entry}")]
     if _is_demo(users):
         layers.append(_demo_preset())
@@ -131,7 +144,7 @@ def _resolve(given: list[Layer]) -> Resolved:
 
 
 def _check_sections(layer: Layer) -> None:
-    """Refuse a section that does not exist or is no mapping, before another layer is merged over it."""
+    """Raise :class:`ConfigError` for a section that is unknown or not a mapping, before layers are merged."""
     for section, value in layer.values.items():
         if section not in SECTIONS:
             raise _unknown_section(layer, section)
@@ -140,7 +153,7 @@ def _check_sections(layer: Layer) -> None:
 
 
 def _unknown_section(layer: Layer, section: str) -> ConfigError:
-    """Return the error for a key beside the sections, saying where it belongs if one of them has it."""
+    """Return the error for an unknown top-level key, with the section it belongs to if there is one."""
     homes = _sections_with(section)
     if "." in section and section.partition(".")[0] in SECTIONS:
         first, _, rest = section.partition(".")
@@ -162,7 +175,7 @@ def _sections_with(key: str) -> list[str]:
 
 
 def from_sets(sets: Iterable[str]) -> Layer:
-    """Return the layer of ``key=value`` texts, as ``--set`` takes them."""
+    """Return a layer from ``key=value`` texts (``--set``)."""
     layer = Layer()
     for text in sets:
         key, equals, value = text.partition("=")
@@ -171,29 +184,31 @@ def from_sets(sets: Iterable[str]) -> Layer:
             raise ConfigError(f"{place}: write key=value")
         path = key_path(key)
         if path[0] not in SECTIONS:
-            raise ConfigError(f"{place}: there is no section {path[0]}{suggest(path[0], list(SECTIONS))}")
+            raise ConfigError(f"{place}: unknown section {path[0]}{suggest(path[0], list(SECTIONS))}")
         if path == ("model", "trust_remote_code"):
-            raise ConfigError(f"{place}: running code that comes with a model is allowed in a configuration file alone")
+            raise ConfigError(f"{place}: model.trust_remote_code can only be set in a configuration file")
         layer.put(path, files.parse_value(value), place)
     return layer
 
 
-def _leave_other_settings(given: list[Layer], name: str) -> list[str]:
-    """Take settings out of a layer that were written for another method than the one a later layer names."""
+def _drop_other_settings(given: list[Layer], name: str) -> list[str]:
+    """Remove the settings of other methods from layers that name one; return a note for each such layer."""
     notes: list[str] = []
     for layer in given:
-        theirs = layer.get("method", "name")
-        if theirs is None or theirs == name:
+        other = layer.get("method", "name")
+        if other is None or other == name:
             continue
-        left = [key for key in layer.values["method"] if key != "name"]
-        layer.values["method"] = {"name": theirs}
-        if left:
-            notes.append(f"{layer.default_place}: the settings of {theirs} ({', '.join(left)}) do not go to {name}")
+        dropped = [key for key in layer.values["method"] if key != "name"]
+        layer.values["method"] = {"name": other}
+        if dropped:
+            notes.append(
+                f"{layer.default_place}: the settings of {other} ({', '.join(dropped)}) are not used for {name}"
+            )
     return notes
 
 
 def _use_aliases(layer: Layer, settings_type: type[BaseModel]) -> None:
-    """Write the method's settings by their symbols, so that one setting has one key whichever name it was given by."""
+    """Rename the method's settings to their aliases, so that a setting has the same key in every layer."""
     section = layer.values["method"] = dict(layer.get("method") or {})
     for field_name, info in settings_type.model_fields.items():
         if info.alias and info.alias != field_name and field_name in section:
@@ -208,7 +223,7 @@ def _validated_settings(settings_type: type[BaseModel], values: dict[str, Any], 
     known = known_keys(settings_type)
     open_ended = settings_type.model_config.get("extra") == "allow"
     for key in values:
-        # A plugin whose model ignores unknown keys would train with a misspelt setting at its default.
+        # If a plugin's model ignored unknown keys, a misspelt setting would silently keep its default.
         if key not in known and not open_ended:
             raise _unknown_setting(layer, key, known, _elsewhere(settings_type))
     settings = validate(settings_type, values, layer, ("method",))
@@ -217,7 +232,7 @@ def _validated_settings(settings_type: type[BaseModel], values: dict[str, Any], 
 
 
 def _elsewhere(settings_type: type[BaseModel]) -> dict[str, str]:
-    """Return what other libraries call a setting -> what it is called here (``json_schema_extra={"elsewhere": [...]}``)."""
+    """Return setting names of other libraries -> name here (from ``json_schema_extra={"elsewhere": [...]}``)."""
     names: dict[str, str] = {}
     for name, info in settings_type.model_fields.items():
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
@@ -231,7 +246,7 @@ def _unknown_setting(layer: Layer, key: str, known: list[str], elsewhere: dict[s
     if key in elsewhere:
         return problem_at(layer, path, f"unknown key method.{key}: here it is called {elsewhere[key]}")
     if key in SECTIONS:
-        return problem_at(layer, path, f"the method has no setting {key}; a key of that section is written {key}.KEY")
+        return problem_at(layer, path, f"the method has no setting {key}; write {key}.KEY for a key of that section")
     if suggest(key, known):
         return unknown_key(layer, path, known)
     homes = _sections_with(key)
@@ -240,7 +255,7 @@ def _unknown_setting(layer: Layer, key: str, known: list[str], elsewhere: dict[s
 
 
 def _is_demo(users: Layer) -> bool:
-    """Whether a run is on the demo: its data, and its model or a run that was itself on the demo."""
+    """Return whether a run uses the demo's data, and the demo's model or a model trained on the demo."""
     model, data = users.get("model", "name"), users.get("data", "source")
     return data in (None, DEMO) and not users.get("data", "sources") and (model in (None, DEMO) or _was_on_demo(model))
 
@@ -263,13 +278,13 @@ def _demo_preset() -> Layer:
 
 def _shadow_note(entry: registry.PluginEntry, other: registry.PluginEntry) -> str:
     return (
-        f"{entry.kind} {entry.name} is also offered by {other.distribution}; the built-in one is used "
-        f"({other.qualified} picks the other)"
+        f"{entry.kind} {entry.name} is also provided by {other.distribution}; the built-in one is used "
+        f"({other.qualified} selects the other)"
     )
 
 
 def _rename_repeat(file: Path, resolved: Resolved) -> None:
-    """Give the repeat of a run the next free name beside it."""
+    """Give the repetition of a run the next free name in its parent directory."""
     section = resolved.config.run
     if file.name != "run.yaml" or not file.with_name("run.json").is_file() or section.name is None:
         return
@@ -277,4 +292,4 @@ def _rename_repeat(file: Path, resolved: Resolved) -> None:
         return
     names = (f"{section.name}-{number}" for number in count(2))
     section.name = next(name for name in names if not (Path(section.output) / name).exists())
-    resolved.notes.append(f"repeating {file.parent}: the run is called {section.name}")
+    resolved.notes.append(f"repeating {file.parent}: the new run is named {section.name}")

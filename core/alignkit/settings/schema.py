@@ -11,7 +11,7 @@ from alignkit.settings.train_keys import argument_schema
 
 
 def schema(method: str) -> dict[str, Any]:
-    """Return the JSON schema of a whole configuration for ``method``, its settings by their symbols."""
+    """Return the JSON schema of a configuration for ``method``, its settings by their aliases."""
     _, method_type = registry.load_method(method)
     whole = RunConfig.model_json_schema()
     definitions = whole["$defs"]
@@ -30,7 +30,7 @@ def schema(method: str) -> dict[str, Any]:
 
 
 def _word(definitions: dict[str, Any], section: str, key: str) -> dict[str, Any]:
-    """Return the schema of a section written as one word."""
+    """Return the schema of a section written as a single word."""
     if section == "method":
         return dict(definitions["MethodConfig"]["properties"]["name"])
     description = definitions[f"{section.capitalize()}Config"]["properties"][key]["description"]

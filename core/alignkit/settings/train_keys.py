@@ -1,4 +1,4 @@
-"""The keys of ``train:``: every field of ``transformers.TrainingArguments`` but those the engine owns."""
+"""The keys of ``train:``: the fields of ``transformers.TrainingArguments``, except those the engine sets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from alignkit.errors import suggest
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import expectation, known_keys, problem_at, unknown_key, wrong_value
 
-_CUT = "the engine cuts a step by train.tokens_per_micro_batch"
-_EXPORT = "the run directory holds the model; publish it from there"
-_LAUNCHER = "the launcher (accelerate launch, torchrun) sets it"
-_OWN_ROWS = "the engine lays out its own batches"
-_NO_LOADER = "rows are tokenised before training, so that nothing is left to load"
-_OWN_EVALUATION = "the engine sums evaluation losses itself; suites are set with eval.suites"
+_MICRO_BATCHES = "the engine divides a step into micro-batches by train.tokens_per_micro_batch"
+_EXPORT = "publish the model from the run directory"
+_LAUNCHER = "it is set by the launcher (accelerate launch, torchrun)"
+_OWN_ROWS = "the engine builds its own batches"
+_NO_LOADER = "rows are tokenised before training, so no data loader is needed"
+_OWN_EVALUATION = "the engine computes the evaluation loss itself; use eval.suites for metrics"
 
 OWNED: Mapping[str, str] = {
     "output_dir": "use run.output and run.name (--output, --name)",
@@ -26,16 +26,16 @@ OWNED: Mapping[str, str] = {
     "data_seed": "use run.seed (--seed)",
     "resume_from_checkpoint": "use --resume",
     "restore_callback_states_from_checkpoint": "use --resume",
-    "ignore_data_skip": "a resumed run always goes on with the rows that come next",
-    "do_train": "a run always trains; use --dry-run to stop before it",
+    "ignore_data_skip": "a resumed run always continues with the next rows",
+    "do_train": "a run always trains; use --dry-run to stop before training",
     "do_eval": "use train.eval_strategy",
     "do_predict": "use eval.samples",
     "remove_unused_columns": _OWN_ROWS,
     "label_names": _OWN_ROWS,
     "length_column_name": _OWN_ROWS,
-    "train_sampling_strategy": _OWN_ROWS + ", in an order that follows run.seed",
-    "group_by_length": _OWN_ROWS + " without padding, so there is nothing to group",
-    "past_index": "the engine carries no state between batches",
+    "train_sampling_strategy": _OWN_ROWS + ", in an order determined by run.seed and the data section",
+    "group_by_length": _OWN_ROWS + " without padding, so grouping by length is not needed",
+    "past_index": "the engine keeps no state between batches",
     "dataloader_drop_last": _OWN_ROWS + "; the last step of an epoch may be short",
     "dataloader_num_workers": _NO_LOADER,
     "dataloader_pin_memory": _NO_LOADER,
@@ -43,23 +43,23 @@ OWNED: Mapping[str, str] = {
     "dataloader_prefetch_factor": _NO_LOADER,
     "dataloader_multiprocessing_context": _NO_LOADER,
     "dataloader_in_order": _NO_LOADER,
-    "disable_tqdm": "progress is shown where stderr is a terminal, and nowhere else",
-    "ddp_find_unused_parameters": "every parameter takes part in every step",
-    "auto_find_batch_size": _CUT,
+    "disable_tqdm": "progress is shown if and only if stderr is a terminal",
+    "ddp_find_unused_parameters": "every parameter is used in every step",
+    "auto_find_batch_size": _MICRO_BATCHES,
     "average_tokens_across_devices": "the engine always divides by the counts of all devices",
-    "label_smoothing_factor": "the loss is the method's; use its own settings",
+    "label_smoothing_factor": "the method defines the loss; use the method's settings",
     "include_num_input_tokens_seen": "tokens are always counted and logged",
-    "logging_nan_inf_filter": "a loss that is not finite stops the run",
+    "logging_nan_inf_filter": "a non-finite loss stops the run",
     "prediction_loss_only": _OWN_EVALUATION,
     "include_for_metrics": _OWN_EVALUATION,
     "batch_eval_metrics": _OWN_EVALUATION,
     "eval_do_concat_batches": _OWN_EVALUATION,
     "eval_use_gather_object": _OWN_EVALUATION,
     "eval_accumulation_steps": _OWN_EVALUATION,
-    "neftune_noise_alpha": "its noise would depend on how a step is cut into micro-batches",
+    "neftune_noise_alpha": "its noise would depend on how a step is divided into micro-batches",
     "use_liger_kernel": "the scorer already computes the head in chunks",
     "liger_kernel_config": "the scorer already computes the head in chunks",
-    "enable_jit_checkpoint": "a checkpoint is saved when the run is interrupted anyway",
+    "enable_jit_checkpoint": "a checkpoint is always saved when the run is interrupted",
     "parallelism_config": "only data parallelism is supported (DDP, FSDP, DeepSpeed)",
     "local_rank": _LAUNCHER,
     "push_to_hub": _EXPORT,
@@ -70,7 +70,7 @@ OWNED: Mapping[str, str] = {
     "hub_always_push": _EXPORT,
     "hub_revision": _EXPORT,
 }
-"""Keys that are refused, each with what to do instead."""
+"""Key that cannot be set -> the reason, or what to use instead."""
 
 RENAMED: Mapping[str, str] = {
     "evaluation_strategy": "eval_strategy",
@@ -80,7 +80,7 @@ RENAMED: Mapping[str, str] = {
     "epochs": "num_train_epochs",
     "lr": "learning_rate",
 }
-"""Names people know from elsewhere, and what they are called here."""
+"""Names from other libraries and earlier versions -> current names."""
 
 _AT_LEAST: Mapping[str, float] = {
     "learning_rate": 0,
@@ -94,21 +94,21 @@ _AT_LEAST: Mapping[str, float] = {
     "gradient_accumulation_steps": 1,
     "save_total_limit": 1,
 }
-"""Bounds that TrainingArguments does not check itself."""
+"""Lower bounds that TrainingArguments does not check."""
 
 
 def check_train(train: TrainConfig, layer: Layer) -> dict[str, Any]:
-    """Return the keys for ``TrainingArguments``, each of its field's type.
+    """Return the values for ``TrainingArguments``, converted to the types of its fields.
 
-    Raises :class:`~alignkit.errors.ConfigError` for a key that is unknown or owned by the engine, and for a value of
-    another type. Imports transformers only where a key has to be checked.
+    Raises :class:`~alignkit.errors.ConfigError` for a key that is unknown or set by the engine, and for a value of the
+    wrong type. Imports transformers only if there is a key to check.
     """
     arguments = train.arguments
     for key in arguments:
         if key in OWNED:
             raise problem_at(layer, ("train", key), f"train.{key} cannot be set: {OWNED[key]}")
         if key in RENAMED:
-            raise problem_at(layer, ("train", key), f"unknown key train.{key}: it is called {RENAMED[key]}")
+            raise problem_at(layer, ("train", key), f"unknown key train.{key}: use {RENAMED[key]}")
     if not arguments:
         return {}
     fields = argument_types()
@@ -120,12 +120,12 @@ def check_train(train: TrainConfig, layer: Layer) -> dict[str, Any]:
 
 
 def argument_types() -> dict[str, Any]:
-    """Return the type of every field of ``TrainingArguments`` that may be set."""
+    """Return the type of every field of ``TrainingArguments`` that can be set."""
     return {field.name: field.type for field in _fields() if field.name not in OWNED}
 
 
 def argument_schema() -> dict[str, Any]:
-    """Return the JSON schema of every field of ``TrainingArguments`` that may be set."""
+    """Return the JSON schema of every field of ``TrainingArguments`` that can be set."""
     from pydantic import TypeAdapter
 
     schemas: dict[str, Any] = {}
@@ -169,7 +169,7 @@ def _checked(key: str, value: Any, annotation: Any, layer: Layer) -> Any:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """Return the values of the enumeration in ``annotation``, if it stands for one choice."""
+    """Return the values of the enumeration in ``annotation``; empty if it has none."""
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, enum.Enum):
             return [str(member.value) for member in part]
@@ -177,7 +177,7 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def _inlined(schema: Any, choices: Mapping[str, Any]) -> Any:
-    """Return ``schema`` with its references replaced by what they refer to, so that it can stand anywhere."""
+    """Return ``schema`` with its references replaced by their definitions."""
     if isinstance(schema, dict):
         if "$ref" in schema:
             return choices[schema["$ref"].rpartition("/")[2]]

@@ -1,4 +1,4 @@
-"""From the configuration's ``train:`` section to ``transformers.TrainingArguments`` and the shape of an optimizer step."""
+"""``transformers.TrainingArguments`` and the size of an optimizer step, from the ``train:`` section."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ DEFAULTS: dict[str, Any] = {
     "report_to": [],
     "save_total_limit": 2,
 }
-"""What alignkit prefers where neither the user, the demo nor the method says anything."""
+"""alignkit's defaults, used where neither the user, the demo nor the method sets a value."""
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """How many rows an optimizer step has over all ranks, and how large a micro-batch may be."""
+    """The size of an optimizer step, and the maximum size of a micro-batch."""
 
     rows: int
+    """Rows of an optimizer step over all ranks."""
     rows_per_micro_batch: int
     tokens_per_micro_batch: int
 
 
 def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArguments, StepShape]:
-    """Build the arguments of a run whose checkpoints go to ``output``.
+    """Return the training arguments of a run with checkpoints in ``output``, and its step shape.
 
-    ``gradient_accumulation_steps`` is folded into the size of the step: one Trainer batch is one optimizer step, which the
-    engine cuts into micro-batches of at most ``per_device_train_batch_size`` rows and ``tokens_per_micro_batch`` tokens.
+    ``gradient_accumulation_steps`` becomes part of the step size: one Trainer batch is one optimizer step, which the engine
+    divides into micro-batches of at most ``per_device_train_batch_size`` rows and ``tokens_per_micro_batch`` tokens.
     """
     import torch
     from transformers import TrainingArguments
@@ -51,7 +52,7 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
         "gradient_accumulation_steps": 1,
         "use_cpu": not gpu,
         "remove_unused_columns": False,
-        "logging_nan_inf_filter": False,  # it hides NaN, and waits for the device at every micro-batch
+        "logging_nan_inf_filter": False,  # it hides NaN and synchronises with the device at every micro-batch
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": False,
         "disable_tqdm": True,
@@ -63,8 +64,8 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
         raise ConfigError(f"train: {first_line(error)}") from error
     if arguments.n_gpu > 1:
         raise ConfigError(
-            f"{arguments.n_gpu} GPUs are visible to one process: start one process each with "
-            "torchrun --nproc-per-node, or choose one with CUDA_VISIBLE_DEVICES"
+            f"one process sees {arguments.n_gpu} GPUs: start one process per GPU with torchrun --nproc-per-node, "
+            "or select one GPU with CUDA_VISIBLE_DEVICES"
         )
     rows = arguments.per_device_train_batch_size
     shape = StepShape(rows * accumulation * arguments.world_size, rows, config.train.tokens_per_micro_batch)
@@ -72,7 +73,7 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
 
 
 def _early_stopping(config: RunConfig) -> dict[str, Any]:
-    """What early stopping needs of Trainer: regular evaluations, saved alike, and the best one loaded at the end."""
+    """Return the arguments early stopping needs: evaluation and checkpoint at the same steps, the best one loaded at the end."""
     if config.train.early_stopping_patience is None:
         return {}
     given = config.train.arguments

@@ -1,4 +1,4 @@
-"""Reading and writing YAML: numbers as YAML 1.2 reads them, duplicate keys refused, every key with its line."""
+"""Reading and writing YAML 1.2: duplicate keys are errors, and the line of every key is kept."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from alignkit.settings.layers import KeyPath, Layer
 _TAG = "tag:yaml.org,2002:"
 _LINE_BREAK = re.compile("[\r\n\x85\u2028\u2029]")
 
-# The core schema of YAML 1.2 (section 10.3.2). PyYAML follows YAML 1.1, where 1e-4 is text,
-# `no` is false and 1:30 is 90.
-# Each line: the tag, the pattern, and the characters it can begin with ("" stands for an empty scalar).
+# The core schema of YAML 1.2 (section 10.3.2). PyYAML follows YAML 1.1, in which 1e-4 is text, `no` is false and 1:30 is 90.
+# Each line: tag, pattern, and possible first characters ("" for an empty scalar).
 _CORE_SCHEMA = (
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -41,7 +40,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what :class:`_Loader` reads back: text that looks like a number is quoted."""
+    """Writes YAML that :class:`_Loader` reads back unchanged: text that looks like a number is quoted."""
 
     yaml_implicit_resolvers = _resolvers()
 
@@ -49,7 +48,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.Node:
-        """Quote text that holds a line break of any kind: outside double quotes YAML folds some of them into spaces."""
+        """Double-quote text with a line break of any kind: otherwise YAML folds some of them into spaces."""
         return self.represent_scalar(_TAG + "str", text, style='"' if _LINE_BREAK.search(text) else None)
 
 
@@ -59,12 +58,12 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 def read(path: Path) -> Layer:
     """Read a configuration file.
 
-    Raises :class:`ConfigError`, with the line, where it is missing, no YAML, no mapping, or names a key twice.
+    Raises :class:`ConfigError`, with the line, if the file is missing, not valid YAML, not a mapping, or repeats a key.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file") from error
+        raise ConfigError(f"{path}: no such file") from error
     except IsADirectoryError as error:
         hint = f": did you mean {path / 'run.yaml'}?" if (path / "run.yaml").is_file() else ", not a file"
         raise ConfigError(f"{path} is a directory{hint}") from error
@@ -76,12 +75,12 @@ def read(path: Path) -> Layer:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}:1: a configuration is a mapping of sections, such as `method: orpo`")
+        raise ConfigError(f"{path}:1: a configuration must be a mapping of sections, such as `method: orpo`")
     return Layer(values, reader.places, default_place=str(path))
 
 
 def parse_value(text: str) -> Any:
-    """Read one value as it is given on the command line: a number, true, false, null, a YAML list or mapping, or text.
+    """Return a command-line value: a number, true, false, null, a YAML list or mapping, or text.
 
     >>> parse_value("1e-4"), parse_value("[a, 2]"), parse_value("no")
     (0.0001, ['a', 2], 'no')
@@ -108,11 +107,11 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError(f"{place}: this is not YAML: {getattr(error, 'problem', None) or error}") from error
+        raise ConfigError(f"{place}: invalid YAML: {getattr(error, 'problem', None) or error}") from error
 
 
 class _Reader:
-    """Turns YAML nodes into values and remembers where each key stands."""
+    """Converts YAML nodes to values and records the line of every key."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -127,7 +126,7 @@ class _Reader:
             except ValueError as error:
                 raise ConfigError(f"{self._place(node)}: {error}") from error
         if id(node) in self._open:
-            raise ConfigError(f"{self._place(node)}: this alias stands inside its own anchor")
+            raise ConfigError(f"{self._place(node)}: this alias is inside its own anchor")
         self._open.add(id(node))
         try:
             if node.tag not in (_TAG + "map", _TAG + "seq"):
@@ -143,7 +142,7 @@ class _Reader:
         for key_node, value_node in node.value:
             place = self._place(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError(f"{place}: a key must be a word")
+                raise ConfigError(f"{place}: a key must be a single word")
             key = str(key_node.value)
             if key in values:
                 raise ConfigError(f"{place}: {'.'.join((*path, key))} is given twice")
@@ -176,4 +175,4 @@ def _scalar(tag: str, text: str) -> Any:
 
 
 def _unknown_tag(tag: str) -> str:
-    return f"the tag !!{tag.removeprefix(_TAG)} is not known here"
+    return f"the tag !!{tag.removeprefix(_TAG)} is not supported"

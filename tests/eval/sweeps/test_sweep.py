@@ -203,7 +203,7 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
         (["--method", "orpo"], "nothing is swept"),
         (["--method", "orpo", "--over", "lambda=0", "--seeds", "a"], "write whole numbers"),
         (["--resume", "--name", "none"], "holds no sweep"),
-        (["--over", "lambda=0"], "no method is given"),
+        (["--over", "lambda=0"], "no method given"),
         (["--method", "orpo", "--over", "lambda=-1,0"], "lambda"),
         (["--method", "orpo", "--over", "lambda=0", "--name", "../out"], "points outside"),
     ],
