@@ -45,7 +45,7 @@ USER = ("user", "hello there my friend")
 
 # Rows added to two good ones, the rule that finds them, their lines, and the text of the finding.
 CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
-    "broken JSON": ([b'{"prompt": "a'], "broken", [3], "invalid JSON: Unterminated string"),
+    "broken JSON": ([b'{"prompt": "a'], "broken", [3], "invalid JSON: column 12"),
     "no UTF-8": ([b'{"prompt": "\xff"}'], "broken", [3], "not UTF-8 (byte 0xff)"),
     "no object": ([b"[1, 2]"], "broken", [3], "the line is a list, expected an object"),
     "number": ([b"17"], "broken", [3], "the line is a number"),

@@ -59,7 +59,7 @@ def test_a_half_written_line_is_dropped_even_within_a_character(tmp_path: Path) 
     assert log.path.read_text() == '{"step": 1}\n'
 
 
-@pytest.mark.parametrize(("line", "message"), [("{broken", "not valid JSON"), ("[1]", "expected a JSON object")])
+@pytest.mark.parametrize(("line", "message"), [("{broken", "invalid JSON"), ("[1]", "expected a JSON object")])
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from alignkit import Estimate
-from alignkit.system.files import atomic_path, to_json, write_json, write_jsonl, write_text
+from alignkit.system.files import InvalidJSON, atomic_path, parse_json, to_json, write_json, write_jsonl, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -88,3 +88,24 @@ def test_lines_of_json(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows)
     lines = (tmp_path / "rows.jsonl").read_bytes().split(b"\n")
     assert [json.loads(line) for line in lines[:-1]] == [{"text": "a\nb\u2028c"}, {"x": None}]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ('{"a": 1', 1, "column 8, at the end"),
+        ("[1,\n 2,\n]", 2, "column 3, near ',\\n]'"),  # Python 3.13 points at the comma, 3.11 at the bracket
+        ('{"a": "\n"}', 1, "column 8, near '\\n\"}'"),
+        (b'{"a": "\xff"}', 1, "not UTF-8 (byte 0xff)"),
+        ("[" * 100_000, 1, "nested too deeply"),
+        ("9" * 5_000, 1, "an integer has too many digits"),
+    ],
+)
+def test_what_is_wrong_with_json_is_told_alike_by_every_python(text: str | bytes, line: int, message: str) -> None:
+    with pytest.raises(InvalidJSON) as caught:
+        parse_json(text)
+    assert (caught.value.line, str(caught.value)) == (line, message)
+
+
+def test_json_may_begin_with_a_byte_order_mark() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}

@@ -109,6 +109,33 @@ def json_line(row: Mapping[str, Any]) -> str:
     return json.dumps(to_json(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
+class InvalidJSON(ValueError):  # noqa: N818  it is never raised to the user
+    """Text that is not JSON. The message tells where and is the same in every version of Python."""
+
+    def __init__(self, message: str, line: int = 1) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; raises :class:`InvalidJSON`."""
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InvalidJSON(f"not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
+    except json.JSONDecodeError as error:
+        before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :]
+        if before.endswith(",") and rest[:1] in ("}", "]"):  # as Python 3.13 has it: the comma is the one too many
+            error = json.JSONDecodeError("", error.doc, len(before) - 1)
+            rest = error.doc[error.pos :]
+        near = f"near {rest[:16]!r}" if rest else "at the end"
+        raise InvalidJSON(f"column {error.colno}, {near}", error.lineno) from None
+    except RecursionError:
+        raise InvalidJSON("nested too deeply") from None
+    except ValueError:
+        raise InvalidJSON("an integer has too many digits") from None
+
+
 def read_jsonl(path: Path, *, half_written: bool = False, error: type[AlignError] = DataError) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file; see :func:`jsonl_rows`."""
     return [row for _, row in jsonl_rows(path, half_written=half_written, error=error)]
@@ -133,9 +160,9 @@ def jsonl_rows(
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as cause:
-            raise error(f"{path}:{number}: not valid JSON: {cause}") from cause
+            row = parse_json(line)
+        except InvalidJSON as cause:
+            raise error(f"{path}:{number}: invalid JSON: {cause}") from cause
         if not isinstance(row, dict):
             raise error(f"{path}:{number}: expected a JSON object")
         yield f"{path}:{number}", row

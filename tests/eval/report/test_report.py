@@ -160,7 +160,7 @@ def test_what_is_missing_is_said(runs: list[Run], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"id": "a", "prompt": "p", "bef', "not valid JSON"),
+        ('{"id": "a", "prompt": "p", "bef', "invalid JSON"),
         ('{"id": "a", "before": "b", "after": "c"}', "the key 'prompt' is missing"),
         ("[]", "expected a JSON object"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from alignkit.contract.rows import Message, Text
 from alignkit.data.rows import describe_value
 from alignkit.data.shapes.messages import read_messages, read_text
 from alignkit.errors import DataError
+from alignkit.system.files import InvalidJSON, parse_json
 
 _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -63,8 +63,8 @@ class RowReader:
         value = self.values.get("tools")
         if isinstance(value, str):
             try:
-                value = json.loads(value) if value.strip() else None
-            except ValueError as error:
+                value = parse_json(value) if value.strip() else None
+            except InvalidJSON as error:
                 raise DataError(f'{self.place}: "tools" is invalid JSON: {error}') from None
         if value is None or value == []:
             return None

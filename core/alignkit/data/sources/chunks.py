@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from alignkit.contract.rows import RawRows
 from alignkit.data.rows import describe_value
 from alignkit.errors import SourceError
+from alignkit.system.files import InvalidJSON, parse_json
 
 ROWS = 1024
 """Maximum rows of a chunk."""
@@ -87,14 +88,10 @@ def parse_line(line: bytes, place: str) -> Mapping[str, Any]:
     except UnicodeDecodeError as error:
         raise SourceError(f"{place}: not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8") from None
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = parse_json(text)
+    except InvalidJSON as error:
         hint = next((hint for start, hint in _NOT_JSON_LINES if text.startswith(start)), "")
-        raise SourceError(f"{place}: invalid JSON: {error.msg} (column {error.colno}){hint}") from None
-    except RecursionError:
-        raise SourceError(f"{place}: invalid JSON: nested too deeply") from None
-    except ValueError as error:  # an integer with more digits than Python converts
-        raise SourceError(f"{place}: invalid JSON: {str(error).partition(';')[0]}") from None
+        raise SourceError(f"{place}: invalid JSON: {error}{hint}") from None
     if not isinstance(value, dict):
         raise SourceError(f"{place}: the line is {describe_value(value)}, expected an object with the row's columns")
     return value

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 from alignkit.data.rows import describe_value
 from alignkit.data.sources.chunks import BYTES, ROWS, Chunk, LineChunk, RowChunk
 from alignkit.errors import DataError, first_line, suggest
+from alignkit.system.files import InvalidJSON, parse_json
 
 Reader: TypeAlias = Callable[[Path], Iterator[Chunk]]
 
@@ -48,16 +49,12 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Chunk]:
     """
     text = _text(path)
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip()[:1] == "{":
+        value = parse_json(text)
+    except InvalidJSON as error:
+        if _begins_with_object(text):
             yield from read_jsonl(path)
             return
-        raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} (column {error.colno})") from None
-    except RecursionError:
-        raise DataError(f"{path}: invalid JSON: nested too deeply") from None
-    except ValueError as error:  # an integer with more digits than Python converts
-        raise DataError(f"{path}: invalid JSON: {str(error).partition(';')[0]}") from None
+        raise DataError(f"{path}:{error.line}: invalid JSON: {error}") from None
     key = None if isinstance(value, list) else _list_key(path, value, split)
     items = value if key is None else value[key]
     lines = cache(lambda: _item_lines(text, key))
@@ -79,8 +76,9 @@ def read_csv(path: Path) -> Iterator[Chunk]:
         table = csv.reader(stream, delimiter=delimiter, strict=True)
         try:
             yield from _table_chunks(path, table)
-        except csv.Error as error:
-            raise DataError(f"{path}:{table.line_num}: invalid CSV: {error}") from None
+        except csv.Error:
+            message = "a quote is not closed, or text follows a closing quote"
+            raise DataError(f"{path}:{table.line_num}: invalid CSV: {message}") from None
         except UnicodeDecodeError:
             _refuse_encoding(path)
         except _UNREADABLE as error:
@@ -218,6 +216,15 @@ def _refuse_utf16(path: Path, content: bytes) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ JSON
+
+
+def _begins_with_object(text: str) -> bool:
+    """Whether a text that is not JSON begins with a complete JSON object."""
+    begin = text.lstrip()
+    try:
+        return isinstance(json.JSONDecoder().raw_decode(begin)[0], dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _list_key(path: Path, value: Any, split: str | None) -> str:
