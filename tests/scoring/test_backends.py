@@ -132,7 +132,7 @@ def test_attention_that_is_silently_ignored_is_found_out():
 def test_notes_say_why_faster_backends_were_refused():
     assert install(build()).notes == ()
     (note,) = install(build("gemma2")).notes
-    assert note == "packed scoring was not used: NotImplementedError: packed attention has no softcap."
+    assert note == "packed scoring was not used: NotImplementedError: packed attention does not support softcap."
     assert install(build("mixtral")).notes == ("The router's auxiliary loss is not part of the loss.",)
 
 

@@ -1,8 +1,8 @@
 """Attention over a packed row on the CPU, registered with transformers under the name :data:`NAME`.
 
-Each block runs PyTorch's CPU flash attention; completions merge what they saw of the prompt with what they saw of themselves
-by log-sum-exp (arXiv:2205.14135, section 3.1). The backward of a block needs only the merged output and log-sum-exp, so no
-attention matrix is kept. Key and value heads shared by several query heads are read in place, never repeated.
+Each block runs PyTorch's CPU flash attention. A completion's attention to the prompt and to itself are merged by their
+log-sum-exps (arXiv:2205.14135, section 3.1). The backward of a block needs only the merged output and log-sum-exp, so no
+attention matrix is stored. Key and value heads shared by several query heads are read in place, not repeated.
 
 Letters in shapes: ``T`` tokens, ``H`` query heads, ``K`` key/value heads, ``R = H / K``, ``D`` head size.
 """
@@ -18,17 +18,17 @@ from alignkit.scoring.blocks import Block, blocks
 from alignkit.scoring.plan import Plan
 
 NAME = "alignkit_packed"
-"""The attention implementation's name in transformers' registry."""
+"""Name of the attention implementation in transformers' registry."""
 
 PLAN_ARGUMENT = "alignkit_plan"
-"""The keyword under which the plan travels through the backbone to its attention layers."""
+"""Keyword argument that carries the plan through the backbone to its attention layers."""
 
-# Arguments some models hand their attention function and which the blocks know nothing of.
+# Arguments that some models pass to their attention function and that the blocks do not support.
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
 
 
 def _kernels() -> tuple[Any, Any]:
-    """Return PyTorch's CPU flash attention and its backward, looked up when used: both are private, and may be missing."""
+    """Return PyTorch's CPU flash attention and its backward. Both are private and may be missing: look them up when used."""
     aten = torch.ops.aten
     try:
         return (
@@ -40,7 +40,7 @@ def _kernels() -> tuple[Any, Any]:
 
 
 def register() -> None:
-    """Make :func:`packed_attention` known to transformers; without a plan it is transformers' own SDPA."""
+    """Register :func:`packed_attention` with transformers; without a plan it runs transformers' SDPA."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -59,9 +59,9 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention function as transformers calls it: query ``[1, H, T, D]``, key and value ``[1, K, T, D]`` -> ``[1, T, H, D]``.
+    """Compute attention as transformers calls it: query ``[1, H, T, D]``, key and value ``[1, K, T, D]`` -> ``[1, T, H, D]``.
 
-    With a plan among ``kwargs`` the mask is ignored: the plan says who attends to whom.
+    If ``kwargs`` has a plan, the plan determines which tokens attend to which, and the mask is ignored.
     Raises ``NotImplementedError`` for what the blocks cannot compute (dropout, soft-capping, sinks, position biases).
     """
     plan: Plan | None = kwargs.pop(PLAN_ARGUMENT, None)
@@ -74,10 +74,10 @@ def packed_attention(
         return out, None
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
-            raise NotImplementedError(f"packed attention has no {name}")
+            raise NotImplementedError(f"packed attention does not support {name}")
     if dropout:
-        raise NotImplementedError("packed attention has no dropout: switch the model's attention dropout off")
-    # Under autocast rotary embeddings hand back float32 queries and keys beside low-precision values.
+        raise NotImplementedError("packed attention does not support dropout: switch off the model's attention dropout")
+    # Under autocast, rotary embeddings return float32 queries and keys while the values have low precision.
     query, key = query.to(value.dtype), key.to(value.dtype)
     out = _PackedAttention.apply(query, key, value, blocks(plan.segments, sliding_window), sliding_window, scaling)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2).contiguous(), None
@@ -104,15 +104,15 @@ class _PackedAttention(torch.autograd.Function):
         for part in parts:
             rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
             mask = _window_mask(part, window, query)
-            seen, total = flash_attention(
+            output, total = flash_attention(
                 q[:, :, rows], k[:, :, columns], v[:, :, columns], 0.0, part.causal, attn_mask=mask, scale=scale
             )
             if lse is None:
                 lse = total.new_empty(q.shape[:3])
             if part.merge:
-                _merge(o[:, :, rows], lse[:, :, rows], seen, total)
+                _merge(o[:, :, rows], lse[:, :, rows], output, total)
             else:
-                o[:, :, rows] = seen
+                o[:, :, rows] = output
                 lse[:, :, rows] = total
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.parts, ctx.window, ctx.scale = parts, window, scale
@@ -147,7 +147,7 @@ class _PackedAttention(torch.autograd.Function):
 
 
 def _grouped(states: torch.Tensor, heads: int) -> torch.Tensor:
-    """View ``[1, H, T, D]`` as ``[K, R, T, D]``: the heads that share a key stand together."""
+    """View ``[1, H, T, D]`` as ``[K, R, T, D]``: query heads that share a key head are grouped."""
     return torch.unflatten(states[0], 0, (heads, -1))
 
 
@@ -161,12 +161,12 @@ def _merge(out: torch.Tensor, lse: torch.Tensor, other: torch.Tensor, other_lse:
     """Merge attention to further keys into ``out [K, R, n, D]`` and ``lse [K, R, n]``, in place."""
     total = torch.logaddexp(lse, other_lse)
     share = (other_lse - total).exp_().unsqueeze(-1).to(out.dtype)
-    out.lerp_(other, share)  # out + share * (other - out): the shares of the two parts sum to one
+    out.lerp_(other, share)  # out + share * (other - out): the two shares sum to one
     lse.copy_(total)
 
 
 def _window_mask(part: Block, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    """Return the additive mask ``[1, 1, queries, keys]`` of a block cut by the window (None: nothing is cut)."""
+    """Return the additive mask ``[1, 1, queries, keys]`` of a block that the window cuts (None: it cuts nothing)."""
     if part.offset is None or window is None:
         return None
     queries = torch.arange(part.offset, part.offset + part.q1 - part.q0, device=like.device)

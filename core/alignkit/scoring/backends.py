@@ -1,7 +1,7 @@
-"""The model's scoring forward: one plan in, the log-probabilities of its tokens out.
+"""The scoring forward of a model: maps a plan to the log-probabilities of its tokens.
 
 It is installed as ``forward`` on the innermost causal language model, so that data parallelism, sharding, adapters,
-autocast and gradient checkpointing, which live on the modules around it, see one forward like any other.
+autocast and gradient checkpointing, which act on the modules around it, work as with any other forward.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from alignkit.scoring.plan import Plan
 
 
 class TokenLogps(NamedTuple):
-    """What the model's forward returns for a plan: float32 ``[N]`` and ``[M]``, differentiable, and what else was wanted."""
+    """Output of the scoring forward: differentiable float32 log-probabilities, and values and entropy if wanted."""
 
-    completions: torch.Tensor
-    prompts: torch.Tensor
+    completions: torch.Tensor  # [N]
+    prompts: torch.Tensor  # [M]
     values: torch.Tensor | None = None  # [N]
     entropy: torch.Tensor | None = None  # [N], without gradient
 
@@ -49,7 +49,7 @@ def text_config(model: Any) -> Any:
 
 
 def install_forward(model: Any) -> None:
-    """Give the innermost causal LM ``forward(..., plan=None)``; without a plan it is the class's own forward."""
+    """Give the innermost causal LM ``forward(..., plan=None)``; without a plan it runs the class's forward."""
     head = model.get_output_embeddings()
     if head is not None:
         install_head(head)
@@ -58,15 +58,15 @@ def install_forward(model: Any) -> None:
 
 
 def _make_forward(cls: type) -> Callable[..., Any]:
-    """Make the override. It finds everything through ``self``: a deep copy must run its own weights, not the original's."""
+    """Return the override. It uses ``self`` only, because a deep copy must run its own weights, not the original's."""
 
     def forward(self: Any, *args: Any, plan: Plan | None = None, **kwargs: Any) -> Any:
         if plan is None:
             return type(self).forward(self, *args, **kwargs)
         return score_plan(self, plan)
 
-    # Generation and the trainer read argument names off the signature. functools.wraps would also set __wrapped__, which
-    # accelerate follows when it unwraps a model, and the override would be lost.
+    # Generation and the trainer inspect the signature. functools.wraps would also set __wrapped__, which accelerate
+    # follows when it unwraps a model, and the override would be lost.
     own = inspect.signature(cls.forward)  # type: ignore[attr-defined]
     parameters = list(own.parameters.values())
     last = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
@@ -77,7 +77,7 @@ def _make_forward(cls: type) -> Callable[..., Any]:
 
 
 def score_plan(model: Any, plan: Plan) -> TokenLogps:
-    """Score a plan with the innermost causal LM. Runs inside the wrapped model's forward."""
+    """Score a plan with the innermost causal LM; runs inside the forward of the wrapped model."""
     source = torch.cat([plan.source, plan.prompt_source])
     targets = torch.cat([plan.targets, plan.prompt_targets])
     count, wanted = len(plan.targets), plan.wanted
@@ -99,7 +99,7 @@ def score_plan(model: Any, plan: Plan) -> TokenLogps:
 
 
 def _own_output(model: Any, plan: Plan) -> Any:
-    """What the model's own forward returns: logits ``[B, L, V]``, and hidden states where a critic reads them."""
+    """Return the output of the model's own forward: logits ``[B, L, V]``, and hidden states if a critic needs them."""
     return type(model).forward(
         model,
         input_ids=plan.input_ids,
@@ -112,15 +112,15 @@ def _own_output(model: Any, plan: Plan) -> Any:
 
 def _backbone(model: Any) -> Any:
     backbone = model.base_model
-    if backbone is model:  # some classes name a prefix they do not have
+    if backbone is model:  # some classes declare a prefix that they do not have
         backbone = getattr(model, "model", None)
     if backbone is None:
-        raise NotImplementedError(f"{type(model).__name__} has no backbone apart from its head")
+        raise NotImplementedError(f"{type(model).__name__} has no backbone separate from its head")
     return backbone
 
 
 def hidden_states(model: Any, plan: Plan, backbone: Any) -> torch.Tensor:
-    """The last hidden states ``[B, L, H]`` of ``backbone``, the model's own or another one of its kind."""
+    """Return the last hidden states ``[B, L, H]`` of ``backbone``: the model's own, or a critic's copy of it."""
     inputs: dict[str, Any] = {"input_ids": plan.input_ids, "use_cache": False}
     if plan.backend == "padded":
         inputs["attention_mask"] = plan.attention_mask
@@ -132,9 +132,9 @@ def hidden_states(model: Any, plan: Plan, backbone: Any) -> torch.Tensor:
     if plan.backend == "packed":
         if plan.input_ids.device.type != "cpu":
             raise ModelError(
-                "the packed scorer runs on the CPU, but the model has moved: tell install() which device it trains on"
+                "the packed scorer runs on the CPU, but the model is on another device: pass the training device to install()"
             )
-        # Models hand a 4-D mask on as it is, so this one keeps them from building one over the whole packed row.
+        # Models pass a 4-D mask on unchanged, so this one keeps them from building a mask over the whole packed row.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool)
         inputs[attention.PLAN_ARGUMENT] = plan
     hidden: torch.Tensor = backbone(**inputs).last_hidden_state

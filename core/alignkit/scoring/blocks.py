@@ -1,7 +1,7 @@
-"""Attention over a packed row, cut into dense blocks: no mask, no padding, no work that is thrown away.
+"""Attention over a packed row, cut into dense blocks without masks, padding or wasted work.
 
-A prompt and its first completion are one causal sequence. Every further completion attends to itself (causal) and to the
-prompt (dense, all of them in one block); the two parts are merged by their log-sum-exps.
+A prompt and its first completion are one causal sequence. Every other completion attends to itself (causal) and to the
+prompt (dense, all completions in one block); the two parts are merged by their log-sum-exps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from alignkit.scoring.plan import Segment
 
 _WINDOW_ROWS = 256
-"""Queries in one block under a sliding window: enough for full matrix products, few enough to skip what is out of sight."""
+"""Queries per block under a sliding window: enough for efficient matrix products, few enough to skip distant keys."""
 
 
 class Block(NamedTuple):
@@ -25,16 +25,16 @@ class Block(NamedTuple):
     k0: int
     k1: int
     causal: bool
-    """Query i sees keys up to i (the ranges are the same)."""
+    """Query i attends to keys up to i (the two ranges are equal)."""
     offset: int | None = None
-    """Under a window that cuts this block: position of the first query less that of the first key. None: no mask."""
+    """Position of the first query minus that of the first key if a window cuts this block; None: no mask."""
     merge: bool = False
-    """The queries have already attended to something else."""
+    """Whether the queries have an output already, from an earlier block."""
 
 
 @lru_cache(maxsize=64)
 def blocks(segments: tuple[Segment, ...], window: int | None) -> tuple[Block, ...]:
-    """Return the blocks of a packed row; ``window`` is how many tokens back a query sees, itself included."""
+    """Return the blocks of a packed row; ``window`` is the number of tokens a query attends to, itself included."""
     return tuple(block for segment in segments for block in _segment_blocks(segment, window))
 
 
@@ -55,7 +55,7 @@ def _segment_blocks(segment: Segment, window: int | None) -> Iterator[Block]:
 
 
 def _causal(begin: int, end: int, window: int | None) -> Iterator[Block]:
-    """Attention of a stretch to itself."""
+    """Yield the blocks of causal attention within ``[begin, end)``."""
     if window is None or end - begin <= window:
         yield Block(begin, end, begin, end, causal=True)
         return
@@ -65,9 +65,9 @@ def _causal(begin: int, end: int, window: int | None) -> Iterator[Block]:
 
 
 def _windowed_prompt(start: int, trunk: int, ends: Sequence[int], window: int) -> Iterator[Block]:
-    """Attention of further completions to what their window still shows of the prompt."""
+    """Yield the blocks of the other completions' attention to the part of the prompt inside their window."""
     for begin, end in pairwise(ends):
-        seen = min(end, begin + window - 1)  # later queries no longer see the prompt's last token
-        for q0 in range(begin, seen, _WINDOW_ROWS):
-            q1, k0 = min(q0 + _WINDOW_ROWS, seen), max(start, trunk + (q0 - begin) - window + 1)
+        reach = min(end, begin + window - 1)  # later queries do not reach the prompt's last token
+        for q0 in range(begin, reach, _WINDOW_ROWS):
+            q1, k0 = min(q0 + _WINDOW_ROWS, reach), max(start, trunk + (q0 - begin) - window + 1)
             yield Block(q0, q1, k0, trunk, causal=False, offset=trunk - k0 + q0 - begin, merge=True)

@@ -1,7 +1,7 @@
-"""Reward models: sequence classifiers with one output, on causal language models and on encoders.
+"""Reward models: sequence classifiers with one output, based on causal language models or encoders.
 
-Trained by the engine and evaluated by the harness like any policy: what :class:`ClassifierPolicy` returns as the
-log-probability of a completion is its reward, one number a completion.
+The engine trains and the harness evaluates them like any policy: :class:`ClassifierPolicy` returns the reward of a completion
+in place of its log-probabilities.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class ClassifierPolicy:
-    """A sequence classifier as a :class:`~alignkit.contract.types.Policy`: a completion has one score, its reward.
+    """A sequence classifier as a :class:`~alignkit.contract.types.Policy`: the score of a completion is its reward.
 
-    The stock forward decides which position is read (a causal model's last token that is not padding, an encoder's
-    first), so that a saved model gives the same rewards wherever it is loaded.
+    The stock forward chooses the position of the output (the last token that is not padding in a causal model, the first
+    in an encoder), so that a saved model gives the same rewards wherever it is loaded.
     """
 
     classifier = True
@@ -43,18 +43,18 @@ class ClassifierPolicy:
         temperature: float = 1.0,
         reference: bool = False,
     ) -> Scores:
-        """Return the reward of every completion as its only log-probability, ``[S]``; see the class."""
+        """Return the reward of every completion in place of log-probabilities, ``[S]``."""
         import torch
 
         from alignkit.scoring.evaluating import evaluating
 
         if prompt or values or entropy or reference:
             raise NotImplementedError(
-                "a reward model has rewards alone: no prompts' scores, values, entropy or reference"
+                "a reward model returns rewards only: no prompt scores, values, entropy or reference"
             )
         rows = [[*example.prompt, *completion] for example in examples for completion in example.completions]
         if not rows:
-            raise DataError("there is nothing to score: the batch has no rows")
+            raise DataError("the batch has no rows to score")
         inputs = self._padded(rows)
         if grad:
             logits = self.model(**inputs).logits
@@ -84,7 +84,7 @@ class ClassifierPolicy:
 
 
 def policy_of(loaded: LoadedModel, config: ModelConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
-    """Put a model on its device and return what scores with it."""
+    """Move a model to ``device`` and return the policy that scores with it."""
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.scorer import install
 

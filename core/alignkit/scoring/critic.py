@@ -1,7 +1,7 @@
-"""Critics: what a state is worth, read off the policy's hidden states or off a trunk of its own.
+"""Critics: estimate the value of a state from the policy's hidden states or from a separate trunk.
 
 A critic is a submodule of the innermost causal language model, so that wrappers, optimizer and gradient checkpointing see
-one model. It is saved apart (``critic.safetensors``), so that the trained model stays a stock one.
+one model. It is saved separately (``critic.safetensors``), so that the trained model stays a stock one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME = "critic"
 
 
 class Critic(nn.Module):
-    """V(s) = w . h(s) + b in float32, zero at the start; h comes from the policy, or from ``trunk``."""
+    """V(s) = w . h(s) + b in float32, initialised to zero; h comes from the policy, or from ``trunk``."""
 
     def __init__(self, hidden_size: int, trunk: nn.Module | None = None) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, hidden: torch.Tensor, model: Any, plan: Plan) -> torch.Tensor:
-        """Return the value of every state in which a scored completion token is chosen, float32 ``[N]``.
+        """Return the value of the state before every scored completion token, float32 ``[N]``.
 
         Args:
             hidden: the policy's hidden states at those positions, ``[N, H]``.
             model: the innermost causal language model.
-            plan: what is scored.
+            plan: the plan being scored.
         """
         if self.trunk is not None:
             hidden = hidden_states(model, plan, self.trunk).flatten(0, 1).index_select(0, plan.source)
@@ -48,22 +48,24 @@ class Critic(nn.Module):
 
 
 def add_critic(model: nn.Module, kind: Literal["shared", "separate"]) -> None:
-    """Give the innermost model a critic; ``separate``: with its own copy of every weight that is trained.
+    """Add a critic to the innermost model; a ``separate`` one has its own copy of every trained weight.
 
-    Frozen weights are shared with the policy: under LoRA a separate critic is a second set of adapters.
+    Frozen weights are shared with the policy: with LoRA, a separate critic is a second set of adapters.
     """
     base = innermost(model)
     trunk = None
     if kind == "separate":
         kept: dict[int, Any] = {id(p): p for p in base.base_model.parameters() if not p.requires_grad}
-        kept |= {id(config): config for config in (base.config, text_config(base))}  # one attention for both
+        kept |= {
+            id(config): config for config in (base.config, text_config(base))
+        }  # one attention implementation for both
         trunk = copy.deepcopy(base.base_model, kept)
     critic = Critic(int(text_config(base).hidden_size), trunk)
     base.add_module(_NAME, critic.to(next(model.parameters()).device))
 
 
 def critic_of(model: nn.Module) -> Critic | None:
-    """Return the model's critic, None where it has none."""
+    """Return the model's critic, or None."""
     critic: Critic | None = getattr(innermost(model), _NAME, None)
     return critic
 
@@ -74,7 +76,7 @@ def is_critics(name: str) -> bool:
 
 
 def save_critic(model: nn.Module, directory: Path) -> None:
-    """Write the critic's trained weights to ``critic.safetensors``; nothing where the model has no critic."""
+    """Write the critic's trained weights to ``critic.safetensors``, if the model has a critic."""
     from safetensors.torch import save_file
 
     critic = critic_of(model)
@@ -84,7 +86,7 @@ def save_critic(model: nn.Module, directory: Path) -> None:
 
 
 def load_critic(model: nn.Module, directory: Path) -> None:
-    """Read the critic's trained weights back; raises :class:`CheckpointError` where they are missing or do not fit."""
+    """Load the critic's trained weights; raises :class:`CheckpointError` if they are missing or do not match."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -98,7 +100,7 @@ def load_critic(model: nn.Module, directory: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if found.keys() != wanted.keys():
-        raise CheckpointError(f"{path} belongs to another kind of critic")
+        raise CheckpointError(f"{path} belongs to a critic of another kind")
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(found[name])

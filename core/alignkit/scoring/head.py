@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens without ever holding tokens x vocabulary in full.
+"""Log-probabilities of given tokens without materialising tokens x vocabulary in full.
 
 Letters in shapes: ``N`` scored tokens, ``H`` hidden size, ``V`` vocabulary.
 """
@@ -16,17 +16,17 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = 64 << 20
-"""Logits computed at once."""
+"""Size of the logits computed at once."""
 MIN_CHUNK = 128
-"""Fewest tokens in a chunk: below it matrix products slow down."""
+"""Minimum number of tokens per chunk; smaller matrix products are slow."""
 KEEP_BYTES = 256 << 20
-"""Exponentials kept for the backward; beyond it they are computed again."""
+"""Size of the exponentials kept for the backward; the rest is recomputed."""
 
 
 class LogitTransform(NamedTuple):
-    """What becomes of a model's logits after the head: ``softcap * tanh(scale * z / softcap)``, or ``scale * z``.
+    """Transform of the logits after the head: ``softcap * tanh(scale * z / softcap)``, or ``scale * z``.
 
-    ``temperature`` divides the outcome: the distribution that is sampled from, where it is not 1.
+    The result is divided by ``temperature``, so that samples are scored under the distribution they were drawn from.
     """
 
     scale: float = 1.0
@@ -37,7 +37,7 @@ class LogitTransform(NamedTuple):
     def of(cls, config: Any) -> LogitTransform:
         """Read the transform from a model's configuration.
 
-        A transform that is not among these makes the scorer's probe refuse the backends that would miss it.
+        The scorer's probe rejects the backends that would miss a transform not covered here.
         """
         scale = 1.0
         for name in ("logit_scale", "lm_head_multiplier"):  # Cohere; Falcon-H1
@@ -54,11 +54,11 @@ class LogitTransform(NamedTuple):
 
     @property
     def factor(self) -> float:
-        """What multiplies the logits where they are not capped."""
+        """Factor of the logits if they are not capped."""
         return self.scale / self.temperature
 
 
-_AS_IT_IS = LogitTransform()
+_IDENTITY = LogitTransform()
 
 
 def _number(config: Any, name: str) -> float | None:
@@ -70,10 +70,10 @@ def _number(config: Any, name: str) -> float | None:
 
 
 def install_head(head: nn.Module) -> None:
-    """Teach every plain linear layer behind ``head`` to answer with log-probabilities when called with ``targets``.
+    """Make every plain linear layer of ``head`` return log-probabilities when called with ``targets``.
 
-    The layer is still called as a module, so that hooks which gather sharded weights run. Adapters that add to the
-    layer's output are never bypassed: they are called chunk by chunk instead (:func:`head_logps`).
+    The layer is still called as a module, so that hooks that gather sharded weights run. Adapters on the layer are not
+    bypassed: they are called chunk by chunk instead (:func:`head_logps`).
     """
     saved = getattr(head, "modules_to_save", None)
     layers = [head.original_module, *saved.values()] if isinstance(saved, nn.ModuleDict) else [head]
@@ -85,11 +85,11 @@ def install_head(head: nn.Module) -> None:
 def head_logps(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
     """Return ``log softmax(transform(head(hidden)))[targets]``, float32 ``[N]``, for hidden states ``[N, H]``."""
     if not len(targets):
-        return hidden.float().sum(-1)  # nothing to score, but still part of the graph
+        return hidden.float().sum(-1)  # nothing to score, but part of the graph
     if getattr(getattr(_active(head), "forward", None), "__func__", None) is _linear_forward:
         logps: torch.Tensor = head(hidden, targets=targets, transform=transform)
         return logps
-    # A sharded head communicates in every call: one call, so that all ranks make as many.
+    # A sharded head communicates in every call: make one call, so that all ranks make the same number.
     return chunked_logps(head, hidden, targets, transform, size=len(targets) if _sharded(head) else None)
 
 
@@ -107,7 +107,7 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _active(head: nn.Module) -> nn.Module:
-    """Return the layer that answers a call of ``head``: peft keeps a trained copy beside the original."""
+    """Return the layer that a call of ``head`` runs: peft keeps a trained copy beside the original."""
     saved = getattr(head, "modules_to_save", None)
     if not isinstance(saved, nn.ModuleDict):
         return head
@@ -130,9 +130,9 @@ def _linear_forward(
     self: nn.Linear,
     input: torch.Tensor,
     targets: torch.Tensor | None = None,
-    transform: LogitTransform = _AS_IT_IS,
+    transform: LogitTransform = _IDENTITY,
 ) -> torch.Tensor:
-    """``nn.Linear.forward``, or with ``targets`` their log-probabilities. Bound to a layer by :func:`install_head`."""
+    """Run ``nn.Linear.forward``, or return the log-probabilities of ``targets``. Bound to a layer by :func:`install_head`."""
     plain = type(self).forward
     if targets is None:
         return plain(self, input)
@@ -141,7 +141,7 @@ def _linear_forward(
     if transform.softcap is not None or type(weight) not in (nn.Parameter, torch.Tensor):
         return chunked_logps(lambda x: plain(self, x), input, targets, transform)
     kind = input.device.type
-    # Leave autocast: inside the function every product has one dtype, chosen here.
+    # Leave autocast: inside the function all products use the dtype chosen here.
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     weight, input = weight.to(dtype), input.to(dtype)
     if transform.factor != 1.0:
@@ -154,7 +154,7 @@ def _linear_forward(
 
 
 def chunk_rows(vocabulary: int, itemsize: int) -> int:
-    """Return how many tokens' logits are computed at once."""
+    """Return the number of tokens whose logits are computed at once."""
     return max(MIN_CHUNK, CHUNK_BYTES // (vocabulary * itemsize))
 
 
@@ -165,7 +165,7 @@ def chunked_logps(
     transform: LogitTransform,
     size: int | None = None,
 ) -> torch.Tensor:
-    """Log-probabilities through any head, chunk by chunk; the backward computes each chunk's logits again."""
+    """Return log-probabilities through any head, chunk by chunk; the backward recomputes the logits of each chunk."""
 
     def score(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return -F.cross_entropy(transform(head(states)).float(), tokens, reduction="none")
@@ -192,9 +192,9 @@ def linear_logps(
     """Return ``log softmax(hidden weight^T + bias)[targets]``, float32 ``[N]``.
 
     ``hidden [N, H]``, ``weight [V, H]`` of the same dtype, ``bias [V]`` or None, ``targets [N]``. The sum of the softmax
-    is taken in float32. ``keep_bytes`` of exponentials are kept for the backward, the rest is computed again.
+    is accumulated in float32. ``keep_bytes`` of exponentials are kept for the backward; the rest is recomputed.
     """
-    if not torch.is_grad_enabled():  # a Function's needs_input_grad does not know of no_grad
+    if not torch.is_grad_enabled():  # a Function's needs_input_grad ignores no_grad
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     size = chunk or chunk_rows(len(weight), weight.element_size())
     logps: torch.Tensor = _LinearLogps.apply(hidden, weight, bias, targets, size, keep_bytes)  # type: ignore[no-untyped-call]
@@ -204,7 +204,7 @@ def linear_logps(
 class _LinearLogps(torch.autograd.Function):
     """With ``e = exp(z - max z)``, ``s = sum e`` and incoming gradients ``g [N]``: ``dz = g * (onehot(target) - e / s)``.
 
-    ``g / s`` is folded into the hidden states, so that ``e [n, V]`` goes into the products as it is.
+    ``g / s`` is folded into the hidden states, so that ``e [n, V]`` enters the products unscaled.
     """
 
     @staticmethod
@@ -242,7 +242,7 @@ class _LinearLogps(torch.autograd.Function):
                 room -= z.numel() * z.element_size()
             if trains:
                 kept.append(z if keep else None)
-            if d_hidden is not None:  # nothing of the head is trained: the gradient can be had now, without e
+            if d_hidden is not None:  # the head is frozen: compute the gradient now, without keeping e
                 torch.mm(z, weight, out=d_hidden[part])
                 d_hidden[part].div_(-total[:, None].to(z.dtype)).add_(weight[tokens])
         ctx.size, ctx.kept, ctx.trains = size, kept, trains
@@ -290,6 +290,6 @@ class _LinearLogps(torch.autograd.Function):
 def _logits(
     states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """``states weight^T + bias``, ``[n, V]``, into ``out`` where it is given."""
+    """Return ``states weight^T + bias``, ``[n, V]``, written to ``out`` if given."""
     z = torch.mm(states, weight.t()) if out is None else torch.mm(states, weight.t(), out=out)
     return z if bias is None else z.add_(bias)

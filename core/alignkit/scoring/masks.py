@@ -16,7 +16,7 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 
 
 def layer_types(config: Any) -> set[str]:
-    """Return the kinds of attention among a model's layers; models of one kind often do not say which."""
+    """Return the attention types of a model's layers; a model with one type often does not declare it."""
     named = getattr(config, "layer_types", None)
     if named:
         return set(named)
@@ -26,11 +26,11 @@ def layer_types(config: Any) -> set[str]:
 
 
 def row_masks(plan: Plan, config: Any, *, additive: bool, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Return the mask ``[B, 1, L, L]``, or one for each layer type where a model has several.
+    """Return the mask ``[B, 1, L, L]``, or one per layer type if the model has several.
 
-    A token sees its prompt and the earlier tokens of its own completion; a sliding window and attention chunks are
-    measured on positions, because columns are not positions where a prompt is shared. Boolean masks are silently
-    misread by eager attention, which takes ``additive`` ones (0, or the lowest number of ``dtype``); SDPA takes either.
+    A token attends to its prompt and to earlier tokens of its own completion. Sliding windows and attention chunks are
+    measured in positions, which differ from columns where a prompt is shared. Eager attention silently misreads boolean
+    masks and needs ``additive`` ones (0, or the lowest number of ``dtype``); SDPA takes either.
     """
     sees = _tree_mask(plan.branch)
     kinds = layer_types(config)
@@ -39,7 +39,7 @@ def row_masks(plan: Plan, config: Any, *, additive: bool, dtype: torch.dtype) ->
 
 
 def _tree_mask(branch: torch.Tensor) -> torch.Tensor:
-    """True where a query (third axis) may see a key (fourth axis), windows aside. Padding sees itself, so no row is empty."""
+    """Return where a query (axis 2) may attend to a key (axis 3), ignoring windows. Padding attends to itself: no row is empty."""
     query, key = branch[:, None, :, None], branch[:, None, None, :]
     width = branch.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool, device=branch.device).tril()
@@ -47,7 +47,7 @@ def _tree_mask(branch: torch.Tensor) -> torch.Tensor:
 
 
 def _reach(kind: str, config: Any, positions: torch.Tensor) -> torch.Tensor:
-    """True where the kind of attention reaches from a query's position to a key's."""
+    """Return where attention of this kind reaches from the position of a query to that of a key."""
     query, key = positions[:, None, :, None], positions[:, None, None, :]
     if kind == FULL:
         return torch.ones((), dtype=torch.bool, device=positions.device)

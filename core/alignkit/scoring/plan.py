@@ -1,4 +1,4 @@
-"""The layout of a batch: which tokens stand where, which positions are scored, and what each of them predicts.
+"""The layout of a batch: the place of every token, the positions that are scored, and the token each predicts.
 
 Letters in shapes: ``B`` rows and ``L`` columns of the model's input, ``N`` scored completion tokens, ``M`` scored prompt
 tokens, ``S`` completions, ``G`` examples.
@@ -18,22 +18,22 @@ from alignkit.contract.batch import Example
 from alignkit.errors import DataError
 
 Backend = Literal["packed", "rows", "padded", "plain"]
-"""How a batch is laid out and scored, fastest first:
+"""Layout and forward of a batch, fastest first:
 
-``packed``: one row without padding, prompts shared, attention block by block; ``rows``: one row an example, prompt shared,
-4-D masks; ``padded``: one row a completion, logits where they are scored; ``plain``: the model's own forward, all logits.
+``packed``: one row without padding, prompts shared, attention block by block; ``rows``: one row per example, prompt shared,
+4-D masks; ``padded``: one row per completion, logits only where scored; ``plain``: the model's own forward, all logits.
 """
 
 _Ints = npt.NDArray[np.int64]
 
 
 class Wanted(NamedTuple):
-    """What a forward returns besides log-probabilities, and the temperature these are taken at."""
+    """Outputs of a forward besides log-probabilities, and the temperature of the latter."""
 
     values: bool = False
-    """The value of every state in which a scored completion token is chosen, by the model's critic."""
+    """The critic's value of the state before every scored completion token."""
     entropy: bool = False
-    """The entropy of every distribution a scored completion token is chosen from; no gradient flows through it."""
+    """Entropy of the distribution of every scored completion token, without gradient."""
     temperature: float = 1.0
 
 
@@ -41,29 +41,29 @@ NOTHING_ELSE = Wanted()
 
 
 class Segment(NamedTuple):
-    """One prompt and the completions that branch off it, where they stand in a packed row."""
+    """Place of one prompt and its completions in a packed row."""
 
     start: int
     """Position of the prompt's first token."""
     prompt: int
-    """Tokens of the prompt."""
+    """Number of tokens of the prompt."""
     completions: tuple[int, ...]
-    """Tokens of each completion; they follow the prompt and one another."""
+    """Number of tokens of each completion; they follow the prompt one after another."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one forward of the model computes, made by :func:`make_plan`.
+    """Input of one forward of the model and the tokens it scores, made by :func:`make_plan`.
 
-    Scored tokens come example by example and completion by completion, whatever the layout.
+    Scored tokens are ordered by example and completion in every layout.
     """
 
     backend: Backend
     input_ids: torch.Tensor  # [B, L]
-    position_ids: torch.Tensor  # [B, L] position in the token's own sequence
+    position_ids: torch.Tensor  # [B, L] position in the token's sequence
     branch: torch.Tensor  # [B, L] 0 prompt, k the k-th completion of the row, -1 padding
-    source: torch.Tensor  # [N] flat position whose logits predict the token
-    targets: torch.Tensor  # [N] the token predicted
+    source: torch.Tensor  # [N] flat position of the logits that predict the token
+    targets: torch.Tensor  # [N] the predicted token
     sequence: torch.Tensor  # [N] the completion it belongs to
     lengths: torch.Tensor  # [S] scored tokens of each completion
     prompt_source: torch.Tensor  # [M]
@@ -88,7 +88,7 @@ class Plan:
 
 
 class _Tree(NamedTuple):
-    """A prompt with the completions that share it."""
+    """A prompt and the completions that share it."""
 
     row: int
     prompt: _Ints
@@ -112,12 +112,19 @@ def make_plan(
 ) -> Plan:
     """Lay out ``examples`` for one forward of the model.
 
-    ``prompt`` scores the prompts' tokens as well, each prompt once; ``share`` encodes a prompt once for all of its
-    completions (``padded`` and ``plain`` never do). Raises :class:`~alignkit.errors.DataError` for an empty prompt, an
-    empty completion, or a completion without a scored token, whose mean would be 0/0.
+    Args:
+        examples: rows to score; at least one.
+        prompt: score the tokens of every prompt as well, once per prompt.
+        backend: layout and forward.
+        share: encode a prompt once for all of its completions (``packed`` and ``rows`` only).
+        pad_id: token id of padding.
+        wanted: further outputs.
+
+    Raises:
+        DataError: an empty batch, prompt or completion, or a completion without a scored token, whose mean would be 0/0.
     """
     if not examples:
-        raise DataError("there is nothing to score: the batch has no rows")
+        raise DataError("the batch has no rows to score")
     share = share and backend in ("packed", "rows")
     trees = [tree for row, example in enumerate(examples) for tree in _trees(row, example, prompt, share)]
     starts, shape = _place(trees, packed=backend == "packed")
@@ -125,11 +132,11 @@ def make_plan(
 
 
 def _trees(row: int, example: Example, score_prompt: bool, share: bool) -> list[_Tree]:
-    """Split an example into trees: one, or one a completion where the prompt is not shared."""
+    """Split an example into trees: one, or one per completion if the prompt is not shared."""
     tokens = np.asarray(example.prompt, dtype=np.int64)
     completions = [np.asarray(completion, dtype=np.int64) for completion in example.completions]
     if not len(tokens):
-        raise DataError(f"row {example.id!r} has an empty prompt: what comes first in a sequence cannot be scored")
+        raise DataError(f"row {example.id!r} has an empty prompt: the first token of a sequence cannot be scored")
     masks = [_mask(example, i, len(completion)) for i, completion in enumerate(completions)]
     if share or len(completions) < 2:
         return [_Tree(row, tokens, completions, masks, score_prompt)]
@@ -138,7 +145,7 @@ def _trees(row: int, example: Example, score_prompt: bool, share: bool) -> list[
 
 
 def _mask(example: Example, completion: int, length: int) -> npt.NDArray[np.bool_] | None:
-    """Return the score mask of one completion (None: every token), checked."""
+    """Check and return the score mask of one completion (None: all tokens)."""
     if not length:
         raise DataError(f"completion {completion} of row {example.id!r} is empty")
     given = None if example.masks is None else example.masks[completion]
@@ -167,7 +174,7 @@ def _place(trees: Sequence[_Tree], *, packed: bool) -> tuple[list[int], tuple[in
 def _fill(
     trees: Sequence[_Tree], starts: Sequence[int], shape: tuple[int, int], backend: Backend, rows: int, pad_id: int
 ) -> Plan:
-    """Write the trees at their places and note what is scored."""
+    """Write the trees to their places and collect the scored positions."""
     ids = np.full(shape[0] * shape[1], pad_id, dtype=np.int64)
     positions = np.zeros_like(ids)
     branch = np.full_like(ids, -1)
@@ -222,7 +229,7 @@ def _join(parts: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Scorer:
-    """How a model is scored: the backend, whether prompts are shared, and why nothing faster was taken."""
+    """Scoring settings of a model: backend, whether prompts are shared, and why faster backends were rejected."""
 
     backend: Backend
     share: bool = True
@@ -230,7 +237,7 @@ class Scorer:
     pad_id: int = 0
 
     def plan(self, examples: Sequence[Example], *, prompt: bool = False, wanted: Wanted = NOTHING_ELSE) -> Plan:
-        """Lay out ``examples`` for ``model(plan=...)``; on the CPU, see :meth:`Plan.to`."""
+        """Lay out ``examples`` for ``model(plan=...)``; the plan is on the CPU (see :meth:`Plan.to`)."""
         return make_plan(
             examples, prompt=prompt, backend=self.backend, share=self.share, pad_id=self.pad_id, wanted=wanted
         )

@@ -1,4 +1,4 @@
-"""The policy a method sees: any model that scores plans, wrapped or not."""
+"""The policy of a method: a causal language model that scores plans, wrapped or not."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 class ModelPolicy:
     """A causal language model as a :class:`~alignkit.contract.types.Policy`.
 
-    ``model`` may be replaced by its wrapped form at any time: gradients are only synchronised between processes when the
+    ``model`` may be replaced by its wrapped form at any time: gradients are synchronised between processes only if the
     forward goes through the wrapper.
     """
 
     def __init__(self, model: nn.Module, scorer: Scorer | None = None) -> None:
         self.start: StartWeights | None = None
-        """Puts the weights of step 0 in place; None where the method does not need them."""
+        """The weights of step 0; None if the method does not need them."""
         self.model = model
         self.scorer = scorer or install(model)
 
     @property
     def device(self) -> torch.device:
-        """Where the model's inputs go."""
+        """Device of the model's inputs."""
         return next(self.model.parameters()).device
 
     def score(
@@ -53,7 +53,7 @@ class ModelPolicy:
         """
         if reference:
             if self.start is None:
-                raise KeyError('there is no policy of step 0 here: declare needs = frozenset({"start"}) on the method')
+                raise KeyError('the policy of step 0 is not kept: declare needs = frozenset({"start"}) on the method')
             with self.start.in_place():
                 return self.score(
                     examples, prompt=prompt, grad=False, values=values, entropy=entropy, temperature=temperature
@@ -75,8 +75,8 @@ class ModelPolicy:
         return TokenLogps(*self.model(plan=plan))
 
     def _forward_without_gradient(self, plan: Plan) -> TokenLogps:
-        # Without gradients there is nothing to synchronise, and the wrapper of data parallelism would broadcast buffers,
-        # for which all processes must make the same number of calls. Sharded models still need their wrapper.
+        # Without gradients there is nothing to synchronise, and the data-parallel wrapper would broadcast buffers, for
+        # which all processes must make the same number of calls. Sharded models still need their wrapper.
         data_parallel = isinstance(self.model, nn.parallel.DistributedDataParallel)
         model: Any = self.model.module if data_parallel else self.model
         with evaluating(model):

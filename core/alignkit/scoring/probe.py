@@ -1,11 +1,11 @@
-"""Choose a backend by trying it, not by a list of model names.
+"""Choice of the scoring backend by trying it, not by a list of model names.
 
-Two small groups are scored by each candidate and by separate, unpadded forwards of the model as it is; the first candidate
-that agrees is taken. Several ways of getting attention wrong are silent, and this is what catches them.
+Two small groups of sequences are scored by each candidate and by separate, unpadded forwards of the unchanged model; the
+first candidate that agrees is chosen. This catches wrong attention masks, many of which raise no error.
 
-Sliding windows and attention chunks of real models are far longer than a cheap probe. While it runs they are narrowed to
-:data:`WINDOW` tokens, in the configuration and in the attention layers, for candidates and reference alike, so that a
-backend which neglects them is found out whatever their length.
+Sliding windows and attention chunks of real models are much longer than the probe's sequences. During the probe they are
+narrowed to :data:`WINDOW` tokens, in the configuration and in the attention layers, for candidates and reference alike, so
+that a backend that ignores them is detected.
 """
 
 from __future__ import annotations
@@ -28,36 +28,45 @@ from alignkit.scoring.masks import CHUNKED, FULL, SLIDING, layer_types
 from alignkit.scoring.plan import Backend, Scorer
 
 WINDOW = 12
-"""Longest window during the probe, well below the longest sequence of :data:`_SHAPES`."""
+"""Maximum window during the probe, well below the longest sequence of :data:`_SHAPES`."""
 
 _SHAPES = ((11, (9, 14)), (6, (23, 2)))
-"""Tokens of the prompt and of the completions, for each group: beyond the window within prompts, completions and across."""
+"""Number of tokens of each group's prompt and completions; they exceed the window within and across prompt and completion."""
 
 _ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 
 
 @dataclass(frozen=True)
 class _Tolerance:
-    """How far log-probabilities may differ (nats): at most, and on average."""
+    """Maximum and mean difference of log-probabilities that is accepted, in nats."""
 
     most: float
     mean: float
 
     @classmethod
     def of(cls, model: Any) -> _Tolerance:
-        """float32 agrees to rounding. Half precision and quantised layers round logits of size 16 to 1/8 and depend on the
-        shape of a product, so the bound is loose; a wrong mask costs more, on average.
+        """Return the tolerance for the model's dtype.
+
+        float32 agrees up to rounding. Half precision and quantised layers round logits of size 16 to 1/8 and depend on
+        the shape of a product, so the bound is loose; a wrong mask causes larger differences on average.
         """
         exact = model.dtype in (torch.float32, torch.float64) and not getattr(model, "is_quantized", False)
         return cls(1e-4, 1e-4) if exact else cls(0.5, 0.05)
 
 
 def choose(model: Any, candidates: Sequence[Backend], device: torch.device) -> Scorer:
-    """Return the scorer with the first of ``candidates`` that agrees with plain forwards of the innermost causal LM,
-    which will train on ``device``.
+    """Return the scorer with the first of ``candidates`` that agrees with plain forwards.
 
-    Leaves random state, training mode and windows as they were. ``packed`` sets the model's attention implementation to
-    its own, which without a plan is SDPA. Raises :class:`~alignkit.errors.ModelError` when none agrees.
+    Random state, training mode and windows are unchanged afterwards. ``packed`` replaces the model's attention
+    implementation, which runs SDPA without a plan.
+
+    Args:
+        model: the innermost causal language model.
+        candidates: backends to try, in this order.
+        device: device the model will train on.
+
+    Raises:
+        ModelError: no candidate agrees.
     """
     config = text_config(model)
     before = model.config._attn_implementation
@@ -69,7 +78,7 @@ def choose(model: Any, candidates: Sequence[Backend], device: torch.device) -> S
         expected = _reference(model, examples)
         if bool(expected.isnan().any()):
             raise ModelError(
-                f"{type(model).__name__} cannot be scored: it answers NaN (a weight that is not a number, or an overflow)"
+                f"{type(model).__name__} cannot be scored: its logits are NaN (a NaN weight, or an overflow)"
             )
         for backend in candidates:
             scorer = Scorer(backend, share, pad_id=pad_id)
@@ -86,46 +95,46 @@ def choose(model: Any, candidates: Sequence[Backend], device: torch.device) -> S
 
 
 def _refusal(model: Any, config: Any, backend: Backend, device: torch.device) -> str | None:
-    """Return why a backend is out of the question (None: worth trying)."""
+    """Return why a backend cannot be used (None: try it)."""
     if backend not in ("packed", "rows"):
         return None
-    if getattr(model, "_is_stateful", True):  # private to transformers: without it, assume the worst
-        return "the model carries a state from token to token, which completions cannot share"
+    if getattr(model, "_is_stateful", True):  # private to transformers: if it is missing, assume a state
+        return "the model carries a recurrent state, which completions cannot share"
     if other := layer_types(config) - {FULL, SLIDING, CHUNKED}:
-        return f"layers of type {', '.join(sorted(other))} carry a state from token to token"
+        return f"layers of type {', '.join(sorted(other))} carry a recurrent state"
     if backend == "rows":
         name = model.config._attn_implementation
-        return None if name in ("eager", "sdpa") else f"{name} attention takes no 4-D masks"
+        return None if name in ("eager", "sdpa") else f"{name} attention does not take 4-D masks"
     if device.type != "cpu":
         return f"its attention runs on the CPU, and the model trains on {device.type}"
     if not getattr(model, "_supports_attention_backend", False):
-        return f"{type(model).__name__} does not take another attention function"
+        return f"{type(model).__name__} does not support custom attention functions"
     if any(getattr(config, name, 0.0) for name in _ATTENTION_DROPOUT):
         return "attention dropout is on"
     return None
 
 
 def _disagreement(model: Any, scorer: Scorer, examples: Sequence[Example], expected: torch.Tensor) -> str | None:
-    """Try a backend; return what is wrong with it (None: nothing). Whatever it raises is a reason not to use it."""
+    """Try a backend and return why it cannot be used (None: it agrees). Any exception is such a reason."""
     try:
         if scorer.backend == "packed":
             attention.register()
             _set_attention(model, attention.NAME)
         scored = score_plan(model, scorer.plan(examples, prompt=True).to(model.device))
-        got = torch.cat([scored.completions, scored.prompts])
-    except Exception as error:  # models fail in every way there is
+        logps = torch.cat([scored.completions, scored.prompts])
+    except Exception as error:  # models raise all kinds of errors
         return f"{type(error).__name__}: {first_line(error)}"
-    off = (got - expected).abs()
-    most, mean, allowed = float(off.max()), float(off.mean()), _Tolerance.of(model)
+    difference = (logps - expected).abs()
+    most, mean, allowed = float(difference.max()), float(difference.mean()), _Tolerance.of(model)
     if most <= allowed.most and mean <= allowed.mean:  # false for NaN
         return None
     return f"its log-probabilities differ from plain forwards by up to {most:.2g} nats"
 
 
 def _remarks(config: Any, scorer: Scorer) -> Iterator[str]:
-    """Say what a user would want to know about the backend that is used."""
+    """Yield notes for the user about the chosen backend."""
     if not scorer.share and scorer.backend in ("packed", "rows"):
-        yield "Prompts are not shared by their completions: dropout is on, and they would share its noise."
+        yield "Completions do not share their prompt, because dropout is on and its noise would be shared as well."
     if getattr(config, "router_aux_loss_coef", None):
         yield "The router's auxiliary loss is not part of the loss."
 
@@ -136,7 +145,7 @@ def _set_attention(model: Any, name: str) -> None:
 
 
 def _dropout(model: nn.Module) -> bool:
-    """Whether any dropout would be on in training."""
+    """Whether any dropout is active in training."""
     on = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
     config = text_config(model)
     return on or any(getattr(config, name, 0.0) for name in _ATTENTION_DROPOUT)
@@ -146,7 +155,7 @@ def _dropout(model: nn.Module) -> bool:
 
 
 def _examples(config: Any) -> tuple[list[Example], int]:
-    """Return the probe's rows, of ids that look random and are nobody's special tokens, and an id to pad with."""
+    """Return the probe's rows of pseudo-random ids without special tokens, and an id for padding."""
     special: set[int] = set()
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name, None)
@@ -162,7 +171,7 @@ def _examples(config: Any) -> tuple[list[Example], int]:
 
 
 def _reference(model: Any, examples: Sequence[Example]) -> torch.Tensor:
-    """Log-probabilities by one unpadded forward a sequence: those of the completions, then those of the prompts."""
+    """Return the log-probabilities of completions, then of prompts, by one unpadded forward per sequence."""
     completions, prompts = [], []
     for example in examples:
         for k, completion in enumerate(example.completions):

@@ -1,4 +1,4 @@
-"""Install the scorer on a model: the fastest backend that gives the right numbers."""
+"""Installation of the scorer: the fastest backend that agrees with plain forwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignkit.scoring.backends import innermost, install_forward, text_config
 from alignkit.scoring.plan import Backend, Scorer
 
 BACKENDS: tuple[Backend, ...] = ("packed", "rows", "padded", "plain")
-"""Every backend, fastest first."""
+"""All backends, fastest first."""
 
 _STATE = "_alignkit_scorer"
 
@@ -20,15 +20,20 @@ _STATE = "_alignkit_scorer"
 def install(
     model: nn.Module, backend: Backend | Literal["auto"] = "auto", *, device: torch.device | str | None = None
 ) -> Scorer:
-    """Teach ``model`` (bare, or inside peft) to score plans through its forward, and return how.
+    """Give ``model`` (plain, or with a peft adapter) a forward that scores plans, and return its scorer.
 
-    ``auto`` takes the first backend that agrees with plain forwards on a small probe; a named backend is probed too.
-    Call it when dtype and dropout are as they will be in training, before the model is wrapped for data parallelism.
-    ``device`` is where it will train (default: where it is): the packed backend is for the CPU. Installing again returns
-    what is there; asking for another backend chooses anew.
+    Call this once dtype and dropout are final, before the model is wrapped for data parallelism. A second call returns the
+    installed scorer unless it names another backend.
 
-    Raises :class:`~alignkit.errors.ModelError` for models that cannot be scored (encoder-decoder, prompt learning) and for
-    a named backend that disagrees, :class:`~alignkit.errors.ConfigError` for an unknown backend.
+    Args:
+        model: a causal language model.
+        backend: ``auto`` chooses the first backend that agrees with plain forwards on a small probe; a named backend is
+            probed as well.
+        device: device the model will train on (default: its current one); the packed backend needs the CPU.
+
+    Raises:
+        ModelError: the model cannot be scored (encoder-decoder, prompt learning), or a named backend disagrees.
+        ConfigError: the backend is unknown.
     """
     from alignkit.scoring.probe import choose
 
@@ -46,13 +51,13 @@ def install(
 
 
 def _refuse(model: nn.Module, base: Any) -> None:
-    """Raise for models whose sequences cannot be scored as prompt and completion."""
+    """Raise :class:`ModelError` for models whose sequences cannot be scored as prompt and completion."""
     config = getattr(base, "config", None)
     if config is None or not hasattr(base, "get_output_embeddings"):
         raise ModelError(f"{type(base).__name__} is not a transformers causal language model")
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{type(base).__name__} is an encoder-decoder model: only causal language models can be aligned"
+            f"{type(base).__name__} is an encoder-decoder model: only causal language models can be scored"
         )
     if text_config(base).vocab_size is None:
         raise ModelError(f"{type(base).__name__} has no vocabulary size in its configuration")
@@ -60,5 +65,5 @@ def _refuse(model: nn.Module, base: Any) -> None:
         if getattr(adapter, "is_prompt_learning", False):
             kind = getattr(adapter.peft_type, "value", adapter.peft_type)
             raise ModelError(
-                f"adapter {name!r} is of type {kind}, which puts virtual tokens before the prompt: use LoRA"
+                f"adapter {name!r} is of type {kind}, which inserts virtual tokens before the prompt: use LoRA"
             )

@@ -46,7 +46,7 @@ def pair(name: str, **about: Any) -> dict[str, Any]:
 def test_a_model_of_nan_fails_loudly(broken: Path, suite: str, tmp_path: Path) -> None:
     rows = source(tmp_path / "rows.jsonl", [pair("Mia"), pair("Leo")])
     sets = ["eval.settings.lm-eval.tasks=demo_facts", "eval.settings.kl.against=demo"]
-    with pytest.raises(ModelError, match="LlamaForCausalLM cannot be scored: it answers NaN"):
+    with pytest.raises(ModelError, match="LlamaForCausalLM cannot be scored: its logits are NaN"):
         evaluate([broken], [suite], data=rows, sets=sets, output=tmp_path)
 
 
