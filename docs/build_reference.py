@@ -40,7 +40,7 @@ TYPES = (
         "Answered",
         "RewardModel",
     ),
-    *("RawRows", "Row", "LoadedModel", "TrainerParts", "NamedReward", "Run", "RunConfig"),
+    *("Command", "RawRows", "Row", "LoadedModel", "TrainerParts", "NamedReward", "Run", "RunConfig"),
 )
 FUNCTIONS = (
     *("run", "nll_term", "preference_metrics", "rollout_metrics", "whiten", "build_model", "build_classifier"),

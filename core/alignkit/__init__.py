@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from alignkit.contract.batch import Batch as Batch
     from alignkit.contract.batch import Example as Example
     from alignkit.contract.batch import Scores as Scores
+    from alignkit.contract.commands import Command as Command
     from alignkit.contract.hooks import hookimpl as hookimpl
     from alignkit.contract.losses import nll_term as nll_term
     from alignkit.contract.losses import preference_metrics as preference_metrics
@@ -55,6 +56,7 @@ _PUBLIC = {
     "run": "runs.api",
     "RewardModel": "onpolicy.reward_model",
     "RunConfig": "config",
+    "Command": "contract.commands",
     "RawRows": "contract.rows",
     "Row": "contract.rows",
     "NamedReward": "contract.rewards",

@@ -126,7 +126,7 @@ def test_a_service_that_takes_the_method_s_place(site: Any) -> None:
 def test_two_packages_with_one_name(site: Any) -> None:
     site.install("align-one", package(), faulty="align_one:Faulty")
     site.install("align-two", package(), faulty="align_two:Faulty")
-    with pytest.raises(AlignError, match=r"offered by align-one 1\.2\.3 and align-two 1\.2\.3: write"):
+    with pytest.raises(AlignError, match=r"provided by align-one 1\.2\.3 and align-two 1\.2\.3: write"):
         Session.open(configuration("faulty"))
     assert Session.open(configuration("align-two:faulty")).method.name == "faulty"
 

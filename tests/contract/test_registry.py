@@ -86,7 +86,7 @@ def test_a_plugin_that_cannot_be_imported(site, source, cause):
         ("class Mine(Method[MineSettings])", "class Mine", "is not a subclass of alignkit.Method"),
         ('paper = "A method for tests"', "", "does not declare paper"),
         ("settings_type = MineSettings", "settings_type = dict", "settings_type that is not a pydantic model"),
-        ('rows = "preference"', 'rows = "pairs"', "rows = 'pairs', which is none of preference"),
+        ('rows = "preference"', 'rows = "pairs"', "rows = 'pairs', which is not one of preference"),
         ('rows = "preference"', 'rows = "preference"; needs = {"referense"}', "the need 'referense'"),
         ('name = "mine"', 'name = "other"', 'declares the name "other", but its entry point is called "mine"'),
     ],
@@ -139,7 +139,7 @@ def test_damaged_metadata_of_one_distribution_harms_no_other(site):
     installed = registry.catalogue("align.methods")
     assert "orpo" in {entry.name for entry in installed.entries}
     assert [problem.partition(":")[0] for problem in installed.unreadable] == ["torn"]
-    assert "its entry points cannot be read: torn" in failure("mine")
+    assert "distributions with unreadable entry points: torn" in failure("mine")
 
 
 def test_a_distribution_without_a_name(site):

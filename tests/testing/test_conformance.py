@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from alignkit.testing import MethodConformance, RewardConformance, SuiteConformance
+from alignkit.contract import registry
+from alignkit.testing import CommandConformance, MethodConformance, RewardConformance, SuiteConformance
 from alignkit_dpo import dpo_loss
 from alignkit_grpo.losses import clipped_loss, kl_k3
 from alignkit_orpo.losses import odds_ratio_loss
@@ -95,6 +96,16 @@ class TestMatch(RewardConformance):
     fields = {"answer": "two plus two is four ."}
 
 
+COMMANDS = [entry.name for entry in registry.entries("align.commands") if entry.built_in]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+class TestCommands(CommandConformance):
+    @pytest.fixture(autouse=True)
+    def _named(self, command: str) -> None:
+        self.name = command  # type: ignore[misc]  # a plugin's own test sets it on the class
+
+
 def test_reward_model_losses() -> None:
     assert torch.autograd.gradcheck(lambda w, l: reward_loss(w, l, label_smoothing=0.1), tuple(inputs(2)))
 
@@ -177,3 +188,46 @@ def test_a_metric_under_a_name_of_the_engine_s_is_found(site: Any, tmp_path: Any
 
     with pytest.raises(AssertionError, match="the engine logs tokens itself"):
         Checked().test_what_it_logs(tmp_path)
+
+
+COMMAND = """
+import click
+from alignkit import Command
+
+COMMAND = Command("align_faulty:faulty", "A command with a fault.")
+
+@click.command()
+@click.option("--size", help="Of the fault.")
+def faulty(size):
+    "Have a fault."
+"""
+FAULTY_COMMANDS = {
+    "heavy": (COMMAND + "import torch", "test_help_exits_with_0"),
+    "heavy declaration": ("import torch" + COMMAND, "test_align_help_shows_its_summary"),
+    "long summary": (COMMAND.replace("with a fault.", "with\\na fault."), "test_align_help_shows_its_summary"),
+    "mute option": (COMMAND.replace(', help="Of the fault."', ""), "test_its_help_is_complete"),
+    "mute command": (COMMAND.replace('"Have a fault."', "pass"), "test_its_help_is_complete"),
+    "any option": (
+        COMMAND.replace("click.command()", "click.command(context_settings={'ignore_unknown_options': True})")
+        .replace("(size)", "(size, rest)")
+        .replace("def faulty", "@click.argument('rest', nargs=-1)\ndef faulty"),
+        "test_an_unknown_option_exits_with_2",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY_COMMANDS)
+def test_faults_of_commands_are_found(site: Any, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    source, test = FAULTY_COMMANDS[fault]
+    site.install("align-faulty", source, group="commands", faulty="align_faulty:COMMAND")
+    monkeypatch.setenv("PYTHONPATH", str(site.path))
+
+    class Checked(CommandConformance):
+        name = "faulty"
+
+    for check in [name for name in vars(CommandConformance) if name.startswith("test_")]:
+        if check == test:
+            with pytest.raises(AssertionError, match=r"torch was imported|summary must be one line|help|expected 2"):
+                getattr(Checked(), check)()
+        elif not fault.startswith("heavy"):
+            getattr(Checked(), check)()

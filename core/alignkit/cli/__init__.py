@@ -1,4 +1,4 @@
-"""The command line. It names its commands as ``module:object`` texts, so that ``--help`` and listings load nothing heavy."""
+"""The command line. Its commands are plugins: ``--help`` and listings import none of them, a call imports one."""
 
 from __future__ import annotations
 
@@ -8,33 +8,39 @@ import click
 
 from alignkit import __version__
 from alignkit.cli.failures import State, debug_option, explain
-from alignkit.cli.lazy import LazyCommand, LazyGroup
-
-COMMANDS = {
-    "run": LazyCommand("alignkit.cli.runs:run", "Train a model with one method, and evaluate it before and after."),
-    "resume": LazyCommand("alignkit.cli.runs:resume", "Continue an interrupted run."),
-    "eval": LazyCommand("alignkit_eval.cli.evaluate:evaluate", "Evaluate models: preferences, perplexity, benchmarks."),
-    "compare": LazyCommand("alignkit_eval.cli.compare:compare", "Compare runs on the same items, with intervals."),
-    "sweep": LazyCommand("alignkit_eval.cli.sweep:sweep", "Train a grid of settings and seeds, and compare them."),
-    "pipeline": LazyCommand("alignkit_eval.cli.pipeline:pipeline", "Train in stages: sft, reward, ppo, eval, export."),
-    "status": LazyCommand("alignkit.cli.status:status", "Say how a run stands."),
-    "watch": LazyCommand("alignkit.cli.status:watch", "Watch a run as it goes, in the terminal."),
-    "generate": LazyCommand("alignkit.cli.models:generate", "Answer prompts with one or several models."),
-    "chat": LazyCommand("alignkit.cli.models:chat", "Talk to a model."),
-    "export": LazyCommand("alignkit.cli.models:export", "Write a run's model as a stock one, or the mean of several."),
-    "data": LazyCommand("alignkit.cli.data:data", "Check data before training on it."),
-    "methods": LazyCommand("alignkit.cli.listing:methods", "List the installed methods."),
-    "suites": LazyCommand("alignkit.cli.listing:suites", "List the installed evaluation suites."),
-    "rewards": LazyCommand("alignkit.cli.listing:rewards", "List the installed reward functions."),
-    "services": LazyCommand("alignkit.cli.listing:services", "List the installed services (loggers, data sources)."),
-    "plugins": LazyCommand("alignkit.cli.plugins:plugins", "List every plugin with its hooks and state; check one."),
-    "new-plugin": LazyCommand("alignkit.cli.plugins:new_plugin", "Write a package with one working plugin."),
-    "schema": LazyCommand("alignkit.cli.schema:schema", "Print the JSON schema of a method's configuration."),
-    "demo": LazyCommand("alignkit.cli.demo:demo", "Build the embedded demo's data and model anew."),
-}
+from alignkit.contract import registry
+from alignkit.errors import PluginError
 
 
-@click.group(cls=LazyGroup, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+class CommandGroup(click.Group):
+    """A click group of the commands that installed packages declare under ``align.commands``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands: built-in ones first, then those of other packages."""
+        return list(registry.usable("align.commands"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command; shell completion leaves out those that cannot be imported."""
+        try:
+            return registry.load_command(registry.find("align.commands", cmd_name))
+        except PluginError:
+            if ctx.resilient_parsing:
+                return None
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands' summaries, importing their declarations only; a broken one is listed with the cause."""
+        rows = []
+        for name, entry in registry.usable("align.commands").items():
+            try:
+                rows.append((name, registry.load(entry).summary))
+            except PluginError as error:
+                rows.append((name, f"(broken: {error})"))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="align")
 @debug_option
 def align() -> None:
@@ -45,7 +51,7 @@ def align() -> None:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run ``align ARGUMENTS``; return its exit code, with any error as one sentence on stderr."""
+    """Run ``align ARGUMENTS``, print any error as one sentence on stderr, and return the exit code."""
     state = State()
     try:
         result = align.main(list(arguments), prog_name="align", obj=state, standalone_mode=False)

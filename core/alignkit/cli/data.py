@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,6 @@ from alignkit.cli.failures import debug_option
 if TYPE_CHECKING:
     from alignkit.config import DataConfig, ModelConfig
     from alignkit.data.sources.open import Load
-
-PAGE = "alignkit_eval.report:data_report"
-"""Writes the page; named, as commands are, and loaded when called."""
 
 
 @click.group()
@@ -53,6 +49,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
 
     SOURCE may be a run's configuration (.yaml): every source of it is checked with its columns and its thresholds (data.check).
     """
+    from alignkit.contract.registry import load_report
     from alignkit.data.checking import check_source, write_fixed
     from alignkit.errors import ConfigError
     from alignkit.models.paths import resolve_path
@@ -60,6 +57,9 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
 
     configured = Path(source).suffix.lower() in (".yaml", ".yml")
     sections, model, load = _from_file(Path(source)) if configured else _alone(source)
+    write_page = None if html is None else load_report("data")
+    if html is not None and write_page is None:
+        raise ConfigError("--html: no installed package provides a data report (entry-point group align.reports)")
     if fix is not None and len(sections) > 1:
         raise ConfigError("--fix: a cleaned copy is made of one source at a time")
     named = options.pop("model")
@@ -83,9 +83,8 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
         click.echo(json.dumps(values if configured else values[0], indent=2, ensure_ascii=False))
     else:
         click.echo("\n".join(line for one in found for line in one.lines()))
-    if html is not None:
-        module, _, name = PAGE.partition(":")
-        click.echo(f"report: {getattr(import_module(module), name)(found, html)}", err=True)
+    if html is not None and write_page is not None:
+        click.echo(f"report: {write_page(found, html)}", err=True)
     if fix is not None:
         kept, left = write_fixed(found[0], fix)
         click.echo(f"{kept:,} rows are in {fix}, {left:,} were left out: {fix}.dropped.jsonl says why", err=True)

@@ -8,9 +8,6 @@ import click
 
 from alignkit.cli.failures import debug_option
 
-REPORT = "alignkit_eval.report:run_report"
-"""Writes a finished run's report; named, as commands are, and loaded when called."""
-
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
@@ -65,7 +62,7 @@ def run(
 
     done = start(resolved.config, resume=resume, dry_run=dry_run)
     if done is not None:
-        _report(done.directory)
+        _write_report(done.directory)
 
 
 @click.command()
@@ -75,16 +72,22 @@ def resume(run: Path) -> None:
     """Continue the interrupted run in directory RUN from its last whole checkpoint."""
     from alignkit.runs.api import resume as go_on
 
-    _report(go_on(run).directory)
+    _write_report(go_on(run).directory)
 
 
-def _report(directory: Path) -> None:
-    """Write the run's report.html, on the first process; it is the harness's, which the core does not import."""
-    from importlib import import_module
-
+def _write_report(directory: Path) -> None:
+    """Write the report of a finished run, on the first process, if an installed package provides one."""
+    from alignkit.contract.registry import load_report
+    from alignkit.errors import PluginError
     from alignkit.rundir.directory import RunDir
     from alignkit.system.distributed import rank
 
-    if rank() == 0 and RunDir(directory).read_record()["config"]["run"]["plots"]:
-        module, _, name = REPORT.partition(":")
-        click.echo(f"report: {getattr(import_module(module), name)(directory)}", err=True)
+    if rank() != 0 or not RunDir(directory).read_record()["config"]["run"]["plots"]:
+        return
+    try:
+        write = load_report("run")
+    except PluginError as error:
+        click.echo(f"Note: no report was written: {error}", err=True)
+        return
+    if write is not None:
+        click.echo(f"report: {write(directory)}", err=True)

@@ -32,8 +32,6 @@ PROJECT = "align"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-CONTRACT_VERSION = 1
-
 EXCLUSIVE = frozenset({"align_build_model", "align_prepare_batch", "align_compute_loss", "align_build_trainer"})
 
 

@@ -1,4 +1,4 @@
-"""Every installed plugin with the state it is in: each is imported, and whatever that raises is its own affair."""
+"""Every installed plugin with its state. Each is imported; errors are reported per plugin and do not affect the others."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from typing import Any, NamedTuple
 
 from alignkit.contract import registry
 from alignkit.contract.checks import check_plugin_hooks, implementations
-from alignkit.errors import AlignError, ConfigError
+from alignkit.contract.commands import Command
+from alignkit.errors import AlignError, ConfigError, suggest
 
-_CLASSES = {
+_CONFORMANCE = {
     "method": "MethodConformance",
     "suite": "SuiteConformance",
     "reward": "RewardConformance",
     "service": "ServiceConformance",
+    "command": "CommandConformance",
 }
-_SLOW = "not learns and not resume and not trains"
+"""The conformance tests of ``alignkit.testing`` by kind of plugin."""
+_QUICK = "not learns and not resume and not trains"
 
 
 class Plugin(NamedTuple):
-    """An installed plugin: ``state`` is ok, broken (with the cause) or blocked."""
+    """An installed plugin; ``state`` is ok, broken (with the cause) or blocked."""
 
     kind: str
     name: str
@@ -36,29 +39,31 @@ class Plugin(NamedTuple):
 
 
 def inventory() -> list[Plugin]:
-    """Return every plugin of every group, and distributions whose entry points cannot be read."""
+    """Return every plugin of every group, and the distributions whose entry points cannot be read."""
     found = []
     for group in registry.GROUPS:
         catalogue = registry.catalogue(group)
-        found += [_look(entry) for entry in catalogue.entries]
+        found += [_inspect(entry) for entry in catalogue.entries]
         for cause in catalogue.unreadable:
             name = cause.partition(":")[0]
             found.append(Plugin(group.removeprefix("align.")[:-1], "-", name, "-", False, "broken", (), cause))
     return found
 
 
-def _look(entry: registry.PluginEntry) -> Plugin:
+def _inspect(entry: registry.PluginEntry) -> Plugin:
     about = (entry.kind, entry.name, entry.distribution, entry.version, entry.built_in)
     if entry.blocked:
         return Plugin(*about, "blocked", (), f"by {registry.ALLOWED_VARIABLE}")
     try:
         plugin: Any = registry.load(entry)
         hooks: tuple[str, ...] = ()
-        if entry.group in ("align.methods", "align.services"):
-            # Hooks are looked at on an object, as in a run; one without its settings will do.
-            looked_at = object.__new__(plugin) if isinstance(plugin, type) else plugin
-            hooks = tuple(sorted({found.hook for found in implementations(looked_at)}))
-            check_plugin_hooks(entry, looked_at)
+        if isinstance(plugin, Command):
+            registry.load_command(entry)
+        elif entry.group in ("align.methods", "align.services"):
+            # Hooks are looked up on an instance, as in a run; it needs no settings for that.
+            instance = object.__new__(plugin) if isinstance(plugin, type) else plugin
+            hooks = tuple(sorted({found.hook for found in implementations(instance)}))
+            check_plugin_hooks(entry, instance)
     except AlignError as error:
         return Plugin(*about, "broken", (), str(error))
     except Exception as error:
@@ -67,33 +72,26 @@ def _look(entry: registry.PluginEntry) -> Plugin:
 
 
 def quick_check(name: str, kind: str | None) -> int:
-    """Run the quick part of the conformance kit on a plugin and return pytest's exit code.
+    """Run the quick conformance tests on an installed plugin and return pytest's exit code.
 
     Raises:
-        ConfigError: there is no such plugin, two kinds share its name, or pytest is not installed.
+        ConfigError: there is no such plugin, plugins of two kinds share the name, or pytest is not installed.
     """
     if find_spec("pytest") is None:
         raise ConfigError("align plugins check needs pytest: pip install pytest")
-    kinds = [
-        entry.kind
-        for group in registry.GROUPS
-        for entry in registry.entries(group)
-        if name in (entry.name, entry.qualified) and kind in (None, entry.kind)
-    ]
-    kinds = list(dict.fromkeys(kinds))
-    if len(kinds) != 1:
-        known = sorted({entry.name for group in registry.GROUPS for entry in registry.entries(group)})
-        from alignkit.errors import suggest
-
-        said = f"{name} is a {' and a '.join(kinds)}: say which with --kind" if kinds else f"there is no plugin {name}"
-        raise ConfigError(said + ("" if kinds else suggest(name, known)))
-    base = _CLASSES[kinds[0]]
+    checked = [e for group in registry.GROUPS for e in registry.entries(group) if e.kind in _CONFORMANCE]
+    kinds = list(dict.fromkeys(e.kind for e in checked if name in (e.name, e.qualified) and kind in (None, e.kind)))
+    if not kinds:
+        raise ConfigError(f"there is no plugin {name}{suggest(name, sorted({entry.name for entry in checked}))}")
+    if len(kinds) > 1:
+        raise ConfigError(f"{name} is a {' and a '.join(kinds)}: choose one with --kind")
+    base = _CONFORMANCE[kinds[0]]
     extra = '    capabilities = frozenset({"external"})\n' if kinds[0] == "method" and _external(name) else ""
     source = f"from alignkit.testing import {base}\n\n\nclass TestPlugin({base}):\n    name = {name!r}\n{extra}"
     with tempfile.TemporaryDirectory(prefix="align-check-") as directory:
         file = Path(directory) / "test_plugin.py"
         file.write_text(source, encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", _SLOW, "--rootdir", directory]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", _QUICK, "--rootdir", directory]
         return subprocess.run([*command, str(file)], cwd=directory, check=False).returncode
 
 

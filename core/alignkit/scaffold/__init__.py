@@ -9,7 +9,7 @@ from typing import Any
 from alignkit.errors import ConfigError
 from alignkit.system.files import write_text
 
-KINDS = ("method", "suite", "reward", "service")
+KINDS = ("method", "suite", "reward", "service", "command")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -29,7 +29,8 @@ def new_plugin(name: str, kind: str, output: Path) -> Path:
         "name": name,
         "kind": kind,
         "package": package,
-        "cls": "".join(part.capitalize() for part in name.split("-")),
+        "cls": (cls := "".join(part.capitalize() for part in name.split("-"))),
+        "object": "COMMAND" if kind == "command" else cls,
         "snake": name.replace("-", "_"),
     }
     for template in sorted([*(_TEMPLATES / "common").rglob("*.j2"), *(_TEMPLATES / kind).rglob("*.j2")]):

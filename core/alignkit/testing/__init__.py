@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignkit.testing.commands import CommandConformance
 from alignkit.testing.methods import MethodConformance
 from alignkit.testing.others import RewardConformance, ServiceConformance, SuiteConformance
 
-__all__ = ["MethodConformance", "RewardConformance", "ServiceConformance", "SuiteConformance"]
+__all__ = ["CommandConformance", "MethodConformance", "RewardConformance", "ServiceConformance", "SuiteConformance"]
 
 
 def pytest_configure(config: Any) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,6 +15,7 @@ from alignkit import settings
 from alignkit.contract import registry
 from alignkit.errors import AlignError, ConfigError
 from alignkit.testing import tiny
+from alignkit.testing.installed import check_listing, check_schema
 from alignkit.training.session import Session
 
 if TYPE_CHECKING:
@@ -32,35 +31,6 @@ Capability = Literal["whole_step", "external", "no_margin"]
 
 _ENGINES = {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_second", "memory_gb"}
 _KEY = re.compile(r"[A-Za-z][\w.-]*(/[\w.:-]+)*")
-
-
-def listing_imports(group: registry.Group, module: str) -> bool:
-    """Whether listing the plugins of a group imports ``module``, in a fresh process."""
-    code = (
-        f"import sys; from alignkit import registry; registry.entries({group!r}); sys.exit({module!r} in sys.modules)"
-    )
-    return subprocess.run([sys.executable, "-c", code], check=False).returncode != 0
-
-
-def check_listing(group: registry.Group, name: str) -> None:
-    """Assert that listing does not import a plugin."""
-    entry = registry.find(group, name)
-    module = entry.value.partition(":")[0]
-    assert not listing_imports(group, module), (
-        f"listing imports {module}: something imports it when Python starts (a .pth file, sitecustomize); "
-        "a plugin is imported when it is used, and only then"
-    )
-
-
-def check_schema(settings_type: Any) -> None:
-    """Assert that settings are described, refuse unknown keys and can be written as JSON."""
-    schema = settings_type.model_json_schema(by_alias=True)
-    bare = [name for name, about in schema.get("properties", {}).items() if not about.get("description")]
-    assert not bare, f"settings without a description: {', '.join(bare)}; write Field(default, description=...)"
-    assert settings_type.model_config.get("extra") == "forbid", (
-        "settings accept unknown keys, so a misspelt one would be ignored: derive them from alignkit.Settings"
-    )
-    json.dumps(schema)
 
 
 class MethodConformance:

@@ -15,7 +15,7 @@ from alignkit import settings
 from alignkit.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from alignkit.contract import registry
 from alignkit.errors import AlignError, NoRowsError, RunFailedError
-from alignkit.testing.methods import check_listing, check_schema
+from alignkit.testing.installed import check_listing, check_schema
 from alignkit.testing.tiny import END, Words
 
 if TYPE_CHECKING:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @click.command("eval")
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@click.option("--suite", "suites", metavar="NAME[,NAME]", default="prefs,perplexity", show_default=True)
+@click.option(
+    "--suite", "suites", metavar="NAME[,NAME]", default="prefs,perplexity", show_default=True, help="Suites to run."
+)
 @click.option("--data", metavar="D", help="Rows to evaluate on, in place of what the target came with.")
 @click.option("--tasks", metavar="A,B", help="lm-eval tasks (implies --suite lm-eval where no suite is named).")
 @click.option("--include-path", metavar="DIR", help="Directory of further lm-eval task files.")

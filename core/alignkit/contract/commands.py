@@ -1,0 +1,31 @@
+"""What a package declares to add a command to ``align``, or to write its reports. Nothing here imports anything heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+
+class Command(NamedTuple):
+    """A command of ``align``, declared as an entry point of the group ``align.commands``.
+
+    ``align --help`` imports the module that holds it, to show the summary; the module of the command itself is imported
+    only when the command is called. Keep the two apart where the latter imports anything heavy.
+    """
+
+    target: str
+    """Where the click command is: ``package.module:function``."""
+    summary: str
+    """One line for ``align --help``."""
+
+
+class Report(Protocol):
+    """A function that writes a report and returns its path, declared as an entry point of the group ``align.reports``.
+
+    The entry point's name says when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
+    ``data`` by ``align data check --html FILE``, with the list of checks and the file to write.
+    """
+
+    def __call__(self, *arguments: Any) -> Path:
+        """Write the report and return its path."""
+        ...
