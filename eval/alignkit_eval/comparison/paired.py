@@ -160,6 +160,7 @@ def _sign_flip(difference: Effect, codes: np.ndarray, number: int) -> float:
     parts = difference.influence.mean(0) + difference.seeds.mean() * difference.share  # (n,), sums to the difference
     sums = np.bincount(codes, weights=parts, minlength=number)  # (C,)
     seen = abs(sums.sum()) - _ROUNDING
+    sums = np.sort(np.abs(sums))  # the same p whatever the order of the items, and for either arm as the baseline
     if number <= _EXACT:
         every = 1.0 - 2.0 * (np.arange(2**number)[:, None] >> np.arange(number) & 1)  # (2^C, C)
         return float((np.abs(every @ sums) >= seen).mean())
