@@ -120,7 +120,7 @@ def test_what_is_no_number_stops_the_run(function: Any, says: str) -> None:
         ("no.such.module:f", "there is no function no.such.module:f"),
         ("alignkit.demo.world:nothing", "there is no function"),
         ({"name": "length", "tarhet": 3}, "tarhet"),
-        ({"name": "regex", "pattern": "("}, "no regular expression"),
+        ({"name": "regex", "pattern": "("}, "not a regular expression"),
         ({"name": "regex"}, "pattern"),
     ],
 )

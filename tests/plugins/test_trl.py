@@ -94,7 +94,7 @@ def test_every_epoch_has_the_engine_s_order(tmp_path: Path) -> None:
 def test_rows_in_another_order_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = trainer_of("trl-sft", tmp_path)
     monkeypatch.setattr("accelerate.data_loader.DataLoaderShard.set_sampler", lambda loader, sampler: None)
-    with pytest.raises(PluginError, match="SFTTrainer does not take its rows in alignkit's order"):
+    with pytest.raises(PluginError, match="SFTTrainer does not read its rows in alignkit's order"):
         trainer.get_train_dataloader()
 
 

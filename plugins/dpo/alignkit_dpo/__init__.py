@@ -1,4 +1,4 @@
-"""Direct preference optimisation and its close relatives."""
+"""Direct preference optimisation (DPO) and variants of its loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pure losses over log-ratios. ``G``: pairs."""
+"""Losses as pure functions of log-ratios. ``G``: number of pairs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def dpo_loss(
     kind: str = "sigmoid",
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Loss of each pair from the log-ratios of policy to reference.
+    """Return the loss of each pair, given the log-ratios of policy to reference.
 
         h = (log pi(y_w|x) - log ref(y_w|x)) - (log pi(y_l|x) - log ref(y_l|x))
         sigmoid  -log sigmoid(beta h)                                    DPO, arXiv:2305.18290, eq. 7
@@ -27,8 +27,8 @@ def dpo_loss(
 
     Args:
         chosen_ratios: ``[G]`` log pi - log ref of the chosen completions (sums, or means for length-normalised losses).
-        rejected_ratios: ``[G]``, the same of the rejected ones.
-        beta: strength of the pull towards the reference.
+        rejected_ratios: ``[G]`` the same for the rejected completions.
+        beta: strength of the implicit KL penalty to the reference (tau of ipo).
         kind: one of ``LOSSES``.
         label_smoothing: assumed share of flipped labels, below one half.
 

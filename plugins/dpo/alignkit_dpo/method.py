@@ -13,22 +13,26 @@ from alignkit_dpo.losses import dpo_loss
 class DPOSettings(Settings):
     """Settings of dpo."""
 
-    beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference (ipo: its tau)")
-    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = Field("sigmoid", description="loss over the log-ratio margin")
+    beta: float = Field(0.1, gt=0, description="strength of the implicit KL penalty to the reference (tau of ipo)")
+    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = Field(
+        "sigmoid", description="loss as a function of the log-ratio margin"
+    )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="assumed share of flipped labels (sigmoid: cDPO; robust)"
+        0.0, ge=0, lt=0.5, description="assumed share of flipped labels, for sigmoid (cDPO) and robust"
     )
     ratio: Literal["sum", "mean"] | None = Field(
         None,
-        description="log-ratio of a completion summed over its tokens, or their mean (length-normalised); "
-        "default: mean for ipo as in TRL and HALOs, sum for the others",
+        description="log-ratio of a completion: sum or mean (length-normalised) over its tokens; "
+        "default: mean for ipo, as in TRL and HALOs, else sum",
     )
-    nll_weight: float = Field(0.0, ge=0, alias="alpha", description="weight of the chosen answer's NLL (RPO)")
+    nll_weight: float = Field(
+        0.0, ge=0, alias="alpha", description="weight of the NLL of the chosen completion, added to the loss (RPO)"
+    )
 
     @model_validator(mode="after")
-    def _smoothing_has_a_use(self) -> DPOSettings:
+    def _check_smoothing(self) -> DPOSettings:
         if self.label_smoothing and self.loss in ("ipo", "hinge"):
-            raise ValueError(f"label_smoothing has no meaning for the {self.loss} loss")
+            raise ValueError(f"label_smoothing does not apply to the {self.loss} loss")
         return self
 
     @property
@@ -38,7 +42,7 @@ class DPOSettings(Settings):
 
 
 class DPO(Method[DPOSettings]):
-    """Direct preference optimisation against the policy as it was at step 0."""
+    """Direct preference optimisation; the reference is the policy at step 0."""
 
     name = "dpo"
     paper = "Rafailov et al. 2023, Direct Preference Optimization, https://arxiv.org/abs/2305.18290"
@@ -49,12 +53,12 @@ class DPO(Method[DPOSettings]):
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """Compare how far chosen and rejected moved away from the reference (see :func:`dpo_loss`)."""
+        """Compute :func:`dpo_loss` over the log-ratios of policy to reference."""
         s = self.settings
         scores = policy.score(batch.examples)
         reference = batch.reference(scores)
-        moved = scores.sums() - reference.sums()
-        chosen, rejected = scores.split(moved / scores.lengths if s.per_token else moved)  # (G,) each
+        ratios = scores.sums() - reference.sums()
+        chosen, rejected = scores.split(ratios / scores.lengths if s.per_token else ratios)  # (G,) each
         losses = dpo_loss(chosen, rejected, beta=s.beta, kind=s.loss, label_smoothing=s.label_smoothing)
         terms = [LossTerm(s.loss, losses.sum(), per="rows")]
         if s.nll_weight:
@@ -63,5 +67,5 @@ class DPO(Method[DPOSettings]):
         return LossOutput(terms, metrics)
 
     def conventions(self) -> dict[str, object]:
-        """Record the reduction that is in force, not only what was asked for."""
+        """Add the effective reduction of the log-ratio."""
         return super().conventions() | {"ratio": "mean" if self.settings.per_token else "sum"}

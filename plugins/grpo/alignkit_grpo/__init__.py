@@ -1,4 +1,4 @@
-"""Group-relative policy optimisation, and RLOO as a setting of it."""
+"""Group-relative policy optimisation (GRPO), with RLOO as a setting."""
 
 from __future__ import annotations
 

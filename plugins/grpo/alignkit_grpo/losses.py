@@ -1,4 +1,4 @@
-"""Pure functions of GRPO and RLOO. ``G``: prompts, ``K``: answers a prompt, ``N``: tokens of all answers."""
+"""Pure functions of GRPO and RLOO. ``G``: prompts, ``K``: answers per prompt, ``N``: tokens of all answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ EPSILON = 1e-4
 
 
 def group_advantages(rewards: torch.Tensor, *, baseline: str, scale: str, spread: float = 1.0) -> torch.Tensor:
-    """Advantage of every answer over the others to the same prompt, ``[G, K]``.
+    """Return the advantage of every answer over the others to the same prompt, ``[G, K]``.
 
         mean          A_k = r_k - mean(r)                    GRPO, arXiv:2402.03300, section 4.1.2
         leave-one-out A_k = r_k - mean(r_j, j != k)          RLOO, arXiv:2402.14740, eq. 8
@@ -16,7 +16,7 @@ def group_advantages(rewards: torch.Tensor, *, baseline: str, scale: str, spread
     Args:
         rewards: ``[G, K]``, K at least 2.
         baseline: ``mean`` or ``leave_one_out``.
-        scale: ``group`` divides by the group's standard deviation, ``batch`` by ``spread``, ``none`` by nothing (Dr. GRPO,
+        scale: ``group`` divides by the group's standard deviation, ``batch`` by ``spread``, ``none`` does not divide (Dr. GRPO,
             arXiv:2503.20783).
         spread: standard deviation of the rewards of the whole rollout.
 
@@ -33,7 +33,7 @@ def group_advantages(rewards: torch.Tensor, *, baseline: str, scale: str, spread
 
 
 def clipped_loss(log_ratios: torch.Tensor, advantages: torch.Tensor, *, low: float, high: float) -> torch.Tensor:
-    """Clipped surrogate of every token, ``[N]``, with bounds of its own on either side (DAPO, arXiv:2503.14476, eq. 8).
+    """Return the clipped surrogate loss of every token, ``[N]``, with separate bounds (DAPO, arXiv:2503.14476, eq. 8).
 
     >>> clipped_loss(torch.tensor([1.0, -1.0]), torch.tensor([1.0, -1.0]), low=0.2, high=0.28)
     tensor([-1.2800,  0.8000])
@@ -43,7 +43,7 @@ def clipped_loss(log_ratios: torch.Tensor, advantages: torch.Tensor, *, low: flo
 
 
 def kl_k3(logps: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """KL to the reference of every token, ``[N]``, estimated without sign: ``exp(-r) - 1 + r`` of the log-ratio r.
+    """Return the KL to the reference of every token, ``[N]``: the k3 estimate ``exp(-r) - 1 + r >= 0`` of the log-ratio r.
 
     >>> kl_k3(torch.tensor([-1.0]), torch.tensor([-1.0]))
     tensor([0.])

@@ -27,27 +27,27 @@ from alignkit_grpo.losses import clipped_loss, group_advantages, kl_k3
 class GRPOSettings(OnPolicySettings):
     """Settings of grpo."""
 
-    group: int = Field(8, ge=2, alias="num_generations", description="answers a prompt")
+    group: int = Field(8, ge=2, alias="num_generations", description="answers sampled per prompt")
     baseline: Literal["mean", "leave_one_out"] = Field(
-        "mean", description="what an answer is compared with: its group's mean (GRPO), or the others' (RLOO)"
+        "mean", description="baseline of an answer's reward: mean of its group (GRPO), or of the other answers (RLOO)"
     )
     scale: Literal["group", "batch", "none"] = Field(
-        "group", description="standard deviation that advantages are divided by"
+        "group", description="divide advantages by the standard deviation of the group or the batch, or not at all"
     )
     kl_coef: float = Field(0.0, ge=0, alias="beta", description="weight of the KL to the reference")
     kl_in: Literal["loss", "reward"] = Field(
-        "loss", description="where the KL counts: a term of the loss (GRPO), or taken off the reward (RLOO)"
+        "loss", description="use the KL as a term of the loss (GRPO), or subtract it from the reward (RLOO)"
     )
-    clip: float = Field(0.2, gt=0, description="how far down a token's probability ratio may move")
-    clip_high: float | None = Field(None, gt=0, description="how far up (default: as far as down)")
+    clip: float = Field(0.2, gt=0, description="lower clip range of a token's probability ratio: 1 - clip")
+    clip_high: float | None = Field(None, gt=0, description="upper clip range: 1 + clip_high (default: clip)")
     reduction: Literal["token", "sequence", "constant"] = Field(
         "token",
-        description="mean over all tokens (DAPO), over answers of each one's mean (GRPO), or sum over max_new_tokens (Dr. GRPO)",
+        description="mean over all tokens (DAPO), mean over answers of each answer's mean (GRPO), or sum over tokens / max_new_tokens (Dr. GRPO)",
     )
 
 
 class GRPO(Method[GRPOSettings]):
-    """Policy gradient with the other answers to the same prompt as the baseline; no critic."""
+    """Policy gradient whose baseline is the reward of other answers to the same prompt; no critic."""
 
     name = "grpo"
     paper = "Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300"
@@ -68,12 +68,12 @@ class GRPO(Method[GRPOSettings]):
 
     @property
     def reuse(self) -> Reuse:
-        """How often a rollout serves."""
+        """How often a rollout is trained on."""
         return self.settings.reuse
 
     @hookimpl
     def align_prepare_batch(self, batch: Batch, rollouts: Rollouts) -> Batch:
-        """Answer every prompt several times and compare the answers' rewards."""
+        """Sample several answers per prompt and compute their advantages within each group."""
         s = self.settings
         batch = rollouts.sample(batch, s.group)
         old = rollouts.score(batch, entropy=True)
@@ -94,17 +94,17 @@ class GRPO(Method[GRPOSettings]):
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """Clipped surrogate plus kl_coef times the KL to the reference (arXiv:2402.03300, eq. 3)."""
+        """Compute the clipped surrogate plus kl_coef times the KL to the reference (arXiv:2402.03300, eq. 3)."""
         s = self.settings
         scores = policy.score(batch.examples, temperature=s.temperature)
         log_ratios = scores.logps - batch.tokens("logps", scores.logps)
         advantages = batch.tokens("advantages", scores.logps)
         loss = clipped_loss(log_ratios, advantages, low=s.clip, high=s.clip_high or s.clip)
         terms = [self._term("policy", loss, batch)]
-        moved = log_ratios.detach()
+        change = log_ratios.detach()
         tokens = {
-            "approx_kl": moved.expm1() - moved,
-            "clip_fraction": (moved.exp() < 1 - s.clip) | (moved.exp() > 1 + (s.clip_high or s.clip)),
+            "approx_kl": change.expm1() - change,
+            "clip_fraction": (change.exp() < 1 - s.clip) | (change.exp() > 1 + (s.clip_high or s.clip)),
             "entropy": batch.tokens("entropy", scores.logps),
         }
         if s.kl_coef:
@@ -117,7 +117,7 @@ class GRPO(Method[GRPOSettings]):
         return LossOutput(terms, metrics)
 
     def _term(self, name: str, values: torch.Tensor, batch: Batch, weight: float = 1.0) -> LossTerm:
-        """Reduce one number a token as the settings say."""
+        """Reduce one number per token as configured."""
         match self.settings.reduction:
             case "token":
                 return LossTerm(name, values.sum(), "completion_tokens", weight)

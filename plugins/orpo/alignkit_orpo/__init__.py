@@ -1,4 +1,4 @@
-"""Monolithic preference optimisation without a reference model, by the odds ratio."""
+"""Odds-ratio preference optimisation (ORPO), without a reference model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pure losses over mean log-probabilities. ``G``: pairs."""
+"""Losses as pure functions of mean log-probabilities. ``G``: number of pairs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
-    """log(1 - exp(x)) for x < 0, accurate near 0 and far from it, with a finite gradient everywhere.
+    """Return log(1 - exp(x)) for x < 0, accurate near 0 and far from it, with a finite gradient everywhere.
 
-    Each branch is fed only values it is accurate on, because the gradient of the branch ``where`` discards is still
-    multiplied by zero, and 0 * inf is NaN. ``x`` is held below -eps: a probability of one has no finite odds.
+    Each branch gets only values it is accurate on: ``where`` multiplies the gradient of the discarded branch by zero, and
+    0 * inf is NaN. ``x`` is clamped to at most -eps, because a probability of one has no finite odds.
     Source: M. Maechler, Accurately computing log(1 - exp(-|a|)), 2012.
 
     >>> log1mexp(torch.tensor([-1.0]))
@@ -26,7 +26,7 @@ def log1mexp(x: torch.Tensor) -> torch.Tensor:
 
 
 def log_odds_ratio(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """log(odds(y_w|x) / odds(y_l|x)) of each pair, with odds = P / (1 - P) and log P the mean log-probability per token.
+    """Return log(odds(y_w|x) / odds(y_l|x)) of each pair, where odds = P / (1 - P) and log P is the mean token log-probability.
 
     ORPO, arXiv:2403.07691, eq. 4 and 7. Arguments and result ``[G]``.
     """
@@ -34,7 +34,7 @@ def log_odds_ratio(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor
 
 
 def odds_ratio_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """L_OR = -log sigmoid(log odds ratio) of each pair, ``[G]`` (arXiv:2403.07691, eq. 7).
+    """Return L_OR = -log sigmoid(log odds ratio) of each pair, ``[G]`` (arXiv:2403.07691, eq. 7).
 
     >>> odds_ratio_loss(torch.tensor([-0.5]), torch.tensor([-1.5]))
     tensor([0.1709])

@@ -23,13 +23,13 @@ from alignkit_orpo.losses import log_odds_ratio, odds_ratio_loss
 
 
 class NLL(NamedTuple):
-    """Which tokens the negative log-likelihood covers, and how it is reduced."""
+    """Scope and reduction of the negative log-likelihood."""
 
     scope: Literal["completion", "full"]
     reduction: Literal["token", "sequence"]
 
 
-# Where implementations of the same paper differ.
+# The implementations of the paper differ in this.
 CONVENTIONS = {
     "paper": NLL("completion", "token"),
     "trl": NLL("full", "token"),
@@ -44,25 +44,26 @@ class ORPOSettings(Settings):
         0.1,
         ge=0,
         alias="lambda",
-        description="weight of the odds-ratio term (elsewhere: beta, alpha)",
+        description="weight of the odds-ratio term (called beta or alpha elsewhere)",
         json_schema_extra={"elsewhere": ["beta", "alpha", "orpo_alpha", "pref_beta"]},
     )
     lambda_schedule: Literal["constant", "linear", "cosine", "warmup"] = Field(
-        "constant", description="lambda over training: constant, or from lambda_start to lambda"
+        "constant", description="course of lambda over training: constant, or a rise from lambda_start to lambda"
     )
     lambda_start: float = Field(0.0, ge=0, description="lambda at the start of a schedule")
-    lambda_warmup: float = Field(0.1, gt=0, le=1, description="share of training the warmup schedule takes")
+    lambda_warmup: float = Field(0.1, gt=0, le=1, description="share of training over which the warmup schedule rises")
     weighting: Literal["additive", "convex"] = Field(
         "additive", description="NLL + lambda OR, or (1 - lambda) NLL + lambda OR"
     )
     convention: Literal["paper", "trl", "llamafactory"] = Field(
-        "paper", description="how the NLL is computed, where the two settings below say nothing"
+        "paper", description="defaults of nll_scope and nll_reduction, as in this implementation"
     )
     nll_scope: Literal["completion", "full"] | None = Field(
-        None, description="tokens of the NLL: the chosen completion, or the prompt as well (default: by the convention)"
+        None,
+        description="tokens of the NLL: the chosen completion only, or prompt and completion (default: by convention)",
     )
     nll_reduction: Literal["token", "sequence"] | None = Field(
-        None, description="mean over tokens, or over rows of each row's mean (default: by the convention)"
+        None, description="mean over all tokens, or mean over rows of each row's mean (default: by convention)"
     )
 
     @model_validator(mode="after")
@@ -73,12 +74,12 @@ class ORPOSettings(Settings):
 
     @property
     def nll(self) -> NLL:
-        """Scope and reduction of the NLL in force."""
+        """Effective scope and reduction of the NLL."""
         preset = CONVENTIONS[self.convention]
         return NLL(self.nll_scope or preset.scope, self.nll_reduction or preset.reduction)
 
     def weight(self, progress: float) -> float:
-        """Lambda at ``progress`` (0 to 1) of training."""
+        """Return lambda at ``progress`` (0 to 1) of training."""
         done = min(progress / self.lambda_warmup, 1.0) if self.lambda_schedule == "warmup" else progress
         match self.lambda_schedule:
             case "constant":
@@ -89,7 +90,7 @@ class ORPOSettings(Settings):
 
 
 class ORPO(Method[ORPOSettings]):
-    """NLL of the chosen answer plus lambda times the odds-ratio loss; no reference model."""
+    """NLL of the chosen completion plus lambda times the odds-ratio loss; no reference model."""
 
     name = "orpo"
     paper = "Hong et al. 2024, ORPO: Monolithic Preference Optimization without Reference Model, https://arxiv.org/abs/2403.07691"
@@ -99,14 +100,14 @@ class ORPO(Method[ORPOSettings]):
 
     @hookimpl
     def align_prepare_batch(self, batch: Batch, progress: float) -> Batch | None:
-        """At lambda 0 leave the rejected answers out of the gradient pass (0.0 times a gradient still moves bits)."""
+        """While lambda is 0, exclude rejected completions from the gradient pass (0.0 times a gradient still changes bits)."""
         if self.settings.weight(progress) > 0:
             return None
         return batch.narrow(0).with_column("rejected", [e.narrow(1) for e in batch.examples])
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch, progress: float) -> LossOutput:
-        """L = L_SFT + lambda L_OR (arXiv:2403.07691, eq. 6)."""
+        """Compute L = L_SFT + lambda L_OR (arXiv:2403.07691, eq. 6)."""
         s, lam = self.settings, self.settings.weight(progress)
         scores = policy.score(batch.examples, prompt=s.nll.scope == "full")
         if "rejected" in batch.columns:
@@ -117,13 +118,13 @@ class ORPO(Method[ORPOSettings]):
         nll = nll_term(scores, batch, scope=s.nll.scope, reduction=s.nll.reduction, weight=nll_weight)
         terms = [nll, LossTerm("odds_ratio", odds_ratio_loss(chosen, rejected).sum(), "rows", lam)]
         metrics = preference_metrics(lam * chosen, lam * rejected, chosen, rejected)
-        credit = ((chosen - rejected).detach().sign() + 1) / 2  # at lambda 0 the rewards tell nothing
+        credit = ((chosen - rejected).detach().sign() + 1) / 2  # at lambda 0 all rewards are 0
         metrics["rewards/accuracies"] = Metric(credit.sum(), "rows")
         metrics["log_odds_chosen"] = Metric(log_odds_ratio(chosen, rejected).detach().sum(), "rows")
         metrics["lambda"] = Metric(chosen.new_tensor(lam * len(batch)), "rows")
         return LossOutput(terms, metrics)
 
     def conventions(self) -> dict[str, Any]:
-        """Record the NLL in force, not only what was asked for."""
+        """Add the effective scope and reduction of the NLL."""
         scope, reduction = self.settings.nll
         return super().conventions() | {"nll_scope": scope, "nll_reduction": reduction}

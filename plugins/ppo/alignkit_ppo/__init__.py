@@ -1,4 +1,4 @@
-"""Proximal policy optimisation on the model's own answers."""
+"""Proximal policy optimisation (PPO)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pure functions of PPO. ``S``: answers, ``T``: tokens of the longest, ``N``: tokens of all."""
+"""Pure functions of PPO. ``S``: answers, ``T``: tokens of the longest answer, ``N``: tokens of all answers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 def gae(
     rewards: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, *, gamma: float, lam: float
 ) -> torch.Tensor:
-    """Generalised advantage estimation (arXiv:1506.02438, eq. 16), ``[N]``.
+    """Return the generalised advantage estimates (arXiv:1506.02438, eq. 16), ``[N]``.
 
         delta_t = r_t + gamma V(s_t+1) - V(s_t),   V = 0 after an answer's last token
         A_t     = delta_t + gamma lambda A_t+1
 
     Args:
-        rewards: ``[N]`` reward of every token, answers one after another.
-        values: ``[N]`` value of the state each token was chosen in.
+        rewards: ``[N]`` reward of every token, answers concatenated.
+        values: ``[N]`` value of the state before each token.
         lengths: ``[S]`` tokens of each answer.
-        gamma: discount.
-        lam: 0 trusts the values alone, 1 the rewards alone.
+        gamma: discount factor.
+        lam: 0 uses one-step errors of the values, 1 the rewards to the end of the answer.
 
     >>> gae(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.25]), torch.tensor([2]), gamma=1.0, lam=1.0)
     tensor([0.5000, 0.7500])
@@ -37,7 +37,7 @@ def gae(
 
 
 def clipped_policy_loss(log_ratios: torch.Tensor, advantages: torch.Tensor, *, clip: float) -> torch.Tensor:
-    """Clipped surrogate of every token, ``[N]`` (arXiv:1707.06347, eq. 7, negated).
+    """Return the clipped surrogate loss of every token, ``[N]`` (arXiv:1707.06347, eq. 7, negated).
 
         rho = pi(y_t | s_t) / pi_old(y_t | s_t)
         L   = max(-rho A, -clamp(rho, 1 - clip, 1 + clip) A)
@@ -52,17 +52,17 @@ def clipped_policy_loss(log_ratios: torch.Tensor, advantages: torch.Tensor, *, c
 def clipped_value_loss(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, *, clip: float
 ) -> torch.Tensor:
-    """Half the squared error of every value, ``[N]``, the worse of it and of the value held within ``clip`` of the old one.
+    """Return half the squared error of every value, ``[N]``: the larger of the plain error and that of the clipped value.
 
     >>> clipped_value_loss(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1.0]), clip=0.2)
     tensor([0.3200])
     """
-    held = old_values + (values - old_values).clamp(-clip, clip)
-    return 0.5 * torch.maximum((values - returns) ** 2, (held - returns) ** 2)
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> float:
-    """Return ``1 - Var(returns - values) / Var(returns)``: 1 for a perfect critic, 0 for one that knows the mean alone."""
+    """Return ``1 - Var(returns - values) / Var(returns)``: 1 for a perfect critic, 0 for a constant one."""
     if len(returns) < 2 or float(returns.var()) == 0.0:
         return 0.0
     return 1.0 - float((returns - values).var() / returns.var())

@@ -28,29 +28,32 @@ from alignkit_ppo.losses import clipped_policy_loss, clipped_value_loss, explain
 class PPOSettings(OnPolicySettings):
     """Settings of ppo."""
 
-    epochs: int = Field(4, ge=1, description="passes over a rollout")
-    kl_coef: float = Field(0.05, ge=0, alias="beta", description="penalty on a token's log-ratio to the reference")
+    epochs: int = Field(4, ge=1, description="passes over each rollout")
+    kl_coef: float = Field(0.05, ge=0, alias="beta", description="weight of the per-token KL penalty to the reference")
     kl_estimator: Literal["k1", "k3"] = Field(
-        "k1", description="of the penalty: log-ratio r, or exp(-r) - 1 + r, which is never negative"
+        "k1",
+        description="estimator of the KL penalty from the log-ratio r: k1 = r, k3 = exp(-r) - 1 + r (never negative)",
     )
     kl_target: float | None = Field(
-        None, gt=0, description="nats an answer may differ from the reference: adapts kl_coef (None: it is fixed)"
+        None,
+        gt=0,
+        description="target KL to the reference in nats per answer, which adapts kl_coef (default: kl_coef is fixed)",
     )
-    kl_horizon: float = Field(10_000, gt=0, description="answers over which an adaptive kl_coef moves")
-    clip: float = Field(0.2, gt=0, description="how far a token's probability ratio may move before it is clipped")
-    value_clip: float = Field(0.2, gt=0, description="how far a value may move in one rollout")
+    kl_horizon: float = Field(10_000, gt=0, description="number of answers over which an adaptive kl_coef changes")
+    clip: float = Field(0.2, gt=0, description="clip range of a token's probability ratio: 1 - clip to 1 + clip")
+    value_clip: float = Field(0.2, gt=0, description="clip range of a value around its value in the rollout")
     value_coef: float = Field(0.1, ge=0, description="weight of the value loss")
-    gamma: float = Field(1.0, ge=0, le=1, description="discount of later rewards")
-    lam: float = Field(0.95, ge=0, le=1, alias="lambda", description="lambda of generalised advantage estimation")
-    whiten_rewards: bool = Field(False, description="scale the rewards of a rollout's tokens to variance 1")
-    whiten_advantages: bool = Field(True, description="shift and scale a rollout's advantages to mean 0 and variance 1")
+    gamma: float = Field(1.0, ge=0, le=1, description="discount factor of rewards")
+    lam: float = Field(0.95, ge=0, le=1, alias="lambda", description="lambda of generalised advantage estimation (GAE)")
+    whiten_rewards: bool = Field(False, description="scale the token rewards of a rollout to variance 1")
+    whiten_advantages: bool = Field(True, description="normalise the advantages of a rollout to mean 0 and variance 1")
     critic: Literal["shared", "separate"] = Field(
-        "shared", description="values from the policy's hidden states, or from a trunk of the critic's own"
+        "shared", description="value head on the policy's hidden states, or on a separate trunk"
     )
 
 
 class PPO(Method[PPOSettings]):
-    """Clipped policy gradient with a learned critic and a KL penalty to the policy as it was at step 0."""
+    """Clipped policy gradient with a learned critic and a KL penalty to the policy at step 0."""
 
     name = "ppo"
     paper = "Schulman et al. 2017, Proximal Policy Optimization Algorithms, https://arxiv.org/abs/1707.06347"
@@ -77,20 +80,20 @@ class PPO(Method[PPOSettings]):
 
     @property
     def reuse(self) -> Reuse:
-        """How often a rollout serves."""
+        """How often a rollout is trained on."""
         return self.settings.reuse
 
     def state(self) -> dict[str, float]:
-        """Return the penalty's coefficient, which adapts."""
+        """Return the adaptive coefficient of the KL penalty."""
         return {"kl_coef": self.kl_coef}
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Go on from a checkpoint's coefficient."""
+        """Restore the coefficient from a checkpoint."""
         self.kl_coef = state.get("kl_coef", self.kl_coef)
 
     @hookimpl
     def align_prepare_batch(self, batch: Batch, rollouts: Rollouts) -> Batch:
-        """Answer the prompts, and turn rewards, KL penalty and values into advantages and returns, token by token."""
+        """Sample answers and compute each token's advantage and return from rewards, KL penalty and values."""
         s = self.settings
         batch = rollouts.sample(batch)
         old = rollouts.score(batch, values=True, entropy=True)
@@ -98,7 +101,7 @@ class PPO(Method[PPOSettings]):
         penalty = log_ratios if s.kl_estimator == "k1" else (-log_ratios).expm1() + log_ratios
         rewards = -self.kl_coef * penalty
         last = old.lengths.cumsum(0) - 1
-        rewards[last] += batch.answers("reward", rewards)  # the answer as a whole is rewarded at its last token
+        rewards[last] += batch.answers("reward", rewards)  # the reward of the answer is given at its last token
         if s.whiten_rewards:
             rewards = whiten(rewards, rollouts, shift_mean=False)
         values = old.values if old.values is not None else torch.zeros_like(rewards)
@@ -114,7 +117,7 @@ class PPO(Method[PPOSettings]):
         return batch.with_answers(kl=kl).with_shared(**shared)
 
     def _adapt(self, kl: torch.Tensor, rollouts: Rollouts) -> None:
-        """Move the coefficient towards the target KL (Ziegler et al. 2019, arXiv:1909.08593, section 2.2)."""
+        """Adapt the coefficient to the target KL (Ziegler et al. 2019, arXiv:1909.08593, section 2.2)."""
         if self.settings.kl_target is None or not rollouts.training:
             return
         total, answers = rollouts.total(kl.sum(), len(kl))
@@ -123,7 +126,7 @@ class PPO(Method[PPOSettings]):
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """L = L_CLIP + value_coef L_VF (arXiv:1707.06347, eq. 9), a mean over the step's tokens."""
+        """Compute L = L_CLIP + value_coef L_VF (arXiv:1707.06347, eq. 9), a mean over the tokens of the step."""
         s = self.settings
         scores = policy.score(batch.examples, values=True, temperature=s.temperature)
         assert scores.values is not None
@@ -133,10 +136,10 @@ class PPO(Method[PPOSettings]):
         log_ratios = scores.logps - old
         policy_loss = clipped_policy_loss(log_ratios, advantages, clip=s.clip)
         value_loss = clipped_value_loss(scores.values, old_values, returns, clip=s.value_clip)
-        moved = log_ratios.detach()
+        change = log_ratios.detach()
         tokens = {
-            "approx_kl": moved.expm1() - moved,  # of the old policy from this one: k3, never negative
-            "clip_fraction": (moved.exp() - 1).abs() > s.clip,
+            "approx_kl": change.expm1() - change,  # KL of the old policy from this one, estimator k3 (never negative)
+            "clip_fraction": (change.exp() - 1).abs() > s.clip,
             "entropy": entropy,
             "value": scores.values.detach(),
         }

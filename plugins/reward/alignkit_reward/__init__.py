@@ -1,4 +1,4 @@
-"""Reward models, and reward functions that need none."""
+"""Reward modelling, and the built-in rewards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reward functions that come with alignkit."""
+"""The built-in rewards."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pydantic import Field, field_validator
 class LengthSettings(Settings):
     """Settings of the length reward."""
 
-    target: int | None = Field(None, ge=1, description="tokens an answer should have (None: the shorter the better)")
-    scale: float = Field(100.0, gt=0, description="tokens that cost one point")
+    target: int | None = Field(None, ge=1, description="desired number of tokens (default: the shorter the better)")
+    scale: float = Field(100.0, gt=0, description="number of tokens that cost one point")
 
 
 class Length(Reward[LengthSettings]):
-    """Minus the tokens an answer has, or is away from a target, over ``scale``."""
+    """Negative length of the answer, or its distance to a target length, divided by ``scale``."""
 
     name = "length"
     settings_type = LengthSettings
@@ -34,7 +34,7 @@ class RegexSettings(Settings):
     """Settings of the regex reward."""
 
     pattern: str = Field(description="Python regular expression")
-    whole: bool = Field(False, description="the whole answer must match, not a part of it")
+    whole: bool = Field(False, description="require the whole answer to match, not just a part")
 
     @field_validator("pattern")
     @classmethod
@@ -42,12 +42,12 @@ class RegexSettings(Settings):
         try:
             re.compile(value)
         except re.error as error:
-            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from error
         return value
 
 
 class Regex(Reward[RegexSettings]):
-    """1 where an answer has the wanted form, else 0."""
+    """1 if the answer matches a regular expression, else 0."""
 
     name = "regex"
     settings_type = RegexSettings
@@ -62,17 +62,18 @@ class Regex(Reward[RegexSettings]):
 class MatchSettings(Settings):
     """Settings of the match reward."""
 
-    column: str = Field("answer", description="column of the data that holds the right answer")
+    column: str = Field("answer", description="data column with the correct answer")
     extract: str | None = Field(
-        None, description="regular expression whose first group (or whole match) is compared, its last place in a text"
+        None,
+        description="regular expression; the first group (or else the whole) of its last match in a text is compared",
     )
     compare: Literal["text", "number"] = Field(
-        "text", description="as text without outer spaces and case, or as numbers"
+        "text", description="compare as text (ignoring case and extra white space), or as numbers"
     )
 
 
 class Match(Reward[MatchSettings]):
-    """1 where an answer, or what is extracted from it, is the right one, else 0."""
+    """1 if the answer, or the part extracted from it, equals a column of the data, else 0."""
 
     name = "match"
     settings_type = MatchSettings
@@ -84,15 +85,17 @@ class Match(Reward[MatchSettings]):
     def _right(self, answer: Answered) -> bool:
         truth = answer.fields.get(self.settings.column)
         if truth is None:
-            raise DataError(f"row {answer.id} has no column {self.settings.column!r} for reward match to compare with")
-        said = self._extracted(answer.answer)
-        return said is not None and said == self._extracted(str(truth), whole=True)
+            raise DataError(
+                f"row {answer.id} has no column {self.settings.column!r}, which reward match compares the answer with"
+            )
+        found = self._extracted(answer.answer)
+        return found is not None and found == self._extracted(str(truth), whole=True)
 
     def _extracted(self, text: str, *, whole: bool = False) -> str | float | None:
         if self.settings.extract is not None:
-            found = list(re.finditer(self.settings.extract, text))
-            if found:
-                text = found[-1][1] if found[-1].re.groups else found[-1][0]
+            matches = list(re.finditer(self.settings.extract, text))
+            if matches:
+                text = matches[-1][1] if matches[-1].re.groups else matches[-1][0]
             elif not whole:
                 return None
         if self.settings.compare == "text":
@@ -110,31 +113,31 @@ class FunctionSettings(Settings):
 
 
 class Function(Reward[FunctionSettings]):
-    """Any function: of (prompt, answer), or in trl's form of (prompts, completions, **columns)."""
+    """Any function of (prompt, answer), or, as in TRL, of (prompts, completions, **columns)."""
 
     name = "function"
     settings_type = FunctionSettings
 
     def __init__(self, settings: FunctionSettings) -> None:
         super().__init__(settings)
-        self.ask = as_reward(load_function(settings.function), settings.function)
+        self.function = as_reward(load_function(settings.function), settings.function)
 
     def __call__(self, answers: Sequence[Answered]) -> Sequence[float]:
-        """Return what the function says."""
-        return self.ask(answers)
+        """Return the function's rewards."""
+        return self.function(answers)
 
 
 class TrainedRewardSettings(Settings):
     """Settings of the model reward."""
 
-    path: str = Field(description="run, model or adapter directory of a trained reward model")
+    path: str = Field(description="run, model or adapter directory of a reward model")
     max_length: int = Field(
-        1024, ge=2, description="tokens of prompt and answer it reads, where it has another tokenizer"
+        1024, ge=2, description="maximum tokens of prompt and answer, if the reward model has another tokenizer"
     )
 
 
 class TrainedReward(Reward[TrainedRewardSettings]):
-    """What a trained reward model says of an answer."""
+    """Reward from a trained reward model."""
 
     name = "model"
     settings_type = TrainedRewardSettings
@@ -144,5 +147,5 @@ class TrainedReward(Reward[TrainedRewardSettings]):
         self.model = RewardModel(settings.path, settings.max_length)
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
-        """Return the rewards; the model is loaded when first asked."""
+        """Return the rewards; the model is loaded on the first call."""
         return self.model.score(answers)

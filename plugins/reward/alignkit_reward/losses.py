@@ -1,4 +1,4 @@
-"""Pure losses over rewards. ``G``: pairs."""
+"""Losses as pure functions of rewards. ``G``: number of pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 def reward_loss(
     chosen: torch.Tensor, rejected: torch.Tensor, *, margins: torch.Tensor | float = 0.0, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Bradley-Terry loss of each pair, ``[G]``.
+    """Return the Bradley-Terry loss of each pair, ``[G]``.
 
         L = -log sigmoid(r_w - r_l - m)                              Stiennon et al. 2020, arXiv:2009.01325, section 3.4;
                                                                      margin m: Llama 2, arXiv:2307.09288, eq. 2
@@ -24,7 +24,7 @@ def reward_loss(
 
 
 def centering_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """Square of each pair's summed rewards, ``[G]``: keeps rewards around zero (Eisenstein et al. 2023, arXiv:2312.09244).
+    """Return the squared sum of each pair's rewards, ``[G]``, which centres rewards at zero (arXiv:2312.09244).
 
     >>> centering_loss(torch.tensor([1.0]), torch.tensor([-1.0]))
     tensor([0.])

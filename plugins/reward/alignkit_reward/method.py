@@ -28,15 +28,15 @@ from alignkit_reward.losses import centering_loss, reward_loss
 class RewardSettings(Settings):
     """Settings of reward."""
 
-    margin: str | None = Field(None, description="column of the data that says by how much the chosen answer is better")
+    margin: str | None = Field(None, description="data column with the margin by which the chosen completion is better")
     center: float = Field(
-        0.0, ge=0, description="weight of the squared sum of a pair's rewards, which keeps them around zero"
+        0.0, ge=0, description="weight of the squared sum of a pair's rewards, which keeps rewards centred at zero"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed share of flipped labels")
 
 
 class RewardModelling(Method[RewardSettings]):
-    """A reward model from preference pairs: a classifier with one output, on a causal language model or an encoder."""
+    """Reward model trained on preference pairs: a classifier with one output, on a causal language model or an encoder."""
 
     name = "reward"
     paper = "Stiennon et al. 2020, Learning to summarize from human feedback, https://arxiv.org/abs/2009.01325"
@@ -47,12 +47,12 @@ class RewardModelling(Method[RewardSettings]):
 
     @hookimpl
     def align_build_model(self, config: RunConfig) -> LoadedModel:
-        """Load the start model as a classifier; a language model or encoder gets a new head."""
+        """Load the start model as a classifier; a language model or encoder gets a new output layer."""
         return build_classifier(config.model, seed=config.run.seed)
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """Score both answers and compare (see :func:`reward_loss`)."""
+        """Compute :func:`reward_loss` over the rewards of both completions."""
         s = self.settings
         scores = policy.score(batch.examples)
         chosen, rejected = scores.split(scores.logps)  # (G,) each

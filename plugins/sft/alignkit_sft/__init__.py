@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the negative log-likelihood of the answer."""
+"""Supervised fine-tuning: negative log-likelihood of the completion."""
 
 from __future__ import annotations
 

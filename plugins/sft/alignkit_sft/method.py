@@ -12,15 +12,15 @@ class SFTSettings(Settings):
     """Settings of sft."""
 
     nll_scope: Literal["completion", "full"] = Field(
-        "completion", description="tokens the loss covers: the completion, or the prompt as well"
+        "completion", description="tokens of the loss: the completion only, or prompt and completion"
     )
     nll_reduction: Literal["token", "sequence"] = Field(
-        "token", description="mean over the tokens of the step, or over rows of each row's mean"
+        "token", description="mean over all tokens of the step, or mean over rows of each row's mean"
     )
 
 
 class SFT(Method[SFTSettings]):
-    """Supervised fine-tuning on completions (of preference rows: the chosen one)."""
+    """Supervised fine-tuning on completions (the chosen ones of preference rows)."""
 
     name = "sft"
     paper = "Ouyang et al. 2022, Training language models to follow instructions, https://arxiv.org/abs/2203.02155"
@@ -30,7 +30,7 @@ class SFT(Method[SFTSettings]):
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """L = -sum_t log p(y_t | x, y_<t) / tokens, or the mean over rows of each row's own mean."""
+        """Compute L = -sum_t log p(y_t | x, y_<t) / tokens, or the mean over rows of each row's mean."""
         s = self.settings
         scores = policy.score(batch.examples, prompt=s.nll_scope == "full")
         term = nll_term(scores, batch, scope=s.nll_scope, reduction=s.nll_reduction)

@@ -1,1 +1,1 @@
-"""TRL's trainers as methods: the same data, run directory, logging and evaluation as every other method."""
+"""TRL's trainers as methods, with the data, run directory, logging and evaluation of every other method."""

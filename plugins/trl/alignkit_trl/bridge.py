@@ -1,4 +1,4 @@
-"""From what a run has made ready to what a TRL trainer takes."""
+"""Conversion of a run's parts to the arguments of a TRL trainer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def arguments(kind: Any, parts: TrainerParts, settings: dict[str, Any]) -> Any:
-    """Return TRL's configuration: the run's training arguments, the method's settings over them.
+    """Return TRL's configuration: the run's training arguments, updated by the method's settings.
 
-    TRL accumulates micro-batches itself: the step's rows are ``per_device_train_batch_size`` times the accumulation again.
+    TRL accumulates micro-batches itself: a step has ``per_device_train_batch_size`` times the accumulation rows.
     """
     given = parts.arguments
     values = {f.name: getattr(given, f.name) for f in dataclasses.fields(TrainingArguments) if f.init}
@@ -28,7 +28,7 @@ def arguments(kind: Any, parts: TrainerParts, settings: dict[str, Any]) -> Any:
 
 
 def columns(rows: Sequence[Row], kind: str) -> Any:
-    """Return rows as a data set in TRL's format, conversations as messages."""
+    """Return rows as a data set in TRL's format, with conversations as messages."""
     import datasets
 
     if not sys.stderr.isatty():
@@ -56,7 +56,7 @@ def _plain(text: Any) -> Any:
 
 
 class OurOrder(torch.utils.data.Sampler[int]):
-    """The rows in the order alignkit's own engine takes them: runs of both see the same rows in the same steps."""
+    """Rows in the order of alignkit's engine, so that runs of both train on the same rows in the same steps."""
 
     def __init__(self, parts: TrainerParts) -> None:
         self.parts, self.epoch = parts, 0
@@ -66,11 +66,11 @@ class OurOrder(torch.utils.data.Sampler[int]):
         return len(self.parts.rows_of_epoch(0))
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the rows of this epoch."""
+        """Yield the rows of the epoch."""
         return iter(self.parts.rows_of_epoch(self.epoch))
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch; called by the data loader."""
+        """Set the epoch; called by the data loader."""
         self.epoch = epoch
 
 
@@ -83,7 +83,7 @@ def in_our_order(trainer: Any, parts: TrainerParts) -> Any:
             loader.set_sampler(order)
             if loader.get_sampler() is not order:
                 raise PluginError(
-                    f"{trainer.__name__} does not take its rows in alignkit's order with this version of accelerate"
+                    f"{trainer.__name__} does not read its rows in alignkit's order with this version of accelerate"
                 )
             return loader
 
@@ -91,14 +91,14 @@ def in_our_order(trainer: Any, parts: TrainerParts) -> Any:
     return InOurOrder
 
 
-class Numbers(TrainerCallback):
-    """Writes into TRL's log records what every run's have: tokens so far and memory."""
+class RunMetrics(TrainerCallback):
+    """Adds the metrics that every run logs to TRL's records: tokens so far and memory."""
 
     def __init__(self, parts: TrainerParts, memory: Callable[[], float]) -> None:
         self.parts, self.memory = parts, memory
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Add to the record."""
+        """Add the metrics to a record of training."""
         if logs is None or "loss" not in logs:
             return
         tokens = logs.pop("num_tokens", None)
@@ -106,7 +106,7 @@ class Numbers(TrainerCallback):
         logs["memory_gb"] = self.memory()
 
     def _tokens(self, steps: int) -> int:
-        """Return the tokens of the rows so far, the prompt once for each of its completions: TRL does not share it."""
+        """Return the tokens trained on so far; a prompt counts once per completion, because TRL does not share it."""
         parts = self.parts
         order = (row for step in range(steps) for row in parts.rows_of_step(step, steps))
         rows = (parts.train[row] for row in order)
@@ -115,29 +115,29 @@ class Numbers(TrainerCallback):
 
 def reward_functions(rewards: Sequence[NamedReward], rows: Sequence[Row], tokenizer: Any) -> list[Any]:
     """Return alignkit's rewards as TRL's reward functions."""
-    return [_asked(reward, rows, tokenizer) for reward in rewards]
+    return [_as_trl(reward, rows, tokenizer) for reward in rewards]
 
 
-def _asked(reward: NamedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
-    def ask(prompts: Any, completions: Any, completion_ids: Any, row: Any, **_: Any) -> list[float]:
+def _as_trl(reward: NamedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
+    def reward_function(prompts: Any, completions: Any, completion_ids: Any, row: Any, **_: Any) -> list[float]:
         ends = {tokenizer.eos_token_id}
         answers = [
             Answered(
                 id=rows[number].id,
                 prompt=rows[number].prompt,
-                answer=said if isinstance(said, str) else str(said[-1]["content"]),
+                answer=completion if isinstance(completion, str) else str(completion[-1]["content"]),
                 prompt_ids=tokenizer(_text(prompt, tokenizer), add_special_tokens=False)["input_ids"],
                 answer_ids=ids,
                 ended=bool(ids) and ids[-1] in ends,
                 tokenizer=tokenizer,
                 fields=rows[number].fields,
             )
-            for prompt, said, ids, number in zip(prompts, completions, completion_ids, row, strict=True)
+            for prompt, completion, ids, number in zip(prompts, completions, completion_ids, row, strict=True)
         ]
         return reward(answers)
 
-    ask.__name__ = reward.label
-    return ask
+    reward_function.__name__ = reward.label
+    return reward_function
 
 
 def _text(prompt: Any, tokenizer: Any) -> str:

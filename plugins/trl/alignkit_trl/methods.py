@@ -1,4 +1,4 @@
-"""One class a trainer of TRL's."""
+"""One method per TRL trainer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alignkit_trl.settings import load, settings_of
 
 
 class TRLMethod(Method[Settings]):
-    """A trainer of TRL's: it trains, and everything around it is the run's."""
+    """Base of the methods that train with a TRL trainer."""
 
     trainer: ClassVar[str]
     """``module:Trainer``."""
@@ -22,9 +22,9 @@ class TRLMethod(Method[Settings]):
     has_reference: ClassVar[bool] = False
     has_rewards: ClassVar[bool] = False
     own_order: ClassVar[bool] = True
-    """Whether rows come in alignkit's order; methods that sample answers repeat prompts in an order of their own."""
+    """Whether rows come in alignkit's order; trainers that sample answers repeat prompts in their own order."""
     fixed: ClassVar[Mapping[str, Any]] = {}
-    """Keys of TRL's configuration that the trainer insists on."""
+    """Values of TRL's configuration that the trainer requires."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -32,7 +32,7 @@ class TRLMethod(Method[Settings]):
 
     @hookimpl
     def align_build_trainer(self, parts: Any) -> Any:
-        """Build TRL's trainer on the run's model, rows, arguments and callbacks."""
+        """Build TRL's trainer with the run's model, rows, arguments and callbacks."""
         from alignkit_trl import bridge
 
         config = parts.config
@@ -43,14 +43,13 @@ class TRLMethod(Method[Settings]):
         if "max_length" in given and given["max_length"] is None:
             given["max_length"] = config.data.max_length
         train = bridge.columns(parts.rows("train"), self.rows)
-        if self.fixed:  # rows one after the other: in the engine's order of the first epoch, not as they stand
+        if self.fixed:  # sequential rows: in the engine's order of the first epoch
             train = train.select(parts.rows_of_epoch(0))
         evaluates = parts.arguments.eval_strategy != "no"
         more: dict[str, Any] = {}
         if self.has_reference and not hasattr(parts.model, "disable_adapter"):
-            more["ref_model"] = copy.deepcopy(
-                parts.model
-            )  # TRL would load it from the model's path, which may have changed
+            # TRL would load the reference from the model's path, whose content may have changed.
+            more["ref_model"] = copy.deepcopy(parts.model)
         if self.has_rewards:
             if not specs:
                 raise ConfigError(f"method {self.name} needs a reward: --set reward=NAME (align rewards lists them)")
@@ -67,7 +66,7 @@ class TRLMethod(Method[Settings]):
             train_dataset=train,
             eval_dataset=bridge.columns(parts.rows("eval"), self.rows) if evaluates else None,
             processing_class=parts.tokenizer,
-            callbacks=[bridge.Numbers(parts, parts.memory_gb), *parts.callbacks],
+            callbacks=[bridge.RunMetrics(parts, parts.memory_gb), *parts.callbacks],
             **more,
         )
 

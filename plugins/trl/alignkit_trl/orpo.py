@@ -1,4 +1,4 @@
-"""ORPO stands apart: TRL calls it experimental, and a release without it must not take the other trainers along."""
+"""ORPO in a module of its own: it is experimental in TRL, and a release without it must not break the other methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from alignkit_trl.methods import TRLMethod
 
 
 class TRLORPO(TRLMethod):
-    """trl.experimental.orpo.ORPOTrainer, while it exists."""
+    """trl.experimental.orpo.ORPOTrainer."""
 
     name, rows = "trl-orpo", "preference"
     paper = "Hong et al. 2024, ORPO, https://arxiv.org/abs/2403.07691, in TRL's experimental ORPOTrainer"

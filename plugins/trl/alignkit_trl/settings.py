@@ -1,4 +1,4 @@
-"""Settings made from TRL's own configuration classes: every field that ``train:`` does not already have."""
+"""Settings made from TRL's configuration classes: every field that is not a key of ``train:``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pydantic import Field, create_model
 
 @cache
 def load(path: str) -> Any:
-    """Return the class that ``module:Name`` names; raises :class:`PluginError` where this TRL does not have it."""
+    """Return the class named ``module:Name``; raises :class:`PluginError` if this version of TRL lacks it."""
     module, _, name = path.partition(":")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that trl.experimental may change: the README says so
+            warnings.simplefilter("ignore")  # trl.experimental warns that it may change; the README says so
             return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise PluginError(f"this version of trl has no {name} in {module}: {error}") from error
@@ -28,28 +28,28 @@ def load(path: str) -> Any:
 
 @cache
 def settings_of(path: str, *, rewards: bool) -> type[Settings]:
-    """Return the settings of the trainer whose configuration class ``path`` names.
+    """Return the settings class for the TRL configuration class ``path``.
 
-    ``max_length`` is ``data.max_length`` where nothing is said; with ``rewards`` there is the key ``reward``, as for ppo.
+    ``max_length`` defaults to ``data.max_length``; with ``rewards`` there is the key ``reward``, as for ppo.
     """
     import transformers
 
-    theirs = load(path)
+    source = load(path)
     known = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
     fields: dict[str, Any] = {}
-    for field in dataclasses.fields(theirs):
+    for field in dataclasses.fields(source):
         default = field.default if field.default is not dataclasses.MISSING else None
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         if field.name in known or not field.init or not _is_plain(default):
             continue
-        about = " ".join(str(field.metadata.get("help", "")).split()) or "see trl"
+        about = " ".join(str(field.metadata.get("help", "")).split()) or "see TRL's documentation"
         fields[field.name] = (Any, Field(None if field.name == "max_length" else default, description=about))
     if rewards:
-        about = "reward or rewards to maximise, as ppo takes them"
+        about = "one or several rewards to maximise, as for ppo"
         fields["rewards"] = (RewardSpecs, Field(default_factory=list, alias="reward", description=about))
     made: type[Settings] = create_model(
-        f"{theirs.__name__}Settings", __base__=Settings, __doc__=theirs.__doc__, **fields
+        f"{source.__name__}Settings", __base__=Settings, __doc__=source.__doc__, **fields
     )
     return made
 
