@@ -1,10 +1,12 @@
-"""Writes docs/reference.md from the code: hooks, the types a plugin meets, and the conformance kit (``make docs``)."""
+"""Writes docs/reference.md from the code (``make docs``): hooks, public types and functions, and the conformance kit."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def page() -> str:
 def _head() -> Iterator[str]:
     yield "# Reference"
     yield ""
-    yield "Made from the code by `make docs`; a test compares. How the parts are used: [plugins.md](plugins.md)."
+    yield "Generated from the code by `make docs`. For a guide to writing plugins, see [plugins.md](plugins.md)."
     yield ""
 
 
@@ -78,6 +80,7 @@ def _first(name: str) -> bool:
 def _types() -> Iterator[str]:
     yield "## Types"
     yield ""
+    yield "Shapes: `G` rows, `S` completions of all rows, `N` scored completion tokens, `M` scored prompt tokens."
     yield f"Counts a term or metric can be divided by: {', '.join(f'`{name}`' for name in COUNTS)}."
     yield ""
     for name in TYPES:
@@ -90,7 +93,7 @@ def _types() -> Iterator[str]:
         if fields:
             yield f"Fields: {', '.join(f'`{field}`' for field in fields)}."
             yield ""
-        for member, about in _members(found):
+        for member, about in [*_attributes(found), *_members(found)]:
             yield f"- `{member}`: {about}"
         yield ""
 
@@ -101,6 +104,17 @@ def _fields(found: Any) -> list[str]:
     if hasattr(found, "model_fields"):
         return [info.alias or name for name, info in found.model_fields.items()]
     return list(getattr(found, "_fields", ()))
+
+
+def _attributes(found: Any) -> Iterator[tuple[str, str]]:
+    """Yield the attributes of a class that have a description or, on the next line, a docstring."""
+    for name, info in getattr(found, "model_fields", {}).items():
+        if info.description:
+            yield info.alias or name, info.description
+    for statement, following in pairwise(ast.parse(inspect.getsource(found)).body[0].body):  # type: ignore[attr-defined]
+        text = following.value if isinstance(following, ast.Expr) else None
+        if isinstance(statement, ast.AnnAssign) and isinstance(text, ast.Constant):
+            yield ast.unparse(statement.target), " ".join(str(text.value).split())
 
 
 def _members(found: Any) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A session refuses plugins that would not do what their author meant, and checks what a method hands back."""
+"""Sessions: invalid plugins are refused when a run opens, and the results of hooks are checked."""
 
 import re
 
@@ -89,7 +89,7 @@ def test_wrong_settings_are_refused(mine, settings, key):
         Session.open(configuration(**settings))
 
 
-# ------------------------------------------------------------------------------------------------- hooks, when it opens
+# ------------------------------------------------------------------------------------------------- hooks, checked on opening
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,16 @@ def test_a_service_that_implements_nothing(mine, site):
     mine()
     site.install("align-idle", "", group="services", idle="align_idle")
     assert refused(services=["idle"]).startswith('service "idle" (align-idle 1.2.3) implements no hook')
+
+
+def test_a_plugin_of_a_later_contract_is_refused(site):
+    site.install(
+        "align-later", METHOD.replace('name = "mine"', 'name = "later"\n    contract = 99'), later="align_later:Mine"
+    )
+    with pytest.raises(
+        PluginError, match="was written for contract 99, and this alignkit has contract 1: upgrade alignkit"
+    ):
+        Session.open(RunConfig(method="later"))
 
 
 @pytest.mark.parametrize("hook", sorted(hookspecs.EXCLUSIVE))
@@ -159,7 +169,7 @@ def test_a_service_that_cannot_be_set_up(mine, site):
     assert 'unknown service "brokn", did you mean "broken"?' in refused(services=["brokn"])
 
 
-# ------------------------------------------------------------------------------------------------- broadcast
+# ------------------------------------------------------------------------------------------------- broadcast hooks
 
 
 def test_every_plugin_hears_of_the_run(mine, site, tmp_path):
@@ -189,8 +199,7 @@ def test_the_first_plugin_that_knows_a_source_loads_it(mine, site):
     mine()
     for name, source in (("one", "one:"), ("two", "two:")):
         code = f"""
-        from alignkit import hookimpl
-        from alignkit.data.rows import RawRows
+        from alignkit import RawRows, hookimpl
         @hookimpl
         def align_load_data(source):
             if source.startswith({source!r}):
@@ -216,7 +225,7 @@ def test_an_exception_keeps_its_type_and_says_whose_it_is(mine, site):
     assert caught.value.__notes__ == ['in align_compute_loss of method "mine" (align-mine 1.2.3)']
 
 
-# ------------------------------------------------------------------------------------------------- answers
+# ------------------------------------------------------------------------------------------------- results of hooks
 
 ONE = torch.ones((), requires_grad=True)
 
@@ -267,71 +276,3 @@ def test_batches_that_could_not_be_cut(mine, answer, problem):
     session.method.answer = answer
     with pytest.raises(PluginError, match=re.escape(problem)):
         session.prepare_batch(None, BATCH, 0.0)
-
-
-# ------------------------------------------------------------------------------------------------- documentation
-
-
-def test_a_plugin_of_a_later_contract_is_refused(site):
-    from tests.helpers.third_party import METHOD
-
-    site.install(
-        "align-later", METHOD.replace('name = "mine"', 'name = "later"\n    contract = 99'), later="align_later:Mine"
-    )
-    with pytest.raises(
-        PluginError, match="was written for contract 99, and this alignkit has contract 1: upgrade alignkit"
-    ):
-        Session.open(RunConfig(method="later"))
-
-
-def test_every_hook_is_documented_with_its_arguments():
-    from pathlib import Path
-
-    from alignkit.contract.checks import hook_arguments, hook_names
-
-    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
-    documented = dict(re.findall(r"^### `(align_\w+)\(([^)]*)\)`$", page, re.MULTILINE))
-    assert documented == {name: ", ".join(hook_arguments(name)) for name in hook_names()}
-    exclusive = page.partition("## Exclusive hooks")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^### `(\w+)", exclusive, re.MULTILINE)) == hookspecs.EXCLUSIVE
-    specified = {name: getattr(hookspecs.AlignSpecs, name).align_spec["firstresult"] for name in hook_names()}
-    broadcast = page.partition("## Broadcast hooks")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^### `(\w+)", broadcast, re.MULTILINE)) == {
-        name for name, first in specified.items() if not first
-    }
-
-
-def test_the_method_shown_in_the_documentation_works(site):
-    from pathlib import Path
-
-    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
-    source = re.search(r"```python\n(# align_focal/__init__.py.*?)```", page, re.DOTALL).group(1)
-    site.install("align-focal", source, focal="align_focal:Focal")
-    from alignkit.scoring.policy import ModelPolicy
-
-    from tests.helpers.eval import tiny_model
-
-    session = Session.open(configuration("focal", gamma=1.5))
-    assert session.method.settings.gamma == 1.5
-    policy = ModelPolicy(tiny_model())
-    output = session.compute_loss(policy, BATCH, 0.0)
-    output.terms[0].sum.backward()
-    # By hand: -(1 - p)^gamma log p over the three tokens of the chosen answers.
-    logp = policy.score(BATCH.narrow(0).examples).logps
-    assert torch.allclose(output.terms[0].sum, (-((1 - logp.exp()) ** 1.5) * logp).sum())
-
-
-def test_the_on_policy_method_shown_in_the_documentation_learns(site, tmp_path):
-    from pathlib import Path
-
-    from tests.helpers.engine import build_trainer, configuration, random_prompts
-
-    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
-    source = re.search(r"```python\n(# align_reinforce/__init__.py.*?)```", page, re.DOTALL).group(1)
-    site.install("align-reinforce", source, reinforce="align_reinforce:Reinforce")
-    method = {"name": "reinforce", "reward": "length", "max_new_tokens": 8}
-    train = {"optim": "adamw_torch", "max_steps": 30, "per_device_train_batch_size": 16, "learning_rate": 5e-3}
-    trainer, seen = build_trainer(configuration(method, **train), tmp_path, random_prompts(60))
-    trainer.train()
-    rewards = [record["reward"] for record in seen.logs if "reward" in record]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1

@@ -1,8 +1,8 @@
 """The data of an optimizer step: tokenised rows, batches of them, and per-token log-probabilities.
 
-Nothing here imports torch, so that listing and configuration stay light.
+Importing this module does not import torch, so that listing and configuration stay fast.
 
-Shapes: ``G`` rows of data, ``S`` completions (sequences), ``N`` scored completion tokens, ``M`` scored prompt tokens.
+Shapes: ``G`` rows, ``S`` completions (sequences) of all rows, ``N`` scored completion tokens, ``M`` scored prompt tokens.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One tokenised row: a prompt and its completions (preference rows: chosen first, rejected second).
+    """One tokenised row: a prompt and its completions (preference rows: chosen, then rejected).
 
-    The prompt has at least one token (what comes first cannot be scored); every completion has at least one.
-    ``masks``, where given, has one entry a completion: True for the tokens that are scored (None: all of them).
+    Prompt and completions have at least one token each; the first prompt token cannot be scored. ``masks``, if given, has
+    one entry per completion: True for its scored tokens (None: all are scored).
     """
 
     id: str
     prompt: Sequence[int]
     completions: tuple[Sequence[int], ...]
     index: int = -1
+    """Position of the row in its data set."""
     cluster: str = ""
+    """Name shared by dependent rows, for splits and standard errors."""
     category: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    """Other columns of the row."""
     masks: tuple[Sequence[bool] | None, ...] | None = None
 
     def narrow(self, *which: int) -> Example:
@@ -41,11 +44,11 @@ class Example:
 
     @property
     def tokens(self) -> int:
-        """Tokens the row costs when its prompt is shared by its completions."""
+        """Number of tokens of the prompt and all completions."""
         return len(self.prompt) + sum(map(len, self.completions))
 
     def scored_tokens(self, completion: int) -> int:
-        """Return how many tokens of one completion are scored."""
+        """Return the number of scored tokens of one completion."""
         mask = self.masks[completion] if self.masks else None
         return len(self.completions[completion]) if mask is None else sum(mask)
 
@@ -57,19 +60,19 @@ COUNTS: Mapping[str, Callable[[Example], int]] = {
     "completions": lambda e: len(e.completions),
     "completion_tokens": lambda e: sum(e.scored_tokens(i) for i in range(len(e.completions))),
 }
-"""The counts a loss term or metric can be divided by, each a function of the batch alone: ``rows`` (pairs for preference
-data), ``tokens`` of the first completion, ``full_tokens`` of prompt and first completion less the first token (nothing
-predicts it), ``completions``, and ``completion_tokens`` of all completions. A method adds its own in
-``align_prepare_batch`` through :attr:`Batch.counts`."""
+"""The counts a loss term or metric can be divided by, as functions of a row: ``rows`` (pairs, for preference data), ``tokens``
+(scored tokens of the first completion), ``full_tokens`` (these and the prompt's, except its first, which nothing predicts),
+``completions``, ``completion_tokens`` (scored tokens of all completions). A method can add counts by
+:attr:`Batch.row_counts` in ``align_prepare_batch``."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one optimizer step on this rank, or of one micro-batch cut from it.
+    """The rows of one optimizer step on this rank, or of one of its micro-batches.
 
-    ``columns`` are per-row values cut along with the rows (references, advantages, rows scored without gradient);
-    ``shared`` belongs to the whole step and is the same in every cut; ``counts`` are the method's own, per row, summed
-    by the engine like the standard ones.
+    ``columns`` are values per row, divided along with the rows (reference log-probabilities, advantages); ``shared`` are
+    values of the whole step, the same in every micro-batch; ``row_counts`` are the method's own counts per row, which the
+    engine sums like :data:`COUNTS`.
     """
 
     examples: Sequence[Example]
@@ -86,50 +89,52 @@ class Batch:
         return replace(self, examples=[e.narrow(*which) for e in self.examples])
 
     def with_column(self, name: str, values: Sequence[Any]) -> Batch:
-        """Return the batch with one more per-row column."""
+        """Return the batch with one more column, one value per row."""
         return replace(self, columns={**self.columns, name: values})
 
     def with_tokens(self, **values: torch.Tensor) -> Batch:
-        """Return the batch with more columns of one number a scored token, each given flat, ``[N]``."""
+        """Return the batch with more columns of one number per scored token, each given as ``[N]``."""
         lengths = [sum(e.scored_tokens(i) for i in range(len(e.completions))) for e in self.examples]
         columns = {name: split_flat(flat.detach().cpu(), lengths) for name, flat in values.items()}
         return replace(self, columns={**self.columns, **columns})
 
     def with_answers(self, **values: torch.Tensor) -> Batch:
-        """Return the batch with more columns of one number a completion, each given flat, ``[S]``."""
+        """Return the batch with more columns of one number per completion, each given as ``[S]``."""
         sizes = [len(example.completions) for example in self.examples]
         columns = {name: [part.tolist() for part in split_flat(flat.cpu(), sizes)] for name, flat in values.items()}
         return replace(self, columns={**self.columns, **columns})
 
     def with_shared(self, **values: float) -> Batch:
-        """Return the batch with more numbers that belong to all of it."""
+        """Return the batch with more numbers of the whole step."""
         return replace(self, shared={**self.shared, **values})
 
     def answers(self, name: str, like: torch.Tensor) -> torch.Tensor:
-        """Return a column of one number a completion flat, ``[S]``, on the device of ``like``."""
+        """Return a column of one number per completion, ``[S]``, with dtype and device of ``like``."""
         return like.new_tensor([value for row in self.columns[name] for value in row])
 
     def tokens(self, name: str, like: torch.Tensor) -> torch.Tensor:
-        """Return a column of one number a scored token flat, ``[N]``, on the device of ``like``."""
+        """Return a column of one number per scored token, ``[N]``, with dtype and device of ``like``."""
         import numpy as np
 
         return like.new_tensor(np.concatenate([np.asarray(row) for row in self.columns[name]]))
 
     def reference(self, scores: Scores) -> Scores:
-        """Return the reference's log-probabilities of the same completions, on the device of ``scores``."""
+        """Return the reference log-probabilities of the same completions, ``[N]``, with dtype and device of ``scores``."""
         if "reference" not in self.columns:
-            raise KeyError('no reference in this batch: declare needs = frozenset({"reference"}) on the method')
+            raise KeyError(
+                'this batch has no reference log-probabilities: the method must set needs = frozenset({"reference"})'
+            )
         logps = self.tokens("reference", scores.logps)
         return replace(scores, logps=logps, prompt_logps=logps.new_zeros(0), prompt_row=scores.prompt_row[:0])
 
     @property
     def counts(self) -> dict[str, int]:
-        """Every count of this batch, standard and the method's own."""
+        """The counts of this batch: those of :data:`COUNTS` and the method's own."""
         own = {name: sum(values) for name, values in self.row_counts.items()}
         return {name: sum(map(count, self.examples)) for name, count in COUNTS.items()} | own
 
     def rows(self, which: Sequence[int]) -> Batch:
-        """Return the batch made of the rows at positions ``which``, columns and counts along with them."""
+        """Return the batch of the rows at positions ``which``, with their columns and counts."""
         return replace(
             self,
             examples=[self.examples[i] for i in which],
@@ -138,37 +143,40 @@ class Batch:
         )
 
     def cut(self, max_rows: int, max_tokens: int) -> Iterator[Batch]:
-        """Cut into micro-batches of at most ``max_rows`` rows and ``max_tokens`` tokens (one over-long row stands alone)."""
+        """Yield micro-batches of at most ``max_rows`` rows and ``max_tokens`` tokens; a longer row is a batch of its own."""
         for which in token_batches([example.tokens for example in self.examples], max_tokens, max_rows=max_rows):
             yield self.rows(which)
 
 
 def split_flat(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """Return pieces of the given sizes, one after another, of a flat tensor."""
+    """Return a flat tensor split into consecutive pieces of the given sizes."""
     ends = list(accumulate(sizes))
     return [flat[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per-token log-probabilities of completions (and, where asked for, of prompts), in the order of the rows.
-
-    ``logps [N]`` float32, ``sequence [N]`` the completion each token belongs to, ``lengths [S]`` scored tokens of each
-    completion, ``prompt_logps [M]`` (the first prompt token has none), ``prompt_row [M]`` the row of each. Where asked for:
-    ``values [N]`` of the states in which the tokens were chosen, and the ``entropy [N]`` of what they were chosen from.
-    """
+    """Per-token log-probabilities of completions, and on request of prompts, in the order of the rows."""
 
     logps: torch.Tensor
+    """Log-probability of each scored token, ``[N]``, float32."""
     sequence: torch.Tensor
+    """Index of the completion of each scored token, ``[N]``."""
     lengths: torch.Tensor
+    """Number of scored tokens of each completion, ``[S]``."""
     prompt_logps: torch.Tensor
+    """Log-probability of each prompt token but the first of each prompt, ``[M]``; empty unless requested."""
     prompt_row: torch.Tensor
+    """Index of the row of each prompt token, ``[M]``."""
     rows: int
+    """Number of rows, ``G``."""
     values: torch.Tensor | None = None
+    """On request: the critic's value of the state before each scored token, ``[N]``."""
     entropy: torch.Tensor | None = None
+    """On request: entropy in nats of the distribution of each scored token, ``[N]``."""
 
     def sums(self) -> torch.Tensor:
-        """Return the summed log-probability of each completion, ``[S]``."""
+        """Return the log-probability of each completion, ``[S]``."""
         return self.logps.new_zeros(len(self.lengths)).index_add(0, self.sequence, self.logps)
 
     def means(self) -> torch.Tensor:
@@ -176,24 +184,24 @@ class Scores:
         return self.sums() / self.lengths
 
     def prompt_sums(self) -> torch.Tensor:
-        """Return the summed log-probability of each row's prompt, ``[G]``."""
+        """Return the log-probability of each row's prompt, ``[G]``."""
         return self.prompt_logps.new_zeros(self.rows).index_add(0, self.prompt_row, self.prompt_logps)
 
     def split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Split per-completion values ``[S]`` into one tensor ``[G]`` a position: ``chosen, rejected = s.split(s.sums())``."""
+        """Split values per completion, ``[S]``, by position in the row: ``chosen, rejected = s.split(s.sums())``, ``[G]`` each."""
         return values.view(self.rows, -1).unbind(1)
 
 
 def token_batches(
     tokens: Sequence[int], max_tokens: int, *, max_rows: float = math.inf, padded: bool = False
 ) -> Iterator[list[int]]:
-    """Cut rows, in their order, into batches under a token budget and yield the positions of each batch.
+    """Yield the positions of rows in batches within a token budget, in the order of the rows.
 
     Args:
-        tokens: tokens of each row.
-        max_tokens: most tokens in a batch; a longer row is a batch of its own.
-        max_rows: most rows in a batch.
-        padded: count every row of a batch as long as its longest one.
+        tokens: number of tokens of each row.
+        max_tokens: maximum tokens of a batch; a longer row is a batch of its own.
+        max_rows: maximum rows of a batch.
+        padded: count every row of a batch with the length of its longest row.
     """
     batch: list[int] = []
     total = longest = 0
@@ -211,9 +219,9 @@ def token_batches(
 def by_length(
     examples: Sequence[Example], max_tokens: int, *, max_rows: float = math.inf, padded: bool = False
 ) -> Iterator[list[int]]:
-    """Yield the positions of rows in batches under a token budget, the longest rows first (see :func:`token_batches`).
+    """Yield the positions of rows in batches within a token budget, longest rows first; see :func:`token_batches`.
 
-    Rows of a batch then have similar lengths, and a batch that does not fit into memory fails at once.
+    The rows of a batch then have similar lengths, and a batch that does not fit into memory fails at once.
     """
     tokens = [example.tokens for example in examples]
     order = sorted(range(len(tokens)), key=tokens.__getitem__, reverse=True)

@@ -1,7 +1,4 @@
-"""What several methods share: the NLL of the answer, and the metrics every preference method logs.
-
-Computed in one place, so that a name means the same thing in each of them. ``G``: rows.
-"""
+"""Loss terms and metrics shared by methods, so that a name means the same in all of them. Shapes: ``G`` rows."""
 
 from __future__ import annotations
 
@@ -27,8 +24,15 @@ def nll_term(
 ) -> LossTerm:
     """Return the negative log-likelihood of each row's first completion as a loss term.
 
-    ``scope``: the completion alone, or the prompt as well (``scores`` must then hold the prompts' log-probabilities; the
-    first prompt token has none). ``reduction``: mean over the tokens of the step, or over rows of each row's own mean.
+    With ``n`` tokens in a row, the term is ``-sum_rows sum_t log p_t`` per token of the step (``reduction="token"``), or
+    ``-sum_rows (1 / n) sum_t log p_t`` per row (``reduction="sequence"``).
+
+    Args:
+        scores: log-probabilities of the batch, with those of the prompts if ``scope`` is ``full``.
+        batch: the scored rows.
+        scope: the completion only, or prompt and completion (except the first prompt token, which cannot be scored).
+        reduction: mean over all tokens of the step, or mean over rows of the mean over each row's tokens.
+        weight: factor of the term in the loss.
     """
     nll, tokens = -scores.split(scores.sums())[0], scores.split(scores.lengths)[0]  # (G,)
     if scope == "full":
@@ -45,10 +49,16 @@ def preference_metrics(
     chosen_logps: torch.Tensor,
     rejected_logps: torch.Tensor,
 ) -> dict[str, Metric]:
-    """Return the metrics of a preference batch, all inputs ``[G]``, nothing of it in the graph.
+    """Return the metrics of a preference batch, detached: ``rewards/*`` and ``logps/*``, means over rows.
 
-    ``rewards/*``: the method's implicit reward; its accuracy counts an exact tie as one half.
-    ``logps/*``: mean log-probability per completion token, in every method, so that runs can be laid side by side.
+    ``rewards/accuracies`` counts an exact tie as one half. ``logps/*`` have the same definition for every method, so that
+    runs of different methods can be compared.
+
+    Args:
+        chosen_rewards: the method's implicit reward of the chosen completions, ``[G]``.
+        rejected_rewards: the same of the rejected completions, ``[G]``.
+        chosen_logps: mean log-probability per token of the chosen completions, ``[G]``.
+        rejected_logps: the same of the rejected completions, ``[G]``.
     """
     margins = (chosen_rewards - rejected_rewards).detach()
     values = {

@@ -1,4 +1,4 @@
-"""Part of models: LoadedModel."""
+"""The model a run trains, with its tokenizer."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class LoadedModel:
-    """A policy ready to train, its tokenizer, and the fingerprint of the weights it starts from."""
+    """A model ready to train, its tokenizer, and the fingerprint of its start weights."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     path: str
-    """Where the weights came from: a directory or a hub id."""
+    """Source of the weights: a directory or a hub id."""
     fingerprint: str
-    """sha256 over the start weights (a fresh adapter left out: it changes nothing until it is trained)."""
+    """SHA-256 of the start weights, without a fresh adapter (which has no effect until it is trained)."""
     is_adapter: bool
+    """Whether a peft adapter is trained."""
     classifier: bool = False
     """Whether it is a reward model: a sequence classifier with one output."""
     own_dropout: dict[str, float] = field(default_factory=dict)
-    """The configuration's dropouts where they were switched off for training; the saved model keeps them."""
+    """Dropout settings of the model's configuration that are 0 in training; the saved model has these values."""
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
-        """Give the model its own dropouts back for the block."""
+        """Restore the model's own dropout settings inside the ``with`` block, for saving."""
         config = self.model.config.get_text_config()
         for name, value in self.own_dropout.items():
             setattr(config, name, value)
@@ -46,5 +47,5 @@ class LoadedModel:
 
     @property
     def trainable(self) -> int:
-        """Number of parameters that are trained."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)

@@ -1,6 +1,6 @@
-"""The vocabulary of rewards: what one is given, what it is, and how a configuration names it.
+"""The types of reward plugins and of the configuration's reward lists.
 
-Nothing here imports torch, so that listing stays light.
+Importing this module does not import torch, so that listing stays fast.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answered:
-    """A prompt and one answer to it, as rewards see them."""
+    """A prompt and one sampled answer, the input of rewards."""
 
     id: str
+    """Id of the prompt's row."""
     prompt: Text
-    """As the data has it: text, or the messages of a conversation."""
+    """The prompt as in the data: text, or the messages of a conversation."""
     answer: str
-    """The answer's text, without special tokens."""
+    """Text of the answer, without special tokens."""
     prompt_ids: Sequence[int]
     answer_ids: Sequence[int]
-    """Its tokens, the end token included where the model ended it."""
+    """Tokens of the answer, with the end token if the model ended it."""
     ended: bool
-    """Whether the model ended the answer itself."""
+    """Whether the model ended the answer itself, before the maximum length."""
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
-    """Of the policy: what the ids are ids of."""
+    """The policy's tokenizer, which the ids belong to."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """The row's other columns: a solution, a difficulty."""
+    """Other columns of the row, e.g. a solution."""
 
 
 class Reward(ABC, Generic[SettingsT]):
-    """Base of a reward plugin, named under the entry-point group ``align.rewards``."""
+    """Base of a reward plugin, registered in the entry-point group ``align.rewards``."""
 
     name: ClassVar[str]
     settings_type: ClassVar[type[BaseModel]]
@@ -51,7 +52,7 @@ class Reward(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def __call__(self, answers: Sequence[Answered]) -> Sequence[float]:
-        """Return how good each answer is: one finite number each, in their order."""
+        """Return the reward of each answer, a finite number, in order."""
 
 
 class NamedReward(Protocol):
@@ -59,21 +60,21 @@ class NamedReward(Protocol):
 
     @property
     def label(self) -> str:
-        """Its name in logs."""
+        """The reward's name in logs."""
         ...
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
-        """Return one finite reward an answer; raises :class:`~alignkit.errors.RunFailedError` naming the rows otherwise."""
+        """Return one finite reward per answer; raises :class:`~alignkit.errors.RunFailedError` naming the rows otherwise."""
         ...
 
 
 class RewardSpec(BaseModel):
-    """One reward of a sum: its name, its weight, and its own settings."""
+    """One reward of a weighted sum: its name, weight and settings."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     name: str = Field(description="an installed reward, the path of a trained reward model, or package.module:function")
-    weight: float = Field(1.0, description="what multiplies it in the sum")
+    weight: float = Field(1.0, description="weight of the reward in the sum")
 
     @model_validator(mode="before")
     @classmethod
@@ -82,7 +83,7 @@ class RewardSpec(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The reward's own settings as given."""
+        """The reward's settings as given."""
         return dict(self.model_extra or {})
 
 
@@ -93,4 +94,4 @@ def _one_or_many(value: Any) -> Any:
 
 
 RewardSpecs = Annotated[list[RewardSpec], BeforeValidator(_one_or_many)]
-"""Rewards of a sum: a list, one alone, or names with commas."""
+"""Rewards of a weighted sum: a list, a single reward, or names separated by commas."""

@@ -1,4 +1,4 @@
-"""Part of rows: Message, Text, RawRows, Row."""
+"""Rows before tokenisation, as text or messages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 Message: TypeAlias = Mapping[str, Any]
-"""One turn of a conversation: ``{"role": "user", "content": "..."}``, and whatever else a chat template reads."""
-
+"""One turn of a conversation: ``{"role": "user", "content": "..."}``, and other keys the chat template uses."""
 
 Text: TypeAlias = str | tuple[Message, ...]
 """Plain text, or the messages of a conversation."""
@@ -16,7 +15,7 @@ Text: TypeAlias = str | tuple[Message, ...]
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows as they stand in a source, and a way to say where a row stands: ``where(3)`` -> ``"prefs.jsonl:4"``."""
+    """Rows with a source's own columns; ``where(3)`` returns the location of row 3: ``"prefs.jsonl:4"``."""
 
     rows: Sequence[Mapping[str, Any]]
     where: Callable[[int], str]
@@ -25,20 +24,21 @@ class RawRows:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row in the shape every source is brought to: a prompt and its answers (preference rows: chosen first).
-
-    ``position`` counts the rows of the source, ``place`` says where the row stands (file:line); ``tools`` are the functions
-    a chat template offers to the model. ``unusable`` says why the row cannot be trained on or evaluated (None: it can). Such
-    a row keeps its prompt and cluster, so that which clusters are held out does not depend on what a row is used for.
-    """
+    """One row in alignkit's form: a prompt and its answers (preference rows: chosen, then rejected)."""
 
     position: int
+    """Index of the row in its source."""
     id: str
     prompt: Text
     answers: tuple[Text, ...]
     cluster: str
+    """Name shared by dependent rows, for splits and standard errors; by default, a hash of the prompt."""
     category: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    """Other columns with a number, text or boolean."""
     unusable: str | None = None
+    """Why the row cannot be used (None: it can). It keeps its prompt and cluster, so that splits do not depend on it."""
     place: str = ""
+    """Location of the row (file:line)."""
     tools: tuple[Mapping[str, Any], ...] | None = None
+    """Function schemas for the chat template."""

@@ -1,6 +1,6 @@
-"""The vocabulary of evaluation: what a suite is given, what it hands back, and how two results are compared.
+"""The types of evaluation suites: their targets, their results, and how results are compared.
 
-Nothing here imports torch, so that listing stays light.
+Importing this module does not import torch, so that listing stays fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Estimate(NamedTuple):
-    """A number with its 95 % interval (None where there is none)."""
+    """A value with its 95 % confidence interval (None: no interval)."""
 
     value: float
     low: float | None = None
@@ -30,75 +30,75 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Contrast:
-    """How one metric of two targets is compared, item by item.
+    """The paired comparison of one metric between two targets, by items.
 
-    The metric is the mean of the items' ``numerator``, or with a ``denominator`` the ratio of the two sums, over the items
-    that have every value of ``where``. A contrast on a ``log`` scale is estimated there (the ratio is the metric's
-    logarithm) and shown in the metric's own unit.
+    The metric is the mean of ``numerator`` over the items, or with a ``denominator`` the ratio of the two sums, over the
+    items that match ``where``. With ``log`` this ratio is the logarithm of the metric: the difference is estimated on the
+    log scale and shown in the metric's unit.
     """
 
     metric: str
     """Name of the metric in :attr:`SuiteResult.metrics`."""
     numerator: str
-    """Key of the items."""
+    """Item key that is summed."""
     denominator: str | None = None
-    """Key of the items; None: every item counts once."""
+    """Item key that the sum is divided by; None: the number of items."""
     where: Mapping[str, Any] = field(default_factory=dict)
-    """Values an item must have to count: ``{"task": "facts"}``."""
+    """Values an item must have to be included: ``{"task": "facts"}``."""
     higher_is_better: bool = True
     log: bool = False
     """Whether the metric is the exponential of the ratio (perplexity)."""
     one_tokenizer: bool = False
-    """Whether it means the same for models with one tokenizer only."""
+    """Whether the metric is only comparable between models with the same tokenizer."""
     verdict: tuple[str, ...] = ()
-    """Metrics that must agree with this one before a winner is named (itself left out); only such metrics judge."""
+    """Metrics that must agree with this one before a winner is named (or the metric itself); empty: not used for verdicts."""
 
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What a suite found: metrics, one record an item, and how to compare them with another target's.
-
-    Every item has an ``id`` of its own and a ``cluster``.
-    """
+    """The result of a suite on one target: metrics, items, and contrasts for comparisons with other targets."""
 
     suite: str
     n: int
+    """Number of items."""
     clusters: int
+    """Number of distinct clusters among the items."""
     metrics: Mapping[str, Estimate]
     items: Sequence[Mapping[str, Any]]
+    """One record per item, each with a unique ``id`` and a ``cluster``."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     contrasts: Sequence[Contrast] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What was evaluated, with what, and what it cost: filled in by whoever runs the suite."""
+    """Model, data, software and cost of the evaluation; filled in by the caller of the suite."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model under evaluation, and held-out data for it."""
+    """A model to evaluate, with held-out data."""
 
     name: str
     policy: Policy
-    """Scores, and holds the model: ``policy.model``."""
+    """The model (``policy.model``) with its scorer."""
     tokenizer: PreTrainedTokenizerBase
     examples: Callable[[RowKind], Sequence[Example]]
-    """Held-out rows of a kind, tokenised for this model; raises ``NoRowsError`` where the data has none."""
+    """Returns the held-out rows of a kind, tokenised for this model; raises ``NoRowsError`` if the data has none."""
     rows: Callable[[RowKind], Sequence[Row]]
-    """The same rows as text or messages: ``rows(kind)[i]`` is ``examples(kind)[i]``."""
+    """Returns the same rows as text or messages: ``rows(kind)[i]`` is ``examples(kind)[i]``."""
     start: SuiteResult | None = None
-    """The same suite's result on the run's start model, where there is one."""
+    """The suite's result on the run's start model, if known."""
     start_policy: Callable[[], Policy] | None = None
-    """Loads the run's start model, where there is one."""
+    """Loads the run's start model, if known."""
 
 
 class Suite(ABC, Generic[SettingsT]):
-    """Base of an evaluation suite, named under the entry-point group ``align.suites``."""
+    """Base of an evaluation suite, registered in the entry-point group ``align.suites``."""
 
     name: ClassVar[str]
     settings_type: ClassVar[type[BaseModel]]
     classifiers: ClassVar[bool] = False
-    """Whether it makes sense of a reward model, whose ``score`` returns rewards in place of log-probabilities."""
+    """Whether it can evaluate a reward model, whose ``score`` returns rewards instead of log-probabilities."""
     uses_start: ClassVar[bool] = False
-    """Whether it asks for :attr:`Target.start` or :attr:`Target.start_policy`."""
+    """Whether it uses :attr:`Target.start` or :attr:`Target.start_policy`."""
 
     def __init__(self, settings: SettingsT) -> None:
         self.settings = settings
@@ -107,14 +107,15 @@ class Suite(ABC, Generic[SettingsT]):
     def evaluate(self, target: Target) -> SuiteResult:
         """Evaluate ``target``.
 
-        Raises :class:`~alignkit.errors.RunFailedError` where a score is not finite, and
-        :class:`~alignkit.errors.NoRowsError` where the data has nothing for this suite.
+        Raises:
+            RunFailedError: a score is not finite.
+            NoRowsError: the data has no rows for this suite.
         """
 
     def content(self, target: Target) -> str | None:
-        """Return a digest of what is evaluated: texts and answers, not tokens.
+        """Return a hash of the evaluated texts and answers (not of tokens), or None.
 
-        Results are compared only where it is the same. With one, results are also cached, by it, the weights and the
-        settings; None: neither is known, and the items' ids decide. Raises as :meth:`evaluate` does.
+        Results with different hashes are not compared. Results with a hash are cached by hash, weights and settings. With
+        None, results are not cached and comparisons match the items' ids. Raises as :meth:`evaluate`.
         """
         return None

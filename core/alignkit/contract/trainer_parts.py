@@ -1,4 +1,4 @@
-"""Everything a trainer is built from, as ``align_build_trainer`` receives it."""
+"""The argument of ``align_build_trainer``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TrainerParts(Protocol):
-    """A run's model, data and settings, for a method that builds a trainer of its own."""
+    """A run's model, data and settings, for a method that builds its own trainer."""
 
     @property
     def config(self) -> RunConfig:
@@ -59,7 +59,7 @@ class TrainerParts(Protocol):
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of one optimizer step over all ranks."""
+        """Number of rows of an optimizer step over all ranks."""
         ...
 
     @property
@@ -79,7 +79,7 @@ class TrainerParts(Protocol):
 
     @property
     def references(self) -> Mapping[str, Sequence[Any]]:
-        """Reference log-probabilities by split (``train``, ``eval``), one array a row."""
+        """Reference log-probabilities by split (``train``, ``eval``), one array per row."""
         ...
 
     def rows(self, split: str) -> Sequence[Row]:
@@ -87,15 +87,15 @@ class TrainerParts(Protocol):
         ...
 
     def rows_of_epoch(self, epoch: int) -> list[int]:
-        """Return the training rows of an epoch in the order alignkit's own engine takes them."""
+        """Return the indices of an epoch's training rows, in the order of alignkit's engine."""
         ...
 
     def rows_of_step(self, step: int, total: int) -> list[int]:
-        """Return the training rows of optimizer step ``step`` (from 0) of ``total``, over all ranks."""
+        """Return the indices of the training rows of optimizer step ``step`` (from 0) of ``total``, over all ranks."""
         ...
 
     def staged(self, trainer: type[Trainer]) -> type[Trainer]:
-        """Return the trainer class with checkpoints that are complete or absent, which ``align resume`` needs."""
+        """Return the trainer class with atomic checkpoints, which ``align resume`` needs."""
         ...
 
     def memory_gb(self) -> float:

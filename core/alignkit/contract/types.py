@@ -1,6 +1,8 @@
-"""The types of a method plugin: its settings, its declaration, and what its hooks receive and return.
+"""The types of a method plugin: its settings, its declaration, and the arguments and results of its hooks.
 
-Nothing here imports torch, so that listing and configuration stay light.
+Importing this module does not import torch, so that listing and configuration stay fast.
+
+Shapes: ``G`` rows, ``S`` completions (sequences) of all rows, ``N`` scored completion tokens.
 """
 
 from __future__ import annotations
@@ -18,15 +20,15 @@ if TYPE_CHECKING:
     from alignkit.contract.batch import Batch, Example, Scores
 
 RowKind = Literal["preference", "completion", "prompt", "unpaired"]
-"""What one row of a method's data is: chosen and rejected, one completion, a prompt alone, a completion with a label."""
+"""Kinds of rows: a chosen and a rejected completion, one completion, only a prompt, one completion with a label."""
 
 Need = Literal["reference", "start", "value_head", "reward"]
-"""What a method needs besides the policy: reference log-probabilities of its rows, the policy as it was at step 0 to score
-anything with, a critic, rewards for its own answers."""
+"""Needs of a method besides the policy: reference log-probabilities of its rows (``reference``), scoring with the policy of
+step 0 (``start``), a critic (``value_head``), rewards for sampled answers (``reward``)."""
 
 
 class Settings(BaseModel):
-    """Base of a plugin's settings: unknown keys are refused, numbers are finite, aliases are the field's symbols."""
+    """Base of a plugin's settings: unknown keys are errors, numbers must be finite, aliases are the symbols of the paper."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, validate_default=True
@@ -37,11 +39,11 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
 class Policy(Protocol):
-    """What a method sees of the model that is trained."""
+    """The model in training, as methods and suites use it."""
 
     @property
     def model(self) -> torch.nn.Module:
-        """The model as the engine wrapped it (DDP, FSDP, peft)."""
+        """The model, with the engine's wrappers (DDP, FSDP, peft)."""
         ...
 
     def score(
@@ -55,25 +57,25 @@ class Policy(Protocol):
         temperature: float = 1.0,
         reference: bool = False,
     ) -> Scores:
-        """Score every completion of ``examples``.
+        """Return the log-probabilities of every completion of ``examples``.
 
         Args:
             examples: rows with their completions.
-            prompt: score the prompts' tokens as well.
-            grad: with gradient; False: without, and with dropout off.
-            values: the critic's value of every state a scored token was chosen in (``needs`` must name ``value_head``).
-            entropy: the entropy in nats of every distribution a scored token was chosen from, without gradient.
-            temperature: divides the logits.
-            reference: by the policy as it was at step 0, without gradient (``needs`` must name ``start``).
+            prompt: also score the tokens of the prompts.
+            grad: keep gradients; False also switches dropout off.
+            values: also return the critic's values (``needs`` must include ``value_head``).
+            entropy: also return the entropy of each scored token's distribution in nats, without gradient.
+            temperature: divisor of the logits.
+            reference: score with the policy of step 0, without gradient (``needs`` must include ``start``).
         """
         ...
 
 
 class LossTerm(NamedTuple):
-    """One named part of a loss: a sum over this micro-batch and the name of the count that divides it.
+    """A named term of a loss: a sum over this micro-batch, and the name of the count to divide it by.
 
-    The engine divides by the count over the whole optimizer step and all ranks, so that neither the loss nor its gradient
-    depends on how the step was cut.
+    The engine divides by the count of the whole optimizer step over all ranks, so that loss and gradient do not depend on
+    how the step is divided into micro-batches.
     """
 
     name: str
@@ -83,7 +85,7 @@ class LossTerm(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """A logged quantity as a sum over this micro-batch and the name of the count that divides it."""
+    """A logged quantity: a sum over this micro-batch, and the name of the count to divide it by."""
 
     sum: torch.Tensor
     per: str
@@ -91,86 +93,88 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class LossOutput:
-    """What ``align_compute_loss`` returns for one micro-batch."""
+    """The result of ``align_compute_loss`` for one micro-batch; the loss is the weighted sum of its terms."""
 
     terms: Sequence[LossTerm]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 class Reuse(NamedTuple):
-    """How often a prepared batch serves: passes over it, and optimizer steps a pass takes."""
+    """The reuse of a prepared batch: number of passes over it, and optimizer steps per pass."""
 
     epochs: int = 1
     minibatches: int = 1
 
     @property
     def steps(self) -> int:
-        """Optimizer steps one prepared batch serves."""
+        """Optimizer steps per prepared batch."""
         return self.epochs * self.minibatches
 
 
 class Rollouts(Protocol):
-    """What the engine gives ``align_prepare_batch`` of an on-policy method (one that needs ``reward``)."""
+    """Sampling, rewards and scoring for ``align_prepare_batch`` of an on-policy method (one that needs ``reward``)."""
 
     @property
     def training(self) -> bool:
-        """Whether the batch is trained on (False: the method is being evaluated and must not change its state)."""
+        """Whether the batch is trained on (False: an evaluation, which must not change the method's state)."""
         ...
 
     def sample(self, batch: Batch, n: int = 1) -> Batch:
-        """Return the rows with ``n`` answers of the policy each, and per-answer columns ``reward`` (the weighted sum of the
-        rewards), ``reward/NAME`` and ``ended``, one list a row.
+        """Return the rows with ``n`` answers sampled from the policy each, and their rewards.
+
+        The columns have one value per answer: ``reward`` (the weighted sum of the rewards), ``reward/NAME``, and ``ended``
+        (whether the model ended the answer itself).
         """
         ...
 
     def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
-        """Score the answers without gradient, on the host: by the policy, or by the reference it was at step 0."""
+        """Score the answers without gradient and return CPU tensors: by the policy, or by the policy of step 0."""
         ...
 
     def total(self, *values: float | torch.Tensor) -> list[float]:
-        """Return each number summed over all processes."""
+        """Return each value summed over all processes."""
         ...
 
 
 class Method(ABC, Generic[SettingsT]):
     """Base of a method plugin: its declaration, and its settings for one run.
 
-    A subclass implements ``align_compute_loss`` (and other hooks where it needs them) with ``@hookimpl`` and is named
-    under the entry-point group ``align.methods``. See ``hookspecs`` for every hook.
+    A subclass implements ``align_compute_loss``, and other hooks as needed, with ``@hookimpl``; it is registered in the
+    entry-point group ``align.methods``. See :mod:`alignkit.contract.hooks` for all hooks.
     """
 
     name: ClassVar[str]
-    """The method's name, as ``--method`` takes it."""
+    """The method's name (``--method``)."""
     paper: ClassVar[str]
-    """Title and address of the paper."""
+    """Title and URL of the paper."""
     rows: ClassVar[RowKind]
-    """What one row of its data is."""
+    """The kind of its rows."""
     needs: ClassVar[frozenset[Need]] = frozenset()
-    """What it needs besides the policy."""
+    """Its needs besides the policy."""
     settings_type: ClassVar[type[BaseModel]]
-    """Its settings: a pydantic model, every field described."""
+    """The pydantic model of its settings; every field has a description."""
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """Configuration the method prefers where the user says nothing, by dotted key: ``{"train.learning_rate": 5e-7}``."""
+    """Defaults of the configuration by dotted key, e.g. ``{"train.learning_rate": 5e-7}``."""
     contract: ClassVar[int] = 1
-    """The version of the plugin contract it was written for; a later one than this alignkit's is refused with that reason."""
+    """The version of the plugin contract it was written for; a version later than alignkit's is refused."""
     demo: ClassVar[Mapping[str, Any]] = {}
-    """The same for the embedded demo, whose preset stands over ``defaults``."""
+    """Defaults for the embedded demo; they override ``defaults`` and the demo's preset."""
 
     def __init__(self, settings: SettingsT) -> None:
         self.settings = settings
 
     @property
     def reuse(self) -> Reuse:
-        """How often what ``align_prepare_batch`` returned serves before it is called again."""
+        """The reuse of each batch ``align_prepare_batch`` returns."""
         return Reuse()
 
     def state(self) -> dict[str, float]:
-        """Return what the method learnt on its way, for a checkpoint (an adaptive coefficient)."""
+        """Return the method's state for a checkpoint (e.g. an adaptive coefficient)."""
         return {}
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Go on from a checkpoint's state."""
+        """Restore the state from a checkpoint."""
 
     def conventions(self) -> dict[str, Any]:
-        """Return the loss conventions a run records, so that runs with different ones are told apart."""
+        """Return the loss conventions recorded with a run, so that different ones can be distinguished."""
         return self.settings.model_dump(mode="json", by_alias=True)
