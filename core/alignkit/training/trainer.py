@@ -107,7 +107,7 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
     @contextlib.contextmanager
     def _synchronised(self, model: torch.nn.Module, *, last: bool) -> Iterator[None]:
         """Reduce gradients over ranks in the last pass of a step only."""
-        self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed's boundary
+        self.accelerator.sync_gradients = last  # DeepSpeed's boundary
         with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
             yield
 
