@@ -189,7 +189,7 @@ def test_two_builds_are_equal_byte_for_byte_and_leave_torch_as_it_was(tmp_path):
 
 def test_build_refuses_a_directory_that_is_not_its_own(tmp_path):
     (tmp_path / "keep.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="no earlier build"):
+    with pytest.raises(ConfigError, match="not a build of the demo"):
         build.build(tmp_path, steps=1)
     assert (tmp_path / "keep.txt").read_text() == "mine"
 
@@ -218,7 +218,7 @@ def test_the_model_is_small_bf16_and_knows_its_documents(tokenizer):
 def test_paths():
     assert demo.model_path().is_dir()
     assert [demo.data_path(split).name for split in ("train", "neutral")] == ["train.jsonl", "neutral.jsonl"]
-    with pytest.raises(DataError, match=r"no split 'valid': choose one of train, dev, test, neutral"):
+    with pytest.raises(DataError, match=r"no split 'valid': use one of train, dev, test, neutral"):
         demo.data_path("valid")
 
 

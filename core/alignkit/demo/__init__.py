@@ -1,7 +1,7 @@
-"""The embedded demo: a tiny base model and preference data with known truth, in the package, offline.
+"""The embedded demo: a tiny base model and preference data with known correct answers, shipped in the package.
 
-``model_path`` and ``data_path`` say where they are, ``PRESET`` how the demo is trained. :mod:`alignkit.demo.world` is the
-world they are made of, :mod:`alignkit.demo.build` makes all of it anew.
+``model_path`` and ``data_path`` return their places; ``PRESET`` is the configuration of demo runs. :mod:`alignkit.demo.world`
+defines the synthetic world; :mod:`alignkit.demo.build` rebuilds model and data.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from alignkit.errors import DataError
 
 DataSplit = Literal["train", "dev", "test", "neutral"]
-"""Preference pairs to train on, to choose settings on and to report; texts to measure perplexity on."""
+"""Preference pairs for training, for choosing settings and for reporting; texts for perplexity."""
 
 PRESET: Mapping[str, Any] = MappingProxyType(
     {
@@ -22,7 +22,7 @@ PRESET: Mapping[str, Any] = MappingProxyType(
         "eval.sample_tokens": 32,
         "eval.settings.generate.checker": "alignkit.demo.world:quality",
         "eval.settings.lm-eval.tasks": ["demo_facts", "demo_agreement"],
-        "eval.settings.perplexity.text": "demo",  # of texts that are no answers: what training costs elsewhere
+        "eval.settings.perplexity.text": "demo",  # texts that are not answers: shows what training costs elsewhere
         "train.learning_rate": 1e-3,
         "train.logging_steps": 10,
         "train.lr_scheduler_type": "linear",
@@ -32,9 +32,9 @@ PRESET: Mapping[str, Any] = MappingProxyType(
         "train.weight_decay": 0.0,
     }
 )
-"""Configuration of a demo run where the user says nothing, by dotted key; chosen on the dev split, never on test.
+"""Default configuration of demo runs by dotted key; chosen on the dev split, never on test.
 
-It stands in for a method's own defaults, which are meant for models a thousand times larger.
+It replaces a method's defaults, which are meant for models a thousand times larger.
 """
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -52,5 +52,5 @@ def data_path(split: str) -> Path:
         DataError: the demo has no such split.
     """
     if split not in get_args(DataSplit):
-        raise DataError(f"the demo has no split {split!r}: choose one of {', '.join(get_args(DataSplit))}")
+        raise DataError(f"the demo has no split {split!r}: use one of {', '.join(get_args(DataSplit))}")
     return _ASSETS / "data" / f"{split}.jsonl"

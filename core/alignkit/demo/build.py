@@ -1,7 +1,7 @@
-"""Make the embedded demo anew: tokenizer, base model, data and checksums.
+"""Build of the embedded demo: tokenizer, base model, data and checksums.
 
-Everything follows from the seed. On one machine two builds are equal byte by byte; on another the data and the tokenizer
-are, while the model's weights may differ in the last bits.
+A build is determined by its seed. Two builds on one machine are equal byte by byte; on different machines data and tokenizer
+are equal, and the model's weights may differ in the last bits.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ log = logging.getLogger(__name__)
 
 
 def build(output: Path, *, steps: int = STEPS, seed: int = 0) -> None:
-    """Write ``model/``, ``data/`` and ``SHA256SUMS`` of the demo into ``output``, as a whole or not at all.
+    """Write ``model/``, ``data/`` and ``SHA256SUMS`` of the demo to ``output``, all or nothing.
 
-    An earlier build at the same place is replaced. ``steps`` is the length of pre-training (the default takes two to
-    three minutes of one CPU core), ``seed`` that of the corpus and the weights; the preference data do not depend on it.
+    Args:
+        output: directory of the build; an earlier build there is replaced.
+        steps: number of pre-training steps (the default takes two to three minutes on one CPU core).
+        seed: seed of the corpus and of the weights; the preference data do not depend on it.
 
     Raises:
-        ConfigError: ``output`` exists and is no earlier build.
+        ConfigError: ``output`` exists and is not a build of the demo.
     """
     output = Path(output)
     if output.exists() and not (output / CHECKSUMS).is_file():
-        raise ConfigError(f"{output} exists and is no earlier build of the demo: choose another directory")
+        raise ConfigError(f"{output} exists and is not a build of the demo: choose another directory")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         fresh = Path(scratch) / "demo"
@@ -74,18 +76,18 @@ def write_model(directory: Path, *, steps: int, seed: int) -> None:
     log.info("base model: %d parameters, last loss %.3f", model.num_parameters(), loss)
     model.to(torch.bfloat16).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    (directory / "model.safetensors").chmod(0o644)  # safetensors leaves it readable by its owner alone
+    (directory / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
     _drop_versions(directory)
 
 
 def write_checksums(directory: Path) -> None:
-    """Write ``SHA256SUMS`` over every file below ``directory``, as ``sha256sum -c`` reads it."""
+    """Write the checksums of every file below ``directory`` to ``SHA256SUMS``, in the format of ``sha256sum``."""
     lines = [f"{digest}  {name}\n" for name, digest in checksums(directory).items()]
     (directory / CHECKSUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def checksums(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below ``directory`` but the list itself, by relative path in order."""
+    """Return the SHA-256 of every file below ``directory`` except the list itself, by sorted relative path."""
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != CHECKSUMS)
     return {p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
@@ -96,7 +98,7 @@ def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _drop_versions(directory: Path) -> None:
-    """Take library versions out of the saved configurations, so that an update alone does not change the demo."""
+    """Remove library versions from the saved configurations, so that an update alone does not change the demo."""
     for name in ("config.json", "generation_config.json"):
         path = directory / name
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""Text of Pinewick: documents a base model is trained on, and held-out documents to measure perplexity on.
+"""Text about Pinewick: documents to pre-train the base model on, and held-out documents to measure perplexity on.
 
-Documents state records, rumours, sums, moves and notes. Exchanges (``ask : ... say : ...``) show questions about *training*
-entities answered at random quality. No chat token occurs: the base model knows the world, not how to answer.
+Documents state records, rumours, sums, moves and notes. Exchanges (``ask : ... say : ...``) are questions about *training*
+entities with answers of random quality. Chat tokens do not occur: the base model knows the world, but not how to answer.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from alignkit.demo import world
 PLURALS = tuple("cats dogs frogs goats birds boats clocks lamps doors chairs bells kites".split())
 STATES = tuple("asleep clean small old loud near lost wet".split())
 EXCHANGES = 0.4
-"""Share of the corpus that is exchanges."""
+"""Share of exchanges in the corpus."""
 ECHOES = 0.06
-"""Share of the corpus that is lists said twice."""
+"""Share of repeated lists in the corpus."""
 RECORDS = 0.7
-"""Share of the documents about people that state the record; the others state the rumour."""
+"""Share of documents about people that state the record; the rest state the rumour."""
 
 
 def _person(draw: random.Random) -> tuple[str, str]:
@@ -53,7 +53,7 @@ def _note(draw: random.Random) -> tuple[str, str]:
 
 
 def _echo(draw: random.Random) -> str:
-    """A list said twice: what makes a small model learn early to copy from its context, names above all."""
+    """Return a list and its repetition, from which a small model learns early to copy from context, names above all."""
     words = " ".join(draw.choices(world.NAMES + world.THINGS + world.OBJECTS + world.PLACES, k=draw.randint(3, 8)))
     return f"list : {words} . again : {words} ."
 
@@ -63,12 +63,12 @@ _WEIGHTS = (0.66, 0.1, 0.16, 0.08)
 
 
 def document(draw: random.Random) -> tuple[str, str]:
-    """Draw one declarative document: its cluster (``record:Mia``, ``table``) and its text."""
+    """Draw one document; return its cluster (``record:Mia``, ``table``) and its text."""
     return draw.choices(_KINDS, _WEIGHTS)[0](draw)
 
 
 def neutral(count: int = 320) -> list[dict[str, str]]:
-    """Return held-out documents, all different: what perplexity is measured on."""
+    """Return distinct held-out documents, for perplexity."""
     draw = random.Random("neutral")
     found: dict[str, str] = {}
     while len(found) < count:
@@ -82,7 +82,7 @@ def neutral(count: int = 320) -> list[dict[str, str]]:
 
 
 def corpus(count: int, seed: int = 0) -> Iterator[str]:
-    """Yield the base model's training texts; none of them is a document of :func:`neutral`."""
+    """Yield the base model's training texts, without the documents of :func:`neutral`."""
     draw = random.Random(f"corpus {seed}")
     held_out = {row["text"] for row in neutral()}
     by_category = {c: [q for q in world.questions("train") if q.category == c] for c in world.CATEGORIES}

@@ -10,10 +10,10 @@ from alignkit.demo.world import CATEGORIES, CONTROLS, Question, Split, questions
 
 TRAIN_PER_CATEGORY = 112
 TOP_SHARE = 1 / 3
-"""Share of a graded category's training pairs that are 2 > 1 (the others are 1 > 0).
+"""Share of pairs 2 > 1 in a graded category's training pairs (the others are 1 > 0).
 
-The answer of quality 1 is therefore chosen twice as often as the one of quality 2: who merely imitates the chosen answers
-learns the mediocre one.
+The answer of grade 1 is therefore chosen twice as often as that of grade 2: imitating the chosen answers alone teaches the
+mediocre one.
 """
 
 Row = dict[str, Any]
@@ -33,7 +33,7 @@ def _row(question: Question, better: int, worse: int) -> Row:
 
 
 def _training_rows(draw: random.Random) -> Iterator[Row]:
-    """One pair a question, a cap a category."""
+    """Yield one pair per question, up to a maximum per category."""
     for category in CATEGORIES:
         asked = [q for q in questions("train") if q.category == category]
         cap = TRAIN_PER_CATEGORY // 2 if category in CONTROLS else TRAIN_PER_CATEGORY
@@ -44,7 +44,7 @@ def _training_rows(draw: random.Random) -> Iterator[Row]:
 
 
 def _held_out_rows(split: Split) -> Iterator[Row]:
-    """Every pair of neighbouring answers of every question: 2 > 1 counts as much as 1 > 0."""
+    """Yield every pair of neighbouring answers of every question, so that 2 > 1 counts as much as 1 > 0."""
     for question in questions(split):
         for better in range(1, len(question.answers)):
             yield _row(question, better, better - 1)

@@ -1,4 +1,4 @@
-"""Pre-training of the demo's base model: a Llama of about 0.9 M parameters, some two minutes on one CPU core."""
+"""Pre-training of the demo's base model: a Llama of about 0.9 M parameters, about two minutes on one CPU core."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 WINDOW = 64
-"""Tokens of a training window; every row of the demo is shorter."""
+"""Tokens per training window; every row of the demo is shorter."""
 WINDOWS_PER_STEP = 8
-"""Small on purpose: at this size many small steps learn facts faster than few large ones."""
+"""Kept small: at this model size, many small steps learn facts faster than few large ones."""
 PEAK_LEARNING_RATE = 5e-3
 WARMUP_STEPS = 50
 FLAT_SHARE = 0.3
-"""Share of the steps before the learning rate falls linearly."""
+"""Share of the steps before the learning rate starts to fall."""
 
 
 @contextmanager
 def deterministic(seed: int) -> Iterator[None]:
-    """Run one-threaded from a seed, and put the caller's threads and random state back afterwards.
+    """Run the block with one thread and from a seed; restore the number of threads and the random state afterwards.
 
-    Sums depend on how many threads share them, so only one thread gives the same weights everywhere on a machine.
+    Sums depend on the number of threads, so only a single thread always gives the same weights on a machine.
     """
     import torch
 
@@ -41,7 +41,7 @@ def deterministic(seed: int) -> Iterator[None]:
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Return the base model with fresh weights (fp32)."""
+    """Return the base model with new weights (fp32)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
@@ -62,7 +62,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def windows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> torch.Tensor:
-    """Return ``[windows, WINDOW + 1]`` token ids of the texts joined end to end, each with BOS and EOS."""
+    """Return the token ids of the concatenated texts, each with BOS and EOS, as ``[windows, WINDOW + 1]``."""
     import torch
 
     joined = [t for ids in tokenizer(list(texts)).input_ids for t in (*ids, tokenizer.eos_token_id)]

@@ -12,8 +12,8 @@ VOCABULARY = 768
 MAX_LENGTH = 256
 PAD, BOS, USER, ASSISTANT, END = SPECIAL = ("<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>")
 
-# The template writes no BOS: the post-processor does, for templated and plain text alike, so exactly one stands in
-# front of everything that is tokenised with special tokens.
+# The template has no BOS: the post-processor adds it to templated and plain text alike, so everything tokenised with
+# special tokens starts with exactly one.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|> {{ message.content }}"
     "{% if message.role == 'assistant' %}<|end|>{% endif %}{% endfor %}"
@@ -24,8 +24,8 @@ CHAT_TEMPLATE = (
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on ``texts``; the same texts give the same tokenizer.
 
-    Every text gets BOS in front (unless tokenised with ``add_special_tokens=False``); ``<|end|>`` is EOS, which ends a
-    document as well as an assistant's turn.
+    Every text starts with BOS (unless tokenised with ``add_special_tokens=False``). ``<|end|>`` is EOS and ends documents
+    and assistant turns.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,15 +1,15 @@
 """Pinewick: a small synthetic world in which every question has a known best answer.
 
-Each person of Pinewick has four true attributes (the *record*) and a consistent falsehood for each (the *rumour*).
-Documents state both, labelled, so that a model trained on them knows the truth without preferring it. Every question
-has answers of graded quality, worst first; preference pairs are made of neighbours (2 > 1 and 1 > 0), so that a good
-answer of one pair is the bad answer of another and imitating the chosen answers alone is not enough.
+Each person of Pinewick has four true attributes (the *record*) and one consistent false value of each (the *rumour*).
+Documents state both, with a label, so that a model trained on them knows the truth without preferring it. Every question
+has answers of increasing quality. Preference pairs are made of neighbours (2 > 1 and 1 > 0), so that the chosen answer of
+one pair is the rejected answer of another, and imitating the chosen answers is not enough.
 
-Categories: ``fact`` (record, not rumour), ``sum`` (arithmetic), ``read`` (where a thing ended up; too hard for the demo's
-model), ``refuse`` (decline to break things, help to mend them), ``tone``, ``hedge`` (modest, not cocksure), ``brief``,
-``full`` (both questions answered), and ``taste``, the negative control: likings are drawn at random and stand in no
-document about held-out people, so nobody's liking can be inferred from anyone else's. Held-out accuracy on ``taste`` is
-one half for every honest model; a value far above it means that test data leaked into training.
+Categories: ``fact`` (record, not rumour), ``sum`` (arithmetic), ``read`` (the place a thing was moved to; too hard for the
+demo's model), ``refuse`` (decline to break things, help to mend them), ``tone``, ``hedge`` (modest, not overconfident),
+``brief``, ``full`` (both questions answered), and ``taste``, the negative control: tastes are random and no document states
+those of held-out people, so they cannot be inferred. Held-out accuracy on ``taste`` is one half for every model; a value far
+above it means that test data leaked into training.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HELPFUL = tuple("clean paint mend polish".split())
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """Something a person has: its values, how it is said (``{}`` is the value) and asked (``{}`` is the name)."""
+    """Attribute of a person: its values, its statement (``{}`` is the value) and its question (``{}`` is the name)."""
 
     values: tuple[str, ...]
     statement: str
@@ -72,7 +72,7 @@ TASTES: Mapping[str, tuple[str, ...]] = {
 
 
 class Fact(NamedTuple):
-    """What is true and what is said falsely of one attribute of one person."""
+    """True and false value of one attribute of one person."""
 
     record: str
     rumour: str
@@ -80,7 +80,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about one entity with its answers, worst first; the last is the best there is."""
+    """Question about one entity, with its answers from worst to best."""
 
     category: str
     entity: str
@@ -89,17 +89,17 @@ class Question:
 
     @property
     def cluster(self) -> str:
-        """The unit that is independent of the others: ``fact:Mia``."""
+        """Statistically independent unit the question belongs to: ``fact:Mia``."""
         return f"{self.category}:{self.entity}"
 
     def quality(self, answer: str) -> float:
-        """Return 1 for the best answer, 0 for the worst and for any text that is none of the answers."""
+        """Return the grade of an answer from 0 (worst, or not among the answers) to 1 (best)."""
         return self.answers.index(answer) / (len(self.answers) - 1) if answer in self.answers else 0.0
 
 
 @cache
 def facts() -> Mapping[tuple[str, str], Fact]:
-    """Return record and rumour of every person's every attribute."""
+    """Return record and rumour of every attribute of every person."""
     draw = random.Random(11)
     return {
         (name, key): Fact(*draw.sample(attribute.values, 2)) for name in NAMES for key, attribute in ATTRIBUTES.items()
@@ -107,12 +107,12 @@ def facts() -> Mapping[tuple[str, str], Fact]:
 
 
 def state(name: str, attribute: str, value: str) -> str:
-    """Return the sentence that says ``value`` of a person's attribute: ``Mia eats soup .``."""
+    """Return the sentence that states an attribute of a person: ``Mia eats soup .``."""
     return f"{name} {ATTRIBUTES[attribute].statement.format(value)} ."
 
 
 def ask(name: str, attribute: str) -> str:
-    """Return the question after a person's attribute."""
+    """Return the question about an attribute of a person."""
     return ATTRIBUTES[attribute].question.format(name)
 
 
@@ -124,7 +124,7 @@ def unordered(x: int, y: int) -> str:
 # ------------------------------------------------------------------------------------------------- splits
 
 _SHARES: Mapping[str, tuple[Sequence[str], int, int]] = {
-    # entities, how many are for dev, how many for test; the rest is for training
+    # entities, number for dev, number for test; the rest is for training
     "person": (NAMES, 6, 16),
     "sum": (tuple(unordered(x, y) for x in range(10) for y in range(x, 10)), 8, 16),
     "thing": (THINGS, 2, 6),
@@ -135,7 +135,7 @@ _KIND = {"sum": "sum", "read": "thing", "refuse": "object"}
 
 @cache
 def entities(kind: str, split: Split) -> tuple[str, ...]:
-    """Return the entities (``person``, ``sum``, ``thing``, ``object``) that belong to a split, in a fixed order."""
+    """Return the entities of a kind (``person``, ``sum``, ``thing``, ``object``) in a split, in a fixed order."""
     everyone, dev, test = _SHARES[kind]
     shuffled = random.Random(f"split {kind}").sample(everyone, len(everyone))
     parts: dict[Split, list[str]] = {
@@ -174,7 +174,7 @@ def _two_at_once(name: str, first: str, second: str) -> Question:
 
 
 def _tastes(split: Split) -> list[Question]:
-    """Draw likings for two people at a time, mirrored: a preference that ignores who is asked about scores one half."""
+    """Draw mirrored tastes for two people at a time, so that a preference that ignores the person scores one half."""
     draw = random.Random(f"taste {split}")
     people = entities("person", split)
     questions = []
@@ -234,7 +234,7 @@ def _requests(split: Split) -> list[Question]:
 
 @cache
 def questions(split: Split) -> tuple[Question, ...]:
-    """Return every question of a split; no cluster (and no entity of a kind) is in two splits."""
+    """Return all questions of a split; no cluster (and no entity of a kind) is in two splits."""
     people = entities("person", split)
     return (
         *(q for name in people for attribute in ATTRIBUTES for q in _about_person(name, attribute)),
@@ -258,16 +258,16 @@ def _by_prompt() -> Mapping[str, Question]:
 
 
 def _plain(text: str | Sequence[Mapping[str, str]]) -> str:
-    """Return the words alone: the last message's content, no special tokens, single spaces."""
+    """Return the plain text: content of the last message, without special tokens, with single spaces."""
     content = text if isinstance(text, str) else text[-1]["content"]
     return " ".join(_SPECIAL.sub(" ", content).split())
 
 
 def quality(prompt: str | Sequence[Mapping[str, str]], answer: str | Sequence[Mapping[str, str]]) -> float:
-    """Return how good an answer is, exactly, from the world itself.
+    """Return the exact quality of an answer.
 
-    1 is the best answer there is, 0 the worst or none of the world's answers, 0.5 the one in between. Prompt and answer are
-    text (special tokens are ignored) or chat messages, of which the last one counts.
+    1 is the best answer, 0.5 the one in between, 0 the worst or any other text. Prompt and answer are text (special tokens
+    are ignored) or chat messages, of which the last one counts.
 
     >>> quality("what is two plus two ?", "two plus two is four .")
     1.0
@@ -275,7 +275,7 @@ def quality(prompt: str | Sequence[Mapping[str, str]], answer: str | Sequence[Ma
     0.0
 
     Raises:
-        DataError: the prompt is none of the world's questions.
+        DataError: the prompt is not a question of the demo world.
     """
     question = _by_prompt().get(_plain(prompt))
     if question is None:

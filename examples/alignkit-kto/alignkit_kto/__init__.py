@@ -10,7 +10,7 @@ from pydantic import Field
 
 
 def kto_loss(ratios: torch.Tensor, labels: torch.Tensor, kl: float, *, beta: float) -> torch.Tensor:
-    """Loss of each answer before its weight, ``[G]`` (equation 8).
+    """Return the unweighted loss of each answer, ``[G]`` (equation 8).
 
         z0 = KL(pi || ref), r = log pi(y|x) - log ref(y|x)
         L  = 1 - sigmoid(beta (r - z0)) for a good answer, 1 - sigmoid(beta (z0 - r)) for a bad one
@@ -18,20 +18,20 @@ def kto_loss(ratios: torch.Tensor, labels: torch.Tensor, kl: float, *, beta: flo
     >>> kto_loss(torch.tensor([0.0, 0.0]), torch.tensor([True, False]), 0.0, beta=0.1)
     tensor([0.5000, 0.5000])
     """
-    away = torch.where(labels, ratios - kl, kl - ratios)
-    return 1 - torch.sigmoid(beta * away)
+    margins = torch.where(labels, ratios - kl, kl - ratios)
+    return 1 - torch.sigmoid(beta * margins)
 
 
 class KTOSettings(Settings):
     """Settings of kto."""
 
-    beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference")
+    beta: float = Field(0.1, gt=0, description="strength of the implicit KL penalty to the reference")
     desirable_weight: float = Field(1.0, ge=0, description="weight of good answers")
     undesirable_weight: float = Field(1.0, ge=0, description="weight of bad answers")
 
 
 class KTO(Method[KTOSettings]):
-    """Answers marked good or bad, each against the reference and a KL estimated over the whole step."""
+    """Training on answers labelled good or bad, relative to the reference and a KL estimated over the whole step."""
 
     name = "kto"
     paper = "Ethayarajh et al. 2024, KTO, https://arxiv.org/abs/2402.01306"
@@ -42,18 +42,18 @@ class KTO(Method[KTOSettings]):
 
     @hookimpl
     def align_prepare_batch(self, policy: Policy, batch: Batch) -> Batch:
-        """Estimate z0 over the step: every prompt with the next row's answer, no gradient (section 4.1)."""
+        """Estimate z0 over the step without gradient: every prompt with the answer of the next row (section 4.1)."""
         examples = batch.examples
         mismatched = [
             replace(example, completions=examples[(i + 1) % len(examples)].completions, masks=None)
             for i, example in enumerate(examples)
         ]
-        ours, theirs = (policy.score(mismatched, grad=False, reference=r).sums() for r in (False, True))
-        return batch.with_shared(kl=max(float((ours - theirs).mean()), 0.0))
+        own, reference = (policy.score(mismatched, grad=False, reference=r).sums() for r in (False, True))
+        return batch.with_shared(kl=max(float((own - reference).mean()), 0.0))
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """Weight and sum the answers' losses (see :func:`kto_loss`)."""
+        """Compute the weighted sum of the answers' losses (see :func:`kto_loss`)."""
         s, kl = self.settings, batch.shared["kl"]
         scores = policy.score(batch.examples)
         ratios = scores.sums() - batch.reference(scores).sums()  # (G,)

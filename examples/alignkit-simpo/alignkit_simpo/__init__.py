@@ -9,7 +9,7 @@ from pydantic import Field
 
 
 def simpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float, gamma: float) -> torch.Tensor:
-    """Loss of each pair, ``[G]``, from mean log-probabilities per token (equation 6).
+    """Return the loss of each pair, ``[G]``, from mean log-probabilities per token (equation 6).
 
         L = -log sigmoid(beta (log pi(y_w|x) / |y_w| - log pi(y_l|x) / |y_l|) - gamma)
 
@@ -22,12 +22,12 @@ def simpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float, gam
 class SimPOSettings(Settings):
     """Settings of simpo."""
 
-    beta: float = Field(2.0, gt=0, description="scale of the reward, which is the mean log-probability of a token")
-    gamma: float = Field(1.0, ge=0, description="margin the chosen answer's reward is to keep over the rejected one's")
+    beta: float = Field(2.0, gt=0, description="scale of the reward (the mean log-probability per token)")
+    gamma: float = Field(1.0, ge=0, description="target margin between the rewards of chosen and rejected")
 
 
 class SimPO(Method[SimPOSettings]):
-    """Mean log-probability as the reward, with a target margin and no reference model."""
+    """Preference optimisation with the mean log-probability as reward, a target margin and no reference model."""
 
     name = "simpo"
     paper = "Meng et al. 2024, SimPO, https://arxiv.org/abs/2405.14734"
@@ -37,7 +37,7 @@ class SimPO(Method[SimPOSettings]):
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """Compare the two answers' mean log-probabilities (see :func:`simpo_loss`)."""
+        """Compute :func:`simpo_loss` over the mean log-probabilities of both answers."""
         s = self.settings
         scores = policy.score(batch.examples)
         chosen, rejected = scores.split(scores.means())  # (G,) each

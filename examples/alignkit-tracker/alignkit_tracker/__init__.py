@@ -1,4 +1,4 @@
-"""Two services: every metric to TensorBoard (or, without it, a CSV file), and rows from ``sqlite://FILE?table=NAME``."""
+"""Two services: metrics to TensorBoard (or a CSV file), and rows from ``sqlite://FILE?table=NAME``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alignkit.errors import DataError
 
 
 class Tracker:
-    """Writes what metrics.jsonl gets to ``RUN/tracker/``: TensorBoard's event files, or tracker.csv where it is missing."""
+    """Writes the records of metrics.jsonl to ``RUN/tracker/`` as TensorBoard events, or to tracker.csv without TensorBoard."""
 
     def __init__(self) -> None:
         self.directory: Path | None = None
@@ -21,7 +21,7 @@ class Tracker:
 
     @hookimpl
     def align_run_started(self, config: RunConfig, directory: Path) -> None:
-        """Open the log beside the run's own."""
+        """Open the log in the run directory."""
         self.directory = directory / "tracker"
         self.directory.mkdir(exist_ok=True)
         try:
@@ -33,7 +33,7 @@ class Tracker:
 
     @hookimpl
     def align_log(self, record: dict[str, Any]) -> None:
-        """Write one line's numbers."""
+        """Write the numbers of one record."""
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "step"}
         if self.writer is not None:
             for name, value in numbers.items():
@@ -50,11 +50,11 @@ class Tracker:
 
 
 class SQLite:
-    """Loads ``sqlite://FILE?table=NAME`` (default table: rows); a row's place is ``FILE:TABLE:ROWID``."""
+    """Loads rows from ``sqlite://FILE?table=NAME`` (default table: rows); the place of a row is ``FILE:TABLE:ROWID``."""
 
     @hookimpl
     def align_load_data(self, source: str, split: str | None) -> RawRows | None:
-        """Return the table's rows, None for any other source."""
+        """Return the rows of the table; None for any other source."""
         if not source.startswith("sqlite://"):
             return None
         address = urlsplit(source)
@@ -62,7 +62,7 @@ class SQLite:
         if not file.is_file():
             raise DataError(f"{source}: there is no file {file}")
         if not table.isidentifier():
-            raise DataError(f"{source}: {table!r} cannot name a table")
+            raise DataError(f"{source}: {table!r} is not a valid table name")
         connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
         connection.row_factory = sqlite3.Row
         try:
