@@ -61,7 +61,7 @@ def test_one_cluster_has_no_interval(values: list[float]) -> None:
     ("a", "b", "clusters", "message"),
     [
         ([], [], [], "at least one"),
-        ([1.0], [1.0, 2.0], ["x"], "equally many"),
+        ([1.0], [1.0, 2.0], ["x"], "numbers must be equal"),
         ([math.nan], [1.0], ["x"], "not finite"),
         ([1.0], [0.0], ["x"], "positive sum"),
     ],

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", type=click.Path(path_type=Path))
 @click.option(
-    "--baseline", metavar="RUN", help="What the others are compared with (default: the first); start: the start model."
+    "--baseline",
+    metavar="RUN",
+    help="Run to compare the others with (default: the first), or start for their common start model.",
 )
 @click.option(
-    "--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write the comparison as one HTML page."
+    "--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write the comparison to an HTML page."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 @debug_option
 def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_json: bool) -> None:
-    """Compare runs on the same held-out items; runs that differ in the seed alone are one arm."""
+    """Compare runs on the same held-out items. Runs that differ only in their seed are one arm."""
     from alignkit.display.console import Console
 
     from alignkit_eval.comparison.compare import compare as make
@@ -44,11 +46,11 @@ def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
-    """Print a comparison: the verdict, the arms, the contrasts, the costs, and what a reader must know.
+    """Print a comparison: verdict, arms, contrasts, costs and notes.
 
     Args:
-        comparison: what is printed.
-        console: where; default: stderr.
+        comparison: the comparison.
+        console: the console to print to (default: stderr).
     """
     from alignkit.display.console import Console
 

@@ -21,18 +21,26 @@ if TYPE_CHECKING:
 @click.option(
     "--suite", "suites", metavar="NAME[,NAME]", default="prefs,perplexity", show_default=True, help="Suites to run."
 )
-@click.option("--data", metavar="D", help="Rows to evaluate on, in place of what the target came with.")
-@click.option("--tasks", metavar="A,B", help="lm-eval tasks (implies --suite lm-eval where no suite is named).")
-@click.option("--include-path", metavar="DIR", help="Directory of further lm-eval task files.")
+@click.option("--data", metavar="D", help="Rows to evaluate on, in place of each target's own data.")
+@click.option("--tasks", metavar="A,B", help="lm-eval tasks; without --suite, only lm-eval is run.")
+@click.option("--include-path", metavar="DIR", help="Directory of additional lm-eval task files.")
 @click.option(
-    "--output", metavar="DIR", default="evaluations", show_default=True, help="Results that belong to no run."
+    "--output",
+    metavar="DIR",
+    default="evaluations",
+    show_default=True,
+    help="Directory for results that are not stored in a run.",
 )
 @click.option(
-    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="data.max_length=512, eval.settings.SUITE.KEY=V."
+    "--set",
+    "sets",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Any other key, such as data.max_length=512 or eval.settings.SUITE.KEY=VALUE.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-@click.option("--rate", is_flag=True, help="Write a blind A/B page of two targets' answers.")
-@click.option("--ratings", metavar="CSV", type=click.Path(path_type=Path), help="Read the ratings of such a page.")
+@click.option("--rate", is_flag=True, help="Write a page for blind A/B ratings of two targets' completions.")
+@click.option("--ratings", metavar="CSV", type=click.Path(path_type=Path), help="Report the result of such ratings.")
 @debug_option
 @click.pass_context
 def evaluate(
@@ -48,9 +56,9 @@ def evaluate(
     rate: bool,
     ratings: Path | None,
 ) -> None:
-    """Evaluate models with the same suites: runs, model or adapter directories, hub ids, or demo.
+    """Evaluate models: run, model or adapter directories, hub ids, or demo.
 
-    Without a target: the newest finished run under runs/, else the demo's start model.
+    The default target is the newest finished run under runs/, or the demo's start model where there is none.
     """
     from alignkit.display.console import Console
     from alignkit.system.quiet import quiet_libraries
@@ -84,7 +92,7 @@ def evaluate(
 
         first, second = (evaluation.results["generate"].items for evaluation in found)
         page = write_rating_page(first, second, (found[0].target, found[1].target), Path(output))
-        console.info(f"rate the answers in {page}, then: align eval --output {output} --ratings ratings.csv")
+        console.info(f"rate the completions in {page}, then run: align eval --output {output} --ratings ratings.csv")
     elif as_json:
         click.echo(json.dumps([evaluation.to_json() for evaluation in found], indent=2))
     else:
@@ -94,10 +102,10 @@ def evaluate(
 
 
 def _settings(data: str | None, tasks: str | None, include_path: str | None, sets: Sequence[str]) -> list[str]:
-    """Return what the options come to as ``--set`` texts, the user's own last."""
+    """Return the options as ``--set`` texts, the user's own ``--set`` last."""
     made = []
     if data is not None:
-        made.append("eval.settings.perplexity.text=null")  # the named data, not the texts a demo run was measured on
+        made.append("eval.settings.perplexity.text=null")  # the named data in place of the texts of a demo run
     if tasks is not None:
         made.append(f"eval.settings.lm-eval.tasks={tasks}")
     if include_path is not None:
@@ -106,7 +114,7 @@ def _settings(data: str | None, tasks: str | None, include_path: str | None, set
 
 
 def _table(found: Sequence[Evaluation]) -> Table:
-    """Return one row a metric and one column a target."""
+    """Return a table with one row per metric and one column per target."""
     from alignkit.display.headline import headline, with_interval
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Reading runs into arms: their results, what tells them apart, what they cost."""
+"""Runs and the arms they form: results, distinguishing settings, and costs."""
 
 from __future__ import annotations
 
@@ -17,48 +17,52 @@ from alignkit.system.files import to_json
 from alignkit_eval.comparison.result import Cost
 
 START = "start"
-"""Names the start model that runs share."""
+"""Name of the start model that runs share."""
 
-_WATCHING = {
+_NOT_TRAINING = {
     *("train.logging_steps", "train.logging_strategy", "train.logging_first_step", "train.report_to"),
     *("train.save_steps", "train.save_strategy", "train.save_total_limit", "train.disable_tqdm"),
     *("train.eval_strategy", "train.eval_steps", "data.cache", "method.name"),
 }
-"""Keys that change nothing about what is trained (``method.name`` is told apart by itself)."""
+"""Keys without influence on what is trained, and ``method.name``, which arms are named by anyway."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run, or a model evaluated on its own: its results by suite, and what it is."""
+    """A run, or a model evaluated on its own, with its results by suite."""
 
     path: Path
     seed: int
     method: str | None
     settings: Mapping[str, Any]
-    """Configuration by dotted key, without what only watches the run."""
+    """Configuration by dotted key, without logging, saving and evaluation."""
     results: Mapping[str, SuiteResult]
     conventions: Mapping[str, Any] = field(default_factory=dict)
     start: str | None = None
     """Hash of the start model."""
     stages: tuple[str, ...] = ()
-    """Methods of the runs its start model came from, the first one first."""
+    """Methods of the runs that produced its start model, in their order."""
     cost: Cost = field(default_factory=Cost)
     folds: tuple[Path, ...] = ()
-    """Of a cross-validated run, the run of every fold; ``path`` is the first one's."""
+    """Directories of the runs of all folds, for a cross-validated run; ``path`` is the first of them."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Its directory, or those of its folds."""
+        """The run's directory, or those of its folds."""
         return self.folds or (self.path,)
 
     @property
     def label(self) -> str | None:
-        """The methods it took, ``sft+dpo``; None for a model that was evaluated on its own."""
+        """The methods it was trained with, as ``sft+dpo``; None for a model evaluated on its own."""
         return None if self.method is None else "+".join([*self.stages, self.method])
 
 
 def read_run(path: Path | str) -> RunResult:
-    """Read a finished run, or a directory that ``align eval --output`` made; raises ``ConfigError`` where it is neither."""
+    """Read a finished run, or a directory written by ``align eval --output``.
+
+    Raises:
+        ConfigError: ``path`` is neither, or the run has not finished or has no evaluation.
+    """
     path = Path(path)
     results = results_in(path / "eval")
     if not (path / "run.json").is_file():
@@ -66,14 +70,14 @@ def read_run(path: Path | str) -> RunResult:
             below = sorted(child.parent for child in path.glob("*/eval") if any(child.glob("*.json")))
             hint = f" (did you mean {below[0]}?)" if below else ""
             raise ConfigError(
-                f"{path} is neither a run nor the result of an evaluation: it holds no eval/SUITE.json{hint}"
+                f"{path} is neither a run nor the result of an evaluation: it has no eval/SUITE.json{hint}"
             )
         return RunResult(path, 0, None, {}, results)
     record = RunDir.open(path).read_record()
     if record.get("status") != "finished":
         raise ConfigError(f"{path} is not a finished run (its status is {record.get('status')})")
     if not results:
-        raise ConfigError(f"{path} holds no evaluation: run align eval {path} first")
+        raise ConfigError(f"{path} has no evaluation: run align eval {path} first")
     stages = lineage(record)
     methods = tuple(str(stage.record.get("method")) for stage in stages)
     return RunResult(
@@ -91,7 +95,7 @@ def read_run(path: Path | str) -> RunResult:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed alone, under the name of what tells them from the others."""
+    """Runs that differ only in their seed, named by the settings that distinguish them from other groups."""
 
     name: str
     settings: Mapping[str, Any]
@@ -99,66 +103,66 @@ class Group:
 
 
 def group(runs: Sequence[RunResult]) -> list[Group]:
-    """Put runs that differ in their seed alone into one group, in the order they were given."""
-    groups = [tuple(sorted(members, key=lambda run: run.seed)) for members in _alike_but_for_the_seed(runs)]
+    """Group runs that differ only in their seed. Groups are in the order in which the runs were given."""
+    groups = [tuple(sorted(members, key=lambda run: run.seed)) for members in _same_except_seed(runs)]
     first = [members[0] for members in groups]
     names = [_name(run, first) for run in first]
     return [
         Group(
             name if names.count(name) == 1 else f"{name} ({run.path})",
-            ({"method": run.method} if run.method else {}) | _told_apart(run, first),
+            ({"method": run.method} if run.method else {}) | _distinguishing(run, first),
             members,
         )
         for name, run, members in zip(names, first, groups, strict=True)
     ]
 
 
-def _alike_but_for_the_seed(runs: Sequence[RunResult]) -> list[list[RunResult]]:
-    """Group runs by what was trained; where that leaves one seed twice, by what they started from as well."""
+def _same_except_seed(runs: Sequence[RunResult]) -> list[list[RunResult]]:
+    """Group runs by their settings; where a group has a seed twice, by their start models as well."""
     found = []
     for members in _grouped(runs, lambda run: run.settings):
         parts = [members]
-        if _seed_twice(members) is not None:
+        if _duplicate_seed(members) is not None:
             parts = _grouped(members, lambda run: run.start)
         for part in parts:
-            twice = _seed_twice(part)
+            twice = _duplicate_seed(part)
             if twice is not None:
                 raise ConfigError(
-                    f"{twice.path} and another run have one configuration and one seed: leave one of them out"
+                    f"{twice.path} and another run have the same configuration and seed: leave one of them out"
                 )
         found += parts
     return found
 
 
-def _grouped(runs: Sequence[RunResult], about: Callable[[RunResult], Any]) -> list[list[RunResult]]:
+def _grouped(runs: Sequence[RunResult], key: Callable[[RunResult], Any]) -> list[list[RunResult]]:
     together: dict[str, list[RunResult]] = {}
     for run in runs:
-        identity = run.path if run.method is None else (run.label, to_json(about(run)))
+        identity = run.path if run.method is None else (run.label, to_json(key(run)))
         together.setdefault(json.dumps(to_json(identity), sort_keys=True), []).append(run)
     return list(together.values())
 
 
-def _seed_twice(runs: Sequence[RunResult]) -> RunResult | None:
+def _duplicate_seed(runs: Sequence[RunResult]) -> RunResult | None:
     seeds = [run.seed for run in runs]
     return next((run for run in runs if seeds.count(run.seed) > 1), None)
 
 
 class PastRun(NamedTuple):
-    """One run of a pipeline."""
+    """One run in the chain of runs that produced a model."""
 
     record: Mapping[str, Any]
-    """Its run.json."""
+    """The run's run.json."""
     start: Path | None
-    """Where in the run before it (``model``, ``checkpoints/checkpoint-20``) it found its start model."""
+    """Path of its start model inside the previous run: ``model``, or ``checkpoints/checkpoint-20``."""
 
 
 def lineage(record: Mapping[str, Any]) -> list[PastRun]:
-    """Return the runs a model went through, from the first one to the one with this record."""
+    """Return the runs that produced a model, from the first one to the one with this record."""
     found: list[PastRun] = []
     seen = set[Path]()
     while True:
         path = _start_path(record)
-        # RUN/model or RUN/checkpoints/checkpoint-N; a hub id is no absolute path.
+        # RUN/model or RUN/checkpoints/checkpoint-N; a hub id is not an absolute path.
         above = [parent for parent in path.parents[:2] if (parent / "run.json").is_file()] if path.is_absolute() else []
         if not above or above[0] in seen:
             return [PastRun(record, None), *reversed(found)]
@@ -168,8 +172,8 @@ def lineage(record: Mapping[str, Any]) -> list[PastRun]:
 
 
 def cost_of(stages: Sequence[PastRun]) -> Cost:
-    """Return what a model cost to train, every stage of it, and its reward models; None for what a record does not say."""
-    if _started_from_a_lost_run(stages[0].record):
+    """Return the cost of training a model: all its stages and its reward models. Values missing in a record are None."""
+    if _started_from_lost_run(stages[0].record):
         return Cost()
     records = {_identity(stage.record): stage.record for stage in stages}
     for stage in stages:
@@ -180,12 +184,12 @@ def cost_of(stages: Sequence[PastRun]) -> Cost:
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what tells one run's record from another's: stages that two models share are paid once."""
+    """Return a key that identifies a run, so that a stage shared by two models is counted once."""
     return record.get("started"), record.get("method"), record.get("model", {}).get("hash")
 
 
 def _reward_models(record: Mapping[str, Any]) -> list[Path]:
-    """Return the runs a run's rewards were trained in."""
+    """Return the directories of the runs that trained the reward models of a run."""
     rewards = record.get("config", {}).get("method", {}).get("reward")
     if not isinstance(rewards, list):
         return []
@@ -194,15 +198,15 @@ def _reward_models(record: Mapping[str, Any]) -> list[Path]:
 
 
 def _own_cost(record: Mapping[str, Any]) -> tuple[float | None, float | None, float | None, float | None]:
-    """Return tokens, FLOPs, seconds and memory of one run, its reference passes included."""
+    """Return tokens, FLOPs, seconds and memory of one run, including its reference passes."""
     train = record.get("train", {})
     tokens = _total((train.get("tokens"), train.get("reference_tokens", 0), train.get("rollout_tokens", 0)))
     seconds = _total((train.get("seconds"), record.get("timings", {}).get("reference", {}).get("seconds", 0)))
     return tokens, train.get("flops"), seconds, train.get("memory_gb")
 
 
-def _started_from_a_lost_run(record: Mapping[str, Any]) -> bool:
-    """Whether a run was told to start from a run's directory that is no longer there: what that one cost is unknown."""
+def _started_from_lost_run(record: Mapping[str, Any]) -> bool:
+    """Whether a run started from a run that no longer exists, so that the cost of that one is unknown."""
     path, name = _start_path(record), str(record.get("model", {}).get("name", ""))
     return path.is_absolute() and path.name == "model" and path.parent.name == Path(name).name
 
@@ -212,7 +216,7 @@ def _start_path(record: Mapping[str, Any]) -> Path:
 
 
 def mean_cost(runs: Sequence[RunResult]) -> Cost:
-    """Return the mean cost over seeds, None for what one of them does not say."""
+    """Return the mean cost over seeds; a value that is unknown for one of them is None."""
 
     def mean(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -222,22 +226,22 @@ def mean_cost(runs: Sequence[RunResult]) -> Cost:
 
 
 def results_in(directory: Path) -> dict[str, SuiteResult]:
-    """Return the results that lie in a directory, by suite."""
+    """Return the results stored in a directory, by suite."""
     names = sorted(path.stem for path in directory.glob("*.json"))
     return {name: read_evaluation(directory, name) for name in names}
 
 
 def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
-    """Return the settings of the last stage by dotted key, without what only watches it.
+    """Return the settings of the last stage by dotted key, without those of :data:`_NOT_TRAINING`.
 
-    A start model that a run made is described by that run's settings under ``start.``, not by its path: pipelines that
-    differ in their seeds alone are one arm.
+    A start model that was trained by a run is described by that run's settings under ``start.``, not by its path, so
+    that pipelines that differ only in their seeds are one arm.
     """
     settings: dict[str, Any] = {}
     for stage in stages:
         before = {f"start.{key}": value for key, value in settings.items()}
         flat = _flat(stage.record.get("config", {}))
-        settings = {k: v for k, v in flat.items() if k not in _WATCHING and not k.startswith(("run.", "eval."))}
+        settings = {k: v for k, v in flat.items() if k not in _NOT_TRAINING and not k.startswith(("run.", "eval."))}
         if stage.start is not None:
             del settings["model.name"]
             settings |= before | {"start.directory": str(stage.start)}
@@ -254,8 +258,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _told_apart(run: RunResult, others: Sequence[RunResult]) -> dict[str, Any]:
-    """Return the settings in which a run differs from another: the method's own from runs of its method alone."""
+def _distinguishing(run: RunResult, others: Sequence[RunResult]) -> dict[str, Any]:
+    """Return the settings in which a run differs from any other; the method's own are compared within that method."""
 
     def differs(key: str) -> bool:
         if key.startswith("method."):
@@ -270,10 +274,10 @@ def _told_apart(run: RunResult, others: Sequence[RunResult]) -> dict[str, Any]:
 
 
 def _name(run: RunResult, others: Sequence[RunResult]) -> str:
-    """Return the methods a run took, with the settings that tell it from other runs of the same ones."""
+    """Return the methods a run was trained with, and the settings that distinguish it from other runs of these methods."""
     if run.label is None:
         return START if run.path.name == "before" else run.path.resolve().name
-    own = _told_apart(run, [other for other in others if other.label == run.label])
+    own = _distinguishing(run, [other for other in others if other.label == run.label])
     return " ".join([run.label, *(f"{key}={value}" for key, value in own.items())])
 
 

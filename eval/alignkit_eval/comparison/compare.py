@@ -1,4 +1,4 @@
-"""Comparing runs on the same items: arms over seeds, paired contrasts, Holm's correction, a verdict in words."""
+"""Comparison of runs on the same items: arms over seeds, paired contrasts, Holm's correction, and a verdict."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from alignkit_eval.comparison.verdict import Judged, verdict_of
 from alignkit_eval.statistics import transformed
 
 _LARGEST = 300.0
-"""Logarithm beyond which a ratio is as good as infinite: the end of an interval that reaches it is not given."""
+"""Logarithms above this are treated as infinite: an interval end that reaches it is None."""
 
 
 def compare(
     runs: Sequence[Path | str], baseline: Path | str | None = None, *, names: Mapping[Path, str] | None = None
 ) -> Comparison:
-    """Compare runs, paired on the items they were all evaluated on; runs that differ in the seed alone are one arm.
+    """Compare runs, paired on the items they were all evaluated on. Runs that differ only in their seed are one arm.
 
     Args:
-        runs: run directories, or directories that ``align eval --output`` made.
-        baseline: the run the others are compared with, or ``start`` for the start model they share (default: the first).
-        names: what arms are called, by the directory of one of their runs (default: by what tells them apart).
+        runs: run directories, or directories written by ``align eval --output``.
+        baseline: the run to compare the others with, or ``start`` for their common start model (default: the first run).
+        names: names of arms, by the directory of one of their runs (default: their distinguishing settings).
 
     Raises:
         ConfigError: a directory cannot be read, or the runs were evaluated on different items.
     """
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
-    read = join_folds([read_run(path) for path in _once([*runs, *([] if baseline in (None, START) else [baseline])])])
+    read = join_folds([read_run(path) for path in _unique([*runs, *([] if baseline in (None, START) else [baseline])])])
     called = {path.resolve(): name for path, name in (names or {}).items()}
     groups = [_renamed(found, called) for found in group(read)]
     if baseline == START:
@@ -57,16 +57,14 @@ def compare(
         wanted = Path(baseline if baseline is not None else runs[0]).resolve()
         first = next(g for g in groups if any(path.resolve() == wanted for run in g.runs for path in run.paths))
     if len(groups) < 2:
-        raise ConfigError(
-            "there is one arm only: the runs differ in nothing but their seed; name a run to compare it with"
-        )
+        raise ConfigError("there is only one arm: the runs differ only in their seed; add a run to compare them with")
     notes: list[str] = []
     suites = common_suites(groups, notes)
     notes += _notes(groups)
     table = _Table(groups, suites, notes)
     others = [g for g in groups if g is not first]
     contrasts = table.contrasts([(g, first) for g in others])
-    pairs = table.contrasts([*((g, first) for g in others), *combinations(others, 2)], judging=True)
+    pairs = table.contrasts([*((g, first) for g in others), *combinations(others, 2)], deciding=True)
     verdict, winner = verdict_of(
         first.name,
         [g.name for g in groups],
@@ -81,12 +79,12 @@ def compare(
         verdict=verdict,
         winner=winner,
         notes=tuple(dict.fromkeys(notes)),
-        settings=_shared(groups),
+        settings=_common_settings(groups),
     )
 
 
 class _Table:
-    """Item values of every group, suite and contrast, read once."""
+    """Item values of every group, suite and contrast."""
 
     def __init__(self, groups: Sequence[Group], suites: Sequence[str], notes: list[str]) -> None:
         self.notes = notes
@@ -100,15 +98,18 @@ class _Table:
                     self.values[g.name, name, contrast.metric] = item_values(g, name, contrast, items)
 
     def contrasts(
-        self, pairs: Iterable[tuple[Group, Group]], *, judging: bool = False
+        self, pairs: Iterable[tuple[Group, Group]], *, deciding: bool = False
     ) -> list[tuple[str, ContrastResult]]:
-        """Return every contrast of every (arm, baseline) with its corrected p, and the baseline's name before it."""
+        """Return (baseline's name, result with corrected p) of every contrast of every (arm, baseline).
+
+        With ``deciding``, only those that decide the verdict.
+        """
         found = [
             (baseline.name, self._contrast(arm, baseline, suite, contrast))
             for arm, baseline in pairs
             for suite, contrasts in self.suites.items()
             for contrast in contrasts
-            if contrast.verdict or not judging
+            if contrast.verdict or not deciding
         ]
         corrected = holm([result.p for _, result in found])
         return [(base, replace(result, p_holm=p)) for (base, result), p in zip(found, corrected, strict=True)]
@@ -117,9 +118,11 @@ class _Table:
         mine = self.values[arm.name, suite, contrast.metric]
         theirs = self.values[baseline.name, suite, contrast.metric]
         rows, base_rows = self._paired_seeds(arm, mine, baseline, theirs)
-        difference = judge(minus(_pick(mine.effect, rows), _pick(theirs.effect, base_rows)), mine.clusters)
+        difference = judge(minus(_seeds_at(mine.effect, rows), _seeds_at(theirs.effect, base_rows)), mine.clusters)
         if contrast.log:
-            difference = _in_unit(difference, math.exp(min(float(theirs.effect.seeds[base_rows].mean()), _LARGEST)))
+            difference = _in_metric_unit(
+                difference, math.exp(min(float(theirs.effect.seeds[base_rows].mean()), _LARGEST))
+            )
         return ContrastResult(
             arm=arm.name,
             suite=suite,
@@ -130,8 +133,8 @@ class _Table:
         )
 
     def _paired_seeds(self, arm: Group, mine: Values, baseline: Group, theirs: Values) -> tuple[list[int], list[int]]:
-        """Return which rows of either side make pairs: those of shared seeds, else in order; it is noted what is left out."""
-        # A model that was not trained here has no seed: it stands against every seed of the other.
+        """Return the positions of the paired seeds on either side: shared seeds, or else in order. What is left out is noted."""
+        # A model without a training run has no seed and is compared with every seed of the other side.
         if not _trained(baseline):
             return list(range(len(mine.seeds))), [0] * len(mine.seeds)
         if not _trained(arm):
@@ -141,14 +144,14 @@ class _Table:
         if shared:
             left = (set(mine.seeds) | set(theirs.seeds)) - set(shared)
             if left:
-                self.notes.append(f"{between} are paired on the seeds both have; left out: {sorted(left)}")
+                self.notes.append(f"{between} are paired on their common seeds; left out: {sorted(left)}")
             return [mine.seeds.index(s) for s in shared], [theirs.seeds.index(s) for s in shared]
         count = min(len(mine.seeds), len(theirs.seeds))
-        self.notes.append(f"{between} share no seed and are paired in order")
+        self.notes.append(f"{between} have no common seed and are paired in order")
         return list(range(count)), list(range(count))
 
     def arm(self, g: Group) -> Arm:
-        """Return a group as the comparison reports it, its metrics over all its seeds."""
+        """Return a group as an arm, with metrics over all its seeds."""
         metrics: dict[str, dict[str, Estimate]] = {}
         for suite, contrasts in self.suites.items():
             found = [run.results[suite].metrics for run in g.runs]
@@ -172,16 +175,16 @@ class _Table:
         return transformed(estimate, lambda x: math.exp(min(x, _LARGEST))) if contrast.log else estimate
 
 
-def _once(paths: Sequence[Path | str | None]) -> list[Path]:
+def _unique(paths: Sequence[Path | str | None]) -> list[Path]:
     return list({Path(path).resolve(): Path(path) for path in paths if path is not None}.values())
 
 
-def _pick(whole: Effect, rows: list[int]) -> Effect:
+def _seeds_at(whole: Effect, rows: list[int]) -> Effect:
     return Effect(whole.seeds[rows], whole.influence[rows], whole.share)
 
 
-def _in_unit(difference: Difference, level: float) -> Difference:
-    """Turn a difference of logarithms into one of the metric, at the baseline's level."""
+def _in_metric_unit(difference: Difference, level: float) -> Difference:
+    """Convert a difference of logarithms to the metric's unit, at the baseline's value ``level``."""
 
     def unit(x: float | None) -> float | None:
         return None if x is None or x > _LARGEST else level * math.expm1(x)
@@ -200,21 +203,21 @@ def _mean(found: Sequence[Mapping[str, Estimate]], name: str) -> Estimate:
     return Estimate(sum(metrics[name].value for metrics in found) / len(found))
 
 
-# --------------------------------------------------------------------------------------------- what is said
+# --------------------------------------------------------------------------------------------- notes
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
-    """Return what a reader must know of the arms."""
+    """Return notes on how the arms were trained and how they are compared."""
     notes = []
     if any(_trained(g) and len(g.runs) == 1 for g in groups):
-        notes.append("an arm with one seed is compared on that seed: intervals and p say nothing about other seeds")
+        notes.append("for an arm with one seed, intervals and p do not cover the variation between seeds")
     folds = max(len(run.folds) for g in groups for run in g.runs)
     if folds:
         notes.append(
-            f"every item is judged by the model of the fold that did not train on it ({folds} folds, which share training rows: "
-            "what training leaves to chance counts once a seed)"
+            f"every item is scored by the model of the fold that did not train on it ({folds} folds; they share training rows, "
+            "so training noise is counted once per seed)"
         )
-    notes += _trained_differently(groups)
+    notes += _different_training(groups)
     by_method: dict[str, dict[str, Any]] = {}
     for g in groups:
         run: RunResult = g.runs[0]
@@ -226,32 +229,32 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         for key, value in own.items():
             seen = by_method.setdefault(run.method, {}).setdefault(key, value)
             if seen != value:
-                notes.append(f"the arms of {run.method} follow different loss conventions: {key} is {seen} and {value}")
+                notes.append(f"the arms of {run.method} use different loss conventions: {key} is {seen} and {value}")
     return notes
 
 
-def _trained_differently(groups: Sequence[Group]) -> list[str]:
-    """Return the settings, outside of the methods' own, that tell one method's arms from another's as well."""
+def _different_training(groups: Sequence[Group]) -> list[str]:
+    """Return a note on training settings, other than the methods' own, that differ between methods."""
     values: dict[str, dict[str, list[Any]]] = {}  # key -> methods -> the arms' values
     for g in groups:
         for key, value in g.runs[0].settings.items() if _trained(g) else ():
             if not key.startswith(("method.", "start.", "model.name")):
                 found = values.setdefault(key, {}).setdefault(str(g.runs[0].label), [])
                 found += [] if value in found else [value]
-    said = [
+    differences = [
         f"{key} is {', '.join(' or '.join(map(str, found)) + f' ({label})' for label, found in by_label.items())}"
         for key, by_label in sorted(values.items())
         if any(found != next(iter(by_label.values())) for found in by_label.values())
     ]
-    return [f"the methods were not trained alike: {'; '.join(said)}"] if said else []
+    return [f"the methods were trained with different settings: {'; '.join(differences)}"] if differences else []
 
 
 def _trained(g: Group) -> bool:
-    """Whether a group is of runs, not a model that was evaluated on its own."""
+    """Whether a group consists of training runs, not of a model evaluated on its own."""
     return g.runs[0].method is not None
 
 
-def _shared(groups: Sequence[Group]) -> dict[str, Any]:
+def _common_settings(groups: Sequence[Group]) -> dict[str, Any]:
     settings = [run.settings for g in groups for run in g.runs if run.method is not None]
     if not settings:
         return {}

@@ -1,7 +1,7 @@
-"""Cross-validation: the runs of one configuration and seed that each held another fold out, read as one.
+"""Cross-validation: runs of one configuration and seed, each with another held-out fold, joined into one.
 
-Every item is then judged by the model that did not train on it, and arms are compared on all items. Models of different folds
-share most of their training rows, so what training leaves to chance counts once a seed, not once a fold.
+Every item is then scored by the model that did not train on it, and arms are compared on all items. Models of different
+folds share most of their training rows, so training noise is counted once per seed, not once per fold.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FOLD, _FOLDS = "data.fold", "data.folds"
 
 
 def join_folds(runs: Sequence[RunResult]) -> list[RunResult]:
-    """Return the runs, those that differ in their fold alone as one; runs of one and the same fold stay as they are.
+    """Join runs that differ only in their held-out fold; runs without folds, or all with the same fold, are unchanged.
 
     Raises:
         ConfigError: a fold is missing.
@@ -31,39 +31,43 @@ def join_folds(runs: Sequence[RunResult]) -> list[RunResult]:
     together: dict[str, list[RunResult]] = {}
     for run in runs:
         own = {key: value for key, value in run.settings.items() if key != _FOLD}
-        about = [str(run.path)] if not run.settings.get(_FOLDS) else [run.label, run.seed, run.start, to_json(own)]
-        together.setdefault(json.dumps(about, sort_keys=True), []).append(run)
+        key = [str(run.path)] if not run.settings.get(_FOLDS) else [run.label, run.seed, run.start, to_json(own)]
+        together.setdefault(json.dumps(key, sort_keys=True), []).append(run)
     return [_joined(members) if members[0].settings.get(_FOLDS) else members[0] for members in together.values()]
 
 
 def start_of(runs: Sequence[RunResult]) -> RunResult:
-    """Return the start model all runs share; raises ``ConfigError`` where they do not share one."""
+    """Return the start model that all runs share.
+
+    Raises:
+        ConfigError: the runs started from different models, or the start model was not evaluated.
+    """
     for run in runs:
         if run.start is None:
-            raise ConfigError(f"there is no start model to compare with: {run.path} is not known to have one")
+            raise ConfigError(f"there is no start model to compare with: {run.path} does not record one")
         if run.start != runs[0].start:
             raise ConfigError(
-                f"there is no one start model to compare with: {runs[0].path} and {run.path} started from different ones"
+                f"there is no common start model to compare with: {runs[0].path} and {run.path} started from different models"
             )
     directories = [path / "eval" / "before" for path in runs[0].paths]
     found = [results_in(directory) for directory in directories]
     for directory, results in zip(directories, found, strict=True):
         if not results:
-            raise ConfigError(f"{directory} holds no evaluation of the start model (eval.before was off)")
+            raise ConfigError(f"{directory} has no evaluation of the start model (eval.before was off)")
     if len(found) == 1:
         return RunResult(directories[0], 0, None, {}, found[0])
     return RunResult(directories[0], 0, None, {}, _join_results(found), folds=tuple(directories))
 
 
 def _joined(runs: Sequence[RunResult]) -> RunResult:
-    """Return one run with the items of all folds."""
+    """Return the runs of all folds as one run with all their items."""
     first = runs[0]
     by_fold = {int(run.settings[_FOLD]): run for run in runs}
     folds = int(first.settings[_FOLDS])
     missing = [fold for fold in range(folds) if fold not in by_fold]
     if missing:
         raise ConfigError(
-            f"{first.path} is one of {folds} folds, and no run of fold {missing[0]} is among those to compare"
+            f"{first.path} is one of {folds} folds, and the run of fold {missing[0]} is not among the runs to compare"
         )
     ordered = [by_fold[fold] for fold in range(folds)]
     return replace(
@@ -76,7 +80,7 @@ def _joined(runs: Sequence[RunResult]) -> RunResult:
 
 
 def _join_results(results: Sequence[Mapping[str, SuiteResult]]) -> dict[str, SuiteResult]:
-    # Metrics follow from the items once it is known by which contrasts the arms are compared.
+    # Metrics are computed from the items later, for the contrasts by which the arms are compared.
     everywhere = [name for name in results[0] if all(name in other for other in results)]
     return {name: _join([found[name] for found in results]) for name in everywhere}
 
@@ -100,7 +104,7 @@ def _join(found: Sequence[SuiteResult]) -> SuiteResult:
 
 
 def _mean_item(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return an item that the models of all folds were asked (a text that is nobody's held-out row) with their mean numbers."""
+    """Return an item evaluated in several folds (a text outside of the data) with the means of its numbers."""
     if len(items) == 1:
         return items[0]
     mean: dict[str, list[Any]] = {key: [item.get(key) for item in items] for key in items[0]}

@@ -1,4 +1,4 @@
-"""What of several arms can be compared: the suites, contrasts and items all runs share, and the items' values."""
+"""The suites, contrasts and items that all runs share, and the values of the items."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from alignkit_eval.comparison.paired import Effect, effect
 
 
 class Items(NamedTuple):
-    """Items in the order in which they are compared."""
+    """Ids and clusters of items, in the order in which they are compared."""
 
     ids: list[str]
     clusters: list[str]
 
 
 class Values(NamedTuple):
-    """One contrast's item values of one group: ``[K, n]`` each, and the cluster of each item."""
+    """Values of one contrast in one group, with the seeds ``[K]`` and the cluster of each item ``[n]``."""
 
     seeds: tuple[int, ...]
     effect: Effect
@@ -31,16 +31,19 @@ class Values(NamedTuple):
 
 
 def common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
-    """Return the suites every run has results of, with one setting each, those that judge before the others.
+    """Return the suites that every run was evaluated with under the same settings, those that decide the verdict first.
 
-    What is left out is added to ``notes``. Raises ``ConfigError`` where nothing is left.
+    A suite that is left out is added to ``notes``.
+
+    Raises:
+        ConfigError: no suite is left.
     """
     runs = [run for g in groups for run in g.runs]
     everywhere = [name for name in runs[0].results if all(name in run.results for run in runs)]
     left_out = []
     for name in sorted({name for run in runs for name in run.results} - set(everywhere)):
         missing = next(run for run in runs if name not in run.results)
-        left_out.append(f"suite {name} is left out: {missing.path} has no result of it")
+        left_out.append(f"suite {name} is left out: {missing.path} has no result for it")
     comparable = []
     for name in everywhere:
         settings = runs[0].results[name].settings
@@ -48,15 +51,19 @@ def common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
         if odd is None:
             comparable.append(name)
         else:
-            left_out.append(f"suite {name} is left out: {odd.path} and {runs[0].path} ran it with different settings")
+            left_out.append(
+                f"suite {name} is left out: {odd.path} and {runs[0].path} were evaluated with different settings"
+            )
     if not comparable:
-        raise ConfigError(f"the runs cannot be compared, evaluate them alike with align eval: {'; '.join(left_out)}")
+        raise ConfigError(
+            f"the runs have no suite in common; evaluate them all with the same align eval command: {'; '.join(left_out)}"
+        )
     notes += left_out
     return sorted(comparable, key=lambda name: not any(c.verdict for c in runs[0].results[name].contrasts))
 
 
 def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> list[Contrast]:
-    """Return the contrasts every run of every group can be compared by; what is left out is added to ``notes``."""
+    """Return the contrasts that all runs of all groups share; those that are left out are added to ``notes``."""
     runs = [run for g in groups for run in g.runs]
     results = [run.results[suite] for run in runs]
     one_tokenizer = len({result.provenance.get("tokenizer") for result in results}) == 1
@@ -66,22 +73,22 @@ def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> l
         found = [{c.metric: c for c in result.contrasts}.get(metric) for result in results]
         contrast = found[0]
         if contrast is None or None in found:
-            notes.append(f"{metric} is left out: {runs[found.index(None)].path} has no such result")
+            notes.append(f"{metric} is left out: {runs[found.index(None)].path} does not have it")
         elif any(other != contrast for other in found):
-            notes.append(f"{metric} is left out: the runs' results declare it in different ways")
+            notes.append(f"{metric} is left out: the runs' results define it differently")
         elif contrast.one_tokenizer and not one_tokenizer:
             notes.append(f"{metric} is left out: the models have different tokenizers")
         elif not any(_counts(item, contrast) for item in results[0].items):
-            notes.append(f"{metric} is left out: no item counts towards it")
+            notes.append(f"{metric} is left out: it applies to no item")
         else:
             common.append(contrast)
     names = {contrast.metric for contrast in common}
-    # A metric does not judge alone what it was to judge together with one that is left out.
+    # A metric that decides the verdict together with another one does not decide it alone.
     return [c if names.issuperset(c.verdict) else replace(c, verdict=()) for c in common]
 
 
 def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:
-    """Return what differs in how a suite's results came about, where they are compared all the same."""
+    """Return notes on how a suite's results were made, where that differs but does not prevent a comparison."""
     results = [run.results[suite] for g in groups for run in g.runs]
 
     def differs(key: str) -> bool:
@@ -90,21 +97,19 @@ def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:
 
     notes = []
     if differs("rules"):
-        notes.append(
-            f"suite {suite}: rows became tokens by different rules (data.max_length, append_eos or columns differ)"
-        )
+        notes.append(f"suite {suite}: rows were tokenised differently (data.max_length, append_eos or columns differ)")
     if differs("plugin"):
         notes.append(f"suite {suite}: the results were made by different versions of its code")
     starts = {result.provenance.get("start_weights") for result in results} - {None}
     if len(starts) > 1:
         notes.append(
-            f"suite {suite}: the runs started from different models; what is against the start is against its own"
+            f"suite {suite}: the runs started from different models; metrics against the start model use each run's own"
         )
     return notes
 
 
 def shared_items(suite: str, groups: Sequence[Group]) -> Items:
-    """Return the items of a suite; raises ``ConfigError`` where runs have different ones."""
+    """Return the items of a suite; raises ``ConfigError`` where runs were evaluated on different items."""
     runs = [run for g in groups for run in g.runs]
     first = runs[0]
     ids = _ids(suite, first)
@@ -115,13 +120,13 @@ def shared_items(suite: str, groups: Sequence[Group]) -> Items:
         for item in run.results[suite].items:
             if str(item["cluster"]) != clusters[str(item["id"])]:
                 raise ConfigError(
-                    f"suite {suite} of {first.path} and {run.path} puts the item {item['id']!r} into different clusters"
+                    f"suite {suite}: the item {item['id']!r} has different clusters in {first.path} and {run.path}"
                 )
     return Items(ids, [clusters[name] for name in ids])
 
 
 def item_values(g: Group, suite: str, contrast: Contrast, items: Items) -> Values:
-    """Return a contrast's values of one group; raises ``ConfigError`` where an item has none."""
+    """Return the values of a contrast in one group; raises ``ConfigError`` where an item lacks one."""
     first = {str(item["id"]): item for item in g.runs[0].results[suite].items}
     counted = [i for i, name in enumerate(items.ids) if _counts(first[name], contrast)]
     numerators, denominators = [], []
@@ -146,7 +151,7 @@ def _counts(item: Mapping[str, Any], contrast: Contrast) -> bool:
 
 def _number(run: RunResult, suite: str, item: Mapping[str, Any], key: str) -> float:
     value = item.get(key)
-    if not isinstance(value, int | float):  # null stands for a number that was not finite
+    if not isinstance(value, int | float):  # null: the number was not finite
         raise ConfigError(f"{run.path / 'eval' / suite}.items.jsonl: the item {item['id']!r} has no number {key!r}")
     return float(value)
 
@@ -155,7 +160,9 @@ def _ids(suite: str, run: RunResult) -> list[str]:
     ids = [str(item["id"]) for item in run.results[suite].items]
     if len(set(ids)) < len(ids):
         twice = Counter(ids).most_common(1)[0][0]
-        raise ConfigError(f"suite {suite} of {run.path} has the id {twice!r} more than once: items cannot be paired")
+        raise ConfigError(
+            f"suite {suite} of {run.path} has duplicate ids (first: {twice!r}), so items cannot be paired"
+        )
     return ids
 
 
@@ -164,17 +171,16 @@ def _same_ids(suite: str, path: Path, ids: list[str], other_path: Path, others: 
     if mine == theirs:
         return
     only, only_theirs = [i for i in ids if i not in theirs], [i for i in others if i not in mine]
-    said = [
+    differences = [
         f"{len(names):,} only in {where} (first: {names[0]})"
         for names, where in ((only, path), (only_theirs, other_path))
         if names
     ]
-    raise ConfigError(f"suite {suite} was run on different items: {' and '.join(said)}")
+    raise ConfigError(f"suite {suite} was run on different items: {' and '.join(differences)}")
 
 
 def _same_content(suite: str, path: Path, first: SuiteResult, other_path: Path, other: SuiteResult) -> None:
     if first.provenance.get("content") != other.provenance.get("content"):
         raise ConfigError(
-            f"suite {suite} was run on different items: {path} and {other_path} have the same ids, "
-            "but other texts behind them"
+            f"suite {suite} was run on different items: {path} and {other_path} have the same ids with different texts"
         )

@@ -1,21 +1,23 @@
-r"""The difference between two arms on the same items: its interval, its p, and the smallest difference that would show.
+r"""The difference between two arms on the same items: interval, p, and minimum detectable difference.
 
-Every metric is a ratio of sums over items, ``theta = sum(a) / sum(b)`` (``b = 1`` for a mean). Its linearisation gives each
-item an influence ``phi_i = (a_i - theta b_i) / sum(b)``, and the influence of the paired difference of two arms is the
-difference of theirs. Two kinds of chance are in it: which items were drawn, and which seeds.
+Every metric is a ratio of sums over items, ``theta = sum(a) / sum(b)`` (``b = 1`` for a mean). Linearised, each item has the
+influence ``phi_i = (a_i - theta b_i) / sum(b)``; the influence on the paired difference of two arms is the difference of
+their influences. The variance has two sources, the sample of items and the seeds:
 
-    delta   = mean_k delta_k                                     over K pairs of runs, one a seed
+    delta   = mean_k delta_k                                     over K pairs of runs, one per seed
     V_items = C / (C - 1) sum_c (sum_{i in c} mean_k phi_ik)^2   clusters c of items (Miller 2024, arXiv:2411.00640)
-    V_seeds = s^2(delta_k) / K                                   nothing where K = 1
+    V_seeds = s^2(delta_k) / K                                   0 where K = 1
 
-With two or more seeds ``t = delta / sqrt(V_items + V_seeds)`` has Satterthwaite's degrees of freedom,
-``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2 / (K - 1))``, at most ``4 (K - 1)``: with few seeds ``V_seeds`` is
-often far too small by chance, and t would then be judged by the many degrees of the items (with two seeds that are three
-times as noisy as the items, a true null is rejected in 9 % of trials without the bound). The items' noise that differs
-between seeds is in both terms, so that the test errs on the careful side where seeds are quiet; where their part of the
-variance is more than some four times the items', two or three seeds still reject too often. With one seed the interval is a clustered t interval and p comes from
-flipping the signs of whole clusters; both are conditional on that seed. Where every cluster and every seed shows exactly
-the same difference there is no spread for a t statistic, and the flips judge as well.
+With two or more seeds, ``t = delta / sqrt(V_items + V_seeds)`` has Satterthwaite's degrees of freedom,
+``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2 / (K - 1))``, but at most ``4 (K - 1)``: with few seeds ``V_seeds`` is
+often far too small by chance, and t would then have the many degrees of freedom of the items (without this bound, two seeds
+that are three times as noisy as the items reject a true null hypothesis in 9 % of trials). Item noise that differs between
+seeds is in both terms, so the test is conservative where seeds vary little. Where the seeds' variance is more than about four
+times the items', two or three seeds still reject too often.
+
+With one seed, the interval is a clustered t interval and p is that of a permutation test that flips the signs of whole
+clusters; both are conditional on that seed. Where all clusters and seeds have exactly the same difference, t is undefined,
+and the permutation test is used as well.
 
 Shapes: ``K`` seeds, ``n`` items, ``C`` clusters.
 """
@@ -33,40 +35,39 @@ from scipy import stats
 from alignkit_eval.statistics import LEVEL, Floats, cluster_codes
 
 POWER = 0.8
-"""Chance with which the smallest detectable difference is found."""
+"""Power at which the minimum detectable difference is given."""
 
 _EXACT = 12
-"""Up to this many clusters all 2^C flips of their signs are tried."""
+"""Up to this many clusters, all 2^C sign flips are evaluated."""
 
 _FLIPS = 20_000
-"""Flips drawn at random where there are more clusters."""
+"""Random sign flips where there are more clusters."""
 
 _FREEDOM_PER_SEED = 4
-"""Most degrees of freedom that each seed after the first one vouches for."""
+"""Upper bound on the degrees of freedom per seed after the first."""
 
 _BLOCK = 1_000_000
-"""Signs held at once: memory does not grow with the number of clusters."""
+"""Signs in memory at once, which bounds memory for any number of clusters."""
 
 _ROUNDING = 1e-12
-"""A standard error below this is rounding, not spread."""
-
+"""Standard errors below this are rounding errors."""
 
 _T_TEST, _FLIP_TEST = "t, Satterthwaite", "cluster sign-flip"
 
 
 class Effect(NamedTuple):
-    """What an arm's metric, or the difference of two, is on each seed, and each item's influence on it."""
+    """A metric of an arm, or the difference of two arms, on each seed, and the influence of each item."""
 
     seeds: Floats
     """``[K]``"""
     influence: Floats
-    """``[K, n]``, rows that sum to zero"""
+    """``[K, n]``; every row sums to zero"""
     share: Floats
-    """``[n]``, each item's share of the denominator"""
+    """``[n]``, the share of each item in the denominator"""
 
 
 class Difference(NamedTuple):
-    """A difference with its 95 % interval and p; None where there is nothing to judge by."""
+    """A difference with its 95 % interval and p, None where they are undefined (one cluster)."""
 
     diff: float
     low: float | None
@@ -80,19 +81,19 @@ class Difference(NamedTuple):
 
 
 def effect(numerators: ArrayLike, denominators: ArrayLike | None = None) -> Effect:
-    """Return a metric's value on each seed and the influence of each item.
+    """Return a metric's value on each seed and the influence of each item on it.
 
     Args:
         numerators: ``a``, ``[K, n]``.
         denominators: ``b``, ``[K, n]`` with positive sums; None: 1 (the metric is a mean).
 
     Raises:
-        ValueError: nothing given, shapes that differ, or a value that is not finite.
+        ValueError: no values, different shapes, a value that is not finite, or a denominator that sums to zero.
     """
     a = np.asarray(numerators, dtype=np.float64)
     b = np.ones_like(a) if denominators is None else np.asarray(denominators, dtype=np.float64)
     if a.ndim != 2 or not a.size or a.shape != b.shape:
-        raise ValueError(f"numerators {a.shape} and denominators {b.shape} must have one shape [K, n]")
+        raise ValueError(f"numerators {a.shape} and denominators {b.shape} must have the same shape [K, n]")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("a value is not finite")
     totals = b.sum(1, keepdims=True)
@@ -108,11 +109,11 @@ def minus(arm: Effect, baseline: Effect) -> Effect:
 
 
 def judge(difference: Effect, clusters: Sequence[Hashable]) -> Difference:
-    """Return the interval, p and detectable difference of an effect (see the module's description).
+    """Return the interval, p and minimum detectable difference of an effect (see the module's docstring).
 
-    >>> judge(effect([[0.0, 0.0, 0.0]]), ["a", "b", "c"])[:4]  # all ties: certain, and no difference
+    >>> judge(effect([[0.0, 0.0, 0.0]]), ["a", "b", "c"])[:4]  # all ties: no difference, with certainty
     (0.0, 0.0, 0.0, 1.0)
-    >>> judge(effect([[0.5, 0.5]]), ["a", "a"])[:4]  # one cluster says nothing about its own spread
+    >>> judge(effect([[0.5, 0.5]]), ["a", "a"])[:4]  # the spread between clusters is unknown with one cluster
     (0.5, None, None, None)
     """
     count, n = len(difference.seeds), difference.influence.shape[1]
@@ -120,21 +121,21 @@ def judge(difference: Effect, clusters: Sequence[Hashable]) -> Difference:
     if len(codes) != n:
         raise ValueError(f"{len(codes)} clusters for {n} items")
     diff = float(difference.seeds.mean())
-    about = (n, number, count)
+    sizes = (n, number, count)
     if number == 1:
-        return Difference(diff, None, None, None, None, *about, _T_TEST if count > 1 else _FLIP_TEST)
+        return Difference(diff, None, None, None, None, *sizes, _T_TEST if count > 1 else _FLIP_TEST)
     error, freedom = _standard_error(difference, codes, number)
     if error <= _ROUNDING and abs(diff) <= _ROUNDING:
-        return Difference(diff, diff, diff, 1.0, None, *about, _T_TEST if count > 1 else _FLIP_TEST)
+        return Difference(diff, diff, diff, 1.0, None, *sizes, _T_TEST if count > 1 else _FLIP_TEST)
     if error <= _ROUNDING:
-        return Difference(diff, None, None, _sign_flip(difference, codes, number), None, *about, _FLIP_TEST)
+        return Difference(diff, None, None, _sign_flip(difference, codes, number), None, *sizes, _FLIP_TEST)
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     detectable = half + float(stats.t.ppf(POWER, freedom)) * error
     if count > 1:
         p, test = float(2 * stats.t.sf(abs(diff) / error, freedom)), _T_TEST
     else:
         p, test = _sign_flip(difference, codes, number), _FLIP_TEST
-    return Difference(diff, diff - half, diff + half, p, detectable, *about, test)
+    return Difference(diff, diff - half, diff + half, p, detectable, *sizes, test)
 
 
 def _standard_error(difference: Effect, codes: np.ndarray, number: int) -> tuple[float, float]:
@@ -153,23 +154,23 @@ def _standard_error(difference: Effect, codes: np.ndarray, number: int) -> tuple
 
 
 def _sign_flip(difference: Effect, codes: np.ndarray, number: int) -> float:
-    """Return the share of sign flips of whole clusters that give a sum as large as the one seen.
+    """Return p of the permutation test: the share of cluster sign flips with a sum at least as large as the observed one.
 
-    Under the null hypothesis a cluster's part of the difference is as likely to be positive as negative.
+    Under the null hypothesis, each cluster's contribution to the difference is symmetric around zero.
     """
     parts = difference.influence.mean(0) + difference.seeds.mean() * difference.share  # (n,), sums to the difference
     sums = np.bincount(codes, weights=parts, minlength=number)  # (C,)
-    seen = abs(sums.sum()) - _ROUNDING
-    sums = np.sort(np.abs(sums))  # the same p whatever the order of the items, and for either arm as the baseline
+    observed = abs(sums.sum()) - _ROUNDING
+    sums = np.sort(np.abs(sums))  # p must not depend on the order of the items, or on which arm is the baseline
     if number <= _EXACT:
         every = 1.0 - 2.0 * (np.arange(2**number)[:, None] >> np.arange(number) & 1)  # (2^C, C)
-        return float((np.abs(every @ sums) >= seen).mean())
-    reached = sum(np.count_nonzero(np.abs(signs @ sums) >= seen) for signs in _random_signs(number))
+        return float((np.abs(every @ sums) >= observed).mean())
+    reached = sum(np.count_nonzero(np.abs(signs @ sums) >= observed) for signs in _random_signs(number))
     return float((reached + 1) / (_FLIPS + 1))
 
 
 def _random_signs(number: int) -> Iterator[Floats]:
-    """Yield blocks ``[rows, number]`` of random signs, :data:`_FLIPS` rows in all, the same ones on every call."""
+    """Yield blocks ``[rows, number]`` of random signs, :data:`_FLIPS` rows in total, the same on every call."""
     draw = np.random.default_rng(0)
     width = -(-number // 8)
     rows = max(1, _BLOCK // number)
@@ -180,7 +181,7 @@ def _random_signs(number: int) -> Iterator[Floats]:
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Return Holm's step-down correction of the p values that are there (Holm 1979, Scand. J. Statist. 6(2)).
+    """Return p values after Holm's step-down correction, None unchanged (Holm 1979, Scand. J. Statist. 6(2)).
 
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]

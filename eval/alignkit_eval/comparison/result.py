@@ -1,4 +1,4 @@
-"""What a comparison says: arms, contrasts between them, and a verdict."""
+"""The result of a comparison: arms, contrasts between them, and a verdict."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from alignkit.system.files import to_json
 
 @dataclass(frozen=True)
 class Cost:
-    """What an arm cost to train, a mean over its seeds, earlier stages and reference passes included.
+    """Cost of training an arm: means over its seeds, including earlier stages and reference passes; None where unknown.
 
-    None where it is not known. ``flops`` counts 6 N a token trained and 2 N a token scored without gradient, N the
-    parameters (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
+    ``flops`` counts 6 N per trained token and 2 N per token scored without gradient, with N parameters (Kaplan et al.
+    2020, arXiv:2001.08361, section 2.1).
     """
 
     tokens: float | None = None
@@ -27,47 +27,47 @@ class Cost:
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
     name: str
-    """What tells the arm from the others: ``orpo lambda=0.1``, or the run directory's name where nothing does."""
+    """Method and distinguishing settings, ``orpo lambda=0.1``, or the name of the directory of an evaluated model."""
     runs: tuple[Path, ...]
     seeds: tuple[int, ...]
     settings: Mapping[str, Any]
-    """Configuration by dotted key, where it differs between arms; ``method`` among them."""
+    """Configuration by dotted key where it differs between arms, and ``method``."""
     cost: Cost
     metrics: Mapping[str, Mapping[str, Estimate]]
-    """Metrics by suite, a mean over the seeds; with several seeds the interval covers seeds as well as items."""
+    """Metrics by suite, means over seeds; with several seeds, intervals cover seeds as well as items."""
 
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """One metric of an arm against the baseline's, paired on the same items."""
+    """A metric of an arm compared with the baseline's, paired on the same items."""
 
     arm: str
     suite: str
     metric: str
     diff: float
-    """The arm's less the baseline's, in the metric's unit."""
+    """Arm minus baseline, in the metric's unit."""
     low: float | None
     high: float | None
     p: float | None
-    """None where there is nothing to judge by (one cluster)."""
+    """None with a single cluster."""
     p_holm: float | None
-    """``p`` after Holm's correction over every contrast that has one."""
+    """``p`` after Holm's correction over all contrasts."""
     n: int
     clusters: int
     seeds: int
-    """Pairs of runs behind it; with one, interval and p are conditional on that seed."""
+    """Number of paired runs; with one, interval and p are conditional on that seed."""
     detectable: float | None
-    """Smallest difference found with 80 % power at this size."""
+    """Minimum detectable difference, at 80 % power."""
     higher_is_better: bool
     test: str
-    """How p was made: ``cluster sign-flip`` or ``t, Satterthwaite``."""
+    """Test behind p: ``cluster sign-flip`` or ``t, Satterthwaite``."""
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected p is below 5 %."""
+        """Whether the corrected p is below 0.05."""
         return self.p_holm is not None and self.p_holm < 0.05
 
     @property
@@ -84,23 +84,23 @@ class Comparison:
     arms: tuple[Arm, ...]
     contrasts: tuple[ContrastResult, ...]
     verdict: str
-    """In words, with its uncertainty."""
+    """The result in sentences, with uncertainty."""
     winner: str | None
-    """The arm that is significantly better than every other by every judging metric; None: none is."""
+    """Name of the arm that is significantly better than every other one by all deciding metrics; None where there is none."""
     notes: tuple[str, ...] = ()
-    """What a reader must know: left out metrics, conventions that differ, one seed only."""
+    """Limits of the comparison: metrics left out, different loss conventions, single seeds."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Configuration all arms share, by dotted key."""
+    """Configuration shared by all arms, by dotted key."""
 
     def arm(self, name: str) -> Arm:
         """Return the arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``align compare --json`` prints, in JSON's own types.
+        """Return the output of ``align compare --json`` as plain JSON types.
 
-        Of a contrast, ``run`` is the arm's first run directory, ``seeds`` are the arm's, and ``pairs`` is how many pairs of
-        runs stand behind it.
+        In a contrast, ``run`` is the arm's first run directory, ``seeds`` are the arm's seeds, and ``pairs`` is the number
+        of paired runs.
         """
         contrasts = []
         for contrast in self.contrasts:

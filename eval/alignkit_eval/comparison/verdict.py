@@ -1,4 +1,4 @@
-"""A comparison in words: who is better, by how much, how sure, and what could not have been seen."""
+"""The verdict of a comparison in sentences: which arm is better, by how much, and how certain that is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alignkit_eval.comparison.result import ContrastResult
 
 
 class Judged(NamedTuple):
-    """A judging contrast between any two arms, corrected over all pairs of them."""
+    """A contrast between two arms by a metric that decides the verdict."""
 
     baseline: str
     contrast: ContrastResult
@@ -23,20 +23,20 @@ def verdict_of(
     *,
     one_seed: Collection[str] = (),
 ) -> tuple[str, str | None]:
-    """Return the verdict and the winner (None: nobody is better than every other by every judging metric).
+    """Return the verdict and the winner (None: no arm is better than every other one by all deciding metrics).
 
     Args:
         baseline: name of the arm the others are compared with.
         arms: names of all arms.
-        contrasts: every contrast with the baseline, corrected over all of them: what the sentences are about.
-        pairs: the judging contrasts between any two arms, corrected over all of those. A winner must win by both
-            corrections, so that the verdict never says more than the table.
-        one_seed: names of the arms that were trained with one seed.
+        contrasts: all contrasts with the baseline, p corrected over all of them; the sentences report these.
+        pairs: the deciding contrasts between any two arms, p corrected over all of these. A winner must be significant
+            under both corrections, so that the verdict agrees with the table of contrasts.
+        one_seed: names of the arms trained with one seed.
     """
-    judging = {(pair.contrast.suite, pair.contrast.metric) for pair in pairs}
-    if not judging:
-        return "No metric that these runs share says which is better; the contrasts stand for themselves.", None
-    shown = [Judged(baseline, c) for c in contrasts if (c.suite, c.metric) in judging]
+    deciding = {(pair.contrast.suite, pair.contrast.metric) for pair in pairs}
+    if not deciding:
+        return "No deciding metric is shared by these runs; see the individual contrasts.", None
+    shown = [Judged(baseline, c) for c in contrasts if (c.suite, c.metric) in deciding]
     winner = next(
         (
             arm
@@ -58,7 +58,7 @@ def verdict_of(
 
 
 def _beats(arm: str, other: str, pairs: Sequence[Judged]) -> bool:
-    """Whether every judging contrast between two arms says the first is significantly better."""
+    """Whether the first arm is significantly better than the other by every deciding contrast between them."""
     found = []
     for base, contrast in pairs:
         if {base, contrast.arm} == {arm, other}:
@@ -76,7 +76,7 @@ def _sentence(arm: str, baseline: str, own: Sequence[ContrastResult], seeds: str
         return f"{arm} and {baseline} cannot be ranked{seeds}: the metrics disagree ({numbers})."
     numbers += _detectable([contrast for contrast in own if contrast.better is None])
     if sides == {None}:
-        return f"{arm} and {baseline} cannot be told apart{seeds} ({numbers})."
+        return f"{arm} and {baseline} do not differ significantly{seeds} ({numbers})."
     one, other = ("one metric", "the other") if len(own) == 2 else ("some metrics", "others")
     return f"{arm} is {'better' if True in sides else 'worse'} than {baseline}{seeds} by {one} and not by {other} ({numbers})."
 
@@ -91,11 +91,11 @@ def _shown(contrast: ContrastResult) -> str:
 
 def _detectable(own: Sequence[ContrastResult]) -> str:
     known = [contrast.detectable for contrast in own if contrast.detectable is not None]
-    return f"; a difference of {max(known):.3f} would have been found four times in five" if known else ""
+    return f"; minimum detectable difference (80 % power): {max(known):.3f}" if known else ""
 
 
 def p_text(p: float) -> str:
-    """Return a p as a table shows it.
+    """Return p as shown in tables.
 
     >>> p_text(0.0312), p_text(0.00001), p_text(1.0)
     ('0.031', '<0.001', '1.000')

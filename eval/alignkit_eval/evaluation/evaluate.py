@@ -1,4 +1,4 @@
-"""Evaluating models: every suite on every target, each model loaded once, each result kept with its provenance."""
+"""Evaluation of models: every suite on every target, each model loaded once, each result stored with its provenance."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from alignkit_eval.evaluation.targets import OpenTarget, TargetSpec, find_target
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the suites found on one target, and the directory that holds it (``eval/SUITE.json``)."""
+    """Results of the suites on one target, stored as ``eval/SUITE.json`` in ``directory``."""
 
     target: str
     directory: Path
     results: Mapping[str, SuiteResult]
     skipped: tuple[str, ...] = ()
-    """Suites the data has nothing for, each with the reason."""
+    """Messages about suites that were skipped because the data has no rows for them."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values: metrics as ``{name: {value, low, high}}``."""
+        """Return the evaluation as plain JSON types, metrics as ``{name: {value, low, high}}``."""
         suites = {
             name: {
                 "n": result.n,
@@ -46,7 +46,7 @@ class Evaluation:
 
 
 def default_target(runs: Path | str = "runs") -> str:
-    """Return the newest finished run under ``runs``, else ``demo``."""
+    """Return the newest finished run under ``runs``, or ``demo`` where there is none."""
     newest = RunDir.newest_finished(runs) if Path(runs).is_dir() else None
     return "demo" if newest is None else str(newest.path)
 
@@ -62,28 +62,28 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluate every target with every suite.
 
-    A run evaluated on its own held-out rows keeps the result in its own ``eval/`` and in run.json; anything else goes to
-    ``OUTPUT/NAME/eval/``. Results are cached by content (weights, rows, settings), never by name.
+    Results of a run on its own held-out rows are stored in its ``eval/`` and run.json, all others in
+    ``OUTPUT/NAME/eval/``. Results are cached by content (weights, rows, settings), not by name.
 
     Args:
         targets: run directories, model or adapter directories, hub ids, or ``demo``.
         suites: names of installed suites.
-        data: rows to evaluate on, in place of what each target came with.
-        sets: ``key=value`` texts as ``--set`` takes them: ``data.*``, ``model.*``, ``eval.settings.SUITE.KEY``.
-        output: parent of the results that belong to no run.
-        say: hears what is skipped, and why.
+        data: rows to evaluate on, in place of each target's own data.
+        sets: ``key=value`` texts as for ``--set``: ``data.*``, ``model.*``, ``eval.settings.SUITE.KEY``.
+        output: directory for results that are not stored in a run.
+        say: called with a message for each suite that is skipped.
 
     Raises:
-        ConfigError: a name or setting cannot be used, or no suite had anything to evaluate.
+        ConfigError: a name or setting is invalid, or no suite has rows to evaluate.
         ModelError, DataError: a model or source cannot be loaded.
         RunFailedError: a score is not finite.
     """
     names = list(dict.fromkeys(suites))
-    chosen = [*sets, f"eval.suites={','.join(names)}", "eval.during={}"]
-    sources = [find_target(str(target), data=data, sets=chosen) for target in targets]
+    overrides = [*sets, f"eval.suites={','.join(names)}", "eval.during={}"]
+    sources = [find_target(str(target), data=data, sets=overrides) for target in targets]
     directories = _directories(sources, Path(output))
     for source in sources:
-        open_suites(source.config.eval)  # a wrong name or setting shows before any model is loaded
+        open_suites(source.config.eval)  # reports a wrong name or setting before any model is loaded
     done = [_evaluate(source, directory, say) for source, directory in zip(sources, directories, strict=True)]
     if not any(evaluation.results for evaluation in done):
         raise NoRowsError("nothing could be evaluated: " + "; ".join(dict.fromkeys(done[0].skipped)))
@@ -96,17 +96,17 @@ def _evaluate(source: TargetSpec, directory: Path, say: Callable[[str], None]) -
     skipped: list[str] = []
     against = {name: suite for name, suite in suites.items() if suite.uses_start}
     start = run_suites(against, opened.start, skipped=skipped.append) if opened.start and against else {}
-    skipped.clear()  # what the start model has nothing for, the target has nothing for either, and says so itself
+    skipped.clear()  # the same suites are skipped, and reported, for the target itself
     results = run_suites(suites, opened.subject, start=start, skipped=skipped.append)
     for reason in skipped:
         say(f"{source.name}: {reason}")
     for result in results.values():
         write_evaluation(directory / "eval", result, target=source.name)
-    _keep_in_record(opened, directory, results)
+    _update_record(opened, directory, results)
     return Evaluation(source.name, directory, results, tuple(skipped))
 
 
-def _keep_in_record(opened: OpenTarget, directory: Path, results: Mapping[str, SuiteResult]) -> None:
+def _update_record(opened: OpenTarget, directory: Path, results: Mapping[str, SuiteResult]) -> None:
     run = opened.source.run
     if run is None or directory != run.path:
         return
@@ -116,7 +116,7 @@ def _keep_in_record(opened: OpenTarget, directory: Path, results: Mapping[str, S
 
 
 def _directories(sources: Sequence[TargetSpec], output: Path) -> list[Path]:
-    """Return where each target's results go: a run's own directory, else a child of ``output`` named after it."""
+    """Return the directory for each target's results: the run's own, or a child of ``output`` with the target's name."""
     paths = [s.run.path if s.run is not None and s.own_data else output / _file_name(s.name) for s in sources]
     twice = {path for path in paths if paths.count(path) > 1}
     if twice:

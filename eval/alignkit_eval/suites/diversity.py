@@ -1,4 +1,4 @@
-"""How varied text is: repetition inside an answer, distinct n-grams over answers."""
+"""Diversity of text: repetition within a completion, distinct n-grams over completions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def ngrams(tokens: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:
 
 
 def repetition(tokens: Sequence[Hashable], n: int = 3) -> float:
-    """Return the share of an answer's n-grams that stood there before: seq-rep-n (Welleck et al. 2020, arXiv:1908.04319).
+    """Return the share of a completion's n-grams that are repeated: seq-rep-n (Welleck et al. 2020, arXiv:1908.04319).
 
-    0 where there are fewer than n tokens.
+    It is 0 for fewer than n tokens.
 
     >>> repetition("abcabc", 3)  # abc, bca, cab, abc
     0.25
@@ -26,11 +26,11 @@ def repetition(tokens: Sequence[Hashable], n: int = 3) -> float:
     return 1 - len(set(found)) / len(found) if found else 0.0
 
 
-def distinct(answers: Iterable[Sequence[Hashable]], n: int) -> float:
-    """Return different n-grams over all n-grams of some answers: distinct-n (Li et al. 2016, arXiv:1510.03055).
+def distinct(completions: Iterable[Sequence[Hashable]], n: int) -> float:
+    """Return the number of distinct n-grams over that of all n-grams: distinct-n (Li et al. 2016, arXiv:1510.03055).
 
     >>> distinct(["ab", "ac"], 1)
     0.75
     """
-    found = [gram for answer in answers for gram in ngrams(answer, n)]
+    found = [gram for completion in completions for gram in ngrams(completion, n)]
     return len(set(found)) / len(found) if found else 0.0

@@ -1,4 +1,4 @@
-"""Plain documents: reading them from a file, and cutting them into windows that are scored token by token."""
+"""Plain documents: read from a file, and cut into windows for scoring."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Text(NamedTuple):
-    """One plain document."""
+    """A plain document."""
 
     id: str
     cluster: str
@@ -23,13 +23,16 @@ class Text(NamedTuple):
 
 
 def read_documents(source: str) -> list[Text]:
-    """Read documents from a ``.jsonl`` file with a "text" key a line, or a ``.txt`` file with blank lines between them.
+    """Read documents from a ``.jsonl`` file with a "text" key per line, or a ``.txt`` file with blank lines in between.
 
-    ``demo`` stands for the demo's neutral texts. In a .jsonl file "id" and "cluster" are taken where they are given;
-    otherwise a document is known by its line (.jsonl) or number (.txt) and is a cluster of its own.
+    A .jsonl file may also give "id" and "cluster". The default id is the line (.jsonl) or the number of the document
+    (.txt), and by default each document is its own cluster.
+
+    Args:
+        source: path of the file, or ``demo`` for the demo's neutral texts.
 
     Raises:
-        ConfigError: the file is missing, of another kind or without a document, or a line (named) cannot be used.
+        ConfigError: the file is missing, of another type or has no document, or a line (named) cannot be used.
     """
     path = _demo_texts() if source == "demo" else Path(source)
     if path.suffix not in {".jsonl", ".txt"}:
@@ -39,16 +42,17 @@ def read_documents(source: str) -> list[Text]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"perplexity's text cannot be read: {path}: {error}") from error
     if not documents:
-        raise ConfigError(f"{path} holds no document")
+        raise ConfigError(f"{path} has no documents")
     return documents
 
 
 def document_windows(document: Text, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Example]:
-    """Cut a document into rows whose completions are its tokens, each scored once.
+    """Cut a document into rows whose completions are its tokens, each token scored once.
 
-    The first token is predicted from the beginning-of-sequence token (the end token where the tokenizer has no such);
-    with neither it is context only. A window holds at most ``max_length`` tokens, of which the first, unscored, is the
-    token before it; windows do not overlap otherwise (lm-eval's rolling log-likelihood).
+    The first token is predicted from the beginning-of-sequence token, or the end-of-sequence token where the tokenizer
+    has none; without either, it is not scored. A window has at most ``max_length`` tokens. Its first token is the last one
+    of the previous window and is not scored again; windows do not overlap otherwise, as in lm-eval's rolling
+    log-likelihood.
     """
     tokens: list[int] = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

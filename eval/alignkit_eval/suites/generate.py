@@ -1,4 +1,4 @@
-"""Answers to held-out prompts: how long, how repetitive, how varied, and (where an answer can be checked) how good."""
+"""Completions of held-out prompts: length, repetition, diversity, and quality where a checker or rewards measure it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alignkit_eval.suites.diversity import distinct, repetition
 from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest
 
 Checker = Callable[[Any, str], Any]
-"""``checker(prompt, answer)``: how good an answer is, a number; the prompt is text or messages, as its row has it."""
+"""``checker(prompt, completion)`` returns the quality of a completion, a number. The prompt is text or messages, as in its row."""
 
 CONTRASTS = (
     Contrast("quality", "quality", verdict=("quality",)),
@@ -32,18 +32,25 @@ CONTRASTS = (
 class GenerateSettings(Settings):
     """Settings of the generate suite."""
 
-    prompts: int = Field(100, ge=1, description="held-out prompts to answer, spread over the data")
-    samples: int = Field(1, ge=1, description="answers a prompt")
-    max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
-    temperature: float = Field(0.0, ge=0, description="0: the likeliest token every time")
-    top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens with this much probability")
-    seed: int = Field(0, ge=0, description="seed of the samples")
-    rewards: RewardSpecs = Field(default_factory=list, description="rewards to measure answers by, as ppo takes them")
-    checker: str | None = Field(None, description="package.module:function of (prompt, answer) that returns a number")
+    prompts: int = Field(100, ge=1, description="number of held-out prompts, evenly spaced over the rows")
+    samples: int = Field(1, ge=1, description="completions per prompt")
+    max_new_tokens: int = Field(64, ge=1, description="maximum length of a completion, in tokens")
+    temperature: float = Field(0.0, ge=0, description="sampling temperature; 0: greedy")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="nucleus sampling: sample from the most likely tokens with this total probability"
+    )
+    seed: int = Field(0, ge=0, description="seed of the sampling")
+    rewards: RewardSpecs = Field(
+        default_factory=list, description="rewards to score completions with, in the form of method.rewards"
+    )
+    checker: str | None = Field(
+        None,
+        description="function package.module:name of (prompt, completion) that returns a number, reported as quality",
+    )
 
 
 class GenerateSuite(Suite[GenerateSettings]):
-    """Sample answers on held-out prompts, greedy or sampled, checked where there is a checker."""
+    """Completions of held-out prompts, greedy or sampled, with an optional checker and rewards."""
 
     name = "generate"
     settings_type = GenerateSettings
@@ -56,13 +63,18 @@ class GenerateSuite(Suite[GenerateSettings]):
 
     def content(self, target: Target) -> str:
         """Return a digest of the prompts."""
-        return rows_digest(self._chosen(target.rows("prompt")))
+        return rows_digest(self._selected(target.rows("prompt")))
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Answer the prompts; ``NoRowsError`` without any, ``RunFailedError`` where logits or checks are no numbers."""
-        examples = self._chosen(target.examples("prompt"))
+        """Complete the prompts.
+
+        Raises:
+            NoRowsError: there are no held-out prompts.
+            RunFailedError: logits or results of the checker or rewards are not finite.
+        """
+        examples = self._selected(target.examples("prompt"))
         require_rows(self.name, "prompt", examples)
-        items = self._answers(target, examples, self._chosen(target.rows("prompt")))
+        items = self._completions(target, examples, self._selected(target.rows("prompt")))
         metrics = _metrics(items, [item["token_ids"] for item in items])
         for item in items:
             del item["token_ids"]
@@ -79,8 +91,8 @@ class GenerateSuite(Suite[GenerateSettings]):
             contrasts=[contrast for contrast in CONTRASTS if contrast.numerator in items[0]] + rewards,
         )
 
-    def _chosen(self, rows: Sequence[Any]) -> list[Any]:
-        """Return the prompts to answer, evenly spread over the rows, each different prompt once."""
+    def _selected(self, rows: Sequence[Any]) -> list[Any]:
+        """Return rows evenly spaced over all rows, without duplicate prompts."""
         wanted = min(self.settings.prompts, len(rows))
         seen: dict[str, Any] = {}
         for i in range(wanted):
@@ -88,7 +100,7 @@ class GenerateSuite(Suite[GenerateSettings]):
             seen.setdefault(repr(row.prompt), row)
         return list(seen.values())
 
-    def _answers(self, target: Target, examples: Sequence[Example], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def _completions(self, target: Target, examples: Sequence[Example], rows: Sequence[Row]) -> list[dict[str, Any]]:
         settings = self.settings
         prompts = [list(example.prompt) for example in examples for _ in range(settings.samples)]
         answers = generate(
@@ -141,7 +153,9 @@ class GenerateSuite(Suite[GenerateSettings]):
         value = checker(row.prompt, answer)
         if isinstance(value, bool | int | float) and math.isfinite(value):
             return float(value)
-        raise RunFailedError(f"{self.settings.checker} returned {value!r} for row {row.id}, which is no finite number")
+        raise RunFailedError(
+            f"{self.settings.checker} returned {value!r} for row {row.id}, which is not a finite number"
+        )
 
 
 def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]) -> dict[str, Estimate]:
@@ -166,11 +180,11 @@ def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]
 
 
 def _win_rate(items: Sequence[Mapping[str, Any]], start: Sequence[Mapping[str, Any]]) -> Estimate:
-    """Return how often an answer is better than the start model's to the same prompt, ties counted half."""
+    """Return the share of prompts where the completion is better than the start model's; ties count half."""
     before = {item["id"]: item["quality"] for item in start}
     missing = next((item["id"] for item in items if item["id"] not in before), None)
     if missing is not None:
-        raise RunFailedError(f"the start model did not answer prompt {missing}")
+        raise RunFailedError(f"the start model has no completion of prompt {missing}")
     credits = [(1 + _sign(item["quality"] - before[item["id"]])) / 2 for item in items]
     return clustered_proportion(credits, [item["cluster"] for item in items])
 

@@ -1,11 +1,10 @@
-"""The harness's metrics as ``evaluate.Metric``: they work offline and alone, on log-probabilities from anywhere.
+"""The harness's metrics as ``evaluate.Metric`` classes, for log-probabilities from any source. They work offline.
 
     metric = PreferenceAccuracy()
     metric.add_batch(chosen=[-3.0], rejected=[-4.5], chosen_tokens=[4], rejected_tokens=[3])
     metric.compute()
 
-The arithmetic is the suites' own; there is no second one here. Importing this module takes seconds, because ``evaluate``
-does.
+The suites' own functions compute the results. Importing this module takes seconds because importing ``evaluate`` does.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from alignkit_eval.suites.scores import CompletionScore
 _NUMBER, _COUNT, _WORD = "float64", "int64", "string"
 
 
-def _about(description: str, inputs: str, features: dict[str, str]) -> evaluate.MetricInfo:
+def _metric_info(description: str, inputs: str, features: dict[str, str]) -> evaluate.MetricInfo:
     return evaluate.MetricInfo(
         description=description,
         citation="",
@@ -32,8 +31,8 @@ def _about(description: str, inputs: str, features: dict[str, str]) -> evaluate.
     )
 
 
-class _Alone(evaluate.Metric):
-    """A metric that needs neither the hub nor a script of its own."""
+class _OfflineMetric(evaluate.Metric):
+    """A metric that needs neither the hub nor a script."""
 
     def _info(self) -> evaluate.MetricInfo:
         raise NotImplementedError
@@ -42,14 +41,14 @@ class _Alone(evaluate.Metric):
         return {name: estimate._asdict() for name, estimate in metrics.items()}
 
 
-class PreferenceAccuracy(_Alone):
-    """Preference accuracy and margins of pairs, from the log-probabilities of their answers."""
+class PreferenceAccuracy(_OfflineMetric):
+    """Preference accuracy and margins, from the log-probabilities of chosen and rejected completions."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return _about(
+        return _metric_info(
             "Preference accuracy by sum and by mean, with clustered 95 % intervals.",
-            "chosen, rejected: summed log-probability of each answer; chosen_tokens, rejected_tokens: its scored tokens; "
-            "cluster: pairs of one cluster are not independent (an empty text: a cluster of its own).",
+            "chosen, rejected: summed log-probability of each completion; chosen_tokens, rejected_tokens: its scored tokens; "
+            "cluster: pairs of one cluster are not independent (empty: each pair is its own cluster).",
             {
                 "chosen": _NUMBER,
                 "rejected": _NUMBER,
@@ -75,14 +74,14 @@ class PreferenceAccuracy(_Alone):
         return self._plain(pair_metrics(pairs, bins=10))
 
 
-class CorpusPerplexity(_Alone):
+class CorpusPerplexity(_OfflineMetric):
     """Perplexity and bits per byte of a corpus: ratios of sums, not means of per-text values."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return _about(
+        return _metric_info(
             "Corpus perplexity and bits per byte, with clustered 95 % intervals.",
             "nll: negative log-likelihood of each text in nats; tokens: its scored tokens; bytes: its UTF-8 bytes; "
-            "cluster: texts of one cluster are not independent (an empty text: a cluster of its own).",
+            "cluster: texts of one cluster are not independent (empty: each text is its own cluster).",
             {"nll": _NUMBER, "tokens": _COUNT, "bytes": _COUNT, "cluster": _WORD},
         )
 

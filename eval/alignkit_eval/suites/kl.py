@@ -1,11 +1,12 @@
-r"""How far a model has moved: exact token-level KL divergence from the start model on held-out completions.
+r"""Exact token-level KL divergence from the start model on held-out completions.
 
-At every position t of a completion y, given its prompt x and what comes before,
+At every position t of a completion y of a prompt x,
 
     KL_t = sum_v p(v | x, y_<t) (log p(v | x, y_<t) - log q(v | x, y_<t))
 
-over the whole vocabulary, p the model and q the start model (or another one): not the estimate from sampled tokens that
-on-policy methods log. ``kl`` is its mean per token, ``kl_sequence`` its sum per completion, both in nats.
+is summed over the whole vocabulary, with the model p and the start model (or another model) q. Unlike the ``kl`` that
+on-policy methods log, it is not an estimate from sampled tokens. ``kl`` is its mean per token and ``kl_sequence`` its sum per
+completion, both in nats.
 """
 
 from __future__ import annotations
@@ -33,36 +34,45 @@ CONTRASTS = (
 )
 
 _POSITIONS = 256
-"""Positions whose distributions over the vocabulary are held at once."""
+"""Positions whose distributions over the vocabulary are in memory at once."""
 
 
 class KLSettings(Settings):
     """Settings of the kl suite."""
 
-    against: str | None = Field(None, description="run, model directory or hub id (default: the run's start model)")
-    tokens_per_batch: int = Field(2048, ge=1, description="most tokens run through both models at once")
+    against: str | None = Field(
+        None, description="reference model: run, model directory or hub id (default: the run's start model)"
+    )
+    tokens_per_batch: int = Field(
+        2048, ge=1, description="maximum tokens, padding included, per forward pass of each model"
+    )
 
 
 class KLSuite(Suite[KLSettings]):
-    """Exact KL divergence per token from the start model, or from another one, on held-out completions."""
+    """Exact KL divergence per token from the start model, or from another model, on held-out completions."""
 
     name = "kl"
     settings_type = KLSettings
     uses_start = True
 
     def content(self, target: Target) -> str | None:
-        """Return a digest of the completions; another model than the start model is known by name only: no digest."""
+        """Return a digest of the completions; None where ``against`` names another model, known only by its name."""
         return rows_digest(target.rows("completion")) if self.settings.against is None else None
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Compare the two models' distributions; ``NoRowsError`` without completions or start model."""
+        """Compare the two models' distributions.
+
+        Raises:
+            NoRowsError: there are no completions or no start model.
+            RunFailedError: the divergence is not finite.
+        """
         other = self._other(target)
         examples = [example.narrow(0) for example in target.examples("completion")]
         require_rows(self.name, "completion", examples)
         divergences = kl_of(target.policy.model, other, examples, self.settings.tokens_per_batch)
         broken = [e.id for e, kl in zip(examples, divergences, strict=True) if not math.isfinite(kl)]
         if broken:
-            raise RunFailedError(f"suite kl: the divergence is not finite on {len(broken)} rows ({broken[0]} first)")
+            raise RunFailedError(f"suite kl: the divergence is not finite on {len(broken)} rows (first: {broken[0]})")
         clusters = [cluster_of(example) for example in examples]
         tokens = [example.scored_tokens(0) for example in examples]
         return SuiteResult(
@@ -87,7 +97,7 @@ class KLSuite(Suite[KLSettings]):
             return other
         if target.start_policy is None:
             raise NoRowsError(
-                f"{target.name} did not come from a run, so it has no start model: name one with eval.settings.kl.against"
+                f"{target.name} is not a run, so it has no start model: name one with eval.settings.kl.against"
             )
         start: torch.nn.Module = target.start_policy().model
         return start
@@ -96,10 +106,9 @@ class KLSuite(Suite[KLSettings]):
 def kl_of(
     model: torch.nn.Module, other: torch.nn.Module, examples: Sequence[Example], tokens_per_batch: int
 ) -> list[float]:
-    """Return the KL divergence of ``other`` from ``model`` over the scored tokens of each row's completion, in nats.
+    """Return KL(model || other) summed over the scored tokens of each row's completion, in nats.
 
-    Both models run on the device they are on, in evaluation mode, without gradient; distributions are made in float32,
-    sums in float64.
+    Distributions are computed in float32 and summed in float64. Both models must be on the same device.
     """
     from alignkit.scoring.evaluating import evaluating
 
@@ -130,17 +139,17 @@ def _batch_kl(model: Any, other: Any, examples: Sequence[Example]) -> list[float
 
 
 def _positions(example: Example) -> list[int]:
-    """Return where the logits stand that predict the scored tokens of a row's completion."""
+    """Return the positions of the logits that predict the scored tokens of a row's completion."""
     first = len(example.prompt) - 1
     mask = example.masks[0] if example.masks else None
     return [first + t for t in range(len(example.completions[0])) if mask is None or mask[t]]
 
 
 def _positions_kl(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Return the summed divergence of some positions' logits ``[t, V]``.
+    """Return the divergence summed over positions, from logits ``[t, V]``.
 
-    With r = log p - log q, sum p r = sum p (r + e^-r - 1), because sum (q - p) = 0: no term is negative, and rounding does
-    not swamp a small divergence.
+    With r = log p - log q, sum p r = sum p (r + e^-r - 1), because sum (q - p) = 0. No term is negative, so a small
+    divergence is not lost in rounding.
     """
     p, q = ours.float().log_softmax(-1), theirs.float().log_softmax(-1)
     ratio = p - q
@@ -153,6 +162,6 @@ def _load(name: str, target: Target) -> PreTrainedModel:
 
     loaded = build_model(ModelConfig(name=name))
     if tokenizer_content(loaded.tokenizer) != tokenizer_content(target.tokenizer):
-        raise ConfigError(f"eval.settings.kl.against: {name} has another tokenizer than {target.name}")
+        raise ConfigError(f"eval.settings.kl.against: the tokenizers of {name} and {target.name} differ")
     loaded.model.to(next(target.policy.model.parameters()).device)
     return loaded.model

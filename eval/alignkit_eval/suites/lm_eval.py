@@ -1,7 +1,8 @@
-"""Benchmarks of EleutherAI's lm-evaluation-harness, in process, on the model that is loaded already.
+"""Benchmarks of EleutherAI's lm-evaluation-harness, run in process on the loaded model.
 
-What its results would otherwise hide is closed here: a model that answers NaN would be right wherever the first choice is;
-seeds, random state and the model's mode would be left changed; its request cache knows no weights, and is never used.
+Three problems of running it this way are handled here: a model that returns NaN would score as right wherever the first
+choice is the right one, so it is an error; random states and the model's mode are restored; the request cache, whose key
+does not include the weights, is not used.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from pydantic import Field
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, clustered_ratio, transformed
 
 TASKS = Path(__file__).parents[1] / "tasks"
-"""Tasks that come with alignkit: the demo's."""
+"""Directory of the demo's tasks, which come with alignkit."""
 
 
 class HarnessSettings(Settings):
     """Settings of the lm-eval suite."""
 
-    tasks: Words | None = Field(None, description="names of tasks or groups of tasks")
-    include_path: str | None = Field(None, description="directory with further task files")
-    limit: int | None = Field(None, ge=1, description="documents a task, from the first")
-    num_fewshot: int | None = Field(None, ge=0, description="examples in the prompt (default: the task's own)")
-    batch_size: int = Field(16, ge=1, description="requests run through the model at once")
-    apply_chat_template: bool = Field(False, description="put prompts into the model's chat template")
+    tasks: Words | None = Field(None, description="names of tasks or task groups")
+    include_path: str | None = Field(None, description="directory of additional task files")
+    limit: int | None = Field(None, ge=1, description="maximum number of documents per task")
+    num_fewshot: int | None = Field(None, ge=0, description="few-shot examples in the prompt (default: the task's own)")
+    batch_size: int = Field(16, ge=1, description="requests per forward pass")
+    apply_chat_template: bool = Field(False, description="apply the model's chat template to the prompts")
 
 
 class HarnessSuite(Suite[HarnessSettings]):
-    """Any task of lm-eval by name, tasks of your own by --include-path, and the demo's."""
+    """Any task of lm-eval by name, the demo's tasks, and your own with --include-path."""
 
     name = "lm-eval"
     settings_type = HarnessSettings
@@ -65,12 +66,17 @@ class HarnessSuite(Suite[HarnessSettings]):
         return content.hexdigest()
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Run the tasks; ``NoRowsError`` without any, ``RunFailedError`` where the model's numbers are not finite."""
+        """Run the tasks.
+
+        Raises:
+            NoRowsError: no tasks are named, or they have no documents.
+            RunFailedError: logits or log-likelihoods are not finite, or lm-eval fails.
+        """
         from alignkit.scoring.evaluating import undisturbed
 
         manager, _ = self._tasks()
         model = target.policy.model
-        with undisturbed(model), _quiet():  # lm-eval seeds every generator there is
+        with undisturbed(model), _quiet():  # lm-eval seeds all random generators
             _require_numbers(model, target)
             found = self._run(manager, target)
         samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
@@ -112,7 +118,7 @@ class HarnessSuite(Suite[HarnessSettings]):
         return self._opened
 
     def _manager(self, names: Sequence[str]) -> Any:
-        """Return a manager that knows the tasks; the 14,000 stock tasks take seconds and are read only where one is named."""
+        """Return a manager of the named tasks. The 14,000 stock tasks take seconds to read, so only where one is named."""
         from lm_eval.tasks import TaskManager
 
         paths = [str(TASKS)] + ([self.settings.include_path] if self.settings.include_path else [])
@@ -123,7 +129,7 @@ class HarnessSuite(Suite[HarnessSettings]):
         unknown = next((name for name in names if name not in manager.all_tasks), None)
         if unknown is not None:
             raise ConfigError(
-                f"lm-eval knows no task {unknown!r}{suggest(unknown, list(manager.all_tasks))} "
+                f"lm-eval has no task {unknown!r}{suggest(unknown, list(manager.all_tasks))} "
                 "(lm-eval ls tasks lists them; --include-path adds a directory)"
             )
         return manager
@@ -162,7 +168,7 @@ class HarnessSuite(Suite[HarnessSettings]):
 
 
 def _items(task: str, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one item a document: its own cluster where it names one, and every per-document number."""
+    """Return one item per document: its cluster (default: its own) and every per-document number."""
     items: dict[Any, dict[str, Any]] = {}
     for sample in samples:
         name = f"{task}:{sample['doc_id']}"
@@ -182,7 +188,7 @@ def _items(task: str, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, An
 def _measure(
     task: str, items: Sequence[Mapping[str, Any]], reported: Mapping[str, Any], better: Mapping[str, bool]
 ) -> tuple[dict[str, Estimate], list[Contrast]]:
-    """Return a task's metrics as lm-eval reports them, with intervals where a metric is made of per-document numbers."""
+    """Return a task's metrics as lm-eval reports them, with intervals where they follow from per-document numbers."""
     metrics, contrasts = {}, []
     clusters = [item["cluster"] for item in items]
     for name, value in _reported(reported).items():
@@ -203,14 +209,14 @@ def _measure(
                     f"{task}/{name}", f"{name}:nll", f"{name}:weight", where=where, higher_is_better=False, log=True
                 )
         agrees = math.isclose(estimate.value, value, rel_tol=1e-6, abs_tol=1e-9)
-        metrics[f"{task}/{name}"] = estimate if agrees else Estimate(value)  # aggregated in a way of its own
+        metrics[f"{task}/{name}"] = estimate if agrees else Estimate(value)  # the task aggregates it differently
         if agrees and contrast is not None:
             contrasts.append(contrast)
     return metrics, contrasts
 
 
 def _reported(results: Mapping[str, Any]) -> dict[str, float]:
-    """Return lm-eval's numbers as ``{"acc": .., "exact_match:strict-match": ..}``, standard errors left out."""
+    """Return lm-eval's numbers as ``{"acc": .., "exact_match:strict-match": ..}``, without standard errors."""
     found = {}
     for key, value in results.items():
         metric, comma, chosen = key.partition(",")
@@ -227,12 +233,12 @@ def _key(metric: str, chosen: str) -> str:
 
 
 def _require_finite(task: str, samples: Sequence[Mapping[str, Any]]) -> None:
-    """Raise where a log-likelihood is no number: argmax over NaN is the first choice, which may be the right one."""
+    """Raise where a log-likelihood is not finite: argmax over NaN is the first choice, which may be the right one."""
     broken = [s["doc_id"] for s in samples if not all(map(math.isfinite, _numbers(s["resps"])))]
     if broken:
         raise RunFailedError(
             f"suite 'lm-eval': log-likelihoods of {task} are not finite on {len(broken)} of {len(samples)} documents "
-            f"({broken[0]} first)"
+            f"(first: {broken[0]})"
         )
 
 
@@ -253,7 +259,7 @@ def _require_numbers(model: Any, target: Target) -> None:
 
 
 def _longest(model: Any) -> int | None:
-    """Return the longest input the model was made for, None where it does not say."""
+    """Return the model's maximum input length, None where its configuration has none."""
     config = model.config.get_text_config()
     return next(
         (int(v) for k in ("max_position_embeddings", "n_positions", "n_ctx") if (v := getattr(config, k, None))), None
@@ -266,16 +272,17 @@ def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
     except Exception as error:
         raise DataError(
             f"lm-eval cannot load {', '.join(names)}: {type(error).__name__}: {first_line(error)} (a stock task needs its "
-            "data set on disk or the hub within reach)"
+            "data set on disk or access to the hub)"
         ) from error
     return tasks
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what lm-eval's helpers print off the console, and its progress bars where somebody watches.
+    """Suppress what lm-eval's helpers print, except for progress bars on a terminal.
 
-    It runs git for a version, whose complaint goes straight to the process's stderr; bars go through ``sys.stderr``.
+    lm-eval runs git to get a version, and git's error message goes directly to the process's stderr. Progress bars go
+    through ``sys.stderr``.
     """
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     watched = sys.stderr.isatty()
@@ -294,5 +301,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _stable(value: Any) -> str:
-    """Return what stands for a value JSON does not know, the same in every process."""
+    """Return a text for a value that JSON cannot represent, the same in every process."""
     return getattr(value, "__qualname__", None) or type(value).__name__

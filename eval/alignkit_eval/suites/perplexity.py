@@ -1,7 +1,7 @@
 """Corpus perplexity and bits per byte of held-out text.
 
-Perplexity is ``exp(total NLL / total tokens)`` over the corpus, not a mean of per-document values. It compares models
-with one tokenizer; bits per byte, ``total NLL / (ln 2 * total bytes)``, compares across tokenizers.
+Perplexity is ``exp(total NLL / total tokens)`` over the corpus, not a mean of per-document values, and comparable only
+between models with the same tokenizer. Bits per byte, ``total NLL / (ln 2 * total bytes)``, is comparable across tokenizers.
 """
 
 from __future__ import annotations
@@ -41,15 +41,16 @@ class PerplexitySettings(Settings):
     """Settings of the perplexity suite."""
 
     text: str | None = Field(
-        None, description='plain documents in place of held-out completions: a .jsonl with "text", a .txt, or demo'
+        None,
+        description='plain documents to score in place of held-out completions: a .jsonl with "text", a .txt, or demo',
     )
-    max_length: int = Field(1024, ge=2, description="longest window of a plain document, in tokens")
-    tokens_per_batch: int = Field(16384, ge=1, description="most tokens scored at once")
+    max_length: int = Field(1024, ge=2, description="maximum window of a plain document, in tokens")
+    tokens_per_batch: int = Field(16384, ge=1, description="maximum tokens per forward pass")
 
 
 @dataclass(frozen=True)
 class Document:
-    """What is known of one scored document: negative log-likelihood in nats, scored tokens, UTF-8 bytes."""
+    """A scored document: negative log-likelihood in nats, scored tokens, UTF-8 bytes."""
 
     id: str
     cluster: str
@@ -82,7 +83,12 @@ class PerplexitySuite(Suite[PerplexitySettings]):
         return hashlib.sha256(repr(read_documents(self.settings.text)).encode()).hexdigest()
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Score the corpus; raises ``DataError`` without any text, ``RunFailedError`` where a score is not finite."""
+        """Score the corpus.
+
+        Raises:
+            DataError: there is no text.
+            RunFailedError: a score is not finite.
+        """
         documents = self._completions(target) if self.settings.text is None else self._texts(target, self.settings.text)
         metrics = perplexity_metrics(documents)
         return SuiteResult(
@@ -96,7 +102,7 @@ class PerplexitySuite(Suite[PerplexitySettings]):
         )
 
     def _completions(self, target: Target) -> list[Document]:
-        """Score held-out rows: each one's first completion given its prompt."""
+        """Score the first completion of each held-out row, given its prompt."""
         examples = [example.narrow(0) for example in target.examples("completion")]
         require_rows(self.name, "completion", examples)
         return [
@@ -133,10 +139,10 @@ class PerplexitySuite(Suite[PerplexitySettings]):
 
 
 def completion_bytes(example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the UTF-8 bytes of a row's first completion as it is scored, after truncation.
+    """Return the number of UTF-8 bytes of a row's first completion, after truncation.
 
-    Special tokens (the end token) are scored but stand for no text. The completion is decoded behind its prompt, because
-    some tokenizers drop the space in front of the first token they decode.
+    Special tokens, such as the end-of-sequence token, are scored but have no text. The completion is decoded together
+    with its prompt, because some tokenizers drop the space before the first token they decode.
     """
     tokens = list(example.completions[0])
     if example.masks and (mask := example.masks[0]) is not None:
@@ -151,10 +157,10 @@ def _decoded_bytes(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> int
 
 
 def perplexity_metrics(documents: Sequence[Document]) -> dict[str, Estimate]:
-    """Return ``perplexity`` and, where the corpus has any bytes, ``bits_per_byte``.
+    """Return ``perplexity`` and, unless the corpus has no bytes, ``bits_per_byte``.
 
-    Both are ratios of sums over documents. Their intervals are clustered t intervals on the logarithmic scale (nats per
-    token, bits per byte); perplexity's ends are then exponentiated.
+    Both are ratios of sums over documents. Intervals are clustered t intervals in nats per token and bits per byte;
+    those of perplexity are then exponentiated.
     """
     clusters = [document.cluster for document in documents]
     nll = [document.nll for document in documents]
@@ -167,5 +173,5 @@ def perplexity_metrics(documents: Sequence[Document]) -> dict[str, Estimate]:
 
 
 def _exp(x: float) -> float:
-    with np.errstate(over="ignore"):  # beyond e^709 the perplexity of a diverged model is infinite, as it should be
+    with np.errstate(over="ignore"):  # the perplexity of a diverged model may be infinite (above e^709)
         return float(np.exp(x))

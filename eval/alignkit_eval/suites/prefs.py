@@ -1,8 +1,8 @@
-"""Preference accuracy: does the model find the chosen answer more likely than the rejected one?
+"""Preference accuracy: whether the model gives the chosen completion a higher log-probability than the rejected one.
 
-For a pair, ``s_sum`` is the summed log-probability of an answer's tokens (end token included), ``s_mean`` is
-``s_sum / tokens``, and ``s_ref`` is ``s_sum`` less the start model's ``s_sum``. Sum and mean favour short and long
-answers differently, so both are reported, beside what length alone would have said.
+The score of a completion is the sum of its tokens' log-probabilities (``sum``, end token included), their mean (``mean``), or
+the sum minus that of the start model (``ref``). Sum and mean favour completions of different lengths, so both are reported,
+next to the accuracy of always preferring the longer completion.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ CONTRASTS = (
     Contrast("accuracy_ref", "credit_ref"),
     Contrast("accuracy_best", "credit_best", "groups"),
 )
-"""Sum and mean favour answers of different lengths: a winner is named only where both agree."""
+"""Sum and mean favour completions of different lengths: there is a winner only where both agree."""
 
 
 class PreferenceSettings(Settings):
     """Settings of the preference suite."""
 
-    tokens_per_batch: int = Field(16384, ge=1, description="most tokens scored at once")
-    calibration_bins: int = Field(10, ge=1, description="bins of equal width in the expected calibration error")
+    tokens_per_batch: int = Field(16384, ge=1, description="maximum tokens per forward pass")
+    calibration_bins: int = Field(10, ge=1, description="number of equal-width bins of the expected calibration error")
 
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """One scored preference pair; ``start_margin`` is the start model's margin by sum, where there is one."""
+    """A scored preference pair; ``start_margin`` is the start model's margin by sum, None without a start model."""
 
     id: str
     cluster: str
@@ -54,26 +54,26 @@ class ScoredPair:
     rejected: CompletionScore
     start_margin: float | None = None
     group: str = ""
-    """Name of the row with several rejected answers that the pair was made from, where it was."""
+    """Name of the row with several rejected completions that the pair comes from; empty for other pairs."""
 
     @property
     def margin_sum(self) -> float:
-        """Log-probability of the chosen answer less that of the rejected one, in nats."""
+        """Log-probability of the chosen completion minus that of the rejected one, in nats."""
         return self.chosen.logp - self.rejected.logp
 
     @property
     def margin_mean(self) -> float:
-        """The same per token of each answer."""
+        """The same difference between means per token."""
         return self.chosen.mean - self.rejected.mean
 
     @property
     def margin_ref(self) -> float | None:
-        """How far the margin by sum has grown since the start model."""
+        """Margin by sum minus that of the start model."""
         return None if self.start_margin is None else self.margin_sum - self.start_margin
 
     @property
     def length_relation(self) -> str:
-        """How long the chosen answer is beside the rejected one: ``shorter``, ``same`` or ``longer``."""
+        """Length of the chosen completion relative to the rejected one: ``shorter``, ``same`` or ``longer``."""
         difference = self.chosen.tokens - self.rejected.tokens
         return "same" if difference == 0 else "longer" if difference > 0 else "shorter"
 
@@ -96,7 +96,7 @@ class ScoredPair:
 
 
 class PreferenceSuite(Suite[PreferenceSettings]):
-    """Preference accuracy and margins over held-out pairs, by sum, by mean and against the start model."""
+    """Preference accuracy and margins over held-out pairs, by sum, by mean and relative to the start model."""
 
     name = "prefs"
     classifiers = True
@@ -108,7 +108,12 @@ class PreferenceSuite(Suite[PreferenceSettings]):
         return rows_digest(target.rows("preference"))
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Score the held-out pairs; ``DataError`` without any, ``RunFailedError`` where a score is not finite."""
+        """Score the held-out pairs.
+
+        Raises:
+            DataError: there are no pairs.
+            RunFailedError: a score is not finite.
+        """
         examples = target.examples("preference")
         require_rows(self.name, "preference", examples)
         scores = score_completions(
@@ -142,15 +147,15 @@ def credit(margin: float) -> float:
 def make_pairs(
     examples: Sequence[Example], scores: Sequence[Sequence[CompletionScore]], start: SuiteResult | None = None
 ) -> list[ScoredPair]:
-    """Join rows with their scores (chosen first) and with the start model's margins on the same rows.
+    """Return rows as pairs with their scores (chosen first) and the start model's margins.
 
     Raises:
-        RunFailedError: ids repeat in the start model's items, or a row is not among them.
+        RunFailedError: the start model's items have duplicate ids, or lack a row.
     """
     margins = start_margins(start) if start else None
     if margins is not None and (missing := [e.id for e in examples if e.id not in margins]):
         raise RunFailedError(
-            f"{len(missing)} held-out pairs (the first: {missing[0]}) are not among those the start model was scored on"
+            f"the start model was not evaluated on {len(missing)} of the held-out pairs (first: {missing[0]})"
         )
     return [
         ScoredPair(
@@ -167,10 +172,10 @@ def make_pairs(
 
 
 def best_of(pairs: Sequence[ScoredPair]) -> list[dict[str, float]]:
-    """Return what each pair adds to best-of-n accuracy: does the chosen answer beat every rejected one of its row, by sum?
+    """Return each pair's part of best-of-n accuracy: whether the chosen completion beats all rejected ones of its row.
 
-    A row's credit, its worst pair's, stands on the first of its pairs (``groups`` is 1 there and 0 on the others); a pair
-    of its own is a row of its own. Nothing where no row has several rejected answers.
+    The credit of a row is that of its worst pair by sum, and belongs to the first of its pairs, where ``groups`` is 1; the
+    other pairs have 0 for both. A pair without a group is a row of its own. Without groups, the parts are empty.
     """
     if not any(pair.group for pair in pairs):
         return [{} for _ in pairs]
@@ -178,7 +183,7 @@ def best_of(pairs: Sequence[ScoredPair]) -> list[dict[str, float]]:
     for pair in pairs:
         name = pair.group or pair.id
         credits[name] = min(credit(pair.margin_sum), credits.get(name, 1.0))
-    # What is left in `credits` belongs to rows whose first pair is still to come.
+    # Rows still in `credits` have not been reached yet: the next of their pairs is the first.
     return [
         {"credit_best": credits.pop(name), "groups": 1.0} if name in credits else {"credit_best": 0.0, "groups": 0.0}
         for name in (pair.group or pair.id for pair in pairs)
@@ -186,17 +191,17 @@ def best_of(pairs: Sequence[ScoredPair]) -> list[dict[str, float]]:
 
 
 def start_margins(start: SuiteResult) -> dict[str, float]:
-    """Return the start model's margin by sum of each pair, by id."""
+    """Return the start model's margins by sum, by pair id."""
     margins: dict[str, float] = {}
     for item in start.items:
         if item["id"] in margins:
-            raise RunFailedError(f"the id {item['id']!r} stands on more than one held-out pair: ids must be unique")
+            raise RunFailedError(f"duplicate id {item['id']!r} among the held-out pairs: ids must be unique")
         margins[item["id"]] = item["chosen_sum"] - item["rejected_sum"]
     return margins
 
 
 def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
-    """Return every metric of the suite; accuracies carry intervals inside [0, 1], margins clustered t intervals."""
+    """Return every metric of the suite, accuracies with intervals inside [0, 1], margins with clustered t intervals."""
     clusters = [pair.cluster for pair in pairs]
     margins = np.array([pair.margin_sum for pair in pairs])
     probabilities = sigmoid(margins)
@@ -208,14 +213,14 @@ def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
         "margin_mean": clustered_mean([pair.margin_mean for pair in pairs], clusters),
         "logp_chosen": clustered_mean([pair.chosen.mean for pair in pairs], clusters),
         "logp_rejected": clustered_mean([pair.rejected.mean for pair in pairs], clusters),
-        # The outcome is always 1, "the chosen answer is better".
+        # The outcome is always 1: the chosen completion is the better one.
         "brier": clustered_mean((1 - probabilities) ** 2, clusters),
         "ece": Estimate(expected_calibration_error(probabilities, bins)),
     }
-    grown = [pair.margin_ref for pair in pairs if pair.margin_ref is not None]
-    if grown:
-        metrics["accuracy_ref"] = clustered_proportion([credit(margin) for margin in grown], clusters)
-        metrics["margin_ref"] = clustered_mean(grown, clusters)
+    relative = [pair.margin_ref for pair in pairs if pair.margin_ref is not None]
+    if relative:
+        metrics["accuracy_ref"] = clustered_proportion([credit(margin) for margin in relative], clusters)
+        metrics["margin_ref"] = clustered_mean(relative, clusters)
     if any(pair.group for pair in pairs):
         best = best_of(pairs)
         credits, groups = ([item[key] for item in best] for key in ("credit_best", "groups"))
@@ -229,30 +234,30 @@ def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
 
 
 def accuracy(pairs: Sequence[ScoredPair]) -> Estimate:
-    """Return the preference accuracy by sum of some pairs."""
+    """Return the preference accuracy by sum."""
     return clustered_proportion([credit(pair.margin_sum) for pair in pairs], [pair.cluster for pair in pairs])
 
 
 def length_baseline(pairs: Sequence[ScoredPair]) -> Estimate:
-    """Return the accuracy of always preferring the longer answer (1 less this: the shorter one)."""
+    """Return the accuracy of always preferring the longer completion (1 minus this: the shorter one)."""
     longer = [credit(float(pair.chosen.tokens - pair.rejected.tokens)) for pair in pairs]
     return clustered_proportion(longer, [pair.cluster for pair in pairs])
 
 
 def sigmoid(x: Floats) -> Floats:
-    """Return ``1 / (1 + exp(-x))`` without overflow: the probability a margin in nats gives the chosen answer."""
+    """Return ``1 / (1 + exp(-x))`` without overflow: the probability of the chosen completion, from a margin in nats."""
     return np.exp(-np.logaddexp(0.0, -x))
 
 
 def expected_calibration_error(probabilities: Floats, bins: int) -> float:
-    """Return the expected calibration error of the model's verdicts.
+    """Return the expected calibration error of the model's predictions.
 
-    A pair's verdict is the answer it finds likelier, its confidence ``max(p, 1 - p)``, from 0.5 to 1. In bins of equal
-    width, ECE = sum_b (n_b / n) |accuracy_b - confidence_b|. It is biased upwards in small samples and has no interval.
+    The prediction for a pair is the more likely completion, its confidence ``max(p, 1 - p)``, from 0.5 to 1. In bins of
+    equal width, ECE = sum_b (n_b / n) |accuracy_b - confidence_b|. It is biased upwards in small samples and has no interval.
 
     Args:
-        probabilities: probability given to the chosen answer, ``[n]``.
-        bins: how many.
+        probabilities: probability of the chosen completion, ``[n]``.
+        bins: number of bins.
 
     Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
     """

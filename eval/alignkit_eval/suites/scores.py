@@ -1,4 +1,4 @@
-"""Scoring held-out rows in batches bounded by tokens, and what the suites share around it."""
+"""Scores of held-out rows under a token budget, and checks and digests that suites share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from alignkit.contract.rows import Row
 from alignkit.errors import NoRowsError, RunFailedError
 
 _NAMED = 5
-"""How many ids an error names before it only counts."""
+"""Maximum number of ids that an error names."""
 
 
 class CompletionScore(NamedTuple):
-    """The summed log-probability of a completion's scored tokens, in nats, and how many there are."""
+    """Summed log-probability of a completion's scored tokens, in nats, and their number."""
 
     logp: float
     tokens: int
@@ -35,14 +35,13 @@ def score_completions(
 ) -> list[tuple[CompletionScore, ...]]:
     """Score every completion of every row, in the order of ``examples``.
 
-    Rows are scored from the longest to the shortest, so that rows of a batch have like lengths and a batch that does
-    not fit into memory fails at once. Log-probabilities are summed in double precision, on the host.
+    Rows are scored from the longest to the shortest. Log-probabilities are summed in double precision on the CPU.
 
     Args:
-        policy: what scores.
+        policy: the model that scores.
         examples: rows with any number of completions each.
-        tokens_per_batch: most tokens scored at once; a longer row stands alone.
-        label: what the progress bar on a terminal says.
+        tokens_per_batch: maximum tokens per forward pass; a longer row is scored alone.
+        label: label of the progress bar, which is shown on a terminal.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -67,15 +66,17 @@ def _score_batch(policy: Policy, examples: Sequence[Example]) -> list[tuple[Comp
 
 
 def require_rows(suite: str, kind: str, examples: Sequence[Example]) -> None:
-    """Raise :class:`NoRowsError` where there is nothing to evaluate."""
+    """Raise :class:`NoRowsError` where there are no rows to evaluate."""
     if not examples:
-        raise NoRowsError(f"suite {suite!r} found no held-out {kind} rows: give data with --eval-data, or leave it out")
+        raise NoRowsError(
+            f"suite {suite!r} found no held-out {kind} rows: give data with --eval-data, or leave the suite out"
+        )
 
 
 def require_finite(suite: str, scores: Iterable[tuple[str, Sequence[CompletionScore]]]) -> None:
-    """Raise :class:`RunFailedError` where a row, given as (id, its scores), has a score that is not finite.
+    """Raise :class:`RunFailedError` where a row, given as (id, scores), has a score that is not finite.
 
-    A model that answers NaN must not come out of an evaluation with an accuracy.
+    Otherwise a model that returns NaN would get an accuracy.
     """
     rows = list(scores)
     broken = [name for name, row in rows if not all(math.isfinite(score.logp) for score in row)]
@@ -87,16 +88,16 @@ def require_finite(suite: str, scores: Iterable[tuple[str, Sequence[CompletionSc
 
 
 def cluster_of(example: Example) -> str:
-    """Return the cluster a row's data name, else one for its prompt: rows with one prompt are not independent."""
+    """Return a row's cluster, by default one for its prompt: rows with the same prompt are not independent."""
     if example.cluster:
         return example.cluster
     return "prompt-" + hashlib.sha256(repr(tuple(example.prompt)).encode()).hexdigest()[:12]
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
-    """Return SHA-256 over held-out rows as text: ids, clusters, categories, prompts and answers."""
+    """Return the SHA-256 of held-out rows: ids, clusters, categories, prompts and completions as text."""
     content = hashlib.sha256()
     for row in rows:
-        about = (row.id, row.cluster, row.category, row.prompt, row.answers)
-        content.update(json.dumps(about, ensure_ascii=False, default=dict).encode() + b"\n")
+        fields = (row.id, row.cluster, row.category, row.prompt, row.answers)
+        content.update(json.dumps(fields, ensure_ascii=False, default=dict).encode() + b"\n")
     return content.hexdigest()

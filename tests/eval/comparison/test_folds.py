@@ -80,7 +80,7 @@ def test_one_fold_of_each_is_compared_as_it_is(runs: dict[tuple[float, int], Pat
 
 def test_a_missing_fold_is_said(runs: dict[tuple[float, int], Path]) -> None:
     left = [path for key, path in runs.items() if key != (5.0, 1)]
-    with pytest.raises(ConfigError, match="is one of 3 folds, and no run of fold 1 is among those to compare"):
+    with pytest.raises(ConfigError, match="is one of 3 folds, and the run of fold 1 is not among the runs to compare"):
         compare(left)
 
 

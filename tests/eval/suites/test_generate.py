@@ -115,7 +115,7 @@ def test_a_checker_that_is_none_is_refused_at_once(checker: str, says: str) -> N
 
 
 def test_a_check_that_is_no_number_and_a_model_that_is_none() -> None:
-    with pytest.raises(RunFailedError, match="returned nan for row p0, which is no finite number"):
+    with pytest.raises(RunFailedError, match="returned nan for row p0, which is not a finite number"):
         run(target(tiny_model()), checker="tests.eval.suites.test_generate:odd_checker")
     broken = tiny_model()
     with torch.no_grad():

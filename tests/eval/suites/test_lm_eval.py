@@ -142,7 +142,7 @@ def test_a_single_log_likelihood_that_is_nan_fails() -> None:
     from alignkit_eval.suites.lm_eval import _require_finite
 
     samples = [{"doc_id": 0, "resps": [[(-1.0, False)]]}, {"doc_id": 7, "resps": [[(-1.0, False)], [(math.nan, True)]]}]
-    with pytest.raises(RunFailedError, match=r"demo are not finite on 1 of 2 documents \(7 first\)"):
+    with pytest.raises(RunFailedError, match=r"demo are not finite on 1 of 2 documents \(first: 7\)"):
         _require_finite("demo", samples)
     _require_finite("texts", [{"doc_id": 0, "resps": [["an answer"]]}])
 

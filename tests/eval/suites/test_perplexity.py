@@ -187,7 +187,7 @@ def test_reading_jsonl_and_txt(tmp_path: Path) -> None:
         ("t.jsonl", '{"text": "a"}\n{"text": 3}\n', r't\.jsonl:2: the key "text"'),
         ("t.jsonl", '{"text": "a"}\nnot json\n', r"t\.jsonl:2: invalid JSON"),
         ("t.jsonl", "[1]\n", r"t\.jsonl:1: expected a JSON object"),
-        ("t.txt", " \n\n", "holds no document"),
+        ("t.txt", " \n\n", "has no documents"),
         ("t.csv", "text\na\n", r"must be a \.jsonl or \.txt"),
     ],
 )
