@@ -266,11 +266,14 @@ def _about(cells: RowReader, shape: Shape, position: int, parts: Parts) -> Row:
 
 
 def _from_first_answer(row: Row) -> Row:
-    """Move the assistant turns of the prompt, and what follows the first of them, into the completion."""
+    """Move the assistant turns of the prompt, and what follows the first of them, into the completion.
+
+    A first turn stays in the prompt, which may not be empty.
+    """
     if isinstance(row.prompt, str) or len(row.answers) != 1 or isinstance(row.answers[0], str):
         return row
     turns = (*row.prompt, *row.answers[0])
-    first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 0)
+    first = next((i for i, turn in enumerate(turns) if i and turn["role"] == "assistant"), 0)
     return replace(row, prompt=turns[:first], answers=(turns[first:],)) if first else row
 
 

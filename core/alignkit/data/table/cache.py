@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised whenever the rules of tokenisation or the columns of a table change."""
 
 _PARTIAL = ".partial"

@@ -98,13 +98,13 @@ def _split(prompt: str, wholes: Sequence[str], turns: tuple[tuple[str, str], ...
 
 
 def _turns(row: Row, tokenizer: PreTrainedTokenizerBase, place: str, whole: str) -> tuple[tuple[str, str], ...]:
-    """Return the text before and through every assistant turn of the answer; empty if it has no other turns."""
+    """Return the text before and through every assistant turn of the answer; empty if the answer is a single turn."""
     conversation: tuple[Message, ...] = tuple(
         m for part in (row.prompt, *row.answers) if not isinstance(part, str) for m in part
     )
     answers = range(len(row.prompt), len(conversation))
     assistant = [i for i in answers if conversation[i]["role"] == "assistant"]
-    if len(assistant) == len(answers):
+    if len(answers) == 1:
         return ()
     turns: list[tuple[str, str]] = []
     for i in assistant:

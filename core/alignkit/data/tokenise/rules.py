@@ -130,10 +130,10 @@ class Encoder:
         )
 
     def _turns(self, whole: Ids, turns: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
-        """Return the token range ``[begin, end)`` of every turn, by rule 1."""
+        """Return the token range ``[begin, end)`` of every turn, by rule 1; the final one includes an appended EOS token."""
         ids = self._joint.ids([text for turn in turns for text in turn])
         bounds = [common_prefix(part, whole) for part in ids]
-        return list(zip(bounds[::2], bounds[1::2], strict=True))
+        return [(b, e + 1 if e == len(whole) else e) for b, e in zip(bounds[::2], bounds[1::2], strict=True)]
 
     def _begin(self, prompt: Ids, wholes: list[Ids]) -> tuple[Ids, list[Ids]]:
         """Prepend the tokenizer's prefix (BOS), unless the text already has it (rule 2)."""
@@ -217,10 +217,9 @@ def truncate(prompt: Ids, completions: tuple[Ids, ...], max_length: int) -> Trun
 
 
 def _scored(turns: Sequence[tuple[int, int]], offset: int, length: int) -> list[bool]:
-    """Return the mask of a completion's tokens in assistant turns, including what follows the last one (its end token)."""
+    """Return the mask of a completion's tokens in assistant turns."""
     scored = [False] * length
-    for number, (begin, end) in enumerate(turns, 1):
-        stop = length if number == len(turns) else min(end + offset, length)
-        for i in range(max(begin + offset, 0), stop):
+    for begin, end in turns:
+        for i in range(max(begin + offset, 0), min(end + offset, length)):
             scored[i] = True
     return scored
