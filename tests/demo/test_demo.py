@@ -1,4 +1,4 @@
-"""The embedded demo: what the world promises, the tokenizer, and that the shipped files are what the code makes."""
+"""The embedded demo: properties of the world, the tokenizer, and that the shipped files are those the code builds."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_chosen_is_better_by_the_world_itself(split):
 
 
 def test_imitation_alone_is_not_enough():
-    """In graded categories the mediocre answer is chosen more often than the best one in training data."""
+    """In graded categories of the training data, the mediocre answer is chosen more often than the best one."""
     chosen = Counter(
         world.quality(row["prompt"], row["chosen"])
         for row in pairs("train")
@@ -97,7 +97,7 @@ def test_quality_reads_text_messages_and_rendered_answers():
 
 
 def test_the_control_scores_one_half_for_whoever_ignores_the_person():
-    """Likings come in mirrored pairs, so any score of the answer's value alone is right exactly half the time."""
+    """Tastes come in mirrored pairs, so any score of the value alone is correct exactly half of the time."""
     draw = random.Random(0)
     for split in SPLITS:
         rows = [q for q in world.questions(split) if q.category in world.CONTROLS]
@@ -208,7 +208,7 @@ def test_the_model_is_small_bf16_and_knows_its_documents(tokenizer):
             ids = torch.tensor([tokenizer(text).input_ids])
             total += model(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
             count += ids.shape[1] - 1
-    # A corpus document's entropy is near 1.9 per token; guessing among the 751 tokens would be 751.
+    # The perplexity of the corpus is near 1.9; guessing among the 751 tokens would give 751.
     assert torch.exp(torch.tensor(total / count)) < 2.5
 
 

@@ -1,4 +1,4 @@
-"""The model card, made of the records that real runs write."""
+"""Model cards of real runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIGHT: dict[str, Any] = {"eval": {"suites": ["prefs"], "samples": 0}, "run": {"p
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of a model and of data that are local directories and files."""
+    """A run whose model and data are local paths."""
     here = tmp_path_factory.mktemp("card")
     model = shutil.copytree(model_path(), here / "models" / "tiny")
     data = shutil.copy(data_path("train"), here / "pairs.jsonl")
@@ -160,7 +160,7 @@ def test_the_card_of_an_export_is_of_the_whole_model(adapter: Run, merged: Path,
     assert head["tags"] == ["alignkit", "merge"]
     assert "# full + adapter" in body
     assert "| full | 0.25 |\n| adapter | 0.75 |" in body
-    assert "accuracy" not in body, "results of one of them are not the mean's"
+    assert "accuracy" not in body, "results of one run do not apply to the mean"
 
 
 def renamed(record: RunRecord, name: str, path: str) -> RunRecord:

@@ -1,4 +1,4 @@
-"""The mathematics of PPO and GRPO by hand: advantages, clipping, group baselines, KL estimates."""
+"""PPO and GRPO computed by hand: advantages, clipping, group baselines, KL estimates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignkit_ppo import clipped_policy_loss, explained_variance, gae
 
 
 def plain_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
-    """Equation 16 as it stands: a sum over later errors, no recursion."""
+    """Equation 16 as printed: a sum over later errors, without recursion."""
     following = [*values[1:], 0.0]
     errors = [r + gamma * n - v for r, n, v in zip(rewards, following, values, strict=True)]
     return [sum((gamma * lam) ** k * error for k, error in enumerate(errors[t:])) for t in range(len(errors))]
@@ -33,7 +33,7 @@ def test_advantages_equal_the_definition(gamma: float, lam: float) -> None:
     )
     expected = [a for answer in answers for a in plain_gae([r for r, _ in answer], [v for _, v in answer], gamma, lam)]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=1e-5)
-    # Alone, without the padding its neighbours bring, an answer's advantages are the same.
+    # On its own, without padding to longer answers, an answer has the same advantages.
     alone = gae(
         torch.tensor([r for r, _ in answers[2]]),
         torch.tensor([v for _, v in answers[2]]),
@@ -48,9 +48,9 @@ def test_clipping_binds_on_one_side_only() -> None:
     log_ratios = torch.tensor([0.5, -0.5, 0.5, -0.5], requires_grad=True)
     clipped_policy_loss(log_ratios, torch.tensor([1.0, 1.0, -1.0, -1.0]), clip=0.2).sum().backward()
     assert log_ratios.grad is not None
-    assert log_ratios.grad[0] == 0, "already likelier than clip allows, and good: no further"
-    assert log_ratios.grad[3] == 0, "already less likely, and bad"
-    assert log_ratios.grad[1] < 0 < log_ratios.grad[2], "on the wrong side: pulled back"
+    assert log_ratios.grad[0] == 0, "above the clip range with a positive advantage: no gradient"
+    assert log_ratios.grad[3] == 0, "below the clip range with a negative advantage: no gradient"
+    assert log_ratios.grad[1] < 0 < log_ratios.grad[2], "outside the clip range on the wrong side: pulled back"
 
 
 def test_leave_one_out_is_the_mean_of_the_others() -> None:
@@ -60,7 +60,7 @@ def test_leave_one_out_is_the_mean_of_the_others() -> None:
     torch.testing.assert_close(found, expected)
     scaled = group_advantages(rewards, baseline="mean", scale="group")
     torch.testing.assert_close(scaled[0], (rewards[0] - 0.5) / (0.5 + 1e-4))
-    assert torch.equal(scaled[1], torch.zeros(3)), "all alike: nothing to learn"
+    assert torch.equal(scaled[1], torch.zeros(3)), "equal rewards: no gradient"
 
 
 def test_k3_is_positive_and_right_on_average() -> None:

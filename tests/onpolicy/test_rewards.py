@@ -1,4 +1,4 @@
-"""Rewards: functions, weights, what is no number, and reward models on causal models and encoders."""
+"""Rewards: functions, weights, invalid values, and reward models on causal models and encoders."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_losses_by_hand() -> None:
 
 
 def encoder(path: Path) -> Path:
-    """A tiny BERT with the words of its own tokenizer."""
+    """Save a tiny BERT with its own word-level tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -210,10 +210,10 @@ def test_a_reward_model_is_trained_saved_and_asked(tmp_path: Path, kind: str, mo
         assert loaded.config.num_labels == 1
     card = (run.directory / "model" / "README.md").read_text()
     assert "ForSequenceClassification" in card
-    # The policy has another tokenizer than the reward model: its texts are read, not its tokens.
+    # The policy's tokenizer differs from the reward model's: its texts are scored, not its tokens.
     policys = AutoTokenizer.from_pretrained(model_path() if kind == "encoder" else encoder(tmp_path / "other"))
     asked = [replace(answered(said, "a ? 7"), tokenizer=policys) for said in (" good", " bad", "")]
-    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "fresh"))  # its start model is loaded once more, as a classifier
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "fresh"))  # its start model is loaded again, as a classifier
     (again,) = evaluate([run.directory], ["prefs", "perplexity"])
     assert again.results["prefs"].metrics["accuracy_ref"].value == prefs["accuracy_ref"]["value"]
     assert "perplexity" not in again.results

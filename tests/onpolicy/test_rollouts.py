@@ -1,4 +1,4 @@
-"""Rollouts: sampling, scores, the end of an answer, the reference, the critic, the buffer."""
+"""Rollouts: sampling, scores, end tokens, the reference, the critic, the buffer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_rollout_scores_are_the_model_s_own(temperature: float, kind: str) -> No
     assert scores.entropy is not None
     assert scores.values is not None
     torch.testing.assert_close(scores.entropy, torch.cat(spread), atol=1e-4, rtol=1e-4)
-    assert torch.equal(scores.values, torch.zeros_like(scores.logps)), "a new critic values nothing"
+    assert torch.equal(scores.values, torch.zeros_like(scores.logps)), "a new critic returns 0"
 
 
 def test_what_is_sampled_follows_from_seed_and_rollout_alone() -> None:
@@ -89,7 +89,7 @@ def test_the_reference_is_the_start(kind: str) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     moved = weights(model)
     assert torch.equal(made.score(batch, reference=True).logps, before.logps)
-    assert torch.equal(weights(model), moved), "and the policy is put back"
+    assert torch.equal(weights(model), moved), "the policy is restored"
     assert not torch.allclose(made.score(batch).logps, before.logps)
     if kind == "lora":
         with model.disable_adapter():  # type: ignore[operator]
@@ -157,7 +157,7 @@ def test_what_vllm_gets_is_the_merged_policy(options: dict[str, Any] | None, cri
                 parameter.normal_()
     before = weights(model)
     found = dict(merged_weights(model))
-    assert torch.equal(weights(model), before), "and is left as it was"
+    assert torch.equal(weights(model), before), "the policy is unchanged"
     plain = tiny_llama()
     assert found.keys() == plain.state_dict().keys()
     plain.load_state_dict(found)

@@ -1,4 +1,4 @@
-"""PPO and GRPO in training: the first step's identities, learning, resume in the middle of a rollout."""
+"""PPO and GRPO in training: identities of the first step, learning, resume in the middle of a rollout."""
 
 from __future__ import annotations
 

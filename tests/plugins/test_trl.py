@@ -1,4 +1,4 @@
-"""TRL's trainers behind align_build_trainer: the same rows, order and loss as our own engine, and resume."""
+"""TRL's trainers through align_build_trainer: rows, order and loss equal those of alignkit's engine; resume works."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def trainer_of(method: str, tmp_path: Path, **train: Any) -> Any:
 
 @pytest.mark.parametrize("method", ["trl-orpo", "trl-dpo", "trl-sft"])
 def test_trl_reads_the_same_tokens(method: str, tmp_path: Path) -> None:
-    """Row by row, end token included; the begin token, which the demo's template leaves to the tokenizer, with orpo."""
+    """Tokens are equal row by row with the end token; the begin token, added by the demo's tokenizer, only for orpo."""
     trainer, parts = trainer_of(method, tmp_path)
     rows = trainer.train_dataset
     assert len(rows) == len(parts.train)
     for example, row in zip(parts.train, rows, strict=True):
-        first = 0 if method == "trl-orpo" else 1  # the others apply the chat template, and nothing in front of it
+        first = 0 if method == "trl-orpo" else 1  # the others apply the chat template without a begin token
         wholes = [[*example.prompt[first:], *completion] for completion in example.completions]
         match method:
             case "trl-orpo":

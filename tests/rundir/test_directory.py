@@ -1,4 +1,4 @@
-"""The run directory: its name, what is in the way, its record, the lock."""
+"""The run directory: name, existing content, record, lock."""
 
 import math
 import os
@@ -100,9 +100,7 @@ def test_a_file_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
 def test_no_permission_is_a_clear_error(tmp_path: Path, mode: int) -> None:
     (tmp_path / "runs").mkdir(mode=mode)
     root = os.geteuid() == 0
-    if (
-        root
-    ):  # who may write anywhere: become nobody for the moment (pytest's own directories are closed to all but root)
+    if root:  # root may write anywhere: become another user (pytest's directories are open to root only)
         for parent in (tmp_path, *tmp_path.parents):
             if "pytest-" in str(parent):
                 parent.chmod(parent.stat().st_mode | 0o055)
@@ -167,7 +165,7 @@ def test_two_processes_never_train_in_one_directory(tmp_path: Path) -> None:
                 RunDir.create(tmp_path, "a")
         finally:
             holder.kill()
-    # The holder was killed and could not tidy up: its lock is taken over.
+    # The holder was killed and could not clean up: its lock can be taken.
     assert (run.path / ".lock").exists()
     assert run.locked_by() is None
     with run.lock():
@@ -193,7 +191,7 @@ def test_a_lock_is_given_once_within_a_process_and_freed_by_an_error(tmp_path: P
 
 def test_a_stale_lock_file_is_no_lock(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "a")
-    (run.path / ".lock").write_text(f"{os.getpid()}\n")  # even where its number belongs to a living process again
+    (run.path / ".lock").write_text(f"{os.getpid()}\n")  # even if its process id is in use again
     assert run.locked_by() is None
     with run.lock():
         assert run.locked_by() == os.getpid()

@@ -1,4 +1,4 @@
-"""Evaluations and the metrics log: read back as they were written, also after a crash."""
+"""Evaluation results and the metrics log are read as they were written, also after a crash."""
 
 import json
 import math

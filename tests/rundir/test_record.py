@@ -1,4 +1,4 @@
-"""run.json with types: what is read, what is ignored, and what an error says."""
+"""The typed record of run.json: unknown keys, metrics, errors, hub ids."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def adapted(name, model=None):
 
 
 SOFT_CAPPED = ("gemma2", "packed")
-"""The one pair that is refused: the packed blocks cannot soft-cap their attention."""
+"""The only rejected combination: the packed blocks do not support soft-capped attention."""
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["scorer after adapter", "adapter after scorer"])
@@ -80,7 +80,7 @@ def test_gradient_checkpointing(reentrant, lora):
     [(name, backend) for name in ("llama", "gemma2", "gpt2") for backend in BACKENDS if (name, backend) != SOFT_CAPPED],
 )
 def test_autocast_is_as_close_as_low_precision_allows(name, backend):
-    """Against float32: no further off than twice what plain forwards under autocast are."""
+    """The error against float32 is at most twice that of plain forwards under autocast."""
     model, examples = build(name), rows(4)
     policy = ModelPolicy(model, install(model, backend))
     exact = plain_scores(model, examples)[0].detach()
@@ -111,7 +111,7 @@ def test_virtual_tokens_are_refused():
 
 
 def test_an_unwrapped_model_keeps_its_scoring_forward():
-    """accelerate wraps forward for mixed precision and strips its wrapping again."""
+    """accelerate wraps forward for mixed precision and removes its wrapper again."""
     from accelerate.utils import extract_model_from_parallel
 
     model, examples = build(), rows(2)

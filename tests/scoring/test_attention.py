@@ -1,4 +1,4 @@
-"""Attention by block equals dense attention under the mask of the same tree, for windows and shared heads of all sizes."""
+"""Attention by blocks equals dense attention with the mask of the same tree, for all windows and numbers of shared heads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.scoring import rows
 
 
 def tree_mask(plan, window):
-    """``[T, T]``: who sees whom, written down token by token."""
+    """Return the mask ``[T, T]``, built token by token."""
     where = []
     for group, segment in enumerate(plan.segments):
         where += [(group, 0, i) for i in range(segment.prompt)]
@@ -71,7 +71,7 @@ def test_blocks_equal_dense_attention(trees, window, heads):
 
 @pytest.mark.parametrize("window", [None, 5, 40])
 def test_windows_cut_into_several_blocks(window, monkeypatch):
-    """Long sequences under a window are cut into blocks of queries; together they must see every pair once."""
+    """Long sequences under a window are cut into blocks of queries, which together cover every pair once."""
     monkeypatch.setattr(blocks_module, "_WINDOW_ROWS", 4)
     plan = make_plan(rows(3, completions=3, most=30))
     tokens = plan.input_ids.shape[1]
@@ -111,7 +111,7 @@ def without(self, name):
         raise AttributeError(name)
     return find(self, name)
 namespace.__getattr__ = without
-vars(torch.ops.aten).pop(sys.argv[1], None)  # torch keeps what it has found
+vars(torch.ops.aten).pop(sys.argv[1], None)  # torch caches operators
 
 from alignkit.errors import ModelError
 from alignkit.scoring.scorer import install
@@ -127,7 +127,7 @@ except ModelError as error:
 
 @pytest.mark.parametrize("suffix", ["", "_backward"])
 def test_torch_without_cpu_flash_attention_scores_by_another_backend(suffix):
-    """The operators are private to PyTorch: a build without one must still import the scorer and train."""
+    """The operators are private to PyTorch: without one of them the scorer must still import and train."""
     operator = f"_scaled_dot_product_flash_attention_for_cpu{suffix}"
     done = subprocess.run([sys.executable, "-c", HIDDEN_OPERATOR, operator], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Every backend gives the numbers and gradients of separate, unpadded forwards; the probe chooses the fastest that does."""
+"""Every backend gives the scores and gradients of separate, unpadded forwards; the probe chooses the fastest one that does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.scoring import ARCHITECTURES, assert_same_gradients, build, g
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_backend_has_the_numbers_and_gradients_of_separate_forwards(name):
-    """The backend expected of an architecture is chosen, and it and every slower one are right."""
+    """The expected backend of an architecture is chosen, and it and all slower ones are correct."""
     model, (_, chosen) = build(name), ARCHITECTURES[name]
     examples = rows(3, masked=True, most=16) + rows(2, seed=5, most=16)
     expected, expected_prompt = plain_scores(model, examples)
@@ -49,7 +49,7 @@ def test_lengths_sequences_and_rows_do_not_depend_on_the_layout(backend):
 
 @pytest.mark.parametrize("backend", ["packed", "rows", "padded"])
 def test_scores_do_not_depend_on_the_batch(backend):
-    """Order of rows, cut of the batch, padding (a long neighbour) and other completions leave a row's numbers alone."""
+    """Order of rows, cut of the batch, padding (a longer row) and other completions do not change a row's scores."""
     policy = ModelPolicy(model := build("mistral-window"), install(model, backend))
     examples = rows(6)
     together = torch.stack(policy.score(examples, grad=False).split(policy.score(examples, grad=False).sums()), 1)
@@ -61,7 +61,7 @@ def test_scores_do_not_depend_on_the_batch(backend):
 
 
 def test_rows_of_different_shapes_in_one_batch():
-    """Rows may have any number of completions, none included: then only the prompt is scored."""
+    """Rows may have any number of completions; with none, only the prompt is scored."""
     policy = ModelPolicy(model := build())
     bare = Example("bare", [5, 6, 7, 8], ())
     examples = [bare, *rows(1, completions=1), *rows(1, completions=4, seed=3)]
@@ -72,7 +72,7 @@ def test_rows_of_different_shapes_in_one_batch():
     torch.testing.assert_close(scores.prompt_sums()[0], expected)
     only = policy.score([bare])
     assert only.logps.shape == (0,)
-    only.logps.sum().backward()  # a rank without scored tokens still takes part in the backward
+    only.logps.sum().backward()  # a rank without scored tokens takes part in the backward
 
 
 def test_prompts_that_are_not_shared_give_the_same_numbers():
@@ -116,7 +116,7 @@ def test_the_probe_leaves_no_trace(training):
 
 
 def test_attention_that_is_silently_ignored_is_found_out():
-    """Layers that read another configuration keep SDPA and see the whole packed row: no error, only wrong numbers."""
+    """Layers that read another configuration keep SDPA and attend to the whole packed row: wrong scores without an error."""
     model = build("llama")
     for layer in model.model.layers:
         layer.self_attn.config = copy.deepcopy(model.config)
@@ -170,7 +170,7 @@ def test_logits_changed_in_a_way_nobody_knows_are_left_to_the_model_itself():
 
 
 def test_dropout_is_never_shared():
-    """With dropout on, completions do not share a prompt; attention dropout needs transformers' own attention."""
+    """With dropout on, completions do not share a prompt; attention dropout needs transformers' attention."""
     model = build("gpt2")
     model.transformer.drop.p = 0.1
     scorer = install(model)

@@ -1,4 +1,4 @@
-"""Two processes that score half of the rows each have the gradient of one process that scores them all."""
+"""Two processes that each score half of the rows get the gradient of one process that scores all of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def work(rank, port, path):
 
 
 def half(rank, checkpointing):
-    """The gradients this process ends up with."""
+    """Return the gradients of this process."""
     model = build("qwen2-window")
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -40,7 +40,7 @@ def half(rank, checkpointing):
     scores = policy.score(mine, prompt=True)
     (2 * (scores.sums().sum() + scores.prompt_sums().sum())).backward()  # data parallelism averages over two
     if rank == 0:
-        policy.score(mine, grad=False)  # one process alone may score without gradient
+        policy.score(mine, grad=False)  # a single process may score without gradient
     return gradients(model)
 
 

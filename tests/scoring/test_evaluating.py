@@ -1,4 +1,4 @@
-"""Evaluation that leaves no trace, and padding."""
+"""Evaluation without side effects, and padding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 
 def model_with_a_frozen_part() -> nn.Sequential:
-    """Return a model in training mode, one part of which is in evaluation mode."""
+    """Return a model in training mode with one submodule in evaluation mode."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 4)))
     model.train()
     model[2].eval()

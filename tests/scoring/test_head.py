@@ -1,4 +1,4 @@
-"""The chunked head: the numbers and gradients of a full softmax, whatever is kept, trained or wrapped around it."""
+"""The chunked head gives the values and gradients of a full softmax, for all combinations of kept, trained and wrapped parts."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_autocast_computes_in_its_dtype_and_gives_float32():
 
 
 def test_memory_does_not_grow_with_tokens_times_vocabulary():
-    """No tensor of the size of the logits is ever made: the largest the head asks for is a chunk or the weights."""
+    """No tensor of the size of the logits is allocated: the largest is a chunk or the weights."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):

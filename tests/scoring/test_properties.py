@@ -1,4 +1,4 @@
-"""Whatever the rows, every scoring backend gives the same numbers and the same gradients."""
+"""For any rows, all scoring backends give the same scores and gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKENS = st.lists(st.integers(3, V - 1), min_size=1, max_size=14)
 
 @st.composite
 def examples(draw: st.DrawFn) -> Example:
-    """Draw a prompt, 0 to 3 completions of it, some of which begin alike, and masks that score at least one token each."""
+    """Draw a prompt, 0 to 3 completions (some with a common start), and masks with at least one scored token each."""
     prompt, completions = draw(TOKENS), draw(st.lists(TOKENS, max_size=3))
     shared = draw(st.sampled_from([[], completions[0] if completions else []]))
     completions = [completions[0], *([*shared, *c] for c in completions[1:])] if completions else []
@@ -32,12 +32,12 @@ def examples(draw: st.DrawFn) -> Example:
 
 @cache
 def policies(architecture: str) -> dict[str, ModelPolicy]:
-    """Return one model a backend, all of the same weights."""
+    """Return one model per backend, all with the same weights."""
     return {b: ModelPolicy(model := build(architecture), install(model, b)) for b in BACKENDS}
 
 
 def scored(policy: ModelPolicy, rows: list[Example], **wanted: Any) -> tuple[Scores, dict[str, torch.Tensor]]:
-    """Return the scores, and the gradients of a loss in which every token has a weight of its own."""
+    """Return the scores, and the gradients of a loss with a different weight for every token."""
     scores = policy.score(rows, prompt=True, **wanted)
     (weigh(scores.logps) + weigh(scores.prompt_logps, 2)).backward()
     return scores, gradients(policy.model)
@@ -68,7 +68,7 @@ def test_backends_agree_on_any_prompts_completions_and_masks(
 @given(rows=st.lists(examples().filter(lambda e: e.completions), min_size=1, max_size=4))
 @settings(deadline=None, max_examples=20)
 def test_the_plain_backend_has_the_numbers_of_unpadded_forwards(rows: list[Example]) -> None:
-    """What the others are compared with is itself right: one forward a completion, without padding."""
+    """The reference of the comparison is correct: one unpadded forward per completion."""
     policy = policies("llama")["plain"]
     expected, expected_prompt = plain_scores(policy.model, rows)
     scores = policy.score(rows, prompt=True)

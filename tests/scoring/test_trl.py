@@ -1,4 +1,4 @@
-"""Loss and gradient of an optimizer step of the plugins against TRL's own trainers, on the token ids TRL made."""
+"""Loss and gradient of an optimizer step equal those of TRL's trainers on TRL's token ids."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def settings(kind, tmp_path, **extra):
 
 def small_model(name, seed=0):
     model = build(name, seed=seed)
-    with torch.no_grad():  # wide random logits make odds so small that nothing but the NLL would matter
+    with torch.no_grad():  # large random logits make the odds so small that only the NLL would matter
         for parameter in model.parameters():
             parameter.mul_(0.5 if parameter.dim() > 1 else 1.0)
     return model
 
 
 def pairs(ids, attention, completion):
-    """Take rows ``[chosen..., rejected...]`` apart into examples."""
+    """Return the rows ``[chosen..., rejected...]`` as examples."""
     half = len(ids) // 2
 
     def parts(i):
@@ -76,7 +76,7 @@ def pairs(ids, attention, completion):
 
 
 def step(method, examples, start, policy, tmp_path):
-    """Take one step with ``policy``'s weights; reference log-probabilities are those of ``start``."""
+    """Run one step with the weights of ``policy``; the reference is ``start``."""
     trainer, _ = build_trainer(configuration(method), tmp_path / "ours", examples, model=start)
     start.load_state_dict(policy.state_dict())
     return trainer.training_step(trainer.model, {}), gradients(trainer.model)

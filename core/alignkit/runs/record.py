@@ -1,4 +1,4 @@
-"""What run.json says of a run: what it is made of, and what training came to."""
+"""Content of run.json: the description of a run and the results of its training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def description(prepared: PreparedRun, started: float) -> dict[str, Any]:
-    """Return the record of a run that is about to train: configuration, conventions, hashes, versions."""
+    """Return the record of a run before training: configuration, conventions, hashes, versions."""
     method, loaded, config = prepared.session.method, prepared.loaded, prepared.config
     return {
         "status": "running",
@@ -40,11 +40,11 @@ def description(prepared: PreparedRun, started: float) -> dict[str, Any]:
 def training_numbers(
     metrics: Path, prepared: PreparedRun, reference_tokens: int, rollout_tokens: int, seconds: float
 ) -> dict[str, Any]:
-    """Return what training came to: the last loss, the mean speed over the logging steps, and what it cost.
+    """Return the results of training: the last loss, the mean speed over the logging steps, and the cost.
 
-    ``flops`` counts, for a token trained, 2 N forward, 2 N backward through the activations and 2 T for the T trained
-    parameters' own gradients (6 N where all are: Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and 2 N for a token
-    of a reference pass, and for one that was generated, or scored before it was trained on. Attention's own products are left out, as there.
+    ``flops`` counts per trained token 2 N for the forward, 2 N for the backward through the activations and 2 T for the
+    gradients of the T trained parameters (6 N if all are trained: Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and
+    2 N per token that is sampled or scored without gradient. As in that paper, products inside attention are not counted.
     """
     records = [record for record in MetricsLog(metrics).read() if "loss" in record]
     last = records[-1] if records else {}

@@ -1,4 +1,4 @@
-"""What a person sees of a run's end: sample answers, the table of before and after, plots, the model card."""
+"""The end of a run: sample answers, the table of metrics before and after, plots, and the model card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def sample_answers(prepared: PreparedRun) -> list[dict[str, Any]]:
-    """Answer a few held-out prompts, spread over the data."""
+    """Return greedy answers to a few held-out prompts, spread evenly over the data."""
     rows, wanted = prepared.data.eval, prepared.config.eval.samples
     if not wanted or not len(rows) or prepared.loaded.classifier:
         return []
@@ -35,7 +35,7 @@ def sample_answers(prepared: PreparedRun) -> list[dict[str, Any]]:
 
 
 def pair_samples(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Join the samples of the start model and of the trained one."""
+    """Return the samples of the start model and of the trained model side by side."""
     answers = {sample["id"]: sample["answer"] for sample in after}
     return [
         {"id": s["id"], "prompt": s["prompt"], "before": s["answer"], "after": answers[s["id"]]}
@@ -52,7 +52,7 @@ def present(
     after: Mapping[str, SuiteResult],
     samples: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write the model card and the plots, and show the table and two of the samples."""
+    """Write the model card and the plots, and print the table and two of the samples."""
     write_text(directory.model / "README.md", model_card(RunRecord.parse(record, directory.record)))
     if record["config"]["run"]["plots"]:
         from alignkit.display.plots import draw
@@ -67,7 +67,7 @@ def present(
 
 
 def short(text: str, width: int = 160) -> str:
-    r"""Return a text on one line, cut to a width a terminal shows.
+    r"""Return a text on one line, cut to ``width`` characters.
 
     >>> short("two  lines\nof text", 12)
     'two lines...'

@@ -1,7 +1,7 @@
-"""Reference log-probabilities: computed once by the policy at step 0, kept on disk per token, reused by every run that can.
+"""Reference log-probabilities: computed once with the policy at step 0 and cached on disk per token.
 
-The key is (token ids, start weights, dtype), never beta or lambda, so that a sweep pays for them once. After a resume the
-policy is rebuilt from its start weights before the checkpoint is loaded, so the same code serves both.
+The cache key is (token ids, start weights, dtype) and does not depend on beta or lambda, so that a sweep computes them once.
+On resume the policy is rebuilt from its start weights before the checkpoint is loaded, so the same code serves both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ReferenceLogps(Sequence["NDArray[np.float32]"]):
-    """Per-token log-probabilities of every row's completions, one after the other; ``rows[i]`` is ``[tokens of row i]``."""
+    """Per-token log-probabilities of each row's completions, concatenated; ``logps[i]`` is ``[scored tokens of row i]``."""
 
     def __init__(self, flat: NDArray[np.float32], lengths: Sequence[int]) -> None:
         import numpy as np
@@ -43,21 +43,21 @@ class ReferenceLogps(Sequence["NDArray[np.float32]"]):
     @overload
     def __getitem__(self, index: slice) -> list[NDArray[np.float32]]: ...
     def __getitem__(self, index: int | slice) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-        """Return one row's log-probabilities (or a list for a slice)."""
+        """Return the log-probabilities of a row, or a list of them for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
 
 def keeps_start(needs: Collection[Need]) -> bool:
-    """Whether a method with these needs scores by the policy as it was at step 0 while it trains."""
+    """Whether a method with these needs scores with the policy of step 0 during training."""
     return "start" in needs or ("reference" in needs and "reward" in needs)
 
 
 class StartWeights:
-    """The trained weights as they were when this was made, to be put back for a while: the reference of on-policy methods.
+    """Copy of the trainable weights at step 0, which can be swapped in: the reference of on-policy methods.
 
-    What is not trained is shared with the policy, so that under LoRA the reference costs no more than the adapter.
+    Frozen weights are shared with the policy, so that with LoRA the reference costs only a copy of the adapter.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -68,7 +68,7 @@ class StartWeights:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Run the block, without gradient, with the start weights in the model."""
+        """Run the block without gradient and with the start weights in the model."""
         import torch
 
         self._swap()
@@ -87,7 +87,7 @@ class StartWeights:
 def score_rows(
     policy: Policy, examples: Sequence[Example], max_tokens: int, tick: Callable[[int], None] = lambda rows: None
 ) -> ReferenceLogps:
-    """Score every completion of ``examples`` without gradient; ``tick`` hears how many rows each batch had."""
+    """Score every completion of ``examples`` without gradient; ``tick`` is called with the number of rows of each batch."""
     import numpy as np
 
     lengths = [sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in examples]
@@ -114,7 +114,7 @@ def reference_logps(
 ) -> tuple[ReferenceLogps, bool]:
     """Return the step-0 policy's log-probabilities of ``examples`` and whether they came from the cache.
 
-    A cache file that does not fit the rows (another version, a truncated disk) is made anew.
+    A cache file that does not match the rows (of another version, or truncated) is replaced.
     """
     import numpy as np
     from safetensors import SafetensorError
