@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from alignkit.runs.saving import release
 from alignkit.system.distributed import leave
 from alignkit.training.checkpoints import last_checkpoint
-from alignkit.training.trainer import release
 
 from tests.helpers.engine import StopAt, build_trainer, configuration, random_pairs, random_prompts, weights
 

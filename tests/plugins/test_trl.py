@@ -10,9 +10,8 @@ import pytest
 from alignkit import RunConfig, settings
 from alignkit.errors import ConfigError, PluginError
 from alignkit.runs import api
-from alignkit.runs.parts import trainer_parts
-from alignkit.runs.prepare import open_plugins, prepare
-from alignkit.runs.references import order_of
+from alignkit.runs.parts import engine_parts
+from alignkit.runs.prepare import plan_run, prepare
 
 from tests.helpers.runs import saved_weights, short_run
 
@@ -45,16 +44,14 @@ def test_orpo_s_curve_is_trl_s(tmp_path: Path) -> None:
 
 
 def trainer_of(method: str, tmp_path: Path, **train: Any) -> Any:
-    from alignkit.settings.training_arguments import training_arguments
-
     config = settings.check_config(
         RunConfig.model_validate({"method": method, **QUICK, "run": {"output": str(tmp_path)}, "train": train})
     )
-    session, suites = open_plugins(config)
-    arguments, shape = training_arguments(config, tmp_path)
-    prepared = prepare(config, session, suites, arguments.device)
-    parts = trainer_parts(prepared, arguments, shape, {}, [], order_of(prepared, {}))
-    return session.build_trainer(parts), parts
+    plan = plan_run(config)
+    plan.arguments.output_dir = str(tmp_path)
+    prepared = prepare(plan)
+    parts = engine_parts(plan, prepared, {}, prepared.order, [])
+    return plan.session.build_trainer(parts), parts
 
 
 @pytest.mark.parametrize("method", ["trl-orpo", "trl-dpo", "trl-sft"])

@@ -47,12 +47,22 @@ class Run:
 
 
 def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False, quiet: bool = False) -> Run | None:
-    """Train as ``config`` says and return the run (None for a dry run, which only says what would happen).
+    """Train as ``config`` says.
 
-    ``resume`` goes on with the run of that name; ``quiet`` leaves what it says to its log. Raises :class:`~alignkit.errors.AlignError` with one clear sentence.
+    Args:
+        config: the configuration; see ``align schema METHOD`` for every key.
+        resume: resume the run named ``config.run.name`` if it was interrupted.
+        dry_run: only print what the run would do.
+        quiet: print nothing; messages are in the run's train.log.
+
+    Returns:
+        The finished run; None for a dry run.
+
+    Raises:
+        AlignError: one clear sentence about what is wrong.
     """
     from alignkit import settings
-    from alignkit.runs.execute import Execution
+    from alignkit.runs import execute
     from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
@@ -65,14 +75,14 @@ def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False, quiet
     if resume:
         if config.run.name is None:
             raise CheckpointError("--resume needs the run's name: --name NAME, or align resume DIRECTORY")
-        return _go_on(config, RunDir.open(Path(config.run.output) / config.run.name), quiet)
-    return Run(Execution(config, quiet=quiet).start())
+        return _resume(config, RunDir.open(Path(config.run.output) / config.run.name), quiet)
+    return Run(execute.start(config, quiet=quiet))
 
 
 def resume(path: Path, *, quiet: bool = False) -> Run:
-    """Go on with an interrupted or failed run from its last whole checkpoint, to the weights it would have had.
+    """Resume an interrupted or failed run from its last whole checkpoint, to the weights it would have had.
 
-    A finished run is returned as it is. Raises :class:`~alignkit.errors.CheckpointError` where there is no going on.
+    A finished run is returned as it is. Raises :class:`~alignkit.errors.CheckpointError` if it cannot be resumed.
     """
     from alignkit import settings
     from alignkit.system.quiet import quiet_libraries
@@ -80,16 +90,16 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
     quiet_libraries()
     directory = RunDir.open(path)
     if not directory.config.is_file():
-        raise CheckpointError(f"{path} holds no run.yaml, so the run cannot be resumed")
-    return _go_on(settings.resolve(directory.config, resume=True).config, directory, quiet)
+        raise CheckpointError(f"{path} has no run.yaml, so the run cannot be resumed")
+    return _resume(settings.resolve(directory.config, resume=True).config, directory, quiet)
 
 
-def _go_on(config: RunConfig, directory: RunDir, quiet: bool) -> Run:
-    from alignkit.runs.execute import Execution
+def _resume(config: RunConfig, directory: RunDir, quiet: bool) -> Run:
+    from alignkit.runs import execute
 
     if directory.status == "finished":
         from alignkit.display.console import Console
 
-        Console(quiet=quiet).info(f"{directory.path} is finished already")
+        Console(quiet=quiet).info(f"{directory.path} is already finished")
         return Run(directory.path)
-    return Run(Execution(config, quiet=quiet).resume(directory))
+    return Run(execute.resume(config, directory, quiet=quiet))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,8 +12,7 @@ from alignkit.contract.types import Method
 from alignkit.data.checking.before_training import check_before_training
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.display.console import Console
-from alignkit.runs.prepare import load_parts, open_plugins
-from alignkit.settings.training_arguments import StepShape, training_arguments
+from alignkit.runs.prepare import load_parts, plan_run
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from alignkit.contract.model import LoadedModel
     from alignkit.data.order.row_order import RowOrder
     from alignkit.data.table.tokenised_rows import TokenisedRows
+    from alignkit.settings.training_arguments import StepShape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.55}
@@ -48,13 +47,12 @@ def show_dry_run(config: RunConfig) -> None:
     from rich.table import Table
 
     console = Console()
-    session, suites = open_plugins(config)
-    arguments, shape = training_arguments(config, Path("unused"))
-    loaded, data = load_parts(config, session, meta=True)
+    plan = plan_run(config)
+    arguments, shape, method = plan.arguments, plan.shape, plan.session.method
+    loaded, data = load_parts(config, plan.session, meta=True)
     for line in [*data.report.lines(), *check_before_training(data, config.data.check)]:
         console.info(line)
     memory = estimate_memory(config, loaded, arguments, shape, data.train)
-    method = session.method
     order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))
     steps = total_steps(arguments, shape, order, method)
     rows = steps * shape.rows  # answers sampled or not
@@ -65,7 +63,7 @@ def show_dry_run(config: RunConfig) -> None:
         longest = rows * method.settings.max_new_tokens * getattr(method.settings, "group", 1)
         tokens += f" of prompts, at most {longest:,} of answers"
     lines = {
-        "method": f"{session.method.name} {config.method.settings}",
+        "method": f"{method.name} {config.method.settings}",
         "model": f"{config.model.name}, {type(loaded.model).__name__}",
         "parameters": f"{loaded.parameters:,}, {loaded.trainable:,} trained ({loaded.trainable / loaded.parameters:.2%})",
         "rows": f"{len(data.train):,} to train on, {len(data.eval):,} held out",
@@ -75,7 +73,7 @@ def show_dry_run(config: RunConfig) -> None:
         "steps": f"{steps:,} ({passes / method.reuse.epochs:.2f} epochs)",
         "tokens": tokens,
         "learning rate": f"{arguments.learning_rate:g}, {getattr(arguments.lr_scheduler_type, 'value', arguments.lr_scheduler_type)}",
-        "suites": ", ".join(suites) or "none",
+        "suites": ", ".join(plan.suites) or "none",
         "memory": f"about {memory.total / 2**30:.2f} GiB: weights {memory.weights / 2**30:.2f}, gradients "
         f"{memory.gradients / 2**30:.2f}, optimizer {memory.optimizer / 2**30:.2f}, "
         f"activations {memory.activations / 2**30:.2f}",

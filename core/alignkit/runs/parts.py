@@ -1,32 +1,69 @@
-"""Part of prepare: source_rows, rollout_parts, trainer_parts."""
+"""Assemble what the trainer is built from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alignkit.onpolicy.rewards import open_rewards
+from alignkit.training.parts import EngineParts
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
+    from alignkit.contract.model import LoadedModel
     from alignkit.contract.rows import Row
+    from alignkit.contract.types import Method
+    from alignkit.data.load import Data
     from alignkit.data.order.row_order import RowOrder
     from alignkit.onpolicy.rollouts import RolloutParts
-    from alignkit.settings.training_arguments import StepShape
-    from alignkit.training.parts import EngineParts
-from alignkit.runs.prepare import PreparedRun
+    from alignkit.runs.prepare import PreparedRun, RunPlan
+    from alignkit.runs.references import References
 
 
-def source_rows(prepared: PreparedRun) -> dict[str, Callable[[], Sequence[Row]]]:
-    """Return the rows of both splits as text or messages, the training rows where they were kept."""
-    data = prepared.data
+def engine_parts(
+    plan: RunPlan, run: PreparedRun, references: References, order: RowOrder, callbacks: Sequence[Any]
+) -> EngineParts:
+    """Return the trainer's parts; the model must still hold its start weights, which on-policy methods keep a copy of."""
+    from alignkit.scoring.policy import ModelPolicy
+    from alignkit.scoring.reference import StartWeights, keeps_start
+
+    method = plan.session.method
+    if keeps_start(method.needs) and isinstance(run.policy, ModelPolicy):
+        run.policy.start = StartWeights(run.loaded.model)
+    rows = source_rows(run.data)
+    budget = plan.shape.tokens_per_micro_batch
+    return EngineParts(
+        session=plan.session,
+        model=run.loaded.model,
+        tokenizer=run.loaded.tokenizer,
+        policy=run.policy,
+        train=run.data.train,
+        eval=run.data.eval,
+        arguments=plan.arguments,
+        rows_per_step=plan.shape.rows,
+        rows_per_micro_batch=plan.shape.rows_per_micro_batch,
+        tokens_per_micro_batch=budget,
+        seed=plan.config.run.seed,
+        references=references if "reference" in method.needs else {},
+        rollouts=_rollout_parts(method, run.loaded, rows, budget, plan.config.run.seed),
+        row_order=order,
+        source_rows=rows,
+        callbacks=callbacks,
+    )
+
+
+def source_rows(data: Data) -> dict[str, Callable[[], Sequence[Row]]]:
+    """Return the rows of both splits as text or messages, read when they are asked for."""
     return {"train": lambda: data.train_rows, "eval": lambda: data.held_out.rows(data.kind)}
 
 
-def rollout_parts(prepared: PreparedRun) -> RolloutParts | None:
-    """Put together what a method that needs a reward samples with; None for the others."""
-    method, loaded = prepared.session.method, prepared.loaded
+def _rollout_parts(
+    method: Method[Any],
+    loaded: LoadedModel,
+    rows: Mapping[str, Callable[[], Sequence[Row]]],
+    max_tokens: int,
+    seed: int,
+) -> RolloutParts | None:
+    """Return what a method that needs a reward samples and scores with; None for the others."""
     if "reward" not in method.needs:
         return None
     from alignkit.onpolicy.rollouts import RolloutParts
@@ -37,43 +74,7 @@ def rollout_parts(prepared: PreparedRun) -> RolloutParts | None:
         sampler=make_sampler(loaded.model, loaded.tokenizer, method.settings, loaded.path),
         rewards=open_rewards(method.settings.rewards),
         tokenizer=loaded.tokenizer,
-        rows=source_rows(prepared),
-        max_tokens=prepared.config.train.tokens_per_micro_batch,
-        seed=prepared.config.run.seed,
-    )
-
-
-def trainer_parts(
-    prepared: PreparedRun,
-    arguments: TrainingArguments,
-    shape: StepShape,
-    references: dict[str, Sequence[Any]],
-    callbacks: Sequence[Any],
-    order: RowOrder,
-) -> EngineParts:
-    """Put together what a trainer is built from; the model must hold its start weights, which the reference is made of."""
-    from alignkit.scoring.policy import ModelPolicy
-    from alignkit.scoring.reference import StartWeights, keeps_start
-    from alignkit.training.parts import EngineParts
-
-    needs = prepared.session.method.needs
-    if keeps_start(needs) and isinstance(prepared.policy, ModelPolicy):
-        prepared.policy.start = StartWeights(prepared.loaded.model)
-    return EngineParts(
-        session=prepared.session,
-        model=prepared.loaded.model,
-        tokenizer=prepared.loaded.tokenizer,
-        policy=prepared.policy,
-        train=prepared.data.train,
-        eval=prepared.data.eval,
-        arguments=arguments,
-        rows_per_step=shape.rows,
-        rows_per_micro_batch=shape.rows_per_micro_batch,
-        tokens_per_micro_batch=shape.tokens_per_micro_batch,
-        seed=prepared.config.run.seed,
-        references=references if "reference" in needs else {},
-        rollouts=rollout_parts(prepared),
-        row_order=order,
-        source_rows=source_rows(prepared),
-        callbacks=callbacks,
+        rows=rows,
+        max_tokens=max_tokens,
+        seed=seed,
     )

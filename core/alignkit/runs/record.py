@@ -9,12 +9,16 @@ from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.environment import environment
 
 if TYPE_CHECKING:
-    from alignkit.runs.prepare import PreparedRun
+    from alignkit.config import RunConfig
+    from alignkit.contract.model import LoadedModel
+    from alignkit.contract.types import Method
+    from alignkit.data.table.report import DataReport
 
 
-def description(prepared: PreparedRun, started: float) -> dict[str, Any]:
+def description(
+    config: RunConfig, method: Method[Any], loaded: LoadedModel, scorer: str, data: DataReport, started: float
+) -> dict[str, Any]:
     """Return the record of a run before training: configuration, conventions, hashes, versions."""
-    method, loaded, config = prepared.session.method, prepared.loaded, prepared.config
     return {
         "status": "running",
         "method": method.name,
@@ -29,16 +33,16 @@ def description(prepared: PreparedRun, started: float) -> dict[str, Any]:
             "parameters": loaded.parameters,
             "trainable": loaded.trainable,
             "adapter": loaded.is_adapter,
-            "scorer": prepared.scoring.backend if prepared.scoring else "classifier",
+            "scorer": scorer,
         },
-        "data": prepared.data.report.to_dict(),
+        "data": data.to_dict(),
         "started": started,
         "environment": environment(),
     }
 
 
 def training_numbers(
-    metrics: Path, prepared: PreparedRun, reference_tokens: int, rollout_tokens: int, seconds: float
+    metrics: Path, loaded: LoadedModel, *, reference_tokens: int, rollout_tokens: int, seconds: float
 ) -> dict[str, Any]:
     """Return the results of training: the last loss, the mean speed over the logging steps, and the cost.
 
@@ -50,7 +54,7 @@ def training_numbers(
     last = records[-1] if records else {}
     speeds = [record["tokens_per_second"] for record in records if record.get("tokens_per_second")]
     tokens = last.get("tokens") or 0
-    size, trained = prepared.loaded.parameters, prepared.loaded.trainable
+    size, trained = loaded.parameters, loaded.trainable
     return {
         "loss": last.get("loss"),
         "tokens": tokens,

@@ -1,9 +1,9 @@
-"""Part of prepare: references, order_of, precision, autocast."""
+"""Reference log-probabilities of a run's rows: computed once at step 0, cached, and used for the order of rows as well."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,46 +12,68 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import TrainingArguments
 
+    from alignkit.config import RunConfig
+    from alignkit.contract.types import Need, Policy
+    from alignkit.data.load import Data
     from alignkit.data.order.row_order import RowOrder
     from alignkit.data.table.tokenised_rows import TokenisedRows
-from alignkit.runs.prepare import PreparedRun
+
+References = dict[str, Sequence[Any]]
+"""Log-probabilities by split (``train``, ``eval``), one array a row."""
+
+
+def scored_splits(
+    config: RunConfig, needs: Set[Need], arguments: TrainingArguments, data: Data
+) -> dict[str, TokenisedRows]:
+    """Return the splits whose rows the start model scores: for the method's reference, or for an order by margin."""
+    evaluates = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) != "no"
+    curriculum = config.data.curriculum
+    if "reference" in needs and "reward" not in needs:  # an on-policy method's answers do not exist yet
+        return {"train": data.train} | ({"eval": data.eval} if evaluates else {})
+    if curriculum is not None and curriculum.by == "margin" and data.kind == "preference":
+        return {"train": data.train}
+    return {}
 
 
 def references(
-    prepared: PreparedRun, arguments: TrainingArguments, tick: Callable[[int], None] = lambda rows: None
-) -> tuple[dict[str, Sequence[Any]], bool]:
-    """Return the step-0 log-probabilities of the training and held-out rows, and whether all came from the cache.
+    splits: Mapping[str, TokenisedRows],
+    policy: Policy,
+    weights: str,
+    config: RunConfig,
+    arguments: TrainingArguments,
+    tick: Callable[[int], None] = lambda rows: None,
+) -> tuple[References, bool]:
+    """Return the step-0 log-probabilities of every split, and whether all of them came from the cache.
 
-    They are computed in the precision training will use, so that a preference loss starts at its exact start value, and
-    where the method needs them, or the order of the rows goes by the start model's margin.
-    With several processes the first one computes, the others read what it cached.
+    They are computed in the precision of training, so that a preference loss starts at its exact start value. With
+    several processes the first one computes, and the others read what it cached.
+
+    Args:
+        splits: rows by split.
+        policy: the start model.
+        weights: its fingerprint.
+        config: ``model`` and ``train.tokens_per_micro_batch`` are read.
+        arguments: the precision.
+        tick: called with the number of rows of each finished batch.
     """
     from alignkit.data.table.cache import cache_directory
     from alignkit.scoring.reference import reference_logps
     from alignkit.system.distributed import rank, wait_for_all
 
-    needs = prepared.session.method.needs
-    evaluates = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) != "no"
-    curriculum = prepared.config.data.curriculum
-    wanted: dict[str, TokenisedRows] = {}
-    if "reference" in needs and "reward" not in needs:  # what an on-policy method scores is not there yet
-        wanted = {"train": prepared.data.train} | ({"eval": prepared.data.eval} if evaluates else {})
-    elif curriculum is not None and curriculum.by == "margin" and prepared.data.kind == "preference":
-        wanted = {"train": prepared.data.train}
-    found: dict[str, Sequence[Any]] = {}
+    found: References = {}
     cached = True
-    for turn in ("first", "others") if wanted else ():
+    for turn in ("first", "others") if splits else ():
         if (rank() == 0) == (turn == "first"):
-            for split, rows in wanted.items():
+            for split, rows in splits.items():
                 with autocast(arguments):
                     found[split], hit = reference_logps(
-                        prepared.policy,
+                        policy,
                         rows,
                         rows_fingerprint=rows.fingerprint,
-                        weights_fingerprint=prepared.loaded.fingerprint,
-                        dtype=f"{prepared.config.model.dtype} {precision(arguments)} {prepared.config.model.quantization}",
+                        weights_fingerprint=weights,
+                        dtype=f"{config.model.dtype} {precision(arguments)} {config.model.quantization}",
                         cache=cache_directory(),
-                        max_tokens=prepared.config.train.tokens_per_micro_batch,
+                        max_tokens=config.train.tokens_per_micro_batch,
                         tick=tick,
                     )
                 cached = cached and hit
@@ -59,13 +81,12 @@ def references(
     return found, cached
 
 
-def order_of(prepared: PreparedRun, references: dict[str, Sequence[Any]]) -> RowOrder:
-    """Return the order of the training rows, by the start model's margin where that is asked for."""
+def order_by_margin(config: RunConfig, train: TokenisedRows, order: RowOrder, references: References) -> RowOrder:
+    """Return the order of the training rows: ``order``, or one by the start model's margin if the curriculum is by margin."""
     from alignkit.data.order.mixing import row_order
 
-    config, train = prepared.config, prepared.data.train
     if config.data.curriculum is None or config.data.curriculum.by != "margin":
-        return prepared.order
+        return order
 
     def margins() -> NDArray[np.float64]:
         lengths = train.segment_lengths()[:, 1].tolist()
@@ -81,7 +102,7 @@ def precision(arguments: TrainingArguments) -> str:
 
 
 def autocast(arguments: TrainingArguments) -> contextlib.AbstractContextManager[Any]:
-    """Return the autocast the trainer will use."""
+    """Return the autocast context the trainer will use."""
     import torch
 
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(arguments))

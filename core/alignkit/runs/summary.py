@@ -12,21 +12,21 @@ from alignkit.rundir.record import RunRecord
 from alignkit.system.files import write_text
 
 if TYPE_CHECKING:
+    from alignkit.config import EvalConfig
+    from alignkit.contract.batch import Example
+    from alignkit.contract.model import LoadedModel
     from alignkit.contract.suites import SuiteResult
     from alignkit.display.console import Console
     from alignkit.rundir.directory import RunDir
-    from alignkit.runs.prepare import PreparedRun
 
 
-def sample_answers(prepared: PreparedRun) -> list[dict[str, Any]]:
-    """Return greedy answers to a few held-out prompts, spread evenly over the data."""
-    rows, wanted = prepared.data.eval, prepared.config.eval.samples
-    if not wanted or not len(rows) or prepared.loaded.classifier:
+def sample_answers(loaded: LoadedModel, rows: Sequence[Example], config: EvalConfig, seed: int) -> list[dict[str, Any]]:
+    """Return greedy answers to ``config.samples`` held-out prompts, spread evenly over ``rows``; none for a reward model."""
+    wanted, tokenizer = config.samples, loaded.tokenizer
+    if not wanted or not len(rows) or loaded.classifier:
         return []
     chosen = [rows[i * len(rows) // wanted] for i in range(min(wanted, len(rows)))]
-    loaded, tokenizer = prepared.loaded, prepared.loaded.tokenizer
-    tokens, seed = prepared.config.eval.sample_tokens, prepared.config.run.seed
-    answers = generate_samples(loaded.model, tokenizer, [e.prompt for e in chosen], tokens, seed)
+    answers = generate_samples(loaded.model, tokenizer, [e.prompt for e in chosen], config.sample_tokens, seed)
     prompts = [tokenizer.decode(e.prompt, skip_special_tokens=True) for e in chosen]
     return [
         {"id": example.id, "prompt": prompt, "answer": answer}

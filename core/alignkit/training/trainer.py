@@ -171,11 +171,3 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
         """Restore what :meth:`engine_state` returned."""
         self.numbers.load_state(state)
         self.steps.load_state(state)
-
-
-def release(trainer: Trainer) -> None:
-    """Drop a trainer's optimizer and data-parallel wrapper once training is over."""
-    trainer.model_wrapped = trainer.model
-    trainer.optimizer = trainer.lr_scheduler = None
-    trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
-    trainer.accelerator.free_memory()

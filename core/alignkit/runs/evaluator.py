@@ -1,0 +1,66 @@
+"""Evaluation of the model of a run as it is at the moment: the start model, in the middle of training, the trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignkit.contract.suites import Suite, SuiteResult
+from alignkit.models.weights import fingerprint
+from alignkit.runs.evaluation import Subject, data_rules, run_suites
+from alignkit.scoring.evaluating import undisturbed
+
+if TYPE_CHECKING:
+    from alignkit.config import DataConfig
+    from alignkit.contract.model import LoadedModel
+    from alignkit.contract.types import Policy
+    from alignkit.data.load import HeldOut
+    from alignkit.scoring.classifier import ClassifierPolicy
+    from alignkit.scoring.policy import ModelPolicy
+
+Results = dict[str, SuiteResult]
+
+
+@dataclass(frozen=True)
+class RunEvaluator:
+    """Runs suites on the run's model."""
+
+    suites: Mapping[str, Suite[Any]]
+    """Every suite of the run, those that only run during training included."""
+    loaded: LoadedModel
+    policy: ModelPolicy | ClassifierPolicy
+    data: DataConfig
+    held_out: HeldOut
+    start_policy: Callable[[], Policy]
+    """Loads the start model beside the trained one."""
+    warn: Callable[[str], None]
+    """Hears of suites that are skipped, and why."""
+
+    def start_model(self, names: Iterable[str]) -> Results:
+        """Evaluate the start model."""
+        return self._run(names, "start model", self.loaded.fingerprint, start=None)
+
+    def trained_model(self, names: Iterable[str], start: Results) -> Results:
+        """Evaluate the trained model, against the start model's results where a suite compares."""
+        return self._run(names, "trained model", fingerprint(self.loaded.model), start)
+
+    def during_training(self, names: Iterable[str], start: Results) -> dict[str, float]:
+        """Evaluate in the middle of training, without a trace, and return ``{"SUITE/METRIC": value}``."""
+        with undisturbed(self.loaded.model):
+            results = self._run(names, "in training", fingerprint(self.loaded.model), start)
+        return {f"{suite}/{name}": e.value for suite, r in results.items() for name, e in r.metrics.items()}
+
+    def _run(self, names: Iterable[str], label: str, weights: str, start: Results | None) -> Results:
+        self.policy.model = self.loaded.model  # not the trainer's wrapper
+        subject = Subject(
+            name=label,
+            policy=self.policy,
+            tokenizer=self.loaded.tokenizer,
+            held_out=self.held_out,
+            weights=weights,
+            rules=data_rules(self.data),
+            start_weights=self.loaded.fingerprint,
+            start_policy=self.start_policy,
+        )
+        return run_suites({name: self.suites[name] for name in names}, subject, start=start, skipped=self.warn)
