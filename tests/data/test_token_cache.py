@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from alignkit.data.table import cache as cache_module
 
 from tests.helpers.data import TOKENIZER, load, make_tokenizer, pairs, same, write_jsonl
 
@@ -30,7 +29,7 @@ def test_cache_hit_equals_miss_and_corrupt_files_are_made_anew(tmp_path: Path, m
         whole[:-30],
         whole[: len(whole) // 2],
         b"\0" * len(whole),
-        whole.replace(b"alignkit", b"misalign"),
+        whole.replace(b"ARROW1", b"ARROW2"),
     ):
         file.unlink()  # the rows of the first load are still mapped from it
         file.write_bytes(corrupt)
@@ -84,12 +83,3 @@ def test_cache_directory_that_cannot_be_written_is_said(
     data = load(write_jsonl(tmp_path / "rows.jsonl", pairs(10)))
     assert len(data.train) + len(data.eval) == 10
     assert "tokenised rows are not cached" in caplog.text
-
-
-def test_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert cache_module.cache_directory() == tmp_path / "cache"
-    monkeypatch.delenv("ALIGN_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_module.cache_directory() == Path("/x/alignkit")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_module.cache_directory() == Path.home() / ".cache" / "alignkit"

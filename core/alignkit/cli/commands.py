@@ -19,4 +19,5 @@ SERVICES = Command("alignkit.cli.listing:services", "List the installed services
 PLUGINS = Command("alignkit.cli.plugins:plugins", "List all plugins with their state, or check one.")
 NEW_PLUGIN = Command("alignkit.cli.plugins:new_plugin", "Create a package with one working plugin.")
 SCHEMA = Command("alignkit.cli.schema:schema", "Print the JSON schema of a method's configuration.")
+CACHE = Command("alignkit.cli.cache:cache", "List, measure or prune the cache on disk.")
 DEMO = Command("alignkit.cli.demo:demo", "Rebuild the data and model of the embedded demo.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config import DataConfig, EvalConfig
 from alignkit.contract.suites import Suite, SuiteResult, Target
-from alignkit.data.table.cache import cache_directory, tokenizer_content
-from alignkit.errors import ConfigError, NoRowsError
+from alignkit.data.table.cache import tokenizer_content
+from alignkit.errors import NoRowsError
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
+from alignkit.system.cache import ContentCache
 from alignkit.system.files import digest
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alignkit.contract.types import Policy
     from alignkit.data.load import HeldOut
 
-logger = logging.getLogger(__name__)
+_CACHE = ContentCache("evaluation")
 
 
 def open_suites(config: EvalConfig) -> dict[str, Suite[Any]]:
@@ -108,19 +108,21 @@ def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -
     )
     content = suite.content(target)
     identity = _identity(suite, subject, content, with_start=target.start is not None)
-    path = None if content is None else cache_directory() / "evaluation" / digest(identity)
-    provenance = {**identity, "cached": False}
-    if path is not None and (path / f"{suite.name}.json").is_file():
-        try:
-            found = read_evaluation(path, suite.name)
-            return replace(found, provenance={**found.provenance, "cached": True})
-        except ConfigError:
-            logger.warning("%s is no readable evaluation and is made anew", path)
-    result = suite.evaluate(target)
-    result = replace(result, provenance={**provenance, "cpu_seconds": time.process_time() - started})
-    if path is not None:
-        write_evaluation(path, result, target=subject.name)
-    return result
+
+    def make() -> SuiteResult:
+        result = suite.evaluate(target)
+        return replace(result, provenance={**identity, "cpu_seconds": time.process_time() - started})
+
+    if content is None:
+        result, cached = make(), False
+    else:
+        result, cached = _CACHE.fetch(
+            digest(identity),
+            make,
+            read=lambda path: read_evaluation(path, suite.name),
+            write=lambda path, made: write_evaluation(path, made(), target=subject.name),
+        )
+    return replace(result, provenance={**result.provenance, "cached": cached})
 
 
 def _identity(suite: Suite[Any], subject: Subject, content: str | None, *, with_start: bool) -> dict[str, Any]:

@@ -56,7 +56,6 @@ def references(
         arguments: the precision.
         tick: called with the number of rows of each finished batch.
     """
-    from alignkit.data.table.cache import cache_directory
     from alignkit.scoring.reference import reference_logps
     from alignkit.system.distributed import rank, wait_for_all
 
@@ -72,7 +71,6 @@ def references(
                         rows_fingerprint=rows.fingerprint,
                         weights_fingerprint=weights,
                         dtype=f"{config.model.dtype} {precision(arguments)} {config.model.quantization}",
-                        cache=cache_directory(),
                         max_tokens=config.train.tokens_per_micro_batch,
                         tick=tick,
                     )

@@ -6,13 +6,14 @@ On resume the policy is rebuilt from its start weights before the checkpoint is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from alignkit.contract.batch import by_length
+from alignkit.system.cache import ContentCache
+from alignkit.system.files import digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from alignkit.contract.batch import Example
     from alignkit.contract.types import Need, Policy
+
+_CACHE = ContentCache("reference", ".npy")
 
 
 class ReferenceLogps(Sequence["NDArray[np.float32]"]):
@@ -84,13 +87,17 @@ class StartWeights:
             parameter.data = other
 
 
+def _scored_tokens(examples: Sequence[Example]) -> list[int]:
+    return [sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in examples]
+
+
 def score_rows(
     policy: Policy, examples: Sequence[Example], max_tokens: int, tick: Callable[[int], None] = lambda rows: None
 ) -> ReferenceLogps:
     """Score every completion of ``examples`` without gradient; ``tick`` is called with the number of rows of each batch."""
     import numpy as np
 
-    lengths = [sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in examples]
+    lengths = _scored_tokens(examples)
     rows: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
     for batch in by_length(examples, max_tokens):
         flat = policy.score([examples[i] for i in batch], grad=False).logps.float().cpu().numpy()
@@ -108,29 +115,22 @@ def reference_logps(
     rows_fingerprint: str,
     weights_fingerprint: str,
     dtype: str,
-    cache: Path,
     max_tokens: int,
     tick: Callable[[int], None] = lambda rows: None,
 ) -> tuple[ReferenceLogps, bool]:
     """Return the step-0 policy's log-probabilities of ``examples`` and whether they came from the cache.
 
-    A cache file that does not match the rows (of another version, or truncated) is replaced.
+    An entry that does not match the rows is made again.
     """
     import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save_file
 
-    from alignkit.system.files import atomic_path
+    def write(path: Path, made: Callable[[], ReferenceLogps]) -> None:
+        with path.open("wb") as file:
+            np.save(file, made().flat)
 
-    key = hashlib.sha256(f"{rows_fingerprint} {weights_fingerprint} {dtype}".encode()).hexdigest()
-    path = cache / "reference" / f"{key}.safetensors"
-    if path.is_file():
-        try:
-            lengths = [sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in examples]
-            return ReferenceLogps(load_file(path)["logps"].astype(np.float32), lengths), True
-        except (SafetensorError, KeyError, ValueError):
-            path.unlink(missing_ok=True)
-    logps = score_rows(policy, examples, max_tokens, tick)
-    with atomic_path(path) as temporary:
-        save_file({"logps": logps.flat}, temporary)
-    return logps, False
+    return _CACHE.fetch(
+        digest([rows_fingerprint, weights_fingerprint, dtype]),
+        lambda: score_rows(policy, examples, max_tokens, tick),
+        read=lambda path: ReferenceLogps(np.load(path), _scored_tokens(examples)),
+        write=write,
+    )

@@ -62,8 +62,7 @@ def staged_directory(path: Path) -> Iterator[Path]:
 
 def replace_directory(staged: Path, final: Path) -> None:
     """Sync everything in ``staged`` to disk and rename it to ``final``; an older ``final`` is removed."""
-    for path in [*staged.rglob("*"), staged]:
-        sync(path)
+    sync_tree(staged)
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
@@ -85,6 +84,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until a file, or a directory and everything in it, is on disk."""
+    for entry in [*path.rglob("*"), path]:
+        sync(entry)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,5 +71,6 @@ def _released(lock: FileLock) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who waits for it then makes a new one
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()  # while it is held: who waits for it then makes a new one
         lock.release()

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignkit.config import CheckConfig
 from alignkit.data.checking.check import TITLES, Finding, find
-from alignkit.data.table.cache import cache_directory
 from alignkit.data.table.tokenised_rows import TextRows, TokenisedRows
 from alignkit.errors import ConfigError, DataError, suggest
-from alignkit.system.files import write_json
+from alignkit.system.cache import ContentCache
+from alignkit.system.files import digest, write_json
 
 if TYPE_CHECKING:
     from alignkit.data.load import Data
 
 _FORMAT = 1
 """Raised whenever a rule changes."""
+
+_CACHE = ContentCache("checks", ".json")
 
 
 def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
@@ -67,11 +67,10 @@ def _evenly(rows: TokenisedRows, most: int) -> TokenisedRows:
 
 def _findings(rows: TokenisedRows, held_out: TokenisedRows, limits: CheckConfig) -> Sequence[Finding]:
     settings = limits.model_dump(mode="json", exclude={"most", "enabled", "rows"})
-    content = json.dumps([_FORMAT, rows.fingerprint, held_out.fingerprint, settings], sort_keys=True)
-    path = cache_directory() / "checks" / f"{hashlib.sha256(content.encode()).hexdigest()}.json"
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return [Finding(**finding) for finding in json.loads(path.read_bytes())]
-    found, _ = find(TextRows(rows)[:], TextRows(held_out)[:], limits, len(rows))
-    with suppress(OSError):
-        write_json(path, found)
-    return found
+
+    return _CACHE.fetch(
+        digest([_FORMAT, rows.fingerprint, held_out.fingerprint, settings]),
+        lambda: find(TextRows(rows)[:], TextRows(held_out)[:], limits, len(rows))[0],
+        read=lambda path: [Finding(**finding) for finding in json.loads(path.read_bytes())],
+        write=lambda path, made: write_json(path, made()),
+    )[0]

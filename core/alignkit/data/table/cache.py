@@ -1,75 +1,31 @@
-"""Tables of tokenised rows kept on disk, by content: the same rows, tokenizer and rules are tokenised once.
-
-A table appears whole or not at all, and of several processes that want the same one, one makes it and the others wait: the
-lock is the kernel's, so it is free again however its holder ends, and what it left half-made is replaced or removed by the next
-one. A file that cannot be read is made anew. The directory is ``$ALIGN_CACHE``, else ``$XDG_CACHE_HOME/alignkit``, else
-``~/.cache/alignkit``.
-"""
+"""Tables of tokenised rows in the content cache: the same rows, tokenizer and rules are tokenised once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.data.tokenise.encode import Recipe
-from alignkit.system.files import sync
-from alignkit.system.lock import file_lock
+from alignkit.system.cache import ContentCache
+from alignkit.system.files import digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
-
 _FORMAT = 3
 """Raised whenever the rules of tokenisation or the columns of a table change."""
 
-_PARTIAL = ".partial"
-_LOCK = ".lock"
-
-
-def cache_directory() -> Path:
-    """Return the directory that tokenised rows are kept in."""
-    if own := os.environ.get("ALIGN_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "alignkit"
+_TABLES = ContentCache("tokens", ".arrow")
 
 
 def cached(key: str, make: Callable[[], Iterator[pa.RecordBatch]]) -> pa.Table:
-    """Return the table kept under ``key``, memory-mapped, else make it and keep it.
-
-    Where the directory cannot be written, that is logged and the table stays in memory.
-    """
-    path = cache_directory() / "tokens" / f"{key}.arrow"
-    if (found := _read(path)) is not None:
-        return found
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = file_lock(path.with_suffix(_LOCK), wait=True)
-    except OSError as error:
-        logger.warning("tokenised rows are not cached: %s", error)
-        return in_memory(make())
-    with lock:
-        if (found := _read(path)) is not None:  # another process made it while this one waited
-            return found
-        _sweep(path.parent)
-        partial = path.with_suffix(_PARTIAL)
-        try:
-            _write(partial, path, make())
-        except OSError as error:
-            logger.warning("tokenised rows are not cached: %s", error)
-            return in_memory(make())
-        finally:
-            partial.unlink(missing_ok=True)
-    found = _read(path)
-    return in_memory(make()) if found is None else found
+    """Return the table kept under ``key``, memory-mapped, else make and keep it; in memory where it cannot be kept."""
+    return _TABLES.fetch(key, lambda: in_memory(make()), read=_read, write=lambda path, _: _write(path, make()))[0]
 
 
 def in_memory(batches: Iterator[pa.RecordBatch]) -> pa.Table:
@@ -86,7 +42,7 @@ def cache_key(source: str, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -
     import transformers
 
     settings = [_FORMAT, transformers.__version__, tokenizers.__version__, recipe.key(), source]
-    return hashlib.sha256(json.dumps([*settings, tokenizer_content(tokenizer)]).encode()).hexdigest()
+    return digest([*settings, tokenizer_content(tokenizer)])
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -108,47 +64,22 @@ def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
     return json.dumps(about, sort_keys=True)
 
 
-def _read(path: Path) -> pa.Table | None:
+def _read(path: Path) -> pa.Table:
     import pyarrow as pa
 
-    if not path.exists():
-        return None
-    try:
-        with pa.memory_map(str(path)) as file:
-            reader = pa.ipc.open_file(file)
-            about = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
-            if about.get("alignkit") != path.stem:
-                raise ValueError("its content does not fit its name")
-            table = reader.read_all()
-        table.validate()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        logger.warning("the cache file %s is unreadable (%s) and is made anew", path, str(error).splitlines()[0])
-        return None
+    with pa.memory_map(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
+    table.validate()
     return table
 
 
-def _write(partial: Path, path: Path, batches: Iterator[pa.RecordBatch]) -> None:
+def _write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
     import pyarrow as pa
 
-    writer = None
-    with pa.OSFile(str(partial), "wb") as file:
-        try:
-            for batch in batches:
-                if writer is None:
-                    writer = pa.ipc.new_file(file, batch.schema.with_metadata({"alignkit": path.stem}))
-                writer.write_batch(batch)
-        finally:
-            if writer is not None:
-                writer.close()
-    if writer is None:
-        return
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
-
-
-def _sweep(directory: Path) -> None:
-    """Remove what processes that were killed left half-made."""
-    for partial in directory.glob(f"*{_PARTIAL}"):
-        with suppress(OSError), file_lock(partial.with_suffix(_LOCK), wait=False):
-            partial.unlink(missing_ok=True)
+    first = list(islice(batches, 1))
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_file(file, first[0].schema if first else pa.schema([])) as writer,
+    ):
+        for batch in chain(first, batches):
+            writer.write_batch(batch)

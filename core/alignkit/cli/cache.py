@@ -1,0 +1,74 @@
+"""``align cache``: the content cache on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+from alignkit.cli.failures import debug_option
+
+
+@click.group()
+def cache() -> None:
+    """Show or shrink the cache of tokenised rows, reference log-probabilities, data checks and evaluation results.
+
+    It is in $ALIGN_CACHE, else ~/.cache/alignkit. What is removed is made again when a run needs it.
+    """
+
+
+@cache.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, with bytes, seconds since 1970 and paths.")
+@debug_option
+def list_entries(as_json: bool) -> None:
+    """List the entries, the least recently used first."""
+    from alignkit.system.cache import entries
+    from alignkit.system.files import to_json
+
+    found = entries()
+    if as_json:
+        click.echo(json.dumps(to_json(found), indent=2))
+        return
+    for entry in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        click.echo(f"{entry.section:<10}  {entry.key[:12]}  {_size(entry.bytes)}  last used {used}")
+
+
+@cache.command()
+@debug_option
+def size() -> None:
+    """Print the number and size of the entries of every section, and of all."""
+    from alignkit.system.cache import SECTIONS, cache_directory, entries
+
+    found = entries()
+    for section, content in SECTIONS.items():
+        sizes = [entry.bytes for entry in found if entry.section == section]
+        click.echo(f"{section:<10}  {len(sizes):>6,}  {_size(sum(sizes))}  {content}")
+    click.echo(f"{'all':<10}  {len(found):>6,}  {_size(sum(entry.bytes for entry in found))}  {cache_directory()}")
+
+
+@cache.command()
+@click.option("--older-than", metavar="DAYS", type=click.FloatRange(0), help="Remove entries unused for so many days.")
+@click.option(
+    "--max-size",
+    metavar="GB",
+    type=click.FloatRange(0),
+    help="Remove the least recently used entries until no more than this is left (GB: 10^9 bytes).",
+)
+@click.option("--all", "everything", is_flag=True, help="Remove every entry.")
+@debug_option
+def prune(older_than: float | None, max_size: float | None, everything: bool) -> None:
+    """Remove entries. A run that is using one is not disturbed."""
+    from alignkit.system.cache import prune as remove
+
+    if older_than is None and max_size is None and not everything:
+        raise click.UsageError("say what to remove: --older-than DAYS, --max-size GB or --all")
+    infinity = float("inf")
+    since = infinity if everything else 0.0 if older_than is None else time.time() - older_than * 86_400
+    removed = remove(since, infinity if max_size is None else max_size * 1e9)
+    click.echo(f"entries removed: {len(removed):,} ({_size(sum(entry.bytes for entry in removed)).strip()})")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:>12,.1f} MB"

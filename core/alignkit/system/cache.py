@@ -1,0 +1,202 @@
+"""The content cache: what follows from data, weights and settings alone is computed once and kept on disk.
+
+An entry is a file or directory ``DIRECTORY/SECTION/KEY.CHECKSUM.SUFFIX``. KEY is the digest of everything it depends on,
+CHECKSUM the SHA-256 of the key and the entry, verified whenever it is read. The directory is ``$ALIGN_CACHE``, else
+``$XDG_CACHE_HOME/alignkit``, else ``~/.cache/alignkit``.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from alignkit.errors import first_line
+from alignkit.system.files import digest, sync, sync_tree
+from alignkit.system.lock import file_lock
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SECTIONS = {
+    "tokens": "tokenised rows",
+    "reference": "reference log-probabilities",
+    "checks": "data checks",
+    "evaluation": "evaluation results",
+}
+"""Directory name and content of every section."""
+
+
+def cache_directory() -> Path:
+    """Return the cache directory, which need not exist."""
+    if own := os.environ.get("ALIGN_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "alignkit"
+
+
+@dataclass(frozen=True)
+class ContentCache:
+    """One section of the cache, in a directory private to the user. Failing to use it is logged and never an error."""
+
+    section: str
+    suffix: str = ""
+    """Of the entries' names: ``.arrow``."""
+
+    def fetch(
+        self,
+        key: str,
+        make: Callable[[], T],
+        *,
+        read: Callable[[Path], T],
+        write: Callable[[Path, Callable[[], T]], object],
+    ) -> tuple[T, bool]:
+        """Return the value kept under a key and whether it was there; of several processes one makes it, the others wait.
+
+        Args:
+            key: digest of everything the value depends on.
+            make: makes the value, at most once.
+            read: reads an entry. One that it cannot read, or whose checksum is wrong, is made again.
+            write: writes the value that its second argument, ``make``, returns to a path.
+        """
+        make = functools.cache(make)
+        try:
+            directory = self._directory()
+            if found := self._find(directory, key, read):
+                return found[0], True
+            with file_lock(directory / f"{key}.lock", wait=True):
+                if found := self._find(directory, key, read, replace=True):  # made while this process waited
+                    return found[0], True
+                _remove_leftovers(directory)
+                return read(self._add(directory, key, lambda path: write(path, make))), False
+        except OSError as error:
+            logger.warning("%s are not cached: %s", SECTIONS[self.section], error)
+            return make(), False
+
+    def _directory(self) -> Path:
+        directory = cache_directory() / self.section
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        if not _owned(directory):
+            raise PermissionError(f"{directory} is a link or belongs to another user")
+        return directory
+
+    def _find(self, directory: Path, key: str, read: Callable[[Path], T], *, replace: bool = False) -> tuple[T] | None:
+        """Return the value of an intact entry; with ``replace``, remove damaged ones."""
+        for path in filter(_is_entry, directory.glob(f"{key}.*")):
+            try:
+                if path.name != self._name(path, key):
+                    raise ValueError("its checksum is wrong")
+                value = read(path)
+            except Exception as error:  # a damaged file can raise anything
+                if replace:
+                    logger.warning("the cache entry %s is damaged (%s) and is made again", path, first_line(error))
+                    _remove(path)
+                continue
+            with suppress(OSError):  # when it was last used, where that can be recorded
+                os.utime(path)
+            return (value,)
+        return None
+
+    def _add(self, directory: Path, key: str, write: Callable[[Path], object]) -> Path:
+        partial = directory / f"{key}.partial"
+        try:
+            _remove(partial)
+            write(partial)
+            sync_tree(partial)
+            path = partial.rename(directory / self._name(partial, key))
+            sync(directory)
+        finally:
+            with suppress(OSError):
+                _remove(partial)
+        return path
+
+    def _name(self, path: Path, key: str) -> str:
+        return f"{key}.{_checksum(path, key)}{self.suffix}"
+
+
+class Entry(NamedTuple):
+    """An entry of the cache."""
+
+    section: str
+    key: str
+    bytes: int
+    last_used: float
+    """In seconds since 1970."""
+    path: Path
+
+
+def entries() -> list[Entry]:
+    """Return the entries of every section, the least recently used first."""
+    found = []
+    for section in SECTIONS:
+        for path in filter(_is_entry, (cache_directory() / section).glob("*")):
+            with suppress(FileNotFoundError):  # removed by another process
+                size = sum(file.lstat().st_size for file in [path, *path.rglob("*")] if not file.is_dir())
+                found.append(Entry(section, path.name.partition(".")[0], size, path.lstat().st_mtime, path))
+    return sorted(found, key=lambda entry: entry.last_used)
+
+
+def prune(unused_since: float = 0.0, max_bytes: float = float("inf")) -> list[Entry]:
+    """Remove entries last used before ``unused_since``, and the least recently used until ``max_bytes`` are left.
+
+    Returns the removed ones. Raises ``OSError`` where one cannot be removed.
+    """
+    found = entries()
+    left = sum(entry.bytes for entry in found)
+    removed = []
+    for entry in found:
+        if entry.last_used < unused_since or left > max_bytes:
+            _remove(entry.path)
+            left -= entry.bytes
+            removed.append(entry)
+    for section in SECTIONS:
+        _remove_leftovers(cache_directory() / section)
+    return removed
+
+
+def _is_entry(path: Path) -> bool:
+    """Whether a path has an entry's name and is this user's own."""
+    named = re.match(r"[0-9a-f]{64}(\.|$)", path.name) and path.suffix not in (".lock", ".partial")
+    return bool(named) and _owned(path)
+
+
+def _owned(path: Path) -> bool:
+    """Whether a path is this user's own file or directory, not a link."""
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        return found.st_uid == os.geteuid() and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
+    return False
+
+
+def _checksum(path: Path, key: str) -> str:
+    """Return the SHA-256 of a key and a file's bytes, or of a key and a directory's names and bytes."""
+    if path.is_dir():
+        return digest([key, *([child.name, _checksum(child, "")] for child in sorted(path.iterdir()))])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha256(key.encode())).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what killed processes left: locks that no process holds, and what was half-made under them."""
+    for path in [*directory.glob("*.partial"), *directory.glob("*.lock")]:
+        with suppress(OSError), file_lock(path.with_suffix(".lock"), wait=False):
+            _remove(path.with_suffix(".partial"))
