@@ -1,4 +1,4 @@
-"""What listens to a training loop: the metrics file, the progress bar, the plugins."""
+"""Callbacks of the training loop: metrics file, plugins, suites during training, progress bar."""
 
 from __future__ import annotations
 
@@ -14,42 +14,39 @@ if TYPE_CHECKING:
 
 
 class RecordMetrics(TrainerCallback):
-    """Hands every log record to ``write``, step and epoch first, on the first process only; the last step has one."""
+    """Pass every log record to ``write``, step and epoch first, on the first process only; the last step is always logged."""
 
     def __init__(self, write: Callable[[dict[str, Any]], None]) -> None:
         self.write = write
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the last step whatever ``logging_steps`` says."""
         if state.global_step >= state.max_steps:
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Write one record; Trainer's closing summary (train_runtime, ...) is none."""
-        if state.is_world_process_zero and "train_runtime" not in logs:
+        if state.is_world_process_zero and "train_runtime" not in logs:  # not Trainer's closing summary
             head = {"step": state.global_step, "epoch": logs.get("epoch", state.epoch)}
             self.write(head | {name: value for name, value in logs.items() if name != "epoch"})
 
 
 class CheckpointSaved(TrainerCallback):
-    """Tells the plugins of every complete checkpoint."""
+    """Tell the plugins of every complete checkpoint."""
 
     def __init__(self, directory: Path, tell: Callable[[int, Path], None]) -> None:
         self.directory, self.tell = directory, tell
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pass step and path on."""
         if state.is_world_process_zero:
             self.tell(state.global_step, self.directory / f"checkpoint-{state.global_step}")
 
 
 class EvaluateDuring(TrainerCallback):
-    """Runs suites every so many steps, on the first process, and hands their metrics on as one record a step.
+    """Run suites during training, on the first process, and log their metrics as one record a step.
 
     Args:
         every: suite -> steps between its evaluations. The last step is left to the evaluation after training.
-        evaluate: runs the suites of these names on the model as it is and returns ``{"SUITE/METRIC": value}``.
-        write: takes the record.
+        evaluate: evaluates the suites of these names now and returns ``{"SUITE/METRIC": value}``.
+        write: called with the record.
     """
 
     def __init__(
@@ -61,14 +58,13 @@ class EvaluateDuring(TrainerCallback):
         self.every, self.evaluate, self.write = every, evaluate, write
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluate what is due."""
         due = [name for name, steps in self.every.items() if state.global_step % steps == 0]
         if due and state.global_step < state.max_steps and state.is_world_process_zero:
             self.write({"step": state.global_step, "epoch": state.epoch, **self.evaluate(due)})
 
 
 class ShowProgress(TrainerCallback):
-    """Moves the console's progress bar, with the numbers of the last logging step."""
+    """Advance the console's progress bar, with the numbers of the last logging step."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -76,16 +72,13 @@ class ShowProgress(TrainerCallback):
         self.bar: StepProgress | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar."""
         self.bar = self.stack.enter_context(self.console.progress(state.max_steps, state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move it one step on."""
         if self.bar is not None:
             self.bar.update(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Show the numbers of a logging step."""
         if self.bar is not None and "loss" in logs:
             self.bar.update(
                 state.global_step,
@@ -95,5 +88,4 @@ class ShowProgress(TrainerCallback):
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
         self.stack.close()

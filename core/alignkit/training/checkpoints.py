@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import CheckpointError
-from alignkit.system.files import sync
+from alignkit.system.files import replace_directory
 
 if TYPE_CHECKING:
     from transformers import Trainer as Base
@@ -93,18 +93,6 @@ def write_manifest(directory: Path) -> None:
     (directory / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
 
 
-def publish(staged: Path, final: Path) -> None:
-    """Flush every file of ``staged`` to disk and rename it to ``final``, replacing an older one."""
-    for path in [*staged.rglob("*"), staged]:
-        sync(path)
-    if final.exists():
-        old = staged.with_name("old")
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-    staged.rename(final)
-    sync(final.parent)
-
-
 def read_engine_state(checkpoint: Path, rank: int) -> dict[str, Any]:
     """Return what a rank's engine kept in a checkpoint; raises :class:`CheckpointError` where it has no such file."""
     import torch
@@ -152,7 +140,7 @@ class CriticApart(Base):
 
 
 class WholeCheckpoints(Base):
-    """Mixin for ``transformers.Trainer``: staged saving, our own rotation, best-model paths that survive the staging."""
+    """Mixin for ``transformers.Trainer``: staged saving, rotation and best-model paths that know of the staging."""
 
     _stage: Path | None = None
 
@@ -198,7 +186,7 @@ class WholeCheckpoints(Base):
         if self.args.should_save:
             self.state.save_to_json(str(stage / name / "trainer_state.json"))
             write_manifest(stage / name)
-            publish(stage / name, directory / name)
+            replace_directory(stage / name, directory / name)
             shutil.rmtree(stage, ignore_errors=True)
             self._rotate(directory, limit)
         self._barrier()

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from alignkit.contract.batch import Example, by_length
+from alignkit.scoring.evaluating import undisturbed
 from alignkit.training.metrics import MetricSums
 
 if TYPE_CHECKING:
@@ -35,13 +36,12 @@ def held_out_loss(
         progress: share of training done, 0 to 1.
         autocast: the precision of the forward pass.
     """
-    parts, device, training = steps.parts, steps.parts.arguments.device, model.training
+    parts, device = steps.parts, steps.parts.arguments.device
     parts.policy.model = model
     sums, weights = MetricSums(device), dict[str, float]()
     mine = range(steps.rank, len(examples), steps.world_size)
     batches = list(by_length([examples[i] for i in mine], parts.tokens_per_micro_batch))
-    model.eval()
-    with torch.random.fork_rng(), torch.no_grad():
+    with undisturbed(model), torch.no_grad():
         for number, which in enumerate(batches):
             rows = steps.rows("eval", examples, [mine[i] for i in which])
             with autocast():
@@ -54,7 +54,6 @@ def held_out_loss(
                         sums.add(name, metric.sum, counts[metric.per])
         for _ in range(_most_over_ranks(len(batches), steps.world_size, device) - len(batches)):
             steps.zero_loss()  # sharded weights: every rank takes part in every forward, or none does
-    model.train(training)
     values = {name: total / max(count, 1) for name, (total, count) in sums.drain().items()}
     return {"loss": sum(values[name] * weight for name, weight in weights.items()), **values}
 

@@ -1,4 +1,4 @@
-"""What the engine's trainer is built from: the run's parts, with what only the engine uses."""
+"""The parts of a run that the engine's trainer is built from."""
 
 from __future__ import annotations
 
@@ -42,27 +42,24 @@ class EngineParts:
     tokens_per_micro_batch: int
     seed: int
     references: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Reference log-probabilities by data set (``train``, ``eval``), one array a row."""
+    """Reference log-probabilities by split (``train``, ``eval``), one array a row."""
     rollouts: RolloutParts | None = None
-    """What answers are sampled and rewarded with; None for methods that need no reward."""
+    """Sampler and rewards of on-policy methods."""
     callbacks: Sequence[TrainerCallback] = ()
     row_order: RowOrder | None = None
-    """The order of the training rows; None: a permutation an epoch."""
+    """Order of the training rows; None: a permutation an epoch."""
     source_rows: Mapping[str, Callable[[], Sequence[Row]]] = field(default_factory=dict)
-    """The rows of ``train`` and ``eval`` as text or messages, for trainers that tokenise themselves."""
+    """Rows of ``train`` and ``eval`` as text or messages, read when asked for."""
 
     def rows(self, split: str) -> Sequence[Row]:
-        """Return the rows of a split as text or messages: ``rows("train")[i]`` is ``train[i]``."""
         return self.source_rows[split]()
 
     @cached_property
     def order(self) -> RowOrder:
-        """The order of the training rows."""
         return self.row_order or RowOrder(len(self.train), self.seed)
 
     @property
     def config(self) -> RunConfig:
-        """The run's configuration."""
         return self.session.config
 
     def cut(self, batch: Batch) -> list[Batch]:
@@ -71,17 +68,13 @@ class EngineParts:
         return list(batch.rows(order).cut(self.rows_per_micro_batch, self.tokens_per_micro_batch))
 
     def rows_of_epoch(self, epoch: int) -> list[int]:
-        """Return the training rows of an epoch in the order the engine takes them."""
         return self.order.taken(self.rows_per_step, epoch)
 
     def rows_of_step(self, step: int, total: int) -> list[int]:
-        """Return the training rows of an optimizer step of ``total``, over all ranks, as the engine takes them."""
         return self.order.step(self.rows_per_step, step, total)
 
     def staged(self, trainer: type[Trainer]) -> type[Trainer]:
-        """Return the trainer class with checkpoints that appear whole or not at all, which ``align resume`` asks for."""
         return type(trainer.__name__, (WholeCheckpoints, trainer), {})
 
     def memory_gb(self) -> float:
-        """Return the peak memory of this process in GiB."""
         return peak_memory_gb()

@@ -1,14 +1,12 @@
-"""One run's plugins: a plugin manager of its own, and typed methods in front of its hooks.
+"""The plugins of one run: a plugin manager of its own, with typed methods in front of its hooks.
 
-pluggy checks names of hooks and arguments but knows no types, and lets the plugin registered last win a first-answer hook.
-So what a plugin must not do (misspell a hook, give an argument a default, take the method's place) is refused when the
-session opens, and what a method hands back is checked on every call.
+pluggy checks hook and argument names but has no types, and the plugin registered last wins a first-answer hook. So mistakes
+(a misspelt hook, an argument with a default, a service in the method's place) are refused when the session opens, and what
+a method returns is checked on every call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +43,9 @@ class Session:
     def open(cls, config: RunConfig, *, only: str | None = None) -> Session:
         """Load the method and the services that ``config`` names, and check every hook they implement.
 
-        ``only``: a hook; services that do not implement it are left out (a tracker, where only data is loaded).
-
-        Raises :class:`PluginError` for a plugin that cannot be used and :class:`~alignkit.errors.ConfigError` for a
-        setting of the method that cannot.
+        ``only``: a hook; services without it are left out (a tracker, when only data is loaded). Raises
+        :class:`PluginError` for a plugin, and :class:`~alignkit.errors.ConfigError` for a setting of the method, that
+        cannot be used.
         """
         manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(AlignSpecs)
@@ -75,64 +72,53 @@ class Session:
 
     def build_model(self) -> LoadedModel | None:
         """Return the method's own model; None: it trains the default one."""
-        with self._blame("align_build_model"):
-            model: LoadedModel | None = self.plugins.hook.align_build_model(config=self.config)
+        model: LoadedModel | None = self._call("align_build_model", config=self.config)
         return model
 
     def prepare_batch(self, policy: Policy, batch: Batch, progress: float, rollouts: Rollouts | None = None) -> Batch:
-        """Return one optimizer step's rows as the loss needs them: the method's answer, or the batch as it is."""
-        with self._blame("align_prepare_batch"):
-            answer = self.plugins.hook.align_prepare_batch(
-                policy=policy, batch=batch, progress=progress, rollouts=rollouts
-            )
-            return batch if answer is None else check_batch(answer, self.plugins.get_name(self.method))
+        """Return one optimizer step's rows as the loss needs them: the method's answer, or the batch unchanged."""
+        arguments = {"policy": policy, "batch": batch, "progress": progress, "rollouts": rollouts}
+        answer = self._call("align_prepare_batch", **arguments)
+        return batch if answer is None else check_batch(answer, self.plugins.get_name(self.method))
 
     def compute_loss(self, policy: Policy, batch: Batch, progress: float) -> LossOutput:
-        """Return the loss of one micro-batch; raises :class:`PluginError` where it is not what the engine can divide."""
-        with self._blame("align_compute_loss"):
-            answer = self.plugins.hook.align_compute_loss(policy=policy, batch=batch, progress=progress)
-            return check_loss(answer, batch, self.plugins.get_name(self.method))
+        """Return the loss of one micro-batch; raises :class:`PluginError` if the engine cannot divide or differentiate it."""
+        answer = self._call("align_compute_loss", policy=policy, batch=batch, progress=progress)
+        return check_loss(answer, batch, self.plugins.get_name(self.method))
 
     def build_trainer(self, parts: TrainerParts) -> Trainer | None:
         """Return the method's own trainer; None: the engine's is used."""
-        with self._blame("align_build_trainer"):
-            return self.plugins.hook.align_build_trainer(parts=parts)
+        return self._call("align_build_trainer", parts=parts)
 
     # ------------------------------------------------------------------ first answer
 
     def load_data(self, source: str, split: str | None) -> RawRows | None:
         """Return the rows of ``source`` from the first plugin that knows it; None: no plugin does."""
-        with self._blame("align_load_data"):
-            rows: RawRows | None = self.plugins.hook.align_load_data(source=source, split=split, config=self.config)
+        rows: RawRows | None = self._call("align_load_data", source=source, split=split, config=self.config)
         return rows
 
     # ------------------------------------------------------------------ broadcast
 
     def run_started(self, directory: Path) -> None:
         """Tell every plugin that the run is about to train."""
-        with self._blame("align_run_started"):
-            self.plugins.hook.align_run_started(config=self.config, directory=directory)
+        self._call("align_run_started", config=self.config, directory=directory)
 
     def log(self, record: dict[str, Any]) -> None:
         """Tell every plugin that a line of metrics.jsonl was written."""
-        with self._blame("align_log"):
-            self.plugins.hook.align_log(record=record)
+        self._call("align_log", record=record)
 
     def checkpoint_saved(self, step: int, path: Path) -> None:
         """Tell every plugin that a checkpoint is complete on disk."""
-        with self._blame("align_checkpoint_saved"):
-            self.plugins.hook.align_checkpoint_saved(step=step, path=path)
+        self._call("align_checkpoint_saved", step=step, path=path)
 
     def run_finished(self, summary: dict[str, Any], directory: Path) -> None:
         """Tell every plugin that the run ended."""
-        with self._blame("align_run_finished"):
-            self.plugins.hook.align_run_finished(summary=summary, directory=directory)
+        self._call("align_run_finished", summary=summary, directory=directory)
 
-    @contextmanager
-    def _blame(self, hook: str) -> Iterator[None]:
-        """Add to an exception which plugin raised it; the exception itself goes on unchanged (an out-of-memory stays one)."""
+    def _call(self, hook: str, **arguments: Any) -> Any:
+        """Call a hook. An exception passes unchanged (an out-of-memory stays one), with a note of the plugin that raised it."""
         try:
-            yield
+            return getattr(self.plugins.hook, hook)(**arguments)
         except Exception as error:
             raised_in = set()
             trace = error.__traceback__

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step in hand is finished, a checkpoint is saved, and the user is told how to go on."""
+"""Ctrl-C and SIGTERM: finish the current step, save a checkpoint, and stop."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from transformers import TrainerCallback
 
 
 class StopOnSignal(TrainerCallback):
-    """Asks the trainer to save and stop after a signal; a second one interrupts at once. Use as a context manager."""
+    """Ask the trainer to save and stop after a signal; a second signal interrupts at once. A context manager."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
-        """Take the signals over (in the main thread only: elsewhere Python does not allow it)."""
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python does not allow it
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
