@@ -129,8 +129,8 @@ def test_order_does_not_matter(order: list[int]) -> None:
 
 
 def test_coverage_with_items_that_depend_on_their_cluster() -> None:
-    # 40 clusters of 5 with a shared effect: the clustered interval holds the truth about 95 % of the time, the plain one,
-    # which takes 200 items for independent, far less often.
+    # 40 clusters of 5 with a shared effect: the clustered interval covers the truth about 95 % of the time, the plain one,
+    # which treats 200 items as independent, far less often.
     rng = np.random.default_rng(1)
     clusters = np.repeat(np.arange(40), 5).tolist()
     held = {"clustered": 0, "plain": 0}

@@ -24,7 +24,7 @@ _NOT_TRAINING = {
     *("train.save_steps", "train.save_strategy", "train.save_total_limit", "train.disable_tqdm"),
     *("train.eval_strategy", "train.eval_steps", "data.cache", "method.name"),
 }
-"""Keys without influence on what is trained, and ``method.name``, which arms are named by anyway."""
+"""Keys that do not affect training, and ``method.name``, which is part of every arm's name anyway."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def _lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Line
     for suite in dict.fromkeys(suite for suite, _ in TITLES):
         for name in after.get(suite, {}):
             if (suite, name) not in TITLES:
-                # As metrics of a suite without main ones, each is shown under its own name.
+                # headline() shows the metrics of an unknown suite under their own names.
                 was, now = ({"": {k: v for k, v in m.get(suite, {}).items() if k == name}} for m in (before, after))
                 yield from headline(was, now)
 
@@ -53,7 +53,7 @@ def arms(comparison: Comparison) -> SortableTable:
 
 
 def contrasts(comparison: Comparison) -> SortableTable:
-    """Return every difference to the baseline, with how sure it is."""
+    """Return every difference from the baseline, with its uncertainty."""
     columns = ("arm", "metric", "difference", "95 % interval", "p", "detectable", "items in clusters", "verdict")
     note = (
         f"Each arm minus {comparison.baseline}, paired on the same items; p after Holm's correction; detectable: the minimum "
@@ -78,7 +78,7 @@ def _contrast(c: ContrastResult) -> tuple[TableCell, ...]:
 
 
 def costs(comparison: Comparison) -> SortableTable:
-    """Return what every arm cost to train."""
+    """Return the training cost of every arm."""
     rows = [
         (
             TableCell(arm.name),
@@ -96,7 +96,7 @@ def costs(comparison: Comparison) -> SortableTable:
 
 
 def times(records: Sequence[tuple[str, Mapping[str, Any]]]) -> SortableTable:
-    """Return how long each stage of each run took, by name and run.json."""
+    """Return the duration of each stage of each run, given as (name, run.json)."""
     stages = list(dict.fromkeys(stage for _, record in records for stage in record.get("timings", {})))
     rows = [
         [
@@ -110,7 +110,7 @@ def times(records: Sequence[tuple[str, Mapping[str, Any]]]) -> SortableTable:
 
 
 def cells(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
-    """Return how every cell of a sweep ended, from sweep.json."""
+    """Return the outcome of every cell of a sweep, from sweep.json."""
     rows = [
         (
             TableCell(entry["name"]),
@@ -125,7 +125,7 @@ def cells(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
 
 
 def stages(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
-    """Return how every stage of a pipeline ended, from pipeline.json."""
+    """Return the outcome of every stage of a pipeline, from pipeline.json."""
     rows = [
         (
             TableCell(entry["name"]),

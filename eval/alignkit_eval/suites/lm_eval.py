@@ -251,11 +251,11 @@ def _numbers(responses: Any) -> Iterator[float]:
 
 
 def _require_numbers(model: Any, target: Target) -> None:
-    """Raise where the model's logits on any text are no numbers: what it generates would be silently meaningless."""
+    """Raise where the model's logits are NaN: lm-eval would silently score meaningless generations."""
     ids = target.tokenizer("0", return_tensors="pt")["input_ids"].to(next(model.parameters()).device)
     logits = model(input_ids=ids).logits
     if bool(logits.isnan().any()):
-        raise RunFailedError(f"suite 'lm-eval': the logits of {target.name} are not numbers")
+        raise RunFailedError(f"suite 'lm-eval': the logits of {target.name} are NaN")
 
 
 def _longest(model: Any) -> int | None:

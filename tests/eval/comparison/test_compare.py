@@ -1,4 +1,4 @@
-"""Comparing runs: arms, pairing of seeds, costs, and the command."""
+"""Comparison of runs: arms, pairing of seeds, costs, and the command."""
 
 from __future__ import annotations
 

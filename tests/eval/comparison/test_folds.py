@@ -1,4 +1,4 @@
-"""Cross-validated arms: every item judged by the model that did not train on it, all of them compared at once."""
+"""Cross-validated arms: every item scored by the model that did not train on it, all items compared at once."""
 
 from __future__ import annotations
 

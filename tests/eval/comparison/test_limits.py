@@ -29,7 +29,7 @@ def test_different_items_are_refused(grid: dict[str, Path], edited: Callable[...
 
 
 def test_results_that_cannot_be_paired(grid: dict[str, Path], edited: Callable[..., Path]) -> None:
-    """Damaged or odd items end in a sentence that names the place."""
+    """The error for damaged items names the file and the item."""
 
     def change(key: str, value: Any) -> Callable[[Any], Any]:
         return lambda rows: [rows[0] | {key: value}, *rows[1:]]
@@ -64,7 +64,7 @@ def test_a_metric_does_not_judge_without_its_partner(grid: dict[str, Path], edit
 
 
 def test_an_interval_without_end_is_not_given(grid: dict[str, Path], edited: Callable[..., Path]) -> None:
-    """Two clusters that lie far apart: on the scale of perplexity the upper end is beyond any number."""
+    """Two clusters far apart: in perplexity, the upper end of the interval overflows."""
 
     def apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [

@@ -1,4 +1,4 @@
-"""The statistics of a paired comparison: cases by hand, invariances, and error rates in simulated experiments."""
+"""The statistics of a paired comparison: hand-computed cases, invariances, and error rates in simulations."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ def difference(arm: list[list[float]], base: list[list[float]], clusters: list[s
 
 
 def test_one_seed_by_hand() -> None:
-    # Differences 1, 1, 0, 0, -1: their mean is .2, and the clusters' sums of residuals are 1.6, -.2, -.2, -1.2.
+    # Differences 1, 1, 0, 0, -1 have the mean .2, and residual sums by cluster of 1.6, -.2, -.2, -1.2.
     found = difference([[1, 1, 1, 0, 0]], [[0, 0, 1, 0, 1]])
     error = math.sqrt(4 / 3 * (1.6**2 + 0.2**2 + 0.2**2 + 1.2**2)) / 5
     half = stats.t.ppf(0.975, 3) * error
     assert found.diff == pytest.approx(0.2)
     assert (found.low, found.high) == (pytest.approx(0.2 - half), pytest.approx(0.2 + half))
-    # Sums 2, 0, 0, -1: |±2 ±1| >= 1 whatever the signs.
+    # Sums 2, 0, 0, -1: |±2 ±1| >= 1 for all signs.
     assert found.p == 1.0
     assert found.detectable == pytest.approx(half + stats.t.ppf(0.8, 3) * error)
     assert (found.n, found.clusters, found.seeds, found.test) == (5, 4, 1, "cluster sign-flip")
 
 
 def test_sign_flips_by_hand() -> None:
-    # Four clusters that all gain: only the flip of none and of all reach the sum seen, 2 of 16.
+    # Four clusters that all gain: only flipping none or all reaches the observed sum, 2 of 16.
     assert difference([[1, 1, 1, 1, 1]], [[0, 0, 0, 0, 0]]).p == pytest.approx(2 / 16)
     many = [str(i) for i in range(40)]
     drawn = difference([[1.0] * 40], [[0.0] * 40], many)
-    assert drawn.p == pytest.approx(1 / 20_001), "never reached by chance: the smallest p that random flips can give"
+    assert drawn.p == pytest.approx(1 / 20_001), "no random flip reaches it: the smallest possible p"
 
 
 def test_several_seeds_by_hand() -> None:
@@ -100,14 +100,14 @@ def test_nothing_to_judge_by(seeds: int) -> None:
     assert one_cluster[1:5] == (None, None, None, None)
     one_item = difference([[1]] * seeds, [[0]] * seeds, ["a"])
     assert (one_item.diff, one_item.p) == (1, None)
-    # The same gain everywhere has no spread to build an interval from; flipping the signs of 4 clusters judges it.
+    # The same gain everywhere has no spread for an interval; p comes from the sign flips of 4 clusters.
     same_gain = difference([[1] * 5] * seeds, [[0] * 5] * seeds)
     assert (same_gain.diff, same_gain.low, same_gain.test) == (1, None, "cluster sign-flip")
     assert same_gain.p == pytest.approx(2 / 16)
 
 
 @pytest.mark.parametrize(
-    ("numerators", "denominators", "says"),
+    ("numerators", "denominators", "message"),
     [
         ([[]], None, "shape"),
         ([1.0], None, "shape"),
@@ -115,8 +115,8 @@ def test_nothing_to_judge_by(seeds: int) -> None:
         ([[1.0]], [[0.0]], "positive"),
     ],
 )
-def test_what_cannot_be_compared(numerators: object, denominators: object, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_what_cannot_be_compared(numerators: object, denominators: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         effect(numerators, denominators)  # type: ignore[arg-type]
 
 
@@ -127,7 +127,7 @@ def test_holm_by_hand() -> None:
 
 
 def test_few_seeds_do_not_lend_the_freedom_of_many_items() -> None:
-    # Two seeds that happen to agree to the last digit: V_seeds is 0, and Satterthwaite would give 199 degrees of freedom.
+    # Two seeds agree exactly by chance: V_seeds is 0, and Satterthwaite would give 199 degrees of freedom.
     draw = np.random.default_rng(4)
     values = np.tile(draw.normal(0.1, 1, size=200), (2, 1))
     found = judge(effect(values), [str(i) for i in range(200)])
@@ -149,7 +149,7 @@ def test_random_flips_agree_with_all_flips(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("about", NULLS.values(), ids=NULLS)
 def test_type_one_error(about: dict[str, float]) -> None:
-    """A short form of what the acceptance run does with ten times as many trials: 400 give a standard error of 1.1 %."""
+    """A short form of the acceptance run, with a tenth of its trials: 400 give a standard error of 1.1 %."""
     assert type_one_error(400, clusters=100, **about) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 

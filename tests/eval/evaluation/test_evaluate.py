@@ -1,4 +1,4 @@
-"""Evaluating targets: what they are, where results go, what is computed once."""
+"""Evaluation of targets: kinds of targets, where results are stored, and the cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> str:
-    """Forty held-out pairs in a file of their own."""
+    """A file with forty held-out pairs."""
     lines = data_path("dev").read_text().splitlines()[:40]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     return str(tmp_path / "rows.jsonl")
@@ -54,14 +54,14 @@ def test_other_data_leaves_the_run_alone(run: Run, rows: str, tmp_path: Path) ->
     trained, demo = (e.results["prefs"] for e in found)
     assert trained.provenance["content"] == demo.provenance["content"]
     assert "accuracy_ref" in trained.metrics
-    assert "accuracy_ref" not in demo.metrics, "a bare model has no start"
+    assert "accuracy_ref" not in demo.metrics, "a model without a run has no start model"
 
 
 def test_a_model_directory_gives_what_the_demo_gives(rows: str, tmp_path: Path) -> None:
     (by_path,) = evaluate([model_path()], ["prefs"], data=rows, output=tmp_path)
     (by_name,) = evaluate(["demo"], ["prefs"], data=rows, output=tmp_path)
     assert by_name.results["prefs"].items == by_path.results["prefs"].items
-    assert by_name.results["prefs"].provenance["cached"], "weights and rows are the same, whatever they are called"
+    assert by_name.results["prefs"].provenance["cached"], "the key is made of weights and rows, not of names"
 
 
 def test_the_cache_knows_weights_rows_and_settings(
@@ -106,7 +106,7 @@ def test_command_line(run: Run, rows: str, tmp_path: Path) -> None:
     trained, demo = json.loads(done.stdout)
     assert (trained["target"], demo["target"]) == ("trained", "demo")
     assert trained["suites"].keys() == {"prefs", "perplexity"}
-    assert trained["suites"]["perplexity"]["n"] == 40, "the rows given, not the texts of the demo's preset"
+    assert trained["suites"]["perplexity"]["n"] == 40, "the given rows, not the texts of the demo's preset"
     missing = align("eval", "demo", "--suite", "pref", cwd=tmp_path)
     assert missing.returncode == 2
     assert 'did you mean "prefs"' in missing.stderr

@@ -1,4 +1,4 @@
-"""Rows with several rejected answers: a pair with each, and one credit a row."""
+"""Rows with several rejected completions: one pair for each, and one credit per row."""
 
 from __future__ import annotations
 

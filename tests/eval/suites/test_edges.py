@@ -1,4 +1,4 @@
-"""Every suite on what is hardly there: a model of NaN, no items, one item, one cluster, nothing but ties."""
+"""Edge cases of every suite: a model that returns NaN, no items, one item, one cluster, only ties."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUITES = ["prefs", "perplexity", "generate", "lm-eval"]
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's model with NaN in its head: an argmax over its answers is the first of any choices."""
+    """The demo's model with NaN in its head: argmax over its log-likelihoods is always the first choice."""
     path = tmp_path_factory.mktemp("models") / "nan"
     loaded = build_model(ModelConfig(name="demo"))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The generate suite: what is answered and measured, checkers, and models that cannot answer."""
+"""The generate suite: prompts, metrics, checkers, and models whose logits are NaN."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_samples_follow_the_seed_and_leave_no_trace() -> None:
     assert first.items == run(target(model), temperature=1.0, samples=3, seed=1).items
     assert first.items != run(target(model), temperature=1.0, samples=3, seed=2).items
     assert len({item["answer"] for item in first.items[:3]}) > 1
-    # So little probability is left that only the likeliest token can be drawn.
+    # So little probability is left that only the most likely token can be sampled.
     assert [i["answer"] for i in run(target(model), temperature=1.0, top_p=1e-6).items] == [
         i["answer"] for i in run(target(model)).items
     ]
@@ -101,7 +101,7 @@ def test_a_checker_gives_quality_and_a_win_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("checker", "says"),
+    ("checker", "message"),
     [
         ("no_colon", "write package.module:function"),
         ("tests.nowhere:f", "there is no function tests.nowhere:f"),
@@ -109,8 +109,8 @@ def test_a_checker_gives_quality_and_a_win_rate() -> None:
         ("tests.eval.suites.test_generate:PROMPTS", "is not a function"),
     ],
 )
-def test_a_checker_that_is_none_is_refused_at_once(checker: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_a_checker_that_is_none_is_refused_at_once(checker: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         GenerateSuite(GenerateSettings(checker=checker))
 
 

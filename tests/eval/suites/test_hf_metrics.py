@@ -1,4 +1,4 @@
-"""The metrics as evaluate.Metric: alone, offline, in batches, and equal to the suites'."""
+"""The metrics as evaluate.Metric classes: offline, in batches, and equal to those of the suites."""
 
 from __future__ import annotations
 

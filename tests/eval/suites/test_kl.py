@@ -1,4 +1,4 @@
-"""The kl suite against a dense computation, its limits, and what it refuses."""
+"""The kl suite: agreement with a dense computation, limits, and errors."""
 
 from __future__ import annotations
 

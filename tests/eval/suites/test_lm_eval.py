@@ -1,4 +1,4 @@
-"""The lm-eval suite: its numbers are lm-eval's, its scorer agrees with ours, and its traps are closed."""
+"""The lm-eval suite: lm-eval's own numbers, agreement with our scorer, and errors for models that return NaN."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(where: Target, tasks: str = "demo_facts", **settings: Any) -> SuiteResul
 
 @pytest.fixture
 def tasks(tmp_path: Path) -> Path:
-    """A directory of tasks of one's own: texts for a perplexity, answers to generate, choices of four."""
+    """A directory of user-defined tasks: perplexity of texts, generation, and multiple choice."""
     rows = [{"text": f"Mia eats soup . {word} .", "cluster": "a" if i < 2 else f"c{i}"} for i, word in enumerate("xyz")]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     head = "dataset_path: json\ndataset_kwargs: {data_files: {test: %s}}\ntest_split: test\n" % (
@@ -56,7 +56,7 @@ def tasks(tmp_path: Path) -> Path:
 
 
 def test_our_scorer_and_theirs_agree(demo: Target) -> None:
-    """On the same token ids: ours without the end token, which lm-eval does not score."""
+    """On the same token ids, without the end token, which lm-eval does not score."""
     from lm_eval.models.huggingface import HFLM
 
     draw = random.Random(0)
@@ -84,10 +84,10 @@ def test_metrics_are_lm_eval_s_and_intervals_ours(demo: Target) -> None:
         assert accuracy.low is not None
         assert accuracy.high is not None
         assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
-    assert result.metrics["demo_facts/acc"].value > 0.8, "the base model knows its world"
+    assert result.metrics["demo_facts/acc"].value > 0.8, "the base model has learnt the demo's facts"
     first = by_task["demo_facts"][0]
     assert first["id"] == "demo_facts:0"
-    assert len({item["cluster"] for item in by_task["demo_facts"]}) == 16, "a cluster a person"
+    assert len({item["cluster"] for item in by_task["demo_facts"]}) == 16, "one cluster per person"
     contrasts = {c.metric: c for c in result.contrasts}
     assert contrasts["demo_facts/acc"].where == {"task": "demo_facts"}
     assert contrasts["demo_facts/acc"].higher_is_better
@@ -122,7 +122,7 @@ def test_a_model_of_nan_fails(demo: Target, tasks: Path, task: str) -> None:
     broken = build_model(ModelConfig(name="demo"))
     with torch.no_grad():
         broken.model.lm_head.weight.fill_(math.nan)
-    with pytest.raises(RunFailedError, match=r"are (not numbers|NaN)"):
+    with pytest.raises(RunFailedError, match="are NaN"):
         run(_with(demo, broken.model), task, include_path=str(tasks))
 
 
@@ -130,7 +130,7 @@ def _with(where: Target, model: Any) -> Target:
     from dataclasses import replace
 
     class Bare:
-        """A model that is not probed: the probe would refuse a broken one first."""
+        """A policy without the scorer's probe, which would reject a broken model first."""
 
         def __init__(self) -> None:
             self.model = model
@@ -166,7 +166,7 @@ def test_what_cannot_be_run(demo: Target, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no task directory"):
         run(demo, include_path=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match=r"cannot load hellaswag: .*needs its data set on disk"):
-        run(demo, "hellaswag")  # by its stock name: reads lm-eval's whole index, once
+        run(demo, "hellaswag")  # a stock name: reads lm-eval's whole index
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_bytes_are_those_of_the_scored_text() -> None:
 
 
 def test_the_space_before_a_completion_counts() -> None:
-    # Tokenizers with a word-boundary mark drop the space in front of the first word they decode.
+    # Tokenizers with a word-boundary mark drop the space before the first word they decode.
     words = Tokenizer(models.WordLevel({"▁one": 0, "▁two": 1, "?": 2}, unk_token="?"))
     words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
@@ -140,7 +140,7 @@ def test_plain_documents_are_scored_from_their_first_token(texts: Path) -> None:
         assert item["tokens"] == item["bytes"] == len(text.encode())
     total, tokens = sum(i["nll"] for i in result.items), sum(i["tokens"] for i in result.items)
     assert result.metrics["perplexity"].value == pytest.approx(math.exp(total / tokens))
-    # One byte a token: bits per byte is the binary logarithm of the perplexity.
+    # One byte per token: bits per byte is the binary logarithm of the perplexity.
     assert result.metrics["bits_per_byte"].value == pytest.approx(math.log2(result.metrics["perplexity"].value))
     assert result.clusters == 4
 

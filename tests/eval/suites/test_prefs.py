@@ -76,7 +76,7 @@ def test_metrics_by_hand(by_hand: tuple[list[Example], TablePolicy]) -> None:
             "logp_rejected": (-0.75 - 0.75 - 1 - 0.5) / 4,
             "brier": sum((1 - q) ** 2 for q in p) / 4,
             # Ten bins over confidence .5 to 1: the tie (.5, right by half), odds (.62, wrong), win (.73, right) and
-            # loss (.88, wrong) each stand alone.
+            # loss (.88, wrong) are each in a bin of their own.
             "ece": (0 + (1 - p[1]) + (1 - p[0]) + (1 - p[3])) / 4,
             "accuracy_sum/shorter": 0.0,
             "accuracy_sum/same": 0.75,
@@ -103,8 +103,8 @@ def test_items_carry_exactly_the_agreed_keys(by_hand: tuple[list[Example], Table
         "rejected_tokens": 2,
         "credit_sum": 0.0,
         "credit_mean": 1.0,
-        "margin_sum": -0.5,  # -2 and -1.5 in all
-        "margin_mean": 0.25,  # -2 / 4 and -1.5 / 2 a token
+        "margin_sum": -0.5,  # sums -2 and -1.5
+        "margin_mean": 0.25,  # -2 / 4 and -1.5 / 2 per token
     }
 
 
@@ -236,7 +236,7 @@ def test_credit_of_a_score_that_is_not_finite_is_zero() -> None:
 
 
 def test_calibration_of_a_calibrated_model_is_zero() -> None:
-    # 10 pairs at .7, 7 of them right: the model gives the chosen answer .7 seven times and .3 three times.
+    # 10 pairs at .7, 7 of them right: the chosen completion has probability .7 seven times and .3 three times.
     p = torch.tensor([0.7] * 7 + [0.3] * 3, dtype=torch.float64).numpy()
     assert expected_calibration_error(p, 10) == pytest.approx(0, abs=1e-12)
     assert expected_calibration_error(p[:7], 10) == pytest.approx(0.3)
