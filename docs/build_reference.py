@@ -66,7 +66,7 @@ def _hooks() -> Iterator[str]:
     yield "## Hooks"
     yield ""
     for name in hook_names():
-        kind = "exclusive" if name in EXCLUSIVE else "first answer" if _first(name) else "broadcast"
+        kind = "exclusive" if name in EXCLUSIVE else "first result" if _first(name) else "broadcast"
         yield f"### `{name}({', '.join(hook_arguments(name))})` - {kind}"
         yield ""
         yield _text(getattr(AlignSpecs, name))

@@ -1,4 +1,4 @@
-"""The command line: what it loads, what it says, and what it exits with."""
+"""The command line: imports, output, error messages and exit codes."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def python(code, **environment):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, timeout=120)
 
 
-# ------------------------------------------------------------------------------------------------- what it loads
+# ------------------------------------------------------------------------------------------------- imports
 
 
 @pytest.mark.parametrize(
@@ -100,16 +100,16 @@ from tqdm.auto import tqdm
 from datasets import Dataset
 Dataset.from_list([{{"a": 1}}]).map(lambda row: row)
 quiet_libraries()
-warnings.warn("to nobody", UserWarning)
+warnings.warn("to no log", UserWarning)
 """)
     assert (result.stdout, result.stderr) == ("", "")
-    said = log.read_text()
+    logged = log.read_text()
     for source in ("transformers", "datasets", "the hub", "trl", "Python"):
-        assert f"from {source}" in said
-    assert "to nobody" not in said
+        assert f"from {source}" in logged
+    assert "to no log" not in logged
 
 
-# ------------------------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------------------------------- output
 
 
 def test_version_and_listing(site):
@@ -130,7 +130,7 @@ def test_listing_says_how_to_use_a_shared_name_and_what_cannot_be_read(site):
     (site.install("torn", "", mine="torn:Mine") / "entry_points.txt").write_text("[align.methods]\nmine\n")
     listing = site.align("methods")
     assert "use it as rival:orpo" in listing.stdout
-    assert listing.stderr.startswith("Note: the entry points of a distribution cannot be read: torn: ")
+    assert listing.stderr.startswith("Note: unreadable entry points: torn: ")
     assert listing.returncode == 0
 
 
@@ -177,11 +177,11 @@ def test_a_broken_plugin_used_by_a_run(site):
     assert traced.stderr.endswith(result.stderr)
 
 
-# ------------------------------------------------------------------------------------------------- how it ends
+# ------------------------------------------------------------------------------------------------- exit codes
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (AlignError("a.yaml:3: no"), 2, "Error: a.yaml:3: no\n"),
         (RunFailedError("the loss is nan at step 3"), 1, "Error: the loss is nan at step 3\n"),
@@ -197,9 +197,9 @@ def test_a_broken_plugin_used_by_a_run(site):
         (ValueError(), 1, "Error: ValueError (run again with --debug for the traceback)\n"),
     ],
 )
-def test_exit_codes(error, code, said, capsys):
+def test_exit_codes(error, code, message, capsys):
     assert explain(error, State()) == code
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == message
 
 
 def test_an_exception_says_which_plugin_it_came_from(capsys):

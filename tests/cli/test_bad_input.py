@@ -1,4 +1,4 @@
-"""What a user can get wrong on the command line: one clear sentence, exit code 2, no traceback, nothing left behind."""
+"""User errors on the command line: one clear sentence, exit code 2, no traceback, no files left behind."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def plain_template_model(where: Path) -> list[str]:
 
 
 def in_the_way(where: Path) -> list[str]:
-    """An output directory that cannot be made, whoever asks: a file stands in its place."""
+    """An output directory that cannot be created, even by root: its parent is a file."""
     (where / "taken").write_text("")
     return ["--output", str(where / "taken" / "runs")]
 
@@ -173,7 +173,7 @@ CASES = [
     Case("a pickle", data(written("rows.pkl", pickle.dumps([GOOD]))), ("rows.pkl", "can run code")),
     Case("directory without a model", model(empty_directory), ("nothing", "holds no model")),
     Case("missing model directory", model(lambda where: where / "absent"), ("absent", "no model")),
-    Case("unknown hub id", model(lambda where: Path("nobody/nothing")), ("nobody/nothing",)),
+    Case("unknown hub id", model(lambda where: Path("no-one/nothing")), ("no-one/nothing",)),
     Case("a file as model", model(written("model.gguf", "x")), ("model.gguf", "not a model directory")),
     Case(
         "model without tokenizer",
@@ -212,13 +212,13 @@ def test_one_sentence_and_exit_code_two(
     arguments = case.arguments(tmp_path)
     capfd.readouterr()
     code = main(["run", *arguments, *method])
-    said = capfd.readouterr().err
-    errors = [line for line in said.splitlines() if line.startswith("Error: ")]
-    assert code == 2, said
-    assert len(errors) == 1, said
+    stderr = capfd.readouterr().err
+    errors = [line for line in stderr.splitlines() if line.startswith("Error: ")]
+    assert code == 2, stderr
+    assert len(errors) == 1, stderr
     for fragment in case.says:
         assert fragment in errors[0]
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     assert not list(work.rglob("run.json")), "a run that never began left a directory behind"
 
 
@@ -231,7 +231,7 @@ def test_through_the_installed_command(tmp_path: Path) -> None:
 
 
 def test_plugin_that_raises_on_import(tmp_path: Path) -> None:
-    """A real installed package: it harms the run that names it and nothing else."""
+    """A broken installed package affects only the runs that use it."""
     package = tmp_path / "site"
     info = package / "broken_method-0.3.dist-info"
     info.mkdir(parents=True)

@@ -75,9 +75,9 @@ def test_signal_saves_a_checkpoint_and_says_how_to_go_on(
     process = start(tmp_path, "run", "--method", "orpo", "--name", "stopped", *short_options(12))
     wait_for_step(run, 3)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == code, said
-    assert f"align resume runs/{run.name}" in said
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert f"align resume runs/{run.name}" in stderr
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
     done = align("run", "--method", "orpo", "--name", "stopped", "--resume", *short_options(12), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

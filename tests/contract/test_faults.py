@@ -1,4 +1,4 @@
-"""Faulty packages, installed: each fault has a message of its own, and harms nothing else."""
+"""Faulty installed packages: each fault has its own message and affects nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def package(
     return BODY.format(more=more, hook=hook, arguments=arguments, answer=answer or TERMS.format("logps.sum()"))
 
 
-# What the package holds, and what a user is told who runs it.
+# Source of the package, and the error message of a run that uses it.
 FAULTS: dict[str, tuple[str, str]] = {
     "raises at import": (
         "1 / 0",
@@ -48,11 +48,11 @@ FAULTS: dict[str, tuple[str, str]] = {
     ),
     "ends Python": ("import sys; sys.exit(7)", "cannot be loaded .*: SystemExit: 7"),
     "imports what is missing": ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
-    "is no method": ("Faulty = 3", r"cannot be used: align_faulty:Faulty is not a subclass of alignkit\.Method"),
+    "is not a method": ("Faulty = 3", r"cannot be used: align_faulty:Faulty is not a subclass of alignkit\.Method"),
     "is not there": ("", "cannot be loaded .*: AttributeError"),
     "misspelt hook": (
         package(hook="align_compute_los"),
-        '"align_compute_los", which is no hook, did you mean "align_compute_loss"',
+        '"align_compute_los", which is not a hook, did you mean "align_compute_loss"',
     ),
     "default argument": (package(arguments="policy, batch=None"), 'gives its argument "batch" a default'),
     "unknown argument": (package(arguments="policy, batches"), 'has no argument "batches", did you mean "batch"'),
@@ -61,11 +61,11 @@ FAULTS: dict[str, tuple[str, str]] = {
         "was written for contract 2, and this alignkit has contract 1: upgrade alignkit",
     ),
     "unknown need": (package(more='needs = frozenset({"telepathy"})'), "declares the need 'telepathy'"),
-    "wrong shape": (package(answer=TERMS.format("logps")), r'term "faulty" must be a sum \(a tensor of no dimension\)'),
+    "wrong shape": (package(answer=TERMS.format("logps")), r'term "faulty" must be a sum \(a 0-dimensional tensor\)'),
     "a number": (package(answer=TERMS.format("1.0")), 'term "faulty" must be a tensor, not float'),
     "unknown count": (
         package(answer='LossOutput([LossTerm("faulty", logps.sum(), "pairs")])'),
-        'per "pairs", which is no count',
+        'per "pairs", which is not a count',
     ),
     "detached": (
         package(answer=TERMS.format("logps.sum().detach()")),
@@ -89,13 +89,13 @@ def test_each_fault_is_said(site: Any, tmp_path: Path, fault: str) -> None:
         short_run(tmp_path, "run", "faulty", eval=evaluation, run={"plots": False}, data={"limit": 40, "eval_limit": 4})
     if isinstance(caught.value, NameError):
         assert any("align_compute_loss" in note and "align-faulty" in note for note in caught.value.__notes__)
-    Session.open(configuration("orpo"))  # what does not use it does not feel it
+    Session.open(configuration("orpo"))  # runs that do not use it are not affected
     (found,) = [plugin for plugin in inventory() if plugin.name == "faulty"]
     seen_at_once = (
         "import",
         "Python",
         "missing",
-        "no method",
+        "not a method",
         "not there",
         "hook",
         "argument",

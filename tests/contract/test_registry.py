@@ -1,4 +1,4 @@
-"""The registry finds plugins by metadata alone, and a broken or rival plugin harms only those who use it."""
+"""The registry finds plugins through metadata alone; a broken or rival plugin affects only its users."""
 
 import json
 import sys

@@ -243,7 +243,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "d.jsonl:3: invalid JSON" in done.stdout
     assert "d.jsonl:4: the same as d.jsonl:1" in done.stdout
-    assert "2 rows are in out.jsonl, 2 were left out" in done.stderr
+    assert "2 rows written to out.jsonl, 2 dropped rows to out.jsonl.dropped.jsonl" in done.stderr
     missing = align("data", "check", "nowhere.jsonl", cwd=tmp_path)
     assert missing.returncode == 2
     assert "nowhere.jsonl" in missing.stderr

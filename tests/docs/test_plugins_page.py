@@ -52,3 +52,13 @@ def test_the_on_policy_method_shown_in_the_documentation_learns(site, tmp_path):
     trainer.train()
     rewards = [record["reward"] for record in seen.logs if "reward" in record]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
+
+
+def test_the_command_shown_in_the_documentation_works(site):
+    files = dict(re.findall(r"```python\n# (align_hello/\w+\.py)\n(.*?)```", PAGE.read_text(), re.DOTALL))
+    assert sorted(files) == ["align_hello/__init__.py", "align_hello/cli.py"]
+    (site.path / "align_hello").mkdir()
+    for name, code in files.items():
+        (site.path / name).write_text(code)
+    site.install("align-hello", module="unused", group="commands", hello="align_hello:COMMAND")
+    assert site.align("hello", "--name", "you").stdout == "hello you\n"

@@ -1,4 +1,4 @@
-"""The built-in plugins run the kit that third parties run."""
+"""The built-in plugins pass the conformance tests that third parties run."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_reward_model_losses() -> None:
     assert torch.autograd.gradcheck(lambda w, l: reward_loss(w, l, label_smoothing=0.1), tuple(inputs(2)))
 
 
-# ------------------------------------------------------------------------------------------------ it finds what is wrong
+# ------------------------------------------------------------------------------------------------ faults are found
 
 FAULTY: dict[str, tuple[str, str]] = {
     "mean": ("logps.mean()", "test_the_cut_into_micro_batches_changes_nothing"),

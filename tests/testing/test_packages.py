@@ -1,4 +1,4 @@
-"""Outside packages, installed beside the built wheel (not the source tree) into an environment of their own."""
+"""Third-party packages, installed with the built wheel (not the source tree) in a separate environment."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ KINDS = ("method", "suite", "reward", "service", "command")
 
 
 class Environment:
-    """A virtual environment with the built wheel; what alignkit depends on is seen in the one tests run in."""
+    """A virtual environment with the built wheel; dependencies come from the environment that runs the tests."""
 
     def __init__(self, path: Path) -> None:
         venv.create(path, with_pip=False)
         self.path = path
         self.python = path / "bin" / "python"
         self.packages = next((path / "lib").glob("python*/site-packages"))
-        # A path in a .pth file brings packages, and not the .pth files among them: the editable alignkit stays unseen.
+        # A path in a .pth file adds packages but not their .pth files, so the editable alignkit is not visible.
         (self.packages / "dependencies.pth").write_text(site_module.getsitepackages()[0] + "\n")
 
     def install(self, *packages: Path) -> None:
@@ -81,7 +81,7 @@ def test_examples_pass_the_kit(environment: Environment, tmp_path: Path) -> None
     import shutil
 
     tests = []
-    for name in EXAMPLES:  # away from the sources, which must not be imported
+    for name in EXAMPLES:  # copied, so that the sources next to them are not imported
         shutil.copy(ROOT / "examples" / f"alignkit-{name}" / "tests" / f"test_{name}.py", tmp_path)
         tests.append(tmp_path / f"test_{name}.py")
     kit = ["-p", "alignkit.testing", "-p", "no:cacheprovider", "--rootdir", tmp_path]
@@ -114,11 +114,11 @@ def test_a_new_plugin_of_every_kind_passes_at_once(environment: Environment, tmp
     environment.run("python", "-m", "pytest", "-q", "--rootdir", tmp_path, *kit, *tests, doctests, cwd=tmp_path)
     again = environment.run("align", "new-plugin", "my-method", cwd=tmp_path, ok=False)
     assert again.returncode == 2
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     wrong = environment.run("align", "new-plugin", "My_Loss", cwd=tmp_path, ok=False)
-    assert "cannot name a plugin" in wrong.stderr
+    assert "is not a plugin name" in wrong.stderr
     checked = environment.run("align", "plugins", "check", "my-reward", cwd=tmp_path)
-    assert "the quick part of the kit passes" in checked.stderr
+    assert "the quick conformance tests pass" in checked.stderr
     unknown = environment.run("align", "plugins", "check", "my-rewarc", cwd=tmp_path, ok=False)
     assert unknown.returncode == 2
     assert 'did you mean "my-reward"' in unknown.stderr

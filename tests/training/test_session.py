@@ -95,7 +95,10 @@ def test_wrong_settings_are_refused(mine, settings, key):
 @pytest.mark.parametrize(
     ("hook", "problem"),
     [
-        ("def align_logg(self, record): ...", 'implements "align_logg", which is no hook, did you mean "align_log"?'),
+        (
+            "def align_logg(self, record): ...",
+            'implements "align_logg", which is not a hook, did you mean "align_log"?',
+        ),
         ("def align_log(self, recrod): ...", 'align_log has no argument "recrod", did you mean "record"?'),
         ("def align_log(self, record=None): ...", 'align_log gives its argument "record" a default'),
         ("def align_log(self, **record): ...", "takes its arguments by position and name, without * or **"),
@@ -238,10 +241,10 @@ ONE = torch.ones((), requires_grad=True)
         (LossOutput([]), "returned no loss term"),
         (LossOutput([LossTerm("nll", 1.0, "rows")]), 'term "nll" must be a tensor, not float'),
         (LossOutput([LossTerm("nll", ONE * torch.ones(3), "rows")]), 'term "nll" must be a sum'),
-        (LossOutput([LossTerm("nll", ONE, "token")]), 'per "token", which is no count, did you mean "tokens"?'),
+        (LossOutput([LossTerm("nll", ONE, "token")]), 'per "token", which is not a count, did you mean "tokens"?'),
         (LossOutput([LossTerm("nll", ONE, "rows")] * 2), "returned two terms called 'nll'"),
         (LossOutput([LossTerm("nll", ONE.detach(), "rows")]), "returned no term with a gradient"),
-        (LossOutput([LossTerm("nll", ONE, "rows")], {"m": Metric(ONE, "rows")}), 'metric "m" carries a gradient'),
+        (LossOutput([LossTerm("nll", ONE, "rows")], {"m": Metric(ONE, "rows")}), 'metric "m" has a gradient'),
         (LossOutput([LossTerm("nll", ONE, "rows")], {"m": Metric(2, "rows")}), 'metric "m" must be a tensor, not int'),
         (LossOutput([LossTerm("nll", ONE, "rows")], {"m": Metric(ONE.detach(), "x")}), 'metric "m" is per "x"'),
     ],

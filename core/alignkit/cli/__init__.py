@@ -44,9 +44,9 @@ class CommandGroup(click.Group):
 @click.version_option(__version__, prog_name="align")
 @debug_option
 def align() -> None:
-    """Align language models with preferences: one engine for every method, one harness to compare them.
+    """Align language models with preferences: one engine for all methods, one harness to compare them.
 
-    `align run --method orpo` trains the embedded demo, offline.
+    Start with `align run --method orpo`: it trains the embedded demo, offline.
     """
 
 

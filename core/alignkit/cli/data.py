@@ -18,36 +18,48 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Look at data before training on it."""
+    """Check data before training on it."""
 
 
 @data.command("check")
 @click.argument("source")
-@click.option("--split", metavar="NAME", help="Split of the source.")
-@click.option("--eval-data", metavar="SOURCE", help="Held-out rows, whose prompts must not stand in SOURCE.")
-@click.option("--model", metavar="M", help="Whose tokenizer and chat template tell what tokenisation would do.")
-@click.option("--max-length", metavar="N", type=click.IntRange(2), help="Tokens of a row (default: 1024).")
-@click.option("--limit", metavar="N", type=click.IntRange(1), help="Look at the first rows only.")
-@click.option("--column", "columns", metavar="OURS=THEIRS", multiple=True, help="Column names: prompt=instruction.")
+@click.option("--split", metavar="NAME", help="Split of SOURCE (default: train, or the only one).")
+@click.option("--eval-data", metavar="SOURCE", help="Held-out rows; prompts they share with SOURCE are leaks.")
+@click.option("--model", metavar="M", help="Also check tokenisation with this model's tokenizer and chat template.")
+@click.option("--max-length", metavar="N", type=click.IntRange(2), help="Maximum tokens of a row (default: 1024).")
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Check at most this many rows (default: all).")
+@click.option(
+    "--column",
+    "columns",
+    metavar="NAME=COLUMN",
+    multiple=True,
+    help="Column to read as prompt, chosen, ...: prompt=instruction.",
+)
 @click.option(
     "--near",
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True),
-    help="What counts as nearly the same (default: 0.8).",
+    help="Similarity (Jaccard, of word trigrams) from which two texts are near-duplicates (default: 0.8).",
 )
-@click.option("--min-words", metavar="N", type=click.IntRange(0), help="Fewest words of a field.")
-@click.option("--script", metavar="NAME", help="Script the text is to be in: Latin, Cyrillic, ...")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with plots.")
 @click.option(
-    "--fix", metavar="OUT", type=click.Path(path_type=Path), help="Write a cleaned copy, and OUT.dropped.jsonl."
+    "--min-words", metavar="N", type=click.IntRange(0), help="Minimum words of a prompt or an answer (default: 0)."
 )
-@click.option("--strict", is_flag=True, help="Exit with 1 where anything was found.")
+@click.option("--script", metavar="NAME", help="Expected script: Latin, Cyrillic, ... (default: any).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write a report with plots.")
+@click.option(
+    "--fix",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="Write the usable rows to OUT, the dropped ones with the reason to OUT.dropped.jsonl.",
+)
+@click.option("--strict", is_flag=True, help="Exit with code 1 if there are problems.")
 @debug_option
 def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, strict: bool, **options: Any) -> None:
-    """Say what is wrong with SOURCE, with examples and line numbers: broken rows, duplicates, contradictions, leaks, and more.
+    """Report problems of SOURCE, with examples and line numbers: broken rows, duplicates, contradictions, leaks and more.
 
-    SOURCE may be a run's configuration (.yaml): every source of it is checked with its columns and its thresholds (data.check).
+    SOURCE is a file, directory, URL, saved data set, hub id or demo, or the configuration of a run (.yaml): then all of its
+    sources are checked, with its columns and thresholds (data.check).
     """
     from alignkit.contract.registry import load_report
     from alignkit.data.checking import check_source, write_fixed
@@ -61,7 +73,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     if html is not None and write_page is None:
         raise ConfigError("--html: no installed package provides a data report (entry-point group align.reports)")
     if fix is not None and len(sections) > 1:
-        raise ConfigError("--fix: a cleaned copy is made of one source at a time")
+        raise ConfigError("--fix cleans one source at a time, and this configuration has several")
     named = options.pop("model")
     if named is not None:
         model = model.model_copy(update={"name": named})
@@ -87,7 +99,9 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
         click.echo(f"report: {write_page(found, html)}", err=True)
     if fix is not None:
         kept, left = write_fixed(found[0], fix)
-        click.echo(f"{kept:,} rows are in {fix}, {left:,} were left out: {fix}.dropped.jsonl says why", err=True)
+        click.echo(
+            f"{kept:,} rows written to {fix}, {left:,} dropped rows to {fix}.dropped.jsonl, with the reasons", err=True
+        )
     if strict and any(one.findings for one in found):
         sys.exit(1)
 
@@ -110,12 +124,12 @@ def _alone(source: str) -> tuple[list[DataConfig], ModelConfig, None]:
 
 
 def _with_options(section: DataConfig, columns: tuple[str, ...], **options: Any) -> DataConfig:
-    """Return the section with what the command line says in place of its own."""
+    """Return the section with the command line's options in place of its own."""
     from alignkit.errors import ConfigError
 
     names = dict(column.partition("=")[::2] for column in columns)
     if not all(names.values()):
-        raise ConfigError("--column: write OURS=THEIRS, e.g. --column prompt=instruction")
+        raise ConfigError("--column: write NAME=COLUMN, e.g. --column prompt=instruction")
     given = {name: value for name, value in options.items() if value is not None}
     limits: dict[str, Any] = {name: given.pop(name) for name in ("near", "min_words", "script") if name in given}
     return section.model_copy(

@@ -11,26 +11,28 @@ from alignkit.cli.failures import debug_option
 
 @click.group()
 def demo() -> None:
-    """The embedded demo."""
+    """Rebuild the embedded demo."""
 
 
 @demo.command()
 @click.option(
-    "--output", metavar="DIR", type=click.Path(path_type=Path), default=Path("demo"), help="Where to (default: demo)."
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    help="Output directory (default: demo).",
 )
+@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Pre-training steps (default: 2400).")
 @click.option(
-    "--steps", metavar="N", type=click.IntRange(min=1), help="Length of pre-training (default: the demo's own)."
-)
-@click.option(
-    "--seed", metavar="N", type=click.IntRange(min=0), default=0, help="Seed of corpus and weights (default: 0)."
+    "--seed", metavar="N", type=click.IntRange(min=0), default=0, help="Random seed of corpus and weights (default: 0)."
 )
 @debug_option
 def build(output: Path, steps: int | None, seed: int) -> None:
-    """Make the demo's data, tokenizer and base model anew, deterministically."""
+    """Build the demo's data, tokenizer and base model from scratch, deterministically."""
     from alignkit.demo.build import STEPS
     from alignkit.demo.build import build as make
     from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
     make(output, steps=STEPS if steps is None else steps, seed=seed)
-    click.echo(f"The demo is in {output}", err=True)
+    click.echo(f"demo: {output}", err=True)

@@ -1,4 +1,4 @@
-"""How a command ends: errors as one sentence on stderr, a traceback only with ``--debug``, and the exit code."""
+"""The end of a command: errors as one sentence on stderr, a traceback only with ``--debug``, and the exit code."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FAILED = 1
 
 @dataclass
 class State:
-    """What options say about the whole command line."""
+    """Options that apply to the whole command line."""
 
     debug: bool = False
 
 
 def debug_option(function: FunctionT) -> FunctionT:
-    """Give a command the ``--debug`` option."""
+    """Add the ``--debug`` option to a command."""
     return click.option(
         "--debug",
         is_flag=True,
@@ -42,7 +42,7 @@ def _set_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> 
 
 
 def explain(error: BaseException, state: State) -> int:
-    """Say on stderr what went wrong and return the exit code."""
+    """Print what went wrong on stderr and return the exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else FAILED
     if state.debug:
@@ -64,7 +64,7 @@ def explain(error: BaseException, state: State) -> int:
 
 
 def _described(error: BaseException) -> str:
-    """Return an unexpected exception's type and its message on one line."""
+    """Return the type and message of an unexpected exception on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 

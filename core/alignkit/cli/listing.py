@@ -1,4 +1,4 @@
-"""``align methods``, ``suites``, ``rewards`` and ``services``: what is installed, from metadata alone."""
+"""``align methods``, ``suites``, ``rewards`` and ``services``: the installed plugins, from metadata alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _listing(group: registry.Group) -> click.Command:
     plural = group.removeprefix("align.")
 
     @click.command(plural, help=f"List the installed {plural}. No plugin is imported.")
-    @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @debug_option
     def command(as_json: bool) -> None:
         found = registry.catalogue(group)
@@ -27,7 +27,7 @@ def _listing(group: registry.Group) -> click.Command:
         else:
             _print_table(plural, found.entries)
         for problem in found.unreadable:
-            click.echo(f"Note: the entry points of a distribution cannot be read: {problem}", err=True)
+            click.echo(f"Note: unreadable entry points: {problem}", err=True)
 
     return command
 
@@ -40,29 +40,27 @@ def _print_table(plural: str, entries: tuple[registry.PluginEntry, ...]) -> None
     if not entries:
         click.echo(f"No {plural} are installed.")
         return
+    names = {entry: name for name, entry in registry.usable(entries[0].group).items()}
     rows = [("NAME", "DISTRIBUTION", "FROM", "")]
-    rows += [(entry.name, f"{entry.distribution} {entry.version}", entry.value, _remark(entry)) for entry in entries]
+    rows += [(e.name, f"{e.distribution} {e.version}", e.value, _remark(e, names.get(e))) for e in entries]
     print_columns(rows)
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text in aligned columns, the first row as the heading. Nothing is wrapped or cut, also in a pipe."""
+    """Print rows of text in aligned columns, the first row as the heading, without wrapping or truncation."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for i, row in enumerate(rows):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         click.echo(click.style(line, bold=True) if i == 0 and sys.stdout.isatty() else line)
 
 
-def _remark(entry: registry.PluginEntry) -> str:
-    """Return what a user should know before using the plugin."""
-    if entry.blocked:
+def _remark(entry: registry.PluginEntry, name: str | None) -> str:
+    """Return what a user should know before using the plugin, which is called by ``name`` (None: it is blocked)."""
+    if name is None:
         return f"blocked by {registry.ALLOWED_VARIABLE}"
     if entry.built_in:
         return "built in"
-    rivals = [other for other in registry.entries(entry.group) if other.name == entry.name and other != entry]
-    if any(not rival.blocked for rival in rivals):
-        return f"use it as {entry.qualified}"
-    return entry.summary
+    return entry.summary if name == entry.name else f"use it as {name}"
 
 
 methods = _listing("align.methods")

@@ -15,12 +15,17 @@ from alignkit.errors import ConfigError
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--merge", metavar="RUN,RUN", help="Average the weights with those of these runs (a model soup).")
-@click.option("--weights", metavar="W,W", help="Weights of the average, RUN's first (default: equal).")
-@click.option("--output", metavar="DIR", type=click.Path(path_type=Path), help="Where to (default: RUN/export).")
+@click.option("--merge", metavar="RUN,RUN", help="Average the weights of RUN and these runs (a model soup).")
+@click.option("--weights", metavar="W,W", help="Coefficients of the average, RUN's first (default: equal).")
+@click.option(
+    "--output", metavar="DIR", type=click.Path(path_type=Path), help="Output directory (default: RUN/export)."
+)
 @debug_option
 def export(run: Path, merge: str | None, weights: str | None, output: Path | None) -> None:
-    """Write RUN's model as a stock one: adapter merged, safetensors, tokenizer, model card, checked against the run."""
+    """Export RUN's model as a standard model directory: adapter merged, safetensors, tokenizer and model card.
+
+    The exported model is loaded again and must score held-out rows as the run's model does.
+    """
     from alignkit.runs.export import export as write
     from alignkit.system.quiet import quiet_libraries
 
@@ -29,21 +34,29 @@ def export(run: Path, merge: str | None, weights: str | None, output: Path | Non
     try:
         shares = None if weights is None else [float(word) for word in weights.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--weights {weights}: write numbers with commas, e.g. 0.5,0.5") from error
+        raise ConfigError(f"--weights {weights}: write numbers separated by commas, e.g. 0.5,0.5") from error
     where = write(runs, output or run / "export", shares)
-    click.echo(f"The export scores like {' + '.join(str(r) for r in runs)} and is in {where}", err=True)
+    click.echo(f"export: {where} (scores verified against {' + '.join(map(str, runs))})", err=True)
 
 
 def _sampling(command: Any) -> Any:
-    """Give a command the options of sampling."""
+    """Add the sampling options to a command."""
     options: tuple[Any, ...] = (
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples."),
-        click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Nucleus sampling."),
         click.option(
-            "--temperature", type=click.FloatRange(0), default=0.0, help="0 (the default): the likeliest token."
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of sampling."
         ),
         click.option(
-            "--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer."
+            "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Nucleus sampling (default: 1)."
+        ),
+        click.option(
+            "--temperature", type=click.FloatRange(0), default=0.0, help="Sampling temperature; 0: greedy (default)."
+        ),
+        click.option(
+            "--max-new-tokens",
+            type=click.IntRange(1),
+            default=128,
+            show_default=True,
+            help="Maximum tokens of an answer.",
         ),
     )
     for option in options:
@@ -53,10 +66,12 @@ def _sampling(command: Any) -> Any:
 
 @click.command()
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
-@click.option("--prompt", "prompts", metavar="TEXT", multiple=True, help="What to answer (default: lines of stdin).")
-@click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template.")
-@click.option("--vote", "voting", is_flag=True, help="Give the answer most of the models agree on.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a prompt.")
+@click.option(
+    "--prompt", "prompts", metavar="TEXT", multiple=True, help="Prompt to answer (default: each line of stdin)."
+)
+@click.option("--raw", is_flag=True, help="Continue the prompt as plain text, without the chat template.")
+@click.option("--vote", "voting", is_flag=True, help="Print the answer that most of the models give.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
 @_sampling
 @debug_option
 def generate(
@@ -70,30 +85,30 @@ def generate(
     top_p: float,
     seed: int,
 ) -> None:
-    """Answer prompts with runs, model directories, hub ids or demo; several stand side by side, or vote."""
+    """Answer prompts with each TARGET: a run, model or adapter directory, hub id, or demo."""
     from alignkit.models.chat import ChatModel, Sampling, each_answer, vote
     from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
     asked = list(prompts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not asked:
-        raise ConfigError("there is no prompt: give --prompt TEXT, or lines on stdin")
-    speakers = [ChatModel(target) for target in targets]
+        raise ConfigError("no prompt is given: use --prompt TEXT, or write prompts to stdin, one per line")
+    models = [ChatModel(target) for target in targets]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    for prompt, answers in zip(asked, each_answer(speakers, asked, sampling, raw=raw), strict=True):
-        said = dict(zip(targets, answers, strict=True))
+    for prompt, answers in zip(asked, each_answer(models, asked, sampling, raw=raw), strict=True):
+        by_target = dict(zip(targets, answers, strict=True))
         winner, agreed = vote(answers)
         if as_json:
             voted = {"vote": winner, "agreed": agreed} if voting else {}
-            click.echo(json.dumps({"prompt": prompt, "answers": said, **voted}, ensure_ascii=False))
+            click.echo(json.dumps({"prompt": prompt, "answers": by_target, **voted}, ensure_ascii=False))
         elif voting:
             click.echo(winner)
             click.echo(f"({agreed} of {len(answers)} agree)", err=True)
-        elif len(speakers) == 1:
+        elif len(models) == 1:
             click.echo(answers[0])
         else:
             click.echo(f"> {prompt}")
-            for target, answer in said.items():
+            for target, answer in by_target.items():
                 click.echo(f"{target}: {answer}")
 
 
@@ -103,12 +118,15 @@ def generate(
 @_sampling
 @debug_option
 def chat(target: str, system: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
-    """Talk to a run, model directory, hub id or demo. An empty line or Ctrl-D ends it; /new forgets what was said."""
+    """Chat with TARGET: a run, model or adapter directory, hub id, or demo.
+
+    An empty line or Ctrl-D ends the chat; /new starts a new conversation.
+    """
     from alignkit.models.chat import ChatModel, Sampling
     from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
-    speaker = ChatModel(target)
+    model = ChatModel(target)
     opening: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
     while True:
@@ -121,6 +139,6 @@ def chat(target: str, system: str | None, max_new_tokens: int, temperature: floa
             messages = list(opening)
             continue
         messages.append({"role": "user", "content": line})
-        answer = speaker.answer(messages, Sampling(max_new_tokens, temperature, top_p, seed + len(messages)))
+        answer = model.answer(messages, Sampling(max_new_tokens, temperature, top_p, seed + len(messages)))
         messages.append({"role": "assistant", "content": answer})
         click.echo(answer)

@@ -15,11 +15,14 @@ from alignkit.scaffold import KINDS
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 @debug_option
 def plugins(ctx: click.Context, as_json: bool) -> None:
-    """List every installed plugin, with its hooks and whether it can be used. Each is imported, none can do harm."""
+    """List every installed plugin with its state and hooks.
+
+    Each plugin is imported; failures are reported and do not affect the others.
+    """
     if ctx.invoked_subcommand is not None:
         return
     from alignkit.contract.inventory import inventory
@@ -35,30 +38,36 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 
 @plugins.command("check")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), help="Where plugins of two kinds share the name.")
+@click.option(
+    "--kind", type=click.Choice(KINDS), help="Kind of the plugin, if plugins of several kinds have this name."
+)
 @debug_option
 def check_plugin(name: str, kind: str | None) -> None:
-    """Run the quick part of the conformance kit on the installed plugin NAME (needs pytest)."""
+    """Run the quick conformance tests on the installed plugin NAME (needs pytest)."""
     from alignkit.contract.inventory import quick_check
 
     code = quick_check(name, kind)
     if code:
         sys.exit(1)
-    click.echo(f"{name}: the quick part of the kit passes; its whole is for the plugin's own tests", err=True)
+    click.echo(f"{name}: the quick conformance tests pass; the plugin's own tests should run all of them", err=True)
 
 
 @click.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), default="method", show_default=True, help="What it is to be.")
+@click.option("--kind", type=click.Choice(KINDS), default="method", show_default=True, help="Kind of plugin.")
 @click.option(
-    "--output", metavar="DIR", type=click.Path(path_type=Path), default=Path(), help="Where to (default: here)."
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="Parent of the package's directory (default: the current directory).",
 )
 @debug_option
 def new_plugin(name: str, kind: str, output: Path) -> None:
-    """Write a package with one working plugin: entry point, code, conformance test, README, CI."""
+    """Create the package alignkit-NAME with one working plugin: entry point, code, conformance tests, README and CI."""
     from alignkit.scaffold import new_plugin as write
 
     if not output.is_dir():
-        raise ConfigError(f"--output {output}: there is no such directory")
+        raise ConfigError(f"--output {output}: the directory does not exist")
     directory = write(name, kind, output)
-    click.echo(f'{directory}: now  pip install -e "{directory}[test]" && pytest {directory}', err=True)
+    click.echo(f'created {directory}; next: pip install -e "{directory}[test]" && pytest {directory}', err=True)

@@ -11,18 +11,26 @@ from alignkit.cli.failures import debug_option
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.option("--method", metavar="NAME", help="Method to train with (align methods lists them).")
-@click.option("--model", metavar="M", help="Model or adapter directory, hub id, run directory, or demo.")
-@click.option("--data", metavar="D", help="File, saved data set, hub id, or demo.")
-@click.option("--eval-data", metavar="D", help="A second source to evaluate on (default: a share of --data).")
-@click.option("--output", metavar="DIR", help="Parent of the run directory (default: runs).")
-@click.option("--name", metavar="NAME", help="Name of the run directory.")
-@click.option("--seed", metavar="N", type=click.IntRange(min=0), help="Seed of everything random (default: 0).")
+@click.option("--method", metavar="NAME", help="Training method (align methods lists them).")
 @click.option(
-    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key: lambda=0.1, train.learning_rate=1e-4."
+    "--model", metavar="M", help="Start model: model or adapter directory, hub id, run directory, or demo (default)."
 )
-@click.option("--resume", is_flag=True, help="Continue the run of this name if it was interrupted.")
-@click.option("--dry-run", is_flag=True, help="Check configuration and data, say what would be done, and stop.")
+@click.option(
+    "--data",
+    metavar="D",
+    help="Training rows: file, directory of files, URL, saved data set, hub id, or demo (default).",
+)
+@click.option("--eval-data", metavar="D", help="Held-out rows to evaluate on (default: 10 % of --data).")
+@click.option("--output", metavar="DIR", help="Parent of the run directory (default: runs).")
+@click.option("--name", metavar="NAME", help="Name of the run directory (default: method, date and time).")
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), help="Random seed (default: 0).")
+@click.option(
+    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Set any other key: lambda=0.1, train.learning_rate=1e-4."
+)
+@click.option("--resume", is_flag=True, help="Resume the interrupted run called --name.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check configuration and data and print what would be done, without training."
+)
 @debug_option
 def run(
     config: Path | None,
@@ -37,10 +45,10 @@ def run(
     resume: bool,
     dry_run: bool,
 ) -> None:
-    """Train a model with one method, and evaluate it before and after.
+    """Train a model with one method and evaluate it before and after.
 
-    Every option is also a key of CONFIG.yaml; the command line comes first, then the file, then the method's defaults.
-    Without a model and data it trains the embedded demo, offline.
+    Every option is also a key of the file CONFIG (YAML); the command line overrides the file, the file the method's defaults.
+    Without a model and data, the embedded demo is trained, offline.
     """
     from alignkit import settings
 
@@ -69,10 +77,10 @@ def run(
 @click.argument("run", type=click.Path(path_type=Path))
 @debug_option
 def resume(run: Path) -> None:
-    """Continue the interrupted run in directory RUN from its last whole checkpoint."""
-    from alignkit.runs.api import resume as go_on
+    """Resume the interrupted run in directory RUN from its last complete checkpoint."""
+    from alignkit.runs.api import resume as resume_run
 
-    _write_report(go_on(run).directory)
+    _write_report(resume_run(run).directory)
 
 
 def _write_report(directory: Path) -> None:

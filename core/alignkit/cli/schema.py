@@ -13,7 +13,7 @@ from alignkit.cli.failures import debug_option
 @click.argument("method")
 @debug_option
 def schema(method: str) -> None:
-    """Print the JSON schema of a configuration for METHOD, for editors that check and complete YAML."""
+    """Print the JSON schema of METHOD's configuration, for editors that validate and complete YAML."""
     from alignkit import settings
 
     click.echo(json.dumps(settings.schema(method), indent=2))

@@ -17,10 +17,10 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def status(run: Path, as_json: bool) -> None:
-    """Say how the run in directory RUN stands: status, step, time left, latest numbers."""
+    """Show the status of the run in directory RUN: step, time left, latest metrics."""
     from alignkit.display.status import lines, read_status
 
     found = read_status(run)
@@ -30,13 +30,13 @@ def status(run: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--every", metavar="S", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds between looks."
+    "--every", metavar="S", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds between updates."
 )
 @debug_option
 def watch(run: Path, every: float) -> None:
-    """Show the run in directory RUN as it goes: curves of loss terms, margins and rewards, samples, time left.
+    """Follow the run in directory RUN: curves of loss terms, margins and rewards, samples, time left.
 
-    Ends with the run; Ctrl-C leaves it running. Without a terminal it prints each look that shows something new.
+    Stops when the run ends; Ctrl-C stops watching, not the run. Without a terminal, every change is printed.
     """
     from rich.console import Console
     from rich.live import Live
@@ -45,12 +45,12 @@ def watch(run: Path, every: float) -> None:
 
     found = read_status(run)
     if not sys.stdout.isatty():
-        said = None
+        printed = None
         while True:
             now = lines(found)
-            if now != said:
+            if now != printed:
                 click.echo("\n".join(now))
-                said = now
+                printed = now
             if found.status != "running":
                 return
             time.sleep(every)
@@ -66,7 +66,7 @@ def watch(run: Path, every: float) -> None:
 
 
 def curve(values: list[float], width: int) -> str:
-    """Return numbers as a line of blocks, the lowest the smallest; several fall into one block where there are too many.
+    """Return numbers as a line of block characters, scaled from lowest to highest; more than ``width`` are averaged.
 
     >>> curve([0, 1, 2, 3], 4)
     '▁▃▆█'

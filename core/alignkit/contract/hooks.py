@@ -1,13 +1,14 @@
-"""The hook specification: what a plugin may implement.
+"""The hook specifications: all hooks a plugin can implement.
 
-Implementations carry ``@alignkit.hookimpl``, take the arguments they need by name, and give none a default. Three kinds:
+Implementations are marked with ``@alignkit.hookimpl`` and take the arguments they need, by name and without defaults.
+There are three kinds of hooks:
 
-*exclusive* hooks belong to the run's one method; another plugin may only wrap them (``hookimpl(wrapper=True)``);
-*first answer* hooks go from plugin to plugin until one does not return None;
-*broadcast* hooks reach every plugin, and what they return is ignored.
+*exclusive* hooks belong to the run's method; a service may only wrap them (``hookimpl(wrapper=True)``);
+*first-result* hooks are called plugin by plugin until one returns a value other than None;
+*broadcast* hooks are called on every plugin; return values are ignored.
 
-New arguments may be added to a hook in a minor release (pluggy passes an implementation only what it names); arguments are
-removed or change their meaning in a major release only.
+A minor release may add arguments to a hook (pluggy passes an implementation only those it names). Arguments are removed or
+change their meaning only with a new contract version.
 """
 
 from __future__ import annotations
@@ -38,63 +39,66 @@ EXCLUSIVE = frozenset({"align_build_model", "align_prepare_batch", "align_comput
 class AlignSpecs:
     """Every hook of alignkit."""
 
-    # ------------------------------------------------------------------ exclusive: the method's
+    # ------------------------------------------------------------------ exclusive
 
     @hookspec(firstresult=True)
     def align_build_model(self, config: RunConfig) -> LoadedModel | None:
-        """Build the model, the tokenizer and the adapter to train (default: ``alignkit.build_model``).
+        """Build the model, tokenizer and adapter to train (default: ``alignkit.build_model``).
 
-        A method that trains more than the language model (a value head) adds it here.
+        A method that trains additional modules, such as a value head, adds them here.
         """
 
     @hookspec(firstresult=True)
     def align_prepare_batch(
         self, policy: Policy, batch: Batch, progress: float, rollouts: Rollouts | None
     ) -> Batch | None:
-        """Turn the rows of one optimizer step (this rank's part of them) into what the loss needs.
+        """Prepare this rank's rows of one optimizer step for the loss (default: the batch unchanged).
 
-        Called once a step, before the step is cut into micro-batches: the place for on-policy samples, for statistics of
-        the whole step, and for leaving completions out of the gradient pass. ``progress`` runs from 0 to 1 over training.
-        ``rollouts`` samples, rewards and scores for methods that need ``reward`` (None for the others). A method whose
-        ``reuse`` is more than one step gets the rows of all those steps and is called again when they are done.
-        Default: the batch as it is.
+        Called once per step, before the step is split into micro-batches: the place to sample on-policy completions, to
+        compute statistics over the whole step, or to exclude completions from the gradient pass.
+
+        Args:
+            policy: scores completions.
+            batch: the rows of the step; with ``reuse`` of more than one step, the rows of all those steps.
+            progress: share of training that is done, from 0 to 1.
+            rollouts: samples, rewards and scores completions, for methods that need ``reward``; None for others.
         """
 
     @hookspec(firstresult=True)
     def align_compute_loss(self, policy: Policy, batch: Batch, progress: float) -> LossOutput | None:
-        """Compute the loss of one micro-batch as named terms, each a sum and the name of its count.
+        """Compute the loss of one micro-batch as named terms, each a sum and the name of the count that divides it.
 
-        Counts depend on the batch alone, never on the model, so that the engine knows them for the whole optimizer step.
-        Metrics are tensors on the device, detached; the engine reduces them at logging steps.
+        Counts depend on the batch alone, not on the model, so the engine knows them for the whole optimizer step before the
+        first backward pass. Metrics are detached tensors on the device; the engine reduces them at logging steps.
         """
 
     @hookspec(firstresult=True)
     def align_build_trainer(self, parts: TrainerParts) -> Trainer | None:
         """Build the trainer (default: :class:`alignkit.training.trainer.AlignTrainer`).
 
-        Any ``transformers.Trainer`` will do; the run is then marked ``engine: external``.
+        Any ``transformers.Trainer`` is accepted; the run is then marked ``engine: external``.
         """
 
-    # ------------------------------------------------------------------ first answer wins
+    # ------------------------------------------------------------------ first result
 
     @hookspec(firstresult=True)
     def align_load_data(self, source: str, split: str | None, config: RunConfig) -> RawRows | None:
-        """Load the rows of a data source; None means it is not this plugin's to load."""
+        """Load the rows of a data source, or return None if this plugin does not handle it."""
 
     # ------------------------------------------------------------------ broadcast
 
     @hookspec
     def align_run_started(self, config: RunConfig, directory: Path) -> None:
-        """A run is about to train; its directory exists and holds run.yaml."""
+        """Called before training, when the run directory exists and contains run.yaml."""
 
     @hookspec
     def align_log(self, record: dict[str, Any]) -> None:
-        """One line of metrics.jsonl was written."""
+        """Called when a line has been written to metrics.jsonl."""
 
     @hookspec
     def align_checkpoint_saved(self, step: int, path: Path) -> None:
-        """A checkpoint is complete on disk."""
+        """Called when a checkpoint is complete on disk."""
 
     @hookspec
     def align_run_finished(self, summary: dict[str, Any], directory: Path) -> None:
-        """The run ended (``summary["status"]``: finished, failed or interrupted); run.json is written."""
+        """Called when the run has ended and run.json is written; ``summary["status"]``: finished, failed or interrupted."""

@@ -1,4 +1,4 @@
-"""``align new-plugin``: a whole package around one working plugin, for its author to change."""
+"""Create a complete package with one working plugin, as a starting point for its author."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def new_plugin(name: str, kind: str, output: Path) -> Path:
-    """Write the package ``alignkit-NAME`` below ``output`` and return its directory.
+    """Write the package ``alignkit-NAME`` to a new directory in ``output`` and return that directory.
 
     Raises:
-        ConfigError: the name cannot be a plugin's, or the directory exists.
+        ConfigError: the name is not valid for a plugin, or the directory exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise ConfigError(f"{name!r} cannot name a plugin: small letters, digits and single dashes, e.g. my-loss")
+        raise ConfigError(
+            f"{name!r} is not a plugin name: use lower-case letters, digits and single dashes, e.g. my-loss"
+        )
     directory = output / f"alignkit-{name}"
     if directory.exists():
-        raise ConfigError(f"{directory} exists already")
+        raise ConfigError(f"{directory} already exists")
     package = f"alignkit_{name.replace('-', '_')}"
-    words: dict[str, Any] = {
+    values: dict[str, Any] = {
         "name": name,
         "kind": kind,
         "package": package,
@@ -34,18 +36,16 @@ def new_plugin(name: str, kind: str, output: Path) -> Path:
         "snake": name.replace("-", "_"),
     }
     for template in sorted([*(_TEMPLATES / "common").rglob("*.j2"), *(_TEMPLATES / kind).rglob("*.j2")]):
-        inside = template.relative_to(_TEMPLATES).parts[1:]
-        target = directory.joinpath(
-            *(part.replace("PACKAGE", package).replace("NAME", words["snake"]) for part in inside)
-        )
-        write_text(target.with_suffix(""), _filled(template, words))
+        path = "/".join(template.relative_to(_TEMPLATES).parts[1:])
+        target = directory / path.replace("PACKAGE", package).replace("NAME", values["snake"]).removesuffix(".j2")
+        write_text(target, _render(template, values))
     return directory
 
 
-def _filled(template: Path, words: dict[str, Any]) -> str:
+def _render(template: Path, values: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
-    # Python and YAML are full of braces: the templates use << >> and <% %>.
+    # The templates use << >> and <% %>, because Python and YAML contain many braces.
     environment = Environment(
         variable_start_string="<<",
         variable_end_string=">>",
@@ -56,4 +56,4 @@ def _filled(template: Path, words: dict[str, Any]) -> str:
         trim_blocks=True,
         autoescape=False,
     )
-    return environment.from_string(template.read_text(encoding="utf-8")).render(words)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values)

@@ -1,4 +1,4 @@
-"""A conformance kit: what a plugin's own tests run to know that it is right.
+"""Conformance tests for plugins.
 
     pytest_plugins = ["alignkit.testing"]            # in conftest.py
 
@@ -7,8 +7,8 @@
     class TestKTO(MethodConformance):
         name = "kto"
 
-Each class is a set of tests about one installed plugin, by the name of its entry point. A failure says what is wrong and how
-to mend it. Everything runs on a tiny model on the CPU, in seconds, and downloads nothing.
+Each class tests one installed plugin, identified by the name of its entry point. A failure states what is wrong and how to
+fix it. The tests run in seconds, on the CPU with a tiny model, and download nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Any
 
 from alignkit.testing.commands import CommandConformance
 from alignkit.testing.methods import MethodConformance
-from alignkit.testing.others import RewardConformance, ServiceConformance, SuiteConformance
+from alignkit.testing.rewards import RewardConformance
+from alignkit.testing.services import ServiceConformance
+from alignkit.testing.suites import SuiteConformance
 
 __all__ = ["CommandConformance", "MethodConformance", "RewardConformance", "ServiceConformance", "SuiteConformance"]
 
 
 def pytest_configure(config: Any) -> None:
-    """Keep what transformers says about its own future out of a plugin's test report."""
+    """Hide transformers' FutureWarnings in a plugin's test report."""
     config.addinivalue_line("filterwarnings", "ignore::FutureWarning:transformers")

@@ -1,4 +1,4 @@
-"""Building the engine around a method and a tiny model, without data on disk."""
+"""The engine around a method and a tiny model, without data on disk."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TRAIN: dict[str, Any] = {
 
 
 def configuration(method: str | dict[str, Any], **train: Any) -> RunConfig:
-    """Return the checked configuration of a short run that reads no data and runs no suite."""
+    """Return the checked configuration of a short run without data and suites."""
     return check_config(
         RunConfig.model_validate(
             {"method": method, "model": "unused", "data": "unused", "train": TRAIN | train, "eval": {"suites": []}}
@@ -55,7 +55,7 @@ def configuration(method: str | dict[str, Any], **train: Any) -> RunConfig:
 def rollout_parts(
     settings: OnPolicySettings, model: torch.nn.Module, seed: int = 0, rewards: Sequence[RewardFunction] = ()
 ) -> RolloutParts:
-    """Return what rollouts are made with, rewards as plain functions (default: the share of even tokens)."""
+    """Return the parts of rollouts, with rewards as plain functions (default: the share of even tokens)."""
     rows = [Row(i, f"row-{i}", f"ask {i}", (), f"c{i}") for i in range(1000)]
     tokenizer: Any = Words()
     return RolloutParts(
@@ -80,7 +80,7 @@ def build_trainer(
     scorer: Any = "auto",
     rewards: Sequence[RewardFunction] = (),
 ) -> AlignTrainer:
-    """Return the trainer a run with ``config`` would train with, on rows and a model of one's own."""
+    """Return the trainer of a run with ``config`` for the given rows and model (default: a tiny Llama)."""
     from transformers.trainer_callback import PrinterCallback
 
     session = Session.open(config)

@@ -1,4 +1,4 @@
-"""A tiny real model, and rows with something to learn: good answers are of even tokens, bad ones of odd tokens."""
+"""A tiny real model and synthetic rows: good answers consist of even tokens, bad ones of odd tokens."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 VOCABULARY = 128
 END = 2
 _FIRST = 4
-"""The first token that is none of the special ones."""
+"""The first token that is not a special token."""
 
 
 def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
-    """Return a Llama of some ten thousand parameters with random weights; ``changes`` go to its configuration."""
+    """Return a Llama with random weights and about ten thousand parameters; ``changes`` override its configuration."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -43,7 +43,7 @@ def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
 
 
 def rows(kind: RowKind, n: int, seed: int = 0, longest: int = 10) -> list[Example]:
-    """Return rows of a kind; preference rows have the good answer first, unpaired rows say which one they have."""
+    """Return rows of a kind: preference rows with the good answer first, unpaired rows with ``label`` in their fields."""
     draw = random.Random(seed)
 
     def tokens(parity: int | None) -> list[int]:
@@ -69,20 +69,20 @@ def rows(kind: RowKind, n: int, seed: int = 0, longest: int = 10) -> list[Exampl
 
 
 def as_pairs(n: int, seed: int = 1) -> list[Example]:
-    """Return held-out pairs, to measure by how much good answers are likelier than bad ones."""
+    """Return held-out pairs, to measure the margin of good answers over bad ones."""
     return [replace(row, id=f"held-{row.id}") for row in rows("preference", n, seed + 1000)]
 
 
 def good_share(answers: Sequence[Answered]) -> list[float]:
-    """Return the share of an answer's tokens that are even: a reward that can be learned."""
+    """Return the share of even tokens of each answer: a learnable reward."""
     return [sum(token % 2 == 0 for token in a.answer_ids) / max(len(a.answer_ids), 1) for a in answers]
 
 
 class Words:
-    """A tokenizer as rollouts use one: token 7 is the word ``w7``."""
+    """A minimal tokenizer for rollouts: token 7 decodes to the word ``w7``."""
 
     pad_token_id, eos_token_id = 0, END
 
     def decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Return the words."""
+        """Return the tokens' words, separated by spaces."""
         return " ".join(f"w{token}" for token in tokens)
