@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from alignkit.contract.batch import Batch, Example
+from alignkit.contract.batch import Batch, Example, by_length
 from alignkit.data.order.row_order import RowOrder
 from alignkit.system.environment import peak_memory_gb
 from alignkit.training.checkpoints import WholeCheckpoints
@@ -64,8 +64,8 @@ class EngineParts:
 
     def cut(self, batch: Batch) -> list[Batch]:
         """Cut a step into micro-batches, longest rows first: similar lengths together, peak memory at the first one."""
-        order = sorted(range(len(batch)), key=lambda i: batch.examples[i].tokens, reverse=True)
-        return list(batch.rows(order).cut(self.rows_per_micro_batch, self.tokens_per_micro_batch))
+        batches = by_length(batch.examples, self.tokens_per_micro_batch, max_rows=self.rows_per_micro_batch)
+        return [batch.rows(which) for which in batches]
 
     def rows_of_epoch(self, epoch: int) -> list[int]:
         return self.order.taken(self.rows_per_step, epoch)
