@@ -17,7 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from transformers.trainer_utils import rotate_checkpoints
+
 from alignkit.errors import CheckpointError
+from alignkit.scoring.critic import critic_of, is_critics, load_critic, save_critic
+from alignkit.system.distributed import wait_for_all
 from alignkit.system.files import replace_directory
 
 if TYPE_CHECKING:
@@ -94,9 +99,7 @@ def write_manifest(directory: Path) -> None:
 
 
 def read_engine_state(checkpoint: Path, rank: int) -> dict[str, Any]:
-    """Return what a rank's engine kept in a checkpoint; raises :class:`CheckpointError` where it has no such file."""
-    import torch
-
+    """Return what a rank's engine kept in a checkpoint; raises :class:`CheckpointError` if the file is missing."""
     file = checkpoint / ENGINE.format(rank=rank)
     if not file.is_file():
         saved = len(list(checkpoint.glob(ENGINE.format(rank="*"))))
@@ -112,8 +115,6 @@ class CriticApart(Base):
     """Mixin for ``transformers.Trainer``: a critic's weights are saved beside the model, which stays a stock one."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        from alignkit.scoring.critic import critic_of, is_critics, save_critic
-
         if state_dict is None and critic_of(self.model) is not None:
             state_dict = {name: value for name, value in self.model.state_dict().items() if not is_critics(name)}
         super()._save(output_dir, state_dict)
@@ -121,20 +122,14 @@ class CriticApart(Base):
             save_critic(self.model, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        from alignkit.scoring.critic import load_critic
-
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_critic(model or self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        from alignkit.scoring.critic import load_critic
-
         super()._load_best_model()
         load_critic(self.model, Path(self.state.best_model_checkpoint))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        from alignkit.scoring.critic import is_critics
-
         missing = [name for name in load_result.missing_keys if not is_critics(name)]
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
 
@@ -164,13 +159,11 @@ class WholeCheckpoints(Base):
         return str(self._stage) if self._stage else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        import torch
-
         directory = Path(super()._get_output_dir(trial))
         stage, name = directory / STAGE, f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             shutil.rmtree(stage, ignore_errors=True)
-        self._barrier()
+        wait_for_all()
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotation would look into the stage
         self._stage = stage
         try:
@@ -182,26 +175,11 @@ class WholeCheckpoints(Base):
         best = self.state.best_global_step
         if best:  # Trainer looks for it in the stage and does not find it
             self.state.best_model_checkpoint = str(directory / f"checkpoint-{best}")
-        self._barrier()  # the other ranks' random and engine states are in the stage as well
+        wait_for_all()  # the other ranks' random and engine states are in the stage as well
         if self.args.should_save:
             self.state.save_to_json(str(stage / name / "trainer_state.json"))
             write_manifest(stage / name)
             replace_directory(stage / name, directory / name)
             shutil.rmtree(stage, ignore_errors=True)
-            self._rotate(directory, limit)
-        self._barrier()
-
-    def _rotate(self, directory: Path, limit: int | None) -> None:
-        from transformers.trainer_utils import rotate_checkpoints
-
-        rotate_checkpoints(
-            output_dir=str(directory),
-            save_total_limit=limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-        )
-
-    def _barrier(self) -> None:
-        if self.args.world_size > 1:
-            import torch.distributed as dist
-
-            dist.barrier()
+            rotate_checkpoints(str(directory), limit, self.state.best_model_checkpoint)
+        wait_for_all()
