@@ -1,6 +1,6 @@
-"""Blind A/B rating by people: a page of answer pairs in random order, its ratings as CSV, and what they say.
+"""Blind A/B rating by humans: a page of answer pairs in random order, ratings as CSV, and the win rate.
 
-Which answer is whose stands in a key beside the page, never in it.
+Which model gave which answer is stored in a separate key file, not in the page.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ CHOICES = ("a", "b", "tie", "skip")
 
 @dataclass(frozen=True)
 class Ratings:
-    """What people preferred: ``win_rate`` of the second model over the first, ties counted half."""
+    """The result of a rating: ``win_rate`` of the second model over the first, ties counting one half."""
 
     names: tuple[str, str]
     rated: int
     skipped: int
     identical: int
-    """Prompts both gave the same answer to: nobody was asked about those."""
+    """Number of prompts with the same answer from both models, which are not rated."""
     wins: int
     losses: int
     ties: int
     win_rate: Estimate
     p: float | None
-    """Of a cluster sign-flip test against a win rate of one half; None where there is one cluster."""
+    """p-value of a cluster sign-flip test against a win rate of 0.5; None with a single cluster."""
 
     def sentence(self) -> str:
-        """Say it in words."""
+        """Return the result as a sentence."""
         first, second = self.names
         interval = "" if self.win_rate.low is None else f" [{self.win_rate.low:.3f}, {self.win_rate.high:.3f}]"
         p = "" if self.p is None else f", p {p_text(self.p)}"
-        same = f"; they gave the same answer to {self.identical} more prompts" if self.identical else ""
+        same = f"; both gave the same answer to {self.identical} more prompts" if self.identical else ""
         return (
-            f"{second} was preferred to {first} in {self.win_rate.value:.3f}{interval} of {self.rated} ratings, ties half"
-            f" ({self.wins} wins, {self.ties} ties, {self.losses} losses, {self.skipped} skipped{p}){same}"
+            f"win rate of {second} over {first}: {self.win_rate.value:.3f}{interval} in {self.rated} ratings"
+            f" ({self.wins} wins, {self.ties} ties counting one half, {self.losses} losses, {self.skipped} skipped{p}){same}"
         )
 
 
 class _Key(NamedTuple):
-    """Which answer is whose: the models' names, the page's digest, and by pair its cluster and which model is A."""
+    """The key of a page: the models' names, the page's hash, and for each pair its cluster and the index of model A."""
 
     names: tuple[str, str]
     page: str
@@ -69,24 +69,24 @@ def write_rating_page(
     directory: Path,
     seed: int = 0,
 ) -> Path:
-    """Write the page and its key and return the page's path.
+    """Write the rating page and its key, and return the page's path.
 
     Args:
         first, second: items of the generate suite of two models: ``id``, ``cluster``, ``prompt``, ``answer``.
-        names: what the models are called.
-        directory: where the page goes.
-        seed: of the order and the sides.
+        names: names of the two models.
+        directory: directory of the page.
+        seed: seed of the order of pairs and the sides of answers.
 
     Raises:
-        DataError: the models answered no common prompt differently, or ``directory`` holds ratings of another page.
+        DataError: no common prompt has different answers, or ``directory`` has ratings of another page.
     """
-    theirs = {item["id"]: item for item in second}
-    both = [(item, theirs[item["id"]]) for item in first if item["id"] in theirs]
+    by_id = {item["id"]: item for item in second}
+    both = [(item, by_id[item["id"]]) for item in first if item["id"] in by_id]
     if not both:
-        raise DataError(f"{names[0]} and {names[1]} were asked no common prompt")
+        raise DataError(f"{names[0]} and {names[1]} have no common prompt")
     differing = [(a, b) for a, b in both if a["answer"] != b["answer"]]
     if not differing:
-        raise DataError(f"{names[0]} and {names[1]} gave the same answers to the {len(both)} prompts both were asked")
+        raise DataError(f"{names[0]} and {names[1]} gave the same answers to all {len(both)} common prompts")
     draw = random.Random(seed)
     draw.shuffle(differing)
     key, shown = [], []
@@ -104,21 +104,21 @@ def write_rating_page(
 
 
 def rating_result(directory: Path, ratings: Path | None = None) -> Ratings:
-    """Return what people preferred.
+    """Return the result of a rating.
 
     Args:
-        directory: where the page's key is.
-        ratings: the CSV; default: ``ratings.csv`` in ``directory``.
+        directory: directory of the page's key.
+        ratings: the CSV file (default: ``ratings.csv`` in ``directory``).
 
     Raises:
-        DataError: there is no key or no rating, or the CSV cannot be used (with file and line).
+        DataError: there is no key or no rating, or the CSV is invalid (with file and line).
     """
     path = ratings or directory / RATINGS
     key = _read_key(directory / KEY)
     chosen = _read(path, key)
     rated = [pair for pair, choice in chosen.items() if choice != "skip"]
     if not rated:
-        raise DataError(f"{path} holds no rating" + (" but skipped ones" if chosen else ""))
+        raise DataError(f"{path} has no ratings" + (" (only skipped pairs)" if chosen else ""))
     credits = [_credit(chosen[pair], key.pairs[pair][1]) for pair in rated]
     clusters = [key.pairs[pair][0] for pair in rated]
     return Ratings(
@@ -135,30 +135,30 @@ def rating_result(directory: Path, ratings: Path | None = None) -> Ratings:
 
 
 def _credit(choice: str, model_a: int) -> float:
-    """Return what a choice gives the second model; ``model_a`` is 0 where A is the first model's answer, 1 the second's."""
+    """Return the second model's credit for a choice: 1, 0 or 0.5; ``model_a``: the index of the model whose answer is A."""
     return 0.5 if choice == "tie" else float((choice == "a") == (model_a == 1))
 
 
 def _keep_ratings(directory: Path, page: str) -> None:
-    """Raise ``DataError`` where ratings of another page would lose their key."""
+    """Raise ``DataError`` if the key of existing ratings would be overwritten."""
     if (directory / RATINGS).is_file() and (directory / KEY).is_file() and _read_key(directory / KEY).page != page:
-        raise DataError(f"{directory} holds ratings of another page: write this one elsewhere with --output")
+        raise DataError(f"{directory} has ratings of another page: choose another directory with --output")
 
 
 def _read_key(path: Path) -> _Key:
     if not path.is_file():
-        raise DataError(f"{path.parent} holds no rating page: it has no {path.name}")
+        raise DataError(f"{path.parent} has no rating page: {path.name} is missing")
     try:
         key = json.loads(path.read_bytes())
         first, second = key["names"]
         pairs = {str(pair["pair"]): (str(pair["cluster"]), int(pair["a"])) for pair in key["pairs"]}
         return _Key((str(first), str(second)), str(key["page"]), int(key["identical"]), pairs)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no key of a rating page: {error}") from error
+        raise DataError(f"{path} is not a valid key of a rating page: {error}") from error
 
 
 def _read(path: Path, key: _Key) -> dict[str, str]:
-    """Return the choices by pair, empty ones left out; a pair rated twice keeps its last rating."""
+    """Return pair -> choice, without empty choices; the last rating of a pair counts."""
     rows = _rows(path)
     _, header = next(rows, (1, []))
     if header[:2] != ["pair", "choice"]:
@@ -167,25 +167,25 @@ def _read(path: Path, key: _Key) -> dict[str, str]:
     for line, row in rows:
         pair, choice, page = (*row, "", "", "")[:3]
         if pair not in key.pairs:
-            raise DataError(f"{path}:{line}: there is no pair {pair!r}")
+            raise DataError(f"{path}:{line}: unknown pair {pair!r}")
         if choice and choice not in CHOICES:
-            raise DataError(f"{path}:{line}: {choice!r} is none of {', '.join(CHOICES)}")
+            raise DataError(f"{path}:{line}: {choice!r} is not one of {', '.join(CHOICES)}")
         if page and page != key.page:
-            raise DataError(f"{path}:{line}: this rating was made in another page than the one its key is of")
+            raise DataError(f"{path}:{line}: this rating belongs to another page than the key")
         if choice:
             found[pair] = choice
     return found
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line numbers and cells, in lower case and without spaces around them; empty lines are left out."""
+    """Yield the line number and cells of every line that is not empty, stripped and in lower case."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text: save it as CSV (UTF-8)") from error
-    # Spreadsheets of much of the world write semicolons.
+        raise DataError(f"{path} is not UTF-8 text: save it as CSV (UTF-8)") from error
+    # In many locales spreadsheets separate cells by semicolons.
     first = text.partition("\n")[0]
     reader = csv.reader(text.replace("\r\n", "\n").split("\n"), delimiter=";" if ";" in first else ",")
     try:

@@ -1,4 +1,4 @@
-"""Blind ratings: sides are drawn and kept secret, and the ratings come back as a win rate."""
+"""Blind ratings: random, hidden sides; ratings read back as a win rate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def page(tmp_path: Path) -> Path:
 
 
 def ratings(directory: Path, choose: dict[int, str] | str) -> Path:
-    """Rate every pair: by number, or (a word) the answer of that model wherever it stands."""
+    """Rate every pair: by pair number, or always in favour of the named model."""
     lines = ["pair,choice"]
     for pair in json.loads((directory / KEY).read_text())["pairs"]:
         first_is_a = pair["a"] == 0
@@ -61,8 +61,8 @@ def test_win_rates(page: Path, preferred: str, rate: float) -> None:
     ratings(page.parent, preferred)
     found = rating_result(page.parent)
     assert (found.win_rate.value, found.rated, found.skipped) == (rate, 40, 0)
-    assert found.p == pytest.approx(2 / 2**10), "ten clusters that all say the same"
-    assert f"tuned was preferred to plain in {rate:.3f}" in found.sentence()
+    assert found.p == pytest.approx(2 / 2**10), "all ten clusters agree"
+    assert f"win rate of tuned over plain: {rate:.3f}" in found.sentence()
 
 
 def test_ties_and_skips(page: Path) -> None:
@@ -74,24 +74,24 @@ def test_ties_and_skips(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         ("", "ratings.csv:1: the first line must be: pair,choice"),
         ("choice,pair\na,1\n", "ratings.csv:1: the first line must be: pair,choice"),
-        ("pair,choice\n1,a\n99,a\n", "ratings.csv:3: there is no pair '99'"),
-        ("pair,choice\n\n\u00b2,a\n", "ratings.csv:3: there is no pair '\u00b2'"),
-        ("pair,choice\n1,a\u2028\n2,q\n", "ratings.csv:3: 'q' is none of"),
-        (f"pair,choice\n{'9' * 5000},a\n", "ratings.csv:2: there is no pair"),
-        ("pair,choice\n1,lft\n", "ratings.csv:2: 'lft' is none of a, b, tie, skip"),
-        ("pair,choice\n1\n2,q\n", "ratings.csv:3: 'q' is none of"),
-        ("pair,choice,page\n1,a,0123456789abcdef\n", "ratings.csv:2: this rating was made in another page"),
-        ("pair,choice\n1,skip\n", "holds no rating but skipped ones"),
-        ("pair,choice\n1,\n", "ratings.csv holds no rating"),
+        ("pair,choice\n1,a\n99,a\n", "ratings.csv:3: unknown pair '99'"),
+        ("pair,choice\n\n\u00b2,a\n", "ratings.csv:3: unknown pair '\u00b2'"),
+        ("pair,choice\n1,a\u2028\n2,q\n", "ratings.csv:3: 'q' is not one of"),
+        (f"pair,choice\n{'9' * 5000},a\n", "ratings.csv:2: unknown pair"),
+        ("pair,choice\n1,lft\n", "ratings.csv:2: 'lft' is not one of a, b, tie, skip"),
+        ("pair,choice\n1\n2,q\n", "ratings.csv:3: 'q' is not one of"),
+        ("pair,choice,page\n1,a,0123456789abcdef\n", "ratings.csv:2: this rating belongs to another page"),
+        ("pair,choice\n1,skip\n", "has no ratings (only skipped pairs)"),
+        ("pair,choice\n1,\n", "ratings.csv has no ratings"),
     ],
 )
-def test_broken_ratings(page: Path, text: str, says: str) -> None:
+def test_broken_ratings(page: Path, text: str, expected: str) -> None:
     (page.parent / "ratings.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=re.escape(says)):
+    with pytest.raises(DataError, match=re.escape(expected)):
         rating_result(page.parent)
 
 
@@ -100,18 +100,18 @@ def test_what_a_spreadsheet_saves(page: Path) -> None:
     found = rating_result(page.parent)
     assert (found.rated, found.ties, found.skipped) == (1, 1, 1), "the last rating of a pair counts"
     (page.parent / "ratings.csv").write_bytes("pair,choice\n1,a\n".encode("utf-16"))
-    with pytest.raises(DataError, match="no UTF-8 text"):
+    with pytest.raises(DataError, match="is not UTF-8 text"):
         rating_result(page.parent)
 
 
 def test_ratings_keep_their_key(page: Path) -> None:
     ratings(page.parent, "tuned")
     write_rating_page(items("plain"), items("tuned"), NAMES, page.parent)
-    with pytest.raises(DataError, match="holds ratings of another page"):
+    with pytest.raises(DataError, match="has ratings of another page"):
         write_rating_page(items("plain"), items("better"), NAMES, page.parent)
     assert rating_result(page.parent).win_rate.value == 1.0
     (page.parent / KEY).write_text('{"names": ["a"]}')
-    with pytest.raises(DataError, match="is no key of a rating page"):
+    with pytest.raises(DataError, match="is not a valid key of a rating page"):
         rating_result(page.parent)
 
 
@@ -134,11 +134,11 @@ def test_one_cluster_has_no_interval(tmp_path: Path) -> None:
 
 
 def test_nothing_to_rate(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gave the same answers to the 40 prompts"):
+    with pytest.raises(DataError, match="gave the same answers to all 40 common prompts"):
         write_rating_page(items("a"), items("a"), NAMES, tmp_path)
-    with pytest.raises(DataError, match="no common prompt"):
+    with pytest.raises(DataError, match="have no common prompt"):
         write_rating_page(items("a")[:20], items("b")[20:], NAMES, tmp_path)
-    with pytest.raises(DataError, match="holds no rating page"):
+    with pytest.raises(DataError, match="has no rating page"):
         rating_result(tmp_path)
 
 

@@ -10,18 +10,20 @@ from alignkit.cli.failures import debug_option
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--from", "start", metavar="STAGE", help="Redo this stage and all after it.")
-@click.option("--skip", metavar="STAGE", multiple=True, help="Leave a stage out.")
+@click.option("--from", "start", metavar="STAGE", help="Redo this stage and all later ones.")
+@click.option("--skip", metavar="STAGE", multiple=True, help="Skip a stage.")
 @click.option("--output", metavar="DIR", help="Parent of the pipeline's directory (default: runs).")
-@click.option("--name", metavar="NAME", help="Name of the pipeline's directory (default: the file's).")
-@click.option("--set", "sets", metavar="SECTION.KEY=VALUE", multiple=True, help="A key of every training stage.")
+@click.option(
+    "--name", metavar="NAME", help="Name of the pipeline's directory (default: name in the file, or its file name)."
+)
+@click.option("--set", "sets", metavar="SECTION.KEY=VALUE", multiple=True, help="Set a key for every training stage.")
 @debug_option
 def pipeline(
     file: Path, start: str | None, skip: tuple[str, ...], output: str | None, name: str | None, sets: tuple[str, ...]
 ) -> None:
-    """Train in stages: FILE lists them, each starting from another's model; also evaluation and export.
+    """Run the stages listed in FILE: training from another stage's model, evaluation, and export.
 
-    The same command goes on where it was stopped: finished stages are kept, an interrupted one is resumed.
+    Run the same command again to resume: finished stages are kept, an interrupted one is resumed.
     """
     from alignkit.display.console import Console
     from alignkit.system.quiet import quiet_libraries

@@ -14,20 +14,20 @@ from alignkit.errors import ConfigError
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--method", metavar="NAME", help="Method to train with (or --over method=sft,dpo).")
 @click.option(
-    "--over", metavar="KEY=V1,V2", multiple=True, help="Values to try: lambda=0,0.1,1 or train.learning_rate=..."
+    "--over", metavar="KEY=V1,V2", multiple=True, help="Values to sweep: lambda=0,0.1,1 or train.learning_rate=..."
 )
-@click.option("--seeds", metavar="N,N", default="0", show_default=True, help="Seeds every combination is trained with.")
+@click.option("--seeds", metavar="N,N", default="0", show_default=True, help="Seeds to train every combination with.")
 @click.option(
-    "--jobs", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side."
+    "--jobs", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Number of parallel runs."
 )
 @click.option("--model", metavar="M", help="Model or adapter directory, hub id, run directory, or demo.")
 @click.option("--data", metavar="D", help="File, saved data set, hub id, or demo.")
-@click.option("--eval-data", metavar="D", help="A second source to evaluate on.")
+@click.option("--eval-data", metavar="D", help="Source of the held-out rows.")
 @click.option("--output", metavar="DIR", default="runs", show_default=True, help="Parent of the sweep's directory.")
 @click.option("--name", metavar="NAME", help="Name of the sweep's directory.")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key, for every cell.")
 @click.option(
-    "--resume", metavar="[DIR]", is_flag=False, flag_value="", help="Go on with a sweep: its directory, or --name."
+    "--resume", metavar="[DIR]", is_flag=False, flag_value="", help="Resume the sweep in DIR, or with --name."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print sweep.json.")
 @debug_option
@@ -46,9 +46,9 @@ def sweep(
     resume: str | None,
     as_json: bool,
 ) -> None:
-    """Train a grid of settings and seeds, compare the cells on the same items, and draw what came out.
+    """Train a grid of settings and seeds, compare the cells on the same items, and plot the results.
 
-    A sweep that was stopped goes on with --resume, or with the same command and name.
+    Resume an interrupted sweep with --resume, or with the same command and --name.
     """
     from alignkit.display.console import Console
     from alignkit.system.quiet import quiet_libraries
@@ -61,12 +61,12 @@ def sweep(
     console = Console()
     if resume is not None and not over:
         if not resume and name is None:
-            raise ConfigError("--resume needs the sweep: --resume DIR, or --name NAME")
+            raise ConfigError("--resume needs a sweep: give --resume DIR, or --name NAME")
         directory = Path(resume) if resume else Path(output) / str(name)
         done = sweeping.resume(directory, jobs=jobs, say=console.info)
     else:
         if not over:
-            raise ConfigError("nothing is swept: give --over KEY=V1,V2")
+            raise ConfigError("nothing to sweep: give --over KEY=V1,V2")
         done = sweeping.sweep(
             parse_over(over),
             method=method,
@@ -96,7 +96,7 @@ def _seeds(text: str) -> list[int]:
     try:
         seeds = [int(word) for word in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--seeds {text}: write whole numbers with commas, e.g. 0,1,2") from error
+        raise ConfigError(f"--seeds {text}: write whole numbers separated by commas, e.g. 0,1,2") from error
     if min(seeds) < 0:
-        raise ConfigError(f"--seeds {text}: a seed cannot be negative")
+        raise ConfigError(f"--seeds {text}: seeds must not be negative")
     return seeds

@@ -1,4 +1,4 @@
-"""Pipelines: stages that build on one another, each a directory of its own, kept, resumed and reported together."""
+"""Execution of pipelines: run, keep, resume and redo stages, and report on all of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECORD = "pipeline.json"
 
 @dataclass
 class StageRecord:
-    """How a stage stands: ``waiting``, ``running``, ``finished``, ``failed``, ``interrupted`` or ``skipped``."""
+    """The record of a stage; ``status`` is waiting, running, finished, failed, interrupted or skipped."""
 
     name: str
     kind: str
@@ -42,7 +42,7 @@ class StageRecord:
 
 @dataclass
 class PipelineRun:
-    """A pipeline that was carried out: its directory, its stages, and the comparison of its last eval stage."""
+    """A completed pipeline: its directory, its stages, and the comparison of its last eval stage."""
 
     directory: Path
     stages: list[StageRecord]
@@ -50,7 +50,7 @@ class PipelineRun:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values for JSON."""
         return {
             "stages": [vars(stage) for stage in self.stages],
             "comparison": None if self.comparison is None else self.comparison.to_json(),
@@ -67,26 +67,25 @@ def run_pipeline(
     name: str | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> PipelineRun:
-    """Carry a pipeline out: finished stages are kept, an interrupted one is resumed, the rest follows.
+    """Run a pipeline: keep finished stages, resume an interrupted one, and run the others.
 
     Args:
-        file: the pipeline's YAML.
-        start: redo this stage and all after it; what they left is renamed, never deleted.
-        skip: stages to leave out.
-        sets: ``section.key=value`` for every training stage.
-        output, name: in place of the file's.
-        say: hears how it goes on.
+        file: the pipeline's YAML file.
+        start: redo this stage and all later ones; their earlier directories are renamed, never deleted.
+        skip: stages to skip.
+        sets: ``section.key=value`` texts for every training stage.
+        output, name: override the file's.
+        say: called with progress messages.
 
     Raises:
-        ConfigError: something in the file cannot be meant (found before anything trains), or a finished stage's
-            configuration has changed.
-        InterruptedRun: it was stopped; the same command goes on.
-        AlignError: a stage failed, as it failed.
+        ConfigError: the file is invalid (found before anything trains), or a finished stage's configuration has changed.
+        InterruptedRun: the pipeline was interrupted; the same command resumes it.
+        AlignError: a stage failed with this error.
     """
     pipeline = read_pipeline(file)
     for given in sets:
         if "." not in given.partition("=")[0]:
-            raise ConfigError(f"--set {given}: a pipeline's settings name their section: train.max_steps=10")
+            raise ConfigError(f"--set {given}: write a pipeline's settings with their section: train.max_steps=10")
     directory = child_of(Path(output or pipeline.output), name or pipeline.name)
     skipped = {pipeline.stage(word, "--skip").name for word in skip}
     if start is not None:
@@ -96,14 +95,14 @@ def run_pipeline(
             pipeline.config(stage, directory, sets, planned=True)
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):
-        carried = PipelineRunner(pipeline, directory, skipped, list(sets), say)
+        runner = PipelineRunner(pipeline, directory, skipped, list(sets), say)
         if start is not None:
-            carried.redo(start)
-        return carried.run()
+            runner.redo(start)
+        return runner.run()
 
 
 class PipelineRunner:
-    """One go at a pipeline."""
+    """One execution of a pipeline."""
 
     def __init__(
         self, pipeline: Pipeline, directory: Path, skipped: set[str], sets: list[str], say: Callable[[str], None]
@@ -113,18 +112,18 @@ class PipelineRunner:
         self.comparison: Comparison | None = None
 
     def redo(self, start: str) -> None:
-        """Put what ``start`` and later stages left aside."""
+        """Rename the directories of ``start`` and later stages, and reset their records."""
         names = [stage.name for stage in self.pipeline.stages]
         for name in names[names.index(start) :]:
             path = self.directory / name
             if path.exists():
                 number = next(n for n in range(1, 10_000) if not path.with_name(f"{name}.old-{n}").exists())
                 path.rename(path.with_name(f"{name}.old-{number}"))
-                self.say(f"{path} is now {name}.old-{number}")
+                self.say(f"{path} was renamed to {name}.old-{number}")
             self.records[name] = StageRecord(name, self.records[name].kind)
 
     def run(self) -> PipelineRun:
-        """Carry every stage out."""
+        """Run every stage."""
         from alignkit_eval.report import pipeline_report
 
         for number, stage in enumerate(self.pipeline.stages, start=1):
@@ -140,15 +139,15 @@ class PipelineRunner:
             if record.status == "finished":
                 if record.identity != identity:
                     raise ConfigError(
-                        f"{stage.place}: stage {stage.name} was carried out with another configuration; "
-                        f"redo it and what follows with --from {stage.name}"
+                        f"{stage.place}: stage {stage.name} was run with another configuration; "
+                        f"redo it and all later stages with --from {stage.name}"
                     )
-                self.say(f"{head}: finished already")
+                self.say(f"{head}: already finished")
                 if stage.kind == "eval":
                     self.comparison = self._compare(stage)
                 continue
             self.say(f"{head}: {stage.kind}")
-            self._carry(stage, record, identity)
+            self._run_stage(stage, record, identity)
         done = PipelineRun(self.directory, list(self.records.values()), self.comparison)
         self._write()
         pipeline_report(self.directory, done.stages, self._trained(), self.comparison)
@@ -156,7 +155,7 @@ class PipelineRunner:
 
     # ------------------------------------------------------------------ one stage
 
-    def _carry(self, stage: Stage, record: StageRecord, identity: str) -> None:
+    def _run_stage(self, stage: Stage, record: StageRecord, identity: str) -> None:
         record.status, record.identity, record.error = "running", identity, None
         self._write()
         began, cpu = time.time(), time.process_time()
@@ -166,7 +165,7 @@ class PipelineRunner:
         except (InterruptedRun, KeyboardInterrupt) as error:
             record.status, record.error = "interrupted", str(error) or None
             raise InterruptedRun(
-                f"the pipeline was stopped in stage {stage.name}; go on with: align pipeline {self.pipeline.file}",
+                f"the pipeline was interrupted in stage {stage.name}; resume with: align pipeline {self.pipeline.file}",
                 error.exit_code - 128 if isinstance(error, InterruptedRun) else 2,
             ) from error
         except AlignError as error:
@@ -177,7 +176,7 @@ class PipelineRunner:
             record.seconds += time.time() - began
             record.cpu_seconds += time.process_time() - cpu
             self._write()
-            gc.collect()  # a stage's model is not to stay beside the next one's
+            gc.collect()  # free the stage's model before the next one is loaded
 
     def _train(self, stage: Stage) -> None:
         from alignkit_eval.report import run_report
@@ -205,7 +204,7 @@ class PipelineRunner:
         write_json(path / "comparison.json", None if self.comparison is None else self.comparison.to_json())
 
     def _suite_settings(self, stage: Stage) -> list[str]:
-        """Return an eval stage's settings of suites, as ``--set`` takes them."""
+        """Return an eval stage's suite settings as ``--set`` texts."""
         given = substituted(stage.values.get("settings", {}), self.directory)
         return [
             f"eval.settings.{suite}.{key}={json.dumps(value)}"
@@ -218,7 +217,7 @@ class PipelineRunner:
 
         targets = self._evaluated(stage)
         if not targets:
-            raise ConfigError(f"{stage.place}: stage {stage.name} has nothing to evaluate")
+            raise ConfigError(f"{stage.place}: stage {stage.name} has no stage to evaluate")
         baseline = stage.values.get("baseline")
         runs = [self.directory / name for name in targets]
         if len(runs) == 1:
@@ -233,18 +232,18 @@ class PipelineRunner:
     def _export(self, stage: Stage) -> None:
         names = [*as_list(stage.values["export"]), *as_list(stage.values.get("merge", []))]
         path = self.directory / stage.name
-        shutil.rmtree(path, ignore_errors=True)  # of an attempt that did not finish
+        shutil.rmtree(path, ignore_errors=True)  # left by an unfinished attempt
         export([self.directory / name for name in names], path, stage.values.get("weights"))
 
-    # ------------------------------------------------------------------ what there is
+    # ------------------------------------------------------------------ stages and records
 
     def _evaluated(self, stage: Stage) -> list[str]:
-        """Return the stages that are compared: those named, else every finished one that trained a language model."""
+        """Return the stages to evaluate: those named, else every finished one that trained a language model."""
         named = as_list(stage.values["eval"]) if stage.values["eval"] not in ("all", None) else []
         return named or [path.name for path in self._trained()]
 
     def _trained(self) -> list[Path]:
-        """Return the finished runs of language models, in their order."""
+        """Return the finished runs of language models, in order."""
         from alignkit.models.paths import is_classifier
 
         runs = [self.directory / s.name for s in self.pipeline.stages if s.kind == "train"]
@@ -254,16 +253,16 @@ class PipelineRunner:
         for need in stage.needs:
             if self.records[need].status not in ("finished", "skipped" if stage.kind == "eval" else "finished"):
                 raise ConfigError(
-                    f"{stage.place}: stage {stage.name} builds on {need}, which is {self.records[need].status}"
+                    f"{stage.place}: stage {stage.name} uses {need}, which is {self.records[need].status}"
                 )
 
     def _identity(self, stage: Stage) -> str:
-        """Return a digest of what a stage does: a finished one with the same is kept."""
+        """Return a hash of a stage's configuration; a finished stage with the same hash is kept."""
         values: Any = dict(stage.values)
         if stage.kind == "train":
             config = self.pipeline.config(stage, self.directory, self.sets)
             config.run.output = config.run.name = "."
-            values = settings.dump(config).replace(str(self.directory), ".")  # wherever the pipeline's directory is
+            values = settings.dump(config).replace(str(self.directory), ".")  # independent of the pipeline's location
         return digest(values)[:16]
 
     def _read(self) -> dict[str, StageRecord]:
@@ -276,7 +275,7 @@ class PipelineRunner:
                 raise ConfigError(f"{path} cannot be read: {error}") from error
         elif any(entry.name != ".lock" for entry in self.directory.iterdir()):
             raise ConfigError(
-                f"{self.directory} exists and is no pipeline's directory: choose another name with --name"
+                f"{self.directory} exists and is not a pipeline directory: choose another name with --name"
             )
         return {
             s.name: StageRecord(**{"name": s.name, "kind": s.kind, **kept.get(s.name, {})})

@@ -1,4 +1,4 @@
-"""A pipeline as its file describes it: stages by name, what each starts from, and configurations that are checked."""
+"""Pipeline files: their stages, the stages each depends on, and validated configurations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alignkit.settings.yaml_files import read
 Kind = Literal["train", "eval", "export"]
 
 REFERENCE = "stage:"
-"""Begins a value that stands for another stage's directory: ``reward: stage:reward``."""
+"""Prefix of a value that refers to another stage's directory: ``reward: stage:reward``."""
 
 _TOP = ("name", "output", "stages", "model", "data", "train", "eval", "run")
 _OWN: Mapping[Kind, tuple[str, ...]] = {
@@ -25,22 +25,26 @@ _OWN: Mapping[Kind, tuple[str, ...]] = {
     "eval": ("name", "eval", "baseline", "suites", "settings"),
     "export": ("name", "export", "merge", "weights"),
 }
+_STAGES: Mapping[Kind, str] = {"train": "a training", "eval": "an eval", "export": "an export"}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its kind, what it says, and the stages it builds on."""
+    """One stage of a pipeline file."""
 
     name: str
     kind: Kind
     values: Mapping[str, Any]
+    """The stage's mapping in the file."""
     needs: tuple[str, ...]
+    """Names of the stages it depends on."""
     place: str
+    """Location in the file (file:line)."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A pipeline's file: shared sections, and stages in their order."""
+    """A pipeline file: shared sections, and stages in order."""
 
     file: Path
     name: str
@@ -50,18 +54,16 @@ class Pipeline:
     places: Mapping[tuple[str, ...], str]
 
     def stage(self, name: str, option: str) -> Stage:
-        """Return a stage by its name; raises :class:`ConfigError` naming the option that asked for it."""
+        """Return a stage by name; raises :class:`ConfigError` naming ``option`` if it is unknown."""
         names = [stage.name for stage in self.stages]
         if name not in names:
-            raise ConfigError(
-                f"{option} {name}: there is no such stage{suggest(name, names)} (there are {', '.join(names)})"
-            )
+            raise ConfigError(f"{option} {name}: unknown stage{suggest(name, names)} (stages: {', '.join(names)})")
         return self.stages[names.index(name)]
 
     def config(self, stage: Stage, directory: Path, sets: Sequence[str] = (), *, planned: bool = False) -> RunConfig:
         """Return a training stage's resolved configuration.
 
-        ``planned=True`` checks it before the stages it builds on have run: what stands for them is left out.
+        ``planned=True`` validates it before the stages it depends on have run, without their models.
         """
         values = copy.deepcopy({key: value for key, value in stage.values.items() if key in SECTIONS})
         start = stage.values.get("from")
@@ -84,14 +86,14 @@ class Pipeline:
 
 
 def read_pipeline(file: Path) -> Pipeline:
-    """Read a pipeline's file; raises :class:`ConfigError` with the line for what it cannot mean."""
+    """Read a pipeline file; raises :class:`ConfigError` with the line of an invalid key or value."""
     layer = read(file)
     for key in layer.values:
         if key not in _TOP:
             raise ConfigError(f"{layer.place((key,))}: unknown key {key}{suggest(key, list(_TOP))}")
     given = layer.values.get("stages")
     if not isinstance(given, list) or not given:
-        raise ConfigError(f"{layer.place(('stages',))}: a pipeline has a list of stages, each with a name")
+        raise ConfigError(f"{layer.place(('stages',))}: a pipeline needs a list of stages")
     stages: list[Stage] = []
     for number, values in enumerate(given):
         place = layer.place(("stages", str(number)))
@@ -99,44 +101,40 @@ def read_pipeline(file: Path) -> Pipeline:
     shared = {key: value for key, value in layer.values.items() if key in SECTIONS}
     name = layer.values.get("name", file.stem)
     if not isinstance(name, str) or not name.strip():
-        raise ConfigError(f"{layer.place(('name',))}: name is the name of a directory")
+        raise ConfigError(f"{layer.place(('name',))}: name must be a directory name")
     output = str(layer.values.get("output", "runs"))
     return Pipeline(file, name, output, Layer(shared, layer.places, str(file)), tuple(stages), layer.places)
 
 
 def _stage(values: Any, place: str, before: Sequence[str]) -> Stage:
     if not isinstance(values, dict):
-        raise ConfigError(f"{place}: a stage is a mapping with a name and a method (or eval, or export)")
+        raise ConfigError(f"{place}: a stage must be a mapping with method, eval or export")
     kinds: list[Kind] = [kind for kind, key in (("train", "method"), ("export", "export")) if key in values]  # type: ignore[misc]
     if not kinds and "eval" in values:
         kinds = ["eval"]
     if len(kinds) != 1:
-        raise ConfigError(f"{place}: a stage trains (method), evaluates (eval) or exports (export), one of them")
+        raise ConfigError(f"{place}: a stage must have one of method, eval and export")
     kind = kinds[0]
     for key in values:
         if key not in _OWN[kind]:
-            raise ConfigError(f"{place}: a stage that {_says(kind)} has no key {key}{suggest(key, list(_OWN[kind]))}")
+            raise ConfigError(f"{place}: {_STAGES[kind]} stage has no key {key}{suggest(key, list(_OWN[kind]))}")
     method = values.get("method")
     default = method.get("name") if isinstance(method, dict) else method
     name = str(values.get("name", default if kind == "train" else kind))
     if not re.fullmatch(r"[\w.=+-]+", name) or name.startswith("."):
-        raise ConfigError(f"{place}: {name!r} cannot name a stage: letters, digits and - _ . = + are fine")
+        raise ConfigError(f"{place}: {name!r} is not a valid stage name: use letters, digits and - _ . = +")
     if name in before:
-        raise ConfigError(f"{place}: there are two stages called {name}: give one of them a name of its own")
+        raise ConfigError(f"{place}: two stages are named {name}: set another name for one of them")
     suites = values.get("settings", {}) if kind == "eval" else {}
     if not isinstance(suites, dict) or not all(isinstance(inner, dict) for inner in suites.values()):
-        raise ConfigError(f"{place}: settings of an eval stage are a mapping of suites, each a mapping of its settings")
+        raise ConfigError(f"{place}: settings of an eval stage must map suites to mappings of their settings")
     needs = list(dict.fromkeys(_needed(values, kind, before)))
     for need in needs:
         if need not in before:
             raise ConfigError(
-                f"{place}: stage {name} builds on {need}, which does not stand before it{suggest(need, list(before))}"
+                f"{place}: stage {name} uses {need}, which is not an earlier stage{suggest(need, list(before))}"
             )
     return Stage(name, kind, values, tuple(needs), place)
-
-
-def _says(kind: Kind) -> str:
-    return {"train": "trains", "eval": "evaluates", "export": "exports"}[kind]
 
 
 def _needed(values: Mapping[str, Any], kind: Kind, before: Sequence[str]) -> Iterator[str]:
@@ -153,7 +151,7 @@ def _needed(values: Mapping[str, Any], kind: Kind, before: Sequence[str]) -> Ite
 
 
 def as_list(value: Any) -> list[str]:
-    """Return a list of words that may be written as one word, or with commas."""
+    """Return a list of words, also from text separated by commas."""
     if isinstance(value, str):
         return [word.strip() for word in value.split(",") if word.strip()]
     return [str(word) for word in value] if isinstance(value, list) else []
@@ -171,7 +169,7 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def substituted(value: Any, directory: Path) -> Any:
-    """Return a value with every reference to a stage replaced by that stage's directory."""
+    """Return a value with references to stages replaced by their directories."""
     if isinstance(value, str) and value.startswith(REFERENCE):
         return str(directory / value.removeprefix(REFERENCE))
     if isinstance(value, Mapping):

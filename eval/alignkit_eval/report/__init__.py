@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run, a comparison or a sweep: no network, everything untrusted escaped."""
+"""Self-contained HTML reports of runs, comparisons, sweeps, pipelines and data checks: no network, all values escaped."""
 
 from __future__ import annotations
 

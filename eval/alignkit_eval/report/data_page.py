@@ -1,4 +1,4 @@
-"""The page of ``align data check``: what was found, and how long prompts and answers are."""
+"""The HTML page of ``align data check``: findings, and the lengths of prompts and answers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 
 
 def data_report(checks: Sequence[Check], path: Path) -> Path:
-    """Write what was found in some sources as one page and return its path."""
+    """Write the findings in one or several sources as one page, and return its path."""
     found = sum(len(check.findings) for check in checks)
     rows = sum(check.rows for check in checks)
-    verdict = (
-        f"{found} kinds of trouble were found in {rows:,} rows."
-        if found
-        else f"Nothing wrong was found in {rows:,} rows."
-    )
+    verdict = f"{f'{found} kinds of' if found else 'No'} problems were found in {rows:,} rows."
     notes = [note for check in checks for note in _notes(check)]
     sections = [section for check in checks for section in _sections(check, len(checks) > 1)]
     write_text(path, render(Page("Data check", ", ".join(check.source for check in checks), verdict, notes, sections)))
@@ -37,29 +33,29 @@ def _notes(check: Check) -> Iterator[str]:
     if check.length:
         yield (
             f"{check.source}: the chosen answer is longer in {check.length['chosen_longer']:.0%} of the pairs; always preferring "
-            f"the longer one would be right in {check.length['longer_is_better']:.0%}."
+            f"the longer one would have an accuracy of {check.length['longer_is_better']:.0%}."
         )
 
 
 def _sections(check: Check, several: bool) -> Iterator[Section]:
     name = f" in {check.source}" if several else ""
     yield SortableTable(
-        f"What was found{name}",
-        ("rule", "what", "rows", "share", "a cleaned copy"),
+        f"Findings{name}",
+        ("rule", "finding", "rows", "share", "--fix"),
         [
             (
                 TableCell(finding.rule),
                 TableCell(finding.title),
                 number_cell(finding.count, ",d"),
                 number_cell(finding.rate, ".1%"),
-                TableCell("leaves them out" if finding.drops else "keeps them"),
+                TableCell("removes the rows" if finding.drops else "keeps the rows"),
             )
             for finding in check.findings
         ],
     )
     yield SortableTable(
         f"Examples{name}",
-        ("rule", "where", "row", "what"),
+        ("rule", "location", "row", "finding"),
         [
             (
                 TableCell(finding.rule),
@@ -70,14 +66,14 @@ def _sections(check: Check, several: bool) -> Iterator[Section]:
             for finding in check.findings
             for example in finding.examples
         ],
-        "Of every rule the first few rows.",
+        "The first rows found by each rule.",
     )
     if check.tokens:
         yield SortableTable(
             f"Tokens{name}",
-            ("what", "how many"),
+            ("quantity", "count"),
             [(TableCell(key.replace("_", " ")), number_cell(value, ",d")) for key, value in check.tokens.items()],
-            f"As training with data.max_length {check.max_length:,} would have it.",
+            f"As in training with data.max_length {check.max_length:,}.",
         )
     figures = list(_figures(check))
     if figures:
@@ -90,33 +86,34 @@ def _figures(check: Check) -> Iterator[Figure]:
         yield _histogram("Words", words, "words")
     if {"chosen", "rejected"} <= words.keys():
         difference = np.subtract(words["chosen"], words["rejected"])
-        yield _histogram("Chosen less rejected", {"difference": difference.tolist()}, "words", middle=0.0)
+        yield _histogram("Chosen minus rejected", {"difference": difference.tolist()}, "words", marker=0.0)
     if len(check.token_lengths):
         yield _histogram(
-            "Tokens of a row", {"prompt and longest answer": check.token_lengths}, "tokens", middle=check.max_length
+            "Tokens per row", {"prompt and longest answer": check.token_lengths}, "tokens", marker=check.max_length
         )
 
 
-def _histogram(title: str, values: Mapping[str, Sequence[int]], unit: str, middle: float | None = None) -> Figure:
+def _histogram(title: str, values: Mapping[str, Sequence[int]], unit: str, marker: float | None = None) -> Figure:
+    """Return histograms with a vertical line at ``marker``."""
     from matplotlib.figure import Figure as Drawing
 
     drawing = Drawing(figsize=(5, 3.2), layout="constrained")
     axes = drawing.subplots()
     everything = np.concatenate([np.asarray(part) for part in values.values()])
-    low, high = np.quantile(everything, [0.0 if middle is None else 0.005, 0.995])
-    borders: list[float] = np.linspace(low, max(high, low + 1), 41).tolist()
+    low, high = np.quantile(everything, [0.0 if marker is None else 0.005, 0.995])
+    edges: list[float] = np.linspace(low, max(high, low + 1), 41).tolist()
     for (name, part), colour in zip(values.items(), COLOURS, strict=False):
-        axes.hist(np.clip(part, low, high), borders, histtype="step", linewidth=1.6, color=colour, label=name)
-    if middle is not None and low <= middle <= high:
-        axes.axvline(middle, color="#555555", linewidth=1, linestyle="--")
+        axes.hist(np.clip(part, low, high), edges, histtype="step", linewidth=1.6, color=colour, label=name)
+    if marker is not None and low <= marker <= high:
+        axes.axvline(marker, color="#555555", linewidth=1, linestyle="--")
     axes.set_title(title)
-    axes.set_xlabel(f"{unit} (the outer bars hold what lies beyond)" if high < everything.max() else unit)
+    axes.set_xlabel(f"{unit} (outermost bins include values beyond)" if high < everything.max() else unit)
     axes.set_ylabel("rows")
     axes.spines[["top", "right"]].set_visible(False)
     if len(values) > 1:
         axes.legend(frameon=False)
-    said = "; ".join(
-        f"{name}: median {np.median(part):.0f}, 95 % below {np.quantile(part, 0.95):.0f}"
+    summary = "; ".join(
+        f"{name}: median {np.median(part):.0f}, 95th percentile {np.quantile(part, 0.95):.0f}"
         for name, part in values.items()
     )
-    return picture(f"{title}, {unit}. {said}.", drawing)
+    return picture(f"{title}, {unit}. {summary}.", drawing)

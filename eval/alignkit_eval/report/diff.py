@@ -1,4 +1,4 @@
-"""What changed between two texts, word by word."""
+"""Word-level differences between two texts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from alignkit_eval.report.parts import Word
 
 
 def diff_words(before: str, after: str) -> list[Word]:
-    """Return ``after`` in pieces that stood in ``before``, are gone from it, or are new; spaces go with the word before.
+    """Return the pieces of both texts as ``same``, ``gone`` (only in ``before``) or ``new`` (only in ``after``).
 
-    >>> words("the cat sat", "the dog sat")
+    >>> diff_words("the cat sat", "the dog sat")
     [Word(change='same', text='the '), Word(change='gone', text='cat '), Word(change='new', text='dog '), Word(change='same', text='sat')]
     """
     a, b = _split(before), _split(after)

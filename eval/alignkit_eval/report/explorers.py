@@ -1,4 +1,4 @@
-"""What a reader looks through: answers side by side, and the pairs on which two models disagree."""
+"""Browsable sections of a report: answers side by side, and pairs on which two models disagree."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from alignkit_eval.report.parts import AnswerDiff, Disagreement, Generation, Gen
 from alignkit_eval.report.texts import PairTexts, Said, held_out_pairs
 
 MOST = 200
-"""Answers, and pairs of two models, a page shows at most: beyond that nobody reads on, and the page grows."""
+"""Maximum answers, and maximum pairs of two models, on a page."""
 
 
 class Scored(NamedTuple):
-    """A model under its name, where its evaluations are, and the run that knows its held-out rows (None: none does)."""
+    """A model's name, the directory of its evaluations, and the run with its held-out rows (None: unknown)."""
 
     name: str
     evaluations: Path
@@ -29,21 +29,21 @@ class Scored(NamedTuple):
 def generation_cards(
     first: tuple[str, Said], others: Sequence[tuple[str, Said]], note: str = ""
 ) -> Iterator[Generations]:
-    """Yield what several models said to the prompts the first one and any other were asked, each against the first."""
-    name, said = first
+    """Yield the answers of the models to prompts the first and at least one other answered, as differences to the first."""
+    name, base = first
     rows: list[Generation] = []
-    for key, (prompt, answer) in said.answers.items():
-        found = [(other, there.to(key, prompt, said.content)) for other, there in others]
-        theirs = [AnswerDiff(other, diff_words(answer, text)) for other, text in found if text is not None]
-        if theirs and len(rows) < MOST:
-            rows.append(Generation(key, prompt, [AnswerDiff(name, diff_words(answer, answer)), *theirs]))
+    for key, (prompt, answer) in base.answers.items():
+        found = [(other, answers.to(key, prompt, base.content)) for other, answers in others]
+        compared = [AnswerDiff(other, diff_words(answer, text)) for other, text in found if text is not None]
+        if compared and len(rows) < MOST:
+            rows.append(Generation(key, prompt, [AnswerDiff(name, diff_words(answer, answer)), *compared]))
     if rows:
-        named = f": {name} and {others[0][0]}" if len(others) == 1 else ""
-        yield Generations(f"Answers{named}", f"Marked is what differs from {name}. {note}".strip(), rows)
+        models = f": {name} and {others[0][0]}" if len(others) == 1 else ""
+        yield Generations(f"Answers{models}", f"Differences from {name} are marked. {note}".strip(), rows)
 
 
 def disagreements(first: Scored, others: Sequence[Scored], note: str = "") -> Iterator[Items]:
-    """Yield the pairs that the first model ranks right and another wrong, or the other way about."""
+    """Yield the pairs that the first model ranks correctly and another does not, or vice versa."""
     before = _preferences(first)
     if before is None:
         return
@@ -53,18 +53,15 @@ def disagreements(first: Scored, others: Sequence[Scored], note: str = "") -> It
         after = _preferences(other)
         if after is None:
             continue
-        moved = _moved(before, after)
-        if moved and texts is None:  # read once, and only where there is something to show
+        differing = _differing(before, after)
+        if differing and texts is None:  # read once, and only if needed
             run = next((model.run for model in (first, *others) if model.run is not None), None)
             texts = {} if run is None else held_out_pairs(run, before.provenance.get("content"))
-        rows = [_item(mine, theirs, (texts or {}).get(str(mine["id"]))) for mine, theirs in moved[:MOST]]
-        groups.append(Disagreement((first.name, other.name), rows, len(moved)))
+        rows = [_item(one, another, (texts or {}).get(str(one["id"]))) for one, another in differing[:MOST]]
+        groups.append(Disagreement((first.name, other.name), rows, len(differing)))
     if any(group.total for group in groups):
-        yield Items(f"Pairs on which {first.name} and {_named(others)} disagree", note, groups)
-
-
-def _named(others: Sequence[Scored]) -> str:
-    return others[0].name if len(others) == 1 else "the others"
+        names = others[0].name if len(others) == 1 else "the others"
+        yield Items(f"Pairs on which {first.name} and {names} disagree", note, groups)
 
 
 def _preferences(model: Scored) -> SuiteResult | None:
@@ -73,17 +70,17 @@ def _preferences(model: Scored) -> SuiteResult | None:
     return read_evaluation(model.evaluations, "prefs")
 
 
-def _moved(before: SuiteResult, after: SuiteResult) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Return the items with another credit, those whose margin moved farthest first."""
-    theirs = {item["id"]: item for item in after.items}
-    pairs = [(item, theirs[item["id"]]) for item in before.items if item["id"] in theirs]
-    odd = [(mine, other) for mine, other in pairs if mine["credit_sum"] != other["credit_sum"]]
-    return sorted(odd, key=lambda pair: _distance(_margin(pair[0]), _margin(pair[1])))
+def _differing(before: SuiteResult, after: SuiteResult) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Return the items with different credit, largest change of the margin first."""
+    by_id = {item["id"]: item for item in after.items}
+    pairs = [(item, by_id[item["id"]]) for item in before.items if item["id"] in by_id]
+    differing = [(one, other) for one, other in pairs if one["credit_sum"] != other["credit_sum"]]
+    return sorted(differing, key=lambda pair: _rank(_margin(pair[1]) - _margin(pair[0])))
 
 
-def _distance(before: float, after: float) -> float:
-    """Sort key: far before near, and what is no number last."""
-    return -abs(after - before) if math.isfinite(after - before) else math.inf
+def _rank(change: float) -> float:
+    """Return a sort key: large changes first, non-finite ones last."""
+    return -abs(change) if math.isfinite(change) else math.inf
 
 
 def _margin(item: Mapping[str, Any]) -> float:
@@ -91,15 +88,15 @@ def _margin(item: Mapping[str, Any]) -> float:
     return math.nan if chosen is None or rejected is None else chosen - rejected
 
 
-def _item(mine: Mapping[str, Any], theirs: Mapping[str, Any], texts: PairTexts | None) -> Item:
+def _item(one: Mapping[str, Any], other: Mapping[str, Any], texts: PairTexts | None) -> Item:
     return Item(
-        id=str(mine["id"]),
-        cluster=str(mine["cluster"]),
-        category=str(mine.get("category", "")),
-        before=_credit(mine["credit_sum"]),
-        after=_credit(theirs["credit_sum"]),
-        margin_before=_margin(mine),
-        margin_after=_margin(theirs),
+        id=str(one["id"]),
+        cluster=str(one["cluster"]),
+        category=str(one.get("category", "")),
+        before=_credit(one["credit_sum"]),
+        after=_credit(other["credit_sum"]),
+        margin_before=_margin(one),
+        margin_after=_margin(other),
         texts=texts,
     )
 

@@ -1,4 +1,4 @@
-"""The pictures of a report, as SVG inside the page."""
+"""Figures of a report, as SVG embedded in the page."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 
 def training_curves(run: Path) -> Iterator[Figures]:
-    """Yield what metrics.jsonl says about a run's training, drawn."""
+    """Yield the plots of a run's metrics.jsonl."""
     from alignkit.display.plots import figures
 
-    drawn = [picture(f"{plot.title} along training, in {plot.unit}", figure) for plot, figure in figures(run)]
+    drawn = [picture(f"{plot.title} during training, in {plot.unit}", figure) for plot, figure in figures(run)]
     if drawn:
         yield Figures("Training", drawn)
 
 
 def comparison_pictures(comparison: Comparison) -> Iterator[Figures]:
-    """Yield each metric by arm, accuracy against perplexity, and log-probabilities along training, where there are any."""
+    """Yield plots of each metric by arm, accuracy against perplexity, and log-probabilities, as far as there is data."""
     import matplotlib as mpl
 
-    # Arms are named by whoever made them: a dollar sign in a name is no formula.
+    # A dollar sign in an arm's name is not the beginning of a formula.
     with mpl.rc_context({"text.parse_math": False}):
         drawn = list(_drawn(comparison))
     if drawn:
-        yield Figures("Pictures", drawn)
+        yield Figures("Plots", drawn)
 
 
 def _drawn(comparison: Comparison) -> Iterator[Figure]:
-    from alignkit_eval.report.plots import accuracy_and_perplexity, against_setting, along_training
+    from alignkit_eval.report.plots import accuracy_and_perplexity, against_setting, during_training
 
     arms = comparison.arms
     for (suite, metric), title in TITLES.items():
@@ -47,14 +47,14 @@ def _drawn(comparison: Comparison) -> Iterator[Figure]:
             yield picture(f"{title} by arm, with 95 % intervals. {values}", against_setting(arms, suite, metric, title))
     frontier = accuracy_and_perplexity(arms)
     if frontier is not None:
-        yield picture("Accuracy against perplexity of each arm; the numbers stand in the table of arms", frontier)
+        yield picture("Accuracy against perplexity of each arm, with the values of the table of arms", frontier)
     if any((run / "metrics.jsonl").is_file() for arm in arms for run in arm.runs):
-        words = "Log-probability per token of chosen and rejected answers along training, by arm"
-        yield picture(words, along_training(arms))
+        alt = "Log-probability per token of chosen and rejected completions during training, by arm"
+        yield picture(alt, during_training(arms))
 
 
 def picture(alt: str, drawing: Drawing) -> Figure:
-    """Return a drawing as a figure: SVG in a ``data:`` address, which can neither run scripts nor clash with another's ids."""
+    """Return a drawing as a figure: SVG in a ``data:`` URL, which can neither run scripts nor clash with ids of the page."""
     import matplotlib as mpl
 
     stream = io.BytesIO()

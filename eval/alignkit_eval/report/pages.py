@@ -1,4 +1,4 @@
-"""The three kinds of report: what each says, and in which order."""
+"""The pages of reports: the sections of runs, comparisons, sweeps and pipelines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_report(run: Path) -> Path:
     """Write ``report.html`` of a finished run and return its path.
 
     Raises:
-        ConfigError: ``run`` is no run directory, or a result in it cannot be read.
+        ConfigError: ``run`` is not a run directory, or a result in it cannot be read.
         DataError: its samples cannot be read.
     """
     from alignkit_eval.comparison.compare import compare
@@ -37,8 +37,8 @@ def run_report(run: Path) -> Path:
     try:
         comparison = compare([run], "start")
         verdict, notes = comparison.verdict, comparison.notes
-    except ConfigError as error:  # evaluated after training alone, or not at all
-        comparison, verdict, notes = None, f"There is nothing to compare this run with: {error}.", ()
+    except ConfigError as error:  # not evaluated before training, or not at all
+        comparison, verdict, notes = None, f"This run cannot be compared with its start model: {error}.", ()
     sections: list[Section] = [tables.before_and_after(record)]
     if comparison is not None:
         sections.append(tables.contrasts(comparison))
@@ -66,7 +66,7 @@ def sweep_report(directory: Path, comparison: Comparison | None) -> Path:
     """Write ``report.html`` of a sweep and return its path.
 
     Raises:
-        ConfigError: ``directory`` holds no readable sweep.json, or a result of one of its runs cannot be read.
+        ConfigError: ``directory`` has no readable sweep.json, or a result of one of its runs cannot be read.
     """
     stored = _manifest(directory)
     sections: list[Section] = [tables.cells(stored["cells"])]
@@ -75,14 +75,16 @@ def sweep_report(directory: Path, comparison: Comparison | None) -> Path:
     verdict = "No cells were compared." if comparison is None else comparison.verdict
     notes = [*stored.get("notes", ()), *(comparison.notes if comparison is not None else ())]
     failed = sum(cell["status"] == "failed" for cell in stored["cells"])
-    said = f"{len(stored['cells'])} cells" + (f", {failed} failed" if failed else "")
-    return _write(directory / "report.html", Page(f"Sweep {directory.resolve().name}", said, verdict, notes, sections))
+    counts = f"{len(stored['cells'])} cells" + (f", {failed} failed" if failed else "")
+    return _write(
+        directory / "report.html", Page(f"Sweep {directory.resolve().name}", counts, verdict, notes, sections)
+    )
 
 
 def pipeline_report(
     directory: Path, stages: Sequence[Any], runs: Sequence[Path], comparison: Comparison | None
 ) -> Path:
-    """Write ``report.html`` of a pipeline and return its path: its stages, what each came to, and their comparison.
+    """Write ``report.html`` of a pipeline and return its path: its stages, their results, and their comparison.
 
     Raises:
         ConfigError: a result of one of its runs cannot be read.
@@ -96,8 +98,8 @@ def pipeline_report(
     verdict = "No stages were compared." if comparison is None else comparison.verdict
     notes = () if comparison is None else comparison.notes
     title = f"Pipeline {directory.resolve().name}"
-    said = " -> ".join(stage.name for stage in stages)
-    return _write(directory / "report.html", Page(title, said, verdict, notes, sections))
+    names = " -> ".join(stage.name for stage in stages)
+    return _write(directory / "report.html", Page(title, names, verdict, notes, sections))
 
 
 def _manifest(directory: Path) -> Mapping[str, Any]:
@@ -107,7 +109,7 @@ def _manifest(directory: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(stored, dict) or "cells" not in stored:
-        raise ConfigError(f"{path} describes no sweep: it has no key 'cells'")
+        raise ConfigError(f"{path} is not the manifest of a sweep: it has no key 'cells'")
     return stored
 
 
@@ -119,7 +121,7 @@ def _compared(comparison: Comparison) -> Iterator[Section]:
     yield from comparison_pictures(comparison)
     yield tables.costs(comparison)
     several = any(len(arm.runs) > 1 for arm in comparison.arms)
-    note = "Of each arm its first seed is shown." if several else ""
+    note = "The first seed of each arm is shown." if several else ""
     yield from generation_cards(
         (base.name, _answers_of_arm(base)), [(arm.name, _answers_of_arm(arm)) for arm in others], note
     )
@@ -132,7 +134,7 @@ def _compared(comparison: Comparison) -> Iterator[Section]:
 
 
 def _is_start(arm: Arm) -> bool:
-    """Whether an arm is the start model of a run, whose results lie in that run's eval/before."""
+    """Return whether an arm is the start model of a run, with its results in that run's eval/before."""
     path = arm.runs[0]
     return path.name == "before" and (path.parent.parent / "run.json").is_file()
 

@@ -1,4 +1,4 @@
-"""What a report page is made of: plain data that the template lays out."""
+"""The parts of a report page, as plain data for the templates and the terminal."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any, ClassVar, NamedTuple
 
 
 class TableCell(NamedTuple):
-    """A cell of a table: its text, the number it is sorted by (None or not finite: by its text), and a judgement."""
+    """A cell of a table."""
 
     text: str
     value: float | None = None
+    """Number to sort by (None or not finite: sort by text)."""
     better: bool | None = None
-    """Whether it is significantly better (True) or worse (False) than what it is compared with."""
+    """Whether it is significantly better (True) or worse (False) than the baseline."""
 
 
 @dataclass(frozen=True)
 class SortableTable:
-    """A table that sorts by its columns; the first column names the row."""
+    """A table with sortable columns; the first column names the row."""
 
     kind: ClassVar[str] = "table"
     title: str
@@ -29,7 +30,7 @@ class SortableTable:
 
     @property
     def worded(self) -> list[bool]:
-        """Whether each column holds words, which stand on the left, not numbers."""
+        """Whether each column has words (aligned left) rather than numbers."""
         columns = list(zip(*self.rows, strict=True)) or [() for _ in self.columns]
         return [
             all(cell.value is None for cell in column) and any(cell.text not in ("-", NOT_FINITE) for cell in column)
@@ -39,16 +40,16 @@ class SortableTable:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with the words that stand for it."""
+    """A figure with its alternative text."""
 
     alt: str
     source: str
-    """A ``data:`` address."""
+    """A ``data:`` URL."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Pictures side by side."""
+    """Figures side by side."""
 
     kind: ClassVar[str] = "figures"
     title: str
@@ -56,7 +57,7 @@ class Figures:
 
 
 class Word(NamedTuple):
-    """A piece of a text in a comparison of two: ``same``, ``gone`` or ``new``."""
+    """A piece of text in a comparison of two texts; ``change`` is same, gone or new."""
 
     change: str
     text: str
@@ -64,7 +65,7 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class AnswerDiff:
-    """One answer to a prompt, with what changed since the first one."""
+    """One answer to a prompt, as differences from the first model's."""
 
     name: str
     words: Sequence[Word]
@@ -91,7 +92,7 @@ class Generations:
 
 @dataclass(frozen=True)
 class Item:
-    """A pair two models disagree on; the texts are None where they are not at hand."""
+    """A pair two models disagree on."""
 
     id: str
     cluster: str
@@ -101,12 +102,12 @@ class Item:
     margin_before: float
     margin_after: float
     texts: tuple[str, str, str] | None
-    """Prompt, chosen and rejected answer."""
+    """Prompt, chosen and rejected answer; None if the data is not available."""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """The pairs on which two models disagree: those shown, and how many there are."""
+    """The pairs on which two models disagree: the rows shown, and the total number."""
 
     names: tuple[str, str]
     rows: Sequence[Item]
@@ -115,7 +116,7 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Items:
-    """An explorer of pairs, one to open at a time, with a filter."""
+    """A browsable list of pairs, with a filter."""
 
     kind: ClassVar[str] = "items"
     title: str
@@ -125,7 +126,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Fact:
-    """Names and values under a heading that opens, and a longer text that is shown as it stands."""
+    """Names and values under a collapsible heading, and a longer preformatted text."""
 
     summary: str
     values: Sequence[tuple[str, str]]
@@ -134,7 +135,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is needed to repeat it."""
+    """The information needed to repeat a run."""
 
     kind: ClassVar[str] = "facts"
     title: str
@@ -159,17 +160,17 @@ NOT_FINITE = "not finite"
 
 
 def number_cell(value: float | None, form: str = ".3f") -> TableCell:
-    """Return a number's cell: a dash where there is none, words where it is not finite."""
+    """Return the cell of a number: a dash for None, words if it is not finite."""
     if value is None:
         return TableCell("-")
     return TableCell(format(value, form), value) if math.isfinite(value) else TableCell(NOT_FINITE)
 
 
 def amount_cell(value: float | None) -> TableCell:
-    """Return the cell of an amount that is not negative: three significant digits, whole numbers from 100 on."""
+    """Return the cell of a non-negative amount: three significant digits, integers from 100."""
     return number_cell(value, ".3g" if value is None or value < 100 else ",.0f")
 
 
 def fact_text(value: Any) -> str:
-    """Return a value on one line, as a fact shows it."""
+    """Return a value as text for a fact."""
     return "-" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""The pictures of a sweep: each metric against what was swept, log-probabilities along training, the frontier."""
+"""Plots of a sweep: metrics against the swept setting, log-probabilities during training, accuracy against perplexity."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ FORMATS = ("png", "svg")
 
 
 def draw(directory: Path, comparison: Comparison) -> list[Path]:
-    """Draw every plot that the comparison has data for into ``plots/`` of the sweep; returns their paths."""
+    """Write every plot that the comparison has data for to ``plots/`` of the sweep; return their paths."""
     pictures: dict[str, Figure] = {}
     for (suite, metric), title in TITLES.items():
         if all(metric in arm.metrics.get(suite, {}) for arm in comparison.arms):
             pictures[metric] = against_setting(comparison.arms, suite, metric, title)
-    pictures["logps"] = along_training(comparison.arms)
+    pictures["logps"] = during_training(comparison.arms)
     frontier = accuracy_and_perplexity(comparison.arms)
     if frontier is not None:
         pictures["frontier"] = frontier
@@ -35,13 +35,13 @@ def draw(directory: Path, comparison: Comparison) -> list[Path]:
 
 
 def against_setting(arms: Sequence[Arm], suite: str, metric: str, title: str) -> Figure:
-    """Return a metric with its 95 % intervals, against the swept number where there is one, else by arm."""
+    """Return a metric with 95 % intervals, against the swept number if there is exactly one, else by arm."""
     figure, axes = _figure()
     key = numeric_key(arms)
     estimates = [arm.metrics[suite][metric] for arm in arms]
     series = _series(arms, key)
     ticks = sorted({_number(arm, key) for arm in arms if key in arm.settings}) if key else []
-    # Swept values are rarely evenly spaced (0, .1, 1): each gets a place of its own, in order.
+    # Swept values are rarely evenly spaced (0, .1, 1), so they are plotted at equal distances.
     place: Callable[[int], float] = (
         (lambda i: float(ticks.index(_number(arms[i], key))) if key in arms[i].settings else len(ticks))
         if key
@@ -74,8 +74,8 @@ def against_setting(arms: Sequence[Arm], suite: str, metric: str, title: str) ->
     return figure
 
 
-def along_training(arms: Sequence[Arm]) -> Figure:
-    """Return the log-probability per token of chosen and rejected answers along training, a mean over seeds."""
+def during_training(arms: Sequence[Arm]) -> Figure:
+    """Return the log-probability per token of chosen and rejected completions during training, averaged over seeds."""
     figure, axes = _figure(wide=True)
     for colour, arm in zip(_colours(len(arms)), arms, strict=True):
         for key, style in (("logps/chosen", "-"), ("logps/rejected", "--")):
@@ -83,7 +83,7 @@ def along_training(arms: Sequence[Arm]) -> Figure:
             if steps:
                 label = arm.name if style == "-" else None
                 axes.plot(steps, values, color=colour, linestyle=style, linewidth=1.5, label=label)
-    _finish(axes, "Answers in training: chosen solid, rejected dashed", "log-probability per token (nats)")
+    _finish(axes, "Training batches: chosen solid, rejected dashed", "log-probability per token (nats)")
     axes.set_xlabel("optimizer step")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -91,7 +91,7 @@ def along_training(arms: Sequence[Arm]) -> Figure:
 
 
 def accuracy_and_perplexity(arms: Sequence[Arm]) -> Figure | None:
-    """Return what accuracy costs in perplexity: up and to the left is better; None where either was not measured."""
+    """Return accuracy against perplexity (up and left is better); None if an arm lacks one of them."""
     points = []
     for arm in arms:
         accuracy = arm.metrics.get("prefs", {}).get("accuracy_sum")
@@ -104,21 +104,21 @@ def accuracy_and_perplexity(arms: Sequence[Arm]) -> Figure | None:
         axes.errorbar(
             [x.value], [y.value], xerr=_bars([x]), yerr=_bars([y]), label=arm.name, color=colour, marker="o", capsize=2
         )
-    _finish(axes, "What preference accuracy costs in perplexity", TITLES["prefs", "accuracy_sum"])
+    _finish(axes, "Preference accuracy against perplexity", TITLES["prefs", "accuracy_sum"])
     axes.set_xlabel(TITLES["perplexity", "perplexity"])
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
 def numeric_key(arms: Sequence[Arm]) -> str | None:
-    """Return the one swept setting that takes several numbers, None where there is none or more than one."""
+    """Return the only swept setting with several numbers; None if there is none or more than one."""
     keys = {key for arm in arms for key, value in arm.settings.items() if _is_number(value)}
     several = [key for key in keys if len({arm.settings[key] for arm in arms if key in arm.settings}) > 1]
     return several[0] if len(several) == 1 else None
 
 
 def _series(arms: Sequence[Arm], key: str | None) -> dict[str, list[int]]:
-    """Return the arms of each line: those that differ in ``key`` alone."""
+    """Return the arms of each line: those that differ only in ``key``."""
     series: dict[str, list[int]] = {}
     for i, arm in enumerate(arms):
         rest = {name: value for name, value in arm.settings.items() if name != key}

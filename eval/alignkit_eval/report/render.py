@@ -1,7 +1,7 @@
-"""From a page's parts to HTML: one file, its own style and script in it, everything else escaped.
+"""Rendering of pages to HTML: one file with its own style and script.
 
-Model output and data are untrusted. Jinja escapes every value, nothing is put into the script, and the page's
-Content-Security-Policy allows no code but the one script and the one style sheet whose hashes it names.
+Model output and data are untrusted. Jinja escapes every value, no value is inserted into the script, and the page's
+Content-Security-Policy allows only the page's script and style sheet, by their hashes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}
-"""Control characters, which HTML forbids, as the pictures Unicode has of them: an escape sequence shows as one."""
+"""Control characters, which HTML forbids -> Unicode control pictures."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half of a character, as JSON that cuts an escape in two yields it; no file can hold one."""
+"""Unpaired surrogates, as in truncated JSON escapes; they cannot be encoded as UTF-8."""
 
 
 def render(page: Page) -> str:
@@ -34,7 +34,7 @@ def render(page: Page) -> str:
 
 
 def render_template(template: str, script_name: str, **values: Any) -> str:
-    """Fill a template with values, the page's style and one script."""
+    """Return a template filled with values, the style sheet and one script."""
     style, script = _read("style.css"), _read(script_name)
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -45,7 +45,7 @@ def render_template(template: str, script_name: str, **values: Any) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a verdict, each to stand on a line of its own.
+    """Return the sentences of a verdict.
 
     >>> sentences("a is better than b (p 0.03). No arm is better than every other one.")
     ['a is better than b (p 0.03).', 'No arm is better than every other one.']

@@ -1,4 +1,4 @@
-"""What is needed to repeat a run: configuration, versions, hashes, revision, hardware."""
+"""The information needed to repeat a run: configuration, versions, hashes, revision, hardware."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from alignkit_eval.report.parts import Fact, Facts, fact_text
 
 
 def repeat(runs: Sequence[tuple[str, Path]], shared: Mapping[str, Any] | None = None) -> Iterator[Facts]:
-    """Yield how to repeat each run, by name and directory, and the configuration all of them share, by dotted key."""
+    """Yield the facts needed to repeat each run (name, directory), and the configuration shared by all, by dotted key."""
     facts = [fact for name, path in runs for fact in _run(name, path)]
     common = sorted((key, fact_text(value)) for key, value in (shared or {}).items() if value is not None)
     if common:
-        facts.append(Fact("What all arms share", common))
+        facts.append(Fact("Configuration shared by all arms", common))
     if facts:
-        yield Facts("To repeat it", facts)
+        yield Facts("Reproduction", facts)
 
 
 def _run(name: str, path: Path) -> Iterator[Fact]:
     run = RunDir(path)
     record = run.read_record()
-    if not record:  # a model that was evaluated on its own: nothing trained it here
+    if not record:  # a model that was only evaluated
         return
     model, about = record.get("model", {}), record.get("environment", {})
     values = [
@@ -46,7 +46,7 @@ def _run(name: str, path: Path) -> Iterator[Fact]:
 
 
 def subtitle(record: Mapping[str, Any]) -> str:
-    """Return a run in a line, from run.json."""
+    """Return a one-line summary of a run, from run.json."""
     model, train = record.get("model", {}), record.get("train", {})
     parts = [
         f"{fact_text(record.get('method'))} on {fact_text(model.get('name'))}",

@@ -106,7 +106,7 @@ def times(records: Sequence[tuple[str, Mapping[str, Any]]]) -> SortableTable:
         ]
         for name, record in records
     ]
-    return SortableTable("Where the time went, in seconds", ("run", *stages, "all"), rows)
+    return SortableTable("Time by stage (seconds)", ("run", *stages, "total"), rows)
 
 
 def cells(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
@@ -141,7 +141,7 @@ def stages(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
 
 
 def _seeds(arm: Arm) -> TableCell:
-    trained = "method" in arm.settings  # a model that was evaluated on its own has no seed
+    trained = "method" in arm.settings  # a model that was only evaluated has no seed
     return TableCell(", ".join(map(str, arm.seeds)), float(len(arm.seeds))) if trained else TableCell("-")
 
 

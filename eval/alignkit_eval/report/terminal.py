@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _MOST_COLUMNS = 5
-"""Number columns that fit side by side into a terminal of 80 columns."""
+"""Maximum number columns in a terminal of 80 columns."""
 
 
 def terminal_table(table: SortableTable, hidden: Collection[str] = (), *, stacked: bool = False) -> Table:
-    """Return a table for the terminal, its better rows green and its worse ones red.
+    """Return a table for the terminal, with better rows in green and worse rows in red.
 
-    A table with too many number columns is shown with one row a number.
+    A table with too many number columns is shown with one row per number.
 
     Args:
         table: the table.
-        hidden: columns that are left out.
+        hidden: columns to leave out.
         stacked: show intervals below their values.
     """
     from rich.box import SIMPLE_HEAD
@@ -62,7 +62,7 @@ def _without(table: SortableTable, hidden: Collection[str]) -> SortableTable:
 
 
 def _long(table: SortableTable) -> SortableTable:
-    """Return the table with one row a number: the row's name, the column's, and the value."""
+    """Return the table with one row per number: row name, column name, value."""
 
     def rows() -> Iterator[list[TableCell]]:
         for first, *rest in table.rows:

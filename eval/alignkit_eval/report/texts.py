@@ -1,4 +1,4 @@
-"""The texts behind the ids: a run's held-out pairs and its sample answers, read from disk."""
+"""Texts of a run for reports: its held-out pairs and its sample answers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 class Said(NamedTuple):
-    """What a model said: prompt and answer by id, and the digest of the rows the prompts are of (None: not known)."""
+    """A model's answers: prompt and answer by id, and the digest of the prompts' rows (None: unknown)."""
 
     answers: Mapping[str, tuple[str, str]]
     content: str | None = None
 
     def to(self, key: str, prompt: str, content: str | None) -> str | None:
-        """Return the answer to a prompt of another model's, None where this one was not asked it.
+        """Return the answer to a prompt that another model answered; None if this model did not.
 
-        Models with unlike chat templates write one prompt differently: with the same rows its id is enough.
+        Different chat templates render a prompt differently, so with equal rows the id is sufficient.
         """
         mine = self.answers.get(key)
         if mine is None:
@@ -40,11 +40,11 @@ class PairTexts(NamedTuple):
 
 
 def held_out_pairs(run: Path, content: str | None) -> dict[str, PairTexts]:
-    """Return the run's held-out pairs by id; none where they cannot be read, or are not what was evaluated (it is logged).
+    """Return a run's held-out pairs by id; logs and returns none if they are unreadable or not the evaluated ones.
 
     Args:
-        run: a run directory with its trained model's tokenizer.
-        content: digest of the pairs that were evaluated; None: not known.
+        run: a run directory with the trained model's tokenizer.
+        content: digest of the evaluated pairs (None: unknown).
     """
     from alignkit.models.tokenizer import load_tokenizer
 
@@ -65,12 +65,12 @@ def held_out_pairs(run: Path, content: str | None) -> dict[str, PairTexts]:
 
 
 def answers_of(run: Path) -> Said:
-    """Return what a trained model said: answers of the generate suite, else the run's samples."""
+    """Return a trained model's answers: those of the generate suite, else the run's samples."""
     return _generated(run / "eval") or _samples(run, "after")
 
 
 def answers_before(run: Path) -> Said:
-    """Return what a run's start model said to the prompts of :func:`answers_of`."""
+    """Return the start model's answers to the prompts of :func:`answers_of`."""
     if (run / "eval" / "generate.json").is_file():
         return _generated(run / "eval" / "before") or Said({})
     return _samples(run, "before")
@@ -90,7 +90,7 @@ def _samples(run: Path, which: str) -> Said:
 
 
 def jsonl(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a JSON-lines file, none where it is missing.
+    """Return the rows of a JSON Lines file; none if it does not exist.
 
     Raises:
         DataError: a line is not a JSON object, or lacks one of ``keys``.

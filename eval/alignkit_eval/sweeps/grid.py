@@ -1,4 +1,4 @@
-"""The cells of a sweep: every combination of settings and seeds, each resolved to a checked configuration."""
+"""The cells of a sweep: every combination of settings and seeds, each with a validated configuration."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from typing import Any
 from alignkit import RunConfig, settings
 from alignkit.contract import registry
 from alignkit.errors import ConfigError
+from alignkit.settings.yaml_files import parse_value
 
 RESERVED = ("method", "config")
-"""Keys of ``--over`` that name a method and a file laid over the base, not a setting."""
+"""Keys of ``--over`` that are not settings: the method, and a file that overrides the base."""
 
 QUICK = ("run.plots=false", "eval.samples=0")
-"""What a cell does without unless it is asked for: the sweep draws plots of its own."""
+"""Defaults that keep sweep runs light."""
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """What a sweep was asked to do; kept beside it, so that it can go on."""
+    """The definition of a sweep, stored in sweep.yaml so that it can be resumed."""
 
     over: Mapping[str, Sequence[str]]
-    """Key -> values as texts, as ``--over`` takes them."""
+    """Key -> values as text (``--over``)."""
     seeds: Sequence[int] = (0,)
     file: str | None = None
     method: str | None = None
@@ -42,13 +43,13 @@ class SweepCell:
 
     name: str
     settings: Mapping[str, Any]
-    """The swept keys and their values."""
+    """Swept key -> value."""
     seed: int
     config: RunConfig
 
 
 def parse_over(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Return ``{key: [values]}`` of ``key=v1,v2,...`` texts; a comma inside brackets belongs to its value.
+    """Return ``{key: [values]}`` from ``key=v1,v2,...`` texts; commas inside brackets do not separate values.
 
     >>> parse_over(["lambda=0,0.1", "model.lora.target_modules=[q_proj,v_proj],all-linear"])
     {'lambda': ['0', '0.1'], 'model.lora.target_modules': ['[q_proj,v_proj]', 'all-linear']}
@@ -60,65 +61,64 @@ def parse_over(texts: Sequence[str]) -> dict[str, list[str]]:
         if not equals or not key or not all(found):
             raise ConfigError(f"--over {text}: write key=v1,v2,...")
         if key in over:
-            raise ConfigError(f"--over {text}: the key {key} is swept twice")
+            raise ConfigError(f"--over {text}: {key} is already swept by another --over")
         if len(set(found)) < len(found):
-            raise ConfigError(f"--over {text}: a value stands there twice")
+            raise ConfigError(f"--over {text}: a value is repeated")
         over[key] = found
     return over
 
 
-def cells(asked: SweepSpec, directory: Path) -> tuple[list[SweepCell], list[str]]:
-    """Return the cells of a sweep and what a user should be told about them; every configuration is checked.
+def cells(spec: SweepSpec, directory: Path) -> tuple[list[SweepCell], list[str]]:
+    """Return the cells of a sweep with validated configurations, and notes for the user.
 
-    Where methods are swept, a setting that a method does not have is left out of its cells, and cells that then are alike
-    are one.
+    If methods are swept, a setting that a method does not have is removed from its cells, and equal cells are merged.
 
     Raises:
         ConfigError: a key, value or file cannot be used.
     """
-    if not asked.seeds:
-        raise ConfigError("--seeds names no seed")
-    if len(set(asked.seeds)) < len(asked.seeds):
-        raise ConfigError("--seeds names a seed twice")
+    if not spec.seeds:
+        raise ConfigError("--seeds is empty")
+    if len(set(spec.seeds)) < len(spec.seeds):
+        raise ConfigError("--seeds repeats a seed")
     made: dict[str, SweepCell] = {}
     notes: list[str] = []
-    for values in product(*asked.over.values()):
-        wanted = dict(zip(asked.over, values, strict=True))
-        chosen = _applicable(asked, wanted, notes)
-        for seed in asked.seeds:
+    for values in product(*spec.over.values()):
+        wanted = dict(zip(spec.over, values, strict=True))
+        chosen = _applicable(spec, wanted, notes)
+        for seed in spec.seeds:
             name = _name(chosen, seed)
             if name not in made:
-                made[name] = _cell(asked, chosen, seed, name, directory)
+                made[name] = _cell(spec, chosen, seed, name, directory)
     return list(made.values()), list(dict.fromkeys(notes))
 
 
-def _cell(asked: SweepSpec, chosen: Mapping[str, str], seed: int, name: str, directory: Path) -> SweepCell:
-    sets = [*QUICK, *asked.sets, *(f"{key}={value}" for key, value in chosen.items() if key not in RESERVED)]
+def _cell(spec: SweepSpec, chosen: Mapping[str, str], seed: int, name: str, directory: Path) -> SweepCell:
+    sets = [*QUICK, *spec.sets, *(f"{key}={value}" for key, value in chosen.items() if key not in RESERVED)]
     over = [Path(chosen["config"])] if "config" in chosen else []
     config = settings.resolve(
-        None if asked.file is None else Path(asked.file),
-        method=chosen.get("method", asked.method),
-        model=asked.model,
-        data=asked.data,
-        eval_data=asked.eval_data,
+        None if spec.file is None else Path(spec.file),
+        method=chosen.get("method", spec.method),
+        model=spec.model,
+        data=spec.data,
+        eval_data=spec.eval_data,
         output=str(directory),
         name=name,
         seed=seed,
         sets=sets,
         over=over,
     ).config
-    return SweepCell(name, {key: _value(value) for key, value in chosen.items()}, seed, config)
+    return SweepCell(name, {key: parse_value(value) for key, value in chosen.items()}, seed, config)
 
 
-def _applicable(asked: SweepSpec, wanted: Mapping[str, str], notes: list[str]) -> dict[str, str]:
-    """Leave out the settings that the cell's method does not have, where another swept method has them."""
+def _applicable(spec: SweepSpec, wanted: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """Return the settings without those that only other swept methods have."""
     if "method" not in wanted:
         return dict(wanted)
-    mine = _settings_of(wanted["method"])
-    theirs = set().union(*(_settings_of(name) for name in asked.over["method"]))
-    left = [key for key in wanted if "." not in key and key not in RESERVED and key not in mine and key in theirs]
-    notes += [f"{wanted['method']} has no setting {key}: it is trained once for all values of it" for key in left]
-    return {key: value for key, value in wanted.items() if key not in left}
+    own = _settings_of(wanted["method"])
+    of_all = set().union(*(_settings_of(name) for name in spec.over["method"]))
+    dropped = [key for key in wanted if "." not in key and key not in RESERVED and key not in own and key in of_all]
+    notes += [f"{wanted['method']} has no setting {key}: it is trained once for all its values" for key in dropped]
+    return {key: value for key, value in wanted.items() if key not in dropped}
 
 
 def _settings_of(method: str) -> set[str]:
@@ -134,14 +134,8 @@ def _name(chosen: Mapping[str, str], seed: int) -> str:
     return re.sub(r"[^\w.=+-]+", "_", "-".join([*parts, f"seed={seed}"]))
 
 
-def _value(text: str) -> Any:
-    from alignkit.settings.yaml_files import parse_value
-
-    return parse_value(text)
-
-
 def as_text(value: Any) -> str:
-    """Return a value from Python as ``--over`` takes it."""
+    """Return a Python value as text for ``--over``."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""sweep.json and sweep.yaml: which cells a sweep has, how each stands, and what was asked."""
+"""The files of a sweep: its definition (sweep.yaml), and its cells with their status (sweep.json)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alignkit_eval.sweeps.scheduler import Outcome
 
 @dataclass
 class CellRecord:
-    """One cell in the manifest. ``status``: pending, running, finished, failed or interrupted."""
+    """The record of one cell; ``status`` is pending, running, finished, failed or interrupted."""
 
     name: str
     settings: Mapping[str, Any]
@@ -33,7 +33,7 @@ class CellRecord:
 
 
 class Manifest:
-    """The state of a sweep on disk; every change is written at once, whole or not at all."""
+    """The state of a sweep, written to disk atomically at every change."""
 
     def __init__(self, directory: Path, entries: Sequence[CellRecord]) -> None:
         self.directory = directory
@@ -43,7 +43,7 @@ class Manifest:
 
     @classmethod
     def open(cls, directory: Path, cells: Sequence[SweepCell]) -> Manifest:
-        """Return the manifest of these cells: how each stands is what its run directory says."""
+        """Return the manifest of these cells, with statuses from their run directories."""
         before = _stored(directory)
         entries = []
         for cell in cells:
@@ -63,7 +63,7 @@ class Manifest:
         self.write()
 
     def ended(self, outcome: Outcome) -> None:
-        """Write down how a cell ended."""
+        """Record the outcome of a cell."""
         entry = self.entries[outcome.name]
         entry.status, entry.error = outcome.status, outcome.error
         entry.seconds = (entry.seconds or 0.0) + outcome.seconds
@@ -72,7 +72,7 @@ class Manifest:
         self.write()
 
     def with_status(self, status: str) -> list[CellRecord]:
-        """Return the cells that stand like this."""
+        """Return the cells with this status."""
         return [entry for entry in self.entries.values() if entry.status == status]
 
     def write(self) -> None:
@@ -81,25 +81,25 @@ class Manifest:
         write_json(self.directory / "sweep.json", {"cells": cells, "comparison": self.comparison, "notes": self.notes})
 
 
-def write_asked(directory: Path, asked: SweepSpec) -> None:
-    """Write sweep.yaml, or check that what stands there is the same; raises ``ConfigError`` naming what differs."""
+def write_spec(directory: Path, spec: SweepSpec) -> None:
+    """Write sweep.yaml, or if it exists check that it is equal; raises ``ConfigError`` naming the key that differs."""
     path = directory / "sweep.yaml"
     if not path.is_file():
-        write_text(path, settings.write(asdict(asked)))
+        write_text(path, settings.write(asdict(spec)))
         return
-    before, now = asdict(read_asked(directory)), asdict(asked)
+    before, now = asdict(read_spec(directory)), asdict(spec)
     for name, value in now.items():
         if json.dumps(before[name]) != json.dumps(value):
             raise ConfigError(
-                f"{directory} holds a sweep with another {name} ({before[name]}, now {value}): choose another --name"
+                f"{directory} has a sweep with a different {name} ({before[name]}, now {value}): choose another --name"
             )
 
 
-def read_asked(directory: Path) -> SweepSpec:
-    """Return what the sweep in ``directory`` was asked to do; raises ``ConfigError`` where there is none."""
+def read_spec(directory: Path) -> SweepSpec:
+    """Return the definition of the sweep in ``directory``; raises ``ConfigError`` if there is no sweep."""
     path = directory / "sweep.yaml"
     if not path.is_file():
-        raise ConfigError(f"{directory} holds no sweep: it has no sweep.yaml")
+        raise ConfigError(f"{directory} is not a sweep directory: it has no sweep.yaml")
     values = settings.read(path).values
     try:
         return SweepSpec(**{field.name: values[field.name] for field in fields(SweepSpec)})

@@ -1,4 +1,4 @@
-"""Carrying the cells of a sweep out: one after another in this process, or side by side in several."""
+"""Schedulers: run the cells of a sweep sequentially in this process, or in several processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignkit.errors import AlignError, InterruptedRun
 
 @dataclass(frozen=True)
 class Task:
-    """One run to carry out: its name, its configuration and its directory."""
+    """One run to execute."""
 
     name: str
     config: RunConfig
@@ -24,7 +24,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: ``finished``, ``failed`` or ``interrupted``."""
+    """The result of a task; ``status`` is finished, failed or interrupted."""
 
     name: str
     status: str
@@ -38,37 +38,37 @@ Report = Callable[[Outcome], None]
 
 
 class Scheduler(Protocol):
-    """Carries tasks out and reports each as it ends; a failure stops nothing, an interruption everything."""
+    """Runs tasks and reports each when it ends. A failed task does not stop the others; an interruption does."""
 
     def run(self, tasks: Iterable[Task], started: Callable[[str], None], ended: Report) -> None:
-        """Carry every task out."""
+        """Run every task."""
         ...
 
 
 class InThisProcess:
-    """One task after another here: the start-up is paid once."""
+    """Runs tasks sequentially in this process, so that the start-up cost is paid once."""
 
     def run(self, tasks: Iterable[Task], started: Callable[[str], None], ended: Report) -> None:
-        """Carry every task out; the first interruption ends it."""
+        """Run every task; stop at the first interruption."""
         for task in tasks:
             started(task.name)
-            outcome = carry_out(task)
+            outcome = run_task(task)
             ended(outcome)
             if outcome.status == "interrupted":
                 return
 
 
 class InProcesses:
-    """Side by side in ``jobs`` processes, each of which takes one task after another and keeps to one thread.
+    """Runs tasks in ``jobs`` worker processes with one thread each.
 
-    The processes are fresh ones (spawned): a fork of a process that has run torch may hang.
+    The processes are spawned, because a fork of a process that has used torch can hang.
     """
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
 
     def run(self, tasks: Iterable[Task], started: Callable[[str], None], ended: Report) -> None:
-        """Carry every task out; an interruption leaves those that have not begun."""
+        """Run every task; after an interruption, start no more."""
         import multiprocessing
         from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
@@ -80,7 +80,7 @@ class InProcesses:
                 while waiting and len(running) < self.jobs:
                     task = waiting.pop()
                     started(task.name)
-                    running.add(pool.submit(carry_out, task))
+                    running.add(pool.submit(run_task, task))
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     outcome = future.result()
@@ -89,18 +89,18 @@ class InProcesses:
                         waiting.clear()
 
 
-def carry_out(task: Task) -> Outcome:
-    """Run a task, or go on with what an earlier attempt left in its directory; whatever happens is in the outcome."""
+def run_task(task: Task) -> Outcome:
+    """Run a task, or resume an earlier attempt; every exception becomes part of the outcome."""
     from alignkit.runs.api import resume, run
 
     started, cpu = time.monotonic(), time.process_time()
 
     def outcome(status: str, error: BaseException | None = None, exit_code: int = 0) -> Outcome:
-        said = None if error is None else str(error) or type(error).__name__
+        message = None if error is None else str(error) or type(error).__name__
         if error is not None and not isinstance(error, AlignError):
-            said = f"{type(error).__name__}: {said}"
+            message = f"{type(error).__name__}: {message}"
         spent = time.monotonic() - started, time.process_time() - cpu
-        return Outcome(task.name, status, *spent, said, exit_code)
+        return Outcome(task.name, status, *spent, message, exit_code)
 
     try:
         if (task.directory / "run.json").is_file():
@@ -111,7 +111,7 @@ def carry_out(task: Task) -> Outcome:
         return outcome("interrupted", error, error.exit_code)
     except KeyboardInterrupt as error:
         return outcome("interrupted", error, 130)
-    except Exception as error:  # one cell that fails must not take the others with it; its error is in the manifest
+    except Exception as error:  # a failed cell must not stop the others; its error is recorded in the manifest
         return outcome("failed", error)
     return outcome("finished")
 

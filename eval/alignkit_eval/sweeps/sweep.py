@@ -1,4 +1,4 @@
-"""Sweeps: a grid of settings and seeds, trained, compared and drawn; it survives a kill and goes on."""
+"""Sweeps: train a grid of settings and seeds, compare the cells, and plot the results; resumable after a kill."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from alignkit.system.lock import directory_lock
 
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, as_text, cells
-from alignkit_eval.sweeps.manifest import CellRecord, Manifest, read_asked, write_asked
+from alignkit_eval.sweeps.manifest import CellRecord, Manifest, read_spec, write_spec
 from alignkit_eval.sweeps.scheduler import InProcesses, InThisProcess, Outcome, Scheduler, Task
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that has ended: its directory, its cells, and their comparison (None where there is nothing to compare)."""
+    """A completed sweep: its directory, its cells, and their comparison (None if they cannot be compared)."""
 
     directory: Path
     cells: tuple[CellRecord, ...]
@@ -49,24 +49,24 @@ def sweep(
 ) -> Sweep:
     """Train every combination of settings and seeds, and compare them.
 
-    A sweep of the same name that was stopped goes on: finished cells are kept, interrupted ones resumed, failed ones tried
-    again. A cell that fails does not stop the others; look at :attr:`Sweep.failed`.
+    An interrupted sweep of the same name is resumed: finished cells are kept, interrupted ones resumed, failed ones
+    retried. A failed cell does not stop the others; see :attr:`Sweep.failed`.
 
     Args:
-        over: key -> values; a bare key is the method's setting, a dotted one names a section, ``method`` the method,
-            ``config`` files laid over the base.
-        method, config, model, data, eval_data, sets: the base, as ``align run`` takes it.
-        seeds: seeds every combination is trained with.
-        jobs: processes that train side by side.
+        over: key -> values; a bare key is a setting of the method, a dotted one a key of a section; ``method`` sweeps
+            methods, ``config`` sweeps files that override the base.
+        method, config, model, data, eval_data, sets: the base configuration, as for ``align run``.
+        seeds: seeds to train every combination with.
+        jobs: number of training processes.
         output: parent of the sweep's directory.
         name: name of the sweep's directory.
-        say: hears how it goes on.
+        say: called with progress messages.
 
     Raises:
-        ConfigError: a key, value or name cannot be used; nothing has been trained then.
-        InterruptedRun: it was stopped; the same call goes on.
+        ConfigError: a key, value or name cannot be used; nothing was trained.
+        InterruptedRun: the sweep was interrupted; the same call resumes it.
     """
-    asked = SweepSpec(
+    spec = SweepSpec(
         over={key: [as_text(value) for value in values] for key, values in over.items()},
         seeds=list(seeds),
         file=None if config is None else str(config),
@@ -77,26 +77,26 @@ def sweep(
         sets=list(sets),
     )
     directory = child_of(Path(output), name or default_run_name("sweep"))
-    return carry_on(asked, directory, jobs=jobs, say=say)
+    return _run(spec, directory, jobs=jobs, say=say)
 
 
 def resume(directory: Path, *, jobs: int = 1, say: Callable[[str], None] = lambda message: None) -> Sweep:
-    """Go on with the sweep in ``directory``; raises ``ConfigError`` where there is none."""
-    return carry_on(read_asked(directory), directory, jobs=jobs, say=say)
+    """Resume the sweep in ``directory``; raises ``ConfigError`` if there is none."""
+    return _run(read_spec(directory), directory, jobs=jobs, say=say)
 
 
-def carry_on(asked: SweepSpec, directory: Path, *, jobs: int, say: Callable[[str], None]) -> Sweep:
-    """Train what is not trained yet, then compare, draw and report."""
+def _run(spec: SweepSpec, directory: Path, *, jobs: int, say: Callable[[str], None]) -> Sweep:
+    """Train the unfinished cells, then compare, plot and report."""
     from alignkit_eval.report import sweep_report
     from alignkit_eval.report.plots import draw
 
     if jobs < 1:
         raise ConfigError("--jobs must be at least 1")
-    planned, notes = cells(asked, directory)  # whatever is wrong with a cell shows before anything is made
+    planned, notes = cells(spec, directory)  # validates every cell before anything is written
     _refuse_foreign(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):
-        write_asked(directory, asked)
+        write_spec(directory, spec)
         manifest = Manifest.open(directory, planned)
         manifest.notes = notes
         manifest.write()
@@ -113,11 +113,11 @@ def carry_on(asked: SweepSpec, directory: Path, *, jobs: int, say: Callable[[str
 
 
 def failure(sweep: Sweep) -> RunFailedError | None:
-    """Return the error a sweep with failed cells ends with, None where all finished."""
+    """Return the error for a sweep with failed cells; None if all finished."""
     if not sweep.failed:
         return None
-    said = "; ".join(f"{cell.name}: {cell.error}" for cell in sweep.failed)
-    return RunFailedError(f"{len(sweep.failed)} of {len(sweep.cells)} cells failed: {said}")
+    errors = "; ".join(f"{cell.name}: {cell.error}" for cell in sweep.failed)
+    return RunFailedError(f"{len(sweep.failed)} of {len(sweep.cells)} cells failed: {errors}")
 
 
 def _train(planned: Sequence[SweepCell], manifest: Manifest, scheduler: Scheduler, say: Callable[[str], None]) -> None:
@@ -127,7 +127,7 @@ def _train(planned: Sequence[SweepCell], manifest: Manifest, scheduler: Schedule
         if manifest.entries[cell.name].status != "finished"
     ]
     if len(tasks) < len(planned):
-        say(f"{len(planned) - len(tasks)} of {len(planned)} cells are finished already")
+        say(f"{len(planned) - len(tasks)} of {len(planned)} cells are already finished")
     interrupted: list[Outcome] = []
     done = len(planned) - len(tasks)
 
@@ -137,14 +137,14 @@ def _train(planned: Sequence[SweepCell], manifest: Manifest, scheduler: Schedule
         done += outcome.status != "interrupted"
         if outcome.status == "interrupted":
             interrupted.append(outcome)
-        said = outcome.error or _headline(RunDir(manifest.directory / outcome.name))
-        say(f"[{done}/{len(planned)}] {outcome.name}: {outcome.status} in {outcome.seconds:.1f} s; {said}")
+        result = outcome.error or _headline(RunDir(manifest.directory / outcome.name))
+        say(f"[{done}/{len(planned)}] {outcome.name}: {outcome.status} in {outcome.seconds:.1f} s; {result}")
 
     scheduler.run(tasks, manifest.started, ended)
     if interrupted:
         raise InterruptedRun(
-            f"the sweep was stopped with {len(manifest.with_status('finished'))} of {len(planned)} cells finished; "
-            f"go on with: align sweep --resume {manifest.directory}",
+            f"the sweep was interrupted with {len(manifest.with_status('finished'))} of {len(planned)} cells finished; "
+            f"resume with: align sweep --resume {manifest.directory}",
             max(outcome.exit_code for outcome in interrupted) - 128,
         )
 
@@ -157,17 +157,17 @@ def _headline(run: RunDir) -> str:
 
 
 def _compare(planned: Sequence[SweepCell], manifest: Manifest) -> Comparison | None:
-    """Compare the finished cells with the one whose swept number is 0, else with the first."""
+    """Compare the finished cells with the first that has a swept value of 0, else with the first."""
     from alignkit_eval.comparison.compare import compare
 
     finished = {entry.name for entry in manifest.with_status("finished")}
-    known = [cell for cell in planned if cell.name in finished]
-    if not known:
+    done = [cell for cell in planned if cell.name in finished]
+    if not done:
         return None
-    zero = [cell for cell in known if any(_is_zero(value) for value in cell.settings.values())]
-    baseline = manifest.directory / (zero or known)[0].name
+    zero = [cell for cell in done if any(_is_zero(value) for value in cell.settings.values())]
+    baseline = manifest.directory / (zero or done)[0].name
     try:
-        return compare([manifest.directory / cell.name for cell in known], baseline)
+        return compare([manifest.directory / cell.name for cell in done], baseline)
     except ConfigError as error:
         manifest.notes.append(f"the cells are not compared: {error}")
         return None
@@ -179,4 +179,4 @@ def _is_zero(value: Any) -> bool:
 
 def _refuse_foreign(directory: Path) -> None:
     if directory.is_dir() and any(directory.iterdir()) and not (directory / "sweep.yaml").is_file():
-        raise ConfigError(f"{directory} exists and holds no sweep: choose another name with --name")
+        raise ConfigError(f"{directory} exists and is not a sweep directory: choose another name with --name")

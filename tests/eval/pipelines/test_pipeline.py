@@ -1,4 +1,4 @@
-"""Pipelines: what their file may say, stages that build on one another, stopping, going on, redoing; export and soups."""
+"""Pipelines: invalid files, stages that depend on one another, interruption, resumption, redoing; export and soups."""
 
 from __future__ import annotations
 
@@ -50,10 +50,12 @@ def written(tmp_path: Path, text: str = STAGES) -> Path:
 
 
 def go(tmp_path: Path, text: str = STAGES, **options: Any) -> Any:
-    said: list[str] = []
+    messages: list[str] = []
     sets = options.pop("sets", QUICK)
-    done = run_pipeline(written(tmp_path, text), output=str(tmp_path / "runs"), sets=sets, say=said.append, **options)
-    return done, said
+    done = run_pipeline(
+        written(tmp_path, text), output=str(tmp_path / "runs"), sets=sets, say=messages.append, **options
+    )
+    return done, messages
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_stages_build_on_one_another(finished: Path) -> None:
     costs = {arm["name"]: arm["cost"]["tokens"] for arm in comparison["arms"]}
     own = {name: json.loads((runs / name / "run.json").read_text())["train"] for name in ("sft", "reward", "ppo")}
     paid = sum(t["tokens"] + t["reference_tokens"] + t["rollout_tokens"] for t in own.values())
-    assert costs["ppo"] == paid, "its start and its reward model are charged, once each"
+    assert costs["ppo"] == paid, "the costs of its start model and its reward model count once each"
 
 
 @pytest.mark.slow
@@ -100,21 +102,19 @@ def test_the_export_is_a_stock_model(finished: Path) -> None:
 @pytest.mark.slow
 def test_what_is_finished_is_kept(finished: Path) -> None:
     weights = saved_weights(finished / "runs" / "small" / "sft")
-    done, said = go(finished)
-    assert sum("finished already" in line for line in said) == 6
+    done, messages = go(finished)
+    assert sum("already finished" in line for line in messages) == 6
     assert done.comparison is not None
     assert saved_weights(finished / "runs" / "small" / "sft") == weights
-    with pytest.raises(
-        ConfigError, match=r"sft was carried out with another configuration; redo it .* with --from sft"
-    ):
+    with pytest.raises(ConfigError, match=r"sft was run with another configuration; redo it .* with --from sft"):
         go(finished, sets=[*QUICK, "train.learning_rate=1e-5"])
 
 
 @pytest.mark.slow
 def test_redo_keeps_the_old_and_skip_leaves_out(tmp_path: Path) -> None:
     text = "name: two\neval: {suites: prefs}\nstages:\n- method: sft\n- {name: more, method: orpo, from: sft}\n- {eval: all}\n"
-    _, said = go(tmp_path, text, skip=["more", "eval"])
-    assert sum("skipped" in line for line in said) == 2
+    _, messages = go(tmp_path, text, skip=["more", "eval"])
+    assert sum("skipped" in line for line in messages) == 2
     runs = tmp_path / "runs" / "two"
     sft = saved_weights(runs / "sft")
     go(tmp_path, text, skip=["eval"])
@@ -123,7 +123,7 @@ def test_redo_keeps_the_old_and_skip_leaves_out(tmp_path: Path) -> None:
     assert saved_weights(runs / "more.old-1") == more
     assert saved_weights(runs / "more") == more, "the same configuration and start: the same weights"
     assert saved_weights(runs / "sft") == sft
-    with pytest.raises(ConfigError, match="exists and is no pipeline's directory"):
+    with pytest.raises(ConfigError, match="exists and is not a pipeline directory"):
         run_pipeline(written(tmp_path, text), output=str(tmp_path), name="runs")
 
 
@@ -136,48 +136,48 @@ def test_a_failed_stage_is_named_and_the_rest_goes_on_later(tmp_path: Path) -> N
     record = json.loads((tmp_path / "runs" / "b" / "pipeline.json").read_text())
     assert [stage["status"] for stage in record["stages"]] == ["finished", "failed"]
     mended = broken.replace(", model: {tokenizer: nowhere}", "")
-    _, said = go(tmp_path, mended)
-    assert any("sft: finished already" in line for line in said)
+    _, messages = go(tmp_path, mended)
+    assert any("sft: already finished" in line for line in messages)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
-        ("", "p.yaml: a pipeline has a list of stages"),
-        ("stages: sft\n", "p.yaml:1: a pipeline has a list of stages"),
-        ("stages:\n- sft\n", "p.yaml:2: a stage is a mapping"),
-        ("stages:\n- name: a\n", "p.yaml:2: a stage trains (method), evaluates (eval) or exports (export)"),
-        ("stages:\n- {method: sft, export: x}\n", "one of them"),
+        ("", "p.yaml: a pipeline needs a list of stages"),
+        ("stages: sft\n", "p.yaml:1: a pipeline needs a list of stages"),
+        ("stages:\n- sft\n", "p.yaml:2: a stage must be a mapping"),
+        ("stages:\n- name: a\n", "p.yaml:2: a stage must have one of method, eval and export"),
+        ("stages:\n- {method: sft, export: x}\n", "a stage must have one of method, eval and export"),
         ("stages:\n- {method: sft, form: x}\n", 'no key form, did you mean "from"?'),
         ("stage:\n- {method: sft}\n", 'p.yaml:1: unknown key stage, did you mean "stages"?'),
-        ("stages:\n- method: sft\n- method: sft\n", "p.yaml:3: there are two stages called sft"),
-        ("stages:\n- {method: sft, name: ../x}\n", "cannot name a stage"),
+        ("stages:\n- method: sft\n- method: sft\n", "p.yaml:3: two stages are named sft"),
+        ("stages:\n- {method: sft, name: ../x}\n", "is not a valid stage name"),
         (
             "stages:\n- {method: orpo, from: stf}\n",
-            "p.yaml:2: stage orpo builds on stf, which does not stand before it",
+            "p.yaml:2: stage orpo uses stf, which is not an earlier stage",
         ),
-        ("stages:\n- method: sft\n- export: ppo\n", "p.yaml:3: stage export builds on ppo"),
+        ("stages:\n- method: sft\n- export: ppo\n", "p.yaml:3: stage export uses ppo"),
         ("stages:\n- {method: orpo, train: {learning_rat: 1}}\n", "p.yaml:2: unknown key train.learning_rat"),
         ("stages:\n- method: {name: orpo, lamda: 1}\n", 'p.yaml:2: unknown key method.lamda, did you mean "lambda"?'),
         ("stages:\n- method: orp\n", 'unknown method "orp"'),
         ("train: {max_step: 3}\nstages:\n- method: sft\n", "p.yaml:1: unknown key train.max_step"),
         ("stages:\n- method: sft\n- {method: orpo, from: sft, model: demo}\n", "has both from and model.name"),
-        ("stages:\n- method: sft\n- {eval: all, settings: [1]}\n", "settings of an eval stage are a mapping"),
+        ("stages:\n- method: sft\n- {eval: all, settings: [1]}\n", "settings of an eval stage must map suites"),
     ],
 )
-def test_files_that_cannot_be_meant(tmp_path: Path, text: str, says: str) -> None:
+def test_files_that_cannot_be_meant(tmp_path: Path, text: str, expected: str) -> None:
     from alignkit.errors import AlignError
 
     with pytest.raises(AlignError) as caught:
         go(tmp_path, text)
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
     assert not (tmp_path / "runs").exists(), "nothing was made"
 
 
 def test_options_that_name_no_stage(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match='--from sfd: there is no such stage, did you mean "sft"'):
+    with pytest.raises(ConfigError, match='--from sfd: unknown stage, did you mean "sft"'):
         go(tmp_path, start="sfd")
-    with pytest.raises(ConfigError, match=r"name their section: train\.max_steps=10"):
+    with pytest.raises(ConfigError, match=r"write a pipeline's settings with their section: train\.max_steps=10"):
         go(tmp_path, sets=["lambda=1"])
 
 
@@ -215,7 +215,7 @@ def test_a_soup_is_the_mean_of_the_weights(finished: Path, tmp_path: Path) -> No
 def test_an_export_that_scores_otherwise_is_refused(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A saver that loses a bit of the weights on its way, as dtype or tying mistakes do."""
+    """A saver that changes the weights slightly, as mistakes in dtypes or tied weights do."""
     from alignkit.errors import RunFailedError
     from transformers import LlamaForCausalLM
 
@@ -234,7 +234,7 @@ def test_an_export_that_scores_otherwise_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------------------------ a look at it
+# ------------------------------------------------------------------------------------------------ commands for a run
 
 
 @pytest.mark.slow

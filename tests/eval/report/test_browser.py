@@ -1,4 +1,4 @@
-"""The report in a real browser: sorting, filters, the item explorer, hostile content, dark and light, phone width."""
+"""Reports in a real browser: sorting, filters, the item explorer, hostile content, colour schemes, phone width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: what it says, that nothing in it is trusted, and what it shows where something is missing."""
+"""Reports: their content, the escaping of untrusted text, and missing data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 @pytest.fixture
 def poisoned(runs: list[Run], tmp_path: Path) -> Path:
-    """A run whose model said something nasty, and whose pairs are named nastily."""
+    """A run with hostile answers and hostile categories."""
     run = shutil.copytree(runs[0].directory, tmp_path / "nasty<b>")
     rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     (run / "samples.jsonl").write_text(
@@ -85,7 +85,7 @@ def test_a_run_s_report_says_what_came_out(runs: list[Run]) -> None:
     page = Outline(path.read_text())
     value = runs[0].evaluation["after"]["prefs"]["accuracy_sum"]["value"]
     assert f"{value:.3f}" in page.text
-    for heading in ("Before and after training", "Differences from start", "Training", "Where the time went"):
+    for heading in ("Before and after training", "Differences from start", "Training", "Time by stage"):
         assert heading in page.text
     assert "orpo and start" in page.text or "better than start" in page.text
     assert runs[0].record["model"]["hash"] in page.text
@@ -116,7 +116,7 @@ def test_nothing_is_trusted(poisoned: Path, tmp_path: Path) -> None:
     assert len(page.named("script")) == 1, "the page's own"
     assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
     assert all((a["src"] or "").startswith("data:image/svg+xml;base64,") for a in page.named("img"))
-    assert "{{ 7 * 7 }}" in page.text, "shown as it stands, not computed"
+    assert "{{ 7 * 7 }}" in page.text, "shown as text, not evaluated"
     assert "window.evil = 1" in page.text
 
 
@@ -148,7 +148,7 @@ def test_what_is_missing_is_said(runs: list[Run], tmp_path: Path) -> None:
     (bare / "samples.jsonl").unlink()
     (bare / "metrics.jsonl").unlink()
     text = Outline(run_report(bare).read_text()).text
-    assert "There is nothing to compare this run with" in text
+    assert "This run cannot be compared with its start model" in text
     assert number_cell(math.nan).text == "not finite"
     assert number_cell(None).text == "-"
     table = SortableTable("t", ("a", "b"), [(number_cell(1.0), number_cell(math.inf))])
@@ -158,22 +158,22 @@ def test_what_is_missing_is_said(runs: list[Run], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "expected"),
     [
         ('{"id": "a", "prompt": "p", "bef', "invalid JSON"),
         ('{"id": "a", "before": "b", "after": "c"}', "the key 'prompt' is missing"),
         ("[]", "expected a JSON object"),
     ],
 )
-def test_samples_that_cannot_be_read(runs: list[Run], tmp_path: Path, line: str, says: str) -> None:
+def test_samples_that_cannot_be_read(runs: list[Run], tmp_path: Path, line: str, expected: str) -> None:
     run = shutil.copytree(runs[0].directory, tmp_path / "run")
     (run / "samples.jsonl").write_text(line)
-    with pytest.raises(DataError, match=rf"samples.jsonl:1: {re.escape(says)}"):
+    with pytest.raises(DataError, match=rf"samples.jsonl:1: {re.escape(expected)}"):
         run_report(run)
 
 
 def test_a_formula_in_a_name_stays_a_name(runs: list[Run], tmp_path: Path) -> None:
-    """matplotlib would typeset what stands between dollars, or fail at it."""
+    """matplotlib would typeset text between dollar signs, or fail."""
     copies = [shutil.copytree(run.directory, tmp_path / f"${run.directory.name}_{{$") for run in runs]
     comparison = compare(copies)
     named = replace(comparison, arms=[replace(a, name=f"$\\{a.name}$") for a in comparison.arms], baseline="$\\orpo$")

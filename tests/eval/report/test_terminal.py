@@ -1,4 +1,4 @@
-"""The tables of a comparison: one description, the same texts on the terminal and on the page."""
+"""Tables of a comparison: the terminal and the page show the same texts."""
 
 from __future__ import annotations
 

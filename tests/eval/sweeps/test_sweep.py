@@ -1,4 +1,4 @@
-"""Sweeps: which cells there are, that they survive failures, kills and resumption, and what comes out."""
+"""Sweeps: their cells, failures, kills and resumption, and their results."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_setting_the_method_does_not_have_is_left_out_and_said() -> None:
         *("orpo-lambda=0-seed=0", "orpo-lambda=1-seed=0"),
         *("dpo-beta=0.1-seed=0", "dpo-beta=0.5-seed=0"),
     ]
-    assert "dpo has no setting lambda: it is trained once for all values of it" in notes
+    assert "dpo has no setting lambda: it is trained once for all its values" in notes
     assert made[1].config.method.settings["lambda"] == 0
     assert made[-1].config.method.settings["beta"] == 0.5
 
@@ -77,23 +77,23 @@ def test_files_are_laid_over_the_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("over", "about", "says"),
+    ("over", "about", "expected"),
     [
         (["lambda"], {}, "write key=v1,v2"),
         (["lambda=0,,1"], {}, "write key=v1,v2"),
-        (["lambda=0", "lambda=1"], {}, "swept twice"),
-        (["lambda=0,0"], {}, "a value stands there twice"),
+        (["lambda=0", "lambda=1"], {}, "already swept by another --over"),
+        (["lambda=0,0"], {}, "a value is repeated"),
         (["lamda=0,1"], {}, 'did you mean "lambda"'),
         (["lambda=0,high"], {}, "lambda"),
         (["train.learning_rat=1"], {}, 'did you mean "train.learning_rate"|learning_rate'),
-        (["lambda=0"], {"seeds": []}, "names no seed"),
-        (["lambda=0"], {"seeds": [1, 1]}, "names a seed twice"),
+        (["lambda=0"], {"seeds": []}, "--seeds is empty"),
+        (["lambda=0"], {"seeds": [1, 1]}, "repeats a seed"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_trained(
-    over: list[str], about: dict[str, Any], says: str, tmp_path: Path
+    over: list[str], about: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=expected):
         cells(SweepSpec(over=parse_over(over), method="orpo", **about), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -136,12 +136,12 @@ def test_the_start_model_is_evaluated_once(done: Sweep) -> None:
 
 def test_what_is_finished_is_kept(done: Sweep) -> None:
     stamps = {c.name: (done.directory / c.name / "run.json").stat().st_mtime_ns for c in done.cells}
-    said: list[str] = []
-    again = resume(done.directory, say=said.append)
-    assert "6 of 6 cells are finished already" in said
+    messages: list[str] = []
+    again = resume(done.directory, say=messages.append)
+    assert "6 of 6 cells are already finished" in messages
     assert {c.name: (done.directory / c.name / "run.json").stat().st_mtime_ns for c in again.cells} == stamps
     assert again.comparison is not None
-    with pytest.raises(ConfigError, match="holds a sweep with another over"):
+    with pytest.raises(ConfigError, match="has a sweep with a different over"):
         sweep({"lambda": [1]}, method="orpo", output=done.directory.parent, name=done.directory.name)
 
 
@@ -170,7 +170,7 @@ def test_side_by_side_gives_the_same_weights(done: Sweep, tmp_path: Path) -> Non
 
 
 def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
-    """SIGTERM in the first cell, kill -9 in the second, then on to the end."""
+    """SIGTERM in the first cell, SIGKILL in the second, then resume to the end."""
     options = ["sweep", "--method", "orpo", "--over", "lambda=0,1", "--name", "cut"]
     for setting in (*QUICK[2:], "train.max_steps=24", "train.save_strategy=steps", "train.save_steps=4"):
         options += ["--set", setting]
@@ -198,20 +198,24 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
-        (["--method", "orpo"], "nothing is swept"),
+        (["--method", "orpo"], "nothing to sweep"),
         (["--method", "orpo", "--over", "lambda=0", "--seeds", "a"], "write whole numbers"),
-        (["--resume", "--name", "none"], "holds no sweep"),
+        (["--resume", "--name", "none"], "is not a sweep directory"),
         (["--over", "lambda=0"], "no method given"),
         (["--method", "orpo", "--over", "lambda=-1,0"], "lambda"),
         (["--method", "orpo", "--over", "lambda=0", "--name", "../out"], "points outside"),
     ],
 )
 def test_wrong_usage(
-    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", *arguments]) == 2
-    assert says in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

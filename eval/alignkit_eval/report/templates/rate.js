@@ -1,5 +1,5 @@
 "use strict";
-// One pair at a time; choices are kept in this browser under the page's own digest.
+// Shows one pair at a time; choices are stored in this browser under the page's hash.
 const page = document.body.dataset.page;
 const pairs = [...document.querySelectorAll(".pair")];
 const done = document.getElementById("done");
@@ -9,7 +9,7 @@ let choices = {};
 try {
   choices = JSON.parse(localStorage.getItem(store)) ?? {};
 } catch {
-  choices = {}; // no storage here, or not ours: ratings last as long as the page
+  choices = {}; // no storage, or invalid content: ratings last as long as the page is open
 }
 let current = 0;
 
@@ -27,7 +27,7 @@ function firstOpen() {
   return open === -1 ? pairs.length : open;
 }
 
-// Whoever reads by ear or by keyboard goes on where the new pair begins.
+// Move the focus to the new pair, for screen readers and keyboard users.
 function go(position) {
   show(position);
   const place = pairs[current] ?? done;
@@ -41,7 +41,7 @@ function choose(choice) {
   try {
     localStorage.setItem(store, JSON.stringify(choices));
   } catch {
-    // kept in memory alone
+    // kept in memory only
   }
   go(firstOpen());
 }
@@ -50,7 +50,7 @@ function csv() {
   return ["pair,choice,page", ...Object.entries(choices).map(([pair, choice]) => `${pair},${choice},${page}`)].join("\n") + "\n";
 }
 
-for (const group of document.querySelectorAll(".tools, .choices")) group.hidden = false; // of no use without this script
+for (const group of document.querySelectorAll(".tools, .choices")) group.hidden = false; // only usable with this script
 for (const button of document.querySelectorAll(".choices button")) button.addEventListener("click", () => choose(button.value));
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;

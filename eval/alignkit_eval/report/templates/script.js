@@ -1,5 +1,5 @@
 "use strict";
-// The page reads without this: sorting and filters only. Nothing of the page's data is ever made into markup here.
+// Sorting and filters; the page is readable without them. Page data is never turned into markup here.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const original = [...body.rows];
@@ -22,7 +22,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Numbers come before what is none (a dash), whichever way they are sorted.
+// Numbers come before cells without one (a dash), in either direction.
 function compare(a, b, sign) {
   const [x, y] = [a.dataset.value, b.dataset.value];
   if (x !== undefined && y !== undefined) return sign * (Number(x) - Number(y));
@@ -50,7 +50,7 @@ for (const filter of document.querySelectorAll(".filter")) {
   });
 }
 
-// Paper cannot be opened: what is needed to repeat it is printed in full.
+// Collapsed facts are expanded for printing.
 const facts = [...document.querySelectorAll(".fact")];
 let folded = [];
 addEventListener("beforeprint", () => {
