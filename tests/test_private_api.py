@@ -49,7 +49,6 @@ OVERRIDDEN = (
     Pin("transformers:Trainer", "log", "self, logs, start_time", "exact means and counts in place of Trainer's"),
     Pin("transformers:Trainer", "get_train_dataloader", "self", "rows follow from the step; TRL's rows in our order"),
     Pin("transformers:Trainer", "floating_point_ops", "self, inputs", "Trainer would count empty batches"),
-    Pin("transformers:Trainer", "loss_is_scaled_for_ga", None, "losses are divided by whole steps' counts already"),
 )
 
 READ = (

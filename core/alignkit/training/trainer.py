@@ -39,8 +39,6 @@ from alignkit.training.steps import Steps
 class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
     """``transformers.Trainer`` with alignkit's optimizer step, logging, held-out loss and checkpoints."""
 
-    loss_is_scaled_for_ga = True
-
     def __init__(self, parts: EngineParts) -> None:
         self.parts = parts
         super().__init__(
