@@ -93,7 +93,7 @@ class ContentCache:
 
     def _find(self, directory: Path, key: str, read: Callable[[Path], T], *, replace: bool = False) -> tuple[T] | None:
         """Return the value of an intact entry; with ``replace``, remove damaged ones."""
-        for path in filter(_is_entry, directory.glob(f"{key}.*")):
+        for path in filter(_is_entry, directory.glob(f"{key}.{'[0-9a-f]' * 64}*")):  # not 0.1.0's, without checksums
             try:
                 if path.name != self._name(path, key):
                     raise ValueError("its checksum is wrong")
