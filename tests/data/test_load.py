@@ -13,7 +13,7 @@ from alignkit.config import RunConfig
 from alignkit.contract.rows import RawRows
 from alignkit.contract.types import RowKind
 from alignkit.data.load import load_data
-from alignkit.data.rows import digest
+from alignkit.data.rows import text_digest
 from alignkit.data.tokenise.encode import SEGMENTS
 from alignkit.errors import DataError
 from hypothesis import HealthCheck, given, settings
@@ -162,8 +162,8 @@ def test_tokenised_rows_are_a_sequence(tmp_path: Path) -> None:
 
 
 def test_digest_is_of_the_content() -> None:
-    assert digest("a") == digest("a") != digest("b")
-    assert digest(({"role": "user", "content": "a"},)) == digest(({"content": "a", "role": "user"},))
+    assert text_digest("a") == text_digest("a") != text_digest("b")
+    assert text_digest(({"role": "user", "content": "a"},)) == text_digest(({"content": "a", "role": "user"},))
 
 
 def test_importing_the_data_modules_loads_no_heavy_library() -> None:

@@ -26,11 +26,10 @@ def list_entries(as_json: bool) -> None:
     from alignkit.system.cache import entries
     from alignkit.system.files import to_json
 
-    found = entries()
     if as_json:
-        click.echo(json.dumps(to_json(found), indent=2))
+        click.echo(json.dumps(to_json(entries()), indent=2))
         return
-    for entry in found:
+    for entry in entries():
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
         click.echo(f"{entry.section:<10}  {entry.key[:12]}  {_size(entry.bytes)}  last used {used}")
 
@@ -38,7 +37,7 @@ def list_entries(as_json: bool) -> None:
 @cache.command()
 @debug_option
 def size() -> None:
-    """Print the number and size of the entries of every section, and of all."""
+    """Print the number and total size of the entries of each section."""
     from alignkit.system.cache import SECTIONS, cache_directory, entries
 
     found = entries()
@@ -54,7 +53,7 @@ def size() -> None:
     "--max-size",
     metavar="GB",
     type=click.FloatRange(0),
-    help="Remove the least recently used entries until no more than this is left (GB: 10^9 bytes).",
+    help="Remove the least recently used entries beyond it (GB: 10^9 bytes).",
 )
 @click.option("--all", "everything", is_flag=True, help="Remove every entry.")
 @debug_option

@@ -10,7 +10,7 @@ from json.encoder import encode_basestring
 from alignkit.contract.rows import Text
 
 
-def digest(*texts: Text) -> str:
+def text_digest(*texts: Text) -> str:
     """Return a hash of the content of ``texts``, 16 hexadecimal digits."""
     content = as_json(texts)
     if content is None:

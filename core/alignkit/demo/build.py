@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from alignkit.errors import ConfigError
+from alignkit.system.files import staged_directory
 
 STEPS = 2400
 TEXTS = 40_000
@@ -38,15 +37,10 @@ def build(output: Path, *, steps: int = STEPS, seed: int = 0) -> None:
     output = Path(output)
     if output.exists() and not (output / CHECKSUMS).is_file():
         raise ConfigError(f"{output} exists and is not a build of the demo: choose another directory")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
-        fresh = Path(scratch) / "demo"
+    with staged_directory(output) as fresh:
         write_data(fresh / "data")
         write_model(fresh / "model", steps=steps, seed=seed)
         write_checksums(fresh)
-        if output.exists():
-            shutil.rmtree(output)
-        fresh.rename(output)
 
 
 def write_data(directory: Path) -> None:

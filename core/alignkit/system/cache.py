@@ -70,26 +70,31 @@ class ContentCache:
             write: writes the value that its second argument, ``make``, returns to a path.
         """
         make = functools.cache(make)
+        directory = cache_directory() / self.section
+        partial = directory / f"{key}.partial"
         try:
-            directory = self._directory()
+            for private in (directory.parent, directory):
+                private.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _owned(directory):
+                raise PermissionError(f"{directory} is a link or belongs to another user")
             if found := self._find(directory, key, read):
                 return found[0], True
-            with file_lock(directory / f"{key}.lock", wait=True):
+            with file_lock(partial.with_suffix(".lock"), wait=True):
                 if found := self._find(directory, key, read, replace=True):  # made while this process waited
                     return found[0], True
                 _remove_leftovers(directory)
-                return read(self._add(directory, key, lambda path: write(path, make))), False
+                _remove(partial)
+                try:
+                    write(partial, make)
+                    sync_tree(partial)
+                    path = partial.rename(directory / self._name(partial, key))
+                    sync(directory)
+                finally:
+                    _remove(partial)
+                return read(path), False
         except OSError as error:
             logger.warning("%s are not cached: %s", SECTIONS[self.section], error)
             return make(), False
-
-    def _directory(self) -> Path:
-        directory = cache_directory() / self.section
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        if not _owned(directory):
-            raise PermissionError(f"{directory} is a link or belongs to another user")
-        return directory
 
     def _find(self, directory: Path, key: str, read: Callable[[Path], T], *, replace: bool = False) -> tuple[T] | None:
         """Return the value of an intact entry; with ``replace``, remove damaged ones."""
@@ -107,19 +112,6 @@ class ContentCache:
                 os.utime(path)
             return (value,)
         return None
-
-    def _add(self, directory: Path, key: str, write: Callable[[Path], object]) -> Path:
-        partial = directory / f"{key}.partial"
-        try:
-            _remove(partial)
-            write(partial)
-            sync_tree(partial)
-            path = partial.rename(directory / self._name(partial, key))
-            sync(directory)
-        finally:
-            with suppress(OSError):
-                _remove(partial)
-        return path
 
     def _name(self, path: Path, key: str) -> str:
         return f"{key}.{_checksum(path, key)}{self.suffix}"
@@ -148,13 +140,12 @@ def entries() -> list[Entry]:
 
 
 def prune(unused_since: float = 0.0, max_bytes: float = float("inf")) -> list[Entry]:
-    """Remove entries last used before ``unused_since``, and the least recently used until ``max_bytes`` are left.
+    """Remove entries last used before ``unused_since``, then the least recently used until ``max_bytes`` are left.
 
     Returns the removed ones. Raises ``OSError`` where one cannot be removed.
     """
-    found = entries()
+    removed, found = [], entries()
     left = sum(entry.bytes for entry in found)
-    removed = []
     for entry in found:
         if entry.last_used < unused_since or left > max_bytes:
             _remove(entry.path)

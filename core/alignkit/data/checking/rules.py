@@ -13,7 +13,7 @@ from typing import NamedTuple
 from alignkit.config import CheckConfig
 from alignkit.contract.rows import Row, Text
 from alignkit.data.checking.similar import Sketches
-from alignkit.data.rows import digest
+from alignkit.data.rows import text_digest
 
 
 class Hit(NamedTuple):
@@ -171,7 +171,7 @@ def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Rows with the same prompt and answers as an earlier row."""
     first: dict[str, int] = {}
     for i, row in enumerate(rows):
-        key = digest(row.prompt, *row.answers)
+        key = text_digest(row.prompt, *row.answers)
         if key in first:
             yield Hit(i, f"the same as {named(rows[first[key]])}")
         else:
@@ -183,8 +183,8 @@ def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     pairs: dict[tuple[str, frozenset[str]], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, row in enumerate(rows):
         if len(row.answers) == 2 and row.unusable is None:
-            chosen, rejected = (digest(answer) for answer in row.answers)
-            pairs[digest(row.prompt), frozenset((chosen, rejected))][chosen].append(i)
+            chosen, rejected = (text_digest(answer) for answer in row.answers)
+            pairs[text_digest(row.prompt), frozenset((chosen, rejected))][chosen].append(i)
     for sides in pairs.values():
         if len(sides) > 1:
             (one, *_), (other, *_) = list(sides.values())[:2]
@@ -195,14 +195,14 @@ def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
 
 
 def _chosen(row: Row) -> str:
-    return digest(row.answers[0])
+    return text_digest(row.answers[0])
 
 
 def near_duplicates(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
     """Rows nearly the same as an earlier row (exact duplicates are found by :func:`duplicates`)."""
     sketches, exact, numbers = Sketches(), set[str](), list[int]()
     for i, row in enumerate(rows):
-        key = digest(row.prompt, *row.answers)
+        key = text_digest(row.prompt, *row.answers)
         if key in exact:
             continue
         runs = sketches.runs("\n".join(text for _, text in texts_of(row)))
@@ -220,11 +220,11 @@ def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig) ->
     sketches, names = Sketches(), list[str]()
     for row in held_out:
         name = named(row)
-        if exact.setdefault(digest(row.prompt), name) == name:
+        if exact.setdefault(text_digest(row.prompt), name) == name:
             sketches.add(sketches.runs(plain_text(row.prompt)))
             names.append(name)
     for i, row in enumerate(rows):
-        same = exact.get(digest(row.prompt))
+        same = exact.get(text_digest(row.prompt))
         if same is not None:
             yield Hit(i, f"same prompt as {same}")
             continue

@@ -13,7 +13,7 @@ from typing import Any
 
 from alignkit.contract.rows import Message, RawRows, Row, Text
 from alignkit.contract.types import RowKind
-from alignkit.data.rows import digest
+from alignkit.data.rows import text_digest
 from alignkit.data.shapes.columns import RowReader
 from alignkit.data.shapes.messages import is_blank
 from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
@@ -253,10 +253,10 @@ def _about(cells: RowReader, shape: Shape, position: int, parts: Parts) -> Row:
     used = {*shape.needs, *shape.optional, *_ABOUT, "tools", UNUSABLE_COLUMN}
     return Row(
         position=position,
-        id=cells.name("id") or digest(identity[0], *identity[1]),
+        id=cells.name("id") or text_digest(identity[0], *identity[1]),
         prompt=prompt,
         answers=answers,
-        cluster=cells.name("cluster") or digest(identity[0]),
+        cluster=cells.name("cluster") or text_digest(identity[0]),
         category=cells.name("category"),
         fields={k: v for k, v in cells.values.items() if k not in used and isinstance(v, (str, int, float, bool))},
         unusable=cells.values.get(UNUSABLE_COLUMN),

@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 from alignkit.contract.rows import RawRows
-from alignkit.data.rows import describe_value, digest
+from alignkit.data.rows import describe_value, text_digest
 from alignkit.data.shapes.columns import read_label
 from alignkit.data.sources.chunks import Source
 from alignkit.errors import DataError
@@ -139,7 +139,7 @@ def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> tuple[
                 raise DataError(f'{place}: no column "rating" or "label", so this row cannot be paired')
             score = float(read_label(label, place))
         answer = _Answer(row[names["completion"]], _number(score, place), row, place)
-        groups.setdefault(digest(row[names["prompt"]]), []).append(answer)
+        groups.setdefault(text_digest(row[names["prompt"]]), []).append(answer)
     rows: list[Mapping[str, Any]] = []
     places: list[str] = []
     dropped = {names[name] for name in ("completion", "rating", "label", "id")}

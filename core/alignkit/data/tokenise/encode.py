@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.contract.rows import RawRows, Row, Text
 from alignkit.contract.types import RowKind
-from alignkit.data.rows import as_json, digest
+from alignkit.data.rows import as_json, text_digest
 from alignkit.data.shapes.normalise import Normaliser, UniqueIds
 from alignkit.data.shapes.pairs import Pairing, expand_alternatives, left_over, paired
 from alignkit.data.shapes.templates import fill
@@ -187,7 +187,7 @@ def _record_batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, roo
         "cluster": _strings([row.cluster for row in rows]),
         "category": _strings([row.category for row in rows]),
         "fields": _strings([json.dumps(row.fields) if row.fields else None for row in rows]),
-        "prompt": _strings([digest(row.prompt) for row in rows]),
+        "prompt": _strings([text_digest(row.prompt) for row in rows]),
         "text": _strings([_text(row) for row in rows]),
         "unusable": _strings([row.unusable for row in made]),
         "lengths": pa.FixedSizeListArray.from_arrays(pa.array(lengths.ravel()), parts),
