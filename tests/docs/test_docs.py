@@ -69,3 +69,18 @@ def test_every_rule_stands_in_the_data_page() -> None:
 
     page = (DOCS / "data.md").read_text(encoding="utf-8")
     assert [rule for rule in TITLES if f"`{rule}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "files"),
+    [
+        ("SimPO", ["examples/alignkit-simpo/alignkit_simpo/__init__.py"]),
+        ("KTO", ["examples/alignkit-kto/alignkit_kto/__init__.py"]),
+        ("ORPO", ["plugins/orpo/alignkit_orpo/losses.py", "plugins/orpo/alignkit_orpo/method.py"]),
+    ],
+)
+def test_the_readme_counts_the_lines_of_a_method(row: str, files: list[str]) -> None:
+    root = DOCS.parent
+    lines = sum(len((root / file).read_text(encoding="utf-8").splitlines()) for file in files)
+    (found,) = [line for line in (root / "README.md").read_text().splitlines() if line.startswith(f"| {row} |")]
+    assert found.split("|")[2].strip().startswith(f"{lines}, "), f"{row} is {lines} lines"
