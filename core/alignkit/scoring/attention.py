@@ -29,12 +29,9 @@ _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
 
 def _kernels() -> tuple[Any, Any]:
     """Return PyTorch's CPU flash attention and its backward. Both are private and may be missing: look them up when used."""
-    aten = torch.ops.aten
+    name = "_scaled_dot_product_flash_attention_for_cpu"
     try:
-        return (
-            aten._scaled_dot_product_flash_attention_for_cpu,
-            aten._scaled_dot_product_flash_attention_for_cpu_backward,
-        )
+        return getattr(torch.ops.aten, name), getattr(torch.ops.aten, f"{name}_backward")
     except AttributeError as error:
         raise NotImplementedError(f"torch {torch.__version__} has no CPU flash attention") from error
 
@@ -99,7 +96,7 @@ class _PackedAttention(torch.autograd.Function):
         heads = key.shape[1]
         out = torch.empty_like(query)
         q, k, v, o = _grouped(query, heads), _shared(query, key), _shared(query, value), _grouped(out, heads)
-        lse: torch.Tensor | None = None
+        lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
         flash_attention, ctx.flash_attention_backward = _kernels()
         for part in parts:
             rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
@@ -107,13 +104,10 @@ class _PackedAttention(torch.autograd.Function):
             output, total = flash_attention(
                 q[:, :, rows], k[:, :, columns], v[:, :, columns], 0.0, part.causal, attn_mask=mask, scale=scale
             )
-            if lse is None:
-                lse = total.new_empty(q.shape[:3])
             if part.merge:
                 _merge(o[:, :, rows], lse[:, :, rows], output, total)
             else:
-                o[:, :, rows] = output
-                lse[:, :, rows] = total
+                o[:, :, rows], lse[:, :, rows] = output, total
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.parts, ctx.window, ctx.scale = parts, window, scale
         return out
@@ -128,18 +122,9 @@ class _PackedAttention(torch.autograd.Function):
         o, g, d_q = _grouped(out, heads), _grouped(grad, heads), _grouped(d_query, heads)
         for part in ctx.parts:
             rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
-            a, b, c = ctx.flash_attention_backward(
-                g[:, :, rows],
-                q[:, :, rows],
-                k[:, :, columns],
-                v[:, :, columns],
-                o[:, :, rows],
-                lse[:, :, rows],
-                0.0,
-                part.causal,
-                attn_mask=_window_mask(part, ctx.window, query),
-                scale=ctx.scale,
-            )
+            mask = _window_mask(part, ctx.window, query)
+            states = g[:, :, rows], q[:, :, rows], k[:, :, columns], v[:, :, columns], o[:, :, rows], lse[:, :, rows]
+            a, b, c = ctx.flash_attention_backward(*states, 0.0, part.causal, attn_mask=mask, scale=ctx.scale)
             d_q[:, :, rows] += a
             d_key[0, :, columns] += b.sum(1)
             d_value[0, :, columns] += c.sum(1)

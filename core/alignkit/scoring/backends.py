@@ -82,7 +82,15 @@ def score_plan(model: Any, plan: Plan) -> TokenLogps:
     targets = torch.cat([plan.targets, plan.prompt_targets])
     count, wanted = len(plan.targets), plan.wanted
     if plan.backend == "plain":
-        out = _own_output(model, plan)
+        # Logits [B, L, V], and hidden states if a critic needs them.
+        out = type(model).forward(
+            model,
+            input_ids=plan.input_ids,
+            attention_mask=plan.attention_mask,
+            use_cache=False,
+            return_dict=True,
+            output_hidden_states=wanted.values,
+        )
         logits = out.logits.flatten(0, 1).index_select(0, source)
         logits = logits if wanted.temperature == 1.0 else logits / wanted.temperature
         logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
@@ -98,22 +106,9 @@ def score_plan(model: Any, plan: Plan) -> TokenLogps:
     return TokenLogps(logps[:count], logps[count:], values, spread)
 
 
-def _own_output(model: Any, plan: Plan) -> Any:
-    """Return the output of the model's own forward: logits ``[B, L, V]``, and hidden states if a critic needs them."""
-    return type(model).forward(
-        model,
-        input_ids=plan.input_ids,
-        attention_mask=plan.attention_mask,
-        use_cache=False,
-        return_dict=True,
-        output_hidden_states=plan.wanted.values,
-    )
-
-
 def _backbone(model: Any) -> Any:
-    backbone = model.base_model
-    if backbone is model:  # some classes declare a prefix that they do not have
-        backbone = getattr(model, "model", None)
+    # Some classes declare a prefix that they do not have.
+    backbone = getattr(model, "model", None) if model.base_model is model else model.base_model
     if backbone is None:
         raise NotImplementedError(f"{type(model).__name__} has no backbone separate from its head")
     return backbone

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from alignkit.scoring.plan import Segment
@@ -41,9 +41,7 @@ def blocks(segments: tuple[Segment, ...], window: int | None) -> tuple[Block, ..
 def _segment_blocks(segment: Segment, window: int | None) -> Iterator[Block]:
     start, prompt, completions = segment
     trunk = start + prompt
-    ends = [trunk + (completions[0] if completions else 0)]
-    for length in completions[1:]:
-        ends.append(ends[-1] + length)
+    ends = list(accumulate(completions or (0,), initial=trunk))[1:]
     yield from _causal(start, ends[0], window)
     for begin, end in pairwise(ends):
         yield from _causal(begin, end, window)

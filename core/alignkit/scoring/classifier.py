@@ -7,6 +7,7 @@ in place of its log-probabilities.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
@@ -47,6 +48,7 @@ class ClassifierPolicy:
         import torch
 
         from alignkit.scoring.evaluating import evaluating
+        from alignkit.scoring.padding import pad_rows
 
         if prompt or values or entropy or reference:
             raise NotImplementedError(
@@ -55,14 +57,11 @@ class ClassifierPolicy:
         rows = [[*example.prompt, *completion] for example in examples for completion in example.completions]
         if not rows:
             raise DataError("the batch has no rows to score")
-        inputs = self._padded(rows)
-        if grad:
-            logits = self.model(**inputs).logits
-        else:
-            data_parallel = isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
-            model: Any = self.model.module if data_parallel else self.model
-            with evaluating(model):
-                logits = model(**inputs).logits
+        wrapped: Any = self.model
+        model = wrapped.module if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel) else wrapped
+        ids, mask = pad_rows(rows, model.config.get_text_config().pad_token_id, next(model.parameters()).device)
+        with nullcontext() if grad else evaluating(model):
+            logits = (wrapped if grad else model)(input_ids=ids, attention_mask=mask).logits
         rewards = logits[:, 0].float()
         count = len(rows)
         return Scores(
@@ -73,14 +72,6 @@ class ClassifierPolicy:
             prompt_row=torch.zeros(0, dtype=torch.long, device=rewards.device),
             rows=len(examples),
         )
-
-    def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        from alignkit.scoring.padding import pad_rows
-
-        config: Any = getattr(self.model, "module", self.model).config
-        device = next(self.model.parameters()).device
-        ids, mask = pad_rows(rows, config.get_text_config().pad_token_id, device)
-        return {"input_ids": ids, "attention_mask": mask}
 
 
 def policy_of(loaded: LoadedModel, config: ModelConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:

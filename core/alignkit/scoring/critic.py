@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from alignkit.errors import CheckpointError
 from alignkit.scoring.backends import hidden_states, innermost, text_config
-
-if TYPE_CHECKING:
-    from alignkit.scoring.plan import Plan
+from alignkit.scoring.plan import Plan
 
 FILE = "critic.safetensors"
 _NAME = "critic"
@@ -36,10 +34,7 @@ class Critic(nn.Module):
     def forward(self, hidden: torch.Tensor, model: Any, plan: Plan) -> torch.Tensor:
         """Return the value of the state before every scored completion token, float32 ``[N]``.
 
-        Args:
-            hidden: the policy's hidden states at those positions, ``[N, H]``.
-            model: the innermost causal language model.
-            plan: the plan being scored.
+        ``hidden`` is the policy's hidden states at those positions, ``[N, H]``; ``model`` the innermost causal LM.
         """
         if self.trunk is not None:
             hidden = hidden_states(model, plan, self.trunk).flatten(0, 1).index_select(0, plan.source)
@@ -56,16 +51,14 @@ def add_critic(model: nn.Module, kind: Literal["shared", "separate"]) -> None:
     trunk = None
     if kind == "separate":
         kept: dict[int, Any] = {id(p): p for p in base.base_model.parameters() if not p.requires_grad}
-        kept |= {
-            id(config): config for config in (base.config, text_config(base))
-        }  # one attention implementation for both
+        # One attention implementation for both.
+        kept |= {id(config): config for config in (base.config, text_config(base))}
         trunk = copy.deepcopy(base.base_model, kept)
     critic = Critic(int(text_config(base).hidden_size), trunk)
     base.add_module(_NAME, critic.to(next(model.parameters()).device))
 
 
 def critic_of(model: nn.Module) -> Critic | None:
-    """Return the model's critic, or None."""
     critic: Critic | None = getattr(innermost(model), _NAME, None)
     return critic
 

@@ -46,7 +46,6 @@ class LogitTransform(NamedTuple):
         return cls(scale, _number(config, "final_logit_softcapping"))  # Gemma 2
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """Apply the transform."""
         if self.softcap is not None:
             logits = torch.tanh(logits * (self.scale / self.softcap)) * self.softcap
             return logits if self.temperature == 1.0 else logits / self.temperature
@@ -64,9 +63,6 @@ _IDENTITY = LogitTransform()
 def _number(config: Any, name: str) -> float | None:
     value = getattr(config, name, None)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-# ---------------------------------------------------------------------------------------------- dispatch
 
 
 def install_head(head: nn.Module) -> None:
@@ -111,13 +107,10 @@ def _active(head: nn.Module) -> nn.Module:
     saved = getattr(head, "modules_to_save", None)
     if not isinstance(saved, nn.ModuleDict):
         return head
-    active: list[str] = [] if head.disable_adapters else [name for name in _names(head) if name in saved]
+    names: Any = () if head.disable_adapters else head.active_adapters
+    active = [name for name in names if name in saved]
     layer: nn.Module = saved[active[0]] if active else head.original_module  # type: ignore[assignment]
     return layer
-
-
-def _names(head: Any) -> list[str]:
-    return list(head.active_adapters)
 
 
 def _sharded(head: nn.Module) -> bool:
@@ -127,10 +120,7 @@ def _sharded(head: nn.Module) -> bool:
 
 
 def _linear_forward(
-    self: nn.Linear,
-    input: torch.Tensor,
-    targets: torch.Tensor | None = None,
-    transform: LogitTransform = _IDENTITY,
+    self: nn.Linear, input: torch.Tensor, targets: torch.Tensor | None = None, transform: LogitTransform = _IDENTITY
 ) -> torch.Tensor:
     """Run ``nn.Linear.forward``, or return the log-probabilities of ``targets``. Bound to a layer by :func:`install_head`."""
     plain = type(self).forward
@@ -150,14 +140,6 @@ def _linear_forward(
         return linear_logps(input, weight, None if bias is None else bias.to(dtype), targets)
 
 
-# ---------------------------------------------------------------------------------------------- any head
-
-
-def chunk_rows(vocabulary: int, itemsize: int) -> int:
-    """Return the number of tokens whose logits are computed at once."""
-    return max(MIN_CHUNK, CHUNK_BYTES // (vocabulary * itemsize))
-
-
 def chunked_logps(
     head: Callable[[torch.Tensor], torch.Tensor],
     hidden: torch.Tensor,
@@ -172,12 +154,7 @@ def chunked_logps(
 
     size = size or MIN_CHUNK * 4
     chunks = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
-    if not torch.is_grad_enabled():
-        return torch.cat([score(states, tokens) for states, tokens in chunks])
     return torch.cat([checkpoint(score, states, tokens, use_reentrant=False) for states, tokens in chunks])
-
-
-# ---------------------------------------------------------------------------------------------- plain linear head
 
 
 def linear_logps(
@@ -196,7 +173,7 @@ def linear_logps(
     """
     if not torch.is_grad_enabled():  # a Function's needs_input_grad ignores no_grad
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    size = chunk or chunk_rows(len(weight), weight.element_size())
+    size = chunk or max(MIN_CHUNK, CHUNK_BYTES // (len(weight) * weight.element_size()))
     logps: torch.Tensor = _LinearLogps.apply(hidden, weight, bias, targets, size, keep_bytes)  # type: ignore[no-untyped-call]
     return logps
 

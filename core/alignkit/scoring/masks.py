@@ -33,8 +33,10 @@ def row_masks(plan: Plan, config: Any, *, additive: bool, dtype: torch.dtype) ->
     masks and needs ``additive`` ones (0, or the lowest number of ``dtype``); SDPA takes either.
     """
     sees = _tree_mask(plan.branch)
-    kinds = layer_types(config)
-    masks = {kind: _finish(sees & _reach(kind, config, plan.position_ids), additive, dtype) for kind in sorted(kinds)}
+    masks = {kind: sees & _reach(kind, config, plan.position_ids) for kind in sorted(layer_types(config))}
+    if additive:
+        zeros, lowest = torch.zeros(sees.shape, dtype=dtype, device=sees.device), torch.finfo(dtype).min
+        masks = {kind: zeros.masked_fill(~mask, lowest) for kind, mask in masks.items()}
     return masks if len(masks) > 1 else masks.popitem()[1]
 
 
@@ -57,9 +59,3 @@ def _reach(kind: str, config: Any, positions: torch.Tensor) -> torch.Tensor:
         size = int(config.attention_chunk_size)
         return torch.div(query, size, rounding_mode="floor") == torch.div(key, size, rounding_mode="floor")
     raise NotImplementedError(f"layers of type {kind} take no attention mask")
-
-
-def _finish(sees: torch.Tensor, additive: bool, dtype: torch.dtype) -> torch.Tensor:
-    if not additive:
-        return sees
-    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)

@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 
 def pad_rows(
     rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, left: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the ids and the attention mask (1 token, 0 padding) of padded rows, ``[B, T]`` each.
+    """Return the ids and the attention mask (1 token, 0 padding) of rows, ``[B, T]`` each.
 
-    Args:
-        rows: token ids of each row.
-        pad_id: id that fills the shorter rows.
-        device: device of both tensors.
-        left: pad on the left, as generation needs it; otherwise on the right.
+    Rows are padded on the right, or with ``left`` on the left, as generation needs it.
     """
-    width = max(map(len, rows))
-    ids, mask = [], []
-    for row in rows:
-        gap = width - len(row)
-        before, after = (gap, 0) if left else (0, gap)
-        ids.append([pad_id] * before + [*row] + [pad_id] * after)
-        mask.append([0] * before + [1] * len(row) + [0] * after)
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    side = "left" if left else "right"
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    padded = pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side)
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
+    return padded.to(device), mask.to(device)

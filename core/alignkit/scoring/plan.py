@@ -7,7 +7,7 @@ tokens, ``S`` completions, ``G`` examples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -80,11 +80,8 @@ class Plan:
 
     def to(self, device: torch.device | str) -> Plan:
         """Return the plan with its tensors on ``device``."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {
-            k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, torch.Tensor)
-        }
-        return replace(self, **moved)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
 
 class _Tree(NamedTuple):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,11 +12,9 @@ from torch import nn
 from alignkit.contract.batch import Example, Scores
 from alignkit.scoring.backends import TokenLogps
 from alignkit.scoring.evaluating import evaluating
-from alignkit.scoring.plan import Plan, Scorer, Wanted
+from alignkit.scoring.plan import Scorer, Wanted
+from alignkit.scoring.reference import StartWeights
 from alignkit.scoring.scorer import install
-
-if TYPE_CHECKING:
-    from alignkit.scoring.reference import StartWeights
 
 
 class ModelPolicy:
@@ -33,7 +32,6 @@ class ModelPolicy:
 
     @property
     def device(self) -> torch.device:
-        """Device of the model's inputs."""
         return next(self.model.parameters()).device
 
     def score(
@@ -59,7 +57,13 @@ class ModelPolicy:
                     examples, prompt=prompt, grad=False, values=values, entropy=entropy, temperature=temperature
                 )
         plan = self.scorer.plan(examples, prompt=prompt, wanted=Wanted(values, entropy, temperature)).to(self.device)
-        logps = self._forward(plan) if grad else self._forward_without_gradient(plan)
+        model: Any = self.model
+        if not grad and isinstance(model, nn.parallel.DistributedDataParallel):
+            # Without gradients there is nothing to synchronise, and the wrapper would broadcast buffers, for which all
+            # processes must make the same number of calls. Sharded models still need their wrapper.
+            model = model.module
+        with nullcontext() if grad else evaluating(model):
+            logps = TokenLogps(*model(plan=plan))
         return Scores(
             logps=logps.completions,
             sequence=plan.sequence,
@@ -70,14 +74,3 @@ class ModelPolicy:
             values=logps.values,
             entropy=logps.entropy,
         )
-
-    def _forward(self, plan: Plan) -> TokenLogps:
-        return TokenLogps(*self.model(plan=plan))
-
-    def _forward_without_gradient(self, plan: Plan) -> TokenLogps:
-        # Without gradients there is nothing to synchronise, and the data-parallel wrapper would broadcast buffers, for
-        # which all processes must make the same number of calls. Sharded models still need their wrapper.
-        data_parallel = isinstance(self.model, nn.parallel.DistributedDataParallel)
-        model: Any = self.model.module if data_parallel else self.model
-        with evaluating(model):
-            return TokenLogps(*model(plan=plan))

@@ -9,46 +9,34 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import Any
 
-from alignkit.contract.batch import by_length
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alignkit.contract.batch import Example, by_length
+from alignkit.contract.types import Need, Policy
+from alignkit.scoring.critic import is_critics
 from alignkit.system.cache import ContentCache
 from alignkit.system.files import digest
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from alignkit.contract.batch import Example
-    from alignkit.contract.types import Need, Policy
 
 _CACHE = ContentCache("reference", ".npy")
 
 
-class ReferenceLogps(Sequence["NDArray[np.float32]"]):
+class ReferenceLogps(Sequence[NDArray[np.float32]]):
     """Per-token log-probabilities of each row's completions, concatenated; ``logps[i]`` is ``[scored tokens of row i]``."""
 
     def __init__(self, flat: NDArray[np.float32], lengths: Sequence[int]) -> None:
-        import numpy as np
-
         self.flat = flat
         self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         if self.offsets[-1] != len(flat):
             raise ValueError(f"{len(flat)} log-probabilities for {self.offsets[-1]} tokens")
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.offsets) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[NDArray[np.float32]]: ...
-    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-        """Return the log-probabilities of a row, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: Any) -> Any:
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
 
@@ -64,16 +52,12 @@ class StartWeights:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        from alignkit.scoring.critic import is_critics
-
         trained = [p for name, p in model.named_parameters() if p.requires_grad and not is_critics(name)]
         self._pairs = [(parameter, parameter.detach().clone()) for parameter in trained]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Run the block without gradient and with the start weights in the model."""
-        import torch
-
         self._swap()
         try:
             with torch.no_grad():
@@ -95,8 +79,6 @@ def score_rows(
     policy: Policy, examples: Sequence[Example], max_tokens: int, tick: Callable[[int], None] = lambda rows: None
 ) -> ReferenceLogps:
     """Score every completion of ``examples`` without gradient; ``tick`` is called with the number of rows of each batch."""
-    import numpy as np
-
     lengths = _scored_tokens(examples)
     rows: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
     for batch in by_length(examples, max_tokens):
@@ -122,7 +104,6 @@ def reference_logps(
 
     An entry that does not match the rows is made again.
     """
-    import numpy as np
 
     def write(path: Path, made: Callable[[], ReferenceLogps]) -> None:
         with path.open("wb") as file:
