@@ -17,10 +17,8 @@ Merged = Sequence[tuple[str, float]]
 def model_card(record: RunRecord, merged: Merged = ()) -> str:
     """Return the card of a run's model as Markdown with a YAML head. Local directories are not disclosed.
 
-    Args:
-        record: the run's record.
-        merged: name and weight of each run where the model is the mean of several. Settings and results of the first run,
-            whose record this is, are then left out.
+    ``merged`` is the name and weight of each run where the model is the mean of several. Settings and results of the first
+    run, whose record this is, are then left out.
     """
     sections = [_head(record, merged), _introduction(record, merged), _use(record.model)]
     if not merged:
@@ -60,12 +58,12 @@ def _use(model: ModelRecord) -> str:
     task = "SequenceClassification" if model.is_classifier else "CausalLM"
     auto = f"Auto{'Peft' if model.adapter else ''}ModelFor{task}"
     labels = ", num_labels=1" if model.is_classifier else ""
-    lines = [
-        f"from peft import {auto}\nfrom transformers import AutoTokenizer"
-        if model.adapter
-        else f"from transformers import {auto}, AutoTokenizer",
-        "",
-        *(["# The base model named in adapter_config.json is loaded as well."] if model.adapter else []),
+    if model.adapter:
+        lines = [f"from peft import {auto}", "from transformers import AutoTokenizer", ""]
+        lines.append("# The base model named in adapter_config.json is loaded as well.")
+    else:
+        lines = [f"from transformers import {auto}, AutoTokenizer", ""]
+    lines += [
         f'model = {auto}.from_pretrained("path/to/model"{labels})',
         'tokenizer = AutoTokenizer.from_pretrained("path/to/model")',
         "# Format the text as in training: with the chat template if the tokenizer has one.",
@@ -97,12 +95,8 @@ def _training(record: RunRecord) -> str:
     data, train, held_out = record.config.get("data", {}), record.data.train, record.data.eval
     sources = [part["source"] for part in data.get("sources") or [data] if "source" in part]
     names = ", ".join(f"`{_name(source)}`" for source in sources) or "the training data"
-    counts = {
-        "clusters": train.clusters,
-        "prompt tokens": train.prompt_tokens,
-        "completion tokens": train.completion_tokens,
-    }
-    size = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    counts = {name: getattr(train, name) for name in ("clusters", "prompt_tokens", "completion_tokens")}
+    size = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     steps = "" if record.steps is None else f" for {record.steps:,} optimizer steps"
     return (
         f"## Training\n\nTrained{steps} on {train.rows:,} rows of {names} ({size}); "

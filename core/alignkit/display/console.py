@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import IO, TYPE_CHECKING
 from alignkit.display.headline import headline, signed, with_interval
 
 if TYPE_CHECKING:
-    from rich.console import Console as RichConsole
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
     from rich.table import Table
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
 _LOG_LINES = 20
 """Progress lines a run writes to its log."""
-
-_LOG_WIDTH = 120
 
 
 class Console:
@@ -39,10 +35,7 @@ class Console:
     def __init__(self, log: Path | None = None, stream: IO[str] | None = None, *, quiet: bool = False) -> None:
         from rich.console import Console as RichConsole
 
-        self._rich: RichConsole = RichConsole(
-            file=stream, stderr=stream is None, quiet=quiet, highlight=False, soft_wrap=True
-        )
-        self._stream = stream
+        self._rich = RichConsole(file=stream, stderr=stream is None, quiet=quiet, highlight=False, soft_wrap=True)
         self._log = log
 
     def log_to(self, path: Path | None) -> None:
@@ -50,17 +43,14 @@ class Console:
         self._log = path
 
     def info(self, message: str) -> None:
-        """Print a message."""
         self._rich.print(message, markup=False)
         self._write_log("INFO", message)
 
     def warn(self, message: str) -> None:
-        """Print a warning."""
         self._rich.print(f"warning: {message}", markup=False, style="yellow")
         self._write_log("WARNING", message)
 
     def table(self, table: RenderableType) -> None:
-        """Print a table."""
         self._rich.print(table, soft_wrap=False)
         self._write_log("INFO", _as_text(table))
 
@@ -72,21 +62,12 @@ class Console:
         """
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self._rich, disable=not self._interactive) as bars:
+        about, details = TextColumn("{task.description}"), TextColumn("{task.fields[details]}")
+        columns = (about, BarColumn(), MofNCompleteColumn(), details, TimeRemainingColumn())
+        shown = not self._rich.quiet and (self._rich.file.isatty() or self._rich.is_jupyter)
+        with Progress(*columns, console=self._rich, disable=not shown) as bars:
             task = bars.add_task(description, total=total, completed=start, details="")
             yield StepProgress(self, bars, task, total, start)
-
-    @property
-    def _interactive(self) -> bool:
-        stream = self._stream or sys.stderr
-        return not self._rich.quiet and (stream.isatty() or self._rich.is_jupyter)
 
     def _write_log(self, level: str, message: str) -> None:
         if self._log is None:
@@ -118,15 +99,8 @@ class StepProgress:
 
         The log gets one line of metrics per twentieth of the run.
         """
-        details = [
-            f"{name} {value:{form}}"
-            for name, value, form in (
-                ("loss", loss, ".4f"),
-                ("accuracy", accuracy, ".3f"),
-                ("tokens/s", tokens_per_second, ",.0f"),
-            )
-            if value is not None
-        ]
+        metrics = ("loss", loss, ".4f"), ("accuracy", accuracy, ".3f"), ("tokens/s", tokens_per_second, ",.0f")
+        details = [f"{name} {value:{form}}" for name, value, form in metrics if value is not None]
         self._details = "  ".join(details) or self._details
         self._bars.update(self._task, completed=step, details=self._details)
         lines_due = _LOG_LINES * step // max(self._total, 1)
@@ -137,31 +111,17 @@ class StepProgress:
 
 
 def comparison_table(before: Mapping[str, SuiteResult], after: Mapping[str, SuiteResult]) -> Table:
-    """Return the table of the main metrics before and after training, with 95 % intervals.
-
-    Args:
-        before: results of the start model by suite; may be empty.
-        after: results of the trained model by suite.
-    """
+    """Return the table of the main metrics by suite before (may be empty) and after training, with 95 % intervals."""
     from rich.table import Table
 
-    columns = ["after"] if not before else ["before", "after"]
-    table = Table(
-        title="held-out metrics, with 95 % intervals",
-        title_justify="left",
-        title_style="bold",
-    )
+    table = Table(title="held-out metrics, with 95 % intervals", title_justify="left", title_style="bold")
     table.add_column("metric", overflow="fold")
-    for name in columns:
+    for name in ("before", "after", "change") if before else ("after",):
         table.add_column(name, justify="right")
-    if before:
-        table.add_column("change", justify="right")
     metrics = [{suite: result.metrics for suite, result in results.items()} for results in (before, after)]
     for line in headline(*metrics):
-        cells = [with_interval(line.after)]
-        if before:
-            cells = [with_interval(line.before), *cells, signed(line.change)]
-        table.add_row(line.title, *cells)
+        cells = with_interval(line.before), with_interval(line.after), signed(line.change)
+        table.add_row(line.title, *(cells if before else cells[1:2]))
     return table
 
 
@@ -169,5 +129,5 @@ def _as_text(renderable: RenderableType) -> str:
     from rich.console import Console as RichConsole
 
     text = io.StringIO()
-    RichConsole(file=text, width=_LOG_WIDTH, color_system=None, force_terminal=False).print(renderable)
+    RichConsole(file=text, width=120, color_system=None, force_terminal=False).print(renderable)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

@@ -52,9 +52,8 @@ def number(value: float) -> str:
     """
     if not math.isfinite(value):
         return "not finite"
-    if abs(value) < 10:
-        return f"{value:.3f}"
-    return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.3g}"
+    bounds = ((10, ".3f"), (1000, ",.1f"), (1e6, ",.0f"), (math.inf, ".3g"))
+    return next(f"{value:{form}}" for bound, form in bounds if abs(value) < bound)
 
 
 def with_interval(estimate: Estimate | None) -> str:

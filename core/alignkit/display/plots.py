@@ -38,8 +38,7 @@ class Plot:
     title: str
     unit: str
     curves: Mapping[str, str]
-    lower: float | None = None
-    upper: float | None = None
+    limits: tuple[float | None, float | None] = (None, None)
     smooth: bool = True
 
 
@@ -53,15 +52,8 @@ PLOTS = (
     ),
     Plot("reward", "Reward of sampled completions", "reward", {"reward": "total", "reward/*": ""}),
     Plot("kl", "KL divergence of sampled completions from the start model", "KL (nats)", {"kl": "KL"}),
-    Plot("entropy", "Entropy of the sampling distribution", "nats per token", {"entropy": "entropy"}, lower=0.0),
-    Plot(
-        "accuracy",
-        "Preference accuracy",
-        "share of pairs",
-        {"rewards/accuracies": "accuracy"},
-        lower=0.0,
-        upper=1.0,
-    ),
+    Plot("entropy", "Entropy of the sampling distribution", "nats per token", {"entropy": "entropy"}, (0.0, None)),
+    Plot("accuracy", "Preference accuracy", "share of pairs", {"rewards/accuracies": "accuracy"}, (0.0, 1.0)),
     Plot(
         "logps",
         "Log-probability of completions",
@@ -73,15 +65,14 @@ PLOTS = (
         "Held-out preference accuracy during training",
         "share of pairs",
         {"prefs/accuracy_sum": "by sum", "prefs/accuracy_mean": "by mean"},
-        lower=0.0,
-        upper=1.0,
+        (0.0, 1.0),
         smooth=False,
     ),
     Plot("log_odds", "Log odds ratio, chosen over rejected", "nats", {"log_odds_chosen": "log odds ratio"}),
     Plot(
-        "learning_rate", "Learning rate", "learning rate", {"learning_rate": "learning rate"}, lower=0.0, smooth=False
+        "learning_rate", "Learning rate", "learning rate", {"learning_rate": "learning rate"}, (0.0, None), smooth=False
     ),
-    Plot("grad_norm", "Gradient norm before clipping", "L2 norm", {"grad_norm": "gradient norm"}, lower=0.0),
+    Plot("grad_norm", "Gradient norm before clipping", "L2 norm", {"grad_norm": "gradient norm"}, (0.0, None)),
 )
 
 
@@ -148,13 +139,24 @@ def _draw(plot: Plot, curves: Sequence[Curve]) -> Figure:
     # The object-oriented interface, not pyplot: no global state, no display, safe beside a user's own figures.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for curve in curves:
         _draw_curve(axes, curve, smooth=plot.smooth)
-    _finish(axes, plot, legend=len(curves) > 1)
+    axes.set_title(plot.title, loc="left", fontsize=12)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(plot.unit)
+    axes.set_ylim(*plot.limits)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
+    axes.grid(visible=True, color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=9)
     return figure
 
 
@@ -170,25 +172,8 @@ def _draw_curve(axes: Axes, curve: Curve, *, smooth: bool) -> None:
         return
     reach = count // 40
     axes.plot(curve.steps, curve.values, alpha=0.25, linewidth=0.8, **style)
-    axes.plot(
-        curve.steps[reach : count - reach], running_mean(curve.values, reach), label=curve.label, linewidth=1.8, **style
-    )
-
-
-def _finish(axes: Axes, plot: Plot, *, legend: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_title(plot.title, loc="left", fontsize=12)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel(plot.unit)
-    axes.set_ylim(bottom=plot.lower, top=plot.upper)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
-    axes.grid(visible=True, color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if legend:
-        axes.legend(frameon=False, fontsize=9)
+    steps, means = curve.steps[reach : count - reach], running_mean(curve.values, reach)
+    axes.plot(steps, means, label=curve.label, linewidth=1.8, **style)
 
 
 def running_mean(values: Sequence[float], reach: int) -> list[float]:

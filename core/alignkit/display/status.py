@@ -14,20 +14,9 @@ from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.files import read_jsonl
 
-SHOWN = (
-    "loss",
-    "reward",
-    "kl",
-    "rewards/margins",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-    "entropy",
-    "length",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_second",
-    "memory_gb",
+SHOWN = tuple(
+    "loss reward kl rewards/margins rewards/accuracies logps/chosen logps/rejected entropy length learning_rate grad_norm "
+    "tokens_per_second memory_gb".split()
 )
 """Keys of metrics.jsonl that are shown, in this order, before the loss terms."""
 
@@ -52,17 +41,8 @@ class RunStatus:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
-        return {
-            "run": str(self.path),
-            "status": self.status,
-            "method": self.method,
-            "step": self.step,
-            "steps": self.steps,
-            "seconds_left": self.seconds_left,
-            "latest": dict(self.latest),
-            "evaluation": self.evaluation,
-            "error": self.error,
-        }
+        names = ("status", "method", "step", "steps", "seconds_left", "latest", "evaluation", "error")
+        return {"run": str(self.path)} | {name: getattr(self, name) for name in names}
 
 
 def read_status(path: Path) -> RunStatus:
@@ -71,9 +51,7 @@ def read_status(path: Path) -> RunStatus:
     record = run.read_record()
     entries = MetricsLog(run.metrics).read()
     history = [entry for entry in entries if "loss" in entry]
-    latest: dict[str, float] = {}
-    for entry in entries:
-        latest |= {name: value for name, value in entry.items() if isinstance(value, int | float)}
+    latest = {name: value for entry in entries for name, value in entry.items() if isinstance(value, int | float)}
     step = int(latest.get("step", 0))
     steps = _total(record, history)
     status = str(record.get("status"))
@@ -81,21 +59,12 @@ def read_status(path: Path) -> RunStatus:
         status = "dead"
     left = None
     if status == "running" and steps and len(history) > 1:
-        started = float(record.get("started", time.time()))
-        left = _left(run.metrics, history, steps, started)
-    return RunStatus(
-        path,
-        status,
-        str(record.get("method")),
-        step,
-        steps,
-        left,
-        latest,
-        history,
-        record.get("evaluation", {}),
-        read_jsonl(run.samples) if run.samples.is_file() else [],
-        record.get("error"),
-    )
+        # At the mean pace from the run's start to its last logging step.
+        done, spent = int(history[-1]["step"]), run.metrics.stat().st_mtime - float(record.get("started", time.time()))
+        left = spent / done * (steps - done) if done and spent > 0 else None
+    samples = read_jsonl(run.samples) if run.samples.is_file() else []
+    method, evaluation, error = str(record.get("method")), record.get("evaluation", {}), record.get("error")
+    return RunStatus(path, status, method, step, steps, left, latest, history, evaluation, samples, error)
 
 
 def _total(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> int | None:
@@ -104,23 +73,14 @@ def _total(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> i
         train = RunConfig.model_validate(record["config"]).train.arguments
     except (KeyError, ValueError):
         return None
-    steps = int(train.get("max_steps", -1))
-    if steps > 0:
+    if (steps := int(train.get("max_steps", -1))) > 0:
         return steps
     if record.get("status") == "finished":
         return int(record["steps"])
     last = history[-1] if history else {}
     if not last.get("epoch"):
         return None
-    epochs = float(train.get("num_train_epochs", 3))
-    return round(epochs * float(last["step"]) / float(last["epoch"]))
-
-
-def _left(path: Path, history: Sequence[Mapping[str, Any]], steps: int, started: float) -> float | None:
-    """Return the seconds left at the mean pace from the run's start to its last logging step."""
-    done = int(history[-1]["step"])
-    spent = path.stat().st_mtime - started
-    return spent / done * (steps - done) if done and spent > 0 else None
+    return round(float(train.get("num_train_epochs", 3)) * float(last["step"]) / float(last["epoch"]))
 
 
 def lines(found: RunStatus) -> list[str]:
