@@ -1,4 +1,4 @@
-"""``python -m bench``: measure, print a table, write JSON. See the package's own description for what is compared."""
+"""``python -m bench``: measure, print a table, write JSON. The package's docstring describes the measurements."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from bench.cells import BenchCell, grid, select
 from bench.process import prepare
 
 if TYPE_CHECKING:
-    from bench.scoring import Found
+    from bench.scoring import ScoringResult
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="bench", description="training steps of alignkit against TRL's")
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="bench", description="compare alignkit's training steps with TRL's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: bf16 autocast, event timings")
     parser.add_argument("--only", nargs="*", default=[], help="filters, e.g. --only orpo short,long 32k full")
     parser.add_argument("--quick", action="store_true", help="one repetition")
-    parser.add_argument("--repeats", type=int, default=3, help="measured steps of each side")
+    parser.add_argument("--repeats", type=int, default=3, help="measured steps per side")
     parser.add_argument("--threads", type=int, default=1, help="threads of the timed process")
     parser.add_argument("--checkpointing", action="store_true", help="also measure with gradient checkpointing")
-    parser.add_argument("--scoring", action="store_true", help="measure evaluation against lm-eval's HFLM alone")
-    parser.add_argument(
-        "--data", action="store_true", help="measure the preparation of data against TRL's, in place of training steps"
-    )
-    parser.add_argument("--processes", type=int, default=2, help="processes that prepare data, on both sides")
-    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
-    parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the JSON goes")
+    parser.add_argument("--scoring", action="store_true", help="measure only evaluation, against lm-eval's HFLM")
+    parser.add_argument("--data", action="store_true", help="measure only data preparation, against TRL's")
+    parser.add_argument("--processes", type=int, default=2, help="processes for data preparation, on both sides")
+    parser.add_argument("--no-memory", action="store_true", help="measure only time")
+    parser.add_argument("--output", type=Path, default=Path("bench.json"), help="JSON file to write")
     options = parser.parse_args(words)
     if options.quick:
         options.repeats = 1
@@ -50,13 +48,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the benchmark. Exit code 1 if the two sides disagree anywhere; a missed target is reported, not an error."""
+    """Run the benchmark. Return 1 if the sides disagree anywhere; missed targets are only reported."""
     options = arguments(words)
     prepare(options.threads)
     import torch
 
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("there is no CUDA device here", file=sys.stderr)
+        print("no CUDA device is available", file=sys.stderr)
         return 2
     from bench.report import HEADER, Result, line, missed
     from bench.work import compare
@@ -82,8 +80,8 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0 if agreed else 1
 
 
-def _score(options: argparse.Namespace) -> list[Found]:
-    """Measure evaluation against lm-eval's."""
+def _score(options: argparse.Namespace) -> list[ScoringResult]:
+    """Measure scoring against lm-eval's."""
     from bench.scoring import CHOICES, HEADER, compare
 
     print(HEADER, "-" * len(HEADER), sep="\n", flush=True)
@@ -95,7 +93,7 @@ def _score(options: argparse.Namespace) -> list[Found]:
 
 
 def _prepare(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the preparation of data against TRL's, and what a million pairs take."""
+    """Measure data preparation against TRL's, and the memory for a million pairs."""
     from bench.data import HEADER, WORKLOADS, compare, million
 
     print(HEADER, "-" * len(HEADER), sep="\n", flush=True)
@@ -122,10 +120,10 @@ def _write(
     cells: Sequence[BenchCell],
     results: Sequence[Any],
     options: argparse.Namespace,
-    scored: Sequence[Found] = (),
+    scored: Sequence[ScoringResult] = (),
     prepared: dict[str, Any] | None = None,
 ) -> None:
-    """Write what there is so far, whole or not at all."""
+    """Write the results so far, atomically."""
     from alignkit.system.files import atomic_path
 
     record = {
@@ -141,7 +139,7 @@ def _write(
 
 
 def environment(device: str) -> dict[str, str]:
-    """Say what the numbers were measured with and on."""
+    """Return the versions and the hardware of the measurements."""
     import platform
     from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""What is measured: models, workloads, and the grid they make with methods and ways of training."""
+"""The cells of the benchmark: models, workloads, methods and tunings."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from alignkit.contract.batch import Example
 Range = tuple[int, int]
 
 SPECIAL = 3
-"""Ids below this are padding, start and end."""
+"""Ids below this are special tokens: padding, BOS, EOS."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Rows of one optimizer step: lengths are drawn evenly from a range, both ends included."""
+    """Rows of one optimizer step, with token counts drawn uniformly from ranges (inclusive)."""
 
     name: str
     rows: int
@@ -27,7 +27,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama with tied embeddings, made from a configuration and a seed."""
+    """The size of a randomly initialised Llama with tied embeddings."""
 
     name: str
     vocabulary: int
@@ -37,7 +37,7 @@ class Shape:
     heads: int
     key_value_heads: int
     divide_rows: int = 1
-    """Divides a workload's rows: the logits of a whole step of padded rows would not fit into an ordinary machine."""
+    """Divisor of a workload's rows, because the logits of a whole padded step would not fit into memory."""
 
 
 WORKLOADS = (
@@ -62,7 +62,7 @@ SPEED_TARGETS = {
     ("dpo", "long"): 3.5,
     ("dpo", "mixed"): 3.5,
 }
-"""Times faster than TRL a step should be with a vocabulary of 32k."""
+"""Target speed-up over TRL with a vocabulary of 32k."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class BenchCell:
 
     @property
     def name(self) -> str:
-        """The words ``--only`` chooses by."""
+        """The words matched by ``--only``, joined by slashes."""
         words = [self.method, self.workload.name, self.shape.name, self.tuning]
         return "/".join([*words, "checkpointing"] if self.checkpointing else words)
 
@@ -91,31 +91,31 @@ class BenchCell:
 
     @property
     def speed_target(self) -> float | None:
-        """How many times faster a step should be than TRL's (None: nothing was promised)."""
+        """Target speed-up over TRL (None: no target)."""
         if self.shape.name != "32k" or self.checkpointing or self.device != "cpu":
             return None
         return SPEED_TARGETS.get((self.method, self.workload.name))
 
     @property
     def memory_target(self) -> float | None:
-        """What share of TRL's memory a step may take above the resident model."""
+        """Maximum memory of a step as a share of TRL's, above the resident model (None: no target)."""
         if self.checkpointing or self.device != "cpu":
             return None
         return 0.55 if self.tuning == "full" and self.shape.name == "32k" else 0.5
 
     def to_json(self) -> dict[str, Any]:
-        """Return the cell as :meth:`from_json` takes it."""
+        """Return plain values for :meth:`from_json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BenchCell:
-        """Rebuild a cell, in another process for instance."""
+        """Return the cell from the values of :meth:`to_json`."""
         workload: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value["workload"].items()}
         parts: dict[str, Any] = {"workload": Workload(**workload), "shape": Shape(**value["shape"])}
         return cls(**(value | parts))
 
     def examples(self, steps: int) -> list[Example]:
-        """Draw the rows of ``steps`` optimizer steps: prompt, chosen, rejected; no id is special but the closing end token."""
+        """Return random rows for ``steps`` optimizer steps: prompt, chosen, rejected, without special tokens."""
         draw = random.Random(f"{self.seed} {self.workload.name} {self.shape.vocabulary}")
 
         def tokens(lengths: Range) -> list[int]:
@@ -129,7 +129,7 @@ class BenchCell:
 
 
 def grid(device: str, *, checkpointing: bool) -> Iterator[BenchCell]:
-    """Yield every cell: model by model, and within a model the plain steps first."""
+    """Yield every cell, ordered by model and tuning."""
     for shape in SHAPES:
         for tuning in TUNINGS:
             for method in METHODS:
@@ -141,7 +141,7 @@ def grid(device: str, *, checkpointing: bool) -> Iterator[BenchCell]:
 def select(cells: Sequence[BenchCell], only: Sequence[str]) -> list[BenchCell]:
     """Return the cells that match every filter; a filter's alternatives are separated by commas (``short,long``).
 
-    Raises ``ValueError`` for a word that no cell has.
+    Raises ``ValueError`` for a word that matches no cell.
     """
     filters = [set(word.lower().split(",")) for word in only]
     known = {word for cell in cells for word in cell.name.split("/")}

@@ -1,4 +1,4 @@
-"""Time of a step, and of two sides that take turns."""
+"""Timing of a step, and of two sides in alternation."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ import torch
 
 
 class Seconds(NamedTuple):
-    """What one call cost: time in the process's own code, and in the kernel on its behalf (0 on a GPU)."""
+    """CPU time of one call: user and system (kernel) time; on a GPU, elapsed time as user time."""
 
     user: float
     system: float = 0.0
 
     @property
     def total(self) -> float:
-        """Both together."""
+        """The sum of both."""
         return self.user + self.system
 
 
 @dataclass(frozen=True)
 class Times:
-    """Each repetition; position i of one side was measured next to position i of the other."""
+    """The times of all repetitions; position i of one side was measured next to position i of the other."""
 
     ours: Sequence[Seconds]
     theirs: Sequence[Seconds]
 
     @property
     def ratio(self) -> float:
-        """Median over repetitions of theirs / ours: how many times faster ours is."""
+        """The median over repetitions of theirs / ours (the speed-up)."""
         return median(b.total / a.total for a, b in zip(self.ours, self.theirs, strict=True))
 
     @property
     def user_ratio(self) -> float:
-        """The same without the kernel's share, most of which is handing out fresh pages for large tensors."""
+        """The same for user time only; system time is mostly spent on fresh pages for large tensors."""
         return median(b.user / a.user for a, b in zip(self.ours, self.theirs, strict=True))
 
 
 def take_turns(
     ours: Callable[[int], object], theirs: Callable[[int], object], reset: Callable[[], None], repeats: int, device: str
 ) -> Times:
-    """Measure ``ours(k)`` and ``theirs(k)`` in turns for k = 0 .. repeats - 1, each having run before.
+    """Measure ``ours(k)`` and ``theirs(k)`` alternately for k = 0 .. repeats - 1; both must be warmed up.
 
-    ``reset`` runs before every measurement, outside of it.
+    ``reset`` is called before every measurement and not timed.
     """
     found: tuple[list[Seconds], list[Seconds]] = ([], [])
     for k in range(repeats):
@@ -59,7 +59,7 @@ def take_turns(
 
 
 def measure(work: Callable[[int], object], argument: int, device: str) -> Seconds:
-    """Return what one call costs: CPU time of the process, or on a GPU the time between two events around it."""
+    """Return the CPU time of one call, or on a GPU the time between two events around it."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()

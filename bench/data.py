@@ -1,12 +1,11 @@
-"""Preparing data: tokenised rows a second against TRL's preparation of the same rows, and the memory a million pairs take.
+"""Benchmark of data preparation: rows per second against TRL's preparation of the same rows, and memory for a million pairs.
 
-TRL's side is ``DPOTrainer._prepare_dataset`` on a data set that is loaded already, with its caches empty; ours reads the file,
-checks and normalises every row, tokenises and writes the cache. Both use as many processes as are asked for, and must come
-to the same token ids. The rows are made up: words of a few syllables, drawn by Zipf's law, and a byte-level BPE tokenizer
-trained on them.
+TRL's side is ``DPOTrainer._prepare_dataset`` on a loaded data set with empty caches; ours reads the file, checks and normalises
+every row, tokenises, and writes the cache. Both use the same number of processes and must produce the same token ids. The rows
+are synthetic: words of a few syllables with Zipfian frequencies, and a byte-level BPE tokenizer trained on them.
 
-Memory is the proportional set size (what the kernel counts, shared pages divided) of the preparing process and its workers
-together, sampled while they run, less what the process has once its libraries are imported.
+Memory is the proportional set size (shared pages divided among processes) of the preparing process and its workers, sampled
+while they run, minus that of the process after importing its libraries.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Rows:
-    """What is prepared: words of a prompt and of an answer, as text or as a conversation."""
+    """A kind of rows: the number of words of prompt and answer (inclusive ranges), as text or conversation."""
 
     name: str
     prompt: tuple[int, int]
@@ -56,8 +55,8 @@ WORKLOADS = (
 
 
 @dataclass(frozen=True)
-class Found:
-    """Rows a second of both sides, in turns."""
+class PreparationResult:
+    """Rows per second of both sides, measured alternately."""
 
     rows: Rows
     processes: int
@@ -67,23 +66,23 @@ class Found:
 
     @property
     def ratio(self) -> float:
-        """Median over repetitions: how many times faster ours is."""
+        """The median speed-up over repetitions."""
         return median(a / b for a, b in zip(self.ours, self.theirs, strict=True))
 
     @property
     def met(self) -> bool:
-        """Whether both sides agree and ours is as fast as promised."""
+        """Whether both sides agree and the target is met."""
         return self.agrees and self.ratio >= SPEED_TARGET
 
     def line(self) -> str:
-        """Return a line of the table."""
+        """Return the result as a table line."""
         return (
             f"{self.rows.name:<8} {self.processes:>9} {median(self.theirs):>12,.0f} {median(self.ours):>12,.0f} "
             f"{self.ratio:>7.2f} {SPEED_TARGET:>7.2f}" + ("" if self.agrees else "  the token ids differ")
         )
 
     def row(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values for JSON."""
         return {**asdict(self), "ratio": self.ratio, "target": SPEED_TARGET, "met": self.met}
 
 
@@ -91,7 +90,7 @@ HEADER = f"{'rows':<8} {'processes':>9} {'TRL rows/s':>12} {'ours rows/s':>12} {
 
 
 def vocabulary(size: int = 20_000) -> list[str]:
-    """Return made-up words, the frequent ones short."""
+    """Return synthetic words, shorter ones first."""
     draw = random.Random(0)
     syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "il")]
     words = {"".join(draw.choices(syllables, k=1 + min(i // 300, 4))): None for i in range(2 * size)}
@@ -99,7 +98,7 @@ def vocabulary(size: int = 20_000) -> list[str]:
 
 
 def write_rows(path: Path, rows: Rows, count: int) -> Path:
-    """Write made-up pairs, a JSON object a line."""
+    """Write synthetic pairs as JSON Lines."""
     draw, words = random.Random(1), vocabulary()
     weights = list(accumulate(1 / (rank + 3) for rank in range(len(words))))
     with path.open("w") as file:
@@ -119,7 +118,7 @@ def write_rows(path: Path, rows: Rows, count: int) -> Path:
 
 
 def make_tokenizer(path: Path) -> Any:
-    """Train a byte-level BPE tokenizer with GPT-2's splitting on made-up text."""
+    """Return a byte-level BPE tokenizer with GPT-2's splitting, trained on a file."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -136,15 +135,15 @@ def make_tokenizer(path: Path) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE)
 
 
-def compare(rows: Rows, processes: int, repeats: int, count: int = 12_000) -> Found:
-    """Prepare the same rows with both sides in turns."""
+def compare(rows: Rows, processes: int, repeats: int, count: int = 12_000) -> PreparationResult:
+    """Prepare the same rows with both sides alternately."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         path = write_rows(Path(folder) / "rows.jsonl", rows, count)
         tokenizer = make_tokenizer(path)
         ours: list[float] = []
         theirs: list[float] = []
         agrees = True
-        for turn in range(repeats + 1):  # the first turn of each warms caches and imports, and is compared
+        for turn in range(repeats + 1):  # the first turn is a warm-up and not timed
             with _timed(ours, count, keep=turn > 0), _environment(ALIGN_CACHE=f"{folder}/ours{turn}"):
                 own = _ours(path, tokenizer, processes)
             with _environment(HF_DATASETS_CACHE=f"{folder}/trl{turn}"):
@@ -152,7 +151,7 @@ def compare(rows: Rows, processes: int, repeats: int, count: int = 12_000) -> Fo
                 with _timed(theirs, count, keep=turn > 0):
                     other = _trl(data_set, tokenizer, processes)
             agrees = agrees and _agree(own, other)
-    return Found(rows, processes, ours, theirs, agrees)
+    return PreparationResult(rows, processes, ours, theirs, agrees)
 
 
 @contextmanager
@@ -194,7 +193,7 @@ def _trl(data_set: Any, tokenizer: Any, processes: int) -> Any:
     with tempfile.TemporaryDirectory() as output:
         several = processes if processes > 1 else None
         settings = DPOConfig(output_dir=output, max_length=1024, dataset_num_proc=several, use_cpu=True)
-        trainer: Any = SimpleNamespace(_tokenizer=tokenizer)  # all that the method reads of its trainer
+        trainer: Any = SimpleNamespace(_tokenizer=tokenizer)  # the only attribute the method uses
         return DPOTrainer._prepare_dataset(trainer, data_set, tokenizer, settings, "train")
 
 
@@ -213,7 +212,7 @@ def _agree(ours: Any, theirs: Any) -> bool:
 
 
 def million(processes: int, count: int = MILLION) -> dict[str, Any]:
-    """Prepare a million pairs in a process of their own and return its peak memory above the libraries, and its speed."""
+    """Prepare a million pairs in a fresh process; return its peak memory above the libraries, and its speed."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         path = write_rows(Path(folder) / "rows.jsonl", Rows("short", (10, 40), (10, 40)), count)
         sample = Path(folder) / "sample.jsonl"
@@ -242,7 +241,7 @@ def _watched(command: list[str], environment: dict[str, str], count: int) -> dic
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdout.readline()  # its libraries are there
+    process.stdout.readline()  # printed once its libraries are imported
     before = _family_bytes(process.pid)
     process.stdin.write("\n")
     process.stdin.flush()
@@ -273,7 +272,7 @@ def _family_bytes(parent: int) -> int:
 
 
 def _prepare(folder: str, processes: int) -> None:
-    """What the watched process does."""
+    """Prepare the data in the measured process."""
     import datasets  # noqa: F401
     import pyarrow.compute  # noqa: F401
     import scipy.sparse.csgraph  # noqa: F401

@@ -1,13 +1,12 @@
-"""Peak memory of one step above what is resident anyway, each side in a fresh process: ``python -m bench.memory``.
+"""Peak memory of one step above the resident baseline, with each side in a fresh process: ``python -m bench.memory``.
 
-The process builds one side, takes one whole optimizer step (so that optimizer state and scratch buffers of libraries
-exist), frees the gradients, and notes what is resident: weights, optimizer state, libraries. Then it runs the step's forward
-and backward passes. The result is the peak above that mark, so it holds activations, logits and the gradients themselves.
+The process builds one side, takes one optimizer step (so that optimizer state and library buffers exist), frees the
+gradients, and records the resident memory: weights, optimizer state, libraries. Then it runs the step's forward and backward
+passes. The result is the peak above this baseline: activations, logits and gradients.
 
-On the CPU resident memory is read from the kernel: its high-water mark is set back (``/proc/self/clear_refs``) before the
-step and read after it (``VmHWM``). The allocator is told, by :data:`ALLOCATOR`, to map whatever is larger than a page or two
-and to unmap it when it is freed, so that the mark shows what was alive at once, not what the allocator kept. On a GPU it is
-PyTorch's own count of allocated bytes.
+On the CPU, the kernel's high-water mark is reset (``/proc/self/clear_refs``) before the step and read after it (``VmHWM``).
+:data:`ALLOCATOR` makes the allocator map blocks of more than a few pages and unmap them when freed, so that the mark shows
+the memory in use, not what the allocator keeps. On a GPU, it is PyTorch's count of allocated bytes.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "65536",
     "MALLOC_TOP_PAD_": "0",
 }
-"""glibc's settings for the measuring process; its default keeps freed memory and moves the threshold at will."""
+"""glibc settings of the measuring process; by default glibc keeps freed memory and adapts the threshold."""
 
 STATUS = Path("/proc/self/status")
 
 
 def peak(cell: BenchCell, side: str, work: str) -> int | None:
-    """Return the peak in bytes of ``side`` (ours, trl) at ``work`` (step, reference); None where it cannot be measured.
+    """Return the peak in bytes of ``side`` (ours, trl) for ``work`` (step, reference); None if it cannot be measured.
 
-    Raises ``RuntimeError`` with the end of its output when the measuring process fails.
+    Raises ``RuntimeError`` with the end of its output if the measuring process fails.
     """
     if cell.device == "cpu" and not _kernel_counts():
         return None
@@ -58,7 +57,7 @@ def _kernel_counts() -> bool:
 
 
 def main(request: dict[str, Any]) -> int:
-    """Measure in this process, and return the peak in bytes."""
+    """Measure in this process and return the peak in bytes."""
     prepare(threads=1)
     import torch
 
@@ -101,7 +100,7 @@ def _on_cpu(work: Callable[[], object]) -> int:
 
 
 def _status(field: str) -> int:
-    """Return a size from the kernel's account of this process, in bytes."""
+    """Return a field of ``/proc/self/status`` in bytes."""
     found = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
     if found is None:
         raise RuntimeError(f"{STATUS} has no {field}")

@@ -1,4 +1,4 @@
-"""The model both sides train: the same weights from the same seed."""
+"""The model of both sides, with the same weights from the same seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.cells import BenchCell
 
 
 def build(cell: BenchCell) -> Any:
-    """Return a Llama from its configuration and the cell's seed, on the cell's device, in float32, with SDPA."""
+    """Return a randomly initialised Llama in float32 with SDPA, on the cell's device, from the cell's seed."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape, work = cell.shape, cell.workload
@@ -33,22 +33,22 @@ def build(cell: BenchCell) -> Any:
 
 
 def adapter() -> Any:
-    """Return LoRA of rank 16 on every linear layer but the head."""
+    """Return a LoRA configuration of rank 16 for every linear layer except the head."""
     from peft import LoraConfig
 
     return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters that are trained, by name."""
+    """Return the trainable parameters by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def move(model: torch.nn.Module, *, scale: float, seed: int = 1) -> None:
-    """Move every trained parameter by noise of ``scale`` times its own spread (adapters that start at 0: ``scale / 10``).
+    """Add noise of ``scale`` standard deviations to every trainable parameter (``scale / 10`` for parameters that are 0).
 
-    At its start weights DPO's loss is ln 2 whatever the reference, and half of an adapter has no gradient: nothing to
-    compare. The same seed moves models with the same parameters alike.
+    With start weights there is little to compare: DPO's loss is ln 2 for any reference, and half of an adapter has no
+    gradient. The same seed gives equal models the same noise.
     """
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Both sides must compute the same thing before it is worth knowing which is faster."""
+"""Parity of both sides, a condition for comparing their speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Parity:
-    """Relative differences in float32: of the loss, of the whole gradient's norm, of DPO's reference log-probabilities."""
+    """Relative differences in float32 of the loss, the whole gradient, and DPO's reference log-probabilities."""
 
     loss: float
     gradient: float
@@ -27,9 +27,9 @@ class Parity:
 
 
 def check(ours: Side, theirs: Side) -> Parity:
-    """Compare two fresh float32 sides on the first optimizer step, from weights moved alike (they stay moved).
+    """Compare two fresh float32 sides on the first optimizer step; adds the same noise to both models' weights.
 
-    References are computed before the weights are moved: a step compares policy and reference, which must differ.
+    References are computed before the noise is added, so that policy and reference differ.
     """
     reference = 0.0
     if ours.cell.method == "dpo":
@@ -57,7 +57,7 @@ def _differentiate(side: Side, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _copy_trained(source: Side, target: Side) -> None:
-    """Give the target the source's trained parameters: adapters start from random numbers of their own."""
+    """Copy the source's trainable parameters to the target, because adapters are initialised randomly."""
     mine, theirs = trainable(source.model), trainable(target.model)
     if mine.keys() != theirs.keys():
         odd = sorted(mine.keys() ^ theirs.keys())[0]

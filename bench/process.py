@@ -1,4 +1,4 @@
-"""The state of a measuring process."""
+"""Set-up of a measuring process."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 
 
 def prepare(threads: int) -> None:
-    """Set the number of threads and keep libraries quiet; to be called before torch is imported."""
+    """Set the number of threads and silence libraries; call it before torch is imported."""
     from alignkit.system.quiet import quiet_libraries, set_environment
 
     set_environment()
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    import datasets  # noqa: F401  # its progress bars are switched off only once it is there
+    import datasets  # noqa: F401  # its progress bars can only be switched off after import
     import torch
 
     torch.set_num_threads(threads)

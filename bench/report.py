@@ -1,4 +1,4 @@
-"""What was found, as a table and as JSON."""
+"""Results as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Result:
-    """One cell and one piece of work: a training step, or DPO's reference log-probabilities of a step's rows."""
+    """The result of one cell and one kind of work: a training step, or DPO's reference log-probabilities of its rows."""
 
     cell: BenchCell
     work: str
@@ -27,7 +27,7 @@ class Result:
 
     @property
     def speed(self) -> dict[str, Any] | None:
-        """How many times faster ours is, and what was promised."""
+        """The speed-up over TRL, and the target."""
         if self.times is None:
             return None
         target = self.cell.speed_target if self.work == "step" else None
@@ -35,7 +35,7 @@ class Result:
 
     @property
     def share(self) -> dict[str, Any] | None:
-        """What share of theirs our memory is, and what was promised."""
+        """Our memory as a share of TRL's, and the target."""
         if self.memory is None:
             return None
         ours, theirs = self.memory
@@ -44,7 +44,7 @@ class Result:
         return _verdict(ratio, target, met=target is None or ratio <= target)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one JSON object a ratio, with what it was made from; two sides that disagree have no ratio."""
+        """Return one JSON object per ratio, with its measurements; sides that disagree have no ratio."""
         about = {
             "name": self.cell.name,
             "work": self.work,
@@ -82,17 +82,17 @@ HEADER = "  ".join(COLUMNS)
 
 
 def line(result: Result) -> str:
-    """Return one line of the table."""
+    """Return a result as a table line."""
     cell = result.cell
     tuning = f"{cell.tuning}{' checkpointing' if cell.checkpointing else ''}"
     start = f"{cell.method:<6} {cell.workload.name:<8} {cell.shape.name:<5} {tuning:<18} {result.work:<9}"
     if not result.parity.agrees:
-        return f"{start}  not measured: the two sides disagree ({differences(result.parity)})"
+        return f"{start}  not measured: the sides disagree ({differences(result.parity)})"
     return "  ".join((start, _speed(result), _memory(result)))
 
 
 def differences(parity: Parity) -> str:
-    """Say by how much the two sides differ."""
+    """Return the relative differences as text."""
     return ", ".join(f"{name} {value:.1e}" for name, value in asdict(parity).items())
 
 
@@ -112,24 +112,24 @@ def _memory(result: Result) -> str:
 
 
 def _target(verdict: dict[str, Any], sign: str) -> str:
-    """Return the target beside a ratio, with an exclamation mark where it was missed."""
+    """Return the target of a ratio, with an exclamation mark if it was missed."""
     if verdict["target"] is None:
         return "-"
     return f"{'' if verdict['met'] else '!'}{sign}{verdict['target']:g}"
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return the whole table."""
+    """Return all results as a table."""
     return "\n".join([HEADER, "-" * len(HEADER), *map(line, results)])
 
 
 def missed(results: Sequence[Result]) -> list[str]:
-    """Name every target that was missed, and every cell whose sides disagree."""
+    """Return a line for every missed target and every cell whose sides disagree."""
     found = []
     for result in results:
         if not result.parity.agrees:
             found.append(f"{result.cell.name}: disagrees with TRL ({differences(result.parity)})")
-        for what, verdict in (("speed", result.speed), ("memory", result.share)):
+        for quantity, verdict in (("speed", result.speed), ("memory", result.share)):
             if verdict is not None and verdict["met"] is False:
-                found.append(f"{result.cell.name}: {what} {verdict['ratio']:.2f}, target {verdict['target']:g}")
+                found.append(f"{result.cell.name}: {quantity} {verdict['ratio']:.2f}, target {verdict['target']:g}")
     return found

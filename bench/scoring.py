@@ -1,6 +1,6 @@
-"""Evaluation: log-likelihoods of two and of four answers a prompt, by alignkit's scorer and by lm-eval's HFLM.
+"""Benchmark of evaluation: log-likelihoods of two and four answers per prompt, by alignkit's scorer and lm-eval's HFLM.
 
-Both get the same token ids. HFLM gets the batch size that is fastest for it among a few, tried first.
+Both get the same token ids. HFLM uses its fastest batch size among :data:`BATCH_SIZES`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bench.clock import Times, measure, take_turns
 BATCH_SIZES = (1, 8, 32)
 TOLERANCE = 1e-4
 TOKENS_PER_BATCH = 16384
-"""What the suites score at once."""
+"""Batch size of the suites, in tokens."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Rows of one comparison: how many answers a prompt has, and what was promised."""
+    """The rows of one comparison: number of answers per prompt, lengths, and the target speed-up."""
 
     name: str
     answers: int
@@ -33,7 +33,7 @@ class Choices:
     shape: Shape = SHAPES[0]
 
     def examples(self) -> list[Example]:
-        """Draw the rows from a seed."""
+        """Return random rows, seeded by the name."""
         draw = random.Random(self.name)
 
         def tokens(low: int, high: int) -> list[int]:
@@ -48,29 +48,29 @@ class Choices:
 
 CHOICES = (
     Choices("pairs", 2, Workload("pairs", rows=16, prompt=(64, 256), completion=(16, 64)), target=2.0),
-    # The questions of a benchmark: a stem, and answers of a few words.
+    # As in multiple-choice benchmarks: a question, and answers of a few words.
     Choices("four choices", 4, Workload("choices", rows=16, prompt=(64, 256), completion=(2, 16)), target=4.5),
     Choices("four long", 4, Workload("long", rows=16, prompt=(64, 256), completion=(16, 64)), target=None),
 )
 
 
 @dataclass(frozen=True)
-class Found:
-    """What came out for one kind of rows."""
+class ScoringResult:
+    """The result for one kind of rows."""
 
     choices: Choices
     difference: float
-    """Largest relative difference of a log-likelihood."""
+    """Maximum relative difference of a log-likelihood."""
     batch_size: int
     times: Times | None
 
     @property
     def met(self) -> bool:
-        """Whether the two agree and the promise was kept."""
+        """Whether both sides agree and the target is met."""
         return self.times is not None and self.times.ratio >= (self.choices.target or 0.0)
 
     def row(self) -> dict[str, Any]:
-        """Return a JSON object."""
+        """Return plain values for JSON."""
         about = {"name": self.choices.name, "work": "score", "quantity": "speed", "target": self.choices.target}
         seconds = None
         if self.times is not None:
@@ -85,9 +85,9 @@ class Found:
         }
 
     def line(self) -> str:
-        """Return a line of the table."""
+        """Return the result as a table line."""
         if self.times is None:
-            return f"{self.choices.name:<14} not measured: the two disagree by {self.difference:.1e}"
+            return f"{self.choices.name:<14} not measured: the sides disagree by {self.difference:.1e}"
         theirs, ours = (median(s.total for s in side) for side in (self.times.theirs, self.times.ours))
         target = "-" if self.choices.target is None else f"{'' if self.met else '!'}>={self.choices.target:g}"
         return (
@@ -99,8 +99,8 @@ class Found:
 HEADER = f"{'scoring':<14} {'HFLM s':>8} {'ours s':>8} {'faster':>7} target"
 
 
-def compare(choices: Choices, repeats: int, device: str = "cpu") -> Found:
-    """Check that both sides agree, then measure them in turns."""
+def compare(choices: Choices, repeats: int, device: str = "cpu") -> ScoringResult:
+    """Check that both sides agree, then measure them alternately."""
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.scorer import install
     from lm_eval.models.huggingface import HFLM
@@ -126,7 +126,7 @@ def compare(choices: Choices, repeats: int, device: str = "cpu") -> Found:
     harness.batch_size_per_gpu = best = min(costs, key=costs.__getitem__)
     difference = max(abs(a - b) / abs(b) for a, b in zip(ours(0), theirs(0), strict=True))
     times = take_turns(ours, theirs, lambda: None, repeats, device) if difference <= TOLERANCE else None
-    return Found(choices, difference, best, times)
+    return ScoringResult(choices, difference, best, times)
 
 
 def _score(policy: Any, rows: Sequence[Example]) -> list[float]:

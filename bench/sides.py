@@ -1,4 +1,4 @@
-"""The two sides of the comparison, each ready to run the forward and backward passes of any optimizer step."""
+"""The two sides of the comparison: alignkit's and TRL's trainer, each able to run any optimizer step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.cells import BenchCell
 from bench.models import adapter, build
 
 BETA = 0.1
-"""DPO's beta, ORPO's lambda (TRL calls both beta)."""
+"""DPO's beta and ORPO's lambda (both called beta in TRL)."""
 
 CHECKPOINTING = {"use_reentrant": False}
 
 
 class Side(ABC):
-    """One trainer, its model and its rows."""
+    """A trainer with its model and rows."""
 
     name: str
     model: Any
@@ -33,16 +33,16 @@ class Side(ABC):
 
     @property
     def directory(self) -> Path:
-        """A directory of the trainer's own, removed with it."""
+        """A temporary directory for the trainer, removed with this object."""
         return Path(self._directory.name)
 
     @abstractmethod
     def step(self, number: int) -> torch.Tensor:
-        """Run the forward and backward passes of optimizer step ``number`` (from 0) and return its loss."""
+        """Run the forward and backward passes of optimizer step ``number`` (from 0); return the loss."""
 
     @abstractmethod
     def reference(self, number: int) -> torch.Tensor:
-        """Score the rows of step ``number`` as DPO's reference: summed log-probabilities, chosen then rejected."""
+        """Return DPO's reference log-probabilities of the rows of step ``number``: all chosen, then all rejected, ``[2 G]``."""
 
     def rows(self, number: int) -> list[int]:
         """Return the rows of a step, the same for both sides."""
@@ -50,7 +50,7 @@ class Side(ABC):
 
 
 class Ours(Side):
-    """alignkit, as ``align run`` builds it."""
+    """alignkit's trainer, built as by ``align run``."""
 
     name = "alignkit"
 
@@ -81,7 +81,7 @@ class Ours(Side):
         parts = EngineParts(
             session=session,
             model=model,
-            tokenizer=None,  # nothing is saved or decoded here
+            tokenizer=None,  # nothing is saved or decoded
             policy=policy,
             train=self.examples,
             eval=[],
@@ -102,7 +102,7 @@ class Ours(Side):
         return self.trainer.training_step(self.model, {})
 
     def reference(self, number: int) -> torch.Tensor:
-        """Run what fills the cache of reference log-probabilities."""
+        """Score rows as for the cache of reference log-probabilities."""
         from alignkit.scoring.reference import score_rows
 
         rows = [self.examples[i] for i in self.rows(number)]
@@ -115,7 +115,7 @@ class Ours(Side):
 
 
 class Theirs(Side):
-    """TRL's trainer of the method, given rows that are tokenised already."""
+    """TRL's trainer of the method, with tokenised rows."""
 
     name = "TRL"
 
@@ -127,7 +127,7 @@ class Theirs(Side):
         self.trainer = make(cell, model, rows, self.directory)
         if cell.checkpointing:
             self.trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
-        self.trainer.current_gradient_accumulation_steps = 1  # set by the training loop, which does not run here
+        self.trainer.current_gradient_accumulation_steps = 1  # normally set by the training loop
         self.model = self.trainer.accelerator.prepare_model(self.trainer.model)
         keys = _COLUMNS[cell.method]
         self._rows = [{key: row[key] for key in keys} for row in self.trainer.train_dataset]
@@ -138,7 +138,7 @@ class Theirs(Side):
         return loss
 
     def reference(self, number: int) -> torch.Tensor:
-        """Run what ``precompute_ref_log_probs`` runs on each batch (the copy to disk left out)."""
+        """Score a batch as ``precompute_ref_log_probs`` does, without writing to disk."""
         inputs = self.trainer._prepare_inputs(self._batch(number))
         return torch.cat(self.trainer.compute_ref_log_probs(self.model, inputs)).cpu()
 
@@ -182,7 +182,7 @@ _COLUMNS = {
     + ["prompt_input_ids", "prompt_attention_mask"],
     "dpo": ["prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps"],
 }
-"""What the collator of each trainer reads: the columns its own tokenisation writes."""
+"""The columns each trainer's collator uses."""
 
 
 def _trl_row(example: Example) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _trl_arguments(kind: Any, cell: BenchCell, directory: Path, **more: Any) -> 
         per_device_train_batch_size=cell.rows,
         beta=BETA,
         bf16=cell.bf16,
-        gradient_checkpointing=False,  # switched on by hand, alike on both sides, where it is asked for
+        gradient_checkpointing=False,  # with --checkpointing it is enabled on both sides by hand
         use_cpu=cell.device == "cpu",
         report_to=[],
         disable_tqdm=True,
@@ -211,7 +211,7 @@ def _trl_orpo(cell: BenchCell, model: Any, rows: list[dict[str, Any]], directory
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     class Tokenised(ORPOTrainer):  # type: ignore[misc]
-        """ORPOTrainer whose rows are tokenised: the columns its own ``tokenize_row`` would write."""
+        """ORPOTrainer for tokenised rows: makes the columns of the original ``tokenize_row``."""
 
         def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
             prompt = feature["prompt_ids"]
@@ -238,7 +238,7 @@ def _trl_dpo(cell: BenchCell, model: Any, rows: list[dict[str, Any]], directory:
     from trl import DPOConfig, DPOTrainer
 
     class Tokenised(DPOTrainer):  # type: ignore[misc]
-        """DPOTrainer whose rows are tokenised already."""
+        """DPOTrainer for tokenised rows."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
@@ -253,7 +253,7 @@ def _trl_dpo(cell: BenchCell, model: Any, rows: list[dict[str, Any]], directory:
 
 
 def _tokenizer() -> Any:
-    """Return a tokenizer of three special tokens: TRL asks for one, though nothing is left to tokenise."""
+    """Return a tokenizer with three special tokens, which TRL requires although the rows are tokenised."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""One cell from the check that both sides agree to the numbers."""
+"""The measurement of one cell: parity, time and memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bench.report import Result
 from bench.sides import Ours, Theirs
 
 WARM_UP = 3
-"""Steps before the clock starts in reduced precision: kernels are compiled and chosen. In float32 the check warms up."""
+"""Warm-up steps in reduced precision, in which kernels are compiled and selected; in float32 the parity check warms up."""
 
 
 def compare(cell: BenchCell, repeats: int, *, memory: bool = True) -> Iterator[Result]:
-    """Yield the training step's result and, for DPO, that of the reference log-probabilities.
+    """Yield the result of the training step and, for DPO, of the reference log-probabilities.
 
-    Where the two sides disagree nothing is measured, and the result says by how much.
+    If the sides disagree, nothing is measured, and the only result has the differences.
     """
     works = ("step", "reference") if cell.method == "dpo" else ("step",)
     exact = replace(cell, bf16=False)

@@ -47,5 +47,5 @@ def run_tests(*selection: str) -> dict[str, Any]:
 
 
 def settings(**values: object) -> list[str]:
-    """Return ``--set`` options; a double underscore in a name stands for a dot."""
+    """Return ``--set`` options; a double underscore in a key becomes a dot."""
     return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]

@@ -1,4 +1,4 @@
-"""The benchmark's own code on a toy size: both sides agree, a wrong side is refused, the table and the JSON say what was found."""
+"""The benchmark's code at toy size: parity of both sides, refusal of a wrong side, table and JSON."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_both_sides_take_the_same_rows_of_every_step() -> None:
 
 
 class Wrong(Ours):
-    """Takes other rows than it was given."""
+    """A side that takes other rows than it was given."""
 
     def __init__(self, cell: BenchCell, steps: int) -> None:
         super().__init__(replace(cell, seed=cell.seed + 1), steps)
@@ -124,7 +124,7 @@ def test_memory_counts_what_a_step_holds() -> None:
     small = replace(ORPO, shape=replace(SHAPE, vocabulary=20_011))
     ours, theirs = peak(small, "ours", "step"), peak(small, "trl", "step")
     if ours is None or theirs is None:
-        pytest.skip("this kernel does not set the high-water mark back")
+        pytest.skip("this kernel cannot reset the high-water mark")
     gradients = 4 * sum(p.numel() for p in Ours(small, 1).model.parameters())
     logits = 4 * 20_011 * sum(len(e.prompt) + len(c) for e in small.examples(1) for c in e.completions)
     assert ours > gradients
@@ -171,7 +171,7 @@ def test_targets_are_compared_the_right_way_round() -> None:
     ]
     assert len(table([good, bad]).splitlines()) == 4
     reference = replace(bad, work="reference")
-    assert [row["met"] for row in reference.rows()] == [None, None]  # nothing was promised
+    assert [row["met"] for row in reference.rows()] == [None, None]  # no target
 
 
 def test_grid_has_every_combination_once_and_filters_choose_from_it() -> None:
@@ -189,7 +189,7 @@ def test_grid_has_every_combination_once_and_filters_choose_from_it() -> None:
 def test_rows_have_the_lengths_that_were_asked_for() -> None:
     for cell in (replace(ORPO, workload=work, shape=SHAPES[1]) for work in WORKLOADS):
         rows: list[Example] = cell.examples(3)
-        assert len(rows) == 3 * cell.workload.rows // 2  # a large vocabulary takes half as many
+        assert len(rows) == 3 * cell.workload.rows // 2  # half as many rows with the large vocabulary
         assert rows == cell.examples(3)
         for row in rows:
             low, high = cell.workload.prompt

@@ -10,7 +10,7 @@ from alignkit_eval.comparison.result import Comparison, ContrastResult
 
 
 def evaluated(results: Path, edited: Callable[..., Path]) -> Path:
-    """Return a directory as ``align eval --output`` makes it: results alone."""
+    """Return a directory as made by ``align eval --output``, with results only."""
     model = edited("l0-s0", "run.json", lambda record: record, "model")
     (model / "run.json").unlink()
     shutil.rmtree(model / "eval")

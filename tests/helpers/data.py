@@ -42,7 +42,7 @@ def _backend() -> str:
 
 
 def make_tokenizer(*, adds_bos: bool = True, bos: bool = True, eos: bool = True, chat: bool = True) -> Any:
-    """Return a byte-level BPE tokenizer; ``adds_bos``: a post-processor writes BOS, ``bos``/``eos``: it has the token."""
+    """Return a byte-level BPE tokenizer; ``adds_bos``: it prepends BOS, ``bos``/``eos``: it has the token."""
     tokenizer = Tokenizer.from_str(_backend())
     if adds_bos and bos:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -59,17 +59,17 @@ TOKENIZER = make_tokenizer()
 
 
 def load(source: Path, kind: RowKind = "preference", tokenizer: Any = TOKENIZER, **data: Any) -> Data:
-    """Load one source; ``data`` are keys of the configuration's section."""
+    """Load one source; ``data`` are other keys of the data section."""
     return load_data(RunConfig(method="m", data={"source": str(source)} | data), kind, tokenizer)
 
 
 def load_all(kind: RowKind = "preference", tokenizer: Any = TOKENIZER, **data: Any) -> Data:
-    """Load what the section ``data`` says and hold nothing out."""
+    """Load the sources of the data section without held-out rows."""
     return load_data(RunConfig(method="m", data={"eval_split": 0.0, **data}), kind, tokenizer)
 
 
 def same(first: TokenisedRows, second: TokenisedRows) -> bool:
-    """Whether two tables hold the same rows and are known by the same fingerprint."""
+    """Return whether two sets of rows have the same rows and fingerprint."""
     return list(first) == list(second) and first.fingerprint == second.fingerprint
 
 
@@ -80,7 +80,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def pairs(n: int) -> list[dict[str, Any]]:
-    """Return ``n`` preference rows with prompts of their own."""
+    """Return ``n`` preference rows with different prompts."""
     return [
         {"id": f"p{i}", "prompt": f"How much is {i} and two? ", "chosen": f"It is {i + 2}.", "rejected": f"It is {i}5."}
         for i in range(n)

@@ -1,4 +1,4 @@
-"""Training jobs, one after the other, as one process of a data-parallel run; started by torchrun in the tests."""
+"""One process of data-parallel training jobs, started by torchrun."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.engine import StopAt, build_trainer, configuration, random_pa
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
-    """Train as a job says; keys: method, train (settings), output, result (file name), stop (step), resume."""
+    """Run a training job with the keys method, train (settings), output, result (file name), stop (step), resume."""
     output = Path(job["output"])
     output.mkdir(parents=True, exist_ok=True)
     config = configuration(job["method"], **job["train"])

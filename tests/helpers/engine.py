@@ -1,4 +1,4 @@
-"""Random rows and a trainer that records what it does, for tests of the engine."""
+"""Random rows, and a trainer that records gradients and logs, for tests of the engine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def random_prompts(n: int, seed: int = 0) -> list[Example]:
 
 
 class Recorder(TrainerCallback):
-    """Keeps every step's gradient and every log record."""
+    """Records the gradient of every step and every log record."""
 
     def __init__(self) -> None:
         self.gradients: list[torch.Tensor] = []
@@ -49,7 +49,7 @@ class Recorder(TrainerCallback):
 
 
 class StopAt(TrainerCallback):
-    """Saves a checkpoint at a step and stops there."""
+    """Saves a checkpoint at a step and stops training."""
 
     def __init__(self, step: int) -> None:
         self.step = step

@@ -1,4 +1,4 @@
-"""A reference policy for tests of the evaluation: the plain forward pass of a tiny model, one sequence at a time."""
+"""Policies for tests of the evaluation: plain forwards of a tiny model, and log-probabilities from a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOCABULARY = 259
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and three special ones: what is decoded is what was encoded, byte for byte."""
+    """Return a tokenizer with one token per byte and three special tokens; decoding inverts encoding exactly."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: i for i, symbol in enumerate(alphabet)} | {"<bos>": BOS, "<eos>": EOS, "<pad>": PAD}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -49,7 +49,7 @@ def tiny_model(seed: int = 0) -> LlamaForCausalLM:
 
 
 class ReferencePolicy:
-    """Scores every completion by an unpadded forward of its own; remembers how many tokens each call was given."""
+    """Scores every completion by a separate unpadded forward; ``calls`` has the number of tokens of each call."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
@@ -78,7 +78,7 @@ class ReferencePolicy:
 
 
 class TablePolicy:
-    """Hands out log-probabilities written down in a test: ``{(id, completion): [one a token]}``."""
+    """Returns log-probabilities given by the test: ``{(id, completion): [one per token]}``."""
 
     model = torch.nn.Identity()
 
@@ -100,7 +100,7 @@ def token_logps(model: torch.nn.Module, prompt: list[int], completion: list[int]
 
 
 def pair(name: str, chosen: int = 1, rejected: int = 1, *, cluster: str = "", category: str = "") -> Example:
-    """A pair of given lengths, for policies that do not look at the tokens."""
+    """Return a pair of given lengths, for policies that ignore the tokens."""
     return Example(name, [BOS], ([5] * chosen, [6] * rejected), cluster=cluster, category=category)
 
 

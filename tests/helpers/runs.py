@@ -16,7 +16,7 @@ SHORT = {"max_steps": 4, "logging_steps": 2, "save_strategy": "steps", "save_ste
 
 
 def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **sections: dict[str, Any]) -> Run:
-    """Train the demo for a few steps and evaluate on a few rows."""
+    """Train on the demo for a few steps and evaluate on a few rows."""
     config = RunConfig.model_validate(
         {
             "method": method,
@@ -35,7 +35,7 @@ def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **
 def align(
     *arguments: str | Path, cwd: Path, input: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the installed command and return what it said."""
+    """Run the installed command and return it with its output."""
     return subprocess.run(
         [str(ALIGN), *map(str, arguments)],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""Tiny models of many architectures, random rows, and the plainest possible scorer to compare with."""
+"""Tiny models of many architectures, random rows, and a scorer by plain forwards to compare with."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SMALL: dict[str, Any] = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "initializer_range": 0.3,  # far from uniform: a wrong mask must show
+    "initializer_range": 0.3,  # far from uniform, so that a wrong mask is noticed
 }
 _GEMMA = _SMALL | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 7}
 _GPT = {"vocab_size": V, "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
-# Name -> (configuration, the backend that must be chosen for it).
+# Name -> (configuration, the backend that must be selected for it).
 ARCHITECTURES: dict[str, tuple[Callable[[], Any], str]] = {
     "llama": (lambda: hf.LlamaConfig(**_SMALL), "packed"),
     "llama-tied-bias": (lambda: hf.LlamaConfig(**_SMALL, tie_word_embeddings=True, attention_bias=True), "packed"),
@@ -69,7 +69,7 @@ def build(name: str = "llama", seed: int = 0, **changes: Any) -> Any:
     for key, value in changes.items():
         setattr(config, key, value)
     model = hf.AutoModelForCausalLM.from_config(config)
-    for parameter in model.parameters():  # biases start at zero, where forgetting them would not show
+    for parameter in model.parameters():  # biases start at zero, where ignoring them would not be noticed
         if parameter.dim() == 1 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -91,7 +91,7 @@ def rows(count: int = 4, completions: int = 2, seed: int = 0, masked: bool = Fal
 
 
 def plain_scores(model: Any, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Score by one unpadded forward a completion: completion tokens ``[N]`` and prompt tokens ``[M]``."""
+    """Return log-probabilities by one unpadded forward per completion: completion tokens ``[N]``, prompt tokens ``[M]``."""
     completions, prompts = [], []
     for example in examples:
         for k, completion in enumerate(example.completions):
@@ -106,20 +106,20 @@ def plain_scores(model: Any, examples: Sequence[Example]) -> tuple[torch.Tensor,
 
 
 def weigh(values: torch.Tensor, seed: int = 1) -> torch.Tensor:
-    """Return a loss in which every token has a weight of its own, so that no two gradients can be swapped."""
+    """Return a loss in which every token has a different weight, so that swapped gradients are noticed."""
     weights = torch.rand(len(values), generator=torch.Generator().manual_seed(seed)) - 0.3
     return (values * weights).sum()
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the gradients and forget them."""
+    """Return the gradients and clear them."""
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     return found
 
 
 def assert_same_gradients(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tol: float = 1e-4) -> None:
-    """Compare gradients relative to the largest entry of all."""
+    """Compare gradients, relative to the largest entry of all."""
     assert got.keys() == expected.keys()
     assert expected
     scale = max(float(g.abs().max()) for g in expected.values())

@@ -1,4 +1,4 @@
-"""Simulated experiments with a known truth: how often does the comparison find a difference?"""
+"""Simulated experiments with a known difference, for error rates and power of the comparison."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def experiment(
 ) -> Difference:
     """Compare two simulated arms of 0/1 credits whose success rates differ by ``shift``.
 
-    One arm answers differently by cluster (``cluster_sd``, a method x cluster effect), and every run of either arm is off by
-    an amount of its own (``seed_sd``); both effects are zero on average.
+    One arm has random cluster effects (standard deviation ``cluster_sd``), and every run of both arms a random seed effect
+    (``seed_sd``); both have mean zero.
     """
     ids = np.repeat(np.arange(clusters), per_cluster)
     difficulty = draw.uniform(0.3, 0.7, size=len(ids))
@@ -42,17 +42,17 @@ def rejected(trials: int, seed: int = 0, **about: float) -> float:
 
 
 def type_one_error(trials: int, seed: int = 0, **about: float) -> float:
-    """Return how often a difference is found where there is none."""
+    """Return the share of experiments that find a difference when there is none."""
     return rejected(trials, seed, **about | {"shift": 0.0})
 
 
 def power(trials: int, shift: float, seed: int = 0, **about: float) -> float:
-    """Return how often a difference of ``shift`` is found."""
+    """Return the share of experiments that find a difference of ``shift``."""
     return rejected(trials, seed, **about | {"shift": shift})
 
 
 def expected_power(items: int, shift: float) -> float:
-    """Return the theoretical power of one seed on ``items`` items of their own cluster, by the normal distribution.
+    """Return the theoretical power with one seed and ``items`` items in separate clusters, by the normal approximation.
 
     Success rates are uniform on [.3, .7], so that p (1 - p) is .25 - .04 / 3 on average, and the difference of two arms has
     twice that variance.
@@ -62,7 +62,7 @@ def expected_power(items: int, shift: float) -> float:
 
 
 def covered(trials: int, shift: float, seed: int = 0, **about: float) -> float:
-    """Return the share of experiments whose 95 % interval holds the true difference."""
+    """Return the share of experiments whose 95 % interval contains the true difference."""
     draw = np.random.default_rng(seed)
     found = [experiment(draw, shift=shift, **about) for _ in range(trials)]  # type: ignore[arg-type]
     return float(np.mean([d.low is not None and d.high is not None and d.low <= shift <= d.high for d in found]))
@@ -79,7 +79,7 @@ NULLS: dict[str, dict[str, float]] = {
     for seed_sd in seed_sds
     for cluster_sd in (0.0, 0.15)
 }
-"""Settings in which nothing is different: with and without cluster effects and seed effects.
+"""Settings without a true difference, with and without cluster and seed effects.
 
-With 100 clusters of 8 items and a seed sd of .03 in both arms, the seeds' variance is about three times the items'.
+With 100 clusters of 8 items and a seed sd of .03 in both arms, the variance of seeds is about three times that of items.
 """

@@ -1,4 +1,4 @@
-"""Real third-party distributions, made in a folder on the import path: a module and a dist-info, as pip would leave them."""
+"""Real third-party distributions in a folder on the import path: a module and a dist-info directory, as pip makes them."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ class Mine(Method[MineSettings]):
 
 
 class Site:
-    """A folder on the import path that distributions can be put into."""
+    """A folder on the import path, in which distributions can be installed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,7 +73,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """An empty :class:`Site` on ``sys.path``; what is imported from it is forgotten afterwards."""
+    """An empty :class:`Site` on ``sys.path``; modules imported from it are removed afterwards."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
