@@ -17,7 +17,7 @@ import pytest
 from alignkit.config import DataConfig, RunConfig
 from alignkit.data.load import Data, load_data
 from alignkit.data.sources import chunks as chunks_module
-from alignkit.data.sources.chunks import LineChunk, Source
+from alignkit.data.sources.chunks import Source
 from alignkit.data.sources.open import open_source
 from alignkit.data.tokenise.encode import Recipe, encode
 from alignkit.data.tokenise.rules import TokenRules
@@ -53,7 +53,6 @@ def test_neither_chunks_nor_processes_change_a_row(tmp_path: Path, monkeypatch: 
 
     def table(size: int, workers: int) -> dict[str, Any]:
         monkeypatch.setattr(chunks_module, "ROWS", size)
-        monkeypatch.setattr("alignkit.data.sources.readers.ROWS", size)
         batches = list(encode(open_source(path, None, DataConfig()), RECIPE, TOKENIZER, workers))
         assert len(batches) == -(-90 // size)
         columns: dict[str, list[Any]] = {}
@@ -70,24 +69,25 @@ def test_neither_chunks_nor_processes_change_a_row(tmp_path: Path, monkeypatch: 
 
 
 def test_an_error_in_a_process_is_that_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alignkit.data.sources.readers.ROWS", 4)
+    monkeypatch.setattr(chunks_module, "ROWS", 4)
     path = write_jsonl(tmp_path / "rows.jsonl", [*pairs(70), {"prompt": "a", "chosen": 3, "rejected": "b"}])
     with pytest.raises(DataError, match=rf'^{path}:71: "chosen" is a number, expected text or a list of messages$'):
         load(path, workers=2)
     assert not list((tmp_path / "cache" / "tokens").iterdir())
 
 
-class Fatal(LineChunk):
-    """A chunk whose process is killed, as the kernel does when memory runs out."""
+class Fatal(bytes):
+    """A line whose process is killed, as the kernel does when memory runs out."""
 
-    def read(self, source: str) -> Any:
+    def decode(self, *_: Any) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
+        return ""
 
 
-def test_a_killed_worker_is_said() -> None:
-    lines = [json.dumps(row).encode() for row in pairs(2)]
-    good = LineChunk(lines, ["f:1", "f:2"])
-    source = Source("f", "f", lambda: iter([good] * 9 + [Fatal(lines, ["f:1", "f:2"])]), lambda: "")
+def test_a_killed_worker_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks_module, "ROWS", 2)
+    lines = [json.dumps(row).encode() for row in pairs(2)] * 9
+    source = Source("f", "f", lambda: iter([(line, "f:1") for line in [*lines, Fatal(lines[0])]]), lambda: "")
     with pytest.raises(RunFailedError, match=r"was killed \(out of memory\?\): set data\.workers"):
         list(encode(source, RECIPE, TOKENIZER, 2))
 

@@ -18,7 +18,7 @@ import pytest
 from alignkit.config import DataConfig
 from alignkit.contract.rows import RawRows
 from alignkit.data.shapes.normalise import normalise
-from alignkit.data.sources.open import HELD_OUT_SPLITS, load_rows
+from alignkit.data.sources.open import HELD_OUT_SPLITS, open_source
 from alignkit.data.sources.readers import READERS
 from alignkit.errors import DataError
 
@@ -31,7 +31,7 @@ ROWS = [
 
 
 def load(source: object, split: str | None = None, **options: Any) -> RawRows:
-    return load_rows(str(source), split, DataConfig(), **options)
+    return open_source(str(source), split, DataConfig(), **options).read()
 
 
 def write_csv(path: Path, delimiter: str = ",") -> None:
@@ -252,7 +252,7 @@ def test_unknown_hub_id_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_subset_and_split_of_a_file_are_refused(tmp_path: Path) -> None:
     path = helpers.write_jsonl(tmp_path / "rows.jsonl", [json.loads(GOOD)])
     with pytest.raises(DataError, match=r'data.subset "main" applies to hub data sets only'):
-        load_rows(str(path), None, DataConfig(subset="main"))
+        open_source(str(path), None, DataConfig(subset="main"))
     with pytest.raises(DataError, match='is a single file and has no split "test"'):
         load(path, "test")
 

@@ -14,7 +14,7 @@ from alignkit.data.shapes.normalise import normalise
 from alignkit.data.shapes.pairs import expand_alternatives, left_over
 from alignkit.data.shapes.templates import fill
 from alignkit.data.sources.chunks import parse_line
-from alignkit.data.sources.open import TRAIN_SPLITS, Load, load_rows
+from alignkit.data.sources.open import TRAIN_SPLITS, Load, open_source
 from alignkit.errors import DataError
 
 _LINES = (".jsonl", ".ndjson")
@@ -66,7 +66,9 @@ def read_source(
         raw, broken = _lines(path, reading.limit)
     else:
         answer = lambda *_: loaded  # noqa: E731
-        raw = load_rows(source, split, reading, default_splits=default_splits, limit=reading.limit, load=answer)
+        raw = open_source(
+            source, split, reading, default_splits=default_splits, limit=reading.limit, load=answer
+        ).read()
         broken = []
     if not raw.rows:
         raise DataError(f"{source} has no readable rows" + (f" ({broken[0].place}: {broken[0].why})" if broken else ""))

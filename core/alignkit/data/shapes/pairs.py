@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 from alignkit.contract.rows import RawRows
 from alignkit.data.rows import describe_value, text_digest
 from alignkit.data.shapes.columns import read_label
-from alignkit.data.sources.chunks import Source
+from alignkit.data.sources.chunks import Located, Source
 from alignkit.errors import DataError
 
 GROUP = "group"
@@ -113,16 +113,15 @@ def paired(source: Source, columns: Mapping[str, str], pairs: Pairing) -> Source
     Raises:
         DataError: while reading: a row has neither rating nor label, or its rating is not a number.
     """
+    return Source(
+        source.name,
+        source.root,
+        lambda: _grouped(source.read(), columns, pairs),
+        lambda: f"{source.digest()} {pairs}",
+    )
 
-    def chunks() -> Iterator[Any]:
-        raw = source.read()
-        rows, places = _grouped(raw, columns, pairs)
-        yield from Source.of(RawRows(rows, places.__getitem__, source.name)).chunks()
 
-    return Source(source.name, source.root, chunks, lambda: f"{source.digest()} {pairs}")
-
-
-def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> tuple[list[Mapping[str, Any]], list[str]]:
+def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> Iterator[Located]:
     names = {name: columns.get(name, name) for name in ("prompt", "completion", "rating", "label", "id")}
     groups: dict[str, list[_Answer]] = {}
     for position, row in enumerate(raw.rows):
@@ -140,22 +139,14 @@ def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> tuple[
             score = float(read_label(label, place))
         answer = _Answer(row[names["completion"]], _number(score, place), row, place)
         groups.setdefault(text_digest(row[names["prompt"]]), []).append(answer)
-    rows: list[Mapping[str, Any]] = []
-    places: list[str] = []
     dropped = {names[name] for name in ("completion", "rating", "label", "id")}
-
-    def add(better: _Answer, worse: _Answer, column: str, value: object) -> None:
-        rest = {key: entry for key, entry in better.row.items() if key not in dropped}
-        rows.append({**rest, "chosen": better.value, "rejected": worse.value, column: value})
-        places.append(better.place)
-
     for answers in groups.values():
         made = list(_pairs(answers, pairs))
-        for better, worse in made:
-            add(better, worse, MARGIN, better.rating - worse.rating)
-        if not made:  # kept as an unusable row, so that it is counted
-            add(answers[0], answers[0], UNUSABLE_COLUMN, NO_PARTNER)
-    return rows, places
+        for better, worse in made or [(answers[0], answers[0])]:
+            rest = {key: entry for key, entry in better.row.items() if key not in dropped}
+            # A prompt without a pair is kept as an unusable row, so that it is counted.
+            extra = {MARGIN: better.rating - worse.rating} if made else {UNUSABLE_COLUMN: NO_PARTNER}
+            yield {**rest, "chosen": better.value, "rejected": worse.value, **extra}, better.place
 
 
 def left_over(columns: Mapping[str, str], *, paired: bool = False) -> dict[str, str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, TypeAlias
 
 from alignkit.contract.rows import RawRows
 from alignkit.data.rows import describe_value
@@ -19,56 +19,28 @@ ROWS = 1024
 """Maximum rows of a chunk."""
 
 BYTES = 4 << 20
-"""Approximate maximum bytes of a chunk of text lines."""
+"""Approximate maximum bytes of a chunk of JSON lines."""
+
+Unparsed: TypeAlias = Mapping[str, Any] | bytes
+"""A row's columns, or the line of JSON that holds them."""
+
+Located: TypeAlias = tuple[Unparsed, str]
+"""A row and its location (file:line)."""
 
 
-class Chunk(Protocol):
-    """Consecutive rows of a source, small enough to be sent to a worker process."""
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows and their locations, small enough to be sent to a worker process, which parses them."""
 
-    @property
-    def places(self) -> Sequence[str]:
-        """The location of each row (file:line)."""
-        ...
-
-    def head(self, limit: int) -> Chunk:
-        """Return the first ``limit`` rows."""
-        ...
+    rows: Sequence[Unparsed]
+    places: Sequence[str]
 
     def read(self, source: str) -> RawRows:
         """Return the rows; raises :class:`~alignkit.errors.DataError` if one cannot be parsed."""
-        ...
-
-
-@dataclass(frozen=True)
-class RowChunk:
-    """Parsed rows with their locations."""
-
-    rows: Sequence[Mapping[str, Any]]
-    places: Sequence[str]
-
-    def head(self, limit: int) -> RowChunk:
-        """Return the first ``limit`` rows."""
-        return RowChunk(self.rows[:limit], self.places[:limit])
-
-    def read(self, source: str) -> RawRows:
-        """Return the rows."""
-        return RawRows(self.rows, self.places.__getitem__, source)
-
-
-@dataclass(frozen=True)
-class LineChunk:
-    """Lines of JSON, parsed by :meth:`read` (in a worker process)."""
-
-    lines: Sequence[bytes]
-    places: Sequence[str]
-
-    def head(self, limit: int) -> LineChunk:
-        """Return the first ``limit`` lines."""
-        return LineChunk(self.lines[:limit], self.places[:limit])
-
-    def read(self, source: str) -> RawRows:
-        """Parse every line; raises :class:`~alignkit.errors.DataError` at the first that is not an object."""
-        rows = [parse_line(line, place) for line, place in zip(self.lines, self.places, strict=True)]
+        rows = [
+            parse_line(row, place) if isinstance(row, bytes) else row
+            for row, place in zip(self.rows, self.places, strict=True)
+        ]
         return RawRows(rows, self.places.__getitem__, source)
 
 
@@ -83,10 +55,7 @@ _NOT_JSON_LINES = (
 
 def parse_line(line: bytes, place: str) -> Mapping[str, Any]:
     """Return the object in one line of JSON; raises :class:`~alignkit.errors.SourceError` naming ``place`` (file:line)."""
-    try:
-        text = line.decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{place}: not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8") from None
+    text = decode_line(line, place).rstrip("\r\n")
     try:
         value = parse_json(text)
     except InvalidJSON as error:
@@ -95,6 +64,19 @@ def parse_line(line: bytes, place: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise SourceError(f"{place}: the line is {describe_value(value)}, expected an object with the row's columns")
     return value
+
+
+def decode_line(line: bytes, place: str) -> str:
+    """Return a line of text; raises :class:`~alignkit.errors.SourceError` naming ``place`` if it is not UTF-8."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{place}: not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8") from None
+
+
+def numbered(rows: Iterable[Unparsed], name: object) -> Iterator[Located]:
+    """Yield rows with their number as their location."""
+    return ((row, f"{name} row {number}") for number, row in enumerate(rows, 1))
 
 
 @dataclass(frozen=True)
@@ -107,17 +89,12 @@ class Source:
 
     name: str
     root: str
-    chunks: Callable[[], Iterator[Chunk]]
+    rows: Callable[[], Iterator[Located]]
     digest: Callable[[], str]
 
     @classmethod
     def of(cls, raw: RawRows) -> Source:
         """Return a source of rows in memory."""
-
-        def chunks() -> Iterator[Chunk]:
-            for begin in range(0, len(raw.rows), ROWS):
-                rows = raw.rows[begin : begin + ROWS]
-                yield RowChunk(rows, [raw.where(begin + i) for i in range(len(rows))])
 
         @cache
         def digest() -> str:
@@ -126,39 +103,30 @@ class Source:
                 content.update(json.dumps([row, raw.where(i)], sort_keys=True, default=str).encode())
             return content.hexdigest()
 
-        return cls(raw.source, "", chunks, digest)
+        return cls(raw.source, "", lambda: ((row, raw.where(i)) for i, row in enumerate(raw.rows)), digest)
 
     def head(self, limit: int | None) -> Source:
         """Return a source of the first ``limit`` rows (None: all)."""
         if limit is None:
             return self
+        return Source(self.name, self.root, lambda: islice(self.rows(), limit), lambda: f"{limit} of {self.digest()}")
 
-        def chunks() -> Iterator[Chunk]:
-            left = limit
-            for chunk in self.chunks():
-                yield chunk.head(left) if len(chunk.places) > left else chunk
-                left -= len(chunk.places)
-                if left <= 0:
-                    return
-
-        return Source(self.name, self.root, chunks, lambda: f"{limit} of {self.digest()}")
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the rows in chunks of at most :data:`ROWS` rows and about :data:`BYTES` bytes."""
+        rows: list[Unparsed] = []
+        places: list[str] = []
+        size = 0
+        for row, place in self.rows():
+            rows.append(row)
+            places.append(place)
+            size += len(row) if isinstance(row, bytes) else 0
+            if len(rows) == ROWS or size >= BYTES:
+                yield Chunk(rows, places)
+                rows, places, size = [], [], 0
+        if rows:
+            yield Chunk(rows, places)
 
     def read(self) -> RawRows:
         """Return all rows at once."""
-        rows: list[Mapping[str, Any]] = []
-        places: list[str] = []
-        for chunk in self.chunks():
-            rows.extend(chunk.read(self.name).rows)
-            places.extend(chunk.places)
-        return RawRows(rows, places.__getitem__, self.name)
-
-
-def file_digest(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of the suffixes and contents of files."""
-    content = hashlib.sha256()
-    for path in paths:
-        content.update(f"{''.join(path.suffixes)} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                content.update(block)
-    return content.hexdigest()
+        located = list(self.rows())
+        return Chunk([row for row, _ in located], [place for _, place in located]).read(self.name)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from alignkit.config import Reading
 from alignkit.contract.rows import RawRows
-from alignkit.data.sources.chunks import Chunk, Source, file_digest
+from alignkit.data.sources.chunks import Located, Source
 from alignkit.data.sources.readers import READERS, read_json
 from alignkit.data.sources.remote import dataset_source, open_hub, open_url
 from alignkit.data.sources.splits import choose_split, suffix_of
@@ -26,22 +27,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SHARD = re.compile(r"-\d+(-of-\d+)?$")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 
-
 Load: TypeAlias = Callable[[str, str | None], RawRows | None]
 """A plugin's loader, called first with ``(source, split)``; None leaves the source to alignkit."""
-
-
-def load_rows(
-    source: str,
-    split: str | None,
-    config: Reading,
-    *,
-    default_splits: Sequence[str] = TRAIN_SPLITS,
-    limit: int | None = None,
-    load: Load | None = None,
-) -> RawRows:
-    """Load at most ``limit`` rows of ``source`` into memory; see :func:`open_source`."""
-    return open_source(source, split, config, default_splits=default_splits, limit=limit, load=load).read()
 
 
 def open_source(
@@ -53,7 +40,7 @@ def open_source(
     limit: int | None = None,
     load: Load | None = None,
 ) -> Source:
-    """Open a source for reading in chunks. No source ever runs code.
+    """Open a source, whose rows are read on iteration. No source ever runs code.
 
     Args:
         source: a file (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .feather; text formats also gzipped), a URL of one, a
@@ -103,12 +90,12 @@ def _open(source: str, split: str | None, config: Reading, defaults: Sequence[st
 def _checked(source: Source) -> Source:
     """Return the source; reading it raises :class:`SourceError` if it has no rows or they cannot be read."""
 
-    def chunks() -> Iterator[Chunk]:
+    def rows() -> Iterator[Located]:
         empty = True
         try:
-            for chunk in source.chunks():
+            for row in source.rows():
                 empty = False
-                yield chunk
+                yield row
         except DataError as error:
             raise SourceError(str(error)) from error.__cause__
         if empty:
@@ -116,10 +103,7 @@ def _checked(source: Source) -> Source:
             no_bytes = path.is_file() and not path.stat().st_size
             raise SourceError(f"{source.name} is empty" if no_bytes else f"{source.name} has no rows")
 
-    return Source(source.name, source.root, chunks, cache(source.digest))  # asked once for each row kind
-
-
-# ------------------------------------------------------------------------------------------------ files
+    return Source(source.name, source.root, rows, cache(source.digest))  # asked once for each row kind
 
 
 def _file_source(path: Path, split: str | None) -> Source:
@@ -133,17 +117,21 @@ def _file_source(path: Path, split: str | None) -> Source:
         raise DataError(f"{path}: decompress it first; only text formats can be read gzipped")
     if split not in (None, "train") and suffix != ".json":
         raise DataError(f'{path} is a single file and has no split "{split}"')
-    read: Callable[[], Iterator[Chunk]] = lambda: READERS[suffix](path)  # noqa: E731
-    if suffix == ".json":
-        read = lambda: read_json(path, split)  # noqa: E731
-    return Source(str(path), str(path), read, lambda: f"{_files_digest([path])} {split or ''}")
+    read = partial(read_json, path, split) if suffix == ".json" else partial(READERS[suffix], path)
+    return Source(str(path), str(path), read, lambda: f"{_digest([path])} {split or ''}")
 
 
-def _files_digest(paths: Sequence[Path]) -> str:
+def _digest(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of the suffixes and contents of files."""
+    content = hashlib.sha256()
     try:
-        return file_digest(paths)
+        for path in paths:
+            content.update(f"{''.join(path.suffixes)} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: content)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {first_line(error)}") from None
+    return content.hexdigest()
 
 
 def _looks_like_path(source: str) -> bool:
@@ -153,14 +141,10 @@ def _looks_like_path(source: str) -> bool:
 
 
 def _refuse_missing(path: Path) -> NoReturn:
-    parent = path.parent
-    siblings = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
-    hint = suggest(path.name, siblings) if siblings else ""
-    missing = "" if parent.is_dir() else f" (directory {parent} does not exist)"
-    raise DataError(f"{path} does not exist{missing}{hint}")
-
-
-# ------------------------------------------------------------------------------------------------ directories
+    if not path.parent.is_dir():
+        raise DataError(f"{path} does not exist (directory {path.parent} does not exist)")
+    siblings = sorted(entry.name for entry in path.parent.iterdir())
+    raise DataError(f"{path} does not exist{suggest(path.name, siblings)}")
 
 
 def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> Source:
@@ -179,7 +163,7 @@ def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> S
         str(path),
         str(path),
         lambda: chain.from_iterable(READERS[suffix_of(file)](file) for file in chosen),
-        lambda: _files_digest(chosen),
+        lambda: _digest(chosen),
     )
 
 

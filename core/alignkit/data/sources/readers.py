@@ -1,4 +1,4 @@
-"""File format readers: each yields chunks of rows with file and line, and runs no code from the file."""
+"""File format readers: each yields rows with file and line, and runs no code from the file."""
 
 from __future__ import annotations
 
@@ -9,40 +9,33 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from alignkit.data.rows import describe_value
-from alignkit.data.sources.chunks import BYTES, ROWS, Chunk, LineChunk, RowChunk
+from alignkit.data.sources.chunks import ROWS, Located, decode_line, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.files import InvalidJSON, parse_json
 
-Reader: TypeAlias = Callable[[Path], Iterator[Chunk]]
+Reader: TypeAlias = Callable[[Path], Iterator[Located]]
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_UNREADABLE = (OSError, EOFError, zlib.error)
 
 
-def read_jsonl(path: Path) -> Iterator[Chunk]:
-    """Read JSON Lines (also gzipped); empty lines are skipped."""
-    lines: list[bytes] = []
-    places: list[str] = []
-    size = 0
-    for number, line in _byte_lines(path):
-        lines.append(line)
-        places.append(f"{path}:{number}")
-        size += len(line)
-        if len(lines) == ROWS or size >= BYTES:
-            yield LineChunk(lines, places)
-            lines, places, size = [], [], 0
-    if lines:
-        yield LineChunk(lines, places)
+def read_jsonl(path: Path) -> Iterator[tuple[bytes, str]]:
+    """Read JSON Lines (also gzipped), to be parsed later; empty lines are skipped."""
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            content = line.removeprefix(_BOM) if number == 1 else line
+            if content.strip():
+                yield content, f"{path}:{number}"
 
 
-def read_json(path: Path, split: str | None = None) -> Iterator[Chunk]:
+def read_json(path: Path, split: str | None = None) -> Iterator[Located]:
     """Read a JSON list of objects, or an object that contains such lists (``split`` is then the key).
 
     A file with one object per line is read as JSON Lines. A list is read into memory as a whole.
@@ -56,92 +49,60 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Chunk]:
             return
         raise DataError(f"{path}:{error.line}: invalid JSON: {error}") from None
     key = None if isinstance(value, list) else _list_key(path, value, split)
-    items = value if key is None else value[key]
-    lines = cache(lambda: _item_lines(text, key))
-    for begin in range(0, len(items), ROWS):
-        rows = items[begin : begin + ROWS]
-        places = [f"{path}:{lines()[begin + i]}" for i in range(len(rows))]
-        for row, place in zip(rows, places, strict=True):
-            if not isinstance(row, dict):
-                raise DataError(f"{place}: the row is {describe_value(row)}, expected an object with the row's columns")
-        yield RowChunk(rows, places)
+    lines = _item_lines(text, key)
+    for i, row in enumerate(value if key is None else value[key]):
+        place = f"{path}:{lines[i]}"
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: the row is {describe_value(row)}, expected an object with the row's columns")
+        yield row, place
 
 
-def read_csv(path: Path) -> Iterator[Chunk]:
+def read_csv(path: Path) -> Iterator[Located]:
     """Read comma-separated values with a header (tab-separated in a file named .tsv)."""
     delimiter = "\t" if ".tsv" in path.name.lower() else ","
-    with _open(path) as file:
-        _refuse_utf16(path, file.peek(2)[:2])
+    with _opened(path) as file:
         stream = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         table = csv.reader(stream, delimiter=delimiter, strict=True)
         try:
-            yield from _table_chunks(path, table)
+            header = _next_record(table)
+            if header is None:
+                return
+            _check_header(path, header)
+            place = f"{path}:{table.line_num + 1}"
+            while (values := _next_record(table)) is not None:
+                if len(values) not in (0, len(header)):
+                    raise DataError(f"{place}: {len(values)} fields, but the header has {len(header)} columns")
+                if values:
+                    yield dict(zip(header, values, strict=True)), place
+                place = f"{path}:{table.line_num + 1}"
         except csv.Error:
             message = "a quote is not closed, or text follows a closing quote"
             raise DataError(f"{path}:{table.line_num}: invalid CSV: {message}") from None
         except UnicodeDecodeError:
             _refuse_encoding(path)
-        except _UNREADABLE as error:
-            raise DataError(f"{path} cannot be read: {first_line(error)}") from None
 
 
-def _table_chunks(path: Path, table: Any) -> Iterator[Chunk]:
-    rows: list[Mapping[str, Any]] = []
-    places: list[str] = []
-    header: list[str] = []
-    while True:
-        # Long answers exceed the csv module's limit of 128 KiB. It is global, so it is raised only while reading.
-        previous = csv.field_size_limit(sys.maxsize)
-        try:
-            if not header:
-                header = next(table, [])
-                if not header and not table.line_num:
-                    return
-                _check_header(path, header)
-            while len(rows) < ROWS:
-                start = table.line_num + 1
-                values = next(table, None)
-                if values is None:
-                    break
-                if values:
-                    rows.append(_csv_row(f"{path}:{start}", header, values))
-                    places.append(f"{path}:{start}")
-        finally:
-            csv.field_size_limit(previous)
-        if not rows:
-            return
-        yield RowChunk(rows, places)
-        rows, places = [], []
-
-
-def read_parquet(path: Path) -> Iterator[Chunk]:
+def read_parquet(path: Path) -> Iterator[Located]:
     """Read a Parquet file in parts of row groups."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from _batch_chunks(path, file.iter_batches(ROWS))
-    except (pa.ArrowException, OSError) as error:
-        _refuse(path, "Parquet", error)
+    with _readable_as("Parquet", path), pq.ParquetFile(path) as file:
+        yield from numbered(_rows(file.iter_batches(ROWS)), path)
 
 
-def read_arrow(path: Path) -> Iterator[Chunk]:
+def read_arrow(path: Path) -> Iterator[Located]:
     """Read a memory-mapped Arrow file (Feather, or the stream format that ``datasets`` writes)."""
     import pyarrow as pa
 
-    try:
-        with pa.memory_map(str(path)) as file:
-            try:
-                reader = pa.ipc.open_file(file)
-                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-            except pa.ArrowInvalid:
-                file.seek(0)
-                batches = iter(pa.ipc.open_stream(file))
-            cut = (batch.slice(at, ROWS) for batch in batches for at in range(0, batch.num_rows, ROWS))
-            yield from _batch_chunks(path, cut)
-    except (pa.ArrowException, OSError) as error:
-        _refuse(path, "Arrow", error)
+    with _readable_as("Arrow", path), pa.memory_map(str(path)) as file:
+        try:
+            reader = pa.ipc.open_file(file)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        except pa.ArrowInvalid:
+            file.seek(0)
+            batches = iter(pa.ipc.open_stream(file))
+        cut = (batch.slice(at, ROWS) for batch in batches for at in range(0, batch.num_rows, ROWS))
+        yield from numbered(_rows(cut), path)
 
 
 READERS: Mapping[str, Reader] = {
@@ -157,65 +118,36 @@ READERS: Mapping[str, Reader] = {
 """File name suffix -> reader. Text formats may be gzipped (``.jsonl.gz``)."""
 
 
-# ------------------------------------------------------------------------------------------------ text
-
-
-def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
+@contextmanager
+def _opened(path: Path) -> Iterator[gzip.GzipFile | io.BufferedReader]:
+    """Open a text file, decompressed; raises :class:`DataError` if it cannot be read."""
     try:
-        return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {first_line(error)}") from None
-
-
-def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield ``(line number, line)`` for every line that is not empty."""
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if number == 1:
-                    _refuse_utf16(path, line)
-                    line = line.removeprefix(_BOM)
-                if line.strip():
-                    yield number, line
-    except _UNREADABLE as error:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            if file.peek(2).startswith(_UTF16):
+                raise DataError(f"{path}:1: the file is UTF-16; save it as UTF-8")
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def _text(path: Path) -> str:
     """Return the content of a text file."""
-    try:
-        with _open(path) as file:
-            content: bytes = file.read()
-    except _UNREADABLE as error:
-        raise DataError(f"{path} cannot be read: {first_line(error)}") from None
+    with _opened(path) as file:
+        content: bytes = file.read()
     if not content.strip():
         raise DataError(f"{path} is empty")
-    _refuse_utf16(path, content)
     try:
-        return content.removeprefix(_BOM).decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         _refuse_encoding(path)
 
 
 def _refuse_encoding(path: Path) -> NoReturn:
     """Raise :class:`DataError` naming the first line that is not UTF-8."""
-    with _open(path) as file:
+    with _opened(path) as file:
         for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x}); save the file as UTF-8"
-                ) from None
+            decode_line(line, f"{path}:{number}")
     raise DataError(f"{path}: not UTF-8; save the file as UTF-8")
-
-
-def _refuse_utf16(path: Path, content: bytes) -> None:
-    if content.startswith(_UTF16):
-        raise DataError(f"{path}:1: the file is UTF-16; save it as UTF-8")
-
-
-# ------------------------------------------------------------------------------------------------ JSON
 
 
 def _begins_with_object(text: str) -> bool:
@@ -273,7 +205,13 @@ def _item_lines(text: str, key: str | None) -> list[int]:
     return lines
 
 
-# ------------------------------------------------------------------------------------------------ tables
+def _next_record(table: Iterator[list[str]]) -> list[str] | None:
+    # Long answers exceed the csv module's limit of 128 KiB. It is global, so it is raised only while reading.
+    previous = csv.field_size_limit(sys.maxsize)
+    try:
+        return next(table, None)
+    finally:
+        csv.field_size_limit(previous)
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -284,20 +222,15 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DataError(f'{path}:1: the header repeats column "{repeated[0]}"')
 
 
-def _csv_row(place: str, header: list[str], values: list[str]) -> dict[str, Any]:
-    if len(values) != len(header):
-        raise DataError(f"{place}: {len(values)} fields, but the header has {len(header)} columns")
-    return dict(zip(header, values, strict=True))
+@contextmanager
+def _readable_as(kind: str, path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as {kind}: {first_line(error)}") from None
 
 
-def _batch_chunks(path: Path, batches: Iterator[Any]) -> Iterator[Chunk]:
-    count = 0
-    for batch in batches:
-        rows: Sequence[Mapping[str, Any]] = batch.to_pylist()
-        if rows:
-            yield RowChunk(rows, [f"{path} row {count + i + 1}" for i in range(len(rows))])
-        count += len(rows)
-
-
-def _refuse(path: Path, kind: str, error: Exception) -> NoReturn:
-    raise DataError(f"{path} cannot be read as {kind}: {first_line(error)}") from None
+def _rows(batches: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    return chain.from_iterable(batch.to_pylist() for batch in batches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignkit.config import Reading
-from alignkit.data.sources.chunks import ROWS, Chunk, LineChunk, RowChunk, Source
+from alignkit.data.sources.chunks import ROWS, Source, numbered
 from alignkit.data.sources.splits import choose_split, suffix_of
 from alignkit.errors import DataError, first_line, suggest
 
@@ -27,17 +27,15 @@ def open_hub(
     """Open a hub data set; see :func:`alignkit.data.sources.open.open_source`."""
     import datasets
 
-    with _as_data_error(
-        lambda: f'"{source}" is not a local file or directory{_near(source)} and cannot be loaded from the hub'
-    ):
+    def what() -> str:
+        near = suggest(source, sorted(entry.name for entry in Path().iterdir()))
+        return f'"{source}" is not a local file or directory{near} and cannot be loaded from the hub'
+
+    with _as_data_error(what):
         names = datasets.get_dataset_split_names(source, config.subset)
         chosen = choose_split(source, list(names), split, defaults)
         rows = datasets.load_dataset(source, config.subset, split=chosen, streaming=config.streaming)
         return _stream_source(rows, source, limit) if config.streaming else dataset_source(rows, source)
-
-
-def _near(source: str) -> str:
-    return suggest(source, sorted(entry.name for entry in Path().iterdir()))
 
 
 def open_url(source: str, split: str | None, config: Reading, limit: int | None = None) -> Source:
@@ -77,11 +75,10 @@ def _as_data_error(what: Callable[[], str]) -> Iterator[None]:
 def dataset_source(dataset: Any, name: str) -> Source:
     """Return a source of the rows of a ``datasets.Dataset``."""
 
-    def chunks() -> Iterator[Chunk]:
-        for begin in range(0, len(dataset), ROWS):
-            columns = dataset[begin : begin + ROWS]
-            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-            yield RowChunk(rows, [f"{name} row {begin + i + 1}" for i in range(len(rows))])
+    def rows() -> Iterator[Mapping[str, Any]]:
+        for columns in dataset.iter(ROWS):
+            for values in zip(*columns.values(), strict=True):
+                yield dict(zip(columns, values, strict=True))
 
     def digest() -> str:
         import pyarrow as pa
@@ -94,7 +91,7 @@ def dataset_source(dataset: Any, name: str) -> Source:
             content.update(sink.getvalue())
         return content.hexdigest()
 
-    return Source(name, name, chunks, digest)
+    return Source(name, name, lambda: numbered(rows(), name), digest)
 
 
 def _stream_source(stream: Any, name: str, limit: int | None) -> Source:
@@ -111,16 +108,13 @@ def _stream_source(stream: Any, name: str, limit: int | None) -> Source:
             raise DataError(f"reading {name} failed part-way: {first_line(error)}") from None
         return file
 
-    def chunks() -> Iterator[Chunk]:
-        file, count = spool(), 0
-        file.seek(0)
-        while lines := list(islice(file, ROWS)):
-            yield LineChunk(lines, [f"{name} row {count + i + 1}" for i in range(len(lines))])
-            count += len(lines)
+    def rewound() -> IO[bytes]:
+        spool().seek(0)
+        return spool()
 
-    def digest() -> str:
-        file = spool()
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-    return Source(name, name, chunks, digest)
+    return Source(
+        name,
+        name,
+        lambda: numbered(rewound(), name),
+        lambda: hashlib.file_digest(rewound(), "sha256").hexdigest(),  # type: ignore[arg-type]
+    )

@@ -110,12 +110,9 @@ def _as_pairs(source: Source, recipe: Recipe) -> Source:
     """Return the source, or if its rows are to be paired with one another, a source of the pairs."""
     if recipe.pairs is None:
         return source
-    first = next(iter(source.chunks()), None)
     columns = {name: recipe.columns.get(name, name) for name in ("completion", "rating", "label", "answers")}
-    present: set[str] = set()
-    if first is not None:
-        row = fill(first.head(1).read(source.name), recipe.template).rows[0]
-        present = {name for name, value in row.items() if value is not None}
+    first = fill(source.head(1).read(), recipe.template).rows
+    present = {name for row in first for name, value in row.items() if value is not None}
     one_answer = columns["completion"] in present and columns["answers"] not in present
     if one_answer and {columns["rating"], columns["label"]} & present:
         return paired(source, recipe.columns, recipe.pairs)
@@ -127,7 +124,7 @@ def _first_rows(source: Source, recipe: Recipe, chunk: Chunk) -> RawRows:
     try:
         raw = chunk.read(source.name)
     except DataError:
-        raw = chunk.head(1).read(source.name)
+        raw = source.head(1).read()
     first = RawRows(raw.rows[:1], raw.where, raw.source)
     made = expand_alternatives(fill(first, recipe.template), recipe.columns, recipe.pairs)
     return RawRows([*made.rows, *raw.rows[1:]], raw.where, raw.source)
