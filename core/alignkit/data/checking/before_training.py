@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alignkit.data.load import Data
 
 _FORMAT = 1
-"""Raised whenever a rule changes."""
+"""Version of the cached findings; incremented when a rule changes."""
 
 _CACHE = ContentCache("checks", ".json")
 

@@ -151,7 +151,7 @@ def _refuse_encoding(path: Path) -> NoReturn:
 
 
 def _begins_with_object(text: str) -> bool:
-    """Whether a text that is not JSON begins with a complete JSON object."""
+    """Return whether a text that is not JSON begins with a complete JSON object."""
     begin = text.lstrip()
     try:
         return isinstance(json.JSONDecoder().raw_decode(begin)[0], dict)

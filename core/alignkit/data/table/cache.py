@@ -1,4 +1,4 @@
-"""Tables of tokenised rows in the content cache: the same rows, tokenizer and rules are tokenised once."""
+"""The cache of tokenised rows, by the content of rows, tokenizer and settings."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FORMAT = 3
-"""Raised whenever the rules of tokenisation or the columns of a table change."""
+"""Version of the cached tables; incremented when the rules of tokenisation or the columns change."""
 
 _TABLES = ContentCache("tokens", ".arrow")
 
 
 def cached(key: str, make: Callable[[], Iterator[pa.RecordBatch]]) -> pa.Table:
-    """Return the table kept under ``key``, memory-mapped, else make and keep it; in memory where it cannot be kept."""
+    """Return the table cached under ``key``, memory-mapped, or make and cache it; in memory if it cannot be cached."""
     return _TABLES.fetch(key, lambda: in_memory(make()), read=_read, write=lambda path, _: _write(path, make()))[0]
 
 
 def in_memory(batches: Iterator[pa.RecordBatch]) -> pa.Table:
-    """Return a table of batches; of none, an empty one without columns."""
+    """Return the batches as a table; without batches, an empty table without columns."""
     import pyarrow as pa
 
     found = list(batches)
@@ -37,7 +37,7 @@ def in_memory(batches: Iterator[pa.RecordBatch]) -> pa.Table:
 
 
 def cache_key(source: str, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> str:
-    """Return SHA-256 over everything a table depends on; ``source`` is the digest of the source's content."""
+    """Return a SHA-256 of everything a table depends on; ``source`` is the digest of the source's content."""
     import tokenizers
     import transformers
 
@@ -46,7 +46,7 @@ def cache_key(source: str, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return everything that decides how text becomes ids: vocabulary, rules, special tokens, chat template."""
+    """Return everything that determines tokenisation, as text: vocabulary, rules, special tokens, chat template."""
     about: dict[str, Any] = {
         "class": type(tokenizer).__name__,
         "template": tokenizer.chat_template,
@@ -55,7 +55,7 @@ def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
     }
     if tokenizer.is_fast:
         backend = tokenizer.backend_tokenizer
-        backend.no_truncation()  # left behind by earlier calls, and set anew by ours
+        backend.no_truncation()  # settings left by earlier calls, which alignkit's calls override
         backend.no_padding()
         about["backend"] = hashlib.sha256(backend.to_str().encode()).hexdigest()
     else:
