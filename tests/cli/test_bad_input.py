@@ -194,7 +194,7 @@ CASES = [
     Case(
         "groups of answers",
         options("--set", "reward=length", "--set", "data.group_by=category"),
-        ("data.group_by is for methods that train on the rows themselves",),
+        ("data.group_by applies to methods that train on the rows themselves",),
         "grpo",
     ),
     Case("resume of nothing", options("--resume", "--name", "absent"), ("absent",)),

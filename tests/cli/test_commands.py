@@ -31,7 +31,7 @@ def install(site: Site, distribution: str, source: str, name: str = "hello") -> 
 def test_a_third_party_command_is_listed_and_runs(site: Site) -> None:
     install(site, "align-hello", HELLO)
     assert "  hello       Greet the user.\n" in site.align("--help").stdout
-    assert site.align("hello").stdout == "hello from align-hello\n"
+    assert site.align("hello", "--debug").stdout == "hello from align-hello\n"
     states = {(plugin.kind, plugin.name, plugin.built_in): plugin.state for plugin in inventory()}
     assert states["command", "hello", False] == states["command", "run", True] == states["report", "run", True] == "ok"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from alignkit import __version__
-from alignkit.cli.failures import State, debug_option, explain
+from alignkit.cli.failures import State, add_debug_option, explain
 from alignkit.contract import registry
 from alignkit.errors import PluginError
 
@@ -22,11 +22,13 @@ class CommandGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command; shell completion leaves out those that cannot be imported."""
         try:
-            return registry.load_command(registry.find("align.commands", cmd_name))
+            command = registry.load_command(registry.find("align.commands", cmd_name))
         except PluginError:
             if ctx.resilient_parsing:
                 return None
             raise
+        add_debug_option(command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands' summaries, importing their declarations only; a broken one is listed with the cause."""
@@ -42,12 +44,14 @@ class CommandGroup(click.Group):
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="align")
-@debug_option
 def align() -> None:
     """Align language models with preferences: one engine for all methods, one harness to compare them.
 
     Start with `align run --method orpo`: it trains the embedded demo, offline.
     """
+
+
+add_debug_option(align)
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -7,22 +7,21 @@ import time
 
 import click
 
-from alignkit.cli.failures import debug_option
-
 
 @click.group()
 def cache() -> None:
     """Show or shrink the cache of tokenised rows, reference log-probabilities, data checks and evaluation results.
 
-    It is in $ALIGN_CACHE, else ~/.cache/alignkit. What is removed is made again when a run needs it.
+    The cache is in $ALIGN_CACHE (default: ~/.cache/alignkit). Removed entries are rebuilt when a run needs them.
     """
 
 
 @cache.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, with bytes, seconds since 1970 and paths.")
-@debug_option
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, with sizes in bytes and times in seconds since 1970."
+)
 def list_entries(as_json: bool) -> None:
-    """List the entries, the least recently used first."""
+    """List the entries, least recently used first."""
     from alignkit.system.cache import entries
     from alignkit.system.files import to_json
 
@@ -35,9 +34,8 @@ def list_entries(as_json: bool) -> None:
 
 
 @cache.command()
-@debug_option
 def size() -> None:
-    """Print the number and total size of the entries of each section."""
+    """Print the number and size of entries per section and in total."""
     from alignkit.system.cache import SECTIONS, cache_directory, entries
 
     found = entries()
@@ -48,21 +46,22 @@ def size() -> None:
 
 
 @cache.command()
-@click.option("--older-than", metavar="DAYS", type=click.FloatRange(0), help="Remove entries unused for so many days.")
+@click.option(
+    "--older-than", metavar="DAYS", type=click.FloatRange(0), help="Remove entries not used for this many days."
+)
 @click.option(
     "--max-size",
     metavar="GB",
     type=click.FloatRange(0),
-    help="Remove the least recently used entries beyond it (GB: 10^9 bytes).",
+    help="Remove the least recently used entries until the cache is at most this large (10^9 bytes).",
 )
 @click.option("--all", "everything", is_flag=True, help="Remove every entry.")
-@debug_option
 def prune(older_than: float | None, max_size: float | None, everything: bool) -> None:
-    """Remove entries. A run that is using one is not disturbed."""
+    """Remove entries; a run that is using one is not affected."""
     from alignkit.system.cache import prune as remove
 
     if older_than is None and max_size is None and not everything:
-        raise click.UsageError("say what to remove: --older-than DAYS, --max-size GB or --all")
+        raise click.UsageError("choose what to remove: --older-than DAYS, --max-size GB or --all")
     infinity = float("inf")
     since = infinity if everything else 0.0 if older_than is None else time.time() - older_than * 86_400
     removed = remove(since, infinity if max_size is None else max_size * 1e9)

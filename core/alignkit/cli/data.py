@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alignkit.cli.failures import debug_option
-
 if TYPE_CHECKING:
     from alignkit.config import DataConfig, ModelConfig
     from alignkit.data.sources.open import Load
@@ -28,22 +26,14 @@ def data() -> None:
 @click.option("--model", metavar="M", help="Also check tokenisation with this model's tokenizer and chat template.")
 @click.option("--max-length", metavar="N", type=click.IntRange(2), help="Maximum tokens of a row (default: 1024).")
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Check at most this many rows (default: all).")
-@click.option(
-    "--column",
-    "columns",
-    metavar="NAME=COLUMN",
-    multiple=True,
-    help="Column to read as prompt, chosen, ...: prompt=instruction.",
-)
+@click.option("--column", "columns", metavar="NAME=COLUMN", multiple=True, help="Column names: prompt=instruction.")
 @click.option(
     "--near",
     metavar="SHARE",
     type=click.FloatRange(0, 1, min_open=True),
     help="Similarity (Jaccard, of word trigrams) from which two texts are near-duplicates (default: 0.8).",
 )
-@click.option(
-    "--min-words", metavar="N", type=click.IntRange(0), help="Minimum words of a prompt or an answer (default: 0)."
-)
+@click.option("--min-words", metavar="N", type=click.IntRange(0), help="Minimum words of a text (default: 0).")
 @click.option("--script", metavar="NAME", help="Expected script: Latin, Cyrillic, ... (default: any).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write a report with plots.")
@@ -51,10 +41,9 @@ def data() -> None:
     "--fix",
     metavar="OUT",
     type=click.Path(path_type=Path),
-    help="Write the usable rows to OUT, the dropped ones with the reason to OUT.dropped.jsonl.",
+    help="Write a cleaned copy, and OUT.dropped.jsonl with reasons.",
 )
 @click.option("--strict", is_flag=True, help="Exit with code 1 if there are problems.")
-@debug_option
 def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, strict: bool, **options: Any) -> None:
     """Report problems of SOURCE, with examples and line numbers: broken rows, duplicates, contradictions, leaks and more.
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from alignkit.cli.failures import debug_option
-
 
 @click.group()
 def demo() -> None:
@@ -26,7 +24,6 @@ def demo() -> None:
 @click.option(
     "--seed", metavar="N", type=click.IntRange(min=0), default=0, help="Random seed of corpus and weights (default: 0)."
 )
-@debug_option
 def build(output: Path, steps: int | None, seed: int) -> None:
     """Build the demo's data, tokenizer and base model from scratch, deterministically."""
     from alignkit.demo.build import STEPS

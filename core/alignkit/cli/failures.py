@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import click
 
 from alignkit.errors import AlignError
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 FAILED = 1
@@ -24,21 +20,27 @@ class State:
     debug: bool = False
 
 
-def debug_option(function: FunctionT) -> FunctionT:
-    """Add the ``--debug`` option to a command."""
-    return click.option(
-        "--debug",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_set_debug,
-        help="Show tracebacks of errors.",
-    )(function)
-
-
 def _set_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     state = ctx.ensure_object(State)
     state.debug = state.debug or value
+
+
+_DEBUG = click.Option(
+    ["--debug"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_set_debug,
+    help="Show tracebacks of errors.",
+)
+
+
+def add_debug_option(command: click.Command) -> None:
+    """Add the ``--debug`` option to a command and its subcommands, unless they have one."""
+    if not any("--debug" in parameter.opts for parameter in command.params):
+        command.params.append(_DEBUG)
+    for subcommand in getattr(command, "commands", {}).values():
+        add_debug_option(subcommand)
 
 
 def explain(error: BaseException, state: State) -> int:

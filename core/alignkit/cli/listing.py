@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import click
 
-from alignkit.cli.failures import debug_option
 from alignkit.contract import registry
 
 
@@ -19,7 +18,6 @@ def _listing(group: registry.Group) -> click.Command:
 
     @click.command(plural, help=f"List the installed {plural}. No plugin is imported.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    @debug_option
     def command(as_json: bool) -> None:
         found = registry.catalogue(group)
         if as_json:

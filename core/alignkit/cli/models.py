@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from alignkit.cli.failures import debug_option
 from alignkit.errors import ConfigError
 
 
@@ -20,7 +19,6 @@ from alignkit.errors import ConfigError
 @click.option(
     "--output", metavar="DIR", type=click.Path(path_type=Path), help="Output directory (default: RUN/export)."
 )
-@debug_option
 def export(run: Path, merge: str | None, weights: str | None, output: Path | None) -> None:
     """Export RUN's model as a standard model directory: adapter merged, safetensors, tokenizer and model card.
 
@@ -41,39 +39,26 @@ def export(run: Path, merge: str | None, weights: str | None, output: Path | Non
 
 def _sampling(command: Any) -> Any:
     """Add the sampling options to a command."""
-    options: tuple[Any, ...] = (
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of sampling."
-        ),
-        click.option(
-            "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Nucleus sampling (default: 1)."
-        ),
-        click.option(
-            "--temperature", type=click.FloatRange(0), default=0.0, help="Sampling temperature; 0: greedy (default)."
-        ),
-        click.option(
-            "--max-new-tokens",
-            type=click.IntRange(1),
-            default=128,
-            show_default=True,
-            help="Maximum tokens of an answer.",
-        ),
-    )
-    for option in options:
+    for option in (
+        click.option("--seed", type=click.IntRange(0), default=0, help="Random seed of sampling."),
+        click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Nucleus sampling."),
+        click.option("--temperature", type=click.FloatRange(0), default=0.0, help="Sampling temperature; 0: greedy."),
+        click.option("--max-new-tokens", type=click.IntRange(1), default=128, help="Maximum tokens of an answer."),
+    ):
         command = option(command)
     return command
 
 
-@click.command()
+_DEFAULTS = {"show_default": True}
+
+
+@click.command(context_settings=_DEFAULTS)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
-@click.option(
-    "--prompt", "prompts", metavar="TEXT", multiple=True, help="Prompt to answer (default: each line of stdin)."
-)
+@click.option("--prompt", "prompts", metavar="TEXT", multiple=True, help="Prompt (default: each line of stdin).")
 @click.option("--raw", is_flag=True, help="Continue the prompt as plain text, without the chat template.")
 @click.option("--vote", "voting", is_flag=True, help="Print the answer that most of the models give.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
 @_sampling
-@debug_option
 def generate(
     targets: tuple[str, ...],
     prompts: tuple[str, ...],
@@ -112,11 +97,10 @@ def generate(
                 click.echo(f"{target}: {answer}")
 
 
-@click.command()
+@click.command(context_settings=_DEFAULTS)
 @click.argument("target")
 @click.option("--system", metavar="TEXT", help="System message.")
 @_sampling
-@debug_option
 def chat(target: str, system: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
     """Chat with TARGET: a run, model or adapter directory, hub id, or demo.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from alignkit.cli.failures import debug_option
 from alignkit.cli.listing import print_columns
 from alignkit.errors import ConfigError
 from alignkit.scaffold import KINDS
@@ -17,7 +16,6 @@ from alignkit.scaffold import KINDS
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-@debug_option
 def plugins(ctx: click.Context, as_json: bool) -> None:
     """List every installed plugin with its state and hooks.
 
@@ -41,7 +39,6 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "--kind", type=click.Choice(KINDS), help="Kind of the plugin, if plugins of several kinds have this name."
 )
-@debug_option
 def check_plugin(name: str, kind: str | None) -> None:
     """Run the quick conformance tests on the installed plugin NAME (needs pytest)."""
     from alignkit.contract.inventory import quick_check
@@ -62,7 +59,6 @@ def check_plugin(name: str, kind: str | None) -> None:
     default=Path(),
     help="Parent of the package's directory (default: the current directory).",
 )
-@debug_option
 def new_plugin(name: str, kind: str, output: Path) -> None:
     """Create the package alignkit-NAME with one working plugin: entry point, code, conformance tests, README and CI."""
     from alignkit.scaffold import new_plugin as write

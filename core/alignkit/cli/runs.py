@@ -6,32 +6,19 @@ from pathlib import Path
 
 import click
 
-from alignkit.cli.failures import debug_option
-
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--method", metavar="NAME", help="Training method (align methods lists them).")
-@click.option(
-    "--model", metavar="M", help="Start model: model or adapter directory, hub id, run directory, or demo (default)."
-)
-@click.option(
-    "--data",
-    metavar="D",
-    help="Training rows: file, directory of files, URL, saved data set, hub id, or demo (default).",
-)
+@click.option("--model", metavar="M", help="Model or adapter directory, run directory, hub id, or demo (default).")
+@click.option("--data", metavar="D", help="File, directory, URL, saved data set, hub id, or demo (default).")
 @click.option("--eval-data", metavar="D", help="Held-out rows to evaluate on (default: 10 % of --data).")
 @click.option("--output", metavar="DIR", help="Parent of the run directory (default: runs).")
 @click.option("--name", metavar="NAME", help="Name of the run directory (default: method, date and time).")
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), help="Random seed (default: 0).")
-@click.option(
-    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Set any other key: lambda=0.1, train.learning_rate=1e-4."
-)
+@click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key: lambda=0.1, train.max_steps=9.")
 @click.option("--resume", is_flag=True, help="Resume the interrupted run called --name.")
-@click.option(
-    "--dry-run", is_flag=True, help="Check configuration and data and print what would be done, without training."
-)
-@debug_option
+@click.option("--dry-run", is_flag=True, help="Check configuration and data and print the plan, without training.")
 def run(
     config: Path | None,
     method: str | None,
@@ -75,7 +62,6 @@ def run(
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@debug_option
 def resume(run: Path) -> None:
     """Resume the interrupted run in directory RUN from its last complete checkpoint."""
     from alignkit.runs.api import resume as resume_run

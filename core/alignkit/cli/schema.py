@@ -6,12 +6,9 @@ import json
 
 import click
 
-from alignkit.cli.failures import debug_option
-
 
 @click.command()
 @click.argument("method")
-@debug_option
 def schema(method: str) -> None:
     """Print the JSON schema of METHOD's configuration, for editors that validate and complete YAML."""
     from alignkit import settings

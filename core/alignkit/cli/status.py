@@ -10,15 +10,12 @@ from typing import Any
 
 import click
 
-from alignkit.cli.failures import debug_option
-
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@debug_option
 def status(run: Path, as_json: bool) -> None:
     """Show the status of the run in directory RUN: step, time left, latest metrics."""
     from alignkit.display.status import lines, read_status
@@ -32,7 +29,6 @@ def status(run: Path, as_json: bool) -> None:
 @click.option(
     "--every", metavar="S", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds between updates."
 )
-@debug_option
 def watch(run: Path, every: float) -> None:
     """Follow the run in directory RUN: curves of loss terms, margins and rewards, samples, time left.
 

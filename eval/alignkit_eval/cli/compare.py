@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from alignkit.cli.failures import debug_option
 
 if TYPE_CHECKING:
     from alignkit.display.console import Console
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     "--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write the comparison to an HTML page."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
-@debug_option
 def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_json: bool) -> None:
     """Compare runs on the same held-out items. Runs that differ only in their seed are one arm."""
     from alignkit.display.console import Console

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from alignkit.cli.failures import debug_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @click.option("--rate", is_flag=True, help="Write a page for blind A/B ratings of two targets' completions.")
 @click.option("--ratings", metavar="CSV", type=click.Path(path_type=Path), help="Report the result of such ratings.")
-@debug_option
 @click.pass_context
 def evaluate(
     context: click.Context,

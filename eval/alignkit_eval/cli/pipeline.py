@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from alignkit.cli.failures import debug_option
 
 
 @click.command()
@@ -17,7 +16,6 @@ from alignkit.cli.failures import debug_option
     "--name", metavar="NAME", help="Name of the pipeline's directory (default: name in the file, or its file name)."
 )
 @click.option("--set", "sets", metavar="SECTION.KEY=VALUE", multiple=True, help="Set a key for every training stage.")
-@debug_option
 def pipeline(
     file: Path, start: str | None, skip: tuple[str, ...], output: str | None, name: str | None, sets: tuple[str, ...]
 ) -> None:

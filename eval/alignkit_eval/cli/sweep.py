@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import click
-from alignkit.cli.failures import debug_option
 from alignkit.errors import ConfigError
 
 
@@ -30,7 +29,6 @@ from alignkit.errors import ConfigError
     "--resume", metavar="[DIR]", is_flag=False, flag_value="", help="Resume the sweep in DIR, or with --name."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print sweep.json.")
-@debug_option
 def sweep(
     config: Path | None,
     method: str | None,
