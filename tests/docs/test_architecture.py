@@ -11,6 +11,7 @@ CORE = ROOT / "core" / "alignkit"
 PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 MOST_LINES = 4_000
 MOST_MODULES = 20
+LONGEST_FILE = 320
 
 
 def reading_path() -> list[str]:
@@ -60,3 +61,11 @@ def test_every_package_and_file_it_names_exists() -> None:
 def test_few_modules_lie_directly_in_core() -> None:
     entries = [entry for entry in CORE.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").is_file()]
     assert len(entries) <= MOST_MODULES
+
+
+def test_no_file_is_long() -> None:
+    parts = ("core", "eval", "plugins", "tests", "bench", "docs", "examples")
+    files = [file for part in parts for file in (ROOT / part).rglob("*.py")]
+    lengths = {str(file.relative_to(ROOT)): len(file.read_bytes().splitlines()) for file in files}
+    assert len(lengths) > 300
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE} == {}
