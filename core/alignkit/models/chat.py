@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alignkit.config import ModelConfig
 from alignkit.contract.model import LoadedModel
+from alignkit.contract.rows import Message
 from alignkit.errors import ConfigError, ModelError
 from alignkit.models.generate import generate
 from alignkit.models.load import build_model
 from alignkit.models.weights import switch_off_dropout
-
-if TYPE_CHECKING:
-    from alignkit.contract.rows import Message
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,7 @@ class ChatModel:
         """Return the answer to every conversation."""
         tokenizer = self.loaded.tokenizer
         prompts = [self._ids(messages, raw) for messages in conversations]
-        found = generate(
-            self.loaded.model,
-            tokenizer,
-            prompts,
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-        )
+        found = generate(self.loaded.model, tokenizer, prompts, **asdict(sampling))
         return [tokenizer.decode(answer.tokens, skip_special_tokens=True).strip() for answer in found]
 
     def _ids(self, messages: Sequence[Message], raw: bool) -> list[int]:
@@ -70,9 +60,8 @@ class ChatModel:
             if ids and ids[-1] == tokenizer.eos_token_id:
                 ids.pop()  # some tokenizers append the end token to every text
         else:
-            text = tokenizer.apply_chat_template(
-                [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
-            )
+            turns = [dict(message) for message in messages]
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         if not ids:
             raise ConfigError("the prompt is empty")
@@ -85,10 +74,9 @@ def vote(answers: Sequence[str]) -> tuple[str, int]:
     >>> vote(["yes .", "no .", "no ."])
     ('no .', 2)
     """
-    counts = Counter(" ".join(answer.split()) for answer in answers)
-    best = max(counts.values())
-    winner = next(answer for answer in answers if counts[" ".join(answer.split())] == best)
-    return winner, best
+    normalised = [" ".join(answer.split()) for answer in answers]
+    (winner, count), *_ = Counter(normalised).most_common(1)
+    return answers[normalised.index(winner)], count
 
 
 def each_answer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.errors import RunFailedError
@@ -10,11 +10,6 @@ from alignkit.errors import RunFailedError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
-
-_BATCH = 16
-"""Prompts per batch."""
-
-_SAMPLING = ("temperature", "top_p", "top_k")
 
 
 class GeneratedAnswer(NamedTuple):
@@ -25,7 +20,6 @@ class GeneratedAnswer(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether the model ended the answer."""
         return self.end is not None
 
     @property
@@ -57,7 +51,7 @@ def generate(
     top_k: int = 0,
     stop: Collection[int] = (),
     seed: int = 0,
-    batch_size: int = _BATCH,
+    batch_size: int = 16,
 ) -> list[GeneratedAnswer]:
     """Generate one answer per prompt, in the order of the prompts.
 
@@ -81,46 +75,32 @@ def generate(
     import torch
 
     from alignkit.scoring.evaluating import undisturbed
+    from alignkit.scoring.padding import pad_rows
 
+    generator: Any = model
+    ends = _end_tokens(model, tokenizer) | set(stop)
+    pad = next((token for token in (tokenizer.pad_token_id, *sorted(ends)) if token is not None), 0)
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": bool(temperature),
+        # None overrides the checkpoint's settings, which cause a warning when decoding greedily.
+        "temperature": temperature or None,
+        "top_p": top_p if temperature else None,
+        "top_k": top_k if temperature else None,
+        "num_beams": 1,
+        "use_cache": True,
+        "pad_token_id": pad,
+        "eos_token_id": sorted(ends) or None,
+        "logits_processor": [_refuse_nan],
+    }
     answers: list[GeneratedAnswer] = []
     with undisturbed(model):
         torch.manual_seed(seed)
-        ends = _end_tokens(model, tokenizer) | set(stop)
-        # Override the checkpoint's sampling settings, which cause a warning when decoding greedily.
-        sampling = dict.fromkeys(_SAMPLING)
-        if temperature:
-            sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
         for first in range(0, len(prompts), batch_size):
-            batch = prompts[first : first + batch_size]
-            answers += _answer(model, tokenizer.pad_token_id, batch, max_new_tokens, ends, sampling)
+            ids, mask = pad_rows(prompts[first : first + batch_size], pad, next(model.parameters()).device, left=True)
+            output = generator.generate(input_ids=ids, attention_mask=mask, **options)  # (B, T)
+            answers += [cut_at_end(answer, ends) for answer in output[:, ids.shape[1] :].tolist()]
     return answers
-
-
-def _answer(
-    model: Any,
-    pad: int | None,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    ends: Collection[int],
-    sampling: Mapping[str, Any],
-) -> list[GeneratedAnswer]:
-    from alignkit.scoring.padding import pad_rows
-
-    pad = next((t for t in (pad, *sorted(ends)) if t is not None), 0)
-    ids, mask = pad_rows(prompts, pad, next(model.parameters()).device, left=True)  # (B, T)
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        do_sample=bool(sampling["temperature"]),
-        num_beams=1,
-        use_cache=True,
-        pad_token_id=pad,
-        eos_token_id=sorted(ends) or None,
-        logits_processor=[_refuse_nan],
-        **sampling,
-    )
-    return [_until(answer, ends) for answer in output[:, ids.shape[1] :].tolist()]
 
 
 def _refuse_nan(_tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -136,6 +116,7 @@ def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
 
 
-def _until(tokens: list[int], ends: Collection[int]) -> GeneratedAnswer:
+def cut_at_end(tokens: list[int], ends: Collection[int]) -> GeneratedAnswer:
+    """Return generated tokens up to the first end token."""
     stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
     return GeneratedAnswer(tokens[:stop], tokens[stop] if stop < len(tokens) else None)

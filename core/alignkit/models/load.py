@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
@@ -13,7 +14,7 @@ from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
 from alignkit.models.weights import fingerprint, switch_off_dropout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 def build_model(config: ModelConfig, *, seed: int = 0, meta: bool = False) -> LoadedModel:
@@ -50,8 +51,10 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
         tuned = load_adapter(_load_base(base_path, config, meta), adapter_path, trainable=False).merge_and_unload()
         model.base_model.load_state_dict(tuned.base_model.state_dict())
         adapter_path = None
-    if not meta:
-        _check_embeddings(model, tokenizer, base_path)
+    if not meta and len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens and {base_path} only {rows} embeddings: they do not belong together"
+        )
     if adapter_path is not None and not meta:
         model = load_adapter(model, adapter_path, trainable=config.lora is None)
     digest = "" if meta else fingerprint(model)
@@ -69,12 +72,6 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
     return LoadedModel(model, tokenizer, path, digest, is_adapter, classifier, own_dropout)
 
 
-def _dtype(config: ModelConfig) -> Any:
-    import torch
-
-    return "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
-
-
 def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None = None) -> PreTrainedModel:
     """Load the causal language model, or with ``head_seed`` a sequence classifier with one output."""
     import torch
@@ -85,9 +82,9 @@ def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None
         model_config = AutoConfig.from_pretrained(path, **kwargs)
     except Exception as error:
         raise ModelError(f"cannot read a model configuration from {path}: {first_line(error)}") from error
-    auto = AutoModelForCausalLM if head_seed is None else AutoModelForSequenceClassification
-    what = "causal language model" if head_seed is None else "sequence classifier"
+    auto, what = AutoModelForCausalLM, "causal language model"
     if head_seed is not None:
+        auto, what = AutoModelForSequenceClassification, "sequence classifier"
         model_config.num_labels = 1
         kwargs["config"] = model_config
     if model_config.is_encoder_decoder:
@@ -101,7 +98,8 @@ def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None
                 return auto.from_config(model_config, trust_remote_code=config.trust_remote_code)
         with torch.random.fork_rng():
             torch.manual_seed(head_seed or 0)  # for a new head
-            model, info = auto.from_pretrained(path, dtype=_dtype(config), output_loading_info=True, **kwargs)
+            dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
+            model, info = auto.from_pretrained(path, dtype=dtype, output_loading_info=True, **kwargs)
     except Exception as error:
         raise ModelError(f"cannot load a {what} from {path}: {first_line(error)}") from error
     missing = sorted(info["missing_keys"]) + sorted(str(k) for k in info.get("mismatched_keys", []))
@@ -116,8 +114,6 @@ def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None
 
 
 def _quantization(config: ModelConfig) -> Any:
-    import importlib.util
-
     import torch
 
     if not torch.cuda.is_available():
@@ -136,11 +132,3 @@ def _quantization(config: ModelConfig) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16,
         bnb_4bit_use_double_quant=True,
     )
-
-
-def _check_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens and {path} only {rows} embeddings: they do not belong together"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from alignkit.config import ModelConfig
@@ -26,8 +27,6 @@ def resolve_path(name: str) -> str:
 
 def is_classifier(path: str) -> bool:
     """Whether a model or adapter directory holds a reward model; a hub id is assumed to be a language model."""
-    import json
-
     directory = Path(path)
     for name, key in (("adapter_config.json", "task_type"), ("config.json", "architectures")):
         try:
@@ -40,8 +39,6 @@ def is_classifier(path: str) -> bool:
 
 def adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
     """Return ``(base, adapter directory or None)``; raises :class:`ModelError` if files of a directory are missing."""
-    import json
-
     directory = Path(path)
     if not directory.exists():
         if path.startswith(("/", ".", "~")):

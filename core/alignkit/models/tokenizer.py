@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, first_line, suggest
+from alignkit.models.chat_templates import NAMED
 from alignkit.models.paths import resolve_path
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) 
 
 def _chat_template(given: str) -> str:
     """Return the chat template: one by name, one from a file, or ``given`` itself."""
-    from alignkit.models.chat_templates import NAMED
+    from jinja2 import TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     if given in NAMED:
         return NAMED[given]
@@ -55,20 +57,13 @@ def _chat_template(given: str) -> str:
             f"(known names: {', '.join(NAMED)})"
         )
     text = path.read_text(encoding="utf-8") if is_file else given
-    _check_syntax(text, given if is_file else "model.chat_template")
-    return text
-
-
-def _check_syntax(template: str, where: str) -> None:
-    from jinja2 import TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+    standard = text.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     try:
-        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-        )
+        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(standard)
     except TemplateSyntaxError as error:
+        where = given if is_file else "model.chat_template"
         raise ModelError(f"{where}: line {error.lineno} is not valid Jinja: {error.message}") from None
+    return text
 
 
 def has_tokenizer(path: str) -> bool:

@@ -29,7 +29,7 @@ def switch_off_dropout(model: PreTrainedModel) -> dict[str, float]:
 
 def _zero_dropouts(owner: object) -> dict[str, float]:
     found = {
-        name: value for name, value in vars(owner).items() if "drop" in name and isinstance(value, float) and value > 0
+        key: value for key, value in vars(owner).items() if "drop" in key and isinstance(value, float) and value > 0
     }
     for name in found:
         setattr(owner, name, 0.0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.config import ModelConfig
 from alignkit.contract.batch import Example, by_length
 from alignkit.contract.model import LoadedModel
+from alignkit.contract.rewards import Answered
 from alignkit.contract.rows import Row
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.data.tokenise.render import render
@@ -20,8 +21,6 @@ from alignkit.scoring.classifier import ClassifierPolicy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from alignkit.contract.rewards import Answered
 
 
 @dataclass
@@ -54,29 +53,25 @@ class RewardModel:
         """
         examples = list(self._examples(answers))
         policy = ClassifierPolicy(self._loaded.model)
-        rewards = [0.0] * len(examples)
+        rewards: dict[int, float] = {}
         for rows in by_length(examples, self.tokens_per_batch):
-            found = policy.score([examples[i] for i in rows], grad=False).logps.tolist()
-            for i, reward in zip(rows, found, strict=True):
-                rewards[i] = reward
-        return rewards
+            scores = policy.score([examples[i] for i in rows], grad=False)
+            rewards.update(zip(rows, scores.logps.tolist(), strict=True))
+        return [rewards[i] for i in range(len(examples))]
 
     def _examples(self, answers: Sequence[Answered]) -> Iterator[Example]:
         own = self._loaded.tokenizer
-        same: dict[int, bool] = {}
+        others = {id(answer.tokenizer): answer.tokenizer for answer in answers}
+        same = {key: tokenizer_content(other) == tokenizer_content(own) for key, other in others.items()}
         for answer in answers:
-            other = answer.tokenizer
-            if id(other) not in same:
-                same[id(other)] = tokenizer_content(other) == tokenizer_content(own)
-            if same[id(other)]:
+            if same[id(answer.tokenizer)]:
                 yield Example(answer.id, answer.prompt_ids, (answer.answer_ids,))
             else:
                 yield self._tokenised(answer, own)
 
     def _tokenised(self, answer: Answered, tokenizer: PreTrainedTokenizerBase) -> Example:
-        turn: Any = answer.answer
-        if not isinstance(answer.prompt, str):
-            turn = ({"role": "assistant", "content": answer.answer},)
+        is_text = isinstance(answer.prompt, str)
+        turn: Any = answer.answer if is_text else ({"role": "assistant", "content": answer.answer},)
         row = Row(0, answer.id, answer.prompt, (turn,), "")
         rendered = render(row, tokenizer, answer.id)
         found = self._encoders[answer.ended].encode([rendered])[0]

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from alignkit.contract import registry
 from alignkit.contract.rewards import Answered, Reward, RewardSpec
 from alignkit.errors import ConfigError, RunFailedError
-
-if TYPE_CHECKING:
-    from alignkit.contract.rows import Text
+from alignkit.settings.layers import Layer
+from alignkit.settings.messages import validate
 
 RewardFunction = Callable[[Sequence[Answered]], Sequence[float]]
 
@@ -35,13 +35,11 @@ class LoadedReward:
         values = list(self.function(answers)) if answers else []
         if len(values) != len(answers):
             raise RunFailedError(f"reward {self.label} returned {len(values)} numbers for {len(answers)} answers")
-        bad = [answer.id for answer, value in zip(answers, values, strict=True) if not _is_number(value)]
+        bad = [(answer.id, value) for answer, value in zip(answers, values, strict=True) if not _is_number(value)]
         if bad:
-            first = next(value for value in values if not _is_number(value))
-            names = ", ".join(dict.fromkeys(bad[:5])) + (" and more" if len(bad) > 5 else "")
-            raise RunFailedError(
-                f"reward {self.label} is not a finite number ({first!r}) for {len(bad)} answers, rows {names}"
-            )
+            names = ", ".join(dict.fromkeys(row for row, _ in bad[:5])) + (" and more" if len(bad) > 5 else "")
+            first = f"reward {self.label} is not a finite number ({bad[0][1]!r})"
+            raise RunFailedError(f"{first} for {len(bad)} answers, rows {names}")
         return [float(value) for value in values]
 
 
@@ -72,19 +70,11 @@ def score_answers(rewards: Sequence[LoadedReward], answers: Sequence[Answered]) 
 
 
 def _open(spec: RewardSpec) -> tuple[str, RewardFunction]:
-    from alignkit.contract import registry
-    from alignkit.settings.layers import Layer
-    from alignkit.settings.messages import validate
-
     name, settings = spec.name, spec.settings
     installed = {word for entry in registry.entries("align.rewards") for word in (entry.name, entry.qualified)}
     if name not in installed:
         path = Path(name).expanduser()
-        if (
-            (path / "run.json").is_file()
-            or (path / "config.json").is_file()
-            or (path / "adapter_config.json").is_file()
-        ):
+        if any((path / file).is_file() for file in ("run.json", "config.json", "adapter_config.json")):
             name, settings = "model", {"path": str(path.resolve()), **settings}
         elif ":" in name:
             name, settings = "function", {"function": name, **settings}
@@ -141,8 +131,8 @@ def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:
             name: [answer.fields.get(name) for answer in answers] for answer in answers for name in answer.fields
         }
         columns |= {
-            "prompts": [_plain(answer.prompt) for answer in answers],
-            "completions": [_as_turn(answer) for answer in answers],
+            "prompts": [_as_turns(answer)[0] for answer in answers],
+            "completions": [_as_turns(answer)[1] for answer in answers],
             "completion_ids": [list(answer.answer_ids) for answer in answers],
         }
         wanted = columns if takes_all else {name: columns[name] for name in parameters if name in columns}
@@ -152,14 +142,11 @@ def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:
     return call_once
 
 
-def _plain(prompt: Text) -> Any:
-    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
-
-
-def _as_turn(answer: Answered) -> Any:
+def _as_turns(answer: Answered) -> tuple[Any, Any]:
+    """Return prompt and answer as texts, or as messages if the prompt is a conversation."""
     if isinstance(answer.prompt, str):
-        return answer.answer
-    return [{"role": "assistant", "content": answer.answer}]
+        return answer.prompt, answer.answer
+    return [dict(message) for message in answer.prompt], [{"role": "assistant", "content": answer.answer}]
 
 
 def _is_number(value: object) -> bool:

@@ -13,15 +13,14 @@ import torch.distributed as dist
 
 from alignkit.contract.batch import Batch, Example, Scores, by_length, split_flat
 from alignkit.contract.rewards import Answered
+from alignkit.contract.rows import Row
+from alignkit.contract.types import Policy
 from alignkit.onpolicy.rewards import LoadedReward, score_answers
 from alignkit.onpolicy.samplers import Sampler
 from alignkit.onpolicy.settings import OnPolicySettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from alignkit.contract.rows import Row
-    from alignkit.contract.types import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -87,40 +86,28 @@ class ModelRollouts:
         total = [r - settings.missing_end_penalty * (1 - e) for r, e in zip(found.total, ended, strict=True)]
         flat = {"reward": total, "ended": ended} | {f"reward/{k}": v for k, v in found.parts.items()}
         if self.training and self.number == 0 and len(total) > 1 and len(set(total)) == 1:
-            logger.warning(
-                "every answer of the first rollout got the reward %g, so there is nothing to learn from", total[0]
-            )
+            text = "every answer of the first rollout got the reward %g, so there is nothing to learn from"
+            logger.warning(text, total[0])
         columns = {name: [values[i : i + n] for i in range(0, len(values), n)] for name, values in flat.items()}
         return replace(batch, examples=examples, columns={**batch.columns, **columns})
 
     def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
-        """Return the scores of every answer, in the order of the rows, without gradient and in host memory.
-
-        ``reference=True`` scores with the policy at step 0.
-        """
+        """Return the scores of every answer, in the order of the rows, without gradient and in host memory."""
         examples = batch.examples
         lengths = [[e.scored_tokens(i) for i in range(len(e.completions))] for e in examples]
-        parts: dict[str, list[torch.Tensor]] = {
-            name: [torch.empty(0)] * len(examples)
-            for name, wanted in (("logps", True), ("values", values), ("entropy", entropy))
-            if wanted
-        }
-        temperature = self.parts.settings.temperature
-        wanted: dict[str, Any] = {
-            "values": values,
-            "entropy": entropy,
-            "temperature": temperature,
-            "reference": reference,
-        }
+        names = ["logps", *(["values"] if values else []), *(["entropy"] if entropy else [])]
+        parts: dict[str, dict[int, torch.Tensor]] = {name: {} for name in names}
+        wanted: dict[str, Any] = {"values": values, "entropy": entropy, "reference": reference}
+        wanted["temperature"] = self.parts.settings.temperature
         for rows in by_length(examples, self.parts.max_tokens):
             scores = self.policy.score([examples[i] for i in rows], grad=False, **wanted)
             for name, found in parts.items():
                 flat: torch.Tensor = getattr(scores, name).float().cpu()
-                for i, part in zip(rows, split_flat(flat, [sum(lengths[i]) for i in rows]), strict=True):
-                    found[i] = part
+                found.update(zip(rows, split_flat(flat, [sum(lengths[i]) for i in rows]), strict=True))
         self.spent["scored"] += sum(example.tokens for example in examples)
         flat_lengths = torch.tensor([n for row in lengths for n in row], dtype=torch.long)
-        joined = {name: torch.cat(found) if found else torch.empty(0) for name, found in parts.items()}
+        order = range(len(examples))
+        joined = {name: torch.cat([found[i] for i in order] or [torch.empty(0)]) for name, found in parts.items()}
         return Scores(
             logps=joined["logps"],
             sequence=torch.repeat_interleave(torch.arange(len(flat_lengths)), flat_lengths),
@@ -136,15 +123,10 @@ class ModelRollouts:
         """Return each number summed over all processes; in evaluation, of this process alone."""
         box = torch.tensor([float(value) for value in values], dtype=torch.float64)
         if self.training and self.world_size > 1:
-            moved = box.to(self._device())
-            dist.all_reduce(moved)
-            box = moved.cpu()
+            box = box.to(next(self.policy.model.parameters()).device)
+            dist.all_reduce(box)
         found: list[float] = box.tolist()
         return found
-
-    def _device(self) -> torch.device:
-        device: torch.device = next(self.policy.model.parameters()).device
-        return device
 
 
 def moments(values: torch.Tensor, rollouts: Any) -> tuple[float, float]:
@@ -162,9 +144,6 @@ def whiten(values: torch.Tensor, rollouts: Any, *, shift_mean: bool = True) -> t
     mean, variance = moments(values, rollouts)
     white: torch.Tensor = (values - mean) / (variance + 1e-8) ** 0.5
     return white if shift_mean else white + mean
-
-
-# ------------------------------------------------------------------------------------- checkpoints
 
 
 def buffer_state(batch: Batch) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 from alignkit.contract.batch import Batch
 from alignkit.contract.types import Metric
 from alignkit.errors import ConfigError
+from alignkit.models.generate import GeneratedAnswer, generate
 from alignkit.onpolicy.settings import OnPolicySettings
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
-
-    from alignkit.models.generate import GeneratedAnswer
 
 
 class Sampler(Protocol):
@@ -22,7 +21,6 @@ class Sampler(Protocol):
 
     def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
         """Return one answer per prompt, in the order of the prompts."""
-        ...
 
 
 class ModelSampler:
@@ -38,9 +36,6 @@ class ModelSampler:
         self.model, self.tokenizer, self.settings, self.stop = model, tokenizer, settings, stop
 
     def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
-        """Return one answer per prompt, in the order of the prompts."""
-        from alignkit.models.generate import generate
-
         settings = self.settings
         return generate(
             self.model,
@@ -70,15 +65,12 @@ def make_sampler(
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> set[int]:
     """Return the tokens of ``texts``; raises :class:`ConfigError` for a text that is not one token."""
-    found = set()
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts}
+    for text, ids in tokens.items():
         if len(ids) != 1:
-            raise ConfigError(
-                f"method.stop: {text!r} is {len(ids)} tokens in this tokenizer; a stop text must be one token"
-            )
-        found.add(ids[0])
-    return found
+            message = f"method.stop: {text!r} is {len(ids)} tokens in this tokenizer; a stop text must be one token"
+            raise ConfigError(message)
+    return {ids[0] for ids in tokens.values()}
 
 
 def rollout_metrics(batch: Batch, like: torch.Tensor) -> dict[str, Metric]:

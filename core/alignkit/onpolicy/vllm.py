@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import ConfigError
-from alignkit.models.generate import GeneratedAnswer
+from alignkit.models.generate import GeneratedAnswer, cut_at_end
+from alignkit.onpolicy.settings import OnPolicySettings
 from alignkit.scoring.critic import is_critics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from alignkit.onpolicy.settings import OnPolicySettings
 
 _MEMORY_SHARE = 0.3
 """Share of the GPU's memory for vLLM; the rest is left for training."""
@@ -41,32 +40,20 @@ class VLLMSampler:
         self.parameters: Any = vllm.SamplingParams
 
     def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
-        """Return one answer per prompt, in the order of the prompts."""
         weights = list(merged_weights(self.model))
         self.engine.apply_model(lambda inner: inner.load_weights(weights) and None)
         self.engine.reset_prefix_cache()  # computed with older weights
-        settings = self.settings
-        parameters = [
-            self.parameters(
-                max_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                top_k=settings.top_k or -1,
-                stop_token_ids=sorted(self.ends),
-                seed=seed + i,
-            )
-            for i in range(len(prompts))
-        ]
+        options = {
+            "max_tokens": self.settings.max_new_tokens,
+            "temperature": self.settings.temperature,
+            "top_p": self.settings.top_p,
+            "top_k": self.settings.top_k or -1,
+            "stop_token_ids": sorted(self.ends),
+        }
+        parameters = [self.parameters(**options, seed=seed + i) for i in range(len(prompts))]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self.engine.generate(inputs, parameters, use_tqdm=False)
-        return [self._answer(list(output.outputs[0].token_ids)) for output in outputs]
-
-    def _answer(self, tokens: list[int]) -> GeneratedAnswer:
-        return (
-            GeneratedAnswer(tokens[:-1], tokens[-1])
-            if tokens and tokens[-1] in self.ends
-            else GeneratedAnswer(tokens, None)
-        )
+        return [cut_at_end(list(output.outputs[0].token_ids), self.ends) for output in outputs]
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -80,14 +80,12 @@ def score_rows(
 ) -> ReferenceLogps:
     """Score every completion of ``examples`` without gradient; ``tick`` is called with the number of rows of each batch."""
     lengths = _scored_tokens(examples)
-    rows: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(examples)
+    rows: dict[int, NDArray[np.float32]] = {}
     for batch in by_length(examples, max_tokens):
         flat = policy.score([examples[i] for i in batch], grad=False).logps.float().cpu().numpy()
-        parts = np.split(flat, np.cumsum([lengths[i] for i in batch])[:-1])
-        for i, part in zip(batch, parts, strict=True):
-            rows[i] = part
+        rows.update(zip(batch, np.split(flat, np.cumsum([lengths[i] for i in batch])[:-1]), strict=True))
         tick(len(batch))
-    return ReferenceLogps(np.concatenate(rows) if rows else np.empty(0, np.float32), lengths)
+    return ReferenceLogps(np.concatenate([rows[i] for i in range(len(examples))] or [np.empty(0, np.float32)]), lengths)
 
 
 def reference_logps(
