@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from alignkit.contract.suites import SuiteResult
 from alignkit.errors import CheckpointError, ConfigError
-from alignkit.rundir.evaluations import write_evaluation
 from alignkit.system.files import write_json
 from alignkit.system.lock import directory_lock, lock_holder
 
@@ -33,8 +31,7 @@ class RunDir:
         self.samples = self.path / "samples.jsonl"
         self.plots = self.path / "plots"
         self.report = self.path / "report.html"
-
-    # ------------------------------------------------------------------ opening and creating
+        self._lock_file = self.path / ".lock"
 
     @classmethod
     def create(
@@ -80,8 +77,6 @@ class RunDir:
         records = [path for path in Path(parent).glob("*/run.json") if cls(path.parent).status == "finished"]
         return cls(max(records, key=lambda path: path.stat().st_mtime).parent) if records else None
 
-    # ------------------------------------------------------------------ the record
-
     def read_record(self) -> dict[str, Any]:
         """Return run.json, an empty dictionary if it does not exist; raises ``CheckpointError`` if it cannot be read."""
         if not self.record.exists():
@@ -106,12 +101,6 @@ class RunDir:
         status = self.read_record().get("status")
         return None if status is None else str(status)
 
-    def write_evaluation(self, result: SuiteResult, *, target: str) -> Path:
-        """Write a suite's result for the trained model into ``eval/`` (see :func:`write_evaluation`)."""
-        return write_evaluation(self.evaluation, result, target=target)
-
-    # ------------------------------------------------------------------ the lock
-
     def lock(self) -> AbstractContextManager[None]:
         """Keep other processes from training here; raises ``ConfigError`` if one does."""
         return directory_lock(self._lock_file)
@@ -120,30 +109,20 @@ class RunDir:
         """Return the id of the process that trains here; None if there is none (a ``running`` record is then of a dead process)."""
         return lock_holder(self._lock_file)
 
-    @property
-    def _lock_file(self) -> Path:
-        return self.path / ".lock"
-
-    # ------------------------------------------------------------------ reusing a name
-
     def _refuse_taken(self) -> None:
         """Raise ``ConfigError`` if the directory holds anything worth keeping."""
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
         if not self.record.is_file() and not self.config.is_file():
             raise ConfigError(f"{self.path} exists and is not a run directory: choose another name with --name")
-        holder = self.locked_by()
-        if holder is not None:
-            raise ConfigError(
-                f"{self.path} is in use by process {holder or 'unknown'}: choose another name with --name"
-            )
+        another = "choose another name with --name"
+        if (holder := self.locked_by()) is not None:
+            raise ConfigError(f"{self.path} is in use by process {holder or 'unknown'}: {another}")
         if self.status == "finished":
-            raise ConfigError(f"{self.path} holds a finished run: choose another name with --name")
+            raise ConfigError(f"{self.path} holds a finished run: {another}")
         if any(self.checkpoints.glob("checkpoint-*")):
-            raise ConfigError(
-                f"{self.path} holds an unfinished run: continue it with `align resume {self.path}`, "
-                "or choose another name with --name"
-            )
+            resume = f"continue it with `align resume {self.path}`"
+            raise ConfigError(f"{self.path} holds an unfinished run: {resume}, or {another}")
 
     def _clear(self) -> None:
         """Remove the files of an earlier attempt without a checkpoint, and nothing else."""
@@ -189,9 +168,7 @@ def _make(wanted: Path, *, numbered: bool) -> Path:
 def _make_free(wanted: Path) -> Path:
     for number in count(1):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        try:
+        with suppress(FileExistsError):
             path.mkdir()
-        except FileExistsError:
-            continue
-        return path
+            return path
     raise AssertionError("unreachable")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from alignkit.contract.suites import Contrast, SuiteResult
@@ -16,19 +15,8 @@ def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Pa
     """Write a suite's result as ``SUITE.json`` and ``SUITE.items.jsonl`` into ``directory``; return the path of the former."""
     write_jsonl(directory / f"{result.suite}.items.jsonl", result.items)
     path = directory / f"{result.suite}.json"
-    write_json(
-        path,
-        {
-            "suite": result.suite,
-            "target": target,
-            "n": result.n,
-            "clusters": result.clusters,
-            "metrics": result.metrics,
-            "settings": result.settings,
-            "contrasts": [asdict(contrast) for contrast in result.contrasts],
-            "provenance": result.provenance,
-        },
-    )
+    fields = {name: value for name, value in vars(result).items() if name != "items"}
+    write_json(path, {"suite": result.suite, "target": target} | fields)
     return path
 
 
@@ -40,15 +28,7 @@ def read_evaluation(directory: Path, suite: str) -> SuiteResult:
         items = read_jsonl(directory / f"{suite}.items.jsonl")
         metrics = {name: stored_estimate(entry) for name, entry in stored["metrics"].items()}
         contrasts = [Contrast(**entry | {"verdict": tuple(entry["verdict"])}) for entry in stored["contrasts"]]
-        return SuiteResult(
-            suite,
-            stored["n"],
-            stored["clusters"],
-            metrics,
-            items,
-            settings=stored["settings"],
-            contrasts=contrasts,
-            provenance=stored["provenance"],
-        )
+        others = {name: stored[name] for name in ("n", "clusters", "settings", "provenance")}
+        return SuiteResult(suite=suite, metrics=metrics, items=items, contrasts=contrasts, **others)
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise ConfigError(f"{path} is not a readable result of suite {suite!r}: {error}") from error

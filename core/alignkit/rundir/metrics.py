@@ -24,8 +24,7 @@ class MetricsLog:
     def read(self) -> list[dict[str, Any]]:
         """Return the complete records; an incomplete last line, left by a killed run, is ignored.
 
-        Raises:
-            CheckpointError: a complete line is not a JSON object.
+        Raises :class:`CheckpointError` if a complete line is not a JSON object.
         """
         return read_jsonl(self.path, half_written=True, error=CheckpointError) if self.path.exists() else []
 

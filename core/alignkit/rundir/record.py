@@ -116,11 +116,7 @@ class RunRecord(_Record):
 
     @classmethod
     def parse(cls, record: Mapping[str, Any], file: Path) -> RunRecord:
-        """Return the typed form of a record; ``file`` is named in errors.
-
-        Raises:
-            CheckpointError: a key is missing or has the wrong type.
-        """
+        """Return the typed form of a record; raises :class:`CheckpointError` naming ``file`` and the key that is wrong."""
         try:
             return cls.model_validate(record)
         except ValidationError as error:

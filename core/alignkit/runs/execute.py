@@ -104,7 +104,7 @@ def _carry_out(plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoin
         with recorder.stage("evaluate after"):
             after = evaluator.trained_model(config.eval.suites, before)
             for result in after.values():
-                directory.write_evaluation(result, target=str(directory.path))
+                write_evaluation(directory.evaluation, result, target=str(directory.path))
         with recorder.stage("present"):
             samples = pair_samples(samples, samples_of_model())
             write_jsonl(directory.samples, samples)

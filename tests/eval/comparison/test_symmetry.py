@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from alignkit import Run, SuiteResult
 from alignkit.rundir.directory import RunDir
-from alignkit.rundir.evaluations import read_evaluation
+from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison, ContrastResult
 from alignkit_eval.suites.perplexity import Document, perplexity_metrics
@@ -104,7 +104,7 @@ def runs(real: Run, experiment: Experiment, orders: random.Random | None = None)
                 if orders is not None:
                     orders.shuffle(order)
                 for result in results(real, experiment, random.Random(f"{experiment} {strength} {seed}"), order):
-                    run.write_evaluation(result, target=str(run.path))
+                    write_evaluation(run.evaluation, result, target=str(run.path))
                 written.setdefault(strength, []).append(run.path)
         yield written
 
