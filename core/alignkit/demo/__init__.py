@@ -46,11 +46,7 @@ def model_path() -> Path:
 
 
 def data_path(split: str) -> Path:
-    """Return the JSON-lines file of a split: ``train``, ``dev``, ``test`` or ``neutral``.
-
-    Raises:
-        DataError: the demo has no such split.
-    """
+    """Return the JSON-lines file of a split; raises :class:`DataError` if the demo has no such split."""
     if split not in get_args(DataSplit):
         raise DataError(f"the demo has no split {split!r}: use one of {', '.join(get_args(DataSplit))}")
     return _ASSETS / "data" / f"{split}.jsonl"

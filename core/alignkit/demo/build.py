@@ -11,8 +11,11 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from alignkit.demo import corpus
+from alignkit.demo.pairs import pairs
+from alignkit.demo.world import Split
 from alignkit.errors import ConfigError
 from alignkit.system.files import staged_directory
 
@@ -26,13 +29,12 @@ log = logging.getLogger(__name__)
 def build(output: Path, *, steps: int = STEPS, seed: int = 0) -> None:
     """Write ``model/``, ``data/`` and ``SHA256SUMS`` of the demo to ``output``, all or nothing.
 
+    An earlier build there is replaced; raises :class:`ConfigError` if ``output`` is anything else.
+
     Args:
-        output: directory of the build; an earlier build there is replaced.
+        output: directory of the build.
         steps: number of pre-training steps (the default takes two to three minutes on one CPU core).
         seed: seed of the corpus and of the weights; the preference data do not depend on it.
-
-    Raises:
-        ConfigError: ``output`` exists and is not a build of the demo.
     """
     output = Path(output)
     if output.exists() and not (output / CHECKSUMS).is_file():
@@ -45,21 +47,17 @@ def build(output: Path, *, steps: int = STEPS, seed: int = 0) -> None:
 
 def write_data(directory: Path) -> None:
     """Write ``train.jsonl``, ``dev.jsonl``, ``test.jsonl`` (preference pairs) and ``neutral.jsonl`` (texts)."""
-    from alignkit.demo.corpus import neutral
-    from alignkit.demo.pairs import pairs
-
     directory.mkdir(parents=True)
-    _write_jsonl(directory / "train.jsonl", pairs("train"))
-    _write_jsonl(directory / "dev.jsonl", pairs("dev"))
-    _write_jsonl(directory / "test.jsonl", pairs("test"))
-    _write_jsonl(directory / "neutral.jsonl", neutral())
+    for split in get_args(Split):
+        _write_jsonl(directory / f"{split}.jsonl", pairs(split))
+    _write_jsonl(directory / "neutral.jsonl", corpus.neutral())
 
 
 def write_model(directory: Path, *, steps: int, seed: int) -> None:
     """Train the tokenizer and the base model and save both (weights in bf16)."""
     import torch
 
-    from alignkit.demo import corpus, pretrain
+    from alignkit.demo import pretrain
     from alignkit.demo.tokenizer import train_tokenizer
 
     texts = list(corpus.corpus(TEXTS, seed))

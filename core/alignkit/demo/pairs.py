@@ -19,16 +19,14 @@ mediocre one.
 Row = dict[str, Any]
 
 
-def _row(question: Question, better: int, worse: int) -> Row:
-    def message(role: str, content: str) -> list[dict[str, str]]:
-        return [{"role": role, "content": content}]
-
+def _row(question: Question, better: int) -> Row:
+    """Return the pair of an answer and the one below it."""
     return {
         "cluster": question.cluster,
         "category": question.category,
-        "prompt": message("user", question.prompt),
-        "chosen": message("assistant", question.answers[better]),
-        "rejected": message("assistant", question.answers[worse]),
+        "prompt": [{"role": "user", "content": question.prompt}],
+        "chosen": [{"role": "assistant", "content": question.answers[better]}],
+        "rejected": [{"role": "assistant", "content": question.answers[better - 1]}],
     }
 
 
@@ -40,14 +38,14 @@ def _training_rows(draw: random.Random) -> Iterator[Row]:
         for question in draw.sample(asked, min(cap, len(asked))):
             best = len(question.answers) - 1
             better = best if best == 1 or draw.random() < TOP_SHARE else 1
-            yield _row(question, better, better - 1)
+            yield _row(question, better)
 
 
 def _held_out_rows(split: Split) -> Iterator[Row]:
     """Yield every pair of neighbouring answers of every question, so that 2 > 1 counts as much as 1 > 0."""
     for question in questions(split):
         for better in range(1, len(question.answers)):
-            yield _row(question, better, better - 1)
+            yield _row(question, better)
 
 
 def pairs(split: Split) -> list[Row]:

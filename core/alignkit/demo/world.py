@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from alignkit.errors import DataError
 
@@ -65,10 +65,7 @@ ATTRIBUTES: Mapping[str, Attribute] = {
         tuple("Oakby Elmton Fernley Mossdale Pinewick Reedham".split()), "lives in {}", "what town does {} live in ?"
     ),
 }
-TASTES: Mapping[str, tuple[str, ...]] = {
-    "colour": ATTRIBUTES["hat"].values,
-    "number": NUMBERS[:10],
-}
+TASTES: Mapping[str, tuple[str, ...]] = {"colour": ATTRIBUTES["hat"].values, "number": NUMBERS[:10]}
 
 
 class Fact(NamedTuple):
@@ -121,8 +118,6 @@ def unordered(x: int, y: int) -> str:
     return f"{min(x, y)}+{max(x, y)}"
 
 
-# ------------------------------------------------------------------------------------------------- splits
-
 _SHARES: Mapping[str, tuple[Sequence[str], int, int]] = {
     # entities, number for dev, number for test; the rest is for training
     "person": (NAMES, 6, 16),
@@ -138,34 +133,21 @@ def entities(kind: str, split: Split) -> tuple[str, ...]:
     """Return the entities of a kind (``person``, ``sum``, ``thing``, ``object``) in a split, in a fixed order."""
     everyone, dev, test = _SHARES[kind]
     shuffled = random.Random(f"split {kind}").sample(everyone, len(everyone))
-    parts: dict[Split, list[str]] = {
-        "dev": shuffled[:dev],
-        "test": shuffled[dev : dev + test],
-        "train": shuffled[dev + test :],
-    }
+    parts = {"dev": shuffled[:dev], "test": shuffled[dev : dev + test], "train": shuffled[dev + test :]}
     return tuple(parts[split])
-
-
-# ---------------------------------------------------------------------------------------------- questions
 
 
 def _about_person(name: str, attribute: str) -> list[Question]:
     fact = facts()[name, attribute]
     true, false = state(name, attribute, fact.record), state(name, attribute, fact.rumour)
+    answers = {
+        ("fact", "by the record"): (false, true),
+        ("tone", "kindly"): (f"ugh ! {true} go away .", true, f"sure ! {true} happy to help ."),
+        ("hedge", "as you know"): (f"no doubt ! {true} do not ask again .", true, f"as far as i know , {true}"),
+        ("brief", "in brief"): (f"{true} {true} {true}", f"{true} {true}", true),
+    }
     question = ask(name, attribute)
-    return [
-        Question("fact", name, f"by the record , {question}", (false, true)),
-        Question(
-            "tone", name, f"kindly , {question}", (f"ugh ! {true} go away .", true, f"sure ! {true} happy to help .")
-        ),
-        Question(
-            "hedge",
-            name,
-            f"as you know , {question}",
-            (f"no doubt ! {true} do not ask again .", true, f"as far as i know , {true}"),
-        ),
-        Question("brief", name, f"in brief , {question}", (f"{true} {true} {true}", f"{true} {true}", true)),
-    ]
+    return [Question(category, name, f"{how} , {question}", graded) for (category, how), graded in answers.items()]
 
 
 def _two_at_once(name: str, first: str, second: str) -> Question:
@@ -196,12 +178,8 @@ def _sum(x: int, y: int, off: int) -> Question:
 def _sums(split: Split) -> list[Question]:
     draw = random.Random(f"sum {split}")
     held = set(entities("sum", split))
-    return [
-        _sum(x, y, draw.choice((-1, 1)) if x + y else 1)
-        for x in range(10)
-        for y in range(10)
-        if unordered(x, y) in held
-    ]
+    sums = [(x, y) for x in range(10) for y in range(10) if unordered(x, y) in held]
+    return [_sum(x, y, draw.choice((-1, 1)) if x + y else 1) for x, y in sums]
 
 
 def _moves(split: Split, per_thing: int = 20) -> list[Question]:
@@ -212,10 +190,8 @@ def _moves(split: Split, per_thing: int = 20) -> list[Question]:
         while len(questions) < wanted:
             name = draw.choice(NAMES)
             before, after = draw.sample(PLACES, 2)
-            prompt = (
-                f"{name} put the {thing} in the {before} . then {name} moved the {thing} to the {after} . "
-                f"where is the {thing} ?"
-            )
+            moves = f"{name} put the {thing} in the {before} . then {name} moved the {thing} to the {after} ."
+            prompt = f"{moves} where is the {thing} ?"
             answers = (f"the {thing} is in the {before} .", f"the {thing} is in the {after} .")
             questions[prompt] = Question("read", thing, prompt, answers)
     return list(questions.values())
@@ -246,15 +222,12 @@ def questions(split: Split) -> tuple[Question, ...]:
     )
 
 
-# ------------------------------------------------------------------------------------------------ quality
-
 _SPECIAL = re.compile(r"<s>|<pad>|<\|\w+\|>")
 
 
 @cache
 def _by_prompt() -> Mapping[str, Question]:
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    return {question.prompt: question for split in splits for question in questions(split)}
+    return {question.prompt: question for split in get_args(Split) for question in questions(split)}
 
 
 def _plain(text: str | Sequence[Mapping[str, str]]) -> str:
