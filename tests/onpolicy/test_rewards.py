@@ -258,7 +258,7 @@ def test_methods_refuse_a_reward_model(tmp_path: Path) -> None:
     loaded = build_classifier(ModelConfig())
     loaded.model.save_pretrained(tmp_path / "rm")
     loaded.tokenizer.save_pretrained(tmp_path / "rm")
-    with pytest.raises(ModelError, match="is a reward model, and method sft trains language models"):
+    with pytest.raises(ModelError, match="is a reward model, but method sft trains language models"):
         short_run(tmp_path, "run", "sft", model={"name": str(tmp_path / "rm")})
 
 
