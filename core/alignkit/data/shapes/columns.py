@@ -32,11 +32,9 @@ class RowReader:
         return value
 
     def text(self, column: str) -> Text:
-        """Return text or messages."""
         return read_text(self.get(column), column, self.place)
 
     def messages(self, column: str) -> tuple[Message, ...]:
-        """Return messages."""
         return read_messages(self.get(column), column, self.place)
 
     def plain(self, column: str, default: str | None = None) -> str:

@@ -10,16 +10,10 @@ from alignkit.data.rows import describe_value
 from alignkit.errors import DataError
 
 _ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "assistant", "model", "function_call"), "assistant"),
     "system": "system",
-    "observation": "tool",
-    "tool": "tool",
+    **dict.fromkeys(("observation", "tool"), "tool"),
 }
 """Roles of ShareGPT's from/value format -> roles of chat templates."""
 
@@ -49,14 +43,9 @@ def read_messages(value: Any, column: str, place: str) -> tuple[Message, ...]:
     return text
 
 
-def user(content: str) -> tuple[Message, ...]:
-    """Return a conversation of one user turn."""
-    return ({"role": "user", "content": content},)
-
-
-def assistant(content: str) -> tuple[Message, ...]:
-    """Return a conversation of one assistant turn."""
-    return ({"role": "assistant", "content": content},)
+def as_turn(role: str, text: Text) -> tuple[Message, ...]:
+    """Return plain text as a conversation of one turn, and a conversation unchanged."""
+    return ({"role": role, "content": text},) if isinstance(text, str) else text
 
 
 def is_blank(text: Text) -> bool:
@@ -89,14 +78,13 @@ def _message(value: Any, column: str, place: str) -> Message:
 
 def _content(value: Any, column: str, place: str) -> str:
     """Return a message's content; text parts (``{"type": "text", "text": ...}``) are joined."""
-    if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
-        value = "".join(str(part.get("text", "")) for part in value)
     if isinstance(value, list):
-        other = next(
-            (part.get("type") for part in value if isinstance(part, Mapping) and part.get("type") != "text"), None
-        )
+        types = [part.get("type") if isinstance(part, Mapping) else None for part in value]
+        other = next((name for name in types if name not in ("text", None)), None)
         if other is not None:
             raise DataError(f'{place}: "{column}" has a part of type {other}; only text is supported')
+        if None not in types:
+            value = "".join(str(part.get("text", "")) for part in value)
     if not isinstance(value, str):
         raise DataError(f'{place}: "{column}" is {describe_value(value)}, expected text')
     return _encodable(value, column, place)

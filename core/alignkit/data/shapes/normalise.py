@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from alignkit.contract.rows import Message, RawRows, Row, Text
@@ -26,15 +27,13 @@ SAME_ANSWERS = "chosen and rejected are the same"
 NO_ANSWER = "the conversation does not end with an assistant turn"
 
 _ABOUT = ("id", "cluster", "category")
+_PAIR = ("chosen", "rejected")
 _OURS = (
     *_ABOUT,
-    *("prompt", "chosen", "rejected", "completion", "label", "messages", "conversations", "text"),
+    *("prompt", *_PAIR, "completion", "label", "messages", "conversations", "text"),
     *("instruction", "input", "output", "system", "tools"),
     *("answers", "ratings", "rating"),
 )
-
-
-# ------------------------------------------------------------------------------------------------ readers of shapes
 
 
 def _pair(cells: RowReader) -> Parts:
@@ -55,39 +54,39 @@ def _implicit_pair(cells: RowReader) -> Parts:
     return split_pair(cells.text("chosen"), cells.text("rejected"))
 
 
-def _conversation_pair(cells: RowReader) -> Parts:
-    prompt = cells.messages("messages")
-    return _with_system(cells, prompt), (cells.text("chosen"), cells.text("rejected"))
-
-
-def _instruction_pair(cells: RowReader) -> Parts:
-    return _instruction_prompt(cells), (cells.text("chosen"), cells.text("rejected"))
-
-
-def _completion(cells: RowReader) -> Parts:
-    return cells.text("prompt"), (cells.text("completion"),)
-
-
-def _instruction(cells: RowReader) -> Parts:
-    return _instruction_prompt(cells), (cells.text("output"),)
-
-
 def _conversation(cells: RowReader) -> Parts:
-    messages = _with_system(cells, cells.messages("messages"))
+    messages = _messages(cells)
     answered = messages[-1]["role"] == "assistant" and len(messages) > 1
     return (messages[:-1], (messages[-1:],)) if answered else (messages, ())
-
-
-def _prompt(cells: RowReader) -> Parts:
-    return cells.text("prompt"), ()
 
 
 def _text(cells: RowReader) -> Parts:
     return "", (cells.plain("text"),)
 
 
-def _instruction_alone(cells: RowReader) -> Parts:
-    return _instruction_prompt(cells), ()
+def _columns(prompt: Callable[[RowReader], Text], answers: tuple[str, ...], cells: RowReader) -> Parts:
+    return prompt(cells), tuple(map(cells.text, answers))
+
+
+def _prompt(cells: RowReader) -> Text:
+    return cells.text("prompt")
+
+
+def _messages(cells: RowReader) -> tuple[Message, ...]:
+    return _with_system(cells, cells.messages("messages"))
+
+
+def _instruction(cells: RowReader) -> Text:
+    prompt = instruction_prompt(cells.plain("instruction"), cells.plain("input", ""), chat=cells.chat)
+    return prompt if isinstance(prompt, str) else _with_system(cells, prompt)
+
+
+def _with_system(cells: RowReader, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Prepend the ``system`` column to a conversation without a system message."""
+    system = cells.plain("system", "")
+    if not system or messages[0]["role"] == "system":
+        return messages
+    return ({"role": "system", "content": system}, *messages)
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,16 @@ class Shape:
 
 # The first shape is taken whose columns are present and which has enough answers.
 SHAPES = (
-    Shape(("prompt", "chosen", "rejected"), _pair, 2),
-    Shape(("messages", "chosen", "rejected"), _conversation_pair, 2, ("system",)),
-    Shape(("instruction", "chosen", "rejected"), _instruction_pair, 2, ("input", "system")),
-    Shape(("chosen", "rejected"), _implicit_pair, 2),
-    Shape(("prompt", "completion"), _completion, 1),
-    Shape(("instruction", "output"), _instruction, 1, ("input", "system")),
+    Shape(("prompt", *_PAIR), _pair, 2),
+    Shape(("messages", *_PAIR), partial(_columns, _messages, _PAIR), 2, ("system",)),
+    Shape(("instruction", *_PAIR), partial(_columns, _instruction, _PAIR), 2, ("input", "system")),
+    Shape(_PAIR, _implicit_pair, 2),
+    Shape(("prompt", "completion"), partial(_columns, _prompt, ("completion",)), 1),
+    Shape(("instruction", "output"), partial(_columns, _instruction, ("output",)), 1, ("input", "system")),
     Shape(("messages",), _conversation, 1, ("system",)),
-    Shape(("prompt",), _prompt, 0),
+    Shape(("prompt",), partial(_columns, _prompt, ()), 0),
     Shape(("text",), _text, 1),
-    Shape(("instruction",), _instruction_alone, 0, ("input", "system")),
+    Shape(("instruction",), partial(_columns, _instruction, ()), 0, ("input", "system")),
 )
 _NEEDS: Mapping[RowKind, str] = {
     "preference": "prompt, chosen and rejected",
@@ -187,19 +186,16 @@ class Normaliser:
         self.theirs = _checked_columns(first, columns)
         self.shape = _recognise(_renamed(first.rows[0], self.theirs), kind, first)
 
-    def rows(self, raw: RawRows, start: int = 0) -> list[Row]:
-        """Return the converted rows (two for a pair used unpaired); ``start`` is the number of source rows before ``raw``."""
+    def rows(self, raw: RawRows) -> list[Row]:
+        """Return the converted rows (two for a pair used unpaired), whose positions are those in ``raw``."""
         rows: list[Row] = []
         for position, values in enumerate(raw.rows):
             cells = RowReader(_renamed(values, self.theirs), raw.where(position), self.chat)
-            row = _about(cells, self.shape, start + position, self.shape.read(cells))
+            row = _about(cells, self.shape, position, self.shape.read(cells))
             if self.all_turns and self.kind == "completion":
                 row = _from_first_answer(row)
             rows.extend(_for_kind(row, self.kind, cells))
         return rows
-
-
-# ------------------------------------------------------------------------------------------------ columns
 
 
 def _checked_columns(raw: RawRows, columns: Mapping[str, str]) -> dict[str, str]:
@@ -243,9 +239,6 @@ def _recognise(first: Mapping[str, Any], kind: RowKind, raw: RawRows) -> Shape:
     )
 
 
-# ------------------------------------------------------------------------------------------------ one row
-
-
 def _about(cells: RowReader, shape: Shape, position: int, parts: Parts) -> Row:
     prompt, answers = as_conversations(*parts)
     # Ids must not depend on the tokenizer, so that models with and without a chat template hold out the same rows.
@@ -283,11 +276,9 @@ def _for_kind(row: Row, kind: RowKind, cells: RowReader) -> list[Row]:
         return [replace(row, answers=(), unusable=EMPTY_PROMPT if is_blank(row.prompt) else None)]
     if not row.answers:
         return [replace(row, unusable=NO_ANSWER)]
-    blank = EMPTY_COMPLETION if any(map(is_blank, row.answers)) else None
-    if kind == "preference" and row.unusable:
-        return [row]
     if kind == "preference":
-        reason = blank or (SAME_ANSWERS if row.answers[0] == row.answers[1] else None)
+        blank = EMPTY_COMPLETION if any(map(is_blank, row.answers)) else None
+        reason = row.unusable or blank or (SAME_ANSWERS if row.answers[0] == row.answers[1] else None)
         return [row if reason is None else replace(row, unusable=reason)]
     rows = [
         replace(row, answers=(answer,), unusable=EMPTY_COMPLETION if is_blank(answer) else None)
@@ -299,21 +290,5 @@ def _for_kind(row: Row, kind: RowKind, cells: RowReader) -> list[Row]:
         return [replace(rows[0], fields={**row.fields, "label": cells.label()})]
     return [
         replace(one, id=f"{row.id}/{name}", fields={**row.fields, "label": name == "chosen"})
-        for one, name in zip(rows, ("chosen", "rejected"), strict=True)
+        for one, name in zip(rows, _PAIR, strict=True)
     ]
-
-
-# ------------------------------------------------------------------------------------------------ prompts
-
-
-def _instruction_prompt(cells: RowReader) -> Text:
-    prompt = instruction_prompt(cells.plain("instruction"), cells.plain("input", ""), chat=cells.chat)
-    return prompt if isinstance(prompt, str) else _with_system(cells, prompt)
-
-
-def _with_system(cells: RowReader, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Prepend the ``system`` column to a conversation without a system message."""
-    system = cells.plain("system", "")
-    if not system or messages[0]["role"] == "system":
-        return messages
-    return ({"role": "system", "content": system}, *messages)

@@ -50,8 +50,11 @@ def expand_alternatives(
         start: number of source rows before ``raw``; a row without an id is identified by its number.
     """
     names = {name: columns.get(name, name) for name in ("chosen", "rejected", "answers", "ratings", "id")}
-    rated = any(row.get(names["answers"]) is not None and row.get(names["ratings"]) is not None for row in raw.rows)
-    if not rated and not any(_several(row.get(names["rejected"])) for row in raw.rows):
+
+    def is_rated(row: Mapping[str, Any]) -> bool:
+        return row.get(names["answers"]) is not None and row.get(names["ratings"]) is not None
+
+    if not any(is_rated(row) or _several(row.get(names["rejected"])) for row in raw.rows):
         return raw
     rows: list[Mapping[str, Any]] = []
     origin: list[int] = []
@@ -59,7 +62,7 @@ def expand_alternatives(
         row_id = str(row.get(names["id"]) or start + position)
         made = list(
             _of_ratings(row, names, row_id, pairs or "best_worst", raw.where(position))
-            if row.get(names["answers"]) is not None and row.get(names["ratings"]) is not None
+            if is_rated(row)
             else _of_rejected(row, names, row_id)
         )
         rows += made
@@ -81,10 +84,10 @@ def _of_ratings(
     row: Mapping[str, Any], names: Mapping[str, str], row_id: str, pairs: Pairing, place: str
 ) -> Iterator[Mapping[str, Any]]:
     answers, ratings = row[names["answers"]], row[names["ratings"]]
-    if not isinstance(answers, list) or not isinstance(ratings, list) or len(answers) != len(ratings):
-        found = f"{describe_value(answers)} and {describe_value(ratings)}"
-        if isinstance(answers, list) and isinstance(ratings, list):
-            found = f"{len(answers)} and {len(ratings)} long"
+    lists = isinstance(answers, list) and isinstance(ratings, list)
+    if not lists or len(answers) != len(ratings):
+        types = f"{describe_value(answers)} and {describe_value(ratings)}"
+        found = f"{len(answers)} and {len(ratings)} long" if lists else types
         raise DataError(f'{place}: "answers" and "ratings" are {found}, expected two lists of equal length')
     rest = {key: value for key, value in row.items() if key not in (names["answers"], names["ratings"])}
     rated = [
@@ -93,16 +96,11 @@ def _of_ratings(
     made = list(_pairs(rated, pairs))
     for number, (better, worse) in enumerate(made):
         own = {names["id"]: f"{row_id}/{number}"} if len(made) > 1 else {}
-        yield {
-            **rest,
-            **own,
-            names["chosen"]: better.value,
-            names["rejected"]: worse.value,
-            MARGIN: better.rating - worse.rating,
-        }
+        answer = {names["chosen"]: better.value, names["rejected"]: worse.value}
+        yield {**rest, **own, **answer, MARGIN: better.rating - worse.rating}
     if not made:
-        answer = answers[0] if answers else ""
-        yield {**rest, names["chosen"]: answer, names["rejected"]: answer, UNUSABLE_COLUMN: NO_PARTNER}
+        only = answers[0] if answers else ""
+        yield {**rest, names["chosen"]: only, names["rejected"]: only, UNUSABLE_COLUMN: NO_PARTNER}
 
 
 def paired(source: Source, columns: Mapping[str, str], pairs: Pairing) -> Source:

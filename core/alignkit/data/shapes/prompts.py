@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from alignkit.contract.rows import Text
-from alignkit.data.shapes.messages import assistant, user
+from alignkit.data.shapes.messages import as_turn
 
 Parts: TypeAlias = tuple[Text, tuple[Text, ...]]
 """A prompt and its answers."""
@@ -21,7 +21,7 @@ _ALPACA_MORE = ", paired with an input that provides further context"
 def instruction_prompt(instruction: str, given: str, *, chat: bool) -> Text:
     """Return the prompt of an instruction and an optional input: a user turn if ``chat``, else Alpaca's plain text."""
     if chat:
-        return user(f"{instruction}\n\n{given}" if given else instruction)
+        return as_turn("user", f"{instruction}\n\n{given}" if given else instruction)
     return _ALPACA.format(
         more=_ALPACA_MORE if given else "",
         instruction=instruction,
@@ -33,8 +33,7 @@ def as_conversations(prompt: Text, answers: tuple[Text, ...]) -> Parts:
     """Return prompt and answers, all as conversations if one of them is: plain text becomes a turn."""
     if all(isinstance(text, str) for text in (prompt, *answers)):
         return prompt, answers
-    turns = tuple(assistant(answer) if isinstance(answer, str) else answer for answer in answers)
-    return (user(prompt) if isinstance(prompt, str) else prompt), turns
+    return as_turn("user", prompt), tuple(as_turn("assistant", answer) for answer in answers)
 
 
 def split_pair(chosen: Text, rejected: Text) -> Parts:
@@ -50,7 +49,7 @@ def split_pair(chosen: Text, rejected: Text) -> Parts:
     if isinstance(chosen, str) and isinstance(rejected, str):
         cut = _shared_text(chosen, rejected)
         return chosen[:cut], (chosen[cut:], rejected[cut:])
-    first, second = (assistant(answer) if isinstance(answer, str) else answer for answer in (chosen, rejected))
+    first, second = as_turn("assistant", chosen), as_turn("assistant", rejected)
     shared = 0
     # Each answer keeps at least its last message: identical conversations are the same answer to one prompt.
     while shared < min(len(first), len(second)) - 1 and first[shared] == second[shared]:

@@ -29,10 +29,7 @@ def fill(raw: RawRows, templates: Mapping[str, str]) -> RawRows:
     rows = []
     for position, row in enumerate(raw.rows):
         try:
-            made = {
-                name: template.render(**{str(key): value for key, value in row.items()})
-                for name, template in compiled.items()
-            }
+            made = {name: template.render(row) for name, template in compiled.items()}
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise DataError(f"{raw.where(position)}: data.template: {first_line(error)}") from None
         rows.append({**row, **made})
