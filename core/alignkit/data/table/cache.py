@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,13 @@ def cache_key(source: str, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -
     import tokenizers
     import transformers
 
-    settings = [_FORMAT, transformers.__version__, tokenizers.__version__, recipe.key(), source]
+    settings = [
+        _FORMAT,
+        transformers.__version__,
+        tokenizers.__version__,
+        json.dumps(asdict(recipe), sort_keys=True),
+        source,
+    ]
     return digest([*settings, tokenizer_content(tokenizer)])
 
 

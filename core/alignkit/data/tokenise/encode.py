@@ -10,7 +10,7 @@ import gc
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
@@ -57,10 +57,6 @@ class Recipe:
     pairs: Pairing | None = None
     train_on: str = "last"
 
-    def key(self) -> str:
-        """Return the settings as text."""
-        return json.dumps(asdict(self), sort_keys=True)
-
 
 def encode(
     source: Source, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, workers: int | None = None
@@ -76,26 +72,26 @@ def encode(
     Raises:
         DataError: a row cannot be read, or the chat template rejects a conversation; the message names file and line.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     own = _as_pairs(source, recipe)
     chunks = _numbered(own.chunks())
     head = list(islice(chunks, _IN_PROCESS))
     if not head:
         return
     work = _Work(own, recipe, tokenizer, head[0][0], paired=own is not source)
-    processes = workers or cores()
-    if processes > 1 and len(head) == _IN_PROCESS:
-        batches = in_order(work, chain(head, chunks), processes)
-    else:
-        batches = map(work, chain(head, chunks))
+    processes = workers or cores() if len(head) == _IN_PROCESS else 1
+    pieces = chain(head, chunks)
+    batches = in_order(work, pieces, processes) if processes > 1 else map(work, pieces)
     names = UniqueIds()
-    count = 0
+    count = 0  # rows before the batch: positions are counted from the beginning of the source
     for batch in batches:
-        ids = batch.column("id").to_pylist()
-        unique = names.unique(ids)
-        if unique != ids:
-            batch = batch.set_column(batch.schema.get_field_index("id"), "id", _strings(unique))
-        yield _shifted(batch, count)
-        count += _positions(batch)
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        columns["id"] = _strings(names.unique(columns["id"].to_pylist()))
+        columns["position"] = pc.add(columns["position"], count)
+        yield pa.record_batch(columns)
+        count = columns["position"][-1].as_py() + 1
 
 
 def _numbered(chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, int]]:
@@ -168,7 +164,6 @@ class _Work:
 
 
 def _record_batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, root: str) -> pa.RecordBatch:
-    """Return rows and their tokens as a record batch."""
     import numpy as np
     import pyarrow as pa
 
@@ -211,32 +206,15 @@ def _strings(values: Sequence[str | None]) -> pa.Array:
 
 
 def _text(row: Row) -> str:
-    plain = as_json(row.answers) if isinstance(row.prompt, str) and not row.tools else None
+    plain = None if row.tools else as_json(row.answers)
     if plain is not None and isinstance(row.prompt, str):
         return f"[{encode_basestring(row.prompt)}, {plain}]"
-    content: list[Any] = [row.prompt, row.answers]
-    return json.dumps(content + ([row.tools] if row.tools else []), ensure_ascii=False, default=str)
+    content = [row.prompt, row.answers, *([row.tools] if row.tools else [])]
+    return json.dumps(content, ensure_ascii=False, default=str)
 
 
 def text_row(text: str) -> tuple[Text, tuple[Text, ...], tuple[Mapping[str, Any], ...] | None]:
     """Return prompt, answers and tools from the table's ``text`` column."""
     prompt, answers, *tools = json.loads(text)
-    return _frozen(prompt), tuple(map(_frozen, answers)), tuple(tools[0]) if tools else None
-
-
-def _frozen(text: Any) -> Text:
-    return text if isinstance(text, str) else tuple(text)
-
-
-def _positions(batch: pa.RecordBatch) -> int:
-    return batch.column("position")[batch.num_rows - 1].as_py() + 1 if batch.num_rows else 0
-
-
-def _shifted(batch: pa.RecordBatch, count: int) -> pa.RecordBatch:
-    """Return the batch with positions counted from the beginning of the source, not of the chunk."""
-    import pyarrow.compute as pc
-
-    if not count:
-        return batch
-    index = batch.schema.get_field_index("position")
-    return batch.set_column(index, "position", pc.add(batch.column("position"), count))
+    prompt, *answers = (text if isinstance(text, str) else tuple(text) for text in (prompt, *answers))
+    return prompt, tuple(answers), tuple(tools[0]) if tools else None

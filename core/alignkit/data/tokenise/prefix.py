@@ -50,17 +50,18 @@ class PrefixEncoder:
         """Return the ids of whole texts."""
         if not texts:
             return []
-        if self.direct:
-            backend = self.tokenizer.backend_tokenizer
-            backend.no_truncation()
-            backend.no_padding()
-            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-        return self._called(texts)
+        return self._by_backend(texts) if self.direct else self._by_tokenizer(texts)
 
-    def _called(self, texts: list[str]) -> list[list[int]]:
+    def _by_tokenizer(self, texts: list[str]) -> list[list[int]]:
         encoding = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         ids: list[list[int]] = encoding["input_ids"]
         return ids
+
+    def _by_backend(self, texts: list[str]) -> list[list[int]]:
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     @staticmethod
     def _cut(prompt: str) -> int:
@@ -71,12 +72,8 @@ class PrefixEncoder:
     @cached_property
     def direct(self) -> bool:
         """Whether the tokenizer's fast backend alone gives the same ids, so that it can be called directly."""
-        if not self.tokenizer.is_fast:
-            return False
         texts = [*_PROBES, *_ANSWERS, *map(str, self.tokenizer.all_special_tokens)]
-        backend = self.tokenizer.backend_tokenizer
-        expected = self._called(texts)
-        return expected == [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return bool(self.tokenizer.is_fast) and self._by_tokenizer(texts) == self._by_backend(texts)
 
     @cached_property
     def cuts(self) -> bool:
@@ -89,22 +86,16 @@ class PrefixEncoder:
         known = known and model.get("type") == "BPE" and not model.get("dropout")
         if not known or not all(_stands_alone(token) for token in backend.get("added_tokens") or ()):
             return False
-        for probe in _PROBES:
-            for border in _BORDER.finditer(probe):
-                wholes = self.ids([probe + answer for answer in _ANSWERS])
-                head, *tails = self.ids(
-                    [probe[: border.end()], *(probe[border.end() :] + answer for answer in _ANSWERS)]
-                )
-                if wholes != [head + tail for tail in tails]:
-                    return False
-        return True
+        return all(self._keeps_ids(probe, cut.end()) for probe in _PROBES for cut in _BORDER.finditer(probe))
+
+    def _keeps_ids(self, probe: str, cut: int) -> bool:
+        head, *tails = self.ids([probe[:cut], *(probe[cut:] + answer for answer in _ANSWERS)])
+        return self.ids([probe + answer for answer in _ANSWERS]) == [head + tail for tail in tails]
 
 
 def _splits_at_words(rule: dict[str, Any] | None) -> bool:
     """Return whether a pre-tokenizer is byte-level and splits by one of the common rules."""
-    if rule is None:
-        return False
-    parts = rule.get("pretokenizers", []) if rule.get("type") == "Sequence" else [rule]
+    parts = rule.get("pretokenizers", []) if rule and rule.get("type") == "Sequence" else [rule or {}]
     if not parts or parts[-1].get("type") != "ByteLevel":
         return False
     for part in parts[:-1]:

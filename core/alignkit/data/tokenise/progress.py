@@ -16,16 +16,14 @@ PATIENCE = 1.0
 
 def with_progress(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield the batches, and show the number of rows on a terminal."""
-    if not sys.stderr.isatty():
-        yield from batches
-        return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("tokenising: {task.completed:,.0f} rows"), TimeElapsedColumn())
     started = time.monotonic()
     rows = 0
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=False) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("tokenising", total=None, visible=False)
         for batch in batches:
             rows += batch.num_rows

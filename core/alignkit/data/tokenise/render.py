@@ -69,14 +69,11 @@ def render_all(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, all_t
         and "add_generation_prompt" in _options(row.prompt)
     ]
     done: dict[int, Rendered] = {}
-    if together:
-        conversations = [(i, whole) for i in together for whole in _wholes(rows[i])]
-        with suppress(*_REFUSALS):  # on an exception, rows are rendered one by one to find the rejected ones
-            prompts = _batch(tokenizer, [rows[i].prompt for i in together], add_generation_prompt=True)
-            wholes: dict[int, list[str]] = {i: [] for i in together}
-            for (i, _), text in zip(conversations, _batch(tokenizer, [c for _, c in conversations]), strict=True):
-                wholes[i].append(text)
-            done = {i: _split(prompt, wholes[i]) for i, prompt in zip(together, prompts, strict=True)}
+    with suppress(*_REFUSALS):  # on an exception, rows are rendered one by one to find the rejected ones
+        prompts = _batch(tokenizer, [rows[i].prompt for i in together], add_generation_prompt=True)
+        wholes = iter(_batch(tokenizer, [whole for i in together for whole in _wholes(rows[i])]))
+        for i, prompt in zip(together, prompts, strict=True):
+            done[i] = _split(prompt, [next(wholes) for _ in _wholes(rows[i])])
     return [done.get(i) or render(row, tokenizer, row.place, all_turns=all_turns) for i, row in enumerate(rows)]
 
 
@@ -99,15 +96,12 @@ def _split(prompt: str, wholes: Sequence[str], turns: tuple[tuple[str, str], ...
 
 def _turns(row: Row, tokenizer: PreTrainedTokenizerBase, place: str, whole: str) -> tuple[tuple[str, str], ...]:
     """Return the text before and through every assistant turn of the answer; empty if the answer is a single turn."""
-    conversation: tuple[Message, ...] = tuple(
-        m for part in (row.prompt, *row.answers) if not isinstance(part, str) for m in part
-    )
+    (conversation,) = _wholes(row)
     answers = range(len(row.prompt), len(conversation))
-    assistant = [i for i in answers if conversation[i]["role"] == "assistant"]
     if len(answers) == 1:
         return ()
     turns: list[tuple[str, str]] = []
-    for i in assistant:
+    for i in (i for i in answers if conversation[i]["role"] == "assistant"):
         before = _apply(tokenizer, conversation[:i], place, tools=row.tools, add_generation_prompt=True)
         through = whole if i == answers[-1] else _apply(tokenizer, conversation[: i + 1], place, tools=row.tools)
         if not (whole.startswith(before) and whole.startswith(through)):

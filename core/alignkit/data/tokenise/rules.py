@@ -108,9 +108,8 @@ class Encoder:
         fitted = truncate(prompt, tuple(ids for ids, _ in ended), self.rules.max_length)
         scored = None
         if turns is not None:
-            offset = added - (
-                len(wholes[0]) - len(completions[0])
-            )  # position in the text -> position in the completion
+            # Added to a position in the text, the offset gives the position in the completion.
+            offset = added - (len(wholes[0]) - len(completions[0]))
             scored = _scored(turns, offset, len(fitted.completions[0]))
             if not any(scored):
                 return TokenRow(unusable=NOTHING_SCORED, prompt_tokens=len(prompt))

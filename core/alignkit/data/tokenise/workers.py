@@ -56,9 +56,8 @@ def _start(work: Callable[[Any], Any]) -> None:
     """Initialise a worker process, which exits with its parent: otherwise it would keep the parent's locks."""
     global _work
     _work = work
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all processes of a terminal; the parent ends the workers
+    # Ctrl-C reaches all processes of a terminal; the parent ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     parent = multiprocessing.parent_process()
     if parent is not None:
