@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import MutableMapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
 
 LIBRARIES = (
     "accelerate",
@@ -54,6 +57,8 @@ def quiet_libraries(handler: logging.Handler | None = None) -> None:
 
     May be called again, with another handler or after more libraries were imported.
     """
+    import logging  # here, because `align --help` imports this module
+
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging as transformers_logging
 
