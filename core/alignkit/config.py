@@ -76,7 +76,7 @@ class ModelConfig(Section):
 
 
 class Reading(Section):
-    """How to read the rows of one source."""
+    """One data source and its reading options."""
 
     source: str = Field(
         "demo", description="file, directory of files, URL (https, s3, hf, ...), saved data set, hub id, or demo"

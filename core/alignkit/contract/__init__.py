@@ -1,6 +1,7 @@
 """The plugin contract: hooks, methods, suites, rewards, rows, batches and scores, with their checks.
 
-The types that plugins implement and receive can be imported from here; their modules are imported on first use.
+The types that plugins implement and receive can be imported from here; their modules are imported on first use, without
+torch, so that listing and configuration stay fast.
 """
 
 from __future__ import annotations

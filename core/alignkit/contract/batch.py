@@ -1,7 +1,5 @@
 """The data of an optimizer step: tokenised rows, batches of them, and per-token log-probabilities.
 
-Importing this module does not import torch, so that listing and configuration stay fast.
-
 Shapes: ``G`` rows, ``S`` completions (sequences) of all rows, ``N`` scored completion tokens, ``M`` scored prompt tokens.
 """
 
@@ -81,7 +79,6 @@ class Batch:
     row_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.examples)
 
     def narrow(self, *which: int) -> Batch:
@@ -130,8 +127,8 @@ class Batch:
     @property
     def counts(self) -> dict[str, int]:
         """The counts of this batch: those of :data:`COUNTS` and the method's own."""
-        own = {name: sum(values) for name, values in self.row_counts.items()}
-        return {name: sum(map(count, self.examples)) for name, count in COUNTS.items()} | own
+        counts = {name: sum(map(count, self.examples)) for name, count in COUNTS.items()}
+        return counts | {name: sum(values) for name, values in self.row_counts.items()}
 
     def rows(self, which: Sequence[int]) -> Batch:
         """Return the batch of the rows at positions ``which``, with their columns and counts."""
@@ -143,9 +140,8 @@ class Batch:
         )
 
     def cut(self, max_rows: int, max_tokens: int) -> Iterator[Batch]:
-        """Yield micro-batches of at most ``max_rows`` rows and ``max_tokens`` tokens; a longer row is a batch of its own."""
-        for which in token_batches([example.tokens for example in self.examples], max_tokens, max_rows=max_rows):
-            yield self.rows(which)
+        """Return micro-batches of at most ``max_rows`` rows and ``max_tokens`` tokens; a longer row is a batch of its own."""
+        return map(self.rows, token_batches([e.tokens for e in self.examples], max_tokens, max_rows=max_rows))
 
 
 def split_flat(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:

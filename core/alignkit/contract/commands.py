@@ -1,4 +1,4 @@
-"""What a package declares to add a command to ``align``, or to write its reports. Nothing here imports anything heavy."""
+"""The types of entry points that add a command to ``align`` or write reports; importing them imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Command(NamedTuple):
     """
 
     target: str
-    """Where the click command is: ``package.module:function``."""
+    """Location of the click command: ``package.module:function``."""
     summary: str
     """One line for ``align --help``."""
 
@@ -22,10 +22,9 @@ class Command(NamedTuple):
 class Report(Protocol):
     """A function that writes a report and returns its path, declared as an entry point of the group ``align.reports``.
 
-    The entry point's name says when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
+    The entry point's name determines when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
     ``data`` by ``align data check --html FILE``, with the list of checks and the file to write.
     """
 
     def __call__(self, *arguments: Any) -> Path:
         """Write the report and return its path."""
-        ...

@@ -1,7 +1,4 @@
-"""The types of reward plugins and of the configuration's reward lists.
-
-Importing this module does not import torch, so that listing stays fast.
-"""
+"""The types of reward plugins and of the configuration's reward lists."""
 
 from __future__ import annotations
 
@@ -61,11 +58,9 @@ class NamedReward(Protocol):
     @property
     def label(self) -> str:
         """The reward's name in logs."""
-        ...
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
         """Return one finite reward per answer; raises :class:`~alignkit.errors.RunFailedError` naming the rows otherwise."""
-        ...
 
 
 class RewardSpec(BaseModel):

@@ -1,7 +1,4 @@
-"""The types of evaluation suites: their targets, their results, and how results are compared.
-
-Importing this module does not import torch, so that listing stays fast.
-"""
+"""The types of evaluation suites: their targets, their results, and how results are compared."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The types of a method plugin: its settings, its declaration, and the arguments and results of its hooks.
 
-Importing this module does not import torch, so that listing and configuration stay fast.
-
 Shapes: ``G`` rows, ``S`` completions (sequences) of all rows, ``N`` scored completion tokens.
 """
 
@@ -44,7 +42,6 @@ class Policy(Protocol):
     @property
     def model(self) -> torch.nn.Module:
         """The model, with the engine's wrappers (DDP, FSDP, peft)."""
-        ...
 
     def score(
         self,
@@ -68,7 +65,6 @@ class Policy(Protocol):
             temperature: divisor of the logits.
             reference: score with the policy of step 0, without gradient (``needs`` must include ``start``).
         """
-        ...
 
 
 class LossTerm(NamedTuple):
@@ -117,7 +113,6 @@ class Rollouts(Protocol):
     @property
     def training(self) -> bool:
         """Whether the batch is trained on (False: an evaluation, which must not change the method's state)."""
-        ...
 
     def sample(self, batch: Batch, n: int = 1) -> Batch:
         """Return the rows with ``n`` answers sampled from the policy each, and their rewards.
@@ -125,15 +120,12 @@ class Rollouts(Protocol):
         The columns have one value per answer: ``reward`` (the weighted sum of the rewards), ``reward/NAME``, and ``ended``
         (whether the model ended the answer itself).
         """
-        ...
 
     def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
         """Score the answers without gradient and return CPU tensors: by the policy, or by the policy of step 0."""
-        ...
 
     def total(self, *values: float | torch.Tensor) -> list[float]:
         """Return each value summed over all processes."""
-        ...
 
 
 class Method(ABC, Generic[SettingsT]):

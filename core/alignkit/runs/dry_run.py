@@ -1,4 +1,4 @@
-"""What a run would do: everything resolved, the data tokenised, the model counted without its weights, nothing trained."""
+"""The plan of a run, without training: configuration resolved, data tokenised, parameters counted without weights."""
 
 from __future__ import annotations
 

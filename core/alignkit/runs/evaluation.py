@@ -52,7 +52,7 @@ def open_suites(config: EvalConfig) -> dict[str, Suite[Any]]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate and its held-out data: what a :class:`Target` is made from."""
+    """A model to evaluate and its held-out data, from which a :class:`Target` is made."""
 
     name: str
     policy: Policy
@@ -61,7 +61,7 @@ class Subject:
     weights: str
     """Fingerprint of the model's weights."""
     rules: Mapping[str, Any]
-    """What else decides how rows become tokens: the keys of the data section that do."""
+    """Keys of the data section that determine tokenisation."""
     start_weights: str | None = None
     """Fingerprint of the start model's weights, where the subject came from a run."""
     start_policy: Callable[[], Policy] | None = None

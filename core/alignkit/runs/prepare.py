@@ -35,7 +35,7 @@ SUPPORTED_NEEDS: frozenset[Need] = frozenset({"reference", "start", "value_head"
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a configuration names, found and checked; no model and no data is loaded yet."""
+    """The plugins, suites and arguments that a configuration names, checked; model and data are not loaded yet."""
 
     config: RunConfig
     session: Session
@@ -62,7 +62,7 @@ class PreparedRun:
 
     @property
     def notes(self) -> list[str]:
-        """What the probe of scoring backends has to say."""
+        """Notes of the probe of scoring backends."""
         found = getattr(self.policy, "scorer", None)
         return list(found.notes) if found else []
 

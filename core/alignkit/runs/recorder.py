@@ -1,4 +1,4 @@
-"""What a run writes and prints while it goes: its log, run.json, metrics.jsonl and the plugins' broadcast hooks."""
+"""Records of a run while it trains: its log, run.json, metrics.jsonl and the plugins' broadcast hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of the processes of a run this one is (torchrun's environment), before and after torch knows."""
+"""The processes of a run, by torchrun's environment variables (available before torch is imported)."""
 
 from __future__ import annotations
 

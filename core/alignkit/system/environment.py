@@ -1,4 +1,4 @@
-"""What a run records about where it ran: versions, git revision, hardware, platform."""
+"""The environment recorded with a run: versions, git revision, hardware, platform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run's time goes: seconds and CPU seconds of each of its stages."""
+"""Seconds and CPU seconds of each stage of a run."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class CommandConformance:
     name: ClassVar[str]
 
     def test_listing_does_not_import_it(self) -> None:
-        """Which commands are installed is read from metadata alone."""
+        """Listing the commands reads metadata alone."""
         check_listing("align.commands", self.name)
 
     def test_align_help_shows_its_summary(self) -> None:

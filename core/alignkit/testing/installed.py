@@ -1,4 +1,4 @@
-"""What the conformance tests of every kind of plugin have in common."""
+"""Checks shared by the conformance tests of every kind of plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``align eval`` is pointed at: a run, a model or adapter directory, a hub id, or the demo, made ready to evaluate."""
+"""Targets of ``align eval``: a run, a model or adapter directory, a hub id, or the demo."""
 
 from __future__ import annotations
 
