@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from alignkit.config import DataConfig, ModelConfig
+    from alignkit.contract.types import RowKind
     from alignkit.data.sources.open import Load
 
 
@@ -57,7 +58,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     from alignkit.models.tokenizer import load_tokenizer
 
     configured = Path(source).suffix.lower() in (".yaml", ".yml")
-    sections, model, load = _from_file(Path(source)) if configured else _alone(source)
+    sections, model, kind, load = _from_file(Path(source)) if configured else _alone(source)
     write_page = None if html is None else load_report("data")
     if html is not None and write_page is None:
         raise ConfigError("--html: no installed package provides a data report (entry-point group align.reports)")
@@ -73,6 +74,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
             section.source,
             split=section.split,
             config=section,
+            kind=kind,
             held_out=eval_data or section.eval_source,
             tokenizer=tokenizer,
             load=load,
@@ -95,21 +97,27 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
         sys.exit(1)
 
 
-def _from_file(path: Path) -> tuple[list[DataConfig], ModelConfig, Load]:
-    """Return a data section for every source of a run's configuration, its model, and what its plugins load."""
+def _from_file(path: Path) -> tuple[list[DataConfig], ModelConfig, RowKind, Load]:
+    """Return a run's data section for each source, its model, its method's kind of rows, and what its plugins load."""
     from alignkit import settings
     from alignkit.config import Reading
-    from alignkit.runs.data import loader
+    from alignkit.training.session import Session
 
     config = settings.resolve(path).config
+    session = Session.open(config, only="align_load_data")
     parts = [{name: getattr(part, name) for name in Reading.model_fields} for part in config.data.parts]
-    return [config.data.model_copy(update={**part, "sources": []}) for part in parts], config.model, loader(config)
+    return (
+        [config.data.model_copy(update={**part, "sources": []}) for part in parts],
+        config.model,
+        session.method.rows,
+        session.load_data,
+    )
 
 
-def _alone(source: str) -> tuple[list[DataConfig], ModelConfig, None]:
+def _alone(source: str) -> tuple[list[DataConfig], ModelConfig, None, None]:
     from alignkit.config import DataConfig, ModelConfig
 
-    return [DataConfig(source=source)], ModelConfig(), None
+    return [DataConfig(source=source)], ModelConfig(), None, None
 
 
 def _with_options(section: DataConfig, columns: tuple[str, ...], **options: Any) -> DataConfig:

@@ -12,6 +12,7 @@ import numpy as np
 
 from alignkit.config import CheckConfig, DataConfig, SourceConfig
 from alignkit.contract.rows import Row
+from alignkit.contract.types import RowKind
 from alignkit.data.checking.reading import Readable, read_source
 from alignkit.data.checking.rules import RULES, Hit, leaked, length_bias, texts_of
 from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, tokenize_for_check
@@ -107,16 +108,18 @@ def check_source(
     *,
     split: str | None = None,
     config: DataConfig | None = None,
+    kind: RowKind | None = None,
     held_out: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     load: Load | None = None,
 ) -> Check:
-    """Check a source of preference rows, completions or prompts.
+    """Check the rows of a source.
 
     Args:
         source: file, saved data set directory, URL or hub id.
         split: of the source.
         config: the data section: column names, ``max_length``, ``limit``, thresholds (``check``).
+        kind: the method's kind of rows (default: preference rows, or without pairs completions, or prompts).
         held_out: a source whose prompts must not occur in this one.
         tokenizer: if given, rows are also checked as rendered and tokenised by it.
         load: a plugin's loader, called before alignkit loads a source itself.
@@ -126,7 +129,8 @@ def check_source(
     """
     config = config or DataConfig()
     chat = tokenizer is None or bool(tokenizer.chat_template)
-    readable = read_source(source, split, config, chat=chat, load=load)
+    all_turns = kind == "completion" and config.train_on == "all"
+    readable = read_source(source, split, config, kind=kind, chat=chat, all_turns=all_turns, load=load)
     rows, total = readable.rows, readable.read
     findings: list[Finding] = []
     if readable.broken:
@@ -138,7 +142,7 @@ def check_source(
         everything = SourceConfig(source=held_out, columns=config.columns, template=config.template, pairs=config.pairs)
         named = config.eval_split if isinstance(config.eval_split, str) else None
         other = read_source(held_out, named, everything, load=load, default_splits=HELD_OUT_SPLITS).rows
-    seen = None if tokenizer is None else tokenize_for_check(rows, tokenizer, config)
+    seen = None if tokenizer is None else tokenize_for_check(rows, tokenizer, config, all_turns=all_turns)
     found, dropped = find(rows, other, config.check, total, seen)
     return Check(
         source=source,

@@ -11,13 +11,16 @@ from alignkit.config import Reading
 from alignkit.contract.rows import RawRows, Row
 from alignkit.contract.types import RowKind
 from alignkit.data.shapes.normalise import normalise
-from alignkit.data.shapes.pairs import expand_alternatives, left_over
+from alignkit.data.shapes.pairs import expand_alternatives, is_rated_answer, left_over, paired
 from alignkit.data.shapes.templates import fill
-from alignkit.data.sources.chunks import parse_line
+from alignkit.data.sources.chunks import Source, parse_line
 from alignkit.data.sources.open import TRAIN_SPLITS, Load, open_source
 from alignkit.errors import DataError
 
 _LINES = (".jsonl", ".ndjson")
+
+Convert = Callable[[RawRows, RowKind], list[Row]]
+"""Converts rows to one kind; raises :class:`DataError` for a row it cannot convert."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,8 @@ class Readable:
     raw: RawRows
     rows: list[Row]
     broken: list[Broken]
-
-    @property
-    def read(self) -> int:
-        """The number of rows in the source, broken ones included; a row with several rejected answers counts once."""
-        places = {self.raw.where(i) for i in range(len(self.raw.rows))}
-        return len(places | {b.place for b in self.broken})
+    read: int
+    """The number of rows in the source, broken ones included; a row with several rejected answers counts once."""
 
 
 def read_source(
@@ -49,13 +48,16 @@ def read_source(
     split: str | None,
     reading: Reading,
     *,
+    kind: RowKind | None = None,
     chat: bool = True,
+    all_turns: bool = False,
     load: Load | None = None,
     default_splits: Sequence[str] = TRAIN_SPLITS,
 ) -> Readable:
-    """Read a source as preference rows, or if it has no pairs as completions, or as prompts.
+    """Read a source as rows of ``kind``; None: as preference rows, or if it has no pairs as completions, or as prompts.
 
-    ``load`` and ``default_splits`` are as for :func:`~alignkit.data.sources.open.open_source`.
+    ``chat`` and ``all_turns`` are as for :class:`~alignkit.data.shapes.normalise.Normaliser`, ``load`` and ``default_splits``
+    as for :func:`~alignkit.data.sources.open.open_source`.
 
     Raises:
         DataError: the source as a whole cannot be read (missing, no rows, no known columns).
@@ -70,19 +72,47 @@ def read_source(
             source, split, reading, default_splits=default_splits, limit=reading.limit, load=answer
         ).read()
         broken = []
-    if not raw.rows:
-        raise DataError(f"{source} has no readable rows" + (f" ({broken[0].place}: {broken[0].why})" if broken else ""))
+    _require_rows(raw, broken)
+    read = len(raw.rows) + len(broken)
+    raw, in_pairs, unpaired = _paired(raw, reading)
     raw, odd = _each(
         raw, lambda part: expand_alternatives(fill(part, reading.template), reading.columns, reading.pairs)
     )
-    columns = left_over(reading.columns)
+    broken = [*broken, *unpaired, *odd]
+    _require_rows(raw, broken)
+    columns = left_over(reading.columns, paired=in_pairs)
+
+    def convert(part: RawRows, kind: RowKind) -> list[Row]:
+        return normalise(part, kind, columns, chat=chat, all_turns=all_turns)
+
+    kinds: tuple[RowKind, ...] = ("preference", "completion", "prompt") if kind is None else (kind,)
     try:
-        kind: RowKind = "preference"
-        rows = normalise(raw, kind, columns, chat=chat)
+        return Readable(raw, convert(raw, kinds[0]), broken, read)
     except DataError:  # another kind of rows, or rows of different shapes: convert them one by one
-        raw, rows, odder = _normalised(raw, columns, chat)
-        return Readable(raw, rows, [*broken, *odd, *odder])
-    return Readable(raw, rows, [*broken, *odd])
+        raw, rows, odd = _normalised(raw, kinds, convert)
+        return Readable(raw, rows, [*broken, *odd], read)
+
+
+def _require_rows(raw: RawRows, broken: Sequence[Broken]) -> None:
+    if not raw.rows:
+        raise DataError(
+            f"{raw.source} has no readable rows" + (f" ({broken[0].place}: {broken[0].why})" if broken else "")
+        )
+
+
+def _paired(raw: RawRows, reading: Reading) -> tuple[RawRows, bool, list[Broken]]:
+    """Return the pairs made of rated answers that are rows of their own, as ``data.pairs`` asks, and whether it did."""
+    pairs = reading.pairs
+    first, _ = _each(_alone(raw, 0), lambda part: fill(part, reading.template))
+    if pairs is None or not any(is_rated_answer(row, reading.columns) for row in first.rows):
+        return raw, False, []
+
+    def checked(part: RawRows) -> RawRows:
+        paired(Source.of(part), reading.columns, pairs).read()
+        return part
+
+    raw, broken = _each(raw, checked)
+    return paired(Source.of(raw), reading.columns, pairs).read(), True, broken
 
 
 def _lines(path: Path, limit: int | None) -> tuple[RawRows, list[Broken]]:
@@ -128,14 +158,13 @@ def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, 
     return RawRows(rows, lambda position: places[position], raw.source), broken
 
 
-def _kind(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[RowKind, int]:
-    """Return the kind of the rows and the first row of that kind: preference if any row is a pair, else completion, prompt."""
-    kinds: tuple[RowKind, ...] = ("preference", "completion", "prompt")
+def _kind(raw: RawRows, kinds: Sequence[RowKind], convert: Convert) -> tuple[RowKind, int]:
+    """Return the first of ``kinds`` that any row can have, and the first such row."""
     first: DataError | None = None
     for kind in kinds:
         for position in range(len(raw.rows)):
             try:
-                normalise(_alone(raw, position), kind, columns, chat=chat)
+                convert(_alone(raw, position), kind)
             except DataError as error:
                 first = first or error
                 continue
@@ -143,9 +172,9 @@ def _kind(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[RowKind
     raise first or DataError(f"{raw.source} has no rows")
 
 
-def _normalised(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[RawRows, list[Row], list[Broken]]:
+def _normalised(raw: RawRows, kinds: Sequence[RowKind], convert: Convert) -> tuple[RawRows, list[Row], list[Broken]]:
     """Convert rows to the shape of the first row of their kind; rows that do not fit it are broken."""
-    kind, first = _kind(raw, columns, chat)
+    kind, first = _kind(raw, kinds, convert)
     kept, broken = [first], []
     for position in range(len(raw.rows)):
         if position == first:
@@ -153,14 +182,14 @@ def _normalised(raw: RawRows, columns: Mapping[str, str], chat: bool) -> tuple[R
         place = raw.where(position)
         both = RawRows([raw.rows[first], raw.rows[position]], _places(raw, first, position), raw.source)
         try:
-            normalise(both, kind, columns, chat=chat)
+            convert(both, kind)
             kept.append(position)
         except DataError as error:
             broken.append(Broken(place, _why(error, place), raw.rows[position]))
     # The row that decides the shape comes first; the others keep their order.
     places = [raw.where(position) for position in kept]
     whole = RawRows([raw.rows[position] for position in kept], lambda position: places[position], raw.source)
-    return whole, normalise(whole, kind, columns, chat=chat), broken
+    return whole, convert(whole, kind), broken
 
 
 def _places(raw: RawRows, *positions: int) -> Callable[[int], str]:

@@ -48,7 +48,9 @@ class CheckedRows(NamedTuple):
         return counts
 
 
-def tokenize_for_check(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> CheckedRows:
+def tokenize_for_check(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: DataConfig, *, all_turns: bool = False
+) -> CheckedRows:
     """Render and tokenise rows as in training; a row the chat template rejects does not affect the others."""
     encoder = Encoder(tokenizer, TokenRules(config.max_length, config.append_eos))
     found: list[TokenRow | str | None] = [None] * len(rows)
@@ -58,7 +60,7 @@ def tokenize_for_check(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, 
             if rows[i].unusable is not None:
                 continue
             try:
-                rendered[i] = render(rows[i], tokenizer, rows[i].place)
+                rendered[i] = render(rows[i], tokenizer, rows[i].place, all_turns=all_turns)
             except DataError as error:
                 found[i] = str(error).removeprefix(rows[i].place).lstrip(": ")
         for i, row in zip(rendered, encoder.encode(list(rendered.values())), strict=True):

@@ -130,9 +130,16 @@ _NEEDS: Mapping[RowKind, str] = {
 }
 
 
-def normalise(raw: RawRows, kind: RowKind, columns: Mapping[str, str] | None = None, *, chat: bool = True) -> list[Row]:
+def normalise(
+    raw: RawRows,
+    kind: RowKind,
+    columns: Mapping[str, str] | None = None,
+    *,
+    chat: bool = True,
+    all_turns: bool = False,
+) -> list[Row]:
     """Return the rows of ``raw`` as rows of ``kind``, with unique ids; see :class:`Normaliser`."""
-    rows = Normaliser(raw, kind, columns or {}, chat=chat).rows(raw)
+    rows = Normaliser(raw, kind, columns or {}, chat=chat, all_turns=all_turns).rows(raw)
     ids = UniqueIds().unique(row.id for row in rows)
     return [row if row.id == unique else replace(row, id=unique) for row, unique in zip(rows, ids, strict=True)]
 

@@ -119,6 +119,13 @@ def paired(source: Source, columns: Mapping[str, str], pairs: Pairing) -> Source
     )
 
 
+def is_rated_answer(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+    """Return whether a row is one rated or labelled answer, to be paired with the other answers to its prompt."""
+    names = ("completion", "rating", "label", "answers")
+    present = {name for name in names if row.get(columns.get(name, name)) is not None}
+    return "completion" in present and "answers" not in present and bool({"rating", "label"} & present)
+
+
 def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> Iterator[Located]:
     names = {name: columns.get(name, name) for name in ("prompt", "completion", "rating", "label", "id")}
     groups: dict[str, list[_Answer]] = {}

@@ -19,7 +19,7 @@ from alignkit.contract.rows import RawRows, Row, Text
 from alignkit.contract.types import RowKind
 from alignkit.data.rows import as_json, text_digest
 from alignkit.data.shapes.normalise import Normaliser, UniqueIds
-from alignkit.data.shapes.pairs import Pairing, expand_alternatives, left_over, paired
+from alignkit.data.shapes.pairs import Pairing, expand_alternatives, is_rated_answer, left_over, paired
 from alignkit.data.shapes.templates import fill
 from alignkit.data.sources.chunks import Chunk, Source
 from alignkit.data.tokenise.render import render_all
@@ -106,13 +106,9 @@ def _as_pairs(source: Source, recipe: Recipe) -> Source:
     """Return the source, or if its rows are to be paired with one another, a source of the pairs."""
     if recipe.pairs is None:
         return source
-    columns = {name: recipe.columns.get(name, name) for name in ("completion", "rating", "label", "answers")}
     first = fill(source.head(1).read(), recipe.template).rows
-    present = {name for row in first for name, value in row.items() if value is not None}
-    one_answer = columns["completion"] in present and columns["answers"] not in present
-    if one_answer and {columns["rating"], columns["label"]} & present:
-        return paired(source, recipe.columns, recipe.pairs)
-    return source
+    rated = any(is_rated_answer(row, recipe.columns) for row in first)
+    return paired(source, recipe.columns, recipe.pairs) if rated else source
 
 
 def _first_rows(source: Source, recipe: Recipe, chunk: Chunk) -> RawRows:
