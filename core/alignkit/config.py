@@ -16,6 +16,10 @@ Words = Annotated[list[str], BeforeValidator(_split_words)]
 """A list of words, also accepted as text separated by commas."""
 
 
+SHORTHANDS = {"method": "name", "model": "name", "data": "source"}
+"""Section that can be written as a single word -> key the word sets."""
+
+
 class Section(BaseModel):
     """Base of the sections: unknown keys are errors, numbers must be finite."""
 
@@ -230,17 +234,12 @@ class DataConfig(Reading):
     @property
     def parts(self) -> list[SourceConfig]:
         """The training sources: ``sources``, or the only ``source``."""
-        if self.sources:
-            return self.sources
-        return [SourceConfig(**{key: getattr(self, key) for key in Reading.model_fields})]
+        return self.sources or [SourceConfig(**{key: getattr(self, key) for key in Reading.model_fields})]
 
     @property
     def names(self) -> list[str]:
         """The names of the training sources."""
-        return [
-            part.name or part.source.rstrip("/").rpartition("/")[2].partition(".")[0] or part.source
-            for part in self.parts
-        ]
+        return [p.name or p.source.rstrip("/").rpartition("/")[2].partition(".")[0] or p.source for p in self.parts]
 
 
 class TrainConfig(BaseModel):
@@ -302,9 +301,8 @@ class RunConfig(Section):
     @classmethod
     def _shorthands(cls, value: Any) -> Any:
         """Expand ``method: orpo``, ``model: PATH`` and ``data: FILE``."""
-        if isinstance(value, dict):
-            value = dict(value)
-            for section, key in (("method", "name"), ("model", "name"), ("data", "source")):
-                if isinstance(value.get(section), str):
-                    value[section] = {key: value[section]}
-        return value
+        if not isinstance(value, dict):
+            return value
+        return value | {
+            name: {key: value[name]} for name, key in SHORTHANDS.items() if isinstance(value.get(name), str)
+        }

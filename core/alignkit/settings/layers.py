@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from alignkit.config import SHORTHANDS
 from alignkit.errors import ConfigError
 
 KeyPath = tuple[str, ...]
 
 SECTIONS = ("method", "model", "data", "train", "eval", "run")
-SHORTHANDS = {"method": "name", "model": "name", "data": "source"}
-"""Section that can be written as a single word -> key the word sets."""
 
-LENGTHS = ("max_steps", "num_train_epochs")
+LENGTHS = {"max_steps", "num_train_epochs"}
 """The keys of ``train:`` for the length of a run; the layer with higher precedence decides which one applies."""
 
 
@@ -28,11 +27,8 @@ class Layer:
 
     def place(self, path: KeyPath) -> str:
         """Return the origin of ``path``, or of the nearest enclosing key."""
-        while path:
-            if path in self.places:
-                return self.places[path]
-            path = path[:-1]
-        return self.default_place
+        enclosing = (path[:end] for end in range(len(path), 0, -1))
+        return next((self.places[found] for found in enclosing if found in self.places), self.default_place)
 
     def put(self, path: KeyPath, value: Any, place: str) -> None:
         """Set one value, creating the enclosing mappings."""
@@ -54,14 +50,12 @@ class Layer:
 
     def expanded(self) -> Layer:
         """Return the layer with one-word sections (``method: orpo``) expanded and empty sections removed."""
-        out = Layer(dict(self.values), dict(self.places), self.default_place)
-        for section in SECTIONS:
-            value = out.values.get(section, {})
-            if value is None:
-                del out.values[section]
-            elif isinstance(value, str) and section in SHORTHANDS:
-                out.values[section] = {SHORTHANDS[section]: value}
-        return out
+        values = {
+            section: {SHORTHANDS[section]: value} if isinstance(value, str) and section in SHORTHANDS else value
+            for section, value in self.values.items()
+            if value is not None or section not in SECTIONS
+        }
+        return Layer(values, dict(self.places), self.default_place)
 
 
 def from_dotted(values: Mapping[str, Any], place: str) -> Layer:
@@ -92,9 +86,8 @@ def drop_conflicting_lengths(layers: Sequence[Layer]) -> list[Layer]:
     for layer in reversed(layers):
         train = layer.get("train")
         if isinstance(train, dict):
-            rivals = {LENGTHS[1 - LENGTHS.index(key)] for key in given}
-            train = {key: value for key, value in train.items() if key not in rivals - given}
-            given |= train.keys() & set(LENGTHS)
+            train = {key: value for key, value in train.items() if not given or key in given or key not in LENGTHS}
+            given |= train.keys() & LENGTHS
             layer = Layer({**layer.values, "train": train}, layer.places, layer.default_place)
         kept.insert(0, layer)
     return kept

@@ -40,7 +40,7 @@ def validate(model_type: type[ModelT], values: Mapping[str, Any], layer: Layer, 
     try:
         model = model_type.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(_sentence(error, model_type, values, layer, prefix)) from error
+        raise _config_error(error, model_type, values, layer, prefix) from error
     _refuse_bools(values, model, layer, prefix)
     return model
 
@@ -100,33 +100,32 @@ def known_keys(model_type: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model_type.model_fields.items()]
 
 
-def _sentence(
+def _config_error(
     error: ValidationError, model_type: type[BaseModel], values: Mapping[str, Any], layer: Layer, prefix: KeyPath
-) -> str:
-    details = error.errors(include_url=False)
-    first = details[0]
+) -> ConfigError:
+    first, *_ = details = error.errors(include_url=False)
     inner = _key_path(first, values)
     path = (*prefix, *inner)
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
-        return str(unknown_key(layer, path, known_keys(_model_at(model_type, inner[:-1]))))
+        return unknown_key(layer, path, known_keys(_model_at(model_type, inner[:-1])))
     if first["type"] == "missing":
-        return str(problem_at(layer, path, f"{name} is missing"))
+        return problem_at(layer, path, f"{name} is missing")
     if first["type"] in ("value_error", "assertion_error"):
         message = str(first["ctx"]["error"])
-        return str(problem_at(layer, path, f"{name}: {message}" if name else message))
+        return problem_at(layer, path, f"{name}: {message}" if name else message)
     # A union yields one error per member, all for the same key.
     same = [expectation(detail) for detail in details if _key_path(detail, values) == inner]
-    return str(wrong_value(layer, path, " or ".join(dict.fromkeys(same)), first["input"]))
+    return wrong_value(layer, path, " or ".join(dict.fromkeys(same)), first["input"])
 
 
 def _key_path(error: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
     """Return the error's location as keys of the input, without the union members that pydantic inserts."""
     path: list[str] = []
     here: Any = values
-    for i, part in enumerate(error["loc"]):
-        last = i == len(error["loc"]) - 1
-        if isinstance(here, Mapping) and (part in here or (last and error["type"] == "missing")):
+    for i, part in enumerate(error["loc"], start=1):
+        missing = error["type"] == "missing" and i == len(error["loc"])
+        if isinstance(here, Mapping) and (part in here or missing):
             here = here.get(part)
         elif isinstance(here, list) and isinstance(part, int) and part < len(here):
             here = here[part]

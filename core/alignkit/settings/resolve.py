@@ -6,20 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from alignkit.config import RunConfig
-from alignkit.contract import registry
+from alignkit.contract import Method, registry
 from alignkit.errors import ConfigError, suggest
 from alignkit.settings import yaml_files as files
 from alignkit.settings.layers import SECTIONS, Layer, drop_conflicting_lengths, from_dotted, key_path, merge
-from alignkit.settings.messages import known_keys, problem_at, refuse_non_finite, unknown_key, validate, wrong_value
+from alignkit.settings.messages import known_keys, problem_at, refuse_non_finite, validate, wrong_value
 from alignkit.settings.train_keys import argument_types, check_train
-
-if TYPE_CHECKING:
-    from alignkit.contract.types import Method
 
 DEMO = "demo"
 
@@ -51,14 +48,7 @@ def resolve(
     The run.yaml of an existing run repeats that run under the next free name, unless ``name`` or ``resume`` is given.
 
     Args:
-        file: configuration file.
-        method: method name (``--method``).
-        model: model to train (``--model``).
-        data: data source (``--data``).
-        eval_data: held-out source (``--eval-data``).
-        output: parent of the run directory (``--output``).
-        name: name of the run directory (``--name``).
-        seed: random seed (``--seed``).
+        file: configuration file; the other arguments but ``over`` and ``resume`` are the options of ``align run``.
         sets: ``key=value`` texts (``--set``): a bare key is a setting of the method, a dotted one a key of a section.
         resume: whether an existing run is resumed.
         over: further files, each overriding the ones before.
@@ -80,16 +70,11 @@ def resolve(
     for path, (option, value) in options.items():
         if value is not None:
             command.put(path, value, option)
-    given = [files.read(path).expanded() for path in ([] if file is None else [file]) + list(over)]
-    resolved = _resolve([*(given or [Layer()]), command])
+    given = [files.read(path) for path in ([] if file is None else [file]) + list(over)]
+    resolved = resolve_layers([*given, command])
     if file is not None and command.get("run", "name") is None and not resume:
         _rename_repeat(file, resolved)
     return resolved
-
-
-def resolve_layers(layers: Sequence[Layer]) -> Resolved:
-    """Resolve configuration layers, later ones overriding earlier ones; raises as :func:`resolve`."""
-    return _resolve([layer.expanded() for layer in layers])
 
 
 def check_config(config: RunConfig) -> RunConfig:
@@ -98,7 +83,7 @@ def check_config(config: RunConfig) -> RunConfig:
     The result of :func:`resolve` or :func:`check_config` is returned unchanged.
     """
     values = {section: getattr(config, section).model_dump(exclude_unset=True) for section in SECTIONS}
-    return _resolve([Layer(values, default_place="RunConfig")]).config
+    return resolve_layers([Layer(values, default_place="RunConfig")]).config
 
 
 def dump(config: RunConfig) -> str:
@@ -106,33 +91,34 @@ def dump(config: RunConfig) -> str:
     return files.write(config.model_dump(mode="json"))
 
 
-def method_settings(method_type: type[Method[Any]], config: RunConfig, layer: Layer | None = None) -> BaseModel:
-    """Return the method's validated settings; raises :class:`ConfigError` naming the key."""
-    layer = layer or Layer(default_place="RunConfig")
-    return _validated_settings(method_type.settings_type, config.method.settings, layer)
-
-
-def _resolve(given: list[Layer]) -> Resolved:
-    """Merge the user's layers over the defaults and validate the result."""
-    given = [layer.expanded() for layer in given]
+def resolve_layers(layers: Sequence[Layer]) -> Resolved:
+    """Resolve the user's layers, later ones overriding earlier ones, over the defaults; raises as :func:`resolve`."""
+    given = [layer.expanded() for layer in layers]
     for layer in given:
         _check_sections(layer)
     users = merge(given)
     name = users.get("method", "name")
-    if name is not None and not isinstance(name, str):
+    if not isinstance(name, str | None):
         raise wrong_value(users, ("method", "name"), "text", name)
     if not name:
         raise ConfigError("no method given: use --method NAME or `method:` in the file (align methods lists them)")
     entry, method_type = registry.load_method(name)
-    notes = [_shadow_note(entry, other) for other in registry.shadowed(entry)]
+    notes = [
+        f"{entry.kind} {entry.name} is also provided by {other.distribution}; the built-in one is used "
+        f"({other.qualified} selects the other)"
+        for other in registry.shadowed(entry)
+    ]
     notes += _drop_other_settings(given, name)
-    layers = [from_dotted(method_type.defaults, f"default of {entry}")]
+    defaults = [from_dotted(method_type.defaults, f"default of {entry}")]
     if _is_demo(users):
-        layers.append(_demo_preset())
-        layers.append(from_dotted(method_type.demo, f"demo setting of {entry}"))
-    for layer in [*layers, *given]:
+        from alignkit.demo import PRESET
+
+        defaults.append(from_dotted(PRESET, "preset of the demo"))
+        defaults.append(from_dotted(method_type.demo, f"demo setting of {entry}"))
+    ordered = [*defaults, *given]
+    for layer in ordered:
         _use_aliases(layer, method_type.settings_type)
-    merged = merge(drop_conflicting_lengths([*layers, *given]))
+    merged = merge(drop_conflicting_lengths(ordered))
     config = validate(RunConfig, merged.values, merged)
     arguments = check_train(config.train, merged)
     settings = method_settings(method_type, config, merged)
@@ -147,31 +133,23 @@ def _check_sections(layer: Layer) -> None:
     """Raise :class:`ConfigError` for a section that is unknown or not a mapping, before layers are merged."""
     for section, value in layer.values.items():
         if section not in SECTIONS:
-            raise _unknown_section(layer, section)
+            first, dot, rest = section.partition(".")
+            if dot and first in SECTIONS:
+                hint = f": write `{first}:` and `{rest}:` under it"
+            else:
+                hint = _home(section) or suggest(section, list(SECTIONS))
+            hint = hint or f" (the sections are {', '.join(SECTIONS)})"
+            raise problem_at(layer, (section,), f"unknown key {section}{hint}")
         if not isinstance(value, dict):
             raise problem_at(layer, (section,), f"{section} must be a mapping of keys to values")
 
 
-def _unknown_section(layer: Layer, section: str) -> ConfigError:
-    """Return the error for an unknown top-level key, with the section it belongs to if there is one."""
-    homes = _sections_with(section)
-    if "." in section and section.partition(".")[0] in SECTIONS:
-        first, _, rest = section.partition(".")
-        return problem_at(layer, (section,), f"unknown key {section}: write `{first}:` and `{rest}:` under it")
-    if homes:
-        return problem_at(layer, (section,), f'unknown key {section}, did you mean "{homes[0]}"?')
-    hint = suggest(section, list(SECTIONS)) or f" (the sections are {', '.join(SECTIONS)})"
-    return problem_at(layer, (section,), f"unknown key {section}{hint}")
-
-
-def _sections_with(key: str) -> list[str]:
-    """Return ``section.key`` for every section that has ``key``."""
-    homes = [
-        f"{section}.{key}"
-        for section, info in RunConfig.model_fields.items()
-        if isinstance(info.annotation, type) and key in known_keys(info.annotation)
-    ]
-    return homes or [f"train.{known}" for known in argument_types() if known == key]
+def _home(key: str) -> str:
+    """Return ``', did you mean "section.key"?'`` for the first section that has ``key``, or an empty string."""
+    for section, info in RunConfig.model_fields.items():
+        if isinstance(info.annotation, type) and key in known_keys(info.annotation):
+            return f', did you mean "{section}.{key}"?'
+    return f', did you mean "train.{key}"?' if key in argument_types() else ""
 
 
 def from_sets(sets: Iterable[str]) -> Layer:
@@ -198,12 +176,10 @@ def _drop_other_settings(given: list[Layer], name: str) -> list[str]:
         other = layer.get("method", "name")
         if other is None or other == name:
             continue
-        dropped = [key for key in layer.values["method"] if key != "name"]
+        dropped = ", ".join(key for key in layer.values["method"] if key != "name")
         layer.values["method"] = {"name": other}
         if dropped:
-            notes.append(
-                f"{layer.default_place}: the settings of {other} ({', '.join(dropped)}) are not used for {name}"
-            )
+            notes.append(f"{layer.default_place}: the settings of {other} ({dropped}) are not used for {name}")
     return notes
 
 
@@ -219,38 +195,29 @@ def _use_aliases(layer: Layer, settings_type: type[BaseModel]) -> None:
             layer.places["method", info.alias] = layer.place(path)
 
 
-def _validated_settings(settings_type: type[BaseModel], values: dict[str, Any], layer: Layer) -> BaseModel:
-    known = known_keys(settings_type)
-    open_ended = settings_type.model_config.get("extra") == "allow"
-    for key in values:
-        # If a plugin's model ignored unknown keys, a misspelt setting would silently keep its default.
-        if key not in known and not open_ended:
-            raise _unknown_setting(layer, key, known, _elsewhere(settings_type))
+def method_settings(method_type: type[Method[Any]], config: RunConfig, layer: Layer | None = None) -> BaseModel:
+    """Return the method's validated settings; raises :class:`ConfigError` naming the key."""
+    layer = layer or Layer(default_place="RunConfig")
+    settings_type, values = method_type.settings_type, config.method.settings
+    # If a plugin's model ignored unknown keys, a misspelt setting would silently keep its default.
+    unknown = [key for key in values if key not in known_keys(settings_type)]
+    if unknown and settings_type.model_config.get("extra") != "allow":
+        raise _unknown_setting(layer, unknown[0], settings_type)
     settings = validate(settings_type, values, layer, ("method",))
     refuse_non_finite(settings.model_dump(by_alias=True, exclude_unset=True), layer, ("method",))
     return settings
 
 
-def _elsewhere(settings_type: type[BaseModel]) -> dict[str, str]:
-    """Return setting names of other libraries -> name here (from ``json_schema_extra={"elsewhere": [...]}``)."""
-    names: dict[str, str] = {}
-    for name, info in settings_type.model_fields.items():
-        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        others = extra.get("elsewhere", [])
-        names |= {str(other): info.alias or name for other in (others if isinstance(others, list) else [])}
-    return names
-
-
-def _unknown_setting(layer: Layer, key: str, known: list[str], elsewhere: dict[str, str]) -> ConfigError:
+def _unknown_setting(layer: Layer, key: str, settings_type: type[BaseModel]) -> ConfigError:
     path = ("method", key)
-    if key in elsewhere:
-        return problem_at(layer, path, f"unknown key method.{key}: here it is called {elsewhere[key]}")
+    known = known_keys(settings_type)
+    for name, info in zip(known, settings_type.model_fields.values(), strict=True):
+        extra: Any = info.json_schema_extra
+        if isinstance(extra, dict) and key in extra.get("elsewhere", ()):  # its name in other libraries
+            return problem_at(layer, path, f"unknown key method.{key}: here it is called {name}")
     if key in SECTIONS:
         return problem_at(layer, path, f"the method has no setting {key}; write {key}.KEY for a key of that section")
-    if suggest(key, known):
-        return unknown_key(layer, path, known)
-    homes = _sections_with(key)
-    hint = f', did you mean "{homes[0]}"?' if homes else f" (the method's settings are {', '.join(known) or 'none'})"
+    hint = suggest(key, known) or _home(key) or f" (the method's settings are {', '.join(known) or 'none'})"
     return problem_at(layer, path, f"unknown key method.{key}{hint}")
 
 
@@ -270,26 +237,14 @@ def _was_on_demo(model: Any) -> bool:
         return False
 
 
-def _demo_preset() -> Layer:
-    from alignkit.demo import PRESET
-
-    return from_dotted(PRESET, "preset of the demo")
-
-
-def _shadow_note(entry: registry.PluginEntry, other: registry.PluginEntry) -> str:
-    return (
-        f"{entry.kind} {entry.name} is also provided by {other.distribution}; the built-in one is used "
-        f"({other.qualified} selects the other)"
-    )
-
-
 def _rename_repeat(file: Path, resolved: Resolved) -> None:
     """Give the repetition of a run the next free name in its parent directory."""
     section = resolved.config.run
     if file.name != "run.yaml" or not file.with_name("run.json").is_file() or section.name is None:
         return
-    if not (Path(section.output) / section.name).exists():
+    parent = Path(section.output)
+    if not (parent / section.name).exists():
         return
     names = (f"{section.name}-{number}" for number in count(2))
-    section.name = next(name for name in names if not (Path(section.output) / name).exists())
+    section.name = next(name for name in names if not (parent / name).exists())
     resolved.notes.append(f"repeating {file.parent}: the new run is named {section.name}")

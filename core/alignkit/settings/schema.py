@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignkit.config import RunConfig
+from alignkit.config import SHORTHANDS, RunConfig
 from alignkit.contract import registry
-from alignkit.settings.layers import SHORTHANDS
 from alignkit.settings.train_keys import argument_schema
 
 
@@ -25,13 +24,7 @@ def schema(method: str) -> dict[str, Any]:
     train["properties"] |= argument_schema()
     train["additionalProperties"] = False
     for name, key in SHORTHANDS.items():
-        whole["properties"][name] = {"anyOf": [_word(definitions, name, key), whole["properties"][name]]}
+        field = definitions[f"{name.capitalize()}Config"]["properties"][key]
+        word = field if name == "method" else {"type": "string", "description": field["description"]}
+        whole["properties"][name] = {"anyOf": [word, whole["properties"][name]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole | {"title": f"align run: {method}"}
-
-
-def _word(definitions: dict[str, Any], section: str, key: str) -> dict[str, Any]:
-    """Return the schema of a section written as a single word."""
-    if section == "method":
-        return dict(definitions["MethodConfig"]["properties"]["name"])
-    description = definitions[f"{section.capitalize()}Config"]["properties"][key]["description"]
-    return {"type": "string", "description": description}

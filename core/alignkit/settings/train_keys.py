@@ -12,64 +12,47 @@ from alignkit.errors import suggest
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import expectation, known_keys, problem_at, unknown_key, wrong_value
 
-_MICRO_BATCHES = "the engine divides a step into micro-batches by train.tokens_per_micro_batch"
-_EXPORT = "publish the model from the run directory"
-_LAUNCHER = "it is set by the launcher (accelerate launch, torchrun)"
-_OWN_ROWS = "the engine builds its own batches"
-_NO_LOADER = "rows are tokenised before training, so no data loader is needed"
-_OWN_EVALUATION = "the engine computes the evaluation loss itself; use eval.suites for metrics"
-
-OWNED: Mapping[str, str] = {
-    "output_dir": "use run.output and run.name (--output, --name)",
-    "run_name": "use run.name (--name)",
-    "seed": "use run.seed (--seed)",
-    "data_seed": "use run.seed (--seed)",
-    "resume_from_checkpoint": "use --resume",
-    "restore_callback_states_from_checkpoint": "use --resume",
-    "ignore_data_skip": "a resumed run always continues with the next rows",
-    "do_train": "a run always trains; use --dry-run to stop before training",
-    "do_eval": "use train.eval_strategy",
-    "do_predict": "use eval.samples",
-    "remove_unused_columns": _OWN_ROWS,
-    "label_names": _OWN_ROWS,
-    "length_column_name": _OWN_ROWS,
-    "train_sampling_strategy": _OWN_ROWS + ", in an order determined by run.seed and the data section",
-    "group_by_length": _OWN_ROWS + " without padding, so grouping by length is not needed",
-    "past_index": "the engine keeps no state between batches",
-    "dataloader_drop_last": _OWN_ROWS + "; the last step of an epoch may be short",
-    "dataloader_num_workers": _NO_LOADER,
-    "dataloader_pin_memory": _NO_LOADER,
-    "dataloader_persistent_workers": _NO_LOADER,
-    "dataloader_prefetch_factor": _NO_LOADER,
-    "dataloader_multiprocessing_context": _NO_LOADER,
-    "dataloader_in_order": _NO_LOADER,
-    "disable_tqdm": "progress is shown if and only if stderr is a terminal",
-    "ddp_find_unused_parameters": "every parameter is used in every step",
-    "auto_find_batch_size": _MICRO_BATCHES,
-    "average_tokens_across_devices": "the engine always divides by the counts of all devices",
-    "label_smoothing_factor": "the method defines the loss; use the method's settings",
-    "include_num_input_tokens_seen": "tokens are always counted and logged",
-    "logging_nan_inf_filter": "a non-finite loss stops the run",
-    "prediction_loss_only": _OWN_EVALUATION,
-    "include_for_metrics": _OWN_EVALUATION,
-    "batch_eval_metrics": _OWN_EVALUATION,
-    "eval_do_concat_batches": _OWN_EVALUATION,
-    "eval_use_gather_object": _OWN_EVALUATION,
-    "eval_accumulation_steps": _OWN_EVALUATION,
-    "neftune_noise_alpha": "its noise would depend on how a step is divided into micro-batches",
-    "use_liger_kernel": "the scorer already computes the head in chunks",
-    "liger_kernel_config": "the scorer already computes the head in chunks",
-    "enable_jit_checkpoint": "a checkpoint is always saved when the run is interrupted",
-    "parallelism_config": "only data parallelism is supported (DDP, FSDP, DeepSpeed)",
-    "local_rank": _LAUNCHER,
-    "push_to_hub": _EXPORT,
-    "hub_token": _EXPORT,
-    "hub_private_repo": _EXPORT,
-    "hub_model_id": _EXPORT,
-    "hub_strategy": _EXPORT,
-    "hub_always_push": _EXPORT,
-    "hub_revision": _EXPORT,
+_OWNED_BY_REASON: Mapping[str, str] = {
+    "use run.output and run.name (--output, --name)": "output_dir",
+    "use run.name (--name)": "run_name",
+    "use run.seed (--seed)": "seed data_seed",
+    "use --resume": "resume_from_checkpoint restore_callback_states_from_checkpoint",
+    "a resumed run always continues with the next rows": "ignore_data_skip",
+    "a run always trains; use --dry-run to stop before training": "do_train",
+    "use train.eval_strategy": "do_eval",
+    "use eval.samples": "do_predict",
+    "the engine builds its own batches": "remove_unused_columns label_names length_column_name",
+    "the engine builds its own batches, in an order determined by run.seed and the data section": (
+        "train_sampling_strategy"
+    ),
+    "the engine builds its own batches without padding, so grouping by length is not needed": "group_by_length",
+    "the engine keeps no state between batches": "past_index",
+    "the engine builds its own batches; the last step of an epoch may be short": "dataloader_drop_last",
+    "rows are tokenised before training, so no data loader is needed": (
+        "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
+        "dataloader_multiprocessing_context dataloader_in_order"
+    ),
+    "progress is shown if and only if stderr is a terminal": "disable_tqdm",
+    "every parameter is used in every step": "ddp_find_unused_parameters",
+    "the engine divides a step into micro-batches by train.tokens_per_micro_batch": "auto_find_batch_size",
+    "the engine always divides by the counts of all devices": "average_tokens_across_devices",
+    "the method defines the loss; use the method's settings": "label_smoothing_factor",
+    "tokens are always counted and logged": "include_num_input_tokens_seen",
+    "a non-finite loss stops the run": "logging_nan_inf_filter",
+    "the engine computes the evaluation loss itself; use eval.suites for metrics": (
+        "prediction_loss_only include_for_metrics batch_eval_metrics eval_do_concat_batches eval_use_gather_object "
+        "eval_accumulation_steps"
+    ),
+    "its noise would depend on how a step is divided into micro-batches": "neftune_noise_alpha",
+    "the scorer already computes the head in chunks": "use_liger_kernel liger_kernel_config",
+    "a checkpoint is always saved when the run is interrupted": "enable_jit_checkpoint",
+    "only data parallelism is supported (DDP, FSDP, DeepSpeed)": "parallelism_config",
+    "it is set by the launcher (accelerate launch, torchrun)": "local_rank",
+    "publish the model from the run directory": (
+        "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision"
+    ),
 }
+OWNED: Mapping[str, str] = {key: reason for reason, keys in _OWNED_BY_REASON.items() for key in keys.split()}
 """Key that cannot be set -> the reason, or what to use instead."""
 
 RENAMED: Mapping[str, str] = {
@@ -83,16 +66,10 @@ RENAMED: Mapping[str, str] = {
 """Names from other libraries and earlier versions -> current names."""
 
 _AT_LEAST: Mapping[str, float] = {
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "warmup_steps": 0,
-    "num_train_epochs": 0,
+    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "num_train_epochs"), 0),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    **dict.fromkeys(("gradient_accumulation_steps", "save_total_limit"), 1),
     "max_steps": -1,
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "save_total_limit": 1,
 }
 """Lower bounds that TrainingArguments does not check."""
 
@@ -112,16 +89,15 @@ def check_train(train: TrainConfig, layer: Layer) -> dict[str, Any]:
     if not arguments:
         return {}
     fields = argument_types()
-    known = [*fields, *known_keys(TrainConfig)]
     for key in arguments:
         if key not in fields:
-            raise unknown_key(layer, ("train", key), known)
+            raise unknown_key(layer, ("train", key), [*fields, *known_keys(TrainConfig)])
     return {key: _checked(key, value, fields[key], layer) for key, value in arguments.items()}
 
 
 def argument_types() -> dict[str, Any]:
     """Return the type of every field of ``TrainingArguments`` that can be set."""
-    return {field.name: field.type for field in _fields() if field.name not in OWNED}
+    return {field.name: field.type for field in _fields()}
 
 
 def argument_schema() -> dict[str, Any]:
@@ -130,18 +106,18 @@ def argument_schema() -> dict[str, Any]:
 
     schemas: dict[str, Any] = {}
     for field in _fields():
-        if field.name not in OWNED:
-            annotation: Any = field.type
-            schema = TypeAdapter(annotation).json_schema()
-            choices = schema.pop("$defs", {})
-            schemas[field.name] = _inlined(schema, choices) | {"description": _first_sentence(field)}
+        annotation: Any = field.type
+        schema = TypeAdapter(annotation).json_schema()
+        choices = schema.pop("$defs", {})
+        sentence = " ".join(str(field.metadata.get("help", "")).split()).partition(". ")[0].rstrip(".")
+        schemas[field.name] = _inlined(schema, choices) | {"description": sentence}
     return schemas
 
 
 def _fields() -> list[dataclasses.Field[Any]]:
     from transformers import TrainingArguments
 
-    return [field for field in dataclasses.fields(TrainingArguments) if field.init]
+    return [field for field in dataclasses.fields(TrainingArguments) if field.init and field.name not in OWNED]
 
 
 def _checked(key: str, value: Any, annotation: Any, layer: Layer) -> Any:
@@ -183,8 +159,3 @@ def _inlined(schema: Any, choices: Mapping[str, Any]) -> Any:
             return choices[schema["$ref"].rpartition("/")[2]]
         return {key: _inlined(value, choices) for key, value in schema.items()}
     return [_inlined(item, choices) for item in schema] if isinstance(schema, list) else schema
-
-
-def _first_sentence(field: dataclasses.Field[Any]) -> str:
-    text = " ".join(str(field.metadata.get("help", "")).split())
-    return text.partition(". ")[0].rstrip(".")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,12 +70,10 @@ def read(path: Path) -> Layer:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     node = _compose(text, str(path))
     reader = _Reader(str(path))
-    values = {} if node is None else reader.build(node, ())
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
+    values = None if node is None else reader.build(node, ())
+    if not isinstance(values, dict | None):
         raise ConfigError(f"{path}:1: a configuration must be a mapping of sections, such as `method: orpo`")
-    return Layer(values, reader.places, default_place=str(path))
+    return Layer(values or {}, reader.places, default_place=str(path))
 
 
 def parse_value(text: str) -> Any:
@@ -164,10 +161,7 @@ def _scalar(tag: str, text: str) -> Any:
         case "int":
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
         case "float":
-            special = text.lower().lstrip("+-")
-            if special in (".inf", ".nan"):
-                return math.copysign(float(special[1:]), -1.0 if text.startswith("-") else 1.0)
-            return float(text)
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         case "str":
             return text
         case other:

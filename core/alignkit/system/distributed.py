@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """Return this process's number, 0 where there is only one."""
+    """Return the rank of this process, 0 if it is the only one."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Return how many processes the run has."""
+    """Return the number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -32,7 +32,7 @@ def from_first(value: T) -> T:
 
 
 def wait_for_all() -> None:
-    """Return once every process has come here."""
+    """Return once every process has called this."""
     if world_size() > 1:
         import torch.distributed as dist
 
@@ -40,11 +40,11 @@ def wait_for_all() -> None:
 
 
 def leave() -> None:
-    """Take the process group down before the interpreter goes.
+    """Destroy the process group before the interpreter exits.
 
-    Left standing, gloo's threads may touch a dead interpreter (an abort at exit, pytorch#179291). Wrappers must be gone
-    first: the last reference to a group, dropped by DDP's reducer, waits with the interpreter lock held for a thread that
-    may be waiting for the lock (pytorch#56297).
+    Otherwise gloo's threads may touch a dead interpreter (an abort at exit, pytorch#179291). Wrappers must be gone first:
+    the last reference to a group, dropped by DDP's reducer, waits with the interpreter lock held for a thread that may be
+    waiting for the lock (pytorch#56297).
     """
     if world_size() == 1 or "torch" not in sys.modules:
         return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,32 +15,28 @@ PACKAGES = ("alignkit", "torch", "transformers", "trl", "peft", "datasets", "acc
 
 
 def environment(directory: Path | None = None) -> dict[str, Any]:
-    """Return ``versions``, ``git``, ``hardware`` and ``platform`` as plain values.
-
-    Args:
-        directory: whose git revision to record (default: the working directory).
-    """
-    return {
-        "versions": versions(),
-        "git": git_revision(directory or Path.cwd()),
-        "hardware": hardware(),
-        "platform": platform.platform(),
+    """Return ``versions``, ``git`` (of ``directory``, by default the working one), ``hardware`` and ``platform``."""
+    hardware = {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": _gpus(),
     }
+    git = git_revision(directory or Path.cwd())
+    return {"versions": _versions(), "git": git, "hardware": hardware, "platform": platform.platform()}
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Return the versions of python and of the packages numbers depend on, without importing them."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:  # not installed here
-            continue
     return found
 
 
 def git_revision(directory: Path) -> dict[str, Any] | None:
-    """Return ``revision`` and ``dirty`` of the repository ``directory`` stands in; None without one, or without git."""
+    """Return ``revision`` and ``dirty`` of the repository that contains ``directory``; None without one, or without git."""
     revision = _git(directory, "rev-parse", "HEAD")
     if not revision:
         return None
@@ -46,34 +44,19 @@ def git_revision(directory: Path) -> dict[str, Any] | None:
     return {"revision": revision, "dirty": None if changes is None else bool(changes)}
 
 
-def hardware() -> dict[str, Any]:
-    """Return the processor, its cores (those this process may use), memory in bytes, and the accelerators."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": _gpus(),
-    }
-
-
 def _git(directory: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):  # no git here, or a repository too slow to ask
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, or one that takes too long
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.*\S)", text, re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def _gpus() -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The parent directory is created if missing. On an error the temporary file is removed and ``path`` is as it was.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         sync(temporary)
         temporary.replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
@@ -48,16 +45,14 @@ def staged_directory(path: Path) -> Iterator[Path]:
     Its name follows from that of ``path``, so what a killed process left there is removed. On an error the directory is
     removed and ``path`` is as it was.
     """
-    path = Path(path)
     staged = path.with_name(f".{path.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
         yield staged
         replace_directory(staged, path)
-    except BaseException:
+    finally:
         shutil.rmtree(staged, ignore_errors=True)
-        raise
 
 
 def replace_directory(staged: Path, final: Path) -> None:

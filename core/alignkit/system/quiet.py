@@ -1,4 +1,4 @@
-"""Keeping other libraries off the console: their log records and warnings go to a run's own log, their bars nowhere."""
+"""Libraries kept off the console: their log records and warnings go to the run's log, progress bars are off."""
 
 from __future__ import annotations
 
@@ -11,24 +11,10 @@ if TYPE_CHECKING:
     import logging
 
 LIBRARIES = (
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "filelock",
-    "fsspec",
-    "httpx",
-    "huggingface_hub",
-    "lm_eval",
-    "lm-eval",
-    "matplotlib",
-    "peft",
-    "py.warnings",
-    "torch",
-    "transformers",
-    "trl",
-    "urllib3",
-)
-"""Loggers of libraries that write to the console on their own account (py.warnings: Python's warnings, captured)."""
+    "accelerate datasets evaluate filelock fsspec httpx huggingface_hub lm_eval lm-eval matplotlib peft py.warnings "
+    "torch transformers trl urllib3"
+).split()
+"""Loggers of libraries that write to the console (py.warnings: Python's warnings, captured)."""
 
 ENVIRONMENT = {
     # With as many spinning threads as cores, and cores that are busy, small steps take forty times as long.
@@ -43,7 +29,7 @@ ENVIRONMENT = {
     # pydantic looks for plugins of its own in every distribution, and falls over one with damaged metadata.
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
 }
-"""Variables that have to stand before torch and its neighbours are imported."""
+"""Variables to set before torch and the other libraries are imported."""
 
 
 def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -53,10 +39,7 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def quiet_libraries(handler: logging.Handler | None = None) -> None:
-    """Send what libraries log and warn to ``handler`` (None: drop it), and switch their progress bars off.
-
-    May be called again, with another handler or after more libraries were imported.
-    """
+    """Send what libraries log and warn to ``handler`` (None: drop it), and switch their progress bars off; may be repeated."""
     import logging  # here, because `align --help` imports this module
 
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -64,8 +47,7 @@ def quiet_libraries(handler: logging.Handler | None = None) -> None:
 
     transformers_logging.disable_progress_bar()
     disable_progress_bars()
-    datasets = sys.modules.get("datasets")
-    if datasets is not None:
+    if datasets := sys.modules.get("datasets"):
         datasets.disable_progress_bars()
     # The first record would make transformers add a console handler of its own: let it do so before they are replaced.
     transformers_logging.get_verbosity()

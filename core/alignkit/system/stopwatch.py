@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Adds up the time spent in named stages; a stage inside another counts for itself alone."""
+    """The time spent in named stages; a stage inside another is not part of the outer one."""
 
     def __init__(self) -> None:
         self._spent: dict[str, list[float]] = {}
@@ -31,12 +31,11 @@ class Stopwatch:
                     self._inner[-1][k] += whole[k]
 
     def added_to(self, earlier: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-        """Return ``{stage: {seconds, cpu_seconds}}``, on top of what an interrupted part of the run had spent."""
+        """Return ``{stage: {seconds, cpu_seconds}}``, plus those of the interrupted part of the run."""
         total = {name: dict(spent) for name, spent in earlier.items()}
-        for name, (seconds, cpu_seconds) in self._spent.items():
-            stage = total.setdefault(name, {"seconds": 0.0, "cpu_seconds": 0.0})
-            stage["seconds"] += seconds
-            stage["cpu_seconds"] += cpu_seconds
+        for name, spent in self._spent.items():
+            before = total.get(name, {"seconds": 0.0, "cpu_seconds": 0.0})
+            total[name] = {key: before[key] + more for key, more in zip(("seconds", "cpu_seconds"), spent, strict=True)}
         return total
 
 
