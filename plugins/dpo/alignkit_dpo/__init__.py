@@ -1,7 +1,5 @@
 """Direct preference optimisation (DPO) and variants of its loss."""
 
-from __future__ import annotations
-
 from alignkit_dpo.losses import dpo_loss
 from alignkit_dpo.method import DPO, DPOSettings
 

@@ -1,7 +1,5 @@
 """Group-relative policy optimisation (GRPO), with RLOO as a setting."""
 
-from __future__ import annotations
-
 from alignkit_grpo.losses import group_advantages
 from alignkit_grpo.method import GRPO, GRPOSettings
 

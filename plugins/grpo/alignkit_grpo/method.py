@@ -68,7 +68,6 @@ class GRPO(Method[GRPOSettings]):
 
     @property
     def reuse(self) -> Reuse:
-        """How often a rollout is trained on."""
         return self.settings.reuse
 
     @hookimpl
@@ -77,7 +76,8 @@ class GRPO(Method[GRPOSettings]):
         s = self.settings
         batch = rollouts.sample(batch, s.group)
         old = rollouts.score(batch, entropy=True)
-        tokens = {"logps": old.logps, "entropy": old.entropy if old.entropy is not None else old.logps}
+        assert old.entropy is not None
+        tokens = {"logps": old.logps, "entropy": old.entropy}
         rewards = batch.answers("reward", old.logps)  # (S,)
         if s.kl_coef:
             reference = rollouts.score(batch, reference=True)

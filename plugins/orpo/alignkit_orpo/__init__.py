@@ -1,7 +1,5 @@
 """Odds-ratio preference optimisation (ORPO), without a reference model."""
 
-from __future__ import annotations
-
 from alignkit_orpo.losses import log1mexp, log_odds_ratio, odds_ratio_loss
 from alignkit_orpo.method import ORPO, ORPOSettings
 

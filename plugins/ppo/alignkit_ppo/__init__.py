@@ -1,7 +1,5 @@
 """Proximal policy optimisation (PPO)."""
 
-from __future__ import annotations
-
 from alignkit_ppo.losses import clipped_policy_loss, clipped_value_loss, explained_variance, gae
 from alignkit_ppo.method import PPO, PPOSettings
 

@@ -80,15 +80,12 @@ class PPO(Method[PPOSettings]):
 
     @property
     def reuse(self) -> Reuse:
-        """How often a rollout is trained on."""
         return self.settings.reuse
 
     def state(self) -> dict[str, float]:
-        """Return the adaptive coefficient of the KL penalty."""
         return {"kl_coef": self.kl_coef}
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Restore the coefficient from a checkpoint."""
         self.kl_coef = state.get("kl_coef", self.kl_coef)
 
     @hookimpl
@@ -97,6 +94,8 @@ class PPO(Method[PPOSettings]):
         s = self.settings
         batch = rollouts.sample(batch)
         old = rollouts.score(batch, values=True, entropy=True)
+        assert old.values is not None
+        assert old.entropy is not None
         log_ratios = old.logps - rollouts.score(batch, reference=True).logps  # (N,)
         penalty = log_ratios if s.kl_estimator == "k1" else (-log_ratios).expm1() + log_ratios
         rewards = -self.kl_coef * penalty
@@ -104,16 +103,15 @@ class PPO(Method[PPOSettings]):
         rewards[last] += batch.answers("reward", rewards)  # the reward of the answer is given at its last token
         if s.whiten_rewards:
             rewards = whiten(rewards, rollouts, shift_mean=False)
-        values = old.values if old.values is not None else torch.zeros_like(rewards)
-        advantages = gae(rewards, values, old.lengths, gamma=s.gamma, lam=s.lam)
-        returns = advantages + values
+        advantages = gae(rewards, old.values, old.lengths, gamma=s.gamma, lam=s.lam)
+        returns = advantages + old.values
         if s.whiten_advantages:
             advantages = whiten(advantages, rollouts)
         kl = old.logps.new_zeros(len(old.lengths)).index_add(0, old.sequence, log_ratios)  # (S,)
-        shared = {"kl_coef": self.kl_coef, "explained_variance": explained_variance(values, returns)}
+        shared = {"kl_coef": self.kl_coef, "explained_variance": explained_variance(old.values, returns)}
         self._adapt(kl, rollouts)
-        batch = batch.with_tokens(logps=old.logps, advantages=advantages, returns=returns, values=values)
-        batch = batch.with_tokens(entropy=old.entropy) if old.entropy is not None else batch
+        tokens = {"logps": old.logps, "values": old.values, "entropy": old.entropy}
+        batch = batch.with_tokens(**tokens, advantages=advantages, returns=returns)
         return batch.with_answers(kl=kl).with_shared(**shared)
 
     def _adapt(self, kl: torch.Tensor, rollouts: Rollouts) -> None:
@@ -145,10 +143,8 @@ class PPO(Method[PPOSettings]):
         }
         metrics = rollout_metrics(batch, scores.logps)
         metrics |= {name: Metric(value.float().sum(), "completion_tokens") for name, value in tokens.items()}
-        return LossOutput(
-            [
-                LossTerm("policy", policy_loss.sum(), "completion_tokens"),
-                LossTerm("value", value_loss.sum(), "completion_tokens", s.value_coef),
-            ],
-            metrics,
-        )
+        terms = [
+            LossTerm("policy", policy_loss.sum(), "completion_tokens"),
+            LossTerm("value", value_loss.sum(), "completion_tokens", s.value_coef),
+        ]
+        return LossOutput(terms, metrics)

@@ -12,8 +12,6 @@ from pydantic import Field, field_validator
 
 
 class LengthSettings(Settings):
-    """Settings of the length reward."""
-
     target: int | None = Field(None, ge=1, description="desired number of tokens (default: the shorter the better)")
     scale: float = Field(100.0, gt=0, description="number of tokens that cost one point")
 
@@ -25,14 +23,11 @@ class Length(Reward[LengthSettings]):
     settings_type = LengthSettings
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
-        """Return -|tokens - target| / scale."""
         target = self.settings.target or 0
         return [-abs(len(answer.answer_ids) - target) / self.settings.scale for answer in answers]
 
 
 class RegexSettings(Settings):
-    """Settings of the regex reward."""
-
     pattern: str = Field(description="Python regular expression")
     whole: bool = Field(False, description="require the whole answer to match, not just a part")
 
@@ -53,15 +48,12 @@ class Regex(Reward[RegexSettings]):
     settings_type = RegexSettings
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
-        """Return 1.0 or 0.0 each."""
         pattern = re.compile(self.settings.pattern, re.DOTALL)
         find = pattern.fullmatch if self.settings.whole else pattern.search
         return [float(find(answer.answer) is not None) for answer in answers]
 
 
 class MatchSettings(Settings):
-    """Settings of the match reward."""
-
     column: str = Field("answer", description="data column with the correct answer")
     extract: str | None = Field(
         None,
@@ -79,15 +71,12 @@ class Match(Reward[MatchSettings]):
     settings_type = MatchSettings
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
-        """Return 1.0 or 0.0 each; raises :class:`DataError` naming a row without the column."""
         return [float(self._right(answer)) for answer in answers]
 
     def _right(self, answer: Answered) -> bool:
-        truth = answer.fields.get(self.settings.column)
-        if truth is None:
-            raise DataError(
-                f"row {answer.id} has no column {self.settings.column!r}, which reward match compares the answer with"
-            )
+        column = self.settings.column
+        if (truth := answer.fields.get(column)) is None:
+            raise DataError(f"row {answer.id} has no column {column!r}, which reward match compares the answer with")
         found = self._extracted(answer.answer)
         return found is not None and found == self._extracted(str(truth), whole=True)
 
@@ -107,8 +96,6 @@ class Match(Reward[MatchSettings]):
 
 
 class FunctionSettings(Settings):
-    """Settings of the function reward."""
-
     function: str = Field(description="package.module:function")
 
 
@@ -123,13 +110,10 @@ class Function(Reward[FunctionSettings]):
         self.function = as_reward(load_function(settings.function), settings.function)
 
     def __call__(self, answers: Sequence[Answered]) -> Sequence[float]:
-        """Return the function's rewards."""
         return self.function(answers)
 
 
 class TrainedRewardSettings(Settings):
-    """Settings of the model reward."""
-
     path: str = Field(description="run, model or adapter directory of a reward model")
     max_length: int = Field(
         1024, ge=2, description="maximum tokens of prompt and answer, if the reward model has another tokenizer"
@@ -147,5 +131,4 @@ class TrainedReward(Reward[TrainedRewardSettings]):
         self.model = RewardModel(settings.path, settings.max_length)
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
-        """Return the rewards; the model is loaded on the first call."""
         return self.model.score(answers)

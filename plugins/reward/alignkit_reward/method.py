@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from alignkit import (
     Batch,
+    Example,
     LoadedModel,
     LossOutput,
     LossTerm,
@@ -56,9 +55,7 @@ class RewardModelling(Method[RewardSettings]):
         s = self.settings
         scores = policy.score(batch.examples)
         chosen, rejected = scores.split(scores.logps)  # (G,) each
-        margins = (
-            0.0 if s.margin is None else chosen.new_tensor([_margin(e.fields, s.margin, e.id) for e in batch.examples])
-        )
+        margins = 0.0 if s.margin is None else chosen.new_tensor([_margin(e, s.margin) for e in batch.examples])
         losses = reward_loss(chosen, rejected, margins=margins, label_smoothing=s.label_smoothing)
         terms = [LossTerm("bradley_terry", losses.sum(), "rows")]
         if s.center:
@@ -72,8 +69,8 @@ class RewardModelling(Method[RewardSettings]):
         return LossOutput(terms, {name: Metric(value.detach().sum(), "rows") for name, value in values.items()})
 
 
-def _margin(fields: Mapping[str, Any], column: str, row: str) -> float:
-    value = fields.get(column)
+def _margin(example: Example, column: str) -> float:
+    value = example.fields.get(column)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"row {row}: the margin column {column!r} is {value!r}, which is not a finite number")
+        raise DataError(f"row {example.id}: the margin column {column!r} is {value!r}, which is not a finite number")
     return float(value)

@@ -1,7 +1,5 @@
 """Supervised fine-tuning: negative log-likelihood of the completion."""
 
-from __future__ import annotations
-
 from alignkit_sft.method import SFT, SFTSettings
 
 __all__ = ["SFT", "SFTSettings"]

@@ -33,14 +33,9 @@ def columns(rows: Sequence[Row], kind: str) -> Any:
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    names = {
-        "preference": ("chosen", "rejected"),
-        "completion": ("completion",),
-        "unpaired": ("completion",),
-        "prompt": (),
-    }
+    names = {"preference": ("chosen", "rejected"), "completion": ("completion",), "unpaired": ("completion",)}
     table: dict[str, list[Any]] = {"prompt": [_plain(row.prompt) for row in rows]}
-    for i, name in enumerate(names[kind]):
+    for i, name in enumerate(names.get(kind, ())):
         table[name] = [_plain(row.answers[i]) for row in rows]
     if kind == "unpaired":
         table["label"] = [bool(row.fields["label"]) for row in rows]
@@ -62,11 +57,9 @@ class OurOrder(torch.utils.data.Sampler[int]):
         self.parts, self.epoch = parts, 0
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.parts.rows_of_epoch(0))
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the rows of the epoch."""
         return iter(self.parts.rows_of_epoch(self.epoch))
 
     def set_epoch(self, epoch: int) -> None:
@@ -98,7 +91,6 @@ class RunMetrics(TrainerCallback):
         self.parts, self.memory = parts, memory
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Add the metrics to a record of training."""
         if logs is None or "loss" not in logs:
             return
         tokens = logs.pop("num_tokens", None)
@@ -107,20 +99,14 @@ class RunMetrics(TrainerCallback):
 
     def _tokens(self, steps: int) -> int:
         """Return the tokens trained on so far; a prompt counts once per completion, because TRL does not share it."""
-        parts = self.parts
-        order = (row for step in range(steps) for row in parts.rows_of_step(step, steps))
-        rows = (parts.train[row] for row in order)
+        rows = (self.parts.train[row] for step in range(steps) for row in self.parts.rows_of_step(step, steps))
         return sum(sum(len(row.prompt) + len(c) for c in row.completions) for row in rows)
 
 
-def reward_functions(rewards: Sequence[NamedReward], rows: Sequence[Row], tokenizer: Any) -> list[Any]:
-    """Return alignkit's rewards as TRL's reward functions."""
-    return [_as_trl(reward, rows, tokenizer) for reward in rewards]
+def as_trl_reward(reward: NamedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
+    """Return a reward of alignkit as a reward function of TRL."""
 
-
-def _as_trl(reward: NamedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
     def reward_function(prompts: Any, completions: Any, completion_ids: Any, row: Any, **_: Any) -> list[float]:
-        ends = {tokenizer.eos_token_id}
         answers = [
             Answered(
                 id=rows[number].id,
@@ -128,7 +114,7 @@ def _as_trl(reward: NamedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
                 answer=completion if isinstance(completion, str) else str(completion[-1]["content"]),
                 prompt_ids=tokenizer(_text(prompt, tokenizer), add_special_tokens=False)["input_ids"],
                 answer_ids=ids,
-                ended=bool(ids) and ids[-1] in ends,
+                ended=bool(ids) and ids[-1] == tokenizer.eos_token_id,
                 tokenizer=tokenizer,
                 fields=rows[number].fields,
             )

@@ -35,13 +35,9 @@ class TRLMethod(Method[Settings]):
         """Build TRL's trainer with the run's model, rows, arguments and callbacks."""
         from alignkit_trl import bridge
 
-        config = parts.config
-        given = self.settings.model_dump()
-        specs = getattr(self.settings, "rewards", [])
-        given.pop("rewards", None)
-        given |= self.fixed
-        if "max_length" in given and given["max_length"] is None:
-            given["max_length"] = config.data.max_length
+        given = self.settings.model_dump(exclude={"rewards"}) | dict(self.fixed)
+        if given.get("max_length", 0) is None:
+            given["max_length"] = parts.config.data.max_length
         train = bridge.columns(parts.rows("train"), self.rows)
         if self.fixed:  # sequential rows: in the engine's order of the first epoch
             train = train.select(parts.rows_of_epoch(0))
@@ -51,10 +47,10 @@ class TRLMethod(Method[Settings]):
             # TRL would load the reference from the model's path, whose content may have changed.
             more["ref_model"] = copy.deepcopy(parts.model)
         if self.has_rewards:
-            if not specs:
+            if not (rewards := open_rewards(getattr(self.settings, "rewards", []))):
                 raise ConfigError(f"method {self.name} needs a reward: --set reward=NAME (align rewards lists them)")
-            rewards = open_rewards(specs)
-            more["reward_funcs"] = bridge.reward_functions(rewards, parts.rows("train"), parts.tokenizer)
+            rows, tokenizer = parts.rows("train"), parts.tokenizer
+            more["reward_funcs"] = [bridge.as_trl_reward(reward, rows, tokenizer) for reward in rewards]
             given["reward_weights"] = [reward.weight for reward in rewards]
         kind = parts.staged(load(self.trainer))
         if self.own_order and not self.fixed:

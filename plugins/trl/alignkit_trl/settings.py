@@ -48,10 +48,7 @@ def settings_of(path: str, *, rewards: bool) -> type[Settings]:
     if rewards:
         about = "one or several rewards to maximise, as for ppo"
         fields["rewards"] = (RewardSpecs, Field(default_factory=list, alias="reward", description=about))
-    made: type[Settings] = create_model(
-        f"{source.__name__}Settings", __base__=Settings, __doc__=source.__doc__, **fields
-    )
-    return made
+    return create_model(f"{source.__name__}Settings", __base__=Settings, __doc__=source.__doc__, **fields)
 
 
 def _is_plain(value: Any) -> bool:
