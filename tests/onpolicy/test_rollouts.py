@@ -11,7 +11,7 @@ from alignkit import OnPolicySettings
 from alignkit.contract.batch import Batch
 from alignkit.errors import ConfigError
 from alignkit.onpolicy.rollouts import buffer_state, restored_buffer, whiten
-from alignkit.onpolicy.samplers import ModelSampler, stop_tokens
+from alignkit.onpolicy.samplers import model_sampler, stop_tokens
 from alignkit.scoring.critic import add_critic, critic_of
 from alignkit.scoring.reference import StartWeights
 
@@ -60,7 +60,7 @@ def test_what_is_sampled_follows_from_seed_and_rollout_alone() -> None:
 def test_padding_changes_no_answer() -> None:
     model, settings = tiny_llama(), OnPolicySettings(max_new_tokens=8, top_k=1)
     prompts = [list(example.prompt) for example in random_prompts(6)]
-    sampler = ModelSampler(model, Words(), settings, ())  # type: ignore[arg-type]
+    sampler = model_sampler(model, Words(), settings, ())  # type: ignore[arg-type]
     assert len({len(prompt) for prompt in prompts}) > 1
     assert sampler(prompts, 0) == [answer for prompt in prompts for answer in sampler([prompt], 0)]
 

@@ -31,7 +31,6 @@ class Line(NamedTuple):
 
     @property
     def change(self) -> float | None:
-        """Difference after - before."""
         return None if self.before is None or self.after is None else self.after.value - self.before.value
 
 

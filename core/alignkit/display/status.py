@@ -23,8 +23,6 @@ SHOWN = tuple(
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Status of a run."""
-
     path: Path
     status: str
     """As in run.json; ``dead`` if that is ``running`` and no process holds the lock."""
@@ -84,7 +82,6 @@ def _total(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> i
 
 
 def lines(found: RunStatus) -> list[str]:
-    """Return the status as lines of text."""
     of = "" if found.steps is None else f" of {found.steps}"
     left = "" if found.seconds_left is None else f", about {duration(found.seconds_left)} left"
     out = [f"{found.path}: {found.method}, {found.status}, step {found.step}{of}{left}"]

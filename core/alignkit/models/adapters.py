@@ -26,21 +26,19 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str
     import peft
     import torch
 
-    known = {"r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "modules_to_save", "task_type"}
-    clash = known & set(config.options)
-    if clash:
+    options = {
+        "r": config.r,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": config.target_modules,
+        "use_dora": config.dora,
+        "modules_to_save": config.modules_to_save,
+        "task_type": task,
+    }
+    if clash := options.keys() & config.options.keys():
         raise ModelError(f"model.lora.options.{min(clash)} is set by model.lora itself")
     try:
-        adapter = peft.LoraConfig(
-            r=config.r,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=config.target_modules,
-            use_dora=config.dora,
-            modules_to_save=config.modules_to_save,
-            task_type=task,
-            **config.options,
-        )
+        adapter = peft.LoraConfig(**options, **config.options)
         if getattr(model, "is_quantized", False):
             model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         with torch.random.fork_rng():

@@ -19,8 +19,6 @@ from alignkit.models.weights import switch_off_dropout
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling settings of answers."""
-
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
@@ -47,7 +45,6 @@ class ChatModel:
     def answers(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling, *, raw: bool = False
     ) -> list[str]:
-        """Return the answer to every conversation."""
         tokenizer = self.loaded.tokenizer
         prompts = [self._ids(messages, raw) for messages in conversations]
         found = generate(self.loaded.model, tokenizer, prompts, **asdict(sampling))

@@ -24,7 +24,6 @@ class GeneratedAnswer(NamedTuple):
 
     @property
     def completion(self) -> list[int]:
-        """All generated tokens, the end token included."""
         return self.tokens if self.end is None else [*self.tokens, self.end]
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, first_line
 
-WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-
 
 def resolve_path(name: str) -> str:
     """Return the path or hub id for ``from_pretrained``; ``name`` is ``demo``, a run or model directory, or a hub id."""
@@ -49,7 +47,7 @@ def adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
     if not (directory / "adapter_config.json").is_file():
         if not (directory / "config.json").is_file():
             raise ModelError(f"{config.name} holds no model: it has neither config.json nor adapter_config.json")
-        if not any(any(directory.glob(pattern)) for pattern in WEIGHT_FILES):
+        if not any(any(directory.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")):
             raise ModelError(f"{config.name} has a config.json but no weights (*.safetensors)")
         return path, None
     try:

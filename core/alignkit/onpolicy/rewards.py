@@ -24,8 +24,6 @@ RewardFunction = Callable[[Sequence[Answered]], Sequence[float]]
 
 @dataclass(frozen=True)
 class LoadedReward:
-    """A loaded reward with its weight."""
-
     label: str
     weight: float
     function: RewardFunction
@@ -101,13 +99,12 @@ def load_function(name: str) -> Callable[..., Any]:
     if not colon or not module or not attribute:
         raise ConfigError(f"{name!r} does not name a function: write package.module:function")
     try:
-        function = getattr(import_module(module), attribute)
+        function: Callable[..., Any] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"there is no function {name}: {error}") from error
     if not callable(function):
         raise ConfigError(f"{name} is not a function")
-    found: Callable[..., Any] = function
-    return found
+    return function
 
 
 def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:

@@ -56,7 +56,6 @@ class ModelRollouts:
 
     def sample(self, batch: Batch, n: int = 1) -> Batch:
         """Return the rows with ``n`` sampled answers each and the columns ``reward``, ``reward/NAME`` and ``ended``."""
-        settings = self.parts.settings
         prompts = [list(example.prompt) for example in batch.examples for _ in range(n)]
         seeds = np.random.SeedSequence([self.parts.seed, self.number, self.rank, int(self.training)])
         answers = self.parts.sampler(prompts, int(seeds.generate_state(1)[0])) if prompts else []
@@ -81,9 +80,9 @@ class ModelRollouts:
             for example, group in zip(examples, groups, strict=True)
             for answer in group
         ]
-        found = score_answers(self.parts.rewards, answered)
+        found, penalty = score_answers(self.parts.rewards, answered), self.parts.settings.missing_end_penalty
         ended = [float(answer.ended) for answer in answers]
-        total = [r - settings.missing_end_penalty * (1 - e) for r, e in zip(found.total, ended, strict=True)]
+        total = [r - penalty * (1 - e) for r, e in zip(found.total, ended, strict=True)]
         flat = {"reward": total, "ended": ended} | {f"reward/{k}": v for k, v in found.parts.items()}
         if self.training and self.number == 0 and len(total) > 1 and len(set(total)) == 1:
             text = "every answer of the first rollout got the reward %g, so there is nothing to learn from"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from alignkit.contract.batch import Batch
 from alignkit.contract.types import Metric
@@ -16,39 +16,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Sampler(Protocol):
-    """Generates answers with the policy's current weights."""
-
-    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
-        """Return one answer per prompt, in the order of the prompts."""
+Sampler: TypeAlias = Callable[[Sequence[Sequence[int]], int], list[GeneratedAnswer]]
+"""Generates one answer per prompt with the policy's current weights, given the prompts and a seed."""
 
 
-class ModelSampler:
-    """Generates with the trained model itself (``model.generate`` with its key-value cache)."""
-
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        settings: OnPolicySettings,
-        stop: Collection[int],
-    ) -> None:
-        self.model, self.tokenizer, self.settings, self.stop = model, tokenizer, settings, stop
-
-    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
-        settings = self.settings
-        return generate(
-            self.model,
-            self.tokenizer,
-            prompts,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            stop=self.stop,
-            seed=seed,
-            batch_size=settings.samples_per_batch,
-        )
+def model_sampler(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, settings: OnPolicySettings, stop: Collection[int]
+) -> Sampler:
+    """Return a sampler that generates with the trained model itself (``model.generate`` with its key-value cache)."""
+    options = settings.model_dump(include={"max_new_tokens", "temperature", "top_p", "top_k"})
+    options |= {"stop": stop, "batch_size": settings.samples_per_batch}
+    return lambda prompts, seed: generate(model, tokenizer, prompts, seed=seed, **options)
 
 
 def make_sampler(
@@ -57,7 +35,7 @@ def make_sampler(
     """Return the sampler named in the settings; raises :class:`ConfigError` if it is not available."""
     stop = stop_tokens(tokenizer, settings.stop)
     if settings.sampler == "model":
-        return ModelSampler(model, tokenizer, settings, stop)
+        return model_sampler(model, tokenizer, settings, stop)
     from alignkit.onpolicy.vllm import VLLMSampler
 
     return VLLMSampler(model, tokenizer, settings, stop, path)

@@ -156,10 +156,9 @@ def _make(wanted: Path, *, numbered: bool) -> Path:
         if numbered:
             return _make_free(wanted)
         wanted.mkdir(exist_ok=True)
-    except FileExistsError as error:
-        raise ConfigError(f"cannot create the run directory {wanted}: {error.filename} is a file") from error
     except OSError as error:
-        raise ConfigError(f"cannot create the run directory {wanted}: {error.strerror}") from error
+        reason = f"{error.filename} is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise ConfigError(f"cannot create the run directory {wanted}: {reason}") from error
     if not os.access(wanted, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write to the run directory {wanted}: permission denied")
     return wanted

@@ -73,15 +73,11 @@ class DataRecord(_Record):
 
 
 class EnvironmentRecord(_Record):
-    """Where the run took place."""
-
     versions: dict[str, str] = {}
     hardware: dict[str, Any] = {}
 
 
 class EvaluationRecord(_Record):
-    """Metrics before and after training."""
-
     before: Metrics = {}
     after: Metrics = {}
 

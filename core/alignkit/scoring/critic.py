@@ -87,13 +87,10 @@ def load_critic(model: nn.Module, directory: Path) -> None:
     if critic is None:
         return
     path = directory / FILE
-    wanted = {name: p for name, p in critic.named_parameters() if p.requires_grad}
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if found.keys() != wanted.keys():
+    if found.keys() != {name for name, p in critic.named_parameters() if p.requires_grad}:
         raise CheckpointError(f"{path} belongs to a critic of another kind")
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(found[name])
+    critic.load_state_dict(found, strict=False)  # frozen weights are the policy's

@@ -32,20 +32,14 @@ def row_masks(plan: Plan, config: Any, *, additive: bool, dtype: torch.dtype) ->
     measured in positions, which differ from columns where a prompt is shared. Eager attention silently misreads boolean
     masks and needs ``additive`` ones (0, or the lowest number of ``dtype``); SDPA takes either.
     """
-    sees = _tree_mask(plan.branch)
+    query, key = plan.branch[:, None, :, None], plan.branch[:, None, None, :]
+    # Padding attends to itself: no row is empty.
+    sees = ((key == 0) | (key == query)).tril()
     masks = {kind: sees & _reach(kind, config, plan.position_ids) for kind in sorted(layer_types(config))}
     if additive:
         zeros, lowest = torch.zeros(sees.shape, dtype=dtype, device=sees.device), torch.finfo(dtype).min
         masks = {kind: zeros.masked_fill(~mask, lowest) for kind, mask in masks.items()}
     return masks if len(masks) > 1 else masks.popitem()[1]
-
-
-def _tree_mask(branch: torch.Tensor) -> torch.Tensor:
-    """Return where a query (axis 2) may attend to a key (axis 3), ignoring windows. Padding attends to itself: no row is empty."""
-    query, key = branch[:, None, :, None], branch[:, None, None, :]
-    width = branch.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool, device=branch.device).tril()
-    return causal & ((key == 0) | (key == query))
 
 
 def _reach(kind: str, config: Any, positions: torch.Tensor) -> torch.Tensor:

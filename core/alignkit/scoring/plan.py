@@ -79,7 +79,6 @@ class Plan:
         return (self.branch >= 0).long()
 
     def to(self, device: torch.device | str) -> Plan:
-        """Return the plan with its tensors on ``device``."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
@@ -109,13 +108,8 @@ def make_plan(
 ) -> Plan:
     """Lay out ``examples`` for one forward of the model.
 
-    Args:
-        examples: rows to score; at least one.
-        prompt: score the tokens of every prompt as well, once per prompt.
-        backend: layout and forward.
-        share: encode a prompt once for all of its completions (``packed`` and ``rows`` only).
-        pad_id: token id of padding.
-        wanted: further outputs.
+    ``prompt`` scores the tokens of every prompt as well, once per prompt; ``share`` encodes a prompt once for all of its
+    completions (``packed`` and ``rows`` only).
 
     Raises:
         DataError: an empty batch, prompt or completion, or a completion without a scored token, whose mean would be 0/0.
@@ -143,18 +137,16 @@ def _trees(row: int, example: Example, score_prompt: bool, share: bool) -> list[
 
 def _mask(example: Example, completion: int, length: int) -> npt.NDArray[np.bool_] | None:
     """Check and return the score mask of one completion (None: all tokens)."""
+    name = f"completion {completion} of row {example.id!r}"
     if not length:
-        raise DataError(f"completion {completion} of row {example.id!r} is empty")
-    given = None if example.masks is None else example.masks[completion]
-    if given is None:
+        raise DataError(f"{name} is empty")
+    if example.masks is None or (given := example.masks[completion]) is None:
         return None
     mask = np.asarray(given, dtype=np.bool_)
     if len(mask) != length:
-        raise DataError(
-            f"the mask of completion {completion} of row {example.id!r} has {len(mask)} entries for {length} tokens"
-        )
+        raise DataError(f"the mask of {name} has {len(mask)} entries for {length} tokens")
     if not mask.any():
-        raise DataError(f"completion {completion} of row {example.id!r} has no scored token")
+        raise DataError(f"{name} has no scored token")
     return mask
 
 
@@ -177,13 +169,14 @@ def _fill(
     branch = np.full_like(ids, -1)
     source: list[_Ints] = []
     targets: list[_Ints] = []
-    lengths: list[int] = []
     prompt_source: list[_Ints] = []
     prompt_targets: list[_Ints] = []
     prompt_rows: list[_Ints] = []
+    segments: list[Segment] = []
     for start, tree in zip(starts, trees, strict=True):
         width = len(tree.prompt)
         end = start + width
+        segments.append(Segment(start, width, tuple(map(len, tree.completions))))
         ids[start:end], positions[start:end], branch[start:end] = tree.prompt, np.arange(width), 0
         if tree.scores_prompt:
             prompt_source.append(np.arange(start, end - 1))
@@ -197,7 +190,7 @@ def _fill(
             predicts[0] = last
             source.append(predicts if mask is None else predicts[mask])
             targets.append(tokens if mask is None else tokens[mask])
-            lengths.append(len(targets[-1]))
+    lengths = [len(tokens) for tokens in targets]
     return Plan(
         backend=backend,
         input_ids=torch.from_numpy(ids.reshape(shape)),
@@ -210,17 +203,13 @@ def _fill(
         prompt_source=_join(prompt_source),
         prompt_targets=_join(prompt_targets),
         prompt_row=_join(prompt_rows),
-        segments=tuple(
-            Segment(start, len(tree.prompt), tuple(map(len, tree.completions)))
-            for start, tree in zip(starts, trees, strict=True)
-        ),
+        segments=tuple(segments),
         rows=rows,
         wanted=NOTHING_ELSE,
     )
 
 
 def _join(parts: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
-    """Concatenate index arrays into one long tensor."""
     return torch.from_numpy(np.concatenate(parts).astype(np.int64)) if parts else torch.zeros(0, dtype=torch.long)
 
 

@@ -122,17 +122,15 @@ def _attention_dropout(config: Any) -> bool:
 
 def _examples(config: Any) -> tuple[list[Example], int]:
     """Return the probe's rows of pseudo-random ids without special tokens, and an id for padding."""
-    special: set[int] = set()
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(config, name, None)
-        special.update(value if isinstance(value, list | tuple) else () if value is None else (value,))
+    named = [getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")]
+    special = {i for value in named for i in (value if isinstance(value, list | tuple) else [value])}
     ordinary = [i for i in range(min(config.vocab_size, 50_000)) if i not in special] or [0]
     draw = random.Random(0)
     rows = [
         Example(str(i), draw.choices(ordinary, k=prompt), tuple(draw.choices(ordinary, k=n) for n in completions))
         for i, (prompt, completions) in enumerate(_SHAPES)
     ]
-    pad = getattr(config, "pad_token_id", None)
+    pad = named[2]
     return rows, pad if isinstance(pad, int) and 0 <= pad < config.vocab_size else ordinary[0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from alignkit.errors import ConfigError, ModelError, suggest
 from alignkit.scoring.backends import innermost, install_forward, text_config
 from alignkit.scoring.plan import Backend, Scorer
 
-BACKENDS: tuple[Backend, ...] = ("packed", "rows", "padded", "plain")
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 """All backends, fastest first."""
 
 _STATE = "_alignkit_scorer"
@@ -52,18 +52,15 @@ def install(
 
 def _refuse(model: nn.Module, base: Any) -> None:
     """Raise :class:`ModelError` for models whose sequences cannot be scored as prompt and completion."""
-    config = getattr(base, "config", None)
+    config, name = getattr(base, "config", None), type(base).__name__
     if config is None or not hasattr(base, "get_output_embeddings"):
-        raise ModelError(f"{type(base).__name__} is not a transformers causal language model")
+        raise ModelError(f"{name} is not a transformers causal language model")
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(
-            f"{type(base).__name__} is an encoder-decoder model: only causal language models can be scored"
-        )
+        raise ModelError(f"{name} is an encoder-decoder model: only causal language models can be scored")
     if text_config(base).vocab_size is None:
-        raise ModelError(f"{type(base).__name__} has no vocabulary size in its configuration")
-    for name, adapter in (getattr(model, "peft_config", None) or {}).items():
+        raise ModelError(f"{name} has no vocabulary size in its configuration")
+    for label, adapter in (getattr(model, "peft_config", None) or {}).items():
         if getattr(adapter, "is_prompt_learning", False):
             kind = getattr(adapter.peft_type, "value", adapter.peft_type)
-            raise ModelError(
-                f"adapter {name!r} is of type {kind}, which inserts virtual tokens before the prompt: use LoRA"
-            )
+            reason = "which inserts virtual tokens before the prompt: use LoRA"
+            raise ModelError(f"adapter {label!r} is of type {kind}, {reason}")

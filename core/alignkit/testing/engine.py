@@ -12,7 +12,7 @@ from alignkit.contract.rewards import Answered
 from alignkit.contract.rows import Row
 from alignkit.onpolicy.rewards import LoadedReward
 from alignkit.onpolicy.rollouts import RolloutParts
-from alignkit.onpolicy.samplers import ModelSampler
+from alignkit.onpolicy.samplers import model_sampler
 from alignkit.onpolicy.settings import OnPolicySettings
 from alignkit.scoring.critic import add_critic
 from alignkit.scoring.policy import ModelPolicy
@@ -60,7 +60,7 @@ def rollout_parts(
     tokenizer: Any = Words()
     return RolloutParts(
         settings=settings,
-        sampler=ModelSampler(model, tokenizer, settings, ()),
+        sampler=model_sampler(model, tokenizer, settings, ()),
         rewards=[LoadedReward(f"r{i}", 1.0, reward) for i, reward in enumerate(rewards or [good_share])],
         tokenizer=tokenizer,
         rows={"train": lambda: rows, "eval": lambda: rows},
