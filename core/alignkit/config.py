@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
-def _split_words(value: Any) -> Any:
+def split_words(value: Any) -> Any:
     """Split text at commas, as lists are written on the command line: ``"prefs, perplexity"``."""
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
-Words = Annotated[list[str], BeforeValidator(_split_words)]
+Words = Annotated[list[str], BeforeValidator(split_words)]
 """A list of words, also accepted as text separated by commas."""
 
 
@@ -35,7 +35,6 @@ class MethodConfig(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The method's settings as given."""
         return dict(self.model_extra or {})
 
 
@@ -116,7 +115,6 @@ class SourceConfig(Reading):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
-        """Accept text as a source."""
         return {"source": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -238,7 +236,6 @@ class DataConfig(Reading):
 
     @property
     def names(self) -> list[str]:
-        """The names of the training sources."""
         return [p.name or p.source.rstrip("/").rpartition("/")[2].partition(".")[0] or p.source for p in self.parts]
 
 

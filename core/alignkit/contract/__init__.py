@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _NAMES = {
-    "batch": "COUNTS Batch Example Scores by_length split_flat token_batches",
+    "batch": "COUNTS Batch Example Scores by_length token_batches",
     "losses": "NLLReduction NLLScope nll_term preference_metrics",
     "model": "LoadedModel",
     "rewards": "Answered NamedReward Reward RewardSpec RewardSpecs",

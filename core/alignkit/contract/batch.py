@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,14 +90,16 @@ class Batch:
 
     def with_tokens(self, **values: torch.Tensor) -> Batch:
         """Return the batch with more columns of one number per scored token, each given as ``[N]``."""
-        lengths = [sum(e.scored_tokens(i) for i in range(len(e.completions))) for e in self.examples]
-        columns = {name: split_flat(flat.detach().cpu(), lengths) for name, flat in values.items()}
+        lengths = [COUNTS["completion_tokens"](example) for example in self.examples]
+        columns = {name: flat.detach().cpu().split_with_sizes(lengths) for name, flat in values.items()}
         return replace(self, columns={**self.columns, **columns})
 
     def with_answers(self, **values: torch.Tensor) -> Batch:
         """Return the batch with more columns of one number per completion, each given as ``[S]``."""
-        sizes = [len(example.completions) for example in self.examples]
-        columns = {name: [part.tolist() for part in split_flat(flat.cpu(), sizes)] for name, flat in values.items()}
+        sizes = [len(e.completions) for e in self.examples]
+        columns = {
+            name: [part.tolist() for part in flat.cpu().split_with_sizes(sizes)] for name, flat in values.items()
+        }
         return replace(self, columns={**self.columns, **columns})
 
     def with_shared(self, **values: float) -> Batch:
@@ -142,12 +143,6 @@ class Batch:
     def cut(self, max_rows: int, max_tokens: int) -> Iterator[Batch]:
         """Return micro-batches of at most ``max_rows`` rows and ``max_tokens`` tokens; a longer row is a batch of its own."""
         return map(self.rows, token_batches([e.tokens for e in self.examples], max_tokens, max_rows=max_rows))
-
-
-def split_flat(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """Return a flat tensor split into consecutive pieces of the given sizes."""
-    ends = list(accumulate(sizes))
-    return [flat[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from alignkit.config import split_words
+from alignkit.contract.rows import Text
 from alignkit.contract.types import SettingsT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from alignkit.contract.rows import Text
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ class RewardSpec(BaseModel):
 
 
 def _one_or_many(value: Any) -> Any:
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return [value] if isinstance(value, dict) else value
+    return [value] if isinstance(value, dict) else split_words(value)
 
 
 RewardSpecs = Annotated[list[RewardSpec], BeforeValidator(_one_or_many)]

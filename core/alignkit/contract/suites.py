@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple
 
 from alignkit.contract.batch import Example
+from alignkit.contract.rows import Row
 from alignkit.contract.types import Policy, RowKind, SettingsT
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from transformers import PreTrainedTokenizerBase
-
-    from alignkit.contract.rows import Row
 
 
 class Estimate(NamedTuple):

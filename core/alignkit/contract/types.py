@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, P
 
 from pydantic import BaseModel, ConfigDict
 
+from alignkit.contract.batch import Batch, Example, Scores
+
 if TYPE_CHECKING:
     import torch
-
-    from alignkit.contract.batch import Batch, Example, Scores
 
 RowKind = Literal["preference", "completion", "prompt", "unpaired"]
 """Kinds of rows: a chosen and a rejected completion, one completion, only a prompt, one completion with a label."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from alignkit.contract.batch import Batch, Example, Scores, by_length, split_flat
+from alignkit.contract.batch import Batch, Example, Scores, by_length
 from alignkit.contract.rewards import Answered
 from alignkit.contract.rows import Row
 from alignkit.contract.types import Policy
@@ -102,7 +102,7 @@ class ModelRollouts:
             scores = self.policy.score([examples[i] for i in rows], grad=False, **wanted)
             for name, found in parts.items():
                 flat: torch.Tensor = getattr(scores, name).float().cpu()
-                found.update(zip(rows, split_flat(flat, [sum(lengths[i]) for i in rows]), strict=True))
+                found.update(zip(rows, flat.split_with_sizes([sum(lengths[i]) for i in rows]), strict=True))
         self.spent["scored"] += sum(example.tokens for example in examples)
         flat_lengths = torch.tensor([n for row in lengths for n in row], dtype=torch.long)
         order = range(len(examples))

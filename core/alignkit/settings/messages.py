@@ -136,11 +136,9 @@ def _key_path(error: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
 
 
 def _model_at(model_type: type[BaseModel], path: KeyPath) -> type[BaseModel]:
-    """Return the model at ``path`` inside ``model_type``."""
     for key in path:
-        fields = [field for name, field in model_type.model_fields.items() if key in (name, field.alias)]
-        inner = next(_models_in(fields[0].annotation), None) if fields else None
-        model_type = inner or model_type
+        fields = (field for name, field in model_type.model_fields.items() if key in (name, field.alias))
+        model_type = next((model for field in fields for model in _models_in(field.annotation)), model_type)
     return model_type
 
 

@@ -224,15 +224,13 @@ def _unknown_setting(layer: Layer, key: str, settings_type: type[BaseModel]) -> 
 def _is_demo(users: Layer) -> bool:
     """Return whether a run uses the demo's data, and the demo's model or a model trained on the demo."""
     model, data = users.get("model", "name"), users.get("data", "source")
-    return data in (None, DEMO) and not users.get("data", "sources") and (model in (None, DEMO) or _was_on_demo(model))
-
-
-def _was_on_demo(model: Any) -> bool:
-    path = Path(str(model)).expanduser() / "run.yaml"
-    if not path.is_file():
+    if data not in (None, DEMO) or users.get("data", "sources"):
         return False
+    if model in (None, DEMO):
+        return True
+    path = Path(str(model)).expanduser() / "run.yaml"
     try:
-        return bool(files.read(path).get("data", "source") == DEMO)
+        return path.is_file() and bool(files.read(path).get("data", "source") == DEMO)
     except ConfigError:
         return False
 

@@ -146,10 +146,8 @@ def _checked(key: str, value: Any, annotation: Any, layer: Layer) -> Any:
 
 def _choices(annotation: Any) -> list[str]:
     """Return the values of the enumeration in ``annotation``; empty if it has none."""
-    for part in (annotation, *get_args(annotation)):
-        if isinstance(part, type) and issubclass(part, enum.Enum):
-            return [str(member.value) for member in part]
-    return []
+    parts = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
+    return [str(member.value) for part in parts if issubclass(part, enum.Enum) for member in part]
 
 
 def _inlined(schema: Any, choices: Mapping[str, Any]) -> Any:

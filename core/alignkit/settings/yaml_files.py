@@ -124,17 +124,17 @@ class _Reader:
                 raise ConfigError(f"{self._place(node)}: {error}") from error
         if id(node) in self._open:
             raise ConfigError(f"{self._place(node)}: this alias is inside its own anchor")
+        if node.tag not in (_TAG + "map", _TAG + "seq"):
+            raise ConfigError(f"{self._place(node)}: {_unknown_tag(node.tag)}")
         self._open.add(id(node))
-        try:
-            if node.tag not in (_TAG + "map", _TAG + "seq"):
-                raise ConfigError(f"{self._place(node)}: {_unknown_tag(node.tag)}")
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, path)
-            return [self.build(item, (*path, str(i))) for i, item in enumerate(node.value)]
-        finally:
-            self._open.remove(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            values: Any = [self.build(item, (*path, str(i))) for i, item in enumerate(node.value)]
+        else:
+            values = self._mapping(node, path)
+        self._open.remove(id(node))
+        return values
 
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+    def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
             place = self._place(key_node)

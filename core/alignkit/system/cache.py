@@ -39,10 +39,8 @@ SECTIONS = {
 
 def cache_directory() -> Path:
     """Return the cache directory, which need not exist."""
-    if own := os.environ.get("ALIGN_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "alignkit"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("ALIGN_CACHE") or f"{base}/alignkit").expanduser()
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,6 @@ def prune(unused_since: float = 0.0, max_bytes: float = float("inf")) -> list[En
 
 
 def _is_entry(path: Path) -> bool:
-    """Whether a path has an entry's name and is this user's own."""
     named = re.match(r"[0-9a-f]{64}(\.|$)", path.name) and path.suffix not in (".lock", ".partial")
     return bool(named) and _owned(path)
 
