@@ -17,9 +17,9 @@ from alignkit import Estimate
 from alignkit.errors import DataError
 from alignkit.system.files import digest, write_json, write_text
 
-from alignkit_eval.comparison.paired import effect, judge
+from alignkit_eval.comparison.paired import judge
 from alignkit_eval.comparison.verdict import p_text
-from alignkit_eval.statistics import clustered_proportion
+from alignkit_eval.statistics import clustered_proportion, effect
 
 PAGE, KEY, RATINGS = "rate.html", "rate.key.json", "ratings.csv"
 CHOICES = ("a", "b", "tie", "skip")

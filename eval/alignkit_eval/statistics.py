@@ -5,7 +5,7 @@ them as independent are too short. Here, residuals are summed within clusters, a
 (Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640, section 2.2), with the finite-sample factor C / (C - 1) and
 Student's t with C - 1 degrees of freedom.
 
-Shapes: ``n`` items, ``C`` clusters.
+Shapes: ``K`` seeds, ``n`` items, ``C`` clusters.
 """
 
 from __future__ import annotations
@@ -35,16 +35,46 @@ class RatioFit(NamedTuple):
     standard_error: float | None
     clusters: int
 
-    def half_width(self, level: float = LEVEL) -> float | None:
-        """Return half the width of the t interval, None for a single cluster."""
+    @property
+    def half_width(self) -> float:
+        """Half the width of the t interval; infinite for a single cluster."""
         if self.standard_error is None:
-            return None
-        return float(stats.t.ppf((1 + level) / 2, self.clusters - 1)) * self.standard_error
+            return math.inf
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.clusters - 1)) * self.standard_error
 
-    def estimate(self) -> Estimate:
-        """Return the ratio with its symmetric t interval, without an interval for a single cluster."""
-        half = self.half_width()
-        return Estimate(self.value) if half is None else Estimate(self.value, self.value - half, self.value + half)
+
+class Effect(NamedTuple):
+    """A metric of an arm, or the difference of two arms, on each seed, and the influence of each item."""
+
+    seeds: Floats
+    """``[K]``"""
+    influence: Floats
+    """``[K, n]``; every row sums to zero"""
+    share: Floats
+    """``[n]``, the share of each item in the denominator"""
+
+
+def effect(numerators: ArrayLike, denominators: ArrayLike | None = None) -> Effect:
+    """Return a metric's value on each seed, a ratio of sums, and the influence of each item on it.
+
+    Args:
+        numerators: ``a``, ``[K, n]``.
+        denominators: ``b``, ``[K, n]`` with positive sums; None: 1 (the metric is a mean).
+
+    Raises:
+        ValueError: no values, different shapes, a value that is not finite, or a denominator that sums to zero.
+    """
+    a = np.asarray(numerators, dtype=np.float64)
+    b = np.ones_like(a) if denominators is None else np.asarray(denominators, dtype=np.float64)
+    if a.ndim != 2 or not a.size or a.shape != b.shape:
+        raise ValueError(f"numerators {a.shape} and denominators {b.shape} must have the same shape [K, n]")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("a value is not finite")
+    totals = b.sum(1, keepdims=True)
+    if not (totals > 0).all():
+        raise ValueError("a ratio needs denominators with a positive sum")
+    values = a.sum(1, keepdims=True) / totals
+    return Effect(values[:, 0], (a - values * b) / totals, b.mean(0) / totals.mean())
 
 
 def cluster_codes(clusters: Sequence[Hashable]) -> tuple[NDArray[np.intp], int]:
@@ -52,6 +82,12 @@ def cluster_codes(clusters: Sequence[Hashable]) -> tuple[NDArray[np.intp], int]:
     codes: dict[Hashable, int] = {}
     numbers = [codes.setdefault(name, len(codes)) for name in clusters]
     return np.asarray(numbers, dtype=np.intp), len(codes)
+
+
+def clustered_variance(influence: Floats, codes: NDArray[np.intp], count: int) -> float:
+    """Return ``C / (C - 1) sum_c (sum_{i in c} phi_i)^2`` of the items' influence ``phi [n]``, for two or more clusters."""
+    by_cluster = np.bincount(codes, weights=influence, minlength=count)  # (C,)
+    return count / (count - 1) * float(by_cluster @ by_cluster)
 
 
 def fit_ratio(numerators: ArrayLike, denominators: ArrayLike, clusters: Sequence[Hashable]) -> RatioFit:
@@ -63,31 +99,21 @@ def fit_ratio(numerators: ArrayLike, denominators: ArrayLike, clusters: Sequence
 
     With ``b = 1`` this is the clustered standard error of a mean, and with one item per cluster the usual ``s / sqrt(n)``.
 
-    Args:
-        numerators: ``a``, ``[n]``.
-        denominators: ``b``, ``[n]``, with a positive sum.
-        clusters: the cluster of each item, ``[n]``.
-
-    Raises:
-        ValueError: no items, different lengths, a value that is not finite, or denominators that sum to zero.
+    Numerators ``a``, denominators ``b`` with a positive sum, and clusters are ``[n]``; raises as :func:`effect`.
 
     Source: Miller 2024 (arXiv:2411.00640), equation 4 and appendix A; Cochran, Sampling Techniques (1977), section 6.3.
     """
-    a, b = _finite("numerators", numerators), _finite("denominators", denominators)
+    a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if not len(a):
+        raise ValueError("numerators must be a sequence of at least one number")
     if not len(a) == len(b) == len(clusters):
         raise ValueError(
             f"{len(a)} numerators, {len(b)} denominators and {len(clusters)} clusters: the numbers must be equal"
         )
-    total = float(b.sum())
-    if total <= 0:
-        raise ValueError("a ratio needs denominators with a positive sum")
+    found = effect(a[None], b[None])
     codes, count = cluster_codes(clusters)
-    ratio = float(a.sum()) / total
-    if count == 1:
-        return RatioFit(ratio, None, count)
-    residuals = np.bincount(codes, weights=a - ratio * b, minlength=count)  # (C,)
-    variance = count / (count - 1) * float(residuals @ residuals)
-    return RatioFit(ratio, math.sqrt(variance) / total, count)
+    error = math.sqrt(clustered_variance(found.influence[0], codes, count)) if count > 1 else None
+    return RatioFit(float(found.seeds[0]), error, count)
 
 
 def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
@@ -98,8 +124,7 @@ def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
     >>> clustered_mean([1.0, 2.0], ["a", "a"])  # the spread between clusters is unknown with one cluster
     Estimate(value=1.5, low=None, high=None)
     """
-    a = np.asarray(values, dtype=np.float64)
-    return fit_ratio(a, np.ones_like(a), clusters).estimate()
+    return clustered_ratio(values, np.ones(np.shape(values)), clusters)
 
 
 def clustered_proportion(credits: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
@@ -115,8 +140,8 @@ def clustered_proportion(credits: ArrayLike, clusters: Sequence[Hashable]) -> Es
     if len(a) and not (a.min() >= 0 and a.max() <= 1):
         raise ValueError("credits must lie in [0, 1]")
     fit = fit_ratio(a, np.ones_like(a), clusters)
-    p, se, half = fit.value, fit.standard_error, fit.half_width()
-    if se is None or half is None:
+    p, se, half = fit.value, fit.standard_error, fit.half_width
+    if se is None:
         return Estimate(p)
     if se > _ROUNDING and half <= min(p, 1 - p):
         return Estimate(p, p - half, p + half)
@@ -130,7 +155,10 @@ def clustered_ratio(numerators: ArrayLike, denominators: ArrayLike, clusters: Se
     The negative log-likelihood per token is the logarithm of the corpus perplexity and is nearly normal on that scale:
     compute its interval and map the ends with :func:`transformed`.
     """
-    return fit_ratio(numerators, denominators, clusters).estimate()
+    fit = fit_ratio(numerators, denominators, clusters)
+    if fit.standard_error is None:
+        return Estimate(fit.value)
+    return Estimate(fit.value, fit.value - fit.half_width, fit.value + fit.half_width)
 
 
 def transformed(estimate: Estimate, function: Callable[[float], float]) -> Estimate:
@@ -142,25 +170,16 @@ def transformed(estimate: Estimate, function: Callable[[float], float]) -> Estim
     return Estimate(*(None if x is None else function(x) for x in estimate))  # type: ignore[arg-type]
 
 
-def wilson(proportion: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
+def wilson(proportion: float, trials: float) -> tuple[float, float]:
     """Return Wilson's score interval for a proportion of ``trials`` independent trials (not necessarily an integer).
 
         (p + z^2 / 2n  -+  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
     Source: Wilson 1927, Journal of the American Statistical Association 22(158).
     """
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
     shrink = 1 + z * z / trials
     centre = (proportion + z * z / (2 * trials)) / shrink
     half = z * math.sqrt(proportion * (1 - proportion) / trials + z * z / (4 * trials**2)) / shrink
     # At p = 0 or 1 one end equals p, also after rounding.
     return max(0.0, min(proportion, centre - half)), min(1.0, max(proportion, centre + half))
-
-
-def _finite(name: str, values: ArrayLike) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not len(array):
-        raise ValueError(f"{name} must be a sequence of at least one number")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} contain a value that is not finite")
-    return array

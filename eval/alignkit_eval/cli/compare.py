@@ -44,12 +44,7 @@ def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
-    """Print a comparison: verdict, arms, contrasts, costs and notes.
-
-    Args:
-        comparison: the comparison.
-        console: the console to print to (default: stderr).
-    """
+    """Print a comparison, by default to stderr: verdict, arms, contrasts, costs and notes."""
     from alignkit.display.console import Console
 
     from alignkit_eval.report import tables

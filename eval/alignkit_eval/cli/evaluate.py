@@ -77,14 +77,11 @@ def evaluate(
         targets = (default_target(),)
         console.info(f"evaluating {'the demo start model' if targets[0] == 'demo' else targets[0]}")
     named = context.get_parameter_source("suites") == click.core.ParameterSource.COMMANDLINE
-    names = [name.strip() for name in suites.split(",") if name.strip()]
     if (tasks or include_path) and not named:
-        names = ["lm-eval"]
-    if rate:
-        names = ["generate"]
-    found = run(
-        targets, names, data=data, sets=_settings(data, tasks, include_path, sets), output=output, say=console.warn
-    )
+        suites = "lm-eval"
+    names = ["generate"] if rate else [name.strip() for name in suites.split(",") if name.strip()]
+    keys = _settings(data, tasks, include_path, sets)
+    found = run(targets, names, data=data, sets=keys, output=output, say=console.warn)
     if rate:
         from alignkit_eval.rating import write_rating_page
 
@@ -101,14 +98,12 @@ def evaluate(
 
 def _settings(data: str | None, tasks: str | None, include_path: str | None, sets: Sequence[str]) -> list[str]:
     """Return the options as ``--set`` texts, the user's own ``--set`` last."""
-    made = []
-    if data is not None:
-        made.append("eval.settings.perplexity.text=null")  # the named data in place of the texts of a demo run
-    if tasks is not None:
-        made.append(f"eval.settings.lm-eval.tasks={tasks}")
-    if include_path is not None:
-        made.append(f"eval.settings.lm-eval.include_path={include_path}")
-    return [*made, *sets]
+    values = {
+        "perplexity.text": None if data is None else "null",  # the named data in place of the texts of a demo run
+        "lm-eval.tasks": tasks,
+        "lm-eval.include_path": include_path,
+    }
+    return [*(f"eval.settings.{key}={value}" for key, value in values.items() if value is not None), *sets]
 
 
 def _table(found: Sequence[Evaluation]) -> Table:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from alignkit import SuiteResult
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation
-from alignkit.system.files import to_json
+from alignkit.system.files import digest, to_json
 
 from alignkit_eval.comparison.result import Cost
 
@@ -120,13 +119,10 @@ def group(runs: Sequence[RunResult]) -> list[Group]:
 def _same_except_seed(runs: Sequence[RunResult]) -> list[list[RunResult]]:
     """Group runs by their settings; where a group has a seed twice, by their start models as well."""
     found = []
-    for members in _grouped(runs, lambda run: run.settings):
-        parts = [members]
-        if _duplicate_seed(members) is not None:
-            parts = _grouped(members, lambda run: run.start)
+    for members in grouped(runs, lambda run: run.path if run.method is None else (run.label, run.settings)):
+        parts = [members] if _duplicate_seed(members) is None else grouped(members, lambda run: run.start)
         for part in parts:
-            twice = _duplicate_seed(part)
-            if twice is not None:
+            if twice := _duplicate_seed(part):
                 raise ConfigError(
                     f"{twice.path} and another run have the same configuration and seed: leave one of them out"
                 )
@@ -134,11 +130,11 @@ def _same_except_seed(runs: Sequence[RunResult]) -> list[list[RunResult]]:
     return found
 
 
-def _grouped(runs: Sequence[RunResult], key: Callable[[RunResult], Any]) -> list[list[RunResult]]:
+def grouped(runs: Sequence[RunResult], identity: Callable[[RunResult], Any]) -> list[list[RunResult]]:
+    """Group runs that have the same identity, in the order of the runs."""
     together: dict[str, list[RunResult]] = {}
     for run in runs:
-        identity = run.path if run.method is None else (run.label, to_json(key(run)))
-        together.setdefault(json.dumps(to_json(identity), sort_keys=True), []).append(run)
+        together.setdefault(digest(to_json(identity(run))), []).append(run)
     return list(together.values())
 
 
@@ -175,10 +171,9 @@ def cost_of(stages: Sequence[PastRun]) -> Cost:
     """Return the cost of training a model: all its stages and its reward models. Values missing in a record are None."""
     if _started_from_lost_run(stages[0].record):
         return Cost()
-    records = {_identity(stage.record): stage.record for stage in stages}
-    for stage in stages:
-        for path in _reward_models(stage.record):
-            records |= {_identity(s.record): s.record for s in lineage(RunDir.open(path).read_record())}
+    rewards = [path for stage in stages for path in _reward_models(stage.record)]
+    runs = [*stages, *(past for path in rewards for past in lineage(RunDir.open(path).read_record()))]
+    records = {_identity(past.record): past.record for past in runs}
     tokens, flops, seconds, memory = zip(*map(_own_cost, records.values()), strict=True)
     return Cost(_total(tokens), _total(flops), _total(seconds), None if None in memory else max(memory))
 
@@ -217,18 +212,13 @@ def _start_path(record: Mapping[str, Any]) -> Path:
 
 def mean_cost(runs: Sequence[RunResult]) -> Cost:
     """Return the mean cost over seeds; a value that is unknown for one of them is None."""
-
-    def mean(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
-
-    return Cost(*(mean([getattr(run.cost, name) for run in runs]) for name in Cost.__dataclass_fields__))
+    totals = (_total(values) for values in zip(*(astuple(run.cost) for run in runs), strict=True))
+    return Cost(*(None if total is None else total / len(runs) for total in totals))
 
 
 def results_in(directory: Path) -> dict[str, SuiteResult]:
     """Return the results stored in a directory, by suite."""
-    names = sorted(path.stem for path in directory.glob("*.json"))
-    return {name: read_evaluation(directory, name) for name in names}
+    return {path.stem: read_evaluation(directory, path.stem) for path in sorted(directory.glob("*.json"))}
 
 
 def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
@@ -251,24 +241,21 @@ def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        nested = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
 
 
 def _distinguishing(run: RunResult, others: Sequence[RunResult]) -> dict[str, Any]:
     """Return the settings in which a run differs from any other; the method's own are compared within that method."""
 
-    def differs(key: str) -> bool:
+    def rival(other: RunResult, key: str) -> bool:
         if key.startswith("method."):
-            rivals = [other for other in others if other.method == run.method]
-        elif key.startswith("start."):
-            rivals = [other for other in others if other.label == run.label]
-        else:
-            rivals = [other for other in others if other.method]
-        return any(other.settings.get(key) != run.settings[key] for other in rivals)
+            return other.method == run.method
+        return other.label == run.label if key.startswith("start.") else other.method is not None
+
+    def differs(key: str) -> bool:
+        return any(other.settings.get(key) != run.settings[key] for other in others if rival(other, key))
 
     return {key.removeprefix("method."): value for key, value in run.settings.items() if differs(key)}
 

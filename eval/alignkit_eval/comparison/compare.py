@@ -12,7 +12,7 @@ from typing import Any
 from alignkit import Contrast, Estimate
 from alignkit.errors import ConfigError
 
-from alignkit_eval.comparison.arms import START, Group, RunResult, group, mean_cost, read_run
+from alignkit_eval.comparison.arms import START, Group, group, mean_cost, read_run
 from alignkit_eval.comparison.folds import join_folds, start_of
 from alignkit_eval.comparison.items import (
     Values,
@@ -22,10 +22,10 @@ from alignkit_eval.comparison.items import (
     provenance_notes,
     shared_items,
 )
-from alignkit_eval.comparison.paired import Difference, Effect, holm, judge, minus
+from alignkit_eval.comparison.paired import Difference, holm, judge, minus
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.verdict import Judged, verdict_of
-from alignkit_eval.statistics import transformed
+from alignkit_eval.statistics import Effect, transformed
 
 _LARGEST = 300.0
 """Logarithms above this are treated as infinite: an interval end that reaches it is None."""
@@ -46,13 +46,13 @@ def compare(
     """
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
-    read = join_folds([read_run(path) for path in _unique([*runs, *([] if baseline in (None, START) else [baseline])])])
+    paths = [Path(path) for path in [*runs, *([] if baseline is None or baseline == START else [baseline])]]
+    read = join_folds([read_run(path) for path in {path.resolve(): path for path in paths}.values()])
     called = {path.resolve(): name for path, name in (names or {}).items()}
     groups = [_renamed(found, called) for found in group(read)]
     if baseline == START:
-        start = start_of(read)
-        groups.insert(0, Group(START, {}, (start,)))
-        first = groups[0]
+        first = Group(START, {}, (start_of(read),))
+        groups.insert(0, first)
     else:
         wanted = Path(baseline if baseline is not None else runs[0]).resolve()
         first = next(g for g in groups if any(path.resolve() == wanted for run in g.runs for path in run.paths))
@@ -63,19 +63,19 @@ def compare(
     notes += _notes(groups)
     table = _Table(groups, suites, notes)
     others = [g for g in groups if g is not first]
-    contrasts = table.contrasts([(g, first) for g in others])
-    pairs = table.contrasts([*((g, first) for g in others), *combinations(others, 2)], deciding=True)
+    with_first = [(g, first) for g in others]
+    contrasts = [contrast for _, contrast in table.contrasts(with_first)]
     verdict, winner = verdict_of(
         first.name,
         [g.name for g in groups],
-        [contrast for _, contrast in contrasts],
-        [Judged(*pair) for pair in pairs],
-        one_seed=[g.name for g in groups if _trained(g) and len(g.runs) == 1],
+        contrasts,
+        table.contrasts([*with_first, *combinations(others, 2)], deciding=True),
+        one_seed=[g.name for g in groups if _one_seed(g)],
     )
     return Comparison(
         baseline=first.name,
         arms=tuple(table.arm(g) for g in groups),
-        contrasts=tuple(contrast for _, contrast in contrasts),
+        contrasts=tuple(contrasts),
         verdict=verdict,
         winner=winner,
         notes=tuple(dict.fromkeys(notes)),
@@ -97,22 +97,17 @@ class _Table:
                 for contrast in contrasts:
                     self.values[g.name, name, contrast.metric] = item_values(g, name, contrast, items)
 
-    def contrasts(
-        self, pairs: Iterable[tuple[Group, Group]], *, deciding: bool = False
-    ) -> list[tuple[str, ContrastResult]]:
-        """Return (baseline's name, result with corrected p) of every contrast of every (arm, baseline).
-
-        With ``deciding``, only those that decide the verdict.
-        """
+    def contrasts(self, pairs: Iterable[tuple[Group, Group]], *, deciding: bool = False) -> list[Judged]:
+        """Return every contrast of every (arm, baseline), with corrected p; ``deciding``: only those behind the verdict."""
         found = [
-            (baseline.name, self._contrast(arm, baseline, suite, contrast))
+            Judged(baseline.name, self._contrast(arm, baseline, suite, contrast))
             for arm, baseline in pairs
             for suite, contrasts in self.suites.items()
             for contrast in contrasts
             if contrast.verdict or not deciding
         ]
         corrected = holm([result.p for _, result in found])
-        return [(base, replace(result, p_holm=p)) for (base, result), p in zip(found, corrected, strict=True)]
+        return [Judged(base, replace(result, p_holm=p)) for (base, result), p in zip(found, corrected, strict=True)]
 
     def _contrast(self, arm: Group, baseline: Group, suite: str, contrast: Contrast) -> ContrastResult:
         mine = self.values[arm.name, suite, contrast.metric]
@@ -120,9 +115,7 @@ class _Table:
         rows, base_rows = self._paired_seeds(arm, mine, baseline, theirs)
         difference = judge(minus(_seeds_at(mine.effect, rows), _seeds_at(theirs.effect, base_rows)), mine.clusters)
         if contrast.log:
-            difference = _in_metric_unit(
-                difference, math.exp(min(float(theirs.effect.seeds[base_rows].mean()), _LARGEST))
-            )
+            difference = _in_metric_unit(difference, _exp(float(theirs.effect.seeds[base_rows].mean())))
         return ContrastResult(
             arm=arm.name,
             suite=suite,
@@ -142,8 +135,7 @@ class _Table:
         shared = [seed for seed in mine.seeds if seed in theirs.seeds]
         between = f"{arm.name} and {baseline.name}"
         if shared:
-            left = (set(mine.seeds) | set(theirs.seeds)) - set(shared)
-            if left:
+            if left := {*mine.seeds, *theirs.seeds} - set(shared):
                 self.notes.append(f"{between} are paired on their common seeds; left out: {sorted(left)}")
             return [mine.seeds.index(s) for s in shared], [theirs.seeds.index(s) for s in shared]
         count = min(len(mine.seeds), len(theirs.seeds))
@@ -155,10 +147,12 @@ class _Table:
         metrics: dict[str, dict[str, Estimate]] = {}
         for suite, contrasts in self.suites.items():
             found = [run.results[suite].metrics for run in g.runs]
-            metrics[suite] = {name: _mean(found, name) for name in found[0] if all(name in other for other in found)}
-            if len(g.runs) > 1 or g.runs[0].folds:
-                for contrast in contrasts:
-                    metrics[suite][contrast.metric] = self._over_seeds(g, suite, contrast)
+            metrics[suite] = dict(found[0])
+            if len(found) > 1:
+                shared = [name for name in found[0] if all(name in other for other in found)]
+                metrics[suite] = {name: Estimate(sum(f[name].value for f in found) / len(found)) for name in shared}
+            if len(found) > 1 or g.runs[0].folds:
+                metrics[suite] |= {c.metric: self._over_seeds(g, suite, c) for c in contrasts}
         return Arm(
             name=g.name,
             runs=tuple(run.path for run in g.runs),
@@ -172,15 +166,15 @@ class _Table:
         values = self.values[g.name, suite, contrast.metric]
         found = judge(values.effect, values.clusters)
         estimate = Estimate(found.diff, found.low, found.high)
-        return transformed(estimate, lambda x: math.exp(min(x, _LARGEST))) if contrast.log else estimate
-
-
-def _unique(paths: Sequence[Path | str | None]) -> list[Path]:
-    return list({Path(path).resolve(): Path(path) for path in paths if path is not None}.values())
+        return transformed(estimate, _exp) if contrast.log else estimate
 
 
 def _seeds_at(whole: Effect, rows: list[int]) -> Effect:
     return Effect(whole.seeds[rows], whole.influence[rows], whole.share)
+
+
+def _exp(log: float) -> float:
+    return math.exp(min(log, _LARGEST))
 
 
 def _in_metric_unit(difference: Difference, level: float) -> Difference:
@@ -197,19 +191,13 @@ def _in_metric_unit(difference: Difference, level: float) -> Difference:
     )
 
 
-def _mean(found: Sequence[Mapping[str, Estimate]], name: str) -> Estimate:
-    if len(found) == 1:
-        return found[0][name]
-    return Estimate(sum(metrics[name].value for metrics in found) / len(found))
-
-
 # --------------------------------------------------------------------------------------------- notes
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
     """Return notes on how the arms were trained and how they are compared."""
     notes = []
-    if any(_trained(g) and len(g.runs) == 1 for g in groups):
+    if any(map(_one_seed, groups)):
         notes.append("for an arm with one seed, intervals and p do not cover the variation between seeds")
     folds = max(len(run.folds) for g in groups for run in g.runs)
     if folds:
@@ -218,18 +206,12 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             "so training noise is counted once per seed)"
         )
     notes += _different_training(groups)
-    by_method: dict[str, dict[str, Any]] = {}
-    for g in groups:
-        run: RunResult = g.runs[0]
-        if run.method is None:
-            continue
-        own = {
-            key: value for key, value in run.conventions.items() if key in ("convention", "nll_scope", "nll_reduction")
-        }
-        for key, value in own.items():
-            seen = by_method.setdefault(run.method, {}).setdefault(key, value)
-            if seen != value:
-                notes.append(f"the arms of {run.method} use different loss conventions: {key} is {seen} and {value}")
+    seen: dict[tuple[str | None, str], Any] = {}
+    for run in (g.runs[0] for g in groups if _trained(g)):
+        for key, value in run.conventions.items():
+            first = seen.setdefault((run.method, key), value)
+            if first != value and key in ("convention", "nll_scope", "nll_reduction"):
+                notes.append(f"the arms of {run.method} use different loss conventions: {key} is {first} and {value}")
     return notes
 
 
@@ -254,14 +236,15 @@ def _trained(g: Group) -> bool:
     return g.runs[0].method is not None
 
 
+def _one_seed(g: Group) -> bool:
+    return _trained(g) and len(g.runs) == 1
+
+
 def _common_settings(groups: Sequence[Group]) -> dict[str, Any]:
-    settings = [run.settings for g in groups for run in g.runs if run.method is not None]
-    if not settings:
-        return {}
+    settings = [run.settings for g in groups for run in g.runs if run.method is not None] or [{}]
     return {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
 
 
 def _renamed(found: Group, names: Mapping[Path, str]) -> Group:
-    paths = [path.resolve() for run in found.runs for path in run.paths]
-    wanted = [names[path] for path in paths if path in names]
-    return replace(found, name=wanted[0]) if wanted else found
+    paths = (path.resolve() for run in found.runs for path in run.paths)
+    return replace(found, name=next((names[path] for path in paths if path in names), found.name))

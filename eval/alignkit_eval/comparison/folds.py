@@ -6,16 +6,15 @@ folds share most of their training rows, so training noise is counted once per s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from alignkit import SuiteResult
 from alignkit.errors import ConfigError
-from alignkit.system.files import digest, to_json
+from alignkit.system.files import digest
 
-from alignkit_eval.comparison.arms import RunResult, mean_cost, results_in
+from alignkit_eval.comparison.arms import RunResult, grouped, mean_cost, results_in
 
 _FOLD, _FOLDS = "data.fold", "data.folds"
 
@@ -28,12 +27,15 @@ def join_folds(runs: Sequence[RunResult]) -> list[RunResult]:
     """
     if len({run.settings.get(_FOLD) for run in runs if run.settings.get(_FOLDS)}) < 2:
         return list(runs)
-    together: dict[str, list[RunResult]] = {}
-    for run in runs:
-        own = {key: value for key, value in run.settings.items() if key != _FOLD}
-        key = [str(run.path)] if not run.settings.get(_FOLDS) else [run.label, run.seed, run.start, to_json(own)]
-        together.setdefault(json.dumps(key, sort_keys=True), []).append(run)
-    return [_joined(members) if members[0].settings.get(_FOLDS) else members[0] for members in together.values()]
+
+    def identity(run: RunResult) -> Any:
+        return (run.label, run.seed, run.start, _without_fold(run)) if run.settings.get(_FOLDS) else run.path
+
+    return [_joined(same) if same[0].settings.get(_FOLDS) else same[0] for same in grouped(runs, identity)]
+
+
+def _without_fold(run: RunResult) -> dict[str, Any]:
+    return {key: value for key, value in run.settings.items() if key != _FOLD}
 
 
 def start_of(runs: Sequence[RunResult]) -> RunResult:
@@ -49,30 +51,29 @@ def start_of(runs: Sequence[RunResult]) -> RunResult:
             raise ConfigError(
                 f"there is no common start model to compare with: {runs[0].path} and {run.path} started from different models"
             )
-    directories = [path / "eval" / "before" for path in runs[0].paths]
-    found = [results_in(directory) for directory in directories]
-    for directory, results in zip(directories, found, strict=True):
+    found = {path / "eval" / "before": results_in(path / "eval" / "before") for path in runs[0].paths}
+    for directory, results in found.items():
         if not results:
             raise ConfigError(f"{directory} has no evaluation of the start model (eval.before was off)")
-    if len(found) == 1:
-        return RunResult(directories[0], 0, None, {}, found[0])
-    return RunResult(directories[0], 0, None, {}, _join_results(found), folds=tuple(directories))
+    first, *others = found
+    if not others:
+        return RunResult(first, 0, None, {}, found[first])
+    return RunResult(first, 0, None, {}, _join_results(list(found.values())), folds=tuple(found))
 
 
 def _joined(runs: Sequence[RunResult]) -> RunResult:
     """Return the runs of all folds as one run with all their items."""
-    first = runs[0]
     by_fold = {int(run.settings[_FOLD]): run for run in runs}
-    folds = int(first.settings[_FOLDS])
+    folds = int(runs[0].settings[_FOLDS])
     missing = [fold for fold in range(folds) if fold not in by_fold]
     if missing:
         raise ConfigError(
-            f"{first.path} is one of {folds} folds, and the run of fold {missing[0]} is not among the runs to compare"
+            f"{runs[0].path} is one of {folds} folds, and the run of fold {missing[0]} is not among the runs to compare"
         )
     ordered = [by_fold[fold] for fold in range(folds)]
     return replace(
         ordered[0],
-        settings={key: value for key, value in first.settings.items() if key != _FOLD},
+        settings=_without_fold(runs[0]),
         results=_join_results([run.results for run in ordered]),
         cost=mean_cost(ordered),
         folds=tuple(run.path for run in ordered),
@@ -87,9 +88,6 @@ def _join_results(results: Sequence[Mapping[str, SuiteResult]]) -> dict[str, Sui
 
 def _join(found: Sequence[SuiteResult]) -> SuiteResult:
     contents = [one.provenance.get("content") for one in found]
-    content = contents[0]
-    if len(set(contents)) > 1:
-        content = digest(contents)
     by_id: dict[str, list[Mapping[str, Any]]] = {}
     for item in (item for one in found for item in one.items):
         by_id.setdefault(str(item["id"]), []).append(item)
@@ -99,7 +97,7 @@ def _join(found: Sequence[SuiteResult]) -> SuiteResult:
         clusters=len({str(items[0]["cluster"]) for items in by_id.values()}),
         metrics={},
         items=[_mean_item(items) for items in by_id.values()],
-        provenance={**found[0].provenance, "content": content},
+        provenance={**found[0].provenance, "content": contents[0] if len(set(contents)) == 1 else digest(contents)},
     )
 
 
@@ -107,8 +105,8 @@ def _mean_item(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return an item evaluated in several folds (a text outside of the data) with the means of its numbers."""
     if len(items) == 1:
         return items[0]
-    mean: dict[str, list[Any]] = {key: [item.get(key) for item in items] for key in items[0]}
+    columns: dict[str, list[Any]] = {key: [item.get(key) for item in items] for key in items[0]}
     return {
         key: sum(values) / len(values) if all(isinstance(v, float) for v in values) else values[0]
-        for key, values in mean.items()
+        for key, values in columns.items()
     }

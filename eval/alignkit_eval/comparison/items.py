@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignkit import Contrast, SuiteResult
+from alignkit import Contrast
 from alignkit.errors import ConfigError
 
 from alignkit_eval.comparison.arms import Group, RunResult
-from alignkit_eval.comparison.paired import Effect, effect
-
-
-class Items(NamedTuple):
-    """Ids and clusters of items, in the order in which they are compared."""
-
-    ids: list[str]
-    clusters: list[str]
+from alignkit_eval.statistics import Effect, effect
 
 
 class Values(NamedTuple):
@@ -40,14 +32,12 @@ def common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
     """
     runs = [run for g in groups for run in g.runs]
     everywhere = [name for name in runs[0].results if all(name in run.results for run in runs)]
-    left_out = []
+    comparable, left_out = [], []
     for name in sorted({name for run in runs for name in run.results} - set(everywhere)):
         missing = next(run for run in runs if name not in run.results)
         left_out.append(f"suite {name} is left out: {missing.path} has no result for it")
-    comparable = []
     for name in everywhere:
-        settings = runs[0].results[name].settings
-        odd = next((run for run in runs if run.results[name].settings != settings), None)
+        odd = next((run for run in runs if run.results[name].settings != runs[0].results[name].settings), None)
         if odd is None:
             comparable.append(name)
         else:
@@ -92,8 +82,7 @@ def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:
     results = [run.results[suite] for g in groups for run in g.runs]
 
     def differs(key: str) -> bool:
-        found = [result.provenance.get(key) for result in results]
-        return any(value != found[0] for value in found)
+        return any(result.provenance.get(key) != results[0].provenance.get(key) for result in results)
 
     notes = []
     if differs("rules"):
@@ -108,31 +97,42 @@ def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:
     return notes
 
 
-def shared_items(suite: str, groups: Sequence[Group]) -> Items:
-    """Return the items of a suite; raises ``ConfigError`` where runs were evaluated on different items."""
-    runs = [run for g in groups for run in g.runs]
-    first = runs[0]
-    ids = _ids(suite, first)
-    clusters = {str(item["id"]): str(item["cluster"]) for item in first.results[suite].items}
-    for run in runs[1:]:
-        _same_ids(suite, first.path, ids, run.path, _ids(suite, run))
-        _same_content(suite, first.path, first.results[suite], run.path, run.results[suite])
-        for item in run.results[suite].items:
-            if str(item["cluster"]) != clusters[str(item["id"])]:
+def shared_items(suite: str, groups: Sequence[Group]) -> dict[str, str]:
+    """Return the cluster of every item of a suite, by id; raises ``ConfigError`` where runs differ in their items."""
+    first, *others = (run for g in groups for run in g.runs)
+    clusters = _clusters(suite, first)
+    for run in others:
+        theirs = _clusters(suite, run)
+        only_here = [name for name in clusters if name not in theirs]
+        only_there = [name for name in theirs if name not in clusters]
+        differences = [
+            f"{len(names):,} only in {where.path} (first: {names[0]})"
+            for names, where in ((only_here, first), (only_there, run))
+            if names
+        ]
+        if differences:
+            raise ConfigError(f"suite {suite} was run on different items: {' and '.join(differences)}")
+        if run.results[suite].provenance.get("content") != first.results[suite].provenance.get("content"):
+            raise ConfigError(
+                f"suite {suite} was run on different items: {first.path} and {run.path} have the same ids with different "
+                "texts"
+            )
+        for name, cluster in theirs.items():
+            if cluster != clusters[name]:
                 raise ConfigError(
-                    f"suite {suite}: the item {item['id']!r} has different clusters in {first.path} and {run.path}"
+                    f"suite {suite}: the item {name!r} has different clusters in {first.path} and {run.path}"
                 )
-    return Items(ids, [clusters[name] for name in ids])
+    return clusters
 
 
-def item_values(g: Group, suite: str, contrast: Contrast, items: Items) -> Values:
+def item_values(g: Group, suite: str, contrast: Contrast, clusters: Mapping[str, str]) -> Values:
     """Return the values of a contrast in one group; raises ``ConfigError`` where an item lacks one."""
-    first = {str(item["id"]): item for item in g.runs[0].results[suite].items}
-    counted = [i for i, name in enumerate(items.ids) if _counts(first[name], contrast)]
+    counted = {str(item["id"]) for item in g.runs[0].results[suite].items if _counts(item, contrast)}
+    names = [name for name in clusters if name in counted]
     numerators, denominators = [], []
     for run in g.runs:
         of = {str(item["id"]): item for item in run.results[suite].items}
-        rows = [of[items.ids[i]] for i in counted]
+        rows = [of[name] for name in names]
         numerators.append([_number(run, suite, item, contrast.numerator) for item in rows])
         if contrast.denominator is not None:
             denominators.append([_number(run, suite, item, contrast.denominator) for item in rows])
@@ -142,7 +142,7 @@ def item_values(g: Group, suite: str, contrast: Contrast, items: Items) -> Value
         raise ConfigError(
             f"suite {suite} of {g.runs[0].path}: {contrast.metric} cannot be compared: {error}"
         ) from error
-    return Values(tuple(run.seed for run in g.runs), found, [items.clusters[i] for i in counted])
+    return Values(tuple(run.seed for run in g.runs), found, [clusters[name] for name in names])
 
 
 def _counts(item: Mapping[str, Any], contrast: Contrast) -> bool:
@@ -156,31 +156,12 @@ def _number(run: RunResult, suite: str, item: Mapping[str, Any], key: str) -> fl
     return float(value)
 
 
-def _ids(suite: str, run: RunResult) -> list[str]:
-    ids = [str(item["id"]) for item in run.results[suite].items]
-    if len(set(ids)) < len(ids):
-        twice = Counter(ids).most_common(1)[0][0]
+def _clusters(suite: str, run: RunResult) -> dict[str, str]:
+    items = run.results[suite].items
+    clusters = {str(item["id"]): str(item["cluster"]) for item in items}
+    if len(clusters) < len(items):
+        twice = Counter(str(item["id"]) for item in items).most_common(1)[0][0]
         raise ConfigError(
             f"suite {suite} of {run.path} has duplicate ids (first: {twice!r}), so items cannot be paired"
         )
-    return ids
-
-
-def _same_ids(suite: str, path: Path, ids: list[str], other_path: Path, others: list[str]) -> None:
-    mine, theirs = set(ids), set(others)
-    if mine == theirs:
-        return
-    only, only_theirs = [i for i in ids if i not in theirs], [i for i in others if i not in mine]
-    differences = [
-        f"{len(names):,} only in {where} (first: {names[0]})"
-        for names, where in ((only, path), (only_theirs, other_path))
-        if names
-    ]
-    raise ConfigError(f"suite {suite} was run on different items: {' and '.join(differences)}")
-
-
-def _same_content(suite: str, path: Path, first: SuiteResult, other_path: Path, other: SuiteResult) -> None:
-    if first.provenance.get("content") != other.provenance.get("content"):
-        raise ConfigError(
-            f"suite {suite} was run on different items: {path} and {other_path} have the same ids with different texts"
-        )
+    return clusters

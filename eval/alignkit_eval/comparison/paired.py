@@ -29,10 +29,10 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy import stats
 
-from alignkit_eval.statistics import LEVEL, Floats, cluster_codes
+from alignkit_eval.statistics import LEVEL, Effect, Floats, cluster_codes, clustered_variance
+from alignkit_eval.statistics import effect as effect
 
 POWER = 0.8
 """Power at which the minimum detectable difference is given."""
@@ -55,17 +55,6 @@ _ROUNDING = 1e-12
 _T_TEST, _FLIP_TEST = "t, Satterthwaite", "cluster sign-flip"
 
 
-class Effect(NamedTuple):
-    """A metric of an arm, or the difference of two arms, on each seed, and the influence of each item."""
-
-    seeds: Floats
-    """``[K]``"""
-    influence: Floats
-    """``[K, n]``; every row sums to zero"""
-    share: Floats
-    """``[n]``, the share of each item in the denominator"""
-
-
 class Difference(NamedTuple):
     """A difference with its 95 % interval and p, None where they are undefined (one cluster)."""
 
@@ -78,29 +67,6 @@ class Difference(NamedTuple):
     clusters: int
     seeds: int
     test: str
-
-
-def effect(numerators: ArrayLike, denominators: ArrayLike | None = None) -> Effect:
-    """Return a metric's value on each seed and the influence of each item on it.
-
-    Args:
-        numerators: ``a``, ``[K, n]``.
-        denominators: ``b``, ``[K, n]`` with positive sums; None: 1 (the metric is a mean).
-
-    Raises:
-        ValueError: no values, different shapes, a value that is not finite, or a denominator that sums to zero.
-    """
-    a = np.asarray(numerators, dtype=np.float64)
-    b = np.ones_like(a) if denominators is None else np.asarray(denominators, dtype=np.float64)
-    if a.ndim != 2 or not a.size or a.shape != b.shape:
-        raise ValueError(f"numerators {a.shape} and denominators {b.shape} must have the same shape [K, n]")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("a value is not finite")
-    totals = b.sum(1, keepdims=True)
-    if not (totals > 0).all():
-        raise ValueError("a ratio needs denominators with a positive sum")
-    values = a.sum(1, keepdims=True) / totals
-    return Effect(values[:, 0], (a - values * b) / totals, b.mean(0) / totals.mean())
 
 
 def minus(arm: Effect, baseline: Effect) -> Effect:
@@ -121,27 +87,23 @@ def judge(difference: Effect, clusters: Sequence[Hashable]) -> Difference:
     if len(codes) != n:
         raise ValueError(f"{len(codes)} clusters for {n} items")
     diff = float(difference.seeds.mean())
-    sizes = (n, number, count)
+    test = _T_TEST if count > 1 else _FLIP_TEST
     if number == 1:
-        return Difference(diff, None, None, None, None, *sizes, _T_TEST if count > 1 else _FLIP_TEST)
+        return Difference(diff, None, None, None, None, n, number, count, test)
     error, freedom = _standard_error(difference, codes, number)
     if error <= _ROUNDING and abs(diff) <= _ROUNDING:
-        return Difference(diff, diff, diff, 1.0, None, *sizes, _T_TEST if count > 1 else _FLIP_TEST)
+        return Difference(diff, diff, diff, 1.0, None, n, number, count, test)
     if error <= _ROUNDING:
-        return Difference(diff, None, None, _sign_flip(difference, codes, number), None, *sizes, _FLIP_TEST)
+        return Difference(diff, None, None, _sign_flip(difference, codes, number), None, n, number, count, _FLIP_TEST)
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     detectable = half + float(stats.t.ppf(POWER, freedom)) * error
-    if count > 1:
-        p, test = float(2 * stats.t.sf(abs(diff) / error, freedom)), _T_TEST
-    else:
-        p, test = _sign_flip(difference, codes, number), _FLIP_TEST
-    return Difference(diff, diff - half, diff + half, p, detectable, *sizes, test)
+    p = float(2 * stats.t.sf(abs(diff) / error, freedom)) if count > 1 else _sign_flip(difference, codes, number)
+    return Difference(diff, diff - half, diff + half, p, detectable, n, number, count, test)
 
 
 def _standard_error(difference: Effect, codes: np.ndarray, number: int) -> tuple[float, float]:
     """Return the standard error over items and seeds, and its degrees of freedom."""
-    by_cluster = np.bincount(codes, weights=difference.influence.mean(0), minlength=number)  # (C,)
-    items = number / (number - 1) * float(by_cluster @ by_cluster)
+    items = clustered_variance(difference.influence.mean(0), codes, number)
     count = len(difference.seeds)
     if count == 1:
         return math.sqrt(items), number - 1

@@ -107,13 +107,6 @@ class Comparison:
             arm = self.arm(contrast.arm)
             named = {"run": arm.runs[0], "arm": arm.name, "seeds": arm.seeds, "pairs": contrast.seeds}
             contrasts.append(named | {k: v for k, v in asdict(contrast).items() if k not in named})
-        whole = {
-            "baseline": self.baseline,
-            "verdict": self.verdict,
-            "winner": self.winner,
-            "contrasts": contrasts,
-            "arms": self.arms,
-            "notes": self.notes,
-            "settings": self.settings,
-        }
+        whole: dict[str, Any] = {"baseline": self.baseline, "verdict": self.verdict, "winner": self.winner}
+        whole |= {"contrasts": contrasts, "arms": self.arms, "notes": self.notes, "settings": self.settings}
         return {key: to_json(value) for key, value in whole.items()}

@@ -25,13 +25,9 @@ def verdict_of(
 ) -> tuple[str, str | None]:
     """Return the verdict and the winner (None: no arm is better than every other one by all deciding metrics).
 
-    Args:
-        baseline: name of the arm the others are compared with.
-        arms: names of all arms.
-        contrasts: all contrasts with the baseline, p corrected over all of them; the sentences report these.
-        pairs: the deciding contrasts between any two arms, p corrected over all of these. A winner must be significant
-            under both corrections, so that the verdict agrees with the table of contrasts.
-        one_seed: names of the arms trained with one seed.
+    The sentences report ``contrasts``, all those with the baseline, with p corrected over them. ``pairs`` are the deciding
+    contrasts between any two arms, with p corrected over these. A winner must be significant under both corrections, so
+    that the verdict agrees with the table of contrasts. ``one_seed`` names the arms trained with one seed.
     """
     deciding = {(pair.contrast.suite, pair.contrast.metric) for pair in pairs}
     if not deciding:

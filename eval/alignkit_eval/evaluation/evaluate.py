@@ -13,7 +13,7 @@ from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import write_evaluation
 from alignkit.runs.evaluation import open_suites, run_suites
 
-from alignkit_eval.evaluation.targets import OpenTarget, TargetSpec, find_target, open_target
+from alignkit_eval.evaluation.targets import TargetSpec, find_target, open_target
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,8 @@ class Evaluation:
             }
             for name, result in self.results.items()
         }
-        return {
-            "target": self.target,
-            "directory": str(self.directory),
-            "suites": suites,
-            "skipped": list(self.skipped),
-        }
+        where = {"target": self.target, "directory": str(self.directory)}
+        return where | {"suites": suites, "skipped": list(self.skipped)}
 
 
 def default_target(runs: Path | str = "runs") -> str:
@@ -92,39 +88,28 @@ def evaluate(
 
 def _evaluate(source: TargetSpec, directory: Path, say: Callable[[str], None]) -> Evaluation:
     suites = open_suites(source.config.eval)
-    opened = open_target(source)
-    skipped: list[str] = []
+    subject, start_subject = open_target(source)
     against = {name: suite for name, suite in suites.items() if suite.uses_start}
-    start = run_suites(against, opened.start, skipped=skipped.append) if opened.start and against else {}
-    skipped.clear()  # the same suites are skipped, and reported, for the target itself
-    results = run_suites(suites, opened.subject, start=start, skipped=skipped.append)
+    # Suites that are skipped for the start model are skipped, and reported, for the target as well.
+    start = run_suites(against, start_subject) if start_subject else {}
+    skipped: list[str] = []
+    results = run_suites(suites, subject, start=start, skipped=skipped.append)
     for reason in skipped:
         say(f"{source.name}: {reason}")
     for result in results.values():
         write_evaluation(directory / "eval", result, target=source.name)
-    _update_record(opened, directory, results)
+    if source.run is not None and directory == source.run.path:
+        evaluation = source.run.read_record().get("evaluation", {})
+        after = evaluation.get("after", {}) | {name: dict(result.metrics) for name, result in results.items()}
+        source.run.update_record(evaluation=evaluation | {"after": after})
     return Evaluation(source.name, directory, results, tuple(skipped))
-
-
-def _update_record(opened: OpenTarget, directory: Path, results: Mapping[str, SuiteResult]) -> None:
-    run = opened.source.run
-    if run is None or directory != run.path:
-        return
-    evaluation = run.read_record().get("evaluation", {})
-    after = evaluation.get("after", {}) | {name: dict(result.metrics) for name, result in results.items()}
-    run.update_record(evaluation=evaluation | {"after": after})
 
 
 def _directories(sources: Sequence[TargetSpec], output: Path) -> list[Path]:
     """Return the directory for each target's results: the run's own, or a child of ``output`` with the target's name."""
-    paths = [s.run.path if s.run is not None and s.own_data else output / _file_name(s.name) for s in sources]
-    twice = {path for path in paths if paths.count(path) > 1}
-    if twice:
+    paths = [s.run.path if s.run is not None and s.own_data else output / s.name.replace("/", "--") for s in sources]
+    if twice := {path for path in paths if paths.count(path) > 1}:
         raise ConfigError(
             f"two targets would write to {min(twice)}: evaluate them one at a time, with another --output"
         )
     return paths
-
-
-def _file_name(name: str) -> str:
-    return name.replace("/", "--")

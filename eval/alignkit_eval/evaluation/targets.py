@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit import Example, Policy, RunConfig, Scores, settings
 from alignkit.config import DataConfig, ModelConfig
 from alignkit.contract.model import LoadedModel
+from alignkit.contract.types import RowKind
 from alignkit.data.load import HeldOut
 from alignkit.errors import ModelError, NoRowsError
 from alignkit.models.load import build_classifier, build_model
@@ -19,7 +21,6 @@ from alignkit.runs.data import held_out_data, run_data
 from alignkit.runs.evaluation import Subject, data_rules
 
 if TYPE_CHECKING:
-    from alignkit.contract.types import RowKind
     from transformers import PreTrainedTokenizerBase
 
 
@@ -35,22 +36,13 @@ class TargetSpec:
     has_data: bool
 
 
-@dataclass(frozen=True)
-class OpenTarget:
-    """A target with its model loaded, and the start model of the run it came from (loaded when first used)."""
-
-    source: TargetSpec
-    subject: Subject
-    start: Subject | None
-
-
 def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = ()) -> TargetSpec:
     """Return what ``target`` names and how it is evaluated; nothing is loaded.
 
     Args:
         target: a run directory, a model or adapter directory, a hub id, or ``demo``.
         data: rows to evaluate on, in place of what the target came with.
-        sets: further ``key=value`` texts, as ``--set`` takes them.
+        sets: further ``key=value`` texts, as for ``--set``.
 
     Raises:
         ConfigError: the run or a key cannot be used.
@@ -75,13 +67,15 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
 def _for_other_data(config: DataConfig, sets: Sequence[str]) -> DataConfig:
     """Return a run's data section for a source it was not written for: what describes the old one goes, unless it was set."""
     given = {text.partition("=")[0].split(".")[1] for text in sets if text.startswith("data.")}
-    fresh = DataConfig()
     names = {"subset", "eval_split", "columns", "eval_limit", "max_dropped"} - given
-    return config.model_copy(update={name: getattr(fresh, name) for name in names})
+    return config.model_copy(update={name: getattr(DataConfig(), name) for name in names})
 
 
-def open_target(source: TargetSpec) -> OpenTarget:
-    """Load a target's model and tokenizer, and find its held-out rows; raises ``ModelError`` and ``DataError``."""
+def open_target(source: TargetSpec) -> tuple[Subject, Subject | None]:
+    """Load a target's model and tokenizer, and find its held-out rows; raises ``ModelError`` and ``DataError``.
+
+    Returns the target, and the start model of the run it came from (loaded when first used).
+    """
     config = source.config
     model = config.model.model_copy(update={"lora": None, "dropout": False})
     if source.run is not None:
@@ -89,45 +83,33 @@ def open_target(source: TargetSpec) -> OpenTarget:
             raise ModelError(f"{source.run.path} holds no trained model (its status is {source.run.status})")
         model = model.model_copy(update={"name": str(source.run.path), "tokenizer": None, "chat_template": None})
     loaded = build_model(model)
-    held_out = held_out_rows(source, loaded.tokenizer)
     subject = Subject(
         name=source.name,
         policy=_policy(loaded, config.model),
         tokenizer=loaded.tokenizer,
-        held_out=held_out,
+        held_out=held_out_rows(source, loaded.tokenizer),
         weights=loaded.fingerprint,
         rules=data_rules(config.data),
     )
-    return OpenTarget(source, *_with_start(source, subject))
-
-
-def _with_start(source: TargetSpec, subject: Subject) -> tuple[Subject, Subject | None]:
-    """Tell a run's subject of its start model, and return that one as a subject as well."""
-    from dataclasses import replace
-
     if source.run is None:
         return subject, None
-    expected = source.run.read_record().get("model", {}).get("hash")
-    policy = LazyPolicy(lambda: _start_policy(source, expected), classifier=_trained_classifier(source))
-    subject = replace(subject, start_weights=expected, start_policy=lambda: policy)
-    start = replace(subject, name=f"start model of {source.name}", policy=policy, weights=expected)
-    return subject, start
+    recorded = source.run.read_record().get("model", {})
+    # A run that trained a reward model started from a classifier with a new head, initialized with the run's seed.
+    classifier = is_classifier(str(source.run.model))
+    policy = LazyPolicy(lambda: _start_policy(source, recorded, classifier), classifier=classifier)
+    subject = replace(subject, start_weights=recorded.get("hash"), start_policy=lambda: policy)
+    name = f"start model of {source.name}"
+    return subject, replace(subject, name=name, policy=policy, weights=recorded.get("hash"))
 
 
-def _trained_classifier(source: TargetSpec) -> bool:
-    """Whether a run trained a reward model: its start model was a classifier with a new head, drawn by the run's seed."""
-    return source.run is not None and is_classifier(str(source.run.model))
-
-
-def _start_policy(source: TargetSpec, expected: str | None) -> Policy:
+def _start_policy(source: TargetSpec, recorded: Mapping[str, Any], classifier: bool) -> Policy:
     config = source.config
-    build = build_classifier if _trained_classifier(source) else build_model
-    model = config.model
-    found = None if source.run is None else source.run.read_record().get("model", {}).get("path")
+    build = build_classifier if classifier else build_model
+    found, model = recorded.get("path"), config.model
     if found is not None and Path(found).is_dir():  # where it was found then, whatever directory we are in now
         model = model.model_copy(update={"name": found})
     loaded = build(model, seed=config.run.seed)
-    if loaded.fingerprint != expected:
+    if loaded.fingerprint != recorded.get("hash"):
         raise ModelError(
             f"the start model {config.model.name} of {source.name} has changed since the run: what compares with it "
             "cannot be evaluated"
@@ -145,15 +127,15 @@ def _policy(loaded: LoadedModel, config: ModelConfig) -> Policy:
 
 def held_out_rows(source: TargetSpec, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
     """Return the rows a target is evaluated on, tokenised with its tokenizer."""
+
+    def no_rows(kind: RowKind) -> Any:
+        raise NoRowsError(f"there are no {kind} rows: name a source with --data")
+
     if not source.has_data:
-        return HeldOut(_no_rows)
+        return HeldOut(no_rows)
     if source.own_data and source.run is not None:
         return run_data(source.config, tokenizer).held_out  # which rows are held out follows from the method's row kind
     return held_out_data(source.config, tokenizer)
-
-
-def _no_rows(kind: RowKind) -> Any:
-    raise NoRowsError(f"there are no {kind} rows: name a source with --data")
 
 
 class LazyPolicy:
@@ -161,20 +143,11 @@ class LazyPolicy:
 
     def __init__(self, load: Callable[[], Policy], *, classifier: bool = False) -> None:
         self.classifier = classifier
-        self._load = load
-        self._policy: Policy | None = None
-
-    @property
-    def _loaded(self) -> Policy:
-        if self._policy is None:
-            self._policy = self._load()
-        return self._policy
+        self._policy = cache(load)
 
     @property
     def model(self) -> Any:
-        """The model."""
-        return self._loaded.model
+        return self._policy().model
 
     def score(self, examples: Sequence[Example], **wanted: Any) -> Scores:
-        """Score every completion of ``examples``."""
-        return self._loaded.score(examples, **wanted)
+        return self._policy().score(examples, **wanted)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from alignkit import Example
+from alignkit.demo import data_path
 from alignkit.errors import ConfigError
 from alignkit.system.files import jsonl_rows
 
@@ -26,15 +28,10 @@ def read_documents(source: str) -> list[Text]:
     """Read documents from a ``.jsonl`` file with a "text" key per line, or a ``.txt`` file with blank lines in between.
 
     A .jsonl file may also give "id" and "cluster". The default id is the line (.jsonl) or the number of the document
-    (.txt), and by default each document is its own cluster.
-
-    Args:
-        source: path of the file, or ``demo`` for the demo's neutral texts.
-
-    Raises:
-        ConfigError: the file is missing, of another type or has no document, or a line (named) cannot be used.
+    (.txt), and by default each document is its own cluster. The source ``demo`` is the demo's neutral texts. Raises
+    ``ConfigError``: the file is missing, of another type or has no document, or a line (named) cannot be used.
     """
-    path = _demo_texts() if source == "demo" else Path(source)
+    path = Path(data_path("neutral") if source == "demo" else source)
     if path.suffix not in {".jsonl", ".txt"}:
         raise ConfigError(f"perplexity's text must be a .jsonl or .txt file, or demo; got {source!r}")
     try:
@@ -64,12 +61,6 @@ def document_windows(document: Text, tokenizer: PreTrainedTokenizerBase, max_len
         )
 
 
-def _demo_texts() -> Path:
-    from alignkit.demo import data_path
-
-    return Path(data_path("neutral"))
-
-
 def _lines(path: Path) -> Iterator[Text]:
     for place, row in jsonl_rows(path, error=ConfigError):
         if not isinstance(row.get("text"), str) or not row["text"]:
@@ -80,12 +71,6 @@ def _lines(path: Path) -> Iterator[Text]:
 
 def _paragraphs(content: str) -> Iterator[Text]:
     lines = content.replace("\r\n", "\n").split("\n")
-    paragraph: list[str] = []
-    count = 0
-    for line in [*lines, ""]:
-        if line.strip():
-            paragraph.append(line)
-        elif paragraph:
-            count += 1
-            yield Text(str(count), str(count), "\n".join(paragraph))
-            paragraph = []
+    paragraphs = ("\n".join(group) for filled, group in groupby(lines, lambda line: bool(line.strip())) if filled)
+    for number, paragraph in enumerate(paragraphs, start=1):
+        yield Text(str(number), str(number), paragraph)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
 from alignkit.contract.rewards import Answered, RewardSpecs
 from alignkit.contract.rows import Row
@@ -16,10 +17,7 @@ from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_proportion
 from alignkit_eval.suites.diversity import distinct, repetition
-from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest
-
-Checker = Callable[[Any, str], Any]
-"""``checker(prompt, completion)`` returns the quality of a completion, a number. The prompt is text or messages, as in its row."""
+from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest, suite_result
 
 CONTRASTS = (
     Contrast("quality", "quality", verdict=("quality",)),
@@ -58,55 +56,38 @@ class GenerateSuite(Suite[GenerateSettings]):
 
     def __init__(self, settings: GenerateSettings) -> None:
         super().__init__(settings)
+        # checker(prompt, completion): the prompt is text or messages, as in its row
         self.checker = None if settings.checker is None else load_function(settings.checker)
         self.rewards = open_rewards(settings.rewards)
 
     def content(self, target: Target) -> str:
-        """Return a digest of the prompts."""
         return rows_digest(self._selected(target.rows("prompt")))
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Complete the prompts.
-
-        Raises:
-            NoRowsError: there are no held-out prompts.
-            RunFailedError: logits or results of the checker or rewards are not finite.
-        """
+        """Complete the prompts; ``RunFailedError`` is also raised where a checker's or reward's result is not finite."""
         examples = self._selected(target.examples("prompt"))
         require_rows(self.name, "prompt", examples)
         items = self._completions(target, examples, self._selected(target.rows("prompt")))
-        metrics = _metrics(items, [item["token_ids"] for item in items])
-        for item in items:
-            del item["token_ids"]
+        metrics = _metrics(items, [item.pop("token_ids") for item in items])
         rewards = [Contrast(name, name) for name in metrics if name.startswith("reward/")]
         if target.start is not None and self.checker is not None:
             metrics["win_rate"] = _win_rate(items, target.start.items)
-        return SuiteResult(
-            suite=self.name,
-            n=len(items),
-            clusters=len({item["cluster"] for item in items}),
-            metrics=metrics,
-            items=items,
-            settings=self.settings.model_dump(mode="json"),
-            contrasts=[contrast for contrast in CONTRASTS if contrast.numerator in items[0]] + rewards,
-        )
+        return suite_result(self, items, metrics, [*CONTRASTS, *rewards])
 
     def _selected(self, rows: Sequence[Any]) -> list[Any]:
         """Return rows evenly spaced over all rows, without duplicate prompts."""
         wanted = min(self.settings.prompts, len(rows))
         seen: dict[str, Any] = {}
-        for i in range(wanted):
-            row = rows[i * len(rows) // wanted]
+        for row in (rows[i * len(rows) // wanted] for i in range(wanted)):
             seen.setdefault(repr(row.prompt), row)
         return list(seen.values())
 
     def _completions(self, target: Target, examples: Sequence[Example], rows: Sequence[Row]) -> list[dict[str, Any]]:
-        settings = self.settings
-        prompts = [list(example.prompt) for example in examples for _ in range(settings.samples)]
+        settings, tokenizer = self.settings, target.tokenizer
         answers = generate(
             target.policy.model,
-            target.tokenizer,
-            prompts,
+            tokenizer,
+            [list(example.prompt) for example in examples for _ in range(settings.samples)],
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
@@ -116,12 +97,12 @@ class GenerateSuite(Suite[GenerateSettings]):
         answered: list[Answered] = []
         for i, answer in enumerate(answers):
             example, row, sample = examples[i // settings.samples], rows[i // settings.samples], i % settings.samples
-            text = target.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+            text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
             item: dict[str, Any] = {
                 "id": example.id if settings.samples == 1 else f"{example.id}#{sample}",
                 "cluster": cluster_of(example),
                 "category": example.category,
-                "prompt": target.tokenizer.decode(list(example.prompt), skip_special_tokens=True),
+                "prompt": tokenizer.decode(list(example.prompt), skip_special_tokens=True),
                 "answer": text,
                 "tokens": len(answer.tokens),
                 "ended": float(answer.ended),
@@ -129,28 +110,18 @@ class GenerateSuite(Suite[GenerateSettings]):
                 "token_ids": answer.tokens,
             }
             if self.checker is not None:
-                item["quality"] = self._checked(row, text, self.checker)
+                item["quality"] = self._quality(self.checker(row.prompt, text), row)
             items.append(item)
-            prompt_ids, fields = example.prompt, example.fields
+            ids, fields = example.prompt, example.fields
             answered.append(
-                Answered(
-                    example.id,
-                    row.prompt,
-                    text,
-                    prompt_ids,
-                    answer.completion,
-                    answer.ended,
-                    target.tokenizer,
-                    fields,
-                )
+                Answered(example.id, row.prompt, text, ids, answer.completion, answer.ended, tokenizer, fields)
             )
         for name, values in score_answers(self.rewards, answered).parts.items():
             for item, value in zip(items, values, strict=True):
                 item[f"reward/{name}"] = value
         return items
 
-    def _checked(self, row: Row, answer: str, checker: Checker) -> float:
-        value = checker(row.prompt, answer)
+    def _quality(self, value: Any, row: Row) -> float:
         if isinstance(value, bool | int | float) and math.isfinite(value):
             return float(value)
         raise RunFailedError(
@@ -164,19 +135,13 @@ def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]
     def mean(key: str) -> Estimate:
         return clustered_mean([item[key] for item in items], clusters)
 
-    quality = {"quality": mean("quality")} if "quality" in items[0] else {}
-    rewards = {name: mean(name) for name in items[0] if name.startswith("reward/")}
-    return (
-        quality
-        | rewards
-        | {
-            "tokens": mean("tokens"),
-            "ended": clustered_proportion([item["ended"] for item in items], clusters),
-            "repetition": clustered_proportion([item["repetition"] for item in items], clusters),
-            "distinct_1": Estimate(distinct(tokens, 1)),
-            "distinct_2": Estimate(distinct(tokens, 2)),
-        }
-    )
+    return {name: mean(name) for name in items[0] if name == "quality" or name.startswith("reward/")} | {
+        "tokens": mean("tokens"),
+        "ended": clustered_proportion([item["ended"] for item in items], clusters),
+        "repetition": clustered_proportion([item["repetition"] for item in items], clusters),
+        "distinct_1": Estimate(distinct(tokens, 1)),
+        "distinct_2": Estimate(distinct(tokens, 2)),
+    }
 
 
 def _win_rate(items: Sequence[Mapping[str, Any]], start: Sequence[Mapping[str, Any]]) -> Estimate:
@@ -185,9 +150,5 @@ def _win_rate(items: Sequence[Mapping[str, Any]], start: Sequence[Mapping[str, A
     missing = next((item["id"] for item in items if item["id"] not in before), None)
     if missing is not None:
         raise RunFailedError(f"the start model has no completion of prompt {missing}")
-    credits = [(1 + _sign(item["quality"] - before[item["id"]])) / 2 for item in items]
+    credits = [(1 + np.sign(item["quality"] - before[item["id"]])) / 2 for item in items]
     return clustered_proportion(credits, [item["cluster"] for item in items])
-
-
-def _sign(x: float) -> int:
-    return (x > 0) - (x < 0)

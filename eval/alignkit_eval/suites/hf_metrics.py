@@ -9,6 +9,8 @@ The suites' own functions compute the results. Importing this module takes secon
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import datasets
@@ -22,74 +24,62 @@ from alignkit_eval.suites.scores import CompletionScore
 _NUMBER, _COUNT, _WORD = "float64", "int64", "string"
 
 
-def _metric_info(description: str, inputs: str, features: dict[str, str]) -> evaluate.MetricInfo:
-    return evaluate.MetricInfo(
-        description=description,
-        citation="",
-        inputs_description=inputs,
-        features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}),
-    )
-
-
-class _OfflineMetric(evaluate.Metric):
+class _OfflineMetric(evaluate.Metric, ABC):
     """A metric that needs neither the hub nor a script."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        raise NotImplementedError
+    summary: str
+    inputs: str
+    columns: Mapping[str, str]
+    """Types of the inputs."""
 
-    def _plain(self, metrics: dict[str, Estimate]) -> dict[str, Any]:
-        return {name: estimate._asdict() for name, estimate in metrics.items()}
+    @abstractmethod
+    def metrics(self, rows: Iterable[tuple[Any, ...]]) -> dict[str, Estimate]:
+        """Compute the metrics of rows, which have the columns in their order."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features({name: datasets.Value(kind) for name, kind in self.columns.items()})
+        return evaluate.MetricInfo(self.summary, citation="", features=features, inputs_description=self.inputs)
+
+    def _compute(self, **columns: Any) -> dict[str, Any]:
+        rows = zip(*(columns[name] for name in self.columns), strict=True)
+        return {name: estimate._asdict() for name, estimate in self.metrics(rows).items()}
 
 
 class PreferenceAccuracy(_OfflineMetric):
     """Preference accuracy and margins, from the log-probabilities of chosen and rejected completions."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _metric_info(
-            "Preference accuracy by sum and by mean, with clustered 95 % intervals.",
-            "chosen, rejected: summed log-probability of each completion; chosen_tokens, rejected_tokens: its scored tokens; "
-            "cluster: pairs of one cluster are not independent (empty: each pair is its own cluster).",
-            {
-                "chosen": _NUMBER,
-                "rejected": _NUMBER,
-                "chosen_tokens": _COUNT,
-                "rejected_tokens": _COUNT,
-                "cluster": _WORD,
-            },
-        )
+    summary = "Preference accuracy by sum and by mean, with clustered 95 % intervals."
+    inputs = (
+        "chosen, rejected: summed log-probability of each completion; chosen_tokens, rejected_tokens: its scored tokens; "
+        "cluster: pairs of one cluster are not independent (empty: each pair is its own cluster)."
+    )
+    columns = {
+        "chosen": _NUMBER,
+        "chosen_tokens": _COUNT,
+        "rejected": _NUMBER,
+        "rejected_tokens": _COUNT,
+        "cluster": _WORD,
+    }
 
-    def _compute(self, **columns: Any) -> dict[str, Any]:
+    def metrics(self, rows: Iterable[tuple[Any, ...]]) -> dict[str, Estimate]:
         pairs = [
-            ScoredPair(
-                id=str(i),
-                cluster=cluster or f"row-{i}",
-                category="",
-                chosen=CompletionScore(chosen, chosen_tokens),
-                rejected=CompletionScore(rejected, rejected_tokens),
-            )
-            for i, (chosen, rejected, chosen_tokens, rejected_tokens, cluster) in enumerate(
-                zip(*(columns[name] for name in self.features), strict=True)
-            )
+            ScoredPair(str(i), cluster or f"row-{i}", "", CompletionScore(a, n), CompletionScore(b, m))
+            for i, (a, n, b, m, cluster) in enumerate(rows)
         ]
-        return self._plain(pair_metrics(pairs, bins=10))
+        return pair_metrics(pairs, bins=10)
 
 
 class CorpusPerplexity(_OfflineMetric):
     """Perplexity and bits per byte of a corpus: ratios of sums, not means of per-text values."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _metric_info(
-            "Corpus perplexity and bits per byte, with clustered 95 % intervals.",
-            "nll: negative log-likelihood of each text in nats; tokens: its scored tokens; bytes: its UTF-8 bytes; "
-            "cluster: texts of one cluster are not independent (empty: each text is its own cluster).",
-            {"nll": _NUMBER, "tokens": _COUNT, "bytes": _COUNT, "cluster": _WORD},
-        )
+    summary = "Corpus perplexity and bits per byte, with clustered 95 % intervals."
+    inputs = (
+        "nll: negative log-likelihood of each text in nats; tokens: its scored tokens; bytes: its UTF-8 bytes; "
+        "cluster: texts of one cluster are not independent (empty: each text is its own cluster)."
+    )
+    columns = {"nll": _NUMBER, "tokens": _COUNT, "bytes": _COUNT, "cluster": _WORD}
 
-    def _compute(self, **columns: Any) -> dict[str, Any]:
-        documents = [
-            Document(str(i), cluster or f"text-{i}", nll, tokens, size)
-            for i, (nll, tokens, size, cluster) in enumerate(
-                zip(*(columns[name] for name in self.features), strict=True)
-            )
-        ]
-        return self._plain(perplexity_metrics(documents))
+    def metrics(self, rows: Iterable[tuple[Any, ...]]) -> dict[str, Estimate]:
+        return perplexity_metrics(
+            [Document(str(i), cluster or f"text-{i}", *scored) for i, (*scored, cluster) in enumerate(rows)]
+        )

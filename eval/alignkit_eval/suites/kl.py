@@ -12,7 +12,7 @@ completion, both in nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from alignkit import Contrast, Example, Settings, Suite, SuiteResult, Target
@@ -22,11 +22,10 @@ from alignkit.errors import ConfigError, NoRowsError, RunFailedError
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_ratio
-from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest
+from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest, suite_result
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
 CONTRASTS = (
     Contrast("kl", "kl", "tokens", higher_is_better=False, one_tokenizer=True),
@@ -60,13 +59,8 @@ class KLSuite(Suite[KLSettings]):
         return rows_digest(target.rows("completion")) if self.settings.against is None else None
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Compare the two models' distributions.
-
-        Raises:
-            NoRowsError: there are no completions or no start model.
-            RunFailedError: the divergence is not finite.
-        """
-        other = self._other(target)
+        """Compare the two models' distributions; ``NoRowsError`` is also raised where there is no start model."""
+        other = self._other_model(target)
         examples = [example.narrow(0) for example in target.examples("completion")]
         require_rows(self.name, "completion", examples)
         divergences = kl_of(target.policy.model, other, examples, self.settings.tokens_per_batch)
@@ -75,32 +69,32 @@ class KLSuite(Suite[KLSettings]):
             raise RunFailedError(f"suite kl: the divergence is not finite on {len(broken)} rows (first: {broken[0]})")
         clusters = [cluster_of(example) for example in examples]
         tokens = [example.scored_tokens(0) for example in examples]
-        return SuiteResult(
-            suite=self.name,
-            n=len(examples),
-            clusters=len(set(clusters)),
-            metrics={
-                "kl": clustered_ratio(divergences, tokens, clusters),
-                "kl_sequence": clustered_mean(divergences, clusters),
-            },
-            items=[
-                {"id": e.id, "cluster": c, "kl": kl, "tokens": n}
-                for e, c, kl, n in zip(examples, clusters, divergences, tokens, strict=True)
-            ],
-            settings=self.settings.model_dump(mode="json"),
-            contrasts=CONTRASTS,
-        )
+        metrics = {
+            "kl": clustered_ratio(divergences, tokens, clusters),
+            "kl_sequence": clustered_mean(divergences, clusters),
+        }
+        items = [
+            {"id": e.id, "cluster": c, "kl": kl, "tokens": n}
+            for e, c, kl, n in zip(examples, clusters, divergences, tokens, strict=True)
+        ]
+        return suite_result(self, items, metrics, CONTRASTS)
 
-    def _other(self, target: Target) -> torch.nn.Module:
-        if self.settings.against is not None:
-            other: torch.nn.Module = _load(self.settings.against, target)
-            return other
-        if target.start_policy is None:
-            raise NoRowsError(
-                f"{target.name} is not a run, so it has no start model: name one with eval.settings.kl.against"
-            )
-        start: torch.nn.Module = target.start_policy().model
-        return start
+    def _other_model(self, target: Target) -> Any:
+        """Return the model that the target is compared with, on the target's device."""
+        from alignkit.data.table.cache import tokenizer_content
+        from alignkit.models.load import build_model
+
+        name = self.settings.against
+        if name is None:
+            if target.start_policy is None:
+                raise NoRowsError(
+                    f"{target.name} is not a run, so it has no start model: name one with eval.settings.kl.against"
+                )
+            return target.start_policy().model
+        loaded = build_model(ModelConfig(name=name))
+        if tokenizer_content(loaded.tokenizer) != tokenizer_content(target.tokenizer):
+            raise ConfigError(f"eval.settings.kl.against: the tokenizers of {name} and {target.name} differ")
+        return loaded.model.to(next(target.policy.model.parameters()).device)
 
 
 def kl_of(
@@ -115,13 +109,12 @@ def kl_of(
     divergences = [0.0] * len(examples)
     with evaluating(model, other):
         for rows in by_length(examples, tokens_per_batch, padded=True):
-            found = _batch_kl(model, other, [examples[i] for i in rows])
-            for i, value in zip(rows, found, strict=True):
+            for i, value in zip(rows, _batch_kl(model, other, [examples[i] for i in rows]), strict=True):
                 divergences[i] = value
     return divergences
 
 
-def _batch_kl(model: Any, other: Any, examples: Sequence[Example]) -> list[float]:
+def _batch_kl(model: Any, other: Any, examples: Sequence[Example]) -> Iterator[float]:
     import torch
     from alignkit.scoring.padding import pad_rows
 
@@ -129,20 +122,13 @@ def _batch_kl(model: Any, other: Any, examples: Sequence[Example]) -> list[float
     ids, mask = pad_rows(rows, 0, next(model.parameters()).device)  # (B, T)
     ours = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, T, V)
     theirs = other(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    found = []
     for row, example in enumerate(examples):
-        scored = _positions(example)
+        first, own = len(example.prompt) - 1, example.masks[0] if example.masks else None
+        # Positions of the logits that predict the scored tokens.
+        scored = [first + t for t in range(len(example.completions[0])) if own is None or own[t]]
         chunks = [scored[i : i + _POSITIONS] for i in range(0, len(scored), _POSITIONS)]
         parts = [_positions_kl(ours[row, chunk], theirs[row, chunk]) for chunk in chunks]
-        found.append(float(torch.stack(parts).sum()))
-    return found
-
-
-def _positions(example: Example) -> list[int]:
-    """Return the positions of the logits that predict the scored tokens of a row's completion."""
-    first = len(example.prompt) - 1
-    mask = example.masks[0] if example.masks else None
-    return [first + t for t in range(len(example.completions[0])) if mask is None or mask[t]]
+        yield float(torch.stack(parts).sum())
 
 
 def _positions_kl(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
@@ -154,14 +140,3 @@ def _positions_kl(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     p, q = ours.float().log_softmax(-1), theirs.float().log_softmax(-1)
     ratio = p - q
     return (p.exp() * (ratio + (-ratio).expm1())).double().sum()
-
-
-def _load(name: str, target: Target) -> PreTrainedModel:
-    from alignkit.data.table.cache import tokenizer_content
-    from alignkit.models.load import build_model
-
-    loaded = build_model(ModelConfig(name=name))
-    if tokenizer_content(loaded.tokenizer) != tokenizer_content(target.tokenizer):
-        raise ConfigError(f"eval.settings.kl.against: the tokenizers of {name} and {target.name} differ")
-    loaded.model.to(next(target.policy.model.parameters()).device)
-    return loaded.model

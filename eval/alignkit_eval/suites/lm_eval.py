@@ -16,6 +16,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from alignkit.errors import AlignError, ConfigError, DataError, NoRowsError, Run
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, clustered_ratio, transformed
+from alignkit_eval.suites.scores import suite_result
 
 TASKS = Path(__file__).parents[1] / "tasks"
 """Directory of the demo's tasks, which come with alignkit."""
@@ -50,31 +52,24 @@ class HarnessSuite(Suite[HarnessSettings]):
 
     def __init__(self, settings: HarnessSettings) -> None:
         super().__init__(settings)
-        self._opened: tuple[Any, dict[str, Any]] | None = None
         if settings.include_path is not None and not Path(settings.include_path).is_dir():
             raise ConfigError(f"lm-eval: there is no task directory {settings.include_path}")
 
     def content(self, target: Target) -> str:
-        """Return a digest of the tasks: their configurations and documents."""
-        _, tasks = self._tasks()
+        """Return a digest of the tasks' configurations and documents."""
+        _, tasks = self._tasks
         content = hashlib.sha256()
         for name, task in sorted(tasks.items()):
             about = {key: value for key, value in task.dump_config().items() if key != "metadata"}
-            content.update(json.dumps([name, about], sort_keys=True, default=_stable).encode())
-            for doc in task.eval_docs:
-                content.update(json.dumps(doc, sort_keys=True, default=_stable).encode())
+            for part in ([name, about], *task.eval_docs):
+                content.update(json.dumps(part, sort_keys=True, default=_stable).encode())
         return content.hexdigest()
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Run the tasks.
-
-        Raises:
-            NoRowsError: no tasks are named, or they have no documents.
-            RunFailedError: logits or log-likelihoods are not finite, or lm-eval fails.
-        """
+        """Run the tasks; ``RunFailedError`` is also raised where lm-eval fails."""
         from alignkit.scoring.evaluating import undisturbed
 
-        manager, _ = self._tasks()
+        manager, _ = self._tasks
         model = target.policy.model
         with undisturbed(model), _quiet():  # lm-eval seeds all random generators
             _require_numbers(model, target)
@@ -82,40 +77,38 @@ class HarnessSuite(Suite[HarnessSettings]):
         samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
         for task, rows in samples.items():
             _require_finite(task, rows)
-        items = {task: _items(task, rows) for task, rows in samples.items()}
+        items: list[dict[str, Any]] = []
         metrics: dict[str, Estimate] = {}
         contrasts: list[Contrast] = []
-        for task, rows in items.items():
+        for task, rows in samples.items():
             better = found.get("higher_is_better", {}).get(task, {})
-            made, compared = _measure(task, rows, found["results"][task], better)
+            items += (own := _items(task, rows))
+            made, compared = _measure(task, own, found["results"][task], better)
             metrics |= made
             contrasts += compared
         for name in sorted(found.get("groups", {})):
             metrics |= {f"{name}/{key}": Estimate(value) for key, value in _reported(found["groups"][name]).items()}
-        every = [item for rows in items.values() for item in rows]
-        return SuiteResult(
-            suite=self.name,
-            n=len(every),
-            clusters=len({(item["task"], item["cluster"]) for item in every}),
-            metrics=metrics,
-            items=every,
-            settings=self.settings.model_dump(mode="json"),
-            contrasts=contrasts,
-        )
+        return suite_result(self, items, metrics, contrasts)
 
     # ------------------------------------------------------------------ tasks
 
+    @cached_property
     def _tasks(self) -> tuple[Any, dict[str, Any]]:
-        """Return lm-eval's task manager and the tasks by name, loaded once."""
+        """lm-eval's task manager and the tasks by name."""
         from alignkit.scoring.evaluating import undisturbed
 
-        if self._opened is None:
-            if not self.settings.tasks:
-                raise NoRowsError("lm-eval needs tasks: name them with --tasks A,B")
-            with undisturbed(), _quiet():
-                manager = self._manager(self.settings.tasks)
-                self._opened = manager, _load(manager, self.settings.tasks)
-        return self._opened
+        names = self.settings.tasks
+        if not names:
+            raise NoRowsError("lm-eval needs tasks: name them with --tasks A,B")
+        with undisturbed(), _quiet():
+            manager = self._manager(names)
+            try:
+                return manager, manager.load(list(names))["tasks"]
+            except Exception as error:
+                raise DataError(
+                    f"lm-eval cannot load {', '.join(names)}: {type(error).__name__}: {first_line(error)} (a stock task "
+                    "needs its data set on disk or access to the hub)"
+                ) from error
 
     def _manager(self, names: Sequence[str]) -> Any:
         """Return a manager of the named tasks. The 14,000 stock tasks take seconds to read, so only where one is named."""
@@ -138,14 +131,11 @@ class HarnessSuite(Suite[HarnessSettings]):
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        settings = self.settings
+        settings, model = self.settings, target.policy.model
         try:
             found: dict[str, Any] | None = simple_evaluate(
                 model=HFLM(
-                    pretrained=target.policy.model,
-                    tokenizer=target.tokenizer,
-                    batch_size=settings.batch_size,
-                    max_length=_longest(target.policy.model),
+                    model, tokenizer=target.tokenizer, batch_size=settings.batch_size, max_length=_longest(model)
                 ),
                 tasks=list(settings.tasks or ()),
                 task_manager=manager,
@@ -173,9 +163,8 @@ def _items(task: str, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     for sample in samples:
         name = f"{task}:{sample['doc_id']}"
         doc = sample["doc"] if isinstance(sample["doc"], Mapping) else {}
-        item = items.setdefault(
-            sample["doc_id"], {"id": name, "cluster": str(doc.get("cluster") or name), "task": task}
-        )
+        first = {"id": name, "cluster": str(doc.get("cluster") or name), "task": task}
+        item = items.setdefault(sample["doc_id"], first)
         for metric in sample["metrics"]:
             key, value = _key(metric, sample["filter"]), sample[metric]
             if isinstance(value, bool | int | float | np.number):
@@ -217,12 +206,12 @@ def _measure(
 
 def _reported(results: Mapping[str, Any]) -> dict[str, float]:
     """Return lm-eval's numbers as ``{"acc": .., "exact_match:strict-match": ..}``, without standard errors."""
-    found = {}
-    for key, value in results.items():
-        metric, comma, chosen = key.partition(",")
-        if comma and not metric.endswith("_stderr") and isinstance(value, bool | int | float | np.number):
-            found[_key(metric, chosen)] = float(value)
-    return found
+    named = ((*key.partition(","), value) for key, value in results.items())
+    return {
+        _key(metric, chosen): float(value)
+        for metric, comma, chosen, value in named
+        if comma and not metric.endswith("_stderr") and isinstance(value, bool | int | float | np.number)
+    }
 
 
 def _key(metric: str, chosen: str) -> str:
@@ -242,12 +231,10 @@ def _require_finite(task: str, samples: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _numbers(responses: Any) -> Iterator[float]:
+def _numbers(responses: Any) -> list[float]:
     if isinstance(responses, list | tuple):
-        for response in responses:
-            yield from _numbers(response)
-    elif isinstance(responses, float):
-        yield responses
+        return [number for response in responses for number in _numbers(response)]
+    return [responses] if isinstance(responses, float) else []
 
 
 def _require_numbers(model: Any, target: Target) -> None:
@@ -260,21 +247,9 @@ def _require_numbers(model: Any, target: Target) -> None:
 
 def _longest(model: Any) -> int | None:
     """Return the model's maximum input length, None where its configuration has none."""
-    config = model.config.get_text_config()
-    return next(
-        (int(v) for k in ("max_position_embeddings", "n_positions", "n_ctx") if (v := getattr(config, k, None))), None
-    )
-
-
-def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
-    try:
-        tasks: dict[str, Any] = manager.load(list(names))["tasks"]
-    except Exception as error:
-        raise DataError(
-            f"lm-eval cannot load {', '.join(names)}: {type(error).__name__}: {first_line(error)} (a stock task needs its "
-            "data set on disk or access to the hub)"
-        ) from error
-    return tasks
+    names = ("max_position_embeddings", "n_positions", "n_ctx")
+    lengths = (getattr(model.config.get_text_config(), name, None) for name in names)
+    return next((int(length) for length in lengths if length), None)
 
 
 @contextlib.contextmanager

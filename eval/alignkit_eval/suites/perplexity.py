@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
@@ -18,18 +17,10 @@ from pydantic import Field
 
 from alignkit_eval.statistics import clustered_ratio, transformed
 from alignkit_eval.suites.documents import document_windows, read_documents
-from alignkit_eval.suites.scores import (
-    CompletionScore,
-    cluster_of,
-    require_finite,
-    require_rows,
-    rows_digest,
-    score_completions,
-)
+from alignkit_eval.suites.scores import cluster_of, finite_scores, require_rows, rows_digest, suite_result
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
 
 CONTRASTS = (
     Contrast("perplexity", "nll", "tokens", higher_is_better=False, log=True, one_tokenizer=True),
@@ -48,8 +39,7 @@ class PerplexitySettings(Settings):
     tokens_per_batch: int = Field(16384, ge=1, description="maximum tokens per forward pass")
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A scored document: negative log-likelihood in nats, scored tokens, UTF-8 bytes."""
 
     id: str
@@ -60,14 +50,7 @@ class Document:
 
     def item(self) -> dict[str, Any]:
         """Return the document's line of ``perplexity.items.jsonl``."""
-        return {
-            "id": self.id,
-            "cluster": self.cluster,
-            "nll": self.nll,
-            "bits": self.nll / math.log(2),
-            "tokens": self.tokens,
-            "bytes": self.bytes,
-        }
+        return self._asdict() | {"bits": self.nll / math.log(2)}
 
 
 class PerplexitySuite(Suite[PerplexitySettings]):
@@ -77,29 +60,14 @@ class PerplexitySuite(Suite[PerplexitySettings]):
     settings_type = PerplexitySettings
 
     def content(self, target: Target) -> str:
-        """Return a digest of the texts."""
         if self.settings.text is None:
             return rows_digest(target.rows("completion"))
         return hashlib.sha256(repr(read_documents(self.settings.text)).encode()).hexdigest()
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Score the corpus.
-
-        Raises:
-            DataError: there is no text.
-            RunFailedError: a score is not finite.
-        """
         documents = self._completions(target) if self.settings.text is None else self._texts(target, self.settings.text)
-        metrics = perplexity_metrics(documents)
-        return SuiteResult(
-            suite=self.name,
-            n=len(documents),
-            clusters=len({document.cluster for document in documents}),
-            metrics=metrics,
-            items=[document.item() for document in documents],
-            settings=self.settings.model_dump(mode="json"),
-            contrasts=[c for c in CONTRASTS if c.metric in metrics],
-        )
+        items = [document.item() for document in documents]
+        return suite_result(self, items, perplexity_metrics(documents), CONTRASTS)
 
     def _completions(self, target: Target) -> list[Document]:
         """Score the first completion of each held-out row, given its prompt."""
@@ -109,7 +77,7 @@ class PerplexitySuite(Suite[PerplexitySettings]):
             Document(
                 example.id, cluster_of(example), -score.logp, score.tokens, completion_bytes(example, target.tokenizer)
             )
-            for example, score in zip(examples, self._score(target, examples), strict=True)
+            for example, (score,) in zip(examples, finite_scores(self, target, examples), strict=True)
         ]
 
     def _texts(self, target: Target, source: str) -> list[Document]:
@@ -120,9 +88,9 @@ class PerplexitySuite(Suite[PerplexitySettings]):
             for i, text in enumerate(texts)
             for window in document_windows(text, target.tokenizer, self.settings.max_length)
         ]
-        scores = self._score(target, [window for _, window in windows])
+        scores = finite_scores(self, target, [window for _, window in windows])
         nll, tokens = [0.0] * len(texts), [0] * len(texts)
-        for (i, _), score in zip(windows, scores, strict=True):
+        for (i, _), (score,) in zip(windows, scores, strict=True):
             nll[i] -= score.logp
             tokens[i] += score.tokens
         return [
@@ -130,12 +98,6 @@ class PerplexitySuite(Suite[PerplexitySettings]):
             for i, text in enumerate(texts)
             if tokens[i]
         ]
-
-    def _score(self, target: Target, examples: Sequence[Example]) -> list[CompletionScore]:
-        label = f"{self.name}: {target.name}"
-        scores = score_completions(target.policy, examples, self.settings.tokens_per_batch, label)
-        require_finite(self.name, zip((e.id for e in examples), scores, strict=True))
-        return [score for (score,) in scores]
 
 
 def completion_bytes(example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -162,11 +124,8 @@ def perplexity_metrics(documents: Sequence[Document]) -> dict[str, Estimate]:
     Both are ratios of sums over documents. Intervals are clustered t intervals in nats per token and bits per byte;
     those of perplexity are then exponentiated.
     """
-    clusters = [document.cluster for document in documents]
-    nll = [document.nll for document in documents]
-    nats_per_token = clustered_ratio(nll, [document.tokens for document in documents], clusters)
-    metrics = {"perplexity": transformed(nats_per_token, _exp)}
-    sizes = [document.bytes for document in documents]
+    _, clusters, nll, tokens, sizes = zip(*documents, strict=True)
+    metrics = {"perplexity": transformed(clustered_ratio(nll, tokens, clusters), _exp)}
     if any(sizes):
         metrics["bits_per_byte"] = transformed(clustered_ratio(nll, sizes, clusters), lambda nats: nats / math.log(2))
     return metrics

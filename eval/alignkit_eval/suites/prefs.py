@@ -21,10 +21,10 @@ from alignkit_eval.statistics import Floats, clustered_mean, clustered_proportio
 from alignkit_eval.suites.scores import (
     CompletionScore,
     cluster_of,
-    require_finite,
+    finite_scores,
     require_rows,
     rows_digest,
-    score_completions,
+    suite_result,
 )
 
 CONTRASTS = (
@@ -72,10 +72,9 @@ class ScoredPair:
         return None if self.start_margin is None else self.margin_sum - self.start_margin
 
     @property
-    def length_relation(self) -> str:
-        """Length of the chosen completion relative to the rejected one: ``shorter``, ``same`` or ``longer``."""
-        difference = self.chosen.tokens - self.rejected.tokens
-        return "same" if difference == 0 else "longer" if difference > 0 else "shorter"
+    def longer(self) -> int:
+        """Scored tokens of the chosen completion minus those of the rejected one."""
+        return self.chosen.tokens - self.rejected.tokens
 
     def item(self) -> dict[str, Any]:
         """Return the pair's line of ``prefs.items.jsonl``."""
@@ -104,33 +103,14 @@ class PreferenceSuite(Suite[PreferenceSettings]):
     uses_start = True
 
     def content(self, target: Target) -> str:
-        """Return a digest of the held-out pairs."""
         return rows_digest(target.rows("preference"))
 
     def evaluate(self, target: Target) -> SuiteResult:
-        """Score the held-out pairs.
-
-        Raises:
-            DataError: there are no pairs.
-            RunFailedError: a score is not finite.
-        """
         examples = target.examples("preference")
         require_rows(self.name, "preference", examples)
-        scores = score_completions(
-            target.policy, examples, self.settings.tokens_per_batch, f"{self.name}: {target.name}"
-        )
-        require_finite(self.name, zip((e.id for e in examples), scores, strict=True))
-        pairs = make_pairs(examples, scores, target.start)
+        pairs = make_pairs(examples, finite_scores(self, target, examples), target.start)
         items = [pair.item() | best for pair, best in zip(pairs, best_of(pairs), strict=True)]
-        return SuiteResult(
-            suite=self.name,
-            n=len(pairs),
-            clusters=len({pair.cluster for pair in pairs}),
-            metrics=pair_metrics(pairs, self.settings.calibration_bins),
-            items=items,
-            settings=self.settings.model_dump(mode="json"),
-            contrasts=[c for c in CONTRASTS if c.numerator in items[0]],
-        )
+        return suite_result(self, items, pair_metrics(pairs, self.settings.calibration_bins), CONTRASTS)
 
 
 def credit(margin: float) -> float:
@@ -152,8 +132,12 @@ def make_pairs(
     Raises:
         RunFailedError: the start model's items have duplicate ids, or lack a row.
     """
-    margins = start_margins(start) if start else None
-    if margins is not None and (missing := [e.id for e in examples if e.id not in margins]):
+    margins: dict[str, float] = {}
+    for item in start.items if start else ():
+        if item["id"] in margins:
+            raise RunFailedError(f"duplicate id {item['id']!r} among the held-out pairs: ids must be unique")
+        margins[item["id"]] = item["chosen_sum"] - item["rejected_sum"]
+    if start and (missing := [e.id for e in examples if e.id not in margins]):
         raise RunFailedError(
             f"the start model was not evaluated on {len(missing)} of the held-out pairs (first: {missing[0]})"
         )
@@ -164,7 +148,7 @@ def make_pairs(
             category=example.category,
             chosen=chosen,
             rejected=rejected,
-            start_margin=None if margins is None else margins[example.id],
+            start_margin=margins.get(example.id),
             group=str(example.fields.get("group", "")),
         )
         for example, (chosen, rejected) in zip(examples, scores, strict=True)
@@ -190,16 +174,6 @@ def best_of(pairs: Sequence[ScoredPair]) -> list[dict[str, float]]:
     ]
 
 
-def start_margins(start: SuiteResult) -> dict[str, float]:
-    """Return the start model's margins by sum, by pair id."""
-    margins: dict[str, float] = {}
-    for item in start.items:
-        if item["id"] in margins:
-            raise RunFailedError(f"duplicate id {item['id']!r} among the held-out pairs: ids must be unique")
-        margins[item["id"]] = item["chosen_sum"] - item["rejected_sum"]
-    return margins
-
-
 def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
     """Return every metric of the suite, accuracies with intervals inside [0, 1], margins with clustered t intervals."""
     clusters = [pair.cluster for pair in pairs]
@@ -208,7 +182,8 @@ def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
     metrics = {
         "accuracy_sum": accuracy(pairs),
         "accuracy_mean": clustered_proportion([credit(pair.margin_mean) for pair in pairs], clusters),
-        "accuracy_length": length_baseline(pairs),
+        # Accuracy of always preferring the longer completion (1 minus this: the shorter one).
+        "accuracy_length": clustered_proportion([credit(float(pair.longer)) for pair in pairs], clusters),
         "margin_sum": clustered_mean(margins, clusters),
         "margin_mean": clustered_mean([pair.margin_mean for pair in pairs], clusters),
         "logp_chosen": clustered_mean([pair.chosen.mean for pair in pairs], clusters),
@@ -225,8 +200,8 @@ def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
         best = best_of(pairs)
         credits, groups = ([item[key] for item in best] for key in ("credit_best", "groups"))
         metrics["accuracy_best"] = clustered_ratio(credits, groups, clusters)
-    for relation in ("shorter", "same", "longer"):
-        if part := [pair for pair in pairs if pair.length_relation == relation]:
+    for relation, sign in (("shorter", -1), ("same", 0), ("longer", 1)):
+        if part := [pair for pair in pairs if np.sign(pair.longer) == sign]:
             metrics[f"accuracy_sum/{relation}"] = accuracy(part)
     for category in sorted({pair.category for pair in pairs} - {""}):
         metrics[f"accuracy_sum/category/{category}"] = accuracy([p for p in pairs if p.category == category])
@@ -236,12 +211,6 @@ def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
 def accuracy(pairs: Sequence[ScoredPair]) -> Estimate:
     """Return the preference accuracy by sum."""
     return clustered_proportion([credit(pair.margin_sum) for pair in pairs], [pair.cluster for pair in pairs])
-
-
-def length_baseline(pairs: Sequence[ScoredPair]) -> Estimate:
-    """Return the accuracy of always preferring the longer completion (1 minus this: the shorter one)."""
-    longer = [credit(float(pair.chosen.tokens - pair.rejected.tokens)) for pair in pairs]
-    return clustered_proportion(longer, [pair.cluster for pair in pairs])
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -254,10 +223,7 @@ def expected_calibration_error(probabilities: Floats, bins: int) -> float:
 
     The prediction for a pair is the more likely completion, its confidence ``max(p, 1 - p)``, from 0.5 to 1. In bins of
     equal width, ECE = sum_b (n_b / n) |accuracy_b - confidence_b|. It is biased upwards in small samples and has no interval.
-
-    Args:
-        probabilities: probability of the chosen completion, ``[n]``.
-        bins: number of bins.
+    ``probabilities [n]`` are those of the chosen completions.
 
     Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
     """

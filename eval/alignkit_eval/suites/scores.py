@@ -1,4 +1,4 @@
-"""Scores of held-out rows under a token budget, and checks and digests that suites share."""
+"""Scores of held-out rows under a token budget, and checks, digests and results that suites share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from alignkit import Example, Policy
+from alignkit import Contrast, Estimate, Example, Policy, Suite, SuiteResult, Target
 from alignkit.contract.batch import by_length
 from alignkit.contract.rows import Row
 from alignkit.errors import NoRowsError, RunFailedError
@@ -33,15 +33,10 @@ class CompletionScore(NamedTuple):
 def score_completions(
     policy: Policy, examples: Sequence[Example], tokens_per_batch: int, label: str
 ) -> list[tuple[CompletionScore, ...]]:
-    """Score every completion of every row, in the order of ``examples``.
+    """Score every completion of every row, in the order of ``examples``, with a labelled progress bar on a terminal.
 
-    Rows are scored from the longest to the shortest. Log-probabilities are summed in double precision on the CPU.
-
-    Args:
-        policy: the model that scores.
-        examples: rows with any number of completions each.
-        tokens_per_batch: maximum tokens per forward pass; a longer row is scored alone.
-        label: label of the progress bar, which is shown on a terminal.
+    Rows are scored from the longest to the shortest, at most ``tokens_per_batch`` tokens per forward pass (a longer row
+    alone). Log-probabilities are summed in double precision on the CPU.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -73,25 +68,44 @@ def require_rows(suite: str, kind: str, examples: Sequence[Example]) -> None:
         )
 
 
-def require_finite(suite: str, scores: Iterable[tuple[str, Sequence[CompletionScore]]]) -> None:
-    """Raise :class:`RunFailedError` where a row, given as (id, scores), has a score that is not finite.
+def finite_scores(suite: Suite[Any], target: Target, examples: Sequence[Example]) -> list[tuple[CompletionScore, ...]]:
+    """Score every completion of a suite's rows; raises :class:`RunFailedError` where a score is not finite.
 
     Otherwise a model that returns NaN would get an accuracy.
     """
-    rows = list(scores)
-    broken = [name for name, row in rows if not all(math.isfinite(score.logp) for score in row)]
+    label = f"{suite.name}: {target.name}"
+    scores = score_completions(target.policy, examples, suite.settings.tokens_per_batch, label)
+    rows = zip(examples, scores, strict=True)
+    broken = [example.id for example, row in rows if not all(math.isfinite(score.logp) for score in row)]
     if broken:
         names = ", ".join(broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
         raise RunFailedError(
-            f"suite {suite!r}: log-probabilities are not finite on {len(broken)} of {len(rows)} rows ({names})"
+            f"suite {suite.name!r}: log-probabilities are not finite on {len(broken)} of {len(scores)} rows ({names})"
         )
+    return scores
+
+
+def suite_result(
+    suite: Suite[Any],
+    items: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Estimate],
+    contrasts: Sequence[Contrast],
+) -> SuiteResult:
+    """Return a suite's result, with the contrasts of the metrics it has. Clusters are counted within a task."""
+    return SuiteResult(
+        suite=suite.name,
+        n=len(items),
+        clusters=len({(item.get("task"), item["cluster"]) for item in items}),
+        metrics=metrics,
+        items=items,
+        settings=suite.settings.model_dump(mode="json"),
+        contrasts=[contrast for contrast in contrasts if contrast.metric in metrics],
+    )
 
 
 def cluster_of(example: Example) -> str:
     """Return a row's cluster, by default one for its prompt: rows with the same prompt are not independent."""
-    if example.cluster:
-        return example.cluster
-    return "prompt-" + hashlib.sha256(repr(tuple(example.prompt)).encode()).hexdigest()[:12]
+    return example.cluster or "prompt-" + hashlib.sha256(repr(tuple(example.prompt)).encode()).hexdigest()[:12]
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
