@@ -7,10 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.config import RunConfig
+from alignkit import settings
+from alignkit.config import ModelConfig, RunConfig
+from alignkit.display.console import Console
 from alignkit.errors import CheckpointError
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
+from alignkit.system.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +42,6 @@ class Run:
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Load the trained model (with its adapter, if it is one) and its tokenizer."""
-        from alignkit.config import ModelConfig
         from alignkit.models.load import build_model
 
         loaded = build_model(ModelConfig(name=str(self.directory)))
@@ -61,9 +63,7 @@ def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False, quiet
     Raises:
         AlignError: one clear sentence about what is wrong.
     """
-    from alignkit import settings
     from alignkit.runs import execute
-    from alignkit.system.quiet import quiet_libraries
 
     quiet_libraries()
     config = settings.check_config(config)
@@ -84,9 +84,6 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
 
     A finished run is returned as it is. Raises :class:`~alignkit.errors.CheckpointError` if it cannot be resumed.
     """
-    from alignkit import settings
-    from alignkit.system.quiet import quiet_libraries
-
     quiet_libraries()
     directory = RunDir.open(path)
     if not directory.config.is_file():
@@ -98,8 +95,6 @@ def _resume(config: RunConfig, directory: RunDir, quiet: bool) -> Run:
     from alignkit.runs import execute
 
     if directory.status == "finished":
-        from alignkit.display.console import Console
-
         Console(quiet=quiet).info(f"{directory.path} is already finished")
         return Run(directory.path)
     return Run(execute.resume(config, directory, quiet=quiet))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from alignkit.config import RunConfig
 from alignkit.data.load import Data, HeldOut, load_data, load_held_out
+from alignkit.data.sources.open import Load
 from alignkit.training.session import Session
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from alignkit.config import RunConfig
-    from alignkit.data.sources.open import Load
 
 
 def loader(config: RunConfig) -> Load:
@@ -25,14 +24,8 @@ def loader(config: RunConfig) -> Load:
 def run_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, session: Session | None = None) -> Data:
     """Return the training and held-out rows of a run, tokenised as its method takes them.
 
-    Args:
-        config: the run's configuration.
-        tokenizer: the model's.
-        session: the run's plugins, where they are open already.
-
-    Raises:
-        DataError: a source or row cannot be used.
-        PluginError: a plugin of the run cannot be used.
+    ``session`` holds the run's plugins, if they are open already. Raises ``DataError`` for a source or row and
+    ``PluginError`` for a plugin that cannot be used.
     """
     session = session or Session.open(config, only="align_load_data")
     return load_data(config, session.method.rows, tokenizer, session.load_data)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignkit.config import RunConfig
-from alignkit.contract.types import Method
+from alignkit.contract.model import LoadedModel
 from alignkit.data.checking.before_training import check_before_training
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.display.console import Console
@@ -17,8 +17,6 @@ from alignkit.runs.prepare import load_parts, plan_run
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from alignkit.contract.model import LoadedModel
-    from alignkit.data.order.row_order import RowOrder
     from alignkit.data.table.tokenised_rows import TokenisedRows
     from alignkit.settings.training_arguments import StepShape
 
@@ -26,20 +24,6 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.55}
 ADAM_STATES = 8
 """Bytes of AdamW's two float32 moments of a parameter."""
-
-
-class Memory(NamedTuple):
-    """An estimate of a training process's memory, in bytes."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    activations: float
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return sum(self)
 
 
 def show_dry_run(config: RunConfig) -> None:
@@ -54,7 +38,8 @@ def show_dry_run(config: RunConfig) -> None:
         console.info(line)
     memory = estimate_memory(config, loaded, arguments, shape, data.train)
     order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))
-    steps = total_steps(arguments, shape, order, method)
+    per_epoch = order.per_epoch(shape.rows, method.reuse, whole="reward" in method.needs)
+    steps = int(arguments.max_steps) if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
     rows = steps * shape.rows  # answers sampled or not
     passes = rows / max(order.size, 1)
     mean = float(data.train.lengths().mean()) if len(data.train) else 0.0
@@ -74,9 +59,8 @@ def show_dry_run(config: RunConfig) -> None:
         "tokens": tokens,
         "learning rate": f"{arguments.learning_rate:g}, {getattr(arguments.lr_scheduler_type, 'value', arguments.lr_scheduler_type)}",
         "suites": ", ".join(plan.suites) or "none",
-        "memory": f"about {memory.total / 2**30:.2f} GiB: weights {memory.weights / 2**30:.2f}, gradients "
-        f"{memory.gradients / 2**30:.2f}, optimizer {memory.optimizer / 2**30:.2f}, "
-        f"activations {memory.activations / 2**30:.2f}",
+        "memory": f"about {sum(memory.values()):.2f} GiB: "
+        + ", ".join(f"{part} {size:.2f}" for part, size in memory.items()),
     }
     table = Table(title="dry run: nothing is trained", title_justify="left", show_header=False)
     for name, value in lines.items():
@@ -84,18 +68,10 @@ def show_dry_run(config: RunConfig) -> None:
     console.table(table)
 
 
-def total_steps(arguments: TrainingArguments, shape: StepShape, order: RowOrder, method: Method[Any]) -> int:
-    """Return how many optimizer steps the run takes."""
-    if arguments.max_steps > 0:
-        return int(arguments.max_steps)
-    per_epoch = order.per_epoch(shape.rows, method.reuse, whole="reward" in method.needs)
-    return math.ceil(float(arguments.num_train_epochs) * per_epoch)
-
-
 def estimate_memory(
     config: RunConfig, loaded: LoadedModel, arguments: TrainingArguments, shape: StepShape, rows: TokenisedRows
-) -> Memory:
-    """Estimate the peak memory of one process: weights, gradients, AdamW's moments and one micro-batch's activations.
+) -> dict[str, float]:
+    """Estimate the peak memory of one process by part, in GiB, with one micro-batch's activations.
 
     Activations: per token and layer about ten vectors of the hidden size and three of the feed-forward's, kept for the
     backward pass; with gradient checkpointing one vector a layer. Other optimizers keep less, attention masks more.
@@ -110,17 +86,13 @@ def estimate_memory(
     longest = int(rows.lengths().max(initial=0))
     mean = float(rows.lengths().mean()) if len(rows) else 0.0
     tokens = max(longest, min(shape.tokens_per_micro_batch, shape.rows_per_micro_batch * mean))
-    checkpointed = getattr(arguments, "gradient_checkpointing", False)
-    kept = hidden if checkpointed else 10 * hidden + 3 * feed_forward
+    kept = hidden if getattr(arguments, "gradient_checkpointing", False) else 10 * hidden + 3 * feed_forward
+    plain_sgd = str(getattr(arguments.optim, "value", arguments.optim)) == "sgd"  # keeps no state
     activation_width = 2 if arguments.bf16 or arguments.fp16 else width
-    return Memory(
-        weights=frozen * per_weight + loaded.trainable * width,
-        gradients=loaded.trainable * width,
-        optimizer=loaded.trainable * _state_bytes(arguments),
-        activations=tokens * layers * kept * activation_width,
-    )
-
-
-def _state_bytes(arguments: Any) -> int:
-    """Return the bytes of optimizer state a parameter takes (AdamW's; plain SGD keeps none)."""
-    return 0 if str(getattr(arguments.optim, "value", arguments.optim)) == "sgd" else ADAM_STATES
+    sizes = {
+        "weights": frozen * per_weight + loaded.trainable * width,
+        "gradients": loaded.trainable * width,
+        "optimizer": 0 if plain_sgd else loaded.trainable * ADAM_STATES,
+        "activations": tokens * layers * kept * activation_width,
+    }
+    return {part: size / 2**30 for part, size in sizes.items()}

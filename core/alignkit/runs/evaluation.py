@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import DataConfig, EvalConfig
+from alignkit.contract import registry
 from alignkit.contract.suites import Suite, SuiteResult, Target
+from alignkit.contract.types import Policy
+from alignkit.data.load import HeldOut
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.errors import NoRowsError
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
+from alignkit.settings.layers import Layer
+from alignkit.settings.messages import validate
 from alignkit.system.cache import ContentCache
 from alignkit.system.files import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from alignkit.contract.types import Policy
-    from alignkit.data.load import HeldOut
 
 _CACHE = ContentCache("evaluation")
 
@@ -33,20 +35,14 @@ def open_suites(config: EvalConfig) -> dict[str, Suite[Any]]:
 
     Raises for an unknown suite, key or value.
     """
-    from alignkit.contract import registry
-    from alignkit.settings.layers import Layer
-    from alignkit.settings.messages import validate
-
     suites = {}
+    place = Layer({"eval": {"settings": config.settings}}, default_place="RunConfig")
     for name in dict.fromkeys([*config.suites, *config.during]):
         _, suite_type = registry.load_suite(name)
-        place = Layer({"eval": {"settings": config.settings}}, default_place="RunConfig")
         values = config.settings.get(name, {})
         suites[name] = suite_type(validate(suite_type.settings_type, values, place, ("eval", "settings", name)))
-    for name in config.settings:
-        registry.find(
-            "align.suites", name
-        )  # settings of a suite that is left out are fine, of one that does not exist not
+    for name in config.settings:  # settings of a suite that is left out are fine, of one that does not exist not
+        registry.find("align.suites", name)
     return suites
 
 
@@ -127,10 +123,7 @@ def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -
 
 def _identity(suite: Suite[Any], subject: Subject, content: str | None, *, with_start: bool) -> dict[str, Any]:
     """Return everything a result depends on; a result is never known by a name."""
-    from alignkit.contract import registry
-
     entry = registry.find("align.suites", suite.name)
-    uses_start = suite.uses_start and subject.start_weights is not None
     return {
         "plugin": f"{entry.distribution} {entry.version} {_code(type(suite).__module__)}",
         "settings": suite.settings.model_dump(mode="json"),
@@ -138,7 +131,7 @@ def _identity(suite: Suite[Any], subject: Subject, content: str | None, *, with_
         "weights": subject.weights,
         "tokenizer": digest(tokenizer_content(subject.tokenizer)),
         "rules": dict(subject.rules),
-        "start_weights": subject.start_weights if uses_start else None,
+        "start_weights": subject.start_weights if suite.uses_start else None,
         "against_start": with_start,
     }
 

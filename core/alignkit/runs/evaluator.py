@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from alignkit.config import DataConfig
+from alignkit.contract.model import LoadedModel
 from alignkit.contract.suites import Suite, SuiteResult
+from alignkit.contract.types import Policy
+from alignkit.data.load import HeldOut
 from alignkit.models.weights import fingerprint
 from alignkit.runs.evaluation import Subject, data_rules, run_suites
+from alignkit.scoring.classifier import ClassifierPolicy
 from alignkit.scoring.evaluating import undisturbed
-
-if TYPE_CHECKING:
-    from alignkit.config import DataConfig
-    from alignkit.contract.model import LoadedModel
-    from alignkit.contract.types import Policy
-    from alignkit.data.load import HeldOut
-    from alignkit.scoring.classifier import ClassifierPolicy
-    from alignkit.scoring.policy import ModelPolicy
+from alignkit.scoring.policy import ModelPolicy
 
 Results = dict[str, SuiteResult]
 

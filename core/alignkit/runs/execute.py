@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from alignkit.data.table.tokenised_rows import TokenisedRows
 
-Samples = list[dict[str, Any]]
-
 
 def start(config: RunConfig, *, quiet: bool = False) -> Path:
     """Create the run directory and carry the run out; a run that fails before training leaves no directory behind."""
@@ -82,12 +80,12 @@ def _carry_out(plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoin
         warn=recorder.warn_once,
     )
     samples_of_model = partial(sample_answers, run.loaded, run.data.eval, config.eval, config.run.seed)
-    method, loaded = plan.session.method, run.loaded
-    about = description(config, method, loaded, run.scorer, run.data.report, recorder.started)
+    method = plan.session.method
+    about = description(config, method, run.loaded, run.scorer, run.data.report, recorder.started)
+    before: Results = {}
+    samples: list[dict[str, Any]] = []
     with recorder.outcome():
         recorder.begin(about, checkpoint)
-        before: Results = {}
-        samples: Samples = []
         if recorder.first:
             if config.eval.before:
                 before = _evaluate_start(evaluator, config.eval.suites, recorder)
@@ -132,10 +130,9 @@ def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
     with recorder.stage("prepare"):
         run = prepare(plan)
         findings = check_before_training(run.data, plan.config.data.check)
-    share = run.loaded.trainable / max(run.loaded.parameters, 1)
     recorder.console.info(
         f"{plan.session.method.name} on {plan.config.model.name}: {run.loaded.parameters:,} parameters, "
-        f"{share:.1%} trained; scorer {run.scorer}"
+        f"{run.loaded.trainable / max(run.loaded.parameters, 1):.1%} trained; scorer {run.scorer}"
     )
     for line in [*run.data.report.lines(), *findings, *run.notes]:
         recorder.console.info(line)
@@ -145,10 +142,9 @@ def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
 def _evaluate_start(evaluator: RunEvaluator, names: list[str], recorder: RunRecorder) -> Results:
     """Evaluate the start model with every suite that has no result from before an interruption."""
     kept = recorder.directory.evaluation / "before"
-    missing = [name for name in names if not (kept / f"{name}.json").is_file()]
-    results: Results = {name: read_evaluation(kept, name) for name in names if name not in missing}
+    results = {name: read_evaluation(kept, name) for name in names if (kept / f"{name}.json").is_file()}
     with recorder.stage("evaluate before"):
-        found = evaluator.start_model(missing)
+        found = evaluator.start_model(name for name in names if name not in results)
     for result in found.values():
         write_evaluation(kept, result, target="start model")
     results |= found
@@ -164,21 +160,21 @@ def _score_reference(
         recorder.stage("reference"),
         recorder.console.progress(len(run.data.train), description="reference") as bar,
     ):
-        logps, cached = references(
-            splits, run.policy, run.loaded.fingerprint, plan.config, plan.arguments, _Counter(bar.update)
-        )
+        done = 0
+
+        def tick(rows: int) -> None:
+            nonlocal done
+            done += rows
+            bar.update(done)
+
+        logps, cached = references(splits, run.policy, run.loaded.fingerprint, plan.config, plan.arguments, tick)
     if logps:
         recorder.console.info(f"reference log-probabilities {'from the cache' if cached else 'computed'}")
     return logps
 
 
 def _train(
-    plan: RunPlan,
-    run: PreparedRun,
-    logps: References,
-    recorder: RunRecorder,
-    checkpoint: Path | None,
-    evaluate: Any,
+    plan: RunPlan, run: PreparedRun, logps: References, recorder: RunRecorder, checkpoint: Path | None, evaluate: Any
 ) -> Trainer:
     """Train from the start or a checkpoint; raises :class:`InterruptedRun` after a signal, with a checkpoint saved."""
     from transformers.trainer_callback import PrinterCallback
@@ -189,8 +185,7 @@ def _train(
 
     def evaluate_now(names: Any) -> dict[str, float]:
         with recorder.stage("evaluate during"):
-            found: dict[str, float] = evaluate(names)
-        return found
+            return dict(evaluate(names))
 
     directory = recorder.directory
     order = order_by_margin(plan.config, run.data.train, run.order, logps)
@@ -219,17 +214,6 @@ def _train(
             stop.received,
         )
     return trainer
-
-
-class _Counter:
-    """Turns batches of finished rows into a running total for a progress bar."""
-
-    def __init__(self, update: Any) -> None:
-        self.update, self.done = update, 0
-
-    def __call__(self, rows: int) -> None:
-        self.done += rows
-        self.update(self.done)
 
 
 def _metrics(results: Results) -> dict[str, Any]:

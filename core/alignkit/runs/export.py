@@ -6,11 +6,15 @@ The average of the weights of models fine-tuned from one start is a model soup (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit import settings
-from alignkit.config import ModelConfig
+from alignkit.config import ModelConfig, RunConfig
+from alignkit.contract.batch import Example
 from alignkit.contract.model import LoadedModel
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.display.card import model_card
@@ -25,9 +29,6 @@ from alignkit.system.files import staged_directory, write_text
 if TYPE_CHECKING:
     import torch
 
-    from alignkit.config import RunConfig
-    from alignkit.contract.batch import Example
-
 TOLERANCE = 1e-4
 """Nats a token of the export may differ from the model it was made of."""
 CHECKED = 64
@@ -41,17 +42,10 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
     run as the model it was written from does; until it has, nothing is left at ``output``.
 
     Args:
-        runs: finished run directories; several must have one architecture and one tokenizer.
+        runs: finished run directories; several must have one architecture and one tokenizer (else ``ModelError``).
         output: directory that is made; it must not exist, or be empty.
         weights: one each, summing to 1 (default: equal).
-
-    Raises:
-        ConfigError: a run or ``output`` cannot be used.
-        ModelError: the runs' models do not fit together.
-        RunFailedError: the export does not score like its source.
     """
-    import torch
-
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists already: export elsewhere with --output")
     shares = _shares(runs, weights)
@@ -61,14 +55,13 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
     if len(directories) > 1:
         _average(loaded, directories, shares)
     examples = _held_out(config, loaded)
-    device = torch.device("cpu")
-    before = _scores(loaded, config, examples, device)
+    before = _scores(loaded, config, examples)
     with staged_directory(output) as staged:
         with loaded.as_saved():
             loaded.model.save_pretrained(staged)
         loaded.tokenizer.save_pretrained(staged)
         write_text(staged / "README.md", _card(directories, shares))
-        after = _scores(build_model(ModelConfig(name=str(staged))), config, examples, device)
+        after = _scores(build_model(ModelConfig(name=str(staged))), config, examples)
         worst = float((before - after).abs().max()) if len(before) else 0.0
         if not worst <= TOLERANCE:
             raise RunFailedError(
@@ -110,13 +103,12 @@ def _average(loaded: LoadedModel, runs: Sequence[RunDir], shares: Sequence[float
     import torch
 
     mean = {name: tensor.double() * shares[0] for name, tensor in loaded.model.state_dict().items()}
-    tokenizer = tokenizer_content(loaded.tokenizer)
     for run, share in zip(runs[1:], shares[1:], strict=True):
         other = _merged(run.path)
         state = other.model.state_dict()
         if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in mean.items()}:
             raise ModelError(f"{run.path} has another architecture than {runs[0].path}: their weights have no mean")
-        if tokenizer_content(other.tokenizer) != tokenizer:
+        if tokenizer_content(other.tokenizer) != tokenizer_content(loaded.tokenizer):
             raise ModelError(f"{run.path} has another tokenizer than {runs[0].path}: their weights have no mean")
         for name, tensor in state.items():
             mean[name] += tensor.double() * share
@@ -128,26 +120,21 @@ def _average(loaded: LoadedModel, runs: Sequence[RunDir], shares: Sequence[float
 def _held_out(config: RunConfig, loaded: LoadedModel) -> list[Example]:
     data = run_data(config, loaded.tokenizer)
     for kind in ("preference", "completion"):
-        try:
-            rows = data.held_out.examples(kind)
-        except NoRowsError:
-            continue
-        if len(rows):
-            return [rows[i] for i in range(min(CHECKED, len(rows)))]
+        with suppress(NoRowsError):
+            if rows := list(islice(data.held_out.examples(kind), CHECKED)):
+                return rows
     # Of prompts alone, their own tokens are what can be scored.
     prompts = [row for row in data.eval if len(row.prompt) > 1][:CHECKED]
-    from dataclasses import replace
-
     return [replace(row, prompt=row.prompt[:1], completions=(row.prompt[1:],)) for row in prompts]
 
 
-def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example], device: torch.device) -> torch.Tensor:
+def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example]) -> torch.Tensor:
     import torch
 
     if not examples:
         return torch.empty(0)
     loaded.model.eval()
-    return policy_of(loaded, config.model, device).score(examples, grad=False).logps.float().cpu()
+    return policy_of(loaded, config.model, torch.device("cpu")).score(examples, grad=False).logps.float().cpu()
 
 
 def _card(runs: Sequence[RunDir], shares: Sequence[float]) -> str:

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config import RunConfig
+from alignkit.contract.model import LoadedModel
 from alignkit.contract.suites import Suite
 from alignkit.contract.types import Method, Need
+from alignkit.data.load import Data
+from alignkit.data.order.mixing import row_order
+from alignkit.data.order.row_order import RowOrder
 from alignkit.errors import ConfigError, ModelError, PluginError
 from alignkit.models.load import build_model
 from alignkit.onpolicy.rewards import open_rewards
@@ -21,12 +25,8 @@ from alignkit.settings.training_arguments import StepShape, training_arguments
 from alignkit.training.session import Session
 
 if TYPE_CHECKING:
-    import torch
     from transformers import TrainingArguments
 
-    from alignkit.contract.model import LoadedModel
-    from alignkit.data.load import Data
-    from alignkit.data.order.row_order import RowOrder
     from alignkit.scoring.classifier import ClassifierPolicy
     from alignkit.scoring.policy import ModelPolicy
 
@@ -70,22 +70,18 @@ class PreparedRun:
 def plan_run(config: RunConfig) -> RunPlan:
     """Load and check the plugins, suites, rewards and training arguments of a run.
 
-    Raises:
-        ConfigError: a name, setting or combination of settings cannot be used.
-        PluginError: a plugin cannot be used.
+    Raises ``ConfigError`` for a name, setting or combination of settings, and ``PluginError`` for a plugin.
     """
     session = Session.open(config)
     method = session.method
-    missing = method.needs - SUPPORTED_NEEDS
-    if missing:
+    if missing := method.needs - SUPPORTED_NEEDS:
         raise ConfigError(
             f"method {method.name} needs a {min(missing)}, which this version of alignkit does not provide"
         )
     _check_rewards(method)
     if config.data.group_by is not None and "reward" in method.needs:
         raise ConfigError("data.group_by applies to methods that train on the rows themselves, not on sampled answers")
-    suites = open_suites(config.eval)
-    return RunPlan(config, session, suites, *training_arguments(config, Path("unused")))
+    return RunPlan(config, session, open_suites(config.eval), *training_arguments(config, Path("unused")))
 
 
 def _check_rewards(method: Method[Any]) -> None:
@@ -121,8 +117,6 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
 
 def prepare(plan: RunPlan) -> PreparedRun:
     """Load model and data, move the model to its device, and choose the scoring backend by a probe."""
-    from alignkit.data.order.mixing import row_order
-
     config = plan.config
     loaded, data = load_parts(config, plan.session)
     # An order that cannot be made is refused here, before anything is evaluated.
@@ -135,5 +129,4 @@ def load_start_policy(config: RunConfig, session: Session, like: LoadedModel) ->
     loaded = session.build_model() or build_model(config.model, seed=config.run.seed)
     if loaded.fingerprint != like.fingerprint:
         raise ModelError(f"the start model {config.model.name} has changed since the run began")
-    device: torch.device = next(like.model.parameters()).device
-    return policy_of(loaded, config.model, device)
+    return policy_of(loaded, config.model, next(like.model.parameters()).device)

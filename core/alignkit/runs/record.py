@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from alignkit.config import RunConfig
+from alignkit.contract.model import LoadedModel
+from alignkit.contract.types import Method
+from alignkit.data.table.report import DataReport
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.environment import environment
-
-if TYPE_CHECKING:
-    from alignkit.config import RunConfig
-    from alignkit.contract.model import LoadedModel
-    from alignkit.contract.types import Method
-    from alignkit.data.table.report import DataReport
 
 
 def description(

@@ -26,10 +26,8 @@ _LOG_FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message
 class RunRecorder:
     """Keeps the record of one run. Only the first process (rank 0) writes and prints; on the others nothing happens.
 
-    Args:
-        directory: the run directory.
-        session: the run's plugins, which hear of the run's start, log records, checkpoints and end.
-        quiet: print nothing, write to the log alone.
+    ``session`` holds the plugins, which hear of the run's start, log records, checkpoints and end. With ``quiet``, nothing
+    is printed, only logged.
     """
 
     def __init__(self, directory: RunDir, session: Session, *, quiet: bool = False) -> None:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignkit.config import RunConfig
+from alignkit.contract.types import Need, Policy
+from alignkit.data.load import Data
+from alignkit.data.order.mixing import row_order
+from alignkit.data.order.row_order import RowOrder
+from alignkit.scoring.reference import reference_logps
+from alignkit.system.distributed import rank, wait_for_all
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import TrainingArguments
 
-    from alignkit.config import RunConfig
-    from alignkit.contract.types import Need, Policy
-    from alignkit.data.load import Data
-    from alignkit.data.order.row_order import RowOrder
     from alignkit.data.table.tokenised_rows import TokenisedRows
 
 References = dict[str, Sequence[Any]]
@@ -26,13 +30,14 @@ def scored_splits(
     config: RunConfig, needs: Set[Need], arguments: TrainingArguments, data: Data
 ) -> dict[str, TokenisedRows]:
     """Return the splits whose rows the start model scores: for the method's reference, or for an order by margin."""
-    evaluates = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) != "no"
-    curriculum = config.data.curriculum
     if "reference" in needs and "reward" not in needs:  # an on-policy method's answers do not exist yet
+        evaluates = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) != "no"
         return {"train": data.train} | ({"eval": data.eval} if evaluates else {})
-    if curriculum is not None and curriculum.by == "margin" and data.kind == "preference":
-        return {"train": data.train}
-    return {}
+    return {"train": data.train} if _by_margin(config) and data.kind == "preference" else {}
+
+
+def _by_margin(config: RunConfig) -> bool:
+    return config.data.curriculum is not None and config.data.curriculum.by == "margin"
 
 
 def references(
@@ -46,31 +51,22 @@ def references(
     """Return the step-0 log-probabilities of every split, and whether all of them came from the cache.
 
     They are computed in the precision of training, so that a preference loss starts at its exact start value. With
-    several processes the first one computes, and the others read what it cached.
-
-    Args:
-        splits: rows by split.
-        policy: the start model.
-        weights: its fingerprint.
-        config: ``model`` and ``train.tokens_per_micro_batch`` are read.
-        arguments: the precision.
-        tick: called with the number of rows of each finished batch.
+    several processes the first one computes, and the others read what it cached. ``weights`` is the fingerprint of the
+    start model ``policy``; ``tick`` is called with the number of rows of each finished batch.
     """
-    from alignkit.scoring.reference import reference_logps
-    from alignkit.system.distributed import rank, wait_for_all
-
     found: References = {}
     cached = True
+    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
     for turn in ("first", "others") if splits else ():
         if (rank() == 0) == (turn == "first"):
             for split, rows in splits.items():
-                with autocast(arguments):
+                with _autocast(arguments, precision):
                     found[split], hit = reference_logps(
                         policy,
                         rows,
                         rows_fingerprint=rows.fingerprint,
                         weights_fingerprint=weights,
-                        dtype=f"{config.model.dtype} {precision(arguments)} {config.model.quantization}",
+                        dtype=f"{config.model.dtype} {precision} {config.model.quantization}",
                         max_tokens=config.train.tokens_per_micro_batch,
                         tick=tick,
                     )
@@ -81,9 +77,7 @@ def references(
 
 def order_by_margin(config: RunConfig, train: TokenisedRows, order: RowOrder, references: References) -> RowOrder:
     """Return the order of the training rows: ``order``, or one by the start model's margin if the curriculum is by margin."""
-    from alignkit.data.order.mixing import row_order
-
-    if config.data.curriculum is None or config.data.curriculum.by != "margin":
+    if not _by_margin(config):
         return order
 
     def margins() -> NDArray[np.float64]:
@@ -94,14 +88,9 @@ def order_by_margin(config: RunConfig, train: TokenisedRows, order: RowOrder, re
     return row_order(config.data, train, config.run.seed, margins)
 
 
-def precision(arguments: TrainingArguments) -> str:
-    """Return the precision of the forward pass: bf16, fp16 or fp32."""
-    return "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
-
-
-def autocast(arguments: TrainingArguments) -> contextlib.AbstractContextManager[Any]:
+def _autocast(arguments: TrainingArguments, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Return the autocast context the trainer will use."""
     import torch
 
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(arguments))
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return contextlib.nullcontext() if dtype is None else torch.autocast(arguments.device.type, dtype=dtype)

@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignkit.contract.model import LoadedModel
 from alignkit.system.distributed import rank, wait_for_all
 from alignkit.system.files import replace_directory
 
 if TYPE_CHECKING:
     from transformers import Trainer
-
-    from alignkit.contract.model import LoadedModel
 
 
 def save_model(trainer: Trainer, loaded: LoadedModel, directory: Path) -> None:

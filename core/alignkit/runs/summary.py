@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from alignkit.config import EvalConfig
+from alignkit.contract.batch import Example
+from alignkit.contract.model import LoadedModel
+from alignkit.contract.suites import SuiteResult
 from alignkit.display.card import model_card
-from alignkit.display.console import comparison_table
+from alignkit.display.console import Console, comparison_table
 from alignkit.models.generate import generate_samples
+from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
 from alignkit.system.files import write_text
-
-if TYPE_CHECKING:
-    from alignkit.config import EvalConfig
-    from alignkit.contract.batch import Example
-    from alignkit.contract.model import LoadedModel
-    from alignkit.contract.suites import SuiteResult
-    from alignkit.display.console import Console
-    from alignkit.rundir.directory import RunDir
 
 
 def sample_answers(loaded: LoadedModel, rows: Sequence[Example], config: EvalConfig, seed: int) -> list[dict[str, Any]]:
@@ -27,10 +24,9 @@ def sample_answers(loaded: LoadedModel, rows: Sequence[Example], config: EvalCon
         return []
     chosen = [rows[i * len(rows) // wanted] for i in range(min(wanted, len(rows)))]
     answers = generate_samples(loaded.model, tokenizer, [e.prompt for e in chosen], config.sample_tokens, seed)
-    prompts = [tokenizer.decode(e.prompt, skip_special_tokens=True) for e in chosen]
     return [
-        {"id": example.id, "prompt": prompt, "answer": answer}
-        for example, prompt, answer in zip(chosen, prompts, answers, strict=True)
+        {"id": e.id, "prompt": tokenizer.decode(e.prompt, skip_special_tokens=True), "answer": answer}
+        for e, answer in zip(chosen, answers, strict=True)
     ]
 
 
