@@ -72,9 +72,8 @@ def last_checkpoint(directory: Path) -> Path | None:
 
     Raises :class:`CheckpointError` if there are checkpoints and every one is damaged.
     """
-    found = sorted((p for p in directory.glob("checkpoint-*") if step_of(p) >= 0), key=step_of, reverse=True)
     faults: list[str] = []
-    for path in found:
+    for path in sorted((p for p in directory.glob("checkpoint-*") if step_of(p) >= 0), key=step_of, reverse=True):
         problem = fault(path)
         if problem is None:
             for skipped in faults:

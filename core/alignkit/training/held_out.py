@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from alignkit.contract.batch import Example, by_length
 from alignkit.scoring.evaluating import undisturbed
-from alignkit.training.metrics import MetricSums
+from alignkit.training.metrics import MetricSums, over_ranks
 
 if TYPE_CHECKING:
     from alignkit.training.steps import Steps
@@ -27,14 +27,8 @@ def held_out_loss(
     """Return ``loss``, ``loss/TERM`` and the method's metrics, each divided by its count over all rows and ranks.
 
     Random states and the model's mode are restored, so that a run resumes to the same weights whether or not it
-    evaluated.
-
-    Args:
-        steps: prepares the rows for the method.
-        model: the model itself, not DDP's wrapper, whose forward waits for ranks with more batches.
-        examples: the held-out rows of all ranks.
-        progress: share of training done, 0 to 1.
-        autocast: the precision of the forward pass.
+    evaluated. ``model`` is the model itself, not DDP's wrapper, whose forward waits for ranks with more batches;
+    ``examples`` are the held-out rows of all ranks; ``progress`` is the share of training done, 0 to 1.
     """
     parts, device = steps.parts, steps.parts.arguments.device
     parts.policy.model = model
@@ -52,15 +46,7 @@ def held_out_loss(
                         weights[f"loss/{term.name}"] = term.weight
                     for name, metric in output.metrics.items():
                         sums.add(name, metric.sum, counts[metric.per])
-        for _ in range(_most_over_ranks(len(batches), steps.world_size, device) - len(batches)):
+        for _ in range(over_ranks(len(batches), device, dist.ReduceOp.MAX) - len(batches)):
             steps.zero_loss()  # sharded weights: every rank takes part in every forward, or none does
     values = {name: total / max(count, 1) for name, (total, count) in sums.drain().items()}
     return {"loss": sum(values[name] * weight for name, weight in weights.items()), **values}
-
-
-def _most_over_ranks(value: int, world_size: int, device: torch.device) -> int:
-    if world_size == 1:
-        return value
-    box = torch.tensor([value], dtype=torch.int64, device=device)
-    dist.all_reduce(box, op=dist.ReduceOp.MAX)
-    return int(box)

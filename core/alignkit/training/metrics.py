@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from alignkit.contract.types import LossOutput
 from alignkit.system.environment import peak_memory_gb
 
-if TYPE_CHECKING:
-    from alignkit.contract.types import LossOutput
+
+def over_ranks(value: int, device: torch.device, op: Any = dist.ReduceOp.SUM) -> int:
+    """Return the sum (or another reduction) of a number over all ranks, each of which must call it."""
+    if not dist.is_initialized():
+        return value
+    box = torch.tensor([value], dtype=torch.int64, device=device)
+    dist.all_reduce(box, op=op)
+    return int(box)
 
 
 class MetricSums:
@@ -49,20 +56,14 @@ class MetricSums:
 class TrainingLog:
     """Loss terms, metrics, tokens, speed and memory between two logging steps, exact over micro-batches and ranks."""
 
-    def __init__(self, device: torch.device, world_size: int, *, first: bool) -> None:
+    def __init__(self, device: torch.device, *, first: bool) -> None:
         self.sums = MetricSums(device)
-        self.world_size, self.first = world_size, first
+        self.first = first
         self.tokens = 0
         self._window_tokens, self._window_start = 0, time.perf_counter()
 
     def add_micro_batch(self, output: LossOutput, own: Mapping[str, int], step: Mapping[str, float]) -> None:
-        """Add a micro-batch's terms and metrics.
-
-        Args:
-            output: what the method returned.
-            own: the counts of the micro-batch, which divide metrics.
-            step: the counts of the whole step, which divide terms as they do in the loss, so that terms add up to it.
-        """
+        """Add a micro-batch's terms, divided by the counts of the whole step as in the loss, and metrics, by its own."""
         for term in output.terms:
             self.sums.add(f"loss/{term.name}", term.sum / step[term.per], 0)
         for name, metric in output.metrics.items():
@@ -80,25 +81,16 @@ class TrainingLog:
         steps = max(pairs["loss"][1], 1)
         values = {name: total / (count or steps) for name, (total, count) in pairs.items()}
         now = time.perf_counter()
-        spent = self._over_ranks(self._window_tokens)
-        values |= {"tokens": self._over_ranks(self.tokens), "memory_gb": peak_memory_gb()}
+        spent, tokens = (over_ranks(n, self.sums.device) for n in (self._window_tokens, self.tokens))
+        values |= {"tokens": tokens, "memory_gb": peak_memory_gb()}
         values["tokens_per_second"] = spent / max(now - self._window_start, 1e-9)
         self._window_tokens, self._window_start = 0, now
         return values
 
-    def _over_ranks(self, value: int) -> int:
-        if self.world_size == 1:
-            return value
-        box = torch.tensor([value], dtype=torch.int64, device=self.sums.device)
-        dist.all_reduce(box)
-        return int(box)
-
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
         sums = {name: pair.cpu() for name, pair in self.sums.pairs.items()}
         return {"sums": sums, "tokens_seen": self.tokens, "window_tokens": self._window_tokens}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore a checkpoint's state."""
         self.sums.pairs = {name: pair.to(self.sums.device) for name, pair in state["sums"].items()}
         self.tokens, self._window_tokens = state["tokens_seen"], state["window_tokens"]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
 
+from alignkit.contract.batch import Batch
+from alignkit.contract.types import LossOutput
 from alignkit.errors import RunFailedError
-
-if TYPE_CHECKING:
-    from alignkit.contract.batch import Batch
-    from alignkit.contract.types import LossOutput
 
 SHOWN = 8
 """Maximum rows named in the message."""
@@ -29,13 +26,10 @@ def gradient_norm(model: torch.nn.Module) -> torch.Tensor:
 def check_finite(
     losses: Sequence[torch.Tensor], norm: torch.Tensor | None, describe: Callable[[str], str], device: torch.device
 ) -> None:
-    """Raise :class:`RunFailedError` if a loss or the gradient norm of an optimizer step is not finite.
+    """Raise :class:`RunFailedError` if a micro-batch's loss or the gradient norm of an optimizer step is not finite.
 
-    Args:
-        losses: the loss of every micro-batch.
-        norm: the gradient's norm; None where overflow is expected and skipped (the gradient scaler of fp16).
-        describe: makes the error's message from what is not finite.
-        device: where the one synchronisation takes place.
+    ``norm`` is None where overflow is expected and skipped (the gradient scaler of fp16). ``describe`` makes the error's
+    message from what is not finite. The one synchronisation is that of ``device``.
     """
     values = [loss.float() for loss in losses] + ([] if norm is None else [norm.float().to(device)])
     if bool(torch.isfinite(torch.stack(values)).all()):
@@ -46,15 +40,7 @@ def check_finite(
 
 def guilty_rows(cuts: Sequence[Batch], loss_of: Callable[[Batch], LossOutput]) -> str:
     """Return the ids of the rows whose loss alone is not finite, or of all rows of the step where none is."""
-    rows = [example.id for cut in cuts for example in cut.examples]
-    guilty = [row.examples[0].id for row in _single_rows(cuts) if not _is_finite(loss_of(row))]
-    names = guilty or rows
+    rows = [cut.rows([i]) for cut in cuts for i in range(len(cut))]
+    guilty = [row for row in rows if not all(math.isfinite(float(term.sum)) for term in loss_of(row).terms)]
+    names = [row.examples[0].id for row in guilty or rows]
     return ", ".join(names[:SHOWN]) + (" and more" if len(names) > SHOWN else "")
-
-
-def _single_rows(cuts: Sequence[Batch]) -> Iterator[Batch]:
-    return (cut.rows([i]) for cut in cuts for i in range(len(cut)))
-
-
-def _is_finite(output: LossOutput) -> bool:
-    return all(math.isfinite(float(term.sum)) for term in output.terms)

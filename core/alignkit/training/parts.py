@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from alignkit.config import RunConfig
 from alignkit.contract.batch import Batch, Example, by_length
+from alignkit.contract.rows import Row
 from alignkit.data.order.row_order import RowOrder
 from alignkit.system.environment import peak_memory_gb
 from alignkit.training.checkpoints import WholeCheckpoints
+from alignkit.training.session import Session
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from alignkit.config import RunConfig
-    from alignkit.contract.rows import Row
     from alignkit.onpolicy.rollouts import RolloutParts
     from alignkit.scoring.classifier import ClassifierPolicy
     from alignkit.scoring.policy import ModelPolicy
-    from alignkit.training.session import Session
 
 
 @dataclass

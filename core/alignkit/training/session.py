@@ -7,28 +7,27 @@ a method returns is checked on every call.
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from alignkit import settings
+from alignkit.config import RunConfig
 from alignkit.contract import registry
+from alignkit.contract.batch import Batch
 from alignkit.contract.checks import check_batch, check_loss, check_method, check_service, implementations
 from alignkit.contract.hooks import PROJECT, AlignSpecs
+from alignkit.contract.model import LoadedModel
+from alignkit.contract.rows import RawRows
+from alignkit.contract.trainer_parts import TrainerParts
+from alignkit.contract.types import LossOutput, Method, Policy, Rollouts
 from alignkit.errors import PluginError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import Trainer
-
-    from alignkit.config import RunConfig
-    from alignkit.contract.batch import Batch
-    from alignkit.contract.model import LoadedModel
-    from alignkit.contract.rows import RawRows
-    from alignkit.contract.trainer_parts import TrainerParts
-    from alignkit.contract.types import LossOutput, Method, Policy, Rollouts
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,6 @@ class Session:
             check_service(service, plugin, entry)
             _register(manager, service, plugin)
         return cls(config, method, manager)
-
-    @property
-    def builds_trainer(self) -> bool:
-        """Whether the method brings a trainer of its own."""
-        return any(found.hook == "align_build_trainer" and not found.wraps for found in implementations(self.method))
 
     # ------------------------------------------------------------------ exclusive hooks
 
@@ -120,11 +114,7 @@ class Session:
         try:
             return getattr(self.plugins.hook, hook)(**arguments)
         except Exception as error:
-            raised_in = set()
-            trace = error.__traceback__
-            while trace is not None:
-                raised_in.add(trace.tb_frame.f_code)
-                trace = trace.tb_next
+            raised_in = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
             for implementation in getattr(self.plugins.hook, hook).get_hookimpls():
                 if getattr(implementation.function, "__code__", None) in raised_in:
                     error.add_note(f"in {hook} of {implementation.plugin_name}")

@@ -7,7 +7,10 @@ import threading
 from types import FrameType
 from typing import Any
 
+import torch.distributed as dist
 from transformers import TrainerCallback
+
+from alignkit.training.metrics import over_ranks
 
 
 class StopOnSignal(TrainerCallback):
@@ -34,17 +37,8 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop if any rank received a signal."""
-        if args.world_size > 1:
-            self._agree(args)
+        # All ranks stop at the same step, whichever of them the signal reached.
+        self.received = over_ranks(self.received or 0, args.device, dist.ReduceOp.MAX) or None
         if self.received is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
-
-    def _agree(self, args: Any) -> None:
-        """All ranks stop at the same step, whichever of them the signal reached."""
-        import torch
-        import torch.distributed as dist
-
-        box = torch.tensor([self.received or 0], device=args.device)
-        dist.all_reduce(box, op=dist.ReduceOp.MAX)
-        self.received = int(box) or None

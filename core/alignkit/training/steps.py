@@ -44,14 +44,13 @@ class Steps:
     @property
     def per_epoch(self) -> int:
         """Optimizer steps of one pass over the training rows; a rollout is never cut short."""
-        parts = self.parts
-        return parts.order.per_epoch(parts.rows_per_step, self.reuse, whole=parts.rollouts is not None)
+        whole = self.parts.rollouts is not None
+        return self.parts.order.per_epoch(self.parts.rows_per_step, self.reuse, whole=whole)
 
     def batch(self, step: int, progress: float) -> Batch:
         """Return the prepared batch of an optimizer step (from 0); steps must be asked for in order.
 
-        Raises:
-            CheckpointError: the step belongs to a rollout that the checkpoint should have held.
+        Raises ``CheckpointError`` for a step of a rollout that the checkpoint should have held.
         """
         if self._one_batch_a_step:
             return self.prepare(self.rows_of_step(step), step, progress)
@@ -82,12 +81,10 @@ class Steps:
 
     def prepare(self, batch: Batch, number: int, progress: float, *, training: bool = True) -> Batch:
         """Let the method prepare rows (``align_prepare_batch``); ``number`` seeds what is sampled for them."""
-        parts = self.parts
-        rollouts = None
+        parts, rollouts = self.parts, None
         if parts.rollouts is not None:
-            rollouts = ModelRollouts(
-                parts.rollouts, parts.policy, number, training, self.rank, self.world_size, spent=self.spent
-            )
+            place = self.rank, self.world_size
+            rollouts = ModelRollouts(parts.rollouts, parts.policy, number, training, *place, spent=self.spent)
         return parts.session.prepare_batch(parts.policy, batch, progress, rollouts)
 
     def zero_loss(self) -> torch.Tensor:
@@ -103,12 +100,8 @@ class Steps:
 
     def state(self, step: int) -> dict[str, Any]:
         """Return what the steps from ``step`` on need, as plain values and tensors."""
-        in_rollout = self.buffer is not None and step % self.reuse.steps
-        return {
-            "method": self.method.state(),
-            "buffer": buffer_state(self.buffer) if in_rollout and self.buffer is not None else None,
-            "spent": dict(self.spent),
-        }
+        kept = None if self.buffer is None or step % self.reuse.steps == 0 else buffer_state(self.buffer)
+        return {"method": self.method.state(), "buffer": kept, "spent": dict(self.spent)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a checkpoint's state."""

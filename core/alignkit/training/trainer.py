@@ -18,7 +18,7 @@ saves when they are due.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,8 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
             processing_class=parts.tokenizer,
             callbacks=list(parts.callbacks),
         )
-        rank, world_size = self.args.process_index, self.args.world_size
-        self.steps = Steps(parts, rank, world_size)
-        self.numbers = TrainingLog(self.args.device, world_size, first=rank == 0)
+        self.steps = Steps(parts, self.args.process_index, self.args.world_size)
+        self.numbers = TrainingLog(self.args.device, first=self.args.process_index == 0)
 
     def get_train_dataloader(self) -> Any:
         """Return a ticker: one empty batch an optimizer step. Rows follow from the step's number, so resuming is exact."""
@@ -77,7 +76,9 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
         counts, passes = self._counts_of_step(batch, len(cuts))
         losses = []
         for k in range(passes):
-            with self._synchronised(model, last=k == passes - 1):
+            last = k == passes - 1  # gradients are reduced over ranks in the last pass only
+            self.accelerator.sync_gradients = last  # DeepSpeed's boundary
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 loss = self._micro_batch_loss(cuts[k], counts) if k < len(cuts) else self.steps.zero_loss()
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
@@ -101,13 +102,6 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
             table = torch.stack(rows)
         totals = table.sum(0).tolist()
         return {name: float(max(total, 1)) for name, total in zip(names, totals, strict=False)}, int(table[:, -1].max())
-
-    @contextlib.contextmanager
-    def _synchronised(self, model: torch.nn.Module, *, last: bool) -> Iterator[None]:
-        """Reduce gradients over ranks in the last pass of a step only."""
-        self.accelerator.sync_gradients = last  # DeepSpeed's boundary
-        with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-            yield
 
     def _micro_batch_loss(self, cut: Batch, counts: Mapping[str, float]) -> torch.Tensor:
         """Return a micro-batch's share of the step's loss: ``sum_i weight_i * sum_i / count_i`` over its terms, a scalar."""
@@ -152,8 +146,8 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Return the method's loss and metrics over held-out rows, exact for any cut into batches."""
-        examples = self.parts.eval if eval_dataset is None else eval_dataset
-        values = held_out_loss(self.steps, self.model, examples, self.progress, self.compute_loss_context_manager)
+        rows = self.parts.eval if eval_dataset is None else eval_dataset
+        values = held_out_loss(self.steps, self.model, rows, self.progress, self.compute_loss_context_manager)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
@@ -162,10 +156,8 @@ class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
     # ------------------------------------------------------------------ what a checkpoint keeps besides Trainer's state
 
     def engine_state(self) -> dict[str, Any]:
-        """Return this rank's log and steps, as plain values and tensors."""
         return self.numbers.state() | self.steps.state(self.state.global_step)
 
     def load_engine_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`engine_state` returned."""
         self.numbers.load_state(state)
         self.steps.load_state(state)
