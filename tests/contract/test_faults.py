@@ -74,7 +74,7 @@ FAULTS: dict[str, tuple[str, str]] = {
     "nothing": (package(answer="None"), "must return an alignkit.LossOutput, not NoneType"),
     "not a number": (
         package(answer=TERMS.format("logps.sum() * float('nan')")),
-        "non-finite loss at step 1, rows .*the weights were left as they were",
+        "non-finite loss at step 1, rows .*the weights were not updated",
     ),
     "an exception": (package(answer="undefined"), "name 'undefined' is not defined"),
 }
