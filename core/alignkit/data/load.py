@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignkit.config import DataConfig, Reading
+from alignkit.config import DataConfig, Reading, RunConfig
 from alignkit.contract.rows import Row
 from alignkit.contract.types import RowKind
 from alignkit.data.sources.chunks import Source
@@ -30,18 +30,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
-class HasData(Protocol):
-    """A configuration with a data section."""
-
-    @property
-    def data(self) -> DataConfig:
-        """The data section."""
-        ...
+Positions: TypeAlias = NDArray[np.int64]
+"""Sorted positions of rows in their source."""
 
 
 class PreparedRows(NamedTuple):
-    """Held-out rows of one kind, and the reports of their sources."""
+    """Rows of one kind, and the reports of their sources."""
 
     rows: TokenisedRows
     reports: tuple[SourceReport, ...]
@@ -54,20 +48,20 @@ class HeldOut:
     """
 
     def __init__(
-        self, prepare: Callable[[RowKind], PreparedRows], ready: Mapping[RowKind, PreparedRows] | None = None
+        self, prepare: Callable[[RowKind], PreparedRows], ready: Mapping[RowKind, TokenisedRows] | None = None
     ) -> None:
         self._prepare = prepare
         self._ready = dict(ready or {})
 
     def examples(self, kind: RowKind) -> TokenisedRows:
         """Return the tokenised rows of ``kind``; raises :class:`NoRowsError` if the data has none."""
-        return self._of(kind).rows
+        return self._of(kind)
 
     def rows(self, kind: RowKind) -> Sequence[Row]:
         """Return the same rows as text or messages: ``rows(kind)[i]`` is ``examples(kind)[i]``."""
-        return TextRows(self._of(kind).rows)
+        return TextRows(self._of(kind))
 
-    def _of(self, kind: RowKind) -> PreparedRows:
+    def _of(self, kind: RowKind) -> TokenisedRows:
         if kind not in self._ready:
             try:
                 prepared = self._prepare(kind)
@@ -79,7 +73,7 @@ class HeldOut:
                 raise NoRowsError(str(error)) from error
             for line in (line for report in prepared.reports for line in report.lines()):
                 logger.info("held out: %s", line)
-            self._ready[kind] = prepared
+            self._ready[kind] = prepared.rows
         return self._ready[kind]
 
 
@@ -99,7 +93,7 @@ class Data:
         return TextRows(self.train)
 
 
-def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> Data:
+def load_data(config: RunConfig, kind: RowKind, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> Data:
     """Load, check, split and tokenise the data of a run.
 
     The held-out rows are the first of these that is configured: one fold (``data.folds``); the rows of
@@ -121,78 +115,57 @@ def load_data(config: HasData, kind: RowKind, tokenizer: PreTrainedTokenizerBase
     loader = Loader(data, tokenizer, load)
     sources = loader.training_sources()
     held = loader.held_out_sources()
-    tables = [loader.table(source, kind) for source in sources]
-    reports = tuple(SourceReport.of(table) for table in tables)
-    for report in reports:
-        report.check(data.max_dropped)
+    tables = loader.tables(sources, kind)
+    reports = _checked(tables, data.max_dropped)
+    positions = None
     if held is None:
-        return _split_off(loader, sources, tables, reports)
-    evaluated = _all_of(held, kind, loader)
-    for report in evaluated.reports:
-        report.check(data.max_dropped)
-    train = TokenisedRows(kind, [RowSelection(table, table.kept) for table in tables])
-    known = pc.is_in(evaluated.rows.column("prompt"), value_set=pc.unique(train.column("prompt")))
-    return Data(
-        kind=kind,
-        train=train,
-        eval=evaluated.rows,
-        report=DataReport(
-            train=SetReport.of(train),
-            eval=SetReport.of(evaluated.rows),
-            sources=(*reports, *evaluated.reports),
-            shared_prompts=int(pc.sum(known).as_py() or 0),
-        ),
-        held_out=HeldOut(lambda other: _all_of(held, other, loader), {kind: evaluated}),
-    )
+        train, evaluated, positions = _split(data, tables)
+    else:
+        others = loader.tables(held, kind)
+        reports += _checked(others, data.max_dropped)
+        train, evaluated = _usable(tables), _usable(others)
+    known = pc.is_in(evaluated.column("prompt"), value_set=pc.unique(train.column("prompt")))
+    shared = int(pc.sum(known).as_py() or 0)
+    report = DataReport(SetReport.of(train), SetReport.of(evaluated), reports, shared)
+    held_out = HeldOut(lambda other: loader.prepare(held or sources, other, positions), {kind: evaluated})
+    return Data(kind, train, evaluated, report, held_out)
 
 
 def load_held_out(data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> HeldOut:
     """Load every row of the held-out sources, or else of the sources; raises :class:`DataError` as :func:`load_data`."""
     loader = Loader(data, tokenizer, load)
     sources = loader.held_out_sources() or loader.training_sources(HELD_OUT_SPLITS, data.eval_limit)
-    return HeldOut(lambda kind: _all_of(sources, kind, loader))
+    return HeldOut(lambda kind: loader.prepare(sources, kind))
 
 
-def _all_of(sources: Sequence[OpenSource], kind: RowKind, loader: Loader) -> PreparedRows:
-    """Return every usable row of the sources."""
-    tables = [loader.table(source, kind) for source in sources]
-    rows = TokenisedRows(kind, [RowSelection(table, table.kept) for table in tables])
-    return PreparedRows(rows, tuple(SourceReport.of(table) for table in tables))
+def _checked(tables: Sequence[TokenTable], max_dropped: float) -> tuple[SourceReport, ...]:
+    reports = tuple(map(SourceReport.of, tables))
+    for report in reports:
+        report.check(max_dropped)
+    return reports
 
 
-def _split_off(
-    loader: Loader, sources: Sequence[OpenSource], tables: Sequence[TokenTable], reports: tuple[SourceReport, ...]
-) -> Data:
-    """Hold out a share (or fold) of the training sources' rows by cluster, all sources together."""
-    data, kind = loader.config, tables[0].kind
+def _split(data: DataConfig, tables: Sequence[TokenTable]) -> tuple[TokenisedRows, TokenisedRows, list[Positions]]:
+    """Hold out a share (or fold) of the training sources' rows by cluster, all sources together.
+
+    Returns:
+        The training rows, the held-out rows, and the positions of the held-out rows in every source.
+    """
     names = " and ".join(table.source for table in tables)
     clusters, prompts = (joined([t.table.column(name) for t in tables]) for name in ("cluster", "prompt"))
     fold = None if data.folds is None else (data.fold, data.folds)
-    share = float(data.eval_split)
-    masks = np.split(held_out(clusters, prompts, share, names, fold), np.cumsum([len(table) for table in tables])[:-1])
+    mask = held_out(clusters, prompts, float(data.eval_split), names, fold)
+    masks = np.split(mask, np.cumsum([len(table) for table in tables])[:-1])
     # Positions are rows of the source, so the same ones are held out as rows of any kind.
     held = [np.unique(t.numbers("position")[mask]) for t, mask in zip(tables, masks, strict=True)]
-    evaluated = _first(held, data.eval_limit)
-    train = TokenisedRows(kind, [_rows_at(t, h, inside=False) for t, h in zip(tables, held, strict=True)])
-    evaluation = TokenisedRows(kind, [_rows_at(t, e, inside=True) for t, e in zip(tables, evaluated, strict=True)])
-    if not len(train) or (any(map(len, held)) and not len(evaluation)):
+    positions = _first(held, data.eval_limit)
+    train, evaluated = _usable(tables, held, inside=False), _usable(tables, positions)
+    if not len(train) or (any(map(len, held)) and not len(evaluated)):
         raise DataError(f"{names}: too few usable rows for a held-out share; set data.eval_source")
-
-    def prepare_held_out(other: RowKind) -> PreparedRows:
-        others = [loader.table(source, other) for source in sources]
-        rows = TokenisedRows(other, [_rows_at(t, e, inside=True) for t, e in zip(others, evaluated, strict=True)])
-        return PreparedRows(rows, tuple(SourceReport.of(table) for table in others))
-
-    return Data(
-        kind=kind,
-        train=train,
-        eval=evaluation,
-        report=DataReport(SetReport.of(train), SetReport.of(evaluation), reports),
-        held_out=HeldOut(prepare_held_out, {kind: PreparedRows(evaluation, reports)}),
-    )
+    return train, evaluated, positions
 
 
-def _first(positions: Sequence[NDArray[np.int64]], limit: int | None) -> list[NDArray[np.int64]]:
+def _first(positions: Sequence[Positions], limit: int | None) -> list[Positions]:
     """Return the first ``limit`` positions over all sources, taken in turn."""
     if limit is None or sum(map(len, positions)) <= limit:
         return list(positions)
@@ -201,10 +174,16 @@ def _first(positions: Sequence[NDArray[np.int64]], limit: int | None) -> list[ND
     return [found[:count] for found, count in zip(positions, taken, strict=True)]
 
 
-def _rows_at(table: TokenTable, positions: NDArray[np.int64], *, inside: bool) -> RowSelection:
-    """Return the usable rows of a table whose position in the source is among ``positions`` (``inside``), or is not."""
-    found = np.isin(table.numbers("position")[table.kept], positions, invert=not inside)
-    return RowSelection(table, table.kept[found])
+def _usable(
+    tables: Sequence[TokenTable], positions: Sequence[Positions] | None = None, *, inside: bool = True
+) -> TokenisedRows:
+    """Return the usable rows of tables; given positions in each source, those at them (``inside``) or the others."""
+    kept = [table.kept for table in tables]
+    if positions is not None:
+        places = [table.numbers("position")[table.kept] for table in tables]
+        found = [np.isin(place, at, invert=not inside) for place, at in zip(places, positions, strict=True)]
+        kept = [rows[mask] for rows, mask in zip(kept, found, strict=True)]
+    return TokenisedRows(tables[0].kind, list(map(RowSelection, tables, kept)))
 
 
 class OpenSource(NamedTuple):
@@ -258,9 +237,18 @@ class Loader:
         source = open_source(name, split, reading, default_splits=defaults, limit=limit, load=self.load)
         return OpenSource(source, reading, label)
 
-    def table(self, opened: OpenSource, kind: RowKind) -> TokenTable:
-        """Return the rows of a source as tokenised rows of ``kind``, cached if ``data.cache``."""
-        source, reading, label = opened
+    def prepare(
+        self, sources: Sequence[OpenSource], kind: RowKind, positions: Sequence[Positions] | None = None
+    ) -> PreparedRows:
+        """Return the usable rows of the sources (None) or those at ``positions`` of each."""
+        tables = self.tables(sources, kind)
+        return PreparedRows(_usable(tables, positions), tuple(map(SourceReport.of, tables)))
+
+    def tables(self, sources: Sequence[OpenSource], kind: RowKind) -> list[TokenTable]:
+        """Return the rows of each source as tokenised rows of ``kind``, cached if ``data.cache``."""
+        return [self._table(*source, kind) for source in sources]
+
+    def _table(self, source: Source, reading: Reading, label: str, kind: RowKind) -> TokenTable:
         recipe = Recipe(
             kind,
             TokenRules(self.config.max_length, self.config.append_eos),
@@ -273,10 +261,8 @@ class Loader:
         def make() -> Iterator[pa.RecordBatch]:
             return with_progress(encode(source, recipe, self.tokenizer, self.config.workers))
 
-        if self.config.cache:
-            found = cached(cache_key(source.digest(), self.tokenizer, recipe), make)
-        else:
-            found = in_memory(make())
+        key = cache_key(source.digest(), self.tokenizer, recipe) if self.config.cache else None
+        found = in_memory(make()) if key is None else cached(key, make)
         table = TokenTable(found, kind, source.name, source.root, label)
         self._check_length(table)
         return table

@@ -30,13 +30,13 @@ def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margin
         ConfigError: a name is unknown, or the rows do not support the order.
         DataError: a row lacks the curriculum's or group's column, or has no number in it.
     """
-    names, sources = _sources(data, train)
-    groups, group_names = None, names
+    single = len(data.parts) == 1 and data.parts[0].repeat == 1
+    sources = None if single else train.sources(data.names)
+    parts, names, groups = sources, data.names, None
     if data.group_by is not None:
         found, groups = codes(_values(train, data.group_by, names, sources))
-        group_names = found.to_pylist()
-    parts, part_names = (sources, names) if data.group_by is None else (groups, group_names)
-    phases = tuple(_phases(data, part_names, parts))
+        parts, names = groups, found.to_pylist()
+    phases = tuple(_phases(data, names, parts))
     return RowOrder(
         rows=len(train),
         seed=seed,
@@ -62,20 +62,12 @@ def describe_mix(data: DataConfig, order: RowOrder) -> Iterator[str]:
         )
 
 
-def _sources(data: DataConfig, train: TokenisedRows) -> tuple[list[str], Ints | None]:
-    """Return the source names and the source index of every row (None for a single source without ``repeat``)."""
-    if len(data.parts) == 1 and data.parts[0].repeat == 1:
-        return data.names, None
-    return data.names, train.sources(data.names)
-
-
 def _amounts(data: DataConfig, sources: Ints | None) -> tuple[int, ...] | None:
     if sources is None:
         return None
     sizes = np.bincount(sources, minlength=len(data.parts)).tolist()
     weights = [part.weight for part in data.parts]
-    given = [weight for weight in weights if weight is not None]
-    if given:
+    if given := [weight for weight in weights if weight is not None]:
         return amounts(sizes, given, data.exhausted)
     if all(part.repeat == 1 for part in data.parts):
         return None

@@ -6,7 +6,7 @@ of an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -78,7 +78,7 @@ class RowOrder:
     def per_epoch(self, per_step: int, reuse: Reuse, *, whole: bool) -> int:
         """Return the optimizer steps per epoch, with ``reuse`` of each batch; ``whole``: every rollout is full."""
         if not whole and reuse.steps == 1:
-            return len(self._windows(per_step, 0))
+            return len(_windows(self, per_step, 0))
         return max(self.size // (per_step * reuse.minibatches), 1) * reuse.steps
 
     def epoch(self, number: int) -> Ints:
@@ -87,18 +87,18 @@ class RowOrder:
 
     def taken(self, per_step: int, epoch: int) -> list[int]:
         """Return the rows of an epoch in the order of its steps."""
-        return [int(row) for window in self._windows(per_step, epoch) for row in window]
+        return [int(row) for window in _windows(self, per_step, epoch) for row in window]
 
     def step(self, per_step: int, step: int, total: int) -> list[int]:
         """Return the rows of optimizer step ``step`` (from 0) of ``total``; the last one of an epoch may be short."""
         order, step = self._phase(step, total)
         epoch = 0
         if order.groups is None:
-            epoch, step = divmod(step, len(order._windows(per_step, 0)))
-        while step >= len(order._windows(per_step, epoch)):  # with groups, epochs can differ in their number of steps
-            step -= len(order._windows(per_step, epoch))
+            epoch, step = divmod(step, len(_windows(order, per_step, 0)))
+        while step >= (steps := len(_windows(order, per_step, epoch))):  # with groups, epochs can differ in length
+            step -= steps
             epoch += 1
-        return [int(i) for i in order._windows(per_step, epoch)[step]]
+        return [int(i) for i in _windows(order, per_step, epoch)[step]]
 
     def rollout(self, per_rollout: int, number: int, total: int) -> list[int]:
         """Return the rows of rollout ``number`` (from 0) of ``total``; each is full and may span two epochs."""
@@ -113,14 +113,7 @@ class RowOrder:
             return self, number
         begins = [0, *(round(phase.until * total) for phase in self.phases[:-1])]
         which = max(i for i, begin in enumerate(begins) if begin <= number)
-        return self._phase_orders[which], number - begins[which]
-
-    @property
-    def _phase_orders(self) -> tuple[RowOrder, ...]:
-        return _phase_orders(self)
-
-    def _windows(self, per_step: int, epoch: int) -> Sequence[Ints]:
-        return _windows(self, per_step, epoch)
+        return _phase_orders(self)[which], number - begins[which]
 
 
 @lru_cache(maxsize=4)
@@ -156,10 +149,8 @@ def _pool(order: RowOrder, epoch: int) -> Ints:
         drawn = np.arange(epoch * amount, (epoch + 1) * amount)  # counted from the beginning of training
         for number in range(epoch * amount // max(len(mine), 1), -(-(epoch + 1) * amount // max(len(mine), 1))):
             here = drawn[drawn // len(mine) == number] % len(mine)
-            permutation = np.arange(len(mine))
-            if order.shuffle:
-                permutation = np.random.default_rng([order.seed, source, number, _MIX]).permutation(len(mine))
-            taken.append(mine[permutation[here]])
+            random = np.random.default_rng([order.seed, source, number, _MIX])
+            taken.append(mine[random.permutation(len(mine))[here] if order.shuffle else here])
     return np.concatenate(taken)
 
 
@@ -216,6 +207,5 @@ def amounts(sizes: Sequence[int], weights: Sequence[float], exhausted: Literal["
     ((30, 30), (100, 100), (90, 30))
     """
     whole = [size / weight for size, weight in zip(sizes, weights, strict=True) if weight > 0]
-    choose: Callable[[Sequence[float]], float] = min if exhausted == "first" else max
-    scale = choose(whole)
+    scale = min(whole) if exhausted == "first" else max(whole)
     return tuple(max(round(scale * weight), 1) if weight > 0 else 0 for weight in weights)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,20 +45,15 @@ class SourceReport:
     @classmethod
     def of(cls, table: TokenTable) -> SourceReport:
         """Return the report of a table."""
-        dropped: dict[str, Dropped] = {}
         unusable = np.setdiff1d(np.arange(len(table)), table.kept)
         reasons = table.table.column("unusable").take(unusable).to_pylist()
-        for row, reason in zip(unusable.tolist(), reasons, strict=True):
-            earlier = dropped.get(reason)
-            dropped[reason] = (
-                Dropped(1, table.place(row)) if earlier is None else replace(earlier, count=earlier.count + 1)
-            )
+        first = dict(zip(reversed(reasons), reversed(unusable.tolist()), strict=True))
         return cls(
             table.source,
             table.kind,
             read=len(table),
             kept=len(table.kept),
-            dropped=dropped,
+            dropped={why: Dropped(count, table.place(first[why])) for why, count in Counter(reasons).items()},
             truncated_prompts=int((table.numbers("prompt_lost")[table.kept] > 0).sum()),
             **{name: int(table.numbers(name)[table.kept].sum()) for name in SUMS},
         )
@@ -151,10 +147,4 @@ class DataReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for run.json."""
-        return {
-            "hash": self.fingerprint,
-            "train": asdict(self.train),
-            "eval": asdict(self.eval),
-            "sources": [asdict(source) for source in self.sources],
-            "shared_prompts": self.shared_prompts,
-        }
+        return {"hash": self.fingerprint, **asdict(self)}

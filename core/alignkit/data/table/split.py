@@ -68,8 +68,7 @@ def held_out(
         if len(set(which.tolist())) < folds:
             which = np.arange(len(names)) % folds
         held[order[which == number]] = True
-    found: NDArray[np.bool_] = held[group]
-    return found
+    return np.asarray(held[group], np.bool_)
 
 
 def _groups(clusters: Words, prompts: Words) -> tuple[pa.Array, NDArray[np.int64]]:

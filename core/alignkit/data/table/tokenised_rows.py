@@ -40,13 +40,11 @@ class TokenTable:
         self.table, self.kind, self.source, self.root, self.label = table, kind, source, root, label
 
     def __len__(self) -> int:
-        """Return the number of rows, unusable ones included."""
         return int(self.table.num_rows)
 
     def numbers(self, name: str) -> NDArray[np.int64]:
         """Return a column of integers, ``[rows]``."""
-        found: NDArray[np.int64] = self.table.column(name).to_numpy().astype(np.int64, copy=False)
-        return found
+        return np.asarray(self.table.column(name).to_numpy(), np.int64)
 
     @cached_property
     def kept(self) -> NDArray[np.int64]:
@@ -62,21 +60,15 @@ class TokenTable:
         flat = np.concatenate(chunks) if chunks else np.zeros(0)
         return flat.astype(np.int64).reshape(-1, SEGMENTS[self.kind])
 
-    def text(self, name: str, row: int) -> str:
-        """Return a cell of a text column."""
-        batch, at = self._at(row)
-        value: str = batch.cell(name, at)
-        return value
-
     def place(self, row: int) -> str:
         """Return the location of a row (file:line)."""
-        return self.root + self.text("place", row)
+        batch, at = self._at(row)
+        return f"{self.root}{batch.cell('place', at)}"
 
     def fields(self, row: int) -> Mapping[str, Any]:
         """Return a row's other columns."""
         batch, at = self._at(row)
-        found: str | None = batch.cell("fields", at)
-        return json.loads(found) if found else {}
+        return dict(json.loads(batch.cell("fields", at) or "{}"))
 
     def tokens(self, row: int) -> list[int]:
         """Return the token ids of a row, prompt and completions concatenated."""
@@ -104,8 +96,7 @@ class TokenTable:
         """Return a row as token ids; ``index`` becomes :attr:`Example.index`."""
         batch, at = self._at(row)
         tokens = batch.tokens(at)
-        ends = list(accumulate(self.lengths[row].tolist(), initial=0))
-        prompt, *completions = (tokens[a:b] for a, b in pairwise(ends))
+        prompt, *completions = (tokens[a:b] for a, b in pairwise(accumulate(self.lengths[row].tolist(), initial=0)))
         scored: list[bool] | None = batch.cell("scored", at)
         fields = self.fields(row)
         return Example(
@@ -171,7 +162,6 @@ class TokenisedRows(Sequence[Example]):
         self._ends = np.cumsum([len(part.rows) for part in parts]).tolist()
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return self._ends[-1] if self._ends else 0
 
     @overload
@@ -200,20 +190,12 @@ class TokenisedRows(Sequence[Example]):
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> TokenisedRows:
         """Return the rows at ``indices``, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        if len(self.parts) == 1:
-            return TokenisedRows(self.kind, [RowSelection(self.parts[0].table, self.parts[0].rows[chosen])])
         which = np.searchsorted(self._ends, chosen, side="right")
-        starts = np.array([0, *self._ends[:-1]], dtype=np.int64)
+        starts = [0, *self._ends[:-1]]
         borders = np.flatnonzero(np.diff(which)) + 1
-        runs = zip(np.split(chosen, borders), np.split(which, borders), strict=True)
-        return TokenisedRows(
-            self.kind,
-            [
-                RowSelection(self.parts[part[0]].table, self.parts[part[0]].rows[rows - starts[part[0]]])
-                for rows, part in runs
-                if len(rows)
-            ],
-        )
+        runs = zip(np.split(which, borders), np.split(chosen, borders), strict=True)
+        found = [(self.parts[part[0]], rows - starts[part[0]]) for part, rows in runs if len(rows)]
+        return TokenisedRows(self.kind, [RowSelection(part.table, part.rows[rows]) for part, rows in found])
 
     def segment_lengths(self) -> NDArray[np.int64]:
         """Return the token counts of prompt and completions, ``[rows, SEGMENTS[kind]]``."""
@@ -222,8 +204,7 @@ class TokenisedRows(Sequence[Example]):
 
     def lengths(self) -> NDArray[np.int64]:
         """Return the token count of every row, the prompt counted once, ``[rows]``."""
-        total: NDArray[np.int64] = self.segment_lengths().sum(1)
-        return total
+        return np.asarray(self.segment_lengths().sum(1), np.int64)
 
     def sources(self, labels: Sequence[str]) -> NDArray[np.int64]:
         """Return for every row the index of its source in ``labels``, ``[rows]``."""
@@ -268,7 +249,6 @@ class TextRows(Sequence[Row]):
         self._rows = rows
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self._rows)
 
     @overload
@@ -276,7 +256,6 @@ class TextRows(Sequence[Row]):
     @overload
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        """Return one row, or the rows of a slice."""
         if isinstance(index, slice):
             return [self._rows.row(i) for i in range(*index.indices(len(self)))]
         return self._rows.row(range(len(self))[index])
