@@ -14,7 +14,7 @@ from alignkit.config import CheckConfig, DataConfig, SourceConfig
 from alignkit.contract.rows import Row
 from alignkit.contract.types import RowKind
 from alignkit.data.checking.reading import Readable, read_source
-from alignkit.data.checking.rules import RULES, Hit, leaked, length_bias, texts_of
+from alignkit.data.checking.rules import RULES, Hit, hits, leaked, length_bias, texts_of
 from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, tokenize_for_check
 from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
 from alignkit.data.sources.open import HELD_OUT_SPLITS, Load
@@ -164,16 +164,16 @@ def find(
     """Apply every rule to rows; return the findings, and the rows a cleaned copy leaves out with the rule."""
     findings: list[Finding] = []
     dropped: dict[int, str] = {}
-    hits: list[tuple[str, bool, list[Hit]]] = [(n, drops, list(rule(rows, limits))) for n, _, rule, drops in RULES]
+    found: list[tuple[str, bool, list[Hit]]] = [(n, drops, list(rule(rows, limits))) for n, _, rule, drops in RULES]
     if seen is not None:
-        hits += [(name, drops, list(rule(seen))) for name, _, rule, drops in TOKEN_RULES]
-    hits.append(("leak", True, list(leaked(rows, held_out, limits)) if held_out else []))
-    for name, drops, found in hits:
-        if not found:
+        found += [(name, drops, list(hits(seen.rows, rule))) for name, _, rule, drops in TOKEN_RULES]
+    found.append(("leak", True, list(leaked(rows, held_out, limits)) if held_out else []))
+    for name, drops, rule_hits in found:
+        if not rule_hits:
             continue
-        shown = [{"place": rows[h.row].place, "row": rows[h.row].id, "about": h.about} for h in found[:EXAMPLES]]
-        findings.append(Finding(name, TITLES[name], len(found), len(found) / total, drops, shown))
-        dropped |= {hit.row: name for hit in found if drops and hit.row not in dropped}
+        shown = [{"place": rows[h.row].place, "row": rows[h.row].id, "about": h.about} for h in rule_hits[:EXAMPLES]]
+        findings.append(Finding(name, TITLES[name], len(rule_hits), len(rule_hits) / total, drops, shown))
+        dropped |= {hit.row: name for hit in rule_hits if drops and hit.row not in dropped}
     return findings, dropped
 
 

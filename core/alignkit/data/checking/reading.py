@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alignkit.data.shapes.pairs import expand_alternatives, is_rated_answer, lef
 from alignkit.data.shapes.templates import fill
 from alignkit.data.sources.chunks import Source, parse_line
 from alignkit.data.sources.open import TRAIN_SPLITS, Load, open_source
+from alignkit.data.sources.readers import read_jsonl
 from alignkit.errors import DataError
 
 _LINES = (".jsonl", ".ndjson")
@@ -103,7 +105,7 @@ def _require_rows(raw: RawRows, broken: Sequence[Broken]) -> None:
 def _paired(raw: RawRows, reading: Reading) -> tuple[RawRows, bool, list[Broken]]:
     """Return the pairs made of rated answers that are rows of their own, as ``data.pairs`` asks, and whether it did."""
     pairs = reading.pairs
-    first, _ = _each(_alone(raw, 0), lambda part: fill(part, reading.template))
+    first, _ = _each(_only(raw, 0), lambda part: fill(part, reading.template))
     if pairs is None or not any(is_rated_answer(row, reading.columns) for row in first.rows):
         return raw, False, []
 
@@ -119,21 +121,13 @@ def _lines(path: Path, limit: int | None) -> tuple[RawRows, list[Broken]]:
     rows: list[Mapping[str, Any]] = []
     places: list[str] = []
     broken: list[Broken] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if limit is not None and len(rows) + len(broken) >= limit:
-                break
-            place = f"{path}:{number}"
-            content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not content.strip():
-                continue
-            try:
-                rows.append(parse_line(content, place))
-                places.append(place)
-            except DataError as error:
-                broken.append(
-                    Broken(place, _why(error, place), content.decode(errors="backslashreplace").rstrip("\r\n"))
-                )
+    for line, place in islice(read_jsonl(path), limit):
+        try:
+            rows.append(parse_line(line, place))
+            places.append(place)
+        except DataError as error:
+            content = line.decode(errors="backslashreplace").rstrip("\r\n")
+            broken.append(Broken(place, _why(error, place), content))
     return RawRows(rows, places.__getitem__, str(path)), broken
 
 
@@ -149,13 +143,13 @@ def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, 
     for position in range(len(raw.rows)):
         place = raw.where(position)
         try:
-            found = change(_alone(raw, position)).rows
+            found = change(_only(raw, position)).rows
         except DataError as error:
             broken.append(Broken(place, _why(error, place), raw.rows[position]))
             continue
         rows += found
         places += [place] * len(found)
-    return RawRows(rows, lambda position: places[position], raw.source), broken
+    return RawRows(rows, places.__getitem__, raw.source), broken
 
 
 def _kind(raw: RawRows, kinds: Sequence[RowKind], convert: Convert) -> tuple[RowKind, int]:
@@ -164,7 +158,7 @@ def _kind(raw: RawRows, kinds: Sequence[RowKind], convert: Convert) -> tuple[Row
     for kind in kinds:
         for position in range(len(raw.rows)):
             try:
-                convert(_alone(raw, position), kind)
+                convert(_only(raw, position), kind)
             except DataError as error:
                 first = first or error
                 continue
@@ -179,25 +173,19 @@ def _normalised(raw: RawRows, kinds: Sequence[RowKind], convert: Convert) -> tup
     for position in range(len(raw.rows)):
         if position == first:
             continue
-        place = raw.where(position)
-        both = RawRows([raw.rows[first], raw.rows[position]], _places(raw, first, position), raw.source)
         try:
-            convert(both, kind)
+            convert(_only(raw, first, position), kind)
             kept.append(position)
         except DataError as error:
-            broken.append(Broken(place, _why(error, place), raw.rows[position]))
+            broken.append(Broken(raw.where(position), _why(error, raw.where(position)), raw.rows[position]))
     # The row that decides the shape comes first; the others keep their order.
-    places = [raw.where(position) for position in kept]
-    whole = RawRows([raw.rows[position] for position in kept], lambda position: places[position], raw.source)
+    whole = _only(raw, *kept)
     return whole, convert(whole, kind), broken
 
 
-def _places(raw: RawRows, *positions: int) -> Callable[[int], str]:
-    return lambda position: raw.where(positions[position])
-
-
-def _alone(raw: RawRows, position: int) -> RawRows:
-    return RawRows([raw.rows[position]], lambda _: raw.where(position), raw.source)
+def _only(raw: RawRows, *positions: int) -> RawRows:
+    places = [raw.where(position) for position in positions]
+    return RawRows([raw.rows[position] for position in positions], places.__getitem__, raw.source)
 
 
 def _why(error: DataError, place: str) -> str:

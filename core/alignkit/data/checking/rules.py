@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from alignkit.config import CheckConfig
 from alignkit.contract.rows import Row, Text
@@ -23,6 +23,7 @@ class Hit(NamedTuple):
     about: str
 
 
+T = TypeVar("T")
 Rule = Callable[[Sequence[Row], CheckConfig], Iterator[Hit]]
 
 
@@ -44,27 +45,36 @@ def texts_of(row: Row) -> Iterator[tuple[str, str]]:
         yield name, plain_text(answer)
 
 
-# ------------------------------------------------------------------------------------------------ one row
+def hits(rows: Iterable[T], problem: Callable[[T], str | None]) -> Iterator[Hit]:
+    """Yield the rows with a problem, each described by the function that looks for it."""
+    for i, row in enumerate(rows):
+        about = problem(row)
+        if about is not None:
+            yield Hit(i, about)
+
+
+def _by_field(problem: Callable[[str, str, CheckConfig], str | None]) -> Rule:
+    """Return the rule that finds rows by the first field (name and text) with a problem."""
+
+    def rule(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
+        return hits(rows, lambda row: next(filter(None, (problem(*field, limits) for field in texts_of(row))), None))
+
+    return rule
 
 
 def unusable(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Rows that training would drop."""
-    for i, row in enumerate(rows):
-        if row.unusable is not None:
-            yield Hit(i, row.unusable)
+    return hits(rows, lambda row: row.unusable)
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
 
 
-def control_characters(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+@_by_field
+def control_characters(name: str, text: str, _limits: CheckConfig) -> str | None:
     """Invisible characters, which become tokens."""
-    for i, row in enumerate(rows):
-        for name, text in texts_of(row):
-            found = _CONTROL.search(text)
-            if found:
-                yield Hit(i, f"{name} contains U+{ord(found[0]):04X}")
-                break
+    found = _CONTROL.search(text)
+    return f"{name} contains U+{ord(found[0]):04X}" if found else None
 
 
 # UTF-8 decoded as Latin-1 or Windows-1252, and the replacement character.
@@ -73,15 +83,14 @@ _DAMAGE = re.compile(
 )
 
 
-def encoding_damage(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+@_by_field
+def encoding_damage(name: str, text: str, _limits: CheckConfig) -> str | None:
     """Mis-encoded text (mojibake)."""
-    for i, row in enumerate(rows):
-        for name, text in texts_of(row):
-            found = _DAMAGE.search(text)
-            if found:
-                around = text[max(found.start() - 10, 0) : found.end() + 10].replace("\n", " ")
-                yield Hit(i, f"{name}: ...{around}...")
-                break
+    found = _DAMAGE.search(text)
+    if found is None:
+        return None
+    around = text[max(found.start() - 10, 0) : found.end() + 10].replace("\n", " ")
+    return f"{name}: ...{around}..."
 
 
 @lru_cache(maxsize=100_000)
@@ -89,18 +98,15 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
-def wrong_script(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
+@_by_field
+def wrong_script(name: str, text: str, limits: CheckConfig) -> str | None:
     """Too few letters of the expected script; text without letters passes."""
     if limits.script is None:
-        return
+        return None
     wanted = limits.script.upper()
-    for i, row in enumerate(rows):
-        for name, text in texts_of(row):
-            letters = [letter for letter in text if letter.isalpha()]
-            share = sum(_script(letter) == wanted for letter in letters) / len(letters) if letters else 1.0
-            if share < limits.script_share:
-                yield Hit(i, f"{share:.0%} of the letters of {name} are {limits.script}")
-                break
+    letters = [letter for letter in text if letter.isalpha()]
+    share = sum(_script(letter) == wanted for letter in letters) / len(letters) if letters else 1.0
+    return f"{share:.0%} of the letters of {name} are {limits.script}" if share < limits.script_share else None
 
 
 _WORDS = re.compile(r"[^\W\d_]+")
@@ -108,16 +114,13 @@ _LOOK_ALIKE = frozenset({"LATIN", "CYRILLIC", "GREEK"})
 """Scripts that share look-alike letters (homoglyphs)."""
 
 
-def mixed_scripts(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+@_by_field
+def mixed_scripts(name: str, text: str, _limits: CheckConfig) -> str | None:
     """Words that mix look-alike letters of several scripts (Latin, Cyrillic, Greek)."""
-    for i, row in enumerate(rows):
-        for name, text in texts_of(row):
-            word = None if text.isascii() else next((w for w in _WORDS.findall(text) if _is_mixed(w)), None)
-            if word is not None:
-                yield Hit(
-                    i, f'"{word}" in {name} mixes {" and ".join(sorted(map(str.title, _scripts_of(word))))} letters'
-                )
-                break
+    word = None if text.isascii() else next((w for w in _WORDS.findall(text) if _is_mixed(w)), None)
+    if word is None:
+        return None
+    return f'"{word}" in {name} mixes {" and ".join(sorted(map(str.title, _scripts_of(word))))} letters'
 
 
 def _is_mixed(word: str) -> bool:
@@ -129,14 +132,11 @@ def _scripts_of(word: str) -> set[str]:
     return {_script(letter) for letter in word} & _LOOK_ALIKE
 
 
-def too_short(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
+@_by_field
+def too_short(name: str, text: str, limits: CheckConfig) -> str | None:
     """Fields with fewer than ``min_words`` words."""
-    for i, row in enumerate(rows):
-        for name, text in texts_of(row):
-            words = len(text.split())
-            if words < limits.min_words:
-                yield Hit(i, f"{name} has {words} words")
-                break
+    words = len(text.split())
+    return f"{name} has {words} words" if words < limits.min_words else None
 
 
 def wrong_roles(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
@@ -164,9 +164,6 @@ def _role_problem(turns: Sequence[str], *, answered: bool) -> str | None:
     return f"the answer has the role {others[-1]}" if answered and others and others[-1] != "assistant" else None
 
 
-# ------------------------------------------------------------------------------------------------ rows together
-
-
 def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Rows with the same prompt and answers as an earlier row."""
     first: dict[str, int] = {}
@@ -180,22 +177,17 @@ def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
 
 def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Pairs with the same prompt and answers as another pair, but the opposite preference."""
+    # Prompt and answers -> the chosen one of the two answers -> rows.
     pairs: dict[tuple[str, frozenset[str]], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, row in enumerate(rows):
         if len(row.answers) == 2 and row.unusable is None:
             chosen, rejected = (text_digest(answer) for answer in row.answers)
             pairs[text_digest(row.prompt), frozenset((chosen, rejected))][chosen].append(i)
     for sides in pairs.values():
-        if len(sides) > 1:
-            (one, *_), (other, *_) = list(sides.values())[:2]
-            for i in sorted(i for side in sides.values() for i in side):
-                yield Hit(
-                    i, f"{named(rows[other if i in sides[_chosen(rows[one])] else one])} has the opposite preference"
-                )
-
-
-def _chosen(row: Row) -> str:
-    return text_digest(row.answers[0])
+        if len(sides) == 2:
+            one, other = sides.values()
+            for i in sorted([*one, *other]):
+                yield Hit(i, f"{named(rows[(other if i in one else one)[0]])} has the opposite preference")
 
 
 def near_duplicates(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:

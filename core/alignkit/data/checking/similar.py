@@ -43,27 +43,21 @@ class Sketches:
             spread = (spread ^ (spread >> np.uint64(29))) * _MIX[1]
         return np.unique(spread)
 
-    def add(self, runs: Runs) -> int:
-        """Add a text by its trigrams and return its number."""
+    def add(self, runs: Runs) -> None:
+        """Add a text by its trigrams; its number is the count of those added before."""
         number = len(self._runs)
         self._runs.append(runs)
         for key in self._keys(runs):
             self._buckets[key].append(number)
-        return number
 
     def like(self, runs: Runs, least: float) -> Iterator[tuple[int, float]]:
         """Yield (number, Jaccard similarity) of the texts at least ``least`` similar to these trigrams."""
-        seen: set[int] = set()
-        for key in self._keys(runs):
-            for number in self._buckets.get(key, ()):
-                if number in seen:
-                    continue
-                seen.add(number)
-                other = self._runs[number]
-                shared = len(np.intersect1d(runs, other, assume_unique=True))
-                overlap = shared / max(len(runs) + len(other) - shared, 1)
-                if overlap >= least:
-                    yield number, overlap
+        for number in dict.fromkeys(n for key in self._keys(runs) for n in self._buckets.get(key, ())):
+            other = self._runs[number]
+            shared = len(np.intersect1d(runs, other, assume_unique=True))
+            overlap = shared / max(len(runs) + len(other) - shared, 1)
+            if overlap >= least:
+                yield number, overlap
 
     def most_like(self, runs: Runs, least: float) -> tuple[int, float] | None:
         """Return (number, similarity) of the most similar text; None if no similarity reaches ``least``."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import DataConfig
 from alignkit.contract.rows import Row
-from alignkit.data.checking.rules import Hit
 from alignkit.data.table.report import SUMS
 from alignkit.data.tokenise.render import Rendered, render
 from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
 
 _BATCH = 1024
 
+Tokenised: TypeAlias = TokenRow | str | None
+"""The tokens of a row, the reason why the chat template rejects it, or None if it is unusable already."""
+
 
 class CheckedRows(NamedTuple):
     """Rows tokenised as in training."""
 
-    rows: Sequence[TokenRow | str | None]
-    """For each row: its tokens, the reason why the chat template rejects it, or None if it is unusable already."""
-    max_length: int
+    rows: Sequence[Tokenised]
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -53,7 +53,7 @@ def tokenize_for_check(
 ) -> CheckedRows:
     """Render and tokenise rows as in training; a row the chat template rejects does not affect the others."""
     encoder = Encoder(tokenizer, TokenRules(config.max_length, config.append_eos))
-    found: list[TokenRow | str | None] = [None] * len(rows)
+    found: list[Tokenised] = [None] * len(rows)
     for begin in range(0, len(rows), _BATCH):
         rendered: dict[int, Rendered] = {}
         for i in range(begin, min(begin + _BATCH, len(rows))):
@@ -65,57 +65,52 @@ def tokenize_for_check(
                 found[i] = str(error).removeprefix(rows[i].place).lstrip(": ")
         for i, row in zip(rendered, encoder.encode(list(rendered.values())), strict=True):
             found[i] = row
-    return CheckedRows(found, config.max_length)
+    return CheckedRows(found)
 
 
-def refused(seen: CheckedRows) -> Iterator[Hit]:
+def refused(row: Tokenised) -> str | None:
     """Conversations the chat template rejects."""
-    for i, row in enumerate(seen.rows):
-        if isinstance(row, str):
-            yield Hit(i, row)
+    return row if isinstance(row, str) else None
 
 
-def lost(seen: CheckedRows) -> Iterator[Hit]:
+def _of_tokens(problem: Callable[[TokenRow], str | None]) -> Callable[[Tokenised], str | None]:
+    return lambda row: problem(row) if isinstance(row, TokenRow) else None
+
+
+@_of_tokens
+def lost(row: TokenRow) -> str | None:
     """Rows that tokenisation makes unusable."""
-    for i, row in enumerate(seen.rows):
-        if isinstance(row, TokenRow) and row.unusable is not None:
-            yield Hit(i, row.unusable)
+    return row.unusable
 
 
-def truncated(seen: CheckedRows) -> Iterator[Hit]:
+@_of_tokens
+def truncated(row: TokenRow) -> str | None:
     """Rows longer than ``max_length``, with the tokens each loses."""
-    for i, row in enumerate(seen.rows):
-        if isinstance(row, TokenRow) and row.parts and (row.prompt_lost or row.completion_lost):
-            kept = sum(map(len, row.parts[1:]))
-            yield Hit(
-                i,
-                f"the prompt loses {row.prompt_lost:,} of {row.prompt_tokens:,} tokens, "
-                f"the answers {row.completion_lost:,} of {kept + row.completion_lost:,}",
-            )
+    if not row.parts or not (row.prompt_lost or row.completion_lost):
+        return None
+    return (
+        f"the prompt loses {row.prompt_lost:,} of {row.prompt_tokens:,} tokens, "
+        f"the answers {row.completion_lost:,} of {sum(map(len, row.parts[1:])) + row.completion_lost:,}"
+    )
 
 
-def merged(seen: CheckedRows) -> Iterator[Hit]:
+@_of_tokens
+def merged(row: TokenRow) -> str | None:
     """Answers whose first token straddles the prompt boundary."""
-    for i, row in enumerate(seen.rows):
-        if isinstance(row, TokenRow) and row.border_merges:
-            yield Hit(
-                i,
-                f"{row.border_merges} answers share their first token with the prompt: end the prompt without a space",
-            )
+    text = f"{row.border_merges} answers share their first token with the prompt: end the prompt without a space"
+    return text if row.border_merges else None
 
 
-def endless(seen: CheckedRows) -> Iterator[Hit]:
+@_of_tokens
+def endless(row: TokenRow) -> str | None:
     """Answers without an end token, from which a model cannot learn to stop."""
-    for i, row in enumerate(seen.rows):
-        if isinstance(row, TokenRow) and row.eos_missing:
-            yield Hit(i, f"{row.eos_missing} answers have no end token, and none is added")
+    return f"{row.eos_missing} answers have no end token, and none is added" if row.eos_missing else None
 
 
-def begun_twice(seen: CheckedRows) -> Iterator[Hit]:
+@_of_tokens
+def begun_twice(row: TokenRow) -> str | None:
     """Prompts with two BOS tokens, as when both the chat template and the text contain one."""
-    for i, row in enumerate(seen.rows):
-        if isinstance(row, TokenRow) and row.double_bos:
-            yield Hit(i, "the prompt begins with two BOS tokens")
+    return "the prompt begins with two BOS tokens" if row.double_bos else None
 
 
 TOKEN_RULES = (
