@@ -19,8 +19,7 @@ from alignkit.data.table.cache import cache_key, cached, in_memory
 from alignkit.data.table.report import DataReport, SetReport, SourceReport
 from alignkit.data.table.split import held_out
 from alignkit.data.table.tokenised_rows import RowSelection, TextRows, TokenisedRows, TokenTable, joined
-from alignkit.data.tokenise.encode import Recipe, encode
-from alignkit.data.tokenise.progress import with_progress
+from alignkit.data.tokenise.encode import Recipe, encode, with_progress
 from alignkit.data.tokenise.rules import TokenRules
 from alignkit.errors import DataError, NoRowsError, SourceError
 
@@ -100,11 +99,7 @@ def load_data(config: RunConfig, kind: RowKind, tokenizer: PreTrainedTokenizerBa
     ``data.eval_source``; the split named by ``data.eval_split``; the demo's test split, if the source is the demo; else a
     share ``data.eval_split`` of the rows, by cluster.
 
-    Args:
-        config: a run's configuration (only ``data`` is read).
-        kind: the method's row kind.
-        tokenizer: the model's tokenizer, with the chat template for conversations.
-        load: a plugin's loader, called for each source first.
+    ``load``, a plugin's loader, is called for each source first.
 
     Raises:
         DataError: a source or row cannot be used, or more rows are unusable than ``data.max_dropped`` allows.

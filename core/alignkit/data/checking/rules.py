@@ -225,27 +225,19 @@ def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig) ->
             yield Hit(i, f"prompt {best[1]:.0%} similar to that of {names[best[0]]}")
 
 
-class Named(NamedTuple):
-    """A rule with its name and title; ``drops``: whether ``--fix`` removes the rows it finds."""
-
-    name: str
-    title: str
-    rule: Rule
-    drops: bool
-
-
-RULES: tuple[Named, ...] = (
-    Named("unusable", "rows that cannot be trained on", unusable, True),
-    Named("duplicate", "duplicate rows", duplicates, True),
-    Named("contradiction", "contradictory preferences", contradictions, True),
-    Named("near-duplicate", "near-duplicate rows", near_duplicates, False),
-    Named("encoding", "mis-encoded text (mojibake)", encoding_damage, True),
-    Named("control", "control and invisible characters", control_characters, False),
-    Named("script", "text in another script", wrong_script, True),
-    Named("mixed-script", "words that mix letters of several scripts", mixed_scripts, False),
-    Named("short", "fields with too few words", too_short, True),
-    Named("roles", "conversations with an invalid order of roles", wrong_roles, True),
+RULES: tuple[tuple[str, str, Rule, bool], ...] = (
+    ("unusable", "rows that cannot be trained on", unusable, True),
+    ("duplicate", "duplicate rows", duplicates, True),
+    ("contradiction", "contradictory preferences", contradictions, True),
+    ("near-duplicate", "near-duplicate rows", near_duplicates, False),
+    ("encoding", "mis-encoded text (mojibake)", encoding_damage, True),
+    ("control", "control and invisible characters", control_characters, False),
+    ("script", "text in another script", wrong_script, True),
+    ("mixed-script", "words that mix letters of several scripts", mixed_scripts, False),
+    ("short", "fields with too few words", too_short, True),
+    ("roles", "conversations with an invalid order of roles", wrong_roles, True),
 )
+"""Name, title, rule, and whether ``--fix`` removes the rows."""
 
 
 def length_bias(rows: Sequence[Row]) -> Mapping[str, float]:

@@ -18,13 +18,7 @@ Margins = Callable[[], NDArray[np.float64]]
 
 
 def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margins | None = None) -> RowOrder:
-    """Return the order of the training rows.
-
-    Args:
-        data: the data section: source weights, ``curriculum``, ``group_by``, ``phases``.
-        train: the training rows.
-        seed: seed of every shuffle.
-        margins: called for a curriculum by the start model's margin.
+    """Return the order of the training rows; ``margins`` is called for a curriculum by the start model's margin.
 
     Raises:
         ConfigError: a name is unknown, or the rows do not support the order.

@@ -177,7 +177,6 @@ class Normaliser:
 
     Args:
         first: the first rows of the source; the first of them decides the shape.
-        kind: the kind of row to make.
         columns: alignkit column -> source column.
         chat: whether the tokenizer has a chat template; without one, instruction rows become Alpaca's plain text.
         all_turns: make completions of all assistant turns, instead of the last one.

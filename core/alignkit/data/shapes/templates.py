@@ -11,11 +11,7 @@ from alignkit.errors import ConfigError, DataError, first_line
 
 
 def fill(raw: RawRows, templates: Mapping[str, str]) -> RawRows:
-    """Return the rows with one more column per template.
-
-    Args:
-        raw: source rows.
-        templates: alignkit column -> Jinja template over the source's columns, e.g. ``Q: {{ question }}``.
+    """Return the rows with one more column per template over the source's columns, e.g. ``Q: {{ question }}``.
 
     Raises:
         ConfigError: a template is not valid Jinja.

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from alignkit.contract.rows import RawRows
 from alignkit.data.rows import describe_value
-from alignkit.errors import SourceError
+from alignkit.errors import DataError, SourceError, suggest
 from alignkit.system.files import InvalidJSON, parse_json
 
 ROWS = 1024
@@ -34,6 +35,8 @@ class Chunk:
 
     rows: Sequence[Unparsed]
     places: Sequence[str]
+    start: int = 0
+    """Number of source rows before it."""
 
     def read(self, source: str) -> RawRows:
         """Return the rows; raises :class:`~alignkit.errors.DataError` if one cannot be parsed."""
@@ -115,18 +118,35 @@ class Source:
         """Yield the rows in chunks of at most :data:`ROWS` rows and about :data:`BYTES` bytes."""
         rows: list[Unparsed] = []
         places: list[str] = []
-        size = 0
+        start = size = 0
         for row, place in self.rows():
             rows.append(row)
             places.append(place)
             size += len(row) if isinstance(row, bytes) else 0
             if len(rows) == ROWS or size >= BYTES:
-                yield Chunk(rows, places)
-                rows, places, size = [], [], 0
+                yield Chunk(rows, places, start)
+                rows, places, start, size = [], [], start + len(rows), 0
         if rows:
-            yield Chunk(rows, places)
+            yield Chunk(rows, places, start)
 
     def read(self) -> RawRows:
         """Return all rows at once."""
         located = list(self.rows())
         return Chunk([row for row, _ in located], [place for _, place in located]).read(self.name)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of the file format: ``.jsonl`` for ``prefs.jsonl.gz``."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return name.suffix.lower()
+
+
+def choose_split(source: str, names: list[str], split: str | None, defaults: Sequence[str]) -> str:
+    """Return ``split``, or if None the first of ``defaults`` among ``names``; raises :class:`DataError` if there is none."""
+    for wanted in defaults if split is None else (split,):
+        if wanted in names:
+            return wanted
+    if split is None and len(names) == 1:
+        return names[0]
+    problem = f'has no split "{split}"{suggest(split, names)}' if split is not None else "needs a split: set data.split"
+    raise DataError(f"{source} {problem}; its splits are {', '.join(names)}")

@@ -12,10 +12,9 @@ from typing import NoReturn, TypeAlias
 
 from alignkit.config import Reading
 from alignkit.contract.rows import RawRows
-from alignkit.data.sources.chunks import Located, Source
+from alignkit.data.sources.chunks import Located, Source, choose_split, suffix_of
 from alignkit.data.sources.readers import READERS, read_json
 from alignkit.data.sources.remote import dataset_source, open_hub, open_url
-from alignkit.data.sources.splits import choose_split, suffix_of
 from alignkit.errors import DataError, SourceError, first_line, suggest
 
 TRAIN_SPLITS = ("train",)
@@ -47,8 +46,6 @@ def open_source(
             directory of such files, a directory written by ``datasets``' ``save_to_disk``, a hub id, or ``demo``.
         split: the split to read; None takes the first of ``default_splits`` that the source has.
         config: ``subset`` selects the configuration of a hub data set; ``streaming`` reads without a full download.
-        default_splits: the splits to try, in this order, if ``split`` is None.
-        limit: maximum rows to read.
         load: a plugin's loader, called before alignkit loads the source itself.
 
     Raises:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignkit.config import Reading
-from alignkit.data.sources.chunks import ROWS, Source, numbered
-from alignkit.data.sources.splits import choose_split, suffix_of
+from alignkit.data.sources.chunks import ROWS, Source, choose_split, numbered, suffix_of
 from alignkit.errors import DataError, first_line, suggest
 
 _BUILDERS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
@@ -35,7 +34,7 @@ def open_hub(
         names = datasets.get_dataset_split_names(source, config.subset)
         chosen = choose_split(source, list(names), split, defaults)
         rows = datasets.load_dataset(source, config.subset, split=chosen, streaming=config.streaming)
-        return _stream_source(rows, source, limit) if config.streaming else dataset_source(rows, source)
+    return _stream_source(rows, source, limit) if config.streaming else dataset_source(rows, source)
 
 
 def open_url(source: str, split: str | None, config: Reading, limit: int | None = None) -> Source:
@@ -53,7 +52,7 @@ def open_url(source: str, split: str | None, config: Reading, limit: int | None 
         rows = datasets.load_dataset(
             _BUILDERS[suffix], data_files=source, split="train", streaming=config.streaming, **options
         )
-        return _stream_source(rows, source, limit) if config.streaming else dataset_source(rows, source)
+    return _stream_source(rows, source, limit) if config.streaming else dataset_source(rows, source)
 
 
 @contextmanager

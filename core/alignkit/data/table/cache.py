@@ -42,13 +42,7 @@ def cache_key(source: str, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -
     import tokenizers
     import transformers
 
-    settings = [
-        _FORMAT,
-        transformers.__version__,
-        tokenizers.__version__,
-        json.dumps(asdict(recipe), sort_keys=True),
-        source,
-    ]
+    settings = [_FORMAT, transformers.__version__, tokenizers.__version__, asdict(recipe), source]
     return digest([*settings, tokenizer_content(tokenizer)])
 
 

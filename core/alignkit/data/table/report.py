@@ -14,7 +14,15 @@ from alignkit.contract.types import RowKind
 from alignkit.data.table.tokenised_rows import TokenisedRows, TokenTable
 from alignkit.errors import DataError
 
-SUMS = ("truncated_completions", "border_merges", "eos_added", "eos_missing", "double_bos")
+_COUNTED = {
+    "truncated_prompts": "prompts truncated on the left to fit data.max_length",
+    "truncated_completions": "completions truncated on the right to fit data.max_length",
+    "border_merges": "completions whose first token straddles the prompt boundary",
+    "eos_added": "completions given an end token",
+    "eos_missing": "completions without an end token",
+    "double_bos": "prompts that begin with two BOS tokens",
+}
+SUMS = tuple(name for name in _COUNTED if name != "truncated_prompts")
 """Columns summed over the usable rows."""
 
 
@@ -65,14 +73,7 @@ class SourceReport:
 
     def lines(self) -> list[str]:
         """Return the report as log lines; counts of zero are left out."""
-        counts = (
-            (self.truncated_prompts, "prompts truncated on the left to fit data.max_length"),
-            (self.truncated_completions, "completions truncated on the right to fit data.max_length"),
-            (self.border_merges, "completions whose first token straddles the prompt boundary"),
-            (self.eos_added, "completions given an end token"),
-            (self.eos_missing, "completions without an end token"),
-            (self.double_bos, "prompts that begin with two BOS tokens"),
-        )
+        counts = ((getattr(self, name), label) for name, label in _COUNTED.items())
         lines = [
             f"{self.read:,} {self.kind} rows read, {self.kept:,} kept",
             *(f"{rows.count:,} dropped: {why} (first: {rows.first})" for why, rows in self.dropped.items()),

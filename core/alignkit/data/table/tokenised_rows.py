@@ -28,12 +28,7 @@ _BLOCK = 4096
 class TokenTable:
     """Every row of one source as tokenised rows of one kind; see :func:`alignkit.data.tokenise.encode.encode`.
 
-    Args:
-        table: the columns.
-        kind: the row kind.
-        source: the name of the source.
-        root: the common beginning of the rows' locations.
-        label: the source's name in a mix of several, else empty.
+    ``root`` is the common beginning of the rows' locations, ``label`` the source's name in a mix of several, else empty.
     """
 
     def __init__(self, table: pa.Table, kind: RowKind, source: str, root: str, label: str = "") -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -42,6 +44,9 @@ FACTS = (
 )
 """Numbers kept for every row; see :class:`~alignkit.data.tokenise.rules.TokenRow`."""
 
+PATIENCE = 1.0
+"""Seconds before progress is shown."""
+
 _IN_PROCESS = 8
 """Chunks below which starting worker processes costs more time than it saves."""
 
@@ -63,11 +68,7 @@ def encode(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a source, converted to the recipe's kind and tokenised.
 
-    Args:
-        source: the source of the rows.
-        recipe: the kind of row to make, and the settings.
-        tokenizer: the model's tokenizer.
-        workers: worker processes; None: one per core if there are enough rows. The result does not depend on it.
+    The result does not depend on the number of worker processes; None: one per core if there are enough rows.
 
     Raises:
         DataError: a row cannot be read, or the chat template rejects a conversation; the message names file and line.
@@ -76,11 +77,11 @@ def encode(
     import pyarrow.compute as pc
 
     own = _as_pairs(source, recipe)
-    chunks = _numbered(own.chunks())
+    chunks = own.chunks()
     head = list(islice(chunks, _IN_PROCESS))
     if not head:
         return
-    work = _Work(own, recipe, tokenizer, head[0][0], paired=own is not source)
+    work = _Work(own, recipe, tokenizer, head[0], paired=own is not source)
     processes = workers or cores() if len(head) == _IN_PROCESS else 1
     pieces = chain(head, chunks)
     batches = in_order(work, pieces, processes) if processes > 1 else map(work, pieces)
@@ -92,14 +93,6 @@ def encode(
         columns["position"] = pc.add(columns["position"], count)
         yield pa.record_batch(columns)
         count = columns["position"][-1].as_py() + 1
-
-
-def _numbered(chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, int]]:
-    """Yield each chunk with the number of source rows before it."""
-    count = 0
-    for chunk in chunks:
-        yield chunk, count
-        count += len(chunk.places)
 
 
 def _as_pairs(source: Source, recipe: Recipe) -> Source:
@@ -139,20 +132,20 @@ class _Work:
             all_turns=self.all_turns,
         )
 
-    def __call__(self, piece: tuple[Chunk, int]) -> pa.RecordBatch:
+    def __call__(self, chunk: Chunk) -> pa.RecordBatch:
         # A chunk makes hundreds of thousands of small objects but no cycles; garbage collection would cost 10 % of the time.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return self._batch(*piece)
+            return self._batch(chunk)
         finally:
             if collecting:
                 gc.enable()
 
-    def _batch(self, chunk: Chunk, start: int) -> pa.RecordBatch:
+    def _batch(self, chunk: Chunk) -> pa.RecordBatch:
         recipe = self.recipe
         raw = fill(chunk.read(self.name), recipe.template)
-        rows = self.normaliser.rows(expand_alternatives(raw, recipe.columns, recipe.pairs, start))
+        rows = self.normaliser.rows(expand_alternatives(raw, recipe.columns, recipe.pairs, chunk.start))
         usable = [row for row in rows if row.unusable is None]
         encoded = iter(self.encoder.encode(render_all(usable, self.tokenizer, all_turns=self.all_turns)))
         made = [TokenRow(unusable=row.unusable) if row.unusable is not None else next(encoded) for row in rows]
@@ -214,3 +207,20 @@ def text_row(text: str) -> tuple[Text, tuple[Text, ...], tuple[Mapping[str, Any]
     prompt, answers, *tools = json.loads(text)
     prompt, *answers = (text if isinstance(text, str) else tuple(text) for text in (prompt, *answers))
     return prompt, tuple(answers), tuple(tools[0]) if tools else None
+
+
+def with_progress(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches, and show the number of rows on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("tokenising: {task.completed:,.0f} rows"), TimeElapsedColumn())
+    started = time.monotonic()
+    rows = 0
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("tokenising", total=None, visible=False)
+        for batch in batches:
+            rows += batch.num_rows
+            progress.update(task, completed=rows, visible=time.monotonic() - started > PATIENCE)
+            yield batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,11 +37,7 @@ def render(row: Row, tokenizer: PreTrainedTokenizerBase, place: str, *, all_turn
     turn), each answer as the text the template adds to it. If a template renders the prompt alone differently from the same
     turns inside the conversation, the prompt ends at the first difference. The text equals ``trl.apply_chat_template``'s.
 
-    Args:
-        row: a normalised row; its ``tools`` are passed to the template.
-        tokenizer: the tokenizer with the chat template.
-        place: location of the row (file:line), for errors.
-        all_turns: locate the assistant turns in an answer that also contains turns of other roles.
+    With ``all_turns``, the assistant turns in an answer that also contains turns of other roles are located.
 
     Raises:
         DataError: there is no chat template, it rejects the conversation, or (``all_turns``) it renders earlier turns
@@ -54,8 +50,8 @@ def render(row: Row, tokenizer: PreTrainedTokenizerBase, place: str, *, all_turn
             f"{place}: the row is a conversation, but the tokenizer has no chat template: set model.chat_template, "
             "or use plain text rows"
         )
-    prompt = _apply(tokenizer, row.prompt, place, tools=row.tools, **_options(row.prompt)) if row.prompt else ""
-    wholes = [_apply(tokenizer, whole, place, tools=row.tools) for whole in _wholes(row)]
+    prompt = _apply(row, tokenizer, row.prompt, place, **_options(row.prompt)) if row.prompt else ""
+    wholes = [_apply(row, tokenizer, whole, place) for whole in _wholes(row)]
     turns = _turns(row, tokenizer, place, wholes[0]) if all_turns and len(wholes) == 1 else ()
     return _split(prompt, wholes, turns)
 
@@ -102,8 +98,8 @@ def _turns(row: Row, tokenizer: PreTrainedTokenizerBase, place: str, whole: str)
         return ()
     turns: list[tuple[str, str]] = []
     for i in (i for i in answers if conversation[i]["role"] == "assistant"):
-        before = _apply(tokenizer, conversation[:i], place, tools=row.tools, add_generation_prompt=True)
-        through = whole if i == answers[-1] else _apply(tokenizer, conversation[: i + 1], place, tools=row.tools)
+        before = _apply(row, tokenizer, conversation[:i], place, add_generation_prompt=True)
+        through = whole if i == answers[-1] else _apply(row, tokenizer, conversation[: i + 1], place)
         if not (whole.startswith(before) and whole.startswith(through)):
             raise DataError(
                 f"{place}: the chat template renders turn {i + 1} differently when later turns follow, so "
@@ -125,15 +121,10 @@ def common_prefix(first: Sequence[object], second: Sequence[object]) -> int:
 
 
 def _apply(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: tuple[Message, ...],
-    place: str,
-    *,
-    tools: tuple[Mapping[str, Any], ...] | None,
-    **options: Any,
+    row: Row, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], place: str, **options: Any
 ) -> str:
-    if tools:
-        options["tools"] = [dict(tool) for tool in tools]
+    if row.tools:
+        options["tools"] = [dict(tool) for tool in row.tools]
     try:
         return _batch(tokenizer, [messages], **options)[0]
     except _REFUSALS as error:

@@ -73,21 +73,25 @@ class TokenRow(NamedTuple):
     double_bos: int = 0
 
 
-@dataclass
 class Encoder:
     """Tokenises rendered rows by the rules of this module."""
 
-    tokenizer: PreTrainedTokenizerBase
-    rules: TokenRules
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rules: TokenRules) -> None:
+        self.tokenizer, self.rules = tokenizer, rules
+        self._joint = PrefixEncoder(tokenizer)
+        self._eos: int | None = tokenizer.eos_token_id
+        special = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
+        self._special = special.union(tokenizer.all_special_ids)
+        # Chat templates end a turn with a special token that may differ from EOS (<|im_end|>, <end_of_turn>).
+        others = {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+        self._ends = self._special - (others - {self._eos})
+        # Special tokens are never white space, even if they decode to it.
+        self._spaces = dict.fromkeys(self._special, False)
 
     def encode(self, batch: Sequence[Rendered]) -> list[TokenRow]:
         """Return the tokens of every row, or the reason why it is unusable."""
         encoded = self._joint.encode([(row.prompt, row.answers) for row in batch])
         return [self._row(prompt, wholes, row) for (prompt, wholes), row in zip(encoded, batch, strict=True)]
-
-    @cached_property
-    def _joint(self) -> PrefixEncoder:
-        return PrefixEncoder(self.tokenizer)
 
     def _row(self, prompt: Ids, wholes: list[Ids], row: Rendered) -> TokenRow:
         turns = self._turns(wholes[0], row.turns) if row.turns else None
@@ -171,31 +175,10 @@ class Encoder:
         return self._spaces[token]
 
     @cached_property
-    def _spaces(self) -> dict[int, bool]:
-        # Special tokens are never white space, even if they decode to it.
-        return dict.fromkeys(self._special, False)
-
-    @cached_property
-    def _eos(self) -> int | None:
-        token: int | None = self.tokenizer.eos_token_id
-        return token
-
-    @cached_property
     def _prefix(self) -> Ids:
         bare, full = self._joint.ids(["a"])[0], list(self.tokenizer("a")["input_ids"])
         starts = range(len(full) - len(bare) + 1)
         return next((full[:start] for start in starts if full[start : start + len(bare)] == bare), [])
-
-    @cached_property
-    def _special(self) -> frozenset[int]:
-        added = self.tokenizer.added_tokens_decoder
-        return frozenset(self.tokenizer.all_special_ids) | {token for token, about in added.items() if about.special}
-
-    @cached_property
-    def _ends(self) -> frozenset[int]:
-        # Chat templates end a turn with a special token that may differ from EOS (<|im_end|>, <end_of_turn>).
-        others = {self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.tokenizer.unk_token_id}
-        return self._special - (others - {self._eos})
 
 
 def truncate(prompt: Ids, completions: tuple[Ids, ...], max_length: int) -> Truncated:
