@@ -43,7 +43,7 @@ class Tokenised:
 
     @property
     def dropped(self) -> dict[int, str]:
-        return {i: self.table.text("unusable", i) for i in range(len(self.table)) if i not in self.kept}
+        return {i: self.table.row(i).unusable for i in range(len(self.table)) if i not in self.kept}
 
     @property
     def counts(self) -> dict[str, int]:

@@ -198,7 +198,6 @@ class Loader:
     load: Load | None = None
 
     def training_sources(self, defaults: Sequence[str] = TRAIN_SPLITS, limit: int | None = None) -> list[OpenSource]:
-        """Open the training sources."""
         data = self.config
         labels = data.names if len(data.parts) > 1 else [""]
         return [
@@ -244,14 +243,8 @@ class Loader:
         return [self._table(*source, kind) for source in sources]
 
     def _table(self, source: Source, reading: Reading, label: str, kind: RowKind) -> TokenTable:
-        recipe = Recipe(
-            kind,
-            TokenRules(self.config.max_length, self.config.append_eos),
-            reading.columns,
-            reading.template,
-            reading.pairs,
-            self.config.train_on,
-        )
+        rules = TokenRules(self.config.max_length, self.config.append_eos)
+        recipe = Recipe(kind, rules, reading.columns, reading.template, reading.pairs, self.config.train_on)
 
         def make() -> Iterator[pa.RecordBatch]:
             return with_progress(encode(source, recipe, self.tokenizer, self.config.workers))

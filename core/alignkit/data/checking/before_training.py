@@ -42,32 +42,26 @@ def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
         return []
     rows = _evenly(data.train, limits.rows)
     findings = _findings(rows, _evenly(data.eval, limits.rows), limits)
+    checked = "" if len(rows) == len(data.train) else f" of {len(rows):,} checked"
+    lines = []
     for finding in findings:
+        count, rate, title = f"{finding.count:,}", f"({finding.rate:.1%})", f"{finding.title} [{finding.rule}]"
+        first = f"(first: {finding.examples[0]['place']}: {finding.examples[0]['about']})"
         allowed = limits.most.get(finding.rule)
         if allowed is not None and finding.rate > allowed:
-            first = finding.examples[0]
-            raise DataError(
-                f"data check: {finding.count:,} of {len(rows):,} rows ({finding.rate:.1%}): {finding.title} "
-                f"[{finding.rule}], but data.check.most allows {allowed:.1%} (first: {first['place']}: {first['about']})"
-            )
-    checked = "" if len(rows) == len(data.train) else f" of {len(rows):,} checked"
-    return [
-        f"data check: {finding.count:,}{checked} ({finding.rate:.1%}) {finding.title} [{finding.rule}] "
-        f"(first: {finding.examples[0]['place']}: {finding.examples[0]['about']})"
-        for finding in findings
-    ]
+            limit = f"but data.check.most allows {allowed:.1%}"
+            raise DataError(f"data check: {count} of {len(rows):,} rows {rate}: {title}, {limit} {first}")
+        lines.append(f"data check: {count}{checked} {rate} {title} {first}")
+    return lines
 
 
 def _evenly(rows: TokenisedRows, most: int) -> TokenisedRows:
     """Return at most ``most`` rows, evenly spaced."""
-    if len(rows) <= most:
-        return rows
-    return rows.select(np.linspace(0, len(rows) - 1, most).astype(np.int64))
+    return rows if len(rows) <= most else rows.select(np.linspace(0, len(rows) - 1, most).astype(np.int64))
 
 
 def _findings(rows: TokenisedRows, held_out: TokenisedRows, limits: CheckConfig) -> Sequence[Finding]:
     settings = limits.model_dump(mode="json", exclude={"most", "enabled", "rows"})
-
     return _CACHE.fetch(
         digest([_FORMAT, rows.fingerprint, held_out.fingerprint, settings]),
         lambda: find(TextRows(rows)[:], TextRows(held_out)[:], limits, len(rows))[0],

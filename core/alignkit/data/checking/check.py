@@ -67,7 +67,6 @@ class Check:
     readable: Readable | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as plain values for JSON."""
         return {
             "source": self.source,
             "rows": self.rows,
@@ -80,7 +79,6 @@ class Check:
         }
 
     def lines(self) -> list[str]:
-        """Return the result as lines of text."""
         out = [f"{self.source}: {self.rows:,} rows" + ("" if self.findings else ", no problems found")]
         for finding in self.findings:
             out.append(f"  {finding.count:,} ({finding.rate:.1%}) {finding.title} [{finding.rule}]")
@@ -178,7 +176,6 @@ def find(
 
 
 def _words(rows: Sequence[Row]) -> dict[str, list[int]]:
-    """Return the number of words of every prompt and answer, by field."""
     found: dict[str, list[int]] = {}
     for name, text in chain.from_iterable(map(texts_of, rows)):
         found.setdefault(name, []).append(len(text.split()))
@@ -197,14 +194,11 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
     readable = check.readable
     if readable is None:
         raise ValueError("this check has no rows")
-    positions = {readable.rows[row].position: rule for row, rule in check.dropped.items()}
-    kept = [_storable(row) for position, row in enumerate(readable.raw.rows) if position not in positions]
-    left = [
-        {"place": b.place, "rule": "broken", "about": b.why, "row": _storable(b.content)} for b in readable.broken
-    ] + [
-        {"place": readable.raw.where(p), "rule": rule, "row": _storable(readable.raw.rows[p])}
-        for p, rule in sorted(positions.items())
-    ]
+    raw = readable.raw
+    rules = {readable.rows[row].position: rule for row, rule in check.dropped.items()}
+    kept = [_storable(row) for position, row in enumerate(raw.rows) if position not in rules]
+    left = [{"place": b.place, "rule": "broken", "about": b.why, "row": _storable(b.content)} for b in readable.broken]
+    left += [{"place": raw.where(i), "rule": rules[i], "row": _storable(raw.rows[i])} for i in sorted(rules)]
     write_jsonl(path, kept)
     write_jsonl(log, left)
     return len(kept), len(left)

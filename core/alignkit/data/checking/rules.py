@@ -85,7 +85,6 @@ _DAMAGE = re.compile(
 
 @_by_field
 def encoding_damage(name: str, text: str, _limits: CheckConfig) -> str | None:
-    """Mis-encoded text (mojibake)."""
     found = _DAMAGE.search(text)
     if found is None:
         return None
@@ -168,11 +167,9 @@ def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Rows with the same prompt and answers as an earlier row."""
     first: dict[str, int] = {}
     for i, row in enumerate(rows):
-        key = text_digest(row.prompt, *row.answers)
-        if key in first:
-            yield Hit(i, f"the same as {named(rows[first[key]])}")
-        else:
-            first[key] = i
+        earlier = first.setdefault(text_digest(row.prompt, *row.answers), i)
+        if earlier != i:
+            yield Hit(i, f"the same as {named(rows[earlier])}")
 
 
 def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:

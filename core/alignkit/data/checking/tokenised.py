@@ -68,25 +68,8 @@ def tokenize_for_check(
     return CheckedRows(found)
 
 
-def refused(row: Tokenised) -> str | None:
-    """Conversations the chat template rejects."""
-    return row if isinstance(row, str) else None
-
-
-def _of_tokens(problem: Callable[[TokenRow], str | None]) -> Callable[[Tokenised], str | None]:
-    return lambda row: problem(row) if isinstance(row, TokenRow) else None
-
-
-@_of_tokens
-def lost(row: TokenRow) -> str | None:
-    """Rows that tokenisation makes unusable."""
-    return row.unusable
-
-
-@_of_tokens
-def truncated(row: TokenRow) -> str | None:
-    """Rows longer than ``max_length``, with the tokens each loses."""
-    if not row.parts or not (row.prompt_lost or row.completion_lost):
+def _truncated(row: Tokenised) -> str | None:
+    if not isinstance(row, TokenRow) or not row.parts or not (row.prompt_lost or row.completion_lost):
         return None
     return (
         f"the prompt loses {row.prompt_lost:,} of {row.prompt_tokens:,} tokens, "
@@ -94,31 +77,27 @@ def truncated(row: TokenRow) -> str | None:
     )
 
 
-@_of_tokens
-def merged(row: TokenRow) -> str | None:
-    """Answers whose first token straddles the prompt boundary."""
-    text = f"{row.border_merges} answers share their first token with the prompt: end the prompt without a space"
-    return text if row.border_merges else None
+def _counted(name: str, about: str) -> Callable[[Tokenised], str | None]:
+    """Return the rule that finds the rows whose count ``name`` is not zero."""
+    return lambda row: about.format(count) if (count := getattr(row, name, 0)) else None
 
 
-@_of_tokens
-def endless(row: TokenRow) -> str | None:
-    """Answers without an end token, from which a model cannot learn to stop."""
-    return f"{row.eos_missing} answers have no end token, and none is added" if row.eos_missing else None
+_STRADDLES = "{} answers share their first token with the prompt: end the prompt without a space"
+_NO_END = "{} answers have no end token, and none is added"
 
-
-@_of_tokens
-def begun_twice(row: TokenRow) -> str | None:
-    """Prompts with two BOS tokens, as when both the chat template and the text contain one."""
-    return "the prompt begins with two BOS tokens" if row.double_bos else None
-
-
-TOKEN_RULES = (
-    ("template", "conversations the chat template rejects", refused, True),
-    ("lost", "rows without a trainable token", lost, True),
-    ("truncated", "rows truncated to data.max_length", truncated, False),
-    ("border", "answers whose first token straddles the prompt boundary", merged, False),
-    ("no-end", "answers without an end token", endless, False),
-    ("double-bos", "prompts with two BOS tokens", begun_twice, False),
+TOKEN_RULES: tuple[tuple[str, str, Callable[[Tokenised], str | None], bool], ...] = (
+    ("template", "conversations the chat template rejects", lambda row: row if isinstance(row, str) else None, True),
+    ("lost", "rows without a trainable token", lambda row: getattr(row, "unusable", None), True),
+    ("truncated", "rows truncated to data.max_length", _truncated, False),
+    ("border", "answers whose first token straddles the prompt boundary", _counted("border_merges", _STRADDLES), False),
+    # A model cannot learn to stop from these answers.
+    ("no-end", "answers without an end token", _counted("eos_missing", _NO_END), False),
+    # As when both the chat template and the text contain one.
+    (
+        "double-bos",
+        "prompts with two BOS tokens",
+        _counted("double_bos", "the prompt begins with two BOS tokens"),
+        False,
+    ),
 )
 """Name, title, rule, and whether ``--fix`` removes the rows."""

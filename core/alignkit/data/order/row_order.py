@@ -82,7 +82,6 @@ class RowOrder:
         return max(self.size // (per_step * reuse.minibatches), 1) * reuse.steps
 
     def epoch(self, number: int) -> Ints:
-        """Return the rows of an epoch in order."""
         return _epoch(self, number)
 
     def taken(self, per_step: int, epoch: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignkit.contract.rows import Message, Text
 from alignkit.data.rows import describe_value
-from alignkit.data.shapes.messages import read_messages, read_text
+from alignkit.data.shapes.messages import read_text
 from alignkit.errors import DataError
 from alignkit.system.files import InvalidJSON, parse_json
 
@@ -24,7 +24,6 @@ class RowReader:
     chat: bool
 
     def get(self, column: str) -> Any:
-        """Return a required value."""
         value = self.values.get(column)
         if value is None:
             problem = f'"{column}" is null' if column in self.values else f'no column "{column}"'
@@ -35,7 +34,10 @@ class RowReader:
         return read_text(self.get(column), column, self.place)
 
     def messages(self, column: str) -> tuple[Message, ...]:
-        return read_messages(self.get(column), column, self.place)
+        text = self.text(column)
+        if isinstance(text, str):
+            raise DataError(f'{self.place}: "{column}" is text, expected a list of messages')
+        return text
 
     def plain(self, column: str, default: str | None = None) -> str:
         """Return plain text; ``default`` if the column is absent or null."""
@@ -69,10 +71,6 @@ class RowReader:
         if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
             raise DataError(f'{self.place}: "tools" is {describe_value(value)}, expected a list of function schemas')
         return tuple(_without_nulls(tool) for tool in value)
-
-    def label(self) -> bool:
-        """Return the ``label`` column; see :func:`read_label`."""
-        return read_label(self.get("label"), self.place)
 
 
 def read_label(value: Any, place: str) -> bool:

@@ -35,14 +35,6 @@ def read_text(value: Any, column: str, place: str) -> Text:
     raise DataError(f'{place}: "{column}" is {describe_value(value)}, expected text or a list of messages')
 
 
-def read_messages(value: Any, column: str, place: str) -> tuple[Message, ...]:
-    """Return a list of messages; raises :class:`DataError` if ``value`` is anything else."""
-    text = read_text(value, column, place)
-    if isinstance(text, str):
-        raise DataError(f'{place}: "{column}" is text, expected a list of messages')
-    return text
-
-
 def as_turn(role: str, text: Text) -> tuple[Message, ...]:
     """Return plain text as a conversation of one turn, and a conversation unchanged."""
     return ({"role": role, "content": text},) if isinstance(text, str) else text

@@ -15,7 +15,7 @@ from typing import Any
 from alignkit.contract.rows import Message, RawRows, Row, Text
 from alignkit.contract.types import RowKind
 from alignkit.data.rows import text_digest
-from alignkit.data.shapes.columns import RowReader
+from alignkit.data.shapes.columns import RowReader, read_label
 from alignkit.data.shapes.messages import is_blank
 from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
 from alignkit.data.shapes.prompts import Parts, as_conversations, instruction_prompt, split_pair
@@ -293,7 +293,7 @@ def _for_kind(row: Row, kind: RowKind, cells: RowReader) -> list[Row]:
     if kind == "completion":
         return rows[:1]
     if len(rows) == 1:
-        return [replace(rows[0], fields={**row.fields, "label": cells.label()})]
+        return [replace(rows[0], fields={**row.fields, "label": read_label(cells.get("label"), cells.place)})]
     return [
         replace(one, id=f"{row.id}/{name}", fields={**row.fields, "label": name == "chosen"})
         for one, name in zip(rows, _PAIR, strict=True)

@@ -10,8 +10,9 @@ pair of the best and the worst, or every pair with different ratings; the differ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 from alignkit.contract.rows import RawRows
@@ -162,15 +163,11 @@ def left_over(columns: Mapping[str, str], *, paired: bool = False) -> dict[str, 
 
 def _pairs(answers: Sequence[_Answer], pairs: Pairing) -> Iterator[tuple[_Answer, _Answer]]:
     """Yield (better, worse): the best and the worst, or every two with different ratings."""
-    if not answers:
-        return
-    if pairs == "best_worst":
-        best = max(answers, key=lambda answer: answer.rating)
-        worst = min(answers, key=lambda answer: answer.rating)
-        if best.rating > worst.rating:
-            yield best, worst
-        return
-    for one, other in combinations(answers, 2):
+    candidates: Iterable[tuple[_Answer, _Answer]] = combinations(answers, 2)
+    if pairs == "best_worst" and answers:
+        rating = attrgetter("rating")
+        candidates = [(max(answers, key=rating), min(answers, key=rating))]
+    for one, other in candidates:
         if one.rating != other.rating:
             yield (one, other) if one.rating > other.rating else (other, one)
 

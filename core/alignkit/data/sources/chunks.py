@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +12,7 @@ from typing import Any, TypeAlias
 from alignkit.contract.rows import RawRows
 from alignkit.data.rows import describe_value
 from alignkit.errors import DataError, SourceError, suggest
-from alignkit.system.files import InvalidJSON, parse_json
+from alignkit.system.files import InvalidJSON, digest, parse_json
 
 ROWS = 1024
 """Maximum rows of a chunk."""
@@ -99,14 +97,10 @@ class Source:
     def of(cls, raw: RawRows) -> Source:
         """Return a source of rows in memory."""
 
-        @cache
-        def digest() -> str:
-            content = hashlib.sha256()
-            for i, row in enumerate(raw.rows):
-                content.update(json.dumps([row, raw.where(i)], sort_keys=True, default=str).encode())
-            return content.hexdigest()
+        def rows() -> Iterator[Located]:
+            return ((row, raw.where(i)) for i, row in enumerate(raw.rows))
 
-        return cls(raw.source, "", lambda: ((row, raw.where(i)) for i, row in enumerate(raw.rows)), digest)
+        return cls(raw.source, "", rows, cache(lambda: digest([digest(row) for row in rows()])))
 
     def head(self, limit: int | None) -> Source:
         """Return a source of the first ``limit`` rows (None: all)."""
@@ -130,15 +124,13 @@ class Source:
             yield Chunk(rows, places, start)
 
     def read(self) -> RawRows:
-        """Return all rows at once."""
         located = list(self.rows())
         return Chunk([row for row, _ in located], [place for _, place in located]).read(self.name)
 
 
 def suffix_of(path: Path) -> str:
     """Return the suffix of the file format: ``.jsonl`` for ``prefs.jsonl.gz``."""
-    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return name.suffix.lower()
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 def choose_split(source: str, names: list[str], split: str | None, defaults: Sequence[str]) -> str:

@@ -131,7 +131,6 @@ def _opened(path: Path) -> Iterator[gzip.GzipFile | io.BufferedReader]:
 
 
 def _text(path: Path) -> str:
-    """Return the content of a text file."""
     with _opened(path) as file:
         content: bytes = file.read()
     if not content.strip():

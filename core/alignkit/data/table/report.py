@@ -52,7 +52,6 @@ class SourceReport:
 
     @classmethod
     def of(cls, table: TokenTable) -> SourceReport:
-        """Return the report of a table."""
         unusable = np.setdiff1d(np.arange(len(table)), table.kept)
         reasons = table.table.column("unusable").take(unusable).to_pylist()
         first = dict(zip(reversed(reasons), reversed(unusable.tolist()), strict=True))
@@ -68,7 +67,6 @@ class SourceReport:
 
     @property
     def unusable(self) -> int:
-        """The number of dropped rows."""
         return sum(rows.count for rows in self.dropped.values())
 
     def lines(self) -> list[str]:
@@ -103,7 +101,6 @@ class SetReport:
 
     @classmethod
     def of(cls, rows: TokenisedRows) -> SetReport:
-        """Return the report of a set of rows."""
         lengths = rows.segment_lengths()
         longest = lengths[:, 0] + lengths[:, 1:].max(1, initial=0)
         return cls(
@@ -116,7 +113,6 @@ class SetReport:
         )
 
     def line(self, name: str) -> str:
-        """Return the report as one log line."""
         return (
             f"{name}: {self.rows:,} rows in {self.clusters:,} clusters, {self.prompt_tokens:,} prompt and "
             f"{self.completion_tokens:,} completion tokens, longest {self.longest:,}"
@@ -139,7 +135,6 @@ class DataReport:
         return hashlib.sha256(f"{self.train.fingerprint} {self.eval.fingerprint}".encode()).hexdigest()
 
     def lines(self) -> list[str]:
-        """Return the report as log lines."""
         lines = [line for source in self.sources for line in source.lines()]
         lines += [self.train.line("train"), self.eval.line("held out")]
         if self.shared_prompts:

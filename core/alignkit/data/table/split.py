@@ -26,12 +26,7 @@ def held_out(
     the order of the hash of their smallest cluster name until the share is reached; at least one group is held out and one
     is left. Unusable rows take part, so that the split does not depend on the row kind.
 
-    Args:
-        clusters: the cluster of every row.
-        prompts: the prompt of every row, or its digest.
-        share: share of the rows to hold out.
-        source: name of the source, for errors.
-        fold: ``(k, folds)``: hold out fold ``k`` (from 0) instead of a share; every group is in exactly one fold.
+    With ``fold``, ``(k, folds)``, fold ``k`` (from 0) is held out instead of a share; every group is in exactly one fold.
 
     Raises:
         ConfigError: ``share`` is not in [0, 1).

@@ -51,9 +51,8 @@ class TokenTable:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Token counts of prompt and completions, ``[rows, SEGMENTS[kind]]``; 0 for unusable rows."""
-        chunks = [chunk.flatten().to_numpy() for chunk in self.table.column("lengths").chunks]
-        flat = np.concatenate(chunks) if chunks else np.zeros(0)
-        return flat.astype(np.int64).reshape(-1, SEGMENTS[self.kind])
+        flat = self.table.column("lengths").combine_chunks().flatten().to_numpy()
+        return np.asarray(flat, np.int64).reshape(-1, SEGMENTS[self.kind])
 
     def place(self, row: int) -> str:
         """Return the location of a row (file:line)."""
@@ -131,8 +130,7 @@ class _Batch:
 
     def tokens(self, at: int) -> list[int]:
         offsets, values = self._tokens
-        found: list[int] = values[offsets[at] : offsets[at + 1]].tolist()
-        return found
+        return list(values[offsets[at] : offsets[at + 1]].tolist())
 
     @cached_property
     def _tokens(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -212,7 +210,6 @@ class TokenisedRows(Sequence[Example]):
 
     @property
     def clusters(self) -> int:
-        """The number of distinct clusters."""
         import pyarrow.compute as pc
 
         return int(pc.count_distinct(self.column("cluster")).as_py()) if len(self) else 0
@@ -230,7 +227,6 @@ class TokenisedRows(Sequence[Example]):
 
 
 def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
-    """Return text columns concatenated."""
     import pyarrow as pa
 
     chunks = [chunk for column in columns for chunk in column.chunks]

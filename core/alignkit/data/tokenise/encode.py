@@ -38,11 +38,8 @@ if TYPE_CHECKING:
 SEGMENTS: Mapping[RowKind, int] = {"preference": 3, "completion": 2, "unpaired": 2, "prompt": 1}
 """Row kind -> number of token sequences in a row: the prompt and its completions."""
 
-FACTS = (
-    *("prompt_tokens", "prompt_lost", "completion_lost", "truncated_completions"),
-    *("border_merges", "eos_added", "eos_missing", "double_bos"),
-)
-"""Numbers kept for every row; see :class:`~alignkit.data.tokenise.rules.TokenRow`."""
+FACTS = tuple(name for name in TokenRow._fields if name not in ("parts", "scored", "unusable"))
+"""Counts kept for every row."""
 
 PATIENCE = 1.0
 """Seconds before progress is shown."""
@@ -164,9 +161,7 @@ def _record_batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, roo
     columns: dict[str, Any] = {
         "position": pa.array([row.position for row in rows], pa.int64()),
         "place": _strings([row.place.removeprefix(root) for row in rows]),
-        "id": _strings([row.id for row in rows]),
-        "cluster": _strings([row.cluster for row in rows]),
-        "category": _strings([row.category for row in rows]),
+        **{name: _strings([getattr(row, name) for row in rows]) for name in ("id", "cluster", "category")},
         "fields": _strings([json.dumps(row.fields) if row.fields else None for row in rows]),
         "prompt": _strings([text_digest(row.prompt) for row in rows]),
         "text": _strings([_text(row) for row in rows]),

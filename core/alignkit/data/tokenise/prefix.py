@@ -54,8 +54,7 @@ class PrefixEncoder:
 
     def _by_tokenizer(self, texts: list[str]) -> list[list[int]]:
         encoding = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        ids: list[list[int]] = encoding["input_ids"]
-        return ids
+        return list(encoding["input_ids"])
 
     def _by_backend(self, texts: list[str]) -> list[list[int]]:
         backend = self.tokenizer.backend_tokenizer
