@@ -7,34 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alignkit.config import RunConfig as RunConfig
-    from alignkit.contract.batch import Batch as Batch
-    from alignkit.contract.batch import Example as Example
-    from alignkit.contract.batch import Scores as Scores
+    from alignkit.contract import *  # noqa: F403
     from alignkit.contract.commands import Command as Command
     from alignkit.contract.hooks import hookimpl as hookimpl
-    from alignkit.contract.losses import nll_term as nll_term
-    from alignkit.contract.losses import preference_metrics as preference_metrics
-    from alignkit.contract.model import LoadedModel as LoadedModel
-    from alignkit.contract.rewards import Answered as Answered
-    from alignkit.contract.rewards import NamedReward as NamedReward
-    from alignkit.contract.rewards import Reward as Reward
-    from alignkit.contract.rewards import RewardSpecs as RewardSpecs
-    from alignkit.contract.rows import RawRows as RawRows
-    from alignkit.contract.rows import Row as Row
-    from alignkit.contract.suites import Contrast as Contrast
-    from alignkit.contract.suites import Estimate as Estimate
-    from alignkit.contract.suites import Suite as Suite
-    from alignkit.contract.suites import SuiteResult as SuiteResult
-    from alignkit.contract.suites import Target as Target
-    from alignkit.contract.trainer_parts import TrainerParts as TrainerParts
-    from alignkit.contract.types import LossOutput as LossOutput
-    from alignkit.contract.types import LossTerm as LossTerm
-    from alignkit.contract.types import Method as Method
-    from alignkit.contract.types import Metric as Metric
-    from alignkit.contract.types import Policy as Policy
-    from alignkit.contract.types import Reuse as Reuse
-    from alignkit.contract.types import Rollouts as Rollouts
-    from alignkit.contract.types import Settings as Settings
     from alignkit.models.load import build_classifier as build_classifier
     from alignkit.models.load import build_model as build_model
     from alignkit.onpolicy.reward_model import RewardModel as RewardModel
@@ -50,54 +25,27 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Name -> module. Loaded when first asked for, so that `import alignkit` costs nothing.
-_PUBLIC = {
-    "Run": "runs.api",
-    "run": "runs.api",
-    "RewardModel": "onpolicy.reward_model",
-    "RunConfig": "config",
-    "Command": "contract.commands",
-    "RawRows": "contract.rows",
-    "Row": "contract.rows",
-    "NamedReward": "contract.rewards",
-    "TrainerParts": "contract.trainer_parts",
-    "hookimpl": "contract.hooks",
-    "nll_term": "contract.losses",
-    "preference_metrics": "contract.losses",
-    "LoadedModel": "contract.model",
-    "build_classifier": "models.load",
-    "build_model": "models.load",
-    "OnPolicySettings": "onpolicy.settings",
-    "rollout_metrics": "onpolicy.samplers",
-    "as_reward": "onpolicy.rewards",
-    "load_function": "onpolicy.rewards",
-    "open_rewards": "onpolicy.rewards",
-    "Answered": "contract.rewards",
-    "Reward": "contract.rewards",
-    "RewardSpecs": "contract.rewards",
-    "moments": "onpolicy.rollouts",
-    "whiten": "onpolicy.rollouts",
-    "Contrast": "contract.suites",
-    "Estimate": "contract.suites",
-    "Suite": "contract.suites",
-    "SuiteResult": "contract.suites",
-    "Target": "contract.suites",
-    "Batch": "contract.batch",
-    "Example": "contract.batch",
-    "LossOutput": "contract.types",
-    "LossTerm": "contract.types",
-    "Method": "contract.types",
-    "Metric": "contract.types",
-    "Policy": "contract.types",
-    "Reuse": "contract.types",
-    "Rollouts": "contract.types",
-    "Scores": "contract.batch",
-    "Settings": "contract.types",
+# Imported when first asked for, so that `import alignkit` costs nothing.
+_NAMES = {
+    "config": "RunConfig",
+    "contract": "Answered Batch Contrast Estimate Example LoadedModel LossOutput LossTerm Method Metric NamedReward "
+    "Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scores Settings Suite SuiteResult Target TrainerParts "
+    "nll_term preference_metrics",
+    "contract.commands": "Command",
+    "contract.hooks": "hookimpl",
+    "models.load": "build_classifier build_model",
+    "onpolicy.reward_model": "RewardModel",
+    "onpolicy.rewards": "as_reward load_function open_rewards",
+    "onpolicy.rollouts": "moments whiten",
+    "onpolicy.samplers": "rollout_metrics",
+    "onpolicy.settings": "OnPolicySettings",
+    "runs.api": "Run run",
 }
-__all__ = [*_PUBLIC, "__version__"]
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = [*_MODULE_OF, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(f"alignkit.{_PUBLIC[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(f"alignkit.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'alignkit' has no attribute {name!r}")
