@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from alignkit.config import RunConfig
 from alignkit.contract.batch import Example
+from alignkit.data.order.row_order import RowOrder
 from alignkit.testing import engine
 from alignkit.testing.engine import RewardFunction, configuration, rollout_parts
 from alignkit.testing.tiny import VOCABULARY as VOCAB
@@ -77,6 +78,7 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback] = (),
     scorer: str = "auto",
     rewards: Sequence[RewardFunction] = (),
+    row_order: RowOrder | None = None,
 ) -> tuple[AlignTrainer, Recorder]:
     recorder = Recorder()
     trainer = engine.build_trainer(
@@ -88,5 +90,6 @@ def build_trainer(
         callbacks=[recorder, *callbacks],
         scorer=scorer,
         rewards=rewards,
+        row_order=row_order,
     )
     return trainer, recorder

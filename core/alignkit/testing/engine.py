@@ -10,6 +10,7 @@ from alignkit.config import RunConfig
 from alignkit.contract.batch import Example
 from alignkit.contract.rewards import Answered
 from alignkit.contract.rows import Row
+from alignkit.data.order.row_order import RowOrder
 from alignkit.onpolicy.rewards import LoadedReward
 from alignkit.onpolicy.rollouts import RolloutParts
 from alignkit.onpolicy.samplers import model_sampler
@@ -79,6 +80,7 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback] = (),
     scorer: Any = "auto",
     rewards: Sequence[RewardFunction] = (),
+    row_order: RowOrder | None = None,
 ) -> AlignTrainer:
     """Return the trainer of a run with ``config`` for the given rows and model (default: a tiny Llama)."""
     from transformers.trainer_callback import PrinterCallback
@@ -110,6 +112,7 @@ def build_trainer(
         references=references,
         rollouts=rollout_parts(settings, trained, config.run.seed, rewards) if "reward" in needs else None,
         callbacks=callbacks,
+        row_order=row_order,
     )
     trainer = AlignTrainer(parts)
     trainer.pop_callback(PrinterCallback)
