@@ -22,7 +22,7 @@ class DataError(AlignError):
 
 
 class SourceError(DataError):
-    """A source that cannot be read at all, whatever the row kind."""
+    """A source that cannot be read for any kind of row."""
 
 
 class NoRowsError(DataError):

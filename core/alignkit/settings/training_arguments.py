@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.config import RunConfig
 from alignkit.errors import ConfigError, first_line
@@ -22,8 +21,7 @@ DEFAULTS: dict[str, Any] = {
 """alignkit's defaults, used where neither the user, the demo nor the method sets a value."""
 
 
-@dataclass(frozen=True)
-class StepShape:
+class StepShape(NamedTuple):
     """The size of an optimizer step, and the maximum size of a micro-batch."""
 
     rows: int

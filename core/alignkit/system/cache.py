@@ -1,4 +1,4 @@
-"""The content cache: what follows from data, weights and settings alone is computed once and kept on disk.
+"""The content cache: results that depend only on data, weights and settings, computed once and stored on disk.
 
 An entry is a file or directory ``DIRECTORY/SECTION/KEY.CHECKSUM.SUFFIX``. KEY is the digest of everything it depends on,
 CHECKSUM the SHA-256 of the key and the entry, verified whenever it is read. The directory is ``$ALIGN_CACHE``, else
@@ -49,7 +49,7 @@ class ContentCache:
 
     section: str
     suffix: str = ""
-    """Of the entries' names: ``.arrow``."""
+    """Suffix of the entries' names, e.g. ``.arrow``."""
 
     def fetch(
         self,
@@ -59,13 +59,13 @@ class ContentCache:
         read: Callable[[Path], T],
         write: Callable[[Path, Callable[[], T]], object],
     ) -> tuple[T, bool]:
-        """Return the value kept under a key and whether it was there; of several processes one makes it, the others wait.
+        """Return the value of a key and whether it was cached; one process computes it, others wait for the result.
 
         Args:
             key: digest of everything the value depends on.
-            make: makes the value, at most once.
-            read: reads an entry. One that it cannot read, or whose checksum is wrong, is made again.
-            write: writes the value that its second argument, ``make``, returns to a path.
+            make: computes the value; called at most once.
+            read: reads an entry; an entry that cannot be read, or has a wrong checksum, is computed again.
+            write: writes the result of its second argument, ``make``, to a path.
         """
         make = functools.cache(make)
         directory = cache_directory() / self.section
@@ -106,7 +106,7 @@ class ContentCache:
                     logger.warning("the cache entry %s is damaged (%s) and is made again", path, first_line(error))
                     _remove(path)
                 continue
-            with suppress(OSError):  # when it was last used, where that can be recorded
+            with suppress(OSError):  # record the time of last use, if possible
                 os.utime(path)
             return (value,)
         return None
@@ -140,7 +140,7 @@ def entries() -> list[Entry]:
 def prune(unused_since: float = 0.0, max_bytes: float = float("inf")) -> list[Entry]:
     """Remove entries last used before ``unused_since``, then the least recently used until ``max_bytes`` are left.
 
-    Returns the removed ones. Raises ``OSError`` where one cannot be removed.
+    Returns the removed entries; raises ``OSError`` if one cannot be removed.
     """
     removed, found = [], entries()
     left = sum(entry.bytes for entry in found)
@@ -184,7 +184,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """Remove what killed processes left: locks that no process holds, and what was half-made under them."""
+    """Remove the leftovers of killed processes: locks that no process holds, and their partial entries."""
     for path in [*directory.glob("*.partial"), *directory.glob("*.lock")]:
         with suppress(OSError), file_lock(path.with_suffix(".lock"), wait=False):
             _remove(path.with_suffix(".partial"))

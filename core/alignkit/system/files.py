@@ -1,7 +1,7 @@
-"""Files and directories that appear whole or not at all, JSON and JSON lines, and digests of values.
+"""Atomic writes of files and directories, JSON and JSON lines, and digests of values.
 
-A file or directory is written under a temporary name beside its final one, synced to disk, and renamed: a reader, or a run
-resumed after a crash, sees the old content or the new one, never half of it.
+A file or directory is written under a temporary name beside its final one, synced to disk, and renamed: readers, and runs
+resumed after a crash, see either the old or the new content.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from alignkit.errors import AlignError, DataError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; what was written there becomes ``path`` when the block ends without error.
+    """Yield a temporary path that is renamed to ``path`` when the block ends; on an error it is removed.
 
-    The parent directory is created if missing. On an error the temporary file is removed and ``path`` is as it was.
+    The parent directory is created if missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -40,10 +40,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def staged_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory beside ``path`` that replaces ``path`` when the block ends without error.
+    """Yield an empty directory that replaces ``path`` when the block ends; on an error it is removed.
 
-    Its name follows from that of ``path``, so what a killed process left there is removed. On an error the directory is
-    removed and ``path`` is as it was.
+    Its name depends only on ``path``, so that the leftovers of a killed process are removed.
     """
     staged = path.with_name(f".{path.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
@@ -94,7 +93,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON atomically; see :func:`to_json` for what it may hold."""
+    """Write a value as indented JSON atomically; see :func:`to_json` for the types it may contain."""
     write_text(path, json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -110,7 +109,7 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 class InvalidJSON(ValueError):  # noqa: N818  it is never raised to the user
-    """Text that is not JSON. The message tells where and is the same in every version of Python."""
+    """Text that is not JSON; the message names the position and is the same in every version of Python."""
 
     def __init__(self, message: str, line: int = 1) -> None:
         super().__init__(message)
@@ -125,7 +124,7 @@ def parse_json(text: str | bytes) -> Any:
         raise InvalidJSON(f"not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
     except json.JSONDecodeError as error:
         before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :]
-        if before.endswith(",") and rest[:1] in ("}", "]"):  # as Python 3.13 has it: the comma is the one too many
+        if before.endswith(",") and rest[:1] in ("}", "]"):  # as in Python 3.13: the comma is the error
             error = json.JSONDecodeError("", error.doc, len(before) - 1)
             rest = error.doc[error.pos :]
         near = f"near {rest[:16]!r}" if rest else "at the end"
@@ -169,7 +168,7 @@ def jsonl_rows(
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 (hexadecimal) of a value as JSON with sorted keys; what JSON does not have counts by its ``str``.
+    """Return the hexadecimal SHA-256 of a value as JSON with sorted keys; non-JSON values are hashed as their ``str``.
 
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1})
     True

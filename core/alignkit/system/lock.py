@@ -1,6 +1,6 @@
-"""Locks on files, so that two processes never train in one directory or make one file at the same time.
+"""File locks, so that two processes never train in one directory or write one file at the same time.
 
-A lock is the kernel's (``flock``), freed when its holder ends, however it ends. Its file holds the holder's process number.
+The kernel (``flock``) releases a lock when its holder ends, for any reason. The file contains the holder's process number.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def quiet_libraries(handler: logging.Handler | None = None) -> None:
-    """Send what libraries log and warn to ``handler`` (None: drop it), and switch their progress bars off; may be repeated."""
+    """Send log records and warnings of libraries to ``handler`` (None: drop them) and disable their progress bars."""
     import logging  # here, because `align --help` imports this module
 
     from huggingface_hub.utils.tqdm import disable_progress_bars
