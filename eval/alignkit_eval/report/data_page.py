@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from alignkit.data.checking import Check
 from alignkit.display.plots import COLOURS
-from alignkit.system.files import write_text
 
-from alignkit_eval.report.figures import picture
-from alignkit_eval.report.parts import Figure, Figures, Page, Section, SortableTable, TableCell, number_cell
-from alignkit_eval.report.render import render
-
-if TYPE_CHECKING:
-    from alignkit.data.checking import Check
+from alignkit_eval.report.parts import EmbeddedFigure, Figures, Page, Section, SortableTable, TableCell, number_cell
+from alignkit_eval.report.plots import embed
+from alignkit_eval.report.render import write_page
 
 
 def data_report(checks: Sequence[Check], path: Path) -> Path:
@@ -23,18 +19,15 @@ def data_report(checks: Sequence[Check], path: Path) -> Path:
     found = sum(len(check.findings) for check in checks)
     rows = sum(check.rows for check in checks)
     verdict = f"{f'{found} kinds of' if found else 'No'} problems were found in {rows:,} rows."
-    notes = [note for check in checks for note in _notes(check)]
+    notes = [
+        f"{check.source}: the chosen answer is longer in {check.length['chosen_longer']:.0%} of the pairs; always preferring "
+        f"the longer one would have an accuracy of {check.length['longer_is_better']:.0%}."
+        for check in checks
+        if check.length
+    ]
     sections = [section for check in checks for section in _sections(check, len(checks) > 1)]
-    write_text(path, render(Page("Data check", ", ".join(check.source for check in checks), verdict, notes, sections)))
-    return path
-
-
-def _notes(check: Check) -> Iterator[str]:
-    if check.length:
-        yield (
-            f"{check.source}: the chosen answer is longer in {check.length['chosen_longer']:.0%} of the pairs; always preferring "
-            f"the longer one would have an accuracy of {check.length['longer_is_better']:.0%}."
-        )
+    sources = ", ".join(check.source for check in checks)
+    return write_page(path, Page("Data check", sources, verdict, notes, sections))
 
 
 def _sections(check: Check, several: bool) -> Iterator[Section]:
@@ -57,12 +50,7 @@ def _sections(check: Check, several: bool) -> Iterator[Section]:
         f"Examples{name}",
         ("rule", "location", "row", "finding"),
         [
-            (
-                TableCell(finding.rule),
-                TableCell(example["place"]),
-                TableCell(example["row"]),
-                TableCell(example["about"]),
-            )
+            [TableCell(text) for text in (finding.rule, example["place"], example["row"], example["about"])]
             for finding in check.findings
             for example in finding.examples
         ],
@@ -75,12 +63,11 @@ def _sections(check: Check, several: bool) -> Iterator[Section]:
             [(TableCell(key.replace("_", " ")), number_cell(value, ",d")) for key, value in check.tokens.items()],
             f"As in training with data.max_length {check.max_length:,}.",
         )
-    figures = list(_figures(check))
-    if figures:
+    if figures := list(_figures(check)):
         yield Figures(f"Lengths{name}", figures)
 
 
-def _figures(check: Check) -> Iterator[Figure]:
+def _figures(check: Check) -> Iterator[EmbeddedFigure]:
     words = {name: values for name, values in check.words.items() if len(values)}
     if words:
         yield _histogram("Words", words, "words")
@@ -93,12 +80,14 @@ def _figures(check: Check) -> Iterator[Figure]:
         )
 
 
-def _histogram(title: str, values: Mapping[str, Sequence[int]], unit: str, marker: float | None = None) -> Figure:
+def _histogram(
+    title: str, values: Mapping[str, Sequence[int]], unit: str, marker: float | None = None
+) -> EmbeddedFigure:
     """Return histograms with a vertical line at ``marker``."""
-    from matplotlib.figure import Figure as Drawing
+    from matplotlib.figure import Figure
 
-    drawing = Drawing(figsize=(5, 3.2), layout="constrained")
-    axes = drawing.subplots()
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
     everything = np.concatenate([np.asarray(part) for part in values.values()])
     low, high = np.quantile(everything, [0.0 if marker is None else 0.005, 0.995])
     edges: list[float] = np.linspace(low, max(high, low + 1), 41).tolist()
@@ -116,4 +105,4 @@ def _histogram(title: str, values: Mapping[str, Sequence[int]], unit: str, marke
         f"{name}: median {np.median(part):.0f}, 95th percentile {np.quantile(part, 0.95):.0f}"
         for name, part in values.items()
     )
-    return picture(f"{title}, {unit}. {summary}.", drawing)
+    return embed(f"{title}, {unit}. {summary}.", figure)

@@ -3,84 +3,81 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from difflib import SequenceMatcher
+from typing import Any
 
 from alignkit import SuiteResult
-from alignkit.rundir.evaluations import read_evaluation
 
-from alignkit_eval.report.diff import diff_words
-from alignkit_eval.report.parts import AnswerDiff, Disagreement, Generation, Generations, Item, Items
-from alignkit_eval.report.texts import PairTexts, Said, held_out_pairs
+from alignkit_eval.report.parts import AnswerDiff, Disagreement, Generation, Generations, Item, Items, Word
+from alignkit_eval.report.texts import PairTexts, ReportedModel, held_out_pairs
 
-MOST = 200
+MAX_ROWS = 200
 """Maximum answers, and maximum pairs of two models, on a page."""
 
 
-class Scored(NamedTuple):
-    """A model's name, the directory of its evaluations, and the run with its held-out rows (None: unknown)."""
-
-    name: str
-    evaluations: Path
-    run: Path | None
-
-
-def generation_cards(
-    first: tuple[str, Said], others: Sequence[tuple[str, Said]], note: str = ""
-) -> Iterator[Generations]:
+def generation_cards(first: ReportedModel, others: Sequence[ReportedModel], note: str = "") -> Iterator[Generations]:
     """Yield the answers of the models to prompts the first and at least one other answered, as differences to the first."""
-    name, base = first
+    base = first.answers()
+    answers = [(other.name, other.answers()) for other in others]
     rows: list[Generation] = []
-    for key, (prompt, answer) in base.answers.items():
-        found = [(other, answers.to(key, prompt, base.content)) for other, answers in others]
-        compared = [AnswerDiff(other, diff_words(answer, text)) for other, text in found if text is not None]
-        if compared and len(rows) < MOST:
-            rows.append(Generation(key, prompt, [AnswerDiff(name, diff_words(answer, answer)), *compared]))
+    for key, (prompt, answer) in base.by_id.items():
+        found = [(name, theirs.to(key, prompt, base.content)) for name, theirs in answers]
+        compared = [AnswerDiff(name, diff_words(answer, text)) for name, text in found if text is not None]
+        if compared and len(rows) < MAX_ROWS:
+            rows.append(Generation(key, prompt, [AnswerDiff(first.name, diff_words(answer, answer)), *compared]))
     if rows:
-        models = f": {name} and {others[0][0]}" if len(others) == 1 else ""
-        yield Generations(f"Answers{models}", f"Differences from {name} are marked. {note}".strip(), rows)
+        models = f": {first.name} and {others[0].name}" if len(others) == 1 else ""
+        yield Generations(f"Answers{models}", f"Differences from {first.name} are marked. {note}".strip(), rows)
 
 
-def disagreements(first: Scored, others: Sequence[Scored], note: str = "") -> Iterator[Items]:
+def diff_words(before: str, after: str) -> list[Word]:
+    """Return the pieces of both texts as ``same``, ``gone`` (only in ``before``) or ``new`` (only in ``after``).
+
+    >>> diff_words("the cat sat", "the dog sat")
+    [Word(change='same', text='the '), Word(change='gone', text='cat '), Word(change='new', text='dog '), Word(change='same', text='sat')]
+    """
+    a, b = (re.findall(r"\S+\s*|\s+", text) for text in (before, after))
+    pieces: list[Word] = []
+    for tag, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if tag == "equal":
+            pieces.append(Word("same", "".join(a[i:j])))
+        else:
+            pieces += [Word("gone", "".join(a[i:j])), Word("new", "".join(b[k:m]))]
+    return [piece for piece in pieces if piece.text]
+
+
+def disagreements(first: ReportedModel, others: Sequence[ReportedModel], note: str = "") -> Iterator[Items]:
     """Yield the pairs that the first model ranks correctly and another does not, or vice versa."""
-    before = _preferences(first)
+    before = first.result("prefs")
     if before is None:
         return
-    groups = []
-    texts: Mapping[str, PairTexts] | None = None
-    for other in others:
-        after = _preferences(other)
-        if after is None:
-            continue
-        differing = _differing(before, after)
-        if differing and texts is None:  # read once, and only if needed
-            run = next((model.run for model in (first, *others) if model.run is not None), None)
-            texts = {} if run is None else held_out_pairs(run, before.provenance.get("content"))
-        rows = [_item(one, another, (texts or {}).get(str(one["id"]))) for one, another in differing[:MOST]]
-        groups.append(Disagreement((first.name, other.name), rows, len(differing)))
-    if any(group.total for group in groups):
-        names = others[0].name if len(others) == 1 else "the others"
-        yield Items(f"Pairs on which {first.name} and {names} disagree", note, groups)
-
-
-def _preferences(model: Scored) -> SuiteResult | None:
-    if not (model.evaluations / "prefs.json").is_file():
-        return None
-    return read_evaluation(model.evaluations, "prefs")
+    results = [(other.name, other.result("prefs")) for other in others]
+    differing = [(name, _differing(before, after)) for name, after in results if after is not None]
+    if not any(pairs for _, pairs in differing):
+        return
+    run = next((model.run for model in (first, *others) if model.run is not None), None)
+    texts = {} if run is None else held_out_pairs(run, before.provenance.get("content"))
+    groups = [
+        Disagreement((first.name, name), [_item(*pair, texts) for pair in pairs[:MAX_ROWS]], len(pairs))
+        for name, pairs in differing
+    ]
+    names = others[0].name if len(others) == 1 else "the others"
+    yield Items(f"Pairs on which {first.name} and {names} disagree", note, groups)
 
 
 def _differing(before: SuiteResult, after: SuiteResult) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Return the items with different credit, largest change of the margin first."""
+    """Return the items with different credit, largest change of the margin first, non-finite ones last."""
     by_id = {item["id"]: item for item in after.items}
     pairs = [(item, by_id[item["id"]]) for item in before.items if item["id"] in by_id]
     differing = [(one, other) for one, other in pairs if one["credit_sum"] != other["credit_sum"]]
-    return sorted(differing, key=lambda pair: _rank(_margin(pair[1]) - _margin(pair[0])))
 
+    def order(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> float:
+        change = _margin(pair[1]) - _margin(pair[0])
+        return -abs(change) if math.isfinite(change) else math.inf
 
-def _rank(change: float) -> float:
-    """Return a sort key: large changes first, non-finite ones last."""
-    return -abs(change) if math.isfinite(change) else math.inf
+    return sorted(differing, key=order)
 
 
 def _margin(item: Mapping[str, Any]) -> float:
@@ -88,7 +85,7 @@ def _margin(item: Mapping[str, Any]) -> float:
     return math.nan if chosen is None or rejected is None else chosen - rejected
 
 
-def _item(one: Mapping[str, Any], other: Mapping[str, Any], texts: PairTexts | None) -> Item:
+def _item(one: Mapping[str, Any], other: Mapping[str, Any], texts: Mapping[str, PairTexts]) -> Item:
     return Item(
         id=str(one["id"]),
         cluster=str(one["cluster"]),
@@ -97,7 +94,7 @@ def _item(one: Mapping[str, Any], other: Mapping[str, Any], texts: PairTexts | N
         after=_credit(other["credit_sum"]),
         margin_before=_margin(one),
         margin_after=_margin(other),
-        texts=texts,
+        texts=texts.get(str(one["id"])),
     )
 
 

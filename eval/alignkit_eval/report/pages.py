@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
-from alignkit.system.files import write_text
 
+from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Arm, Comparison
 from alignkit_eval.report import tables
-from alignkit_eval.report.explorers import Scored, disagreements, generation_cards
-from alignkit_eval.report.figures import comparison_pictures, training_curves
+from alignkit_eval.report.explorers import disagreements, generation_cards
 from alignkit_eval.report.parts import Page, Section
-from alignkit_eval.report.render import render
-from alignkit_eval.report.repeating import repeat, subtitle
-from alignkit_eval.report.texts import Said, answers_before, answers_of
+from alignkit_eval.report.plots import comparison_figures, training_curves
+from alignkit_eval.report.render import write_page
+from alignkit_eval.report.reproduction import reproduction, subtitle
+from alignkit_eval.report.texts import ReportedModel
 
 
 def run_report(run: Path) -> Path:
@@ -29,26 +28,26 @@ def run_report(run: Path) -> Path:
         ConfigError: ``run`` is not a run directory, or a result in it cannot be read.
         DataError: its samples cannot be read.
     """
-    from alignkit_eval.comparison.compare import compare
-
     directory = RunDir.open(run)
     record = directory.read_record()
     name = run.resolve().name
+    sections: list[Section] = [tables.before_and_after(record)]
     try:
         comparison = compare([run], "start")
         verdict, notes = comparison.verdict, comparison.notes
-    except ConfigError as error:  # not evaluated before training, or not at all
-        comparison, verdict, notes = None, f"This run cannot be compared with its start model: {error}.", ()
-    sections: list[Section] = [tables.before_and_after(record)]
-    if comparison is not None:
         sections.append(tables.contrasts(comparison))
-    sections += training_curves(run)
-    sections += generation_cards(("start", answers_before(run)), [(name, answers_of(run))])
-    sections += disagreements(
-        Scored("start", directory.evaluation / "before", run), [Scored(name, directory.evaluation, run)]
-    )
-    sections += [tables.times([(name, record)]), *repeat([(name, run)])]
-    return _write(directory.report, Page(f"Run {name}", subtitle(record), verdict, notes, sections))
+    except ConfigError as error:  # not evaluated before training, or not at all
+        verdict, notes = f"This run cannot be compared with its start model: {error}.", ()
+    start = ReportedModel("start", directory.evaluation / "before", run)
+    trained = ReportedModel(name, directory.evaluation, run)
+    sections += [
+        *training_curves(run),
+        *generation_cards(start, [trained]),
+        *disagreements(start, [trained]),
+        tables.times([(name, record)]),
+        *reproduction([(name, run)]),
+    ]
+    return write_page(directory.report, Page(f"Run {name}", subtitle(record), verdict, notes, sections))
 
 
 def comparison_report(comparison: Comparison, path: Path) -> Path:
@@ -59,24 +58,23 @@ def comparison_report(comparison: Comparison, path: Path) -> Path:
     """
     names = ", ".join(arm.name for arm in comparison.arms)
     page = Page("Comparison", names, comparison.verdict, comparison.notes, list(_compared(comparison)))
-    return _write(path, page)
+    return write_page(path, page)
 
 
-def sweep_report(directory: Path, comparison: Comparison | None) -> Path:
-    """Write ``report.html`` of a sweep and return its path.
+def sweep_report(directory: Path, cells: Sequence[Any], notes: Sequence[str], comparison: Comparison | None) -> Path:
+    """Write ``report.html`` of a sweep with the records of its cells, and return its path.
 
     Raises:
-        ConfigError: ``directory`` has no readable sweep.json, or a result of one of its runs cannot be read.
+        ConfigError: a result of one of its runs cannot be read.
     """
-    stored = _manifest(directory)
-    sections: list[Section] = [tables.cells(stored["cells"])]
+    table = tables.outcomes("Cells", {"cell": "name", "status": "status"}, cells)
+    failed = sum(cell.status == "failed" for cell in cells)
+    counts = f"{len(cells)} cells" + (f", {failed} failed" if failed else "")
+    verdict = "No cells were compared."
     if comparison is not None:
-        sections = [*_compared(comparison), *sections]
-    verdict = "No cells were compared." if comparison is None else comparison.verdict
-    notes = [*stored.get("notes", ()), *(comparison.notes if comparison is not None else ())]
-    failed = sum(cell["status"] == "failed" for cell in stored["cells"])
-    counts = f"{len(stored['cells'])} cells" + (f", {failed} failed" if failed else "")
-    return _write(
+        verdict, notes = comparison.verdict, [*notes, *comparison.notes]
+    sections = [*_compared(comparison), table]
+    return write_page(
         directory / "report.html", Page(f"Sweep {directory.resolve().name}", counts, verdict, notes, sections)
     )
 
@@ -89,68 +87,42 @@ def pipeline_report(
     Raises:
         ConfigError: a result of one of its runs cannot be read.
     """
-    sections: list[Section] = [tables.stages([vars(stage) for stage in stages])]
+    columns = {"stage": "name", "kind": "kind", "status": "status"}
+    sections = [*_compared(comparison), tables.outcomes("Stages", columns, stages)]
     for run in runs:
         found = tables.before_and_after(RunDir(run).read_record())
         sections.append(replace(found, title=f"{run.name}: before and after training"))
-    if comparison is not None:
-        sections = [*_compared(comparison), *sections]
     verdict = "No stages were compared." if comparison is None else comparison.verdict
     notes = () if comparison is None else comparison.notes
     title = f"Pipeline {directory.resolve().name}"
     names = " -> ".join(stage.name for stage in stages)
-    return _write(directory / "report.html", Page(title, names, verdict, notes, sections))
+    return write_page(directory / "report.html", Page(title, names, verdict, notes, sections))
 
 
-def _manifest(directory: Path) -> Mapping[str, Any]:
-    path = directory / "sweep.json"
-    try:
-        stored = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(stored, dict) or "cells" not in stored:
-        raise ConfigError(f"{path} is not the manifest of a sweep: it has no key 'cells'")
-    return stored
-
-
-def _compared(comparison: Comparison) -> Iterator[Section]:
+def _compared(comparison: Comparison | None) -> Iterator[Section]:
+    if comparison is None:
+        return
     base = comparison.arm(comparison.baseline)
     others = [arm for arm in comparison.arms if arm is not base]
     yield tables.arms(comparison)
     yield tables.contrasts(comparison)
-    yield from comparison_pictures(comparison)
+    yield from comparison_figures(comparison)
     yield tables.costs(comparison)
     several = any(len(arm.runs) > 1 for arm in comparison.arms)
     note = "The first seed of each arm is shown." if several else ""
-    yield from generation_cards(
-        (base.name, _answers_of_arm(base)), [(arm.name, _answers_of_arm(arm)) for arm in others], note
-    )
-    yield from disagreements(_scored(base), [_scored(arm) for arm in others], note)
+    first, *models = (_model(arm) for arm in (base, *others))
+    yield from generation_cards(first, models, note)
+    yield from disagreements(first, models, note)
     records = [(run.name, RunDir(run).read_record()) for arm in comparison.arms for run in arm.runs]
     known = [(name, record) for name, record in records if record]
     if known:
         yield tables.times(known)
-    yield from repeat([(arm.name, arm.runs[0]) for arm in comparison.arms], comparison.settings)
+    yield from reproduction([(arm.name, arm.runs[0]) for arm in comparison.arms], comparison.settings)
 
 
-def _is_start(arm: Arm) -> bool:
-    """Return whether an arm is the start model of a run, with its results in that run's eval/before."""
+def _model(arm: Arm) -> ReportedModel:
+    """Return an arm's first model; the start model of a run has its results in that run's eval/before."""
     path = arm.runs[0]
-    return path.name == "before" and (path.parent.parent / "run.json").is_file()
-
-
-def _answers_of_arm(arm: Arm) -> Said:
-    path = arm.runs[0]
-    return answers_before(path.parent.parent) if _is_start(arm) else answers_of(path)
-
-
-def _scored(arm: Arm) -> Scored:
-    path = arm.runs[0]
-    if _is_start(arm):
-        return Scored(arm.name, path, path.parent.parent)
-    return Scored(arm.name, path / "eval", path if (path / "run.json").is_file() else None)
-
-
-def _write(path: Path, page: Page) -> Path:
-    write_text(path, render(page))
-    return path
+    if path.name == "before" and (path.parent.parent / "run.json").is_file():
+        return ReportedModel(arm.name, path, path.parent.parent)
+    return ReportedModel(arm.name, path / "eval", path if (path / "run.json").is_file() else None)

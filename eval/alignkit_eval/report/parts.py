@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 
 class TableCell(NamedTuple):
@@ -22,24 +22,23 @@ class TableCell(NamedTuple):
 class SortableTable:
     """A table with sortable columns; the first column names the row."""
 
-    kind: ClassVar[str] = "table"
+    kind = "table"
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[TableCell]]
     note: str = ""
 
     @property
-    def worded(self) -> list[bool]:
-        """Whether each column has words (aligned left) rather than numbers."""
-        columns = list(zip(*self.rows, strict=True)) or [() for _ in self.columns]
+    def is_text(self) -> list[bool]:
+        """Whether each column holds text (aligned left) rather than numbers."""
+        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.columns)
         return [
             all(cell.value is None for cell in column) and any(cell.text not in ("-", NOT_FINITE) for cell in column)
             for column in columns
         ]
 
 
-@dataclass(frozen=True)
-class Figure:
+class EmbeddedFigure(NamedTuple):
     """A figure with its alternative text."""
 
     alt: str
@@ -51,9 +50,9 @@ class Figure:
 class Figures:
     """Figures side by side."""
 
-    kind: ClassVar[str] = "figures"
+    kind = "figures"
     title: str
-    figures: Sequence[Figure]
+    figures: Sequence[EmbeddedFigure]
 
 
 class Word(NamedTuple):
@@ -63,16 +62,14 @@ class Word(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class AnswerDiff:
+class AnswerDiff(NamedTuple):
     """One answer to a prompt, as differences from the first model's."""
 
     name: str
     words: Sequence[Word]
 
 
-@dataclass(frozen=True)
-class Generation:
+class Generation(NamedTuple):
     """A prompt and its answers side by side."""
 
     id: str
@@ -84,14 +81,13 @@ class Generation:
 class Generations:
     """Sample answers, with a filter."""
 
-    kind: ClassVar[str] = "generations"
+    kind = "generations"
     title: str
     note: str
     rows: Sequence[Generation]
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A pair two models disagree on."""
 
     id: str
@@ -105,8 +101,7 @@ class Item:
     """Prompt, chosen and rejected answer; None if the data is not available."""
 
 
-@dataclass(frozen=True)
-class Disagreement:
+class Disagreement(NamedTuple):
     """The pairs on which two models disagree: the rows shown, and the total number."""
 
     names: tuple[str, str]
@@ -118,14 +113,13 @@ class Disagreement:
 class Items:
     """A browsable list of pairs, with a filter."""
 
-    kind: ClassVar[str] = "items"
+    kind = "items"
     title: str
     note: str
     groups: Sequence[Disagreement]
 
 
-@dataclass(frozen=True)
-class Fact:
+class Fact(NamedTuple):
     """Names and values under a collapsible heading, and a longer preformatted text."""
 
     summary: str
@@ -137,7 +131,7 @@ class Fact:
 class Facts:
     """The information needed to repeat a run."""
 
-    kind: ClassVar[str] = "facts"
+    kind = "facts"
     title: str
     facts: Sequence[Fact]
 
@@ -145,8 +139,7 @@ class Facts:
 Section = SortableTable | Figures | Generations | Items | Facts
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A report: its verdict first, then its sections."""
 
     title: str

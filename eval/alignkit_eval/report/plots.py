@@ -1,59 +1,102 @@
-"""Plots of a sweep: metrics against the swept setting, log-probabilities during training, accuracy against perplexity."""
+"""Plots of reports: training curves, metrics against the swept setting, and accuracy against perplexity."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit import Estimate
-from alignkit.display.headline import TITLES
-from alignkit.display.plots import COLOURS
+from alignkit.display.headline import TITLES, with_interval
+from alignkit.display.plots import COLOURS, figures
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.files import atomic_path
 
 from alignkit_eval.comparison.result import Arm, Comparison
+from alignkit_eval.report.parts import EmbeddedFigure, Figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg")
+
+class ComparisonPlot(NamedTuple):
+    """A plot with its file name and its alternative text."""
+
+    name: str
+    alt: str
+    figure: Figure
 
 
-def draw(directory: Path, comparison: Comparison) -> list[Path]:
-    """Write every plot that the comparison has data for to ``plots/`` of the sweep; return their paths."""
-    pictures: dict[str, Figure] = {}
+def draw(directory: Path, comparison: Comparison) -> None:
+    """Write every plot that the comparison has data for to ``plots/`` of the sweep."""
+    for plot in _plots(comparison):
+        for kind in ("png", "svg"):
+            with atomic_path(directory / "plots" / f"{plot.name}.{kind}") as temporary:
+                plot.figure.savefig(temporary, format=kind, dpi=150)
+
+
+def training_curves(run: Path) -> Iterator[Figures]:
+    """Yield the plots of a run's metrics.jsonl."""
+    drawn = [embed(f"{plot.title} during training, in {plot.unit}", figure) for plot, figure in figures(run)]
+    if drawn:
+        yield Figures("Training", drawn)
+
+
+def comparison_figures(comparison: Comparison) -> Iterator[Figures]:
+    """Yield plots of each metric by arm, accuracy against perplexity, and log-probabilities, as far as there is data."""
+    import matplotlib as mpl
+
+    # A dollar sign in an arm's name is not the beginning of a formula.
+    with mpl.rc_context({"text.parse_math": False}):
+        drawn = [embed(plot.alt, plot.figure) for plot in _plots(comparison)]
+    if drawn:
+        yield Figures("Plots", drawn)
+
+
+def embed(alt: str, figure: Figure) -> EmbeddedFigure:
+    """Embed a figure as SVG in a ``data:`` URL, which can neither run scripts nor clash with ids of the page."""
+    import matplotlib as mpl
+
+    stream = io.BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alignkit"}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return EmbeddedFigure(alt, "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode())
+
+
+def _plots(comparison: Comparison) -> Iterator[ComparisonPlot]:
+    arms = comparison.arms
     for (suite, metric), title in TITLES.items():
-        if all(metric in arm.metrics.get(suite, {}) for arm in comparison.arms):
-            pictures[metric] = against_setting(comparison.arms, suite, metric, title)
-    pictures["logps"] = during_training(comparison.arms)
-    frontier = accuracy_and_perplexity(comparison.arms)
-    if frontier is not None:
-        pictures["frontier"] = frontier
-    return [path for name, figure in pictures.items() for path in _save(figure, directory / "plots" / name)]
+        if all(metric in arm.metrics.get(suite, {}) for arm in arms):
+            values = "; ".join(f"{arm.name}: {with_interval(arm.metrics[suite][metric])}" for arm in arms)
+            alt = f"{title} by arm, with 95 % intervals. {values}"
+            yield ComparisonPlot(metric, alt, _against_setting(arms, suite, metric, title))
+    if all(
+        "accuracy_sum" in a.metrics.get("prefs", {}) and "perplexity" in a.metrics.get("perplexity", {}) for a in arms
+    ):
+        alt = "Accuracy against perplexity of each arm, with the values of the table of arms"
+        yield ComparisonPlot("frontier", alt, _accuracy_and_perplexity(arms))
+    if any((run / "metrics.jsonl").is_file() for arm in arms for run in arm.runs):
+        alt = "Log-probability per token of chosen and rejected completions during training, by arm"
+        yield ComparisonPlot("logps", alt, _during_training(arms))
 
 
-def against_setting(arms: Sequence[Arm], suite: str, metric: str, title: str) -> Figure:
+def _against_setting(arms: Sequence[Arm], suite: str, metric: str, title: str) -> Figure:
     """Return a metric with 95 % intervals, against the swept number if there is exactly one, else by arm."""
     figure, axes = _figure()
-    key = numeric_key(arms)
-    estimates = [arm.metrics[suite][metric] for arm in arms]
+    key = _numeric_key(arms)
+    xs, labels = _positions(arms, key)
     series = _series(arms, key)
-    ticks = sorted({_number(arm, key) for arm in arms if key in arm.settings}) if key else []
-    # Swept values are rarely evenly spaced (0, .1, 1), so they are plotted at equal distances.
-    place: Callable[[int], float] = (
-        (lambda i: float(ticks.index(_number(arms[i], key))) if key in arms[i].settings else len(ticks))
-        if key
-        else float
-    )
-    for colour, (label, members) in zip(_colours(len(series)), series.items(), strict=True):
-        xs = [place(i) for i in members]
-        ys = [estimates[i].value for i in members]
+    for (label, members), colour in zip(series.items(), cycle(COLOURS), strict=False):
+        members.sort(key=lambda i: xs[i])
+        estimates = [arms[i].metrics[suite][metric] for i in members]
         axes.errorbar(
-            xs,
-            ys,
-            yerr=_bars([estimates[i] for i in members]),
+            [xs[i] for i in members],
+            [estimate.value for estimate in estimates],
+            yerr=_bars(estimates),
             label=label,
             color=colour,
             marker="o",
@@ -63,58 +106,60 @@ def against_setting(arms: Sequence[Arm], suite: str, metric: str, title: str) ->
             elinewidth=1.2,
         )
     if key:
-        rest = [arm.name for arm in arms if key not in arm.settings]
-        axes.set_xticks(range(len(ticks) + bool(rest)), [f"{tick:g}" for tick in ticks] + (["none"] if rest else []))
+        axes.set_xticks(range(len(labels)), labels)
         axes.set_xlabel(key)
     else:
-        axes.set_xticks(range(len(arms)), [arm.name for arm in arms], rotation=20, ha="right")
+        axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
     _finish(axes, f"{title}, with 95 % intervals", title)
     if key and len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
     return figure
 
 
-def during_training(arms: Sequence[Arm]) -> Figure:
+def _during_training(arms: Sequence[Arm]) -> Figure:
     """Return the log-probability per token of chosen and rejected completions during training, averaged over seeds."""
     figure, axes = _figure(wide=True)
-    for colour, arm in zip(_colours(len(arms)), arms, strict=True):
-        for key, style in (("logps/chosen", "-"), ("logps/rejected", "--")):
-            steps, values = _curve(arm, key)
-            if steps:
-                label = arm.name if style == "-" else None
-                axes.plot(steps, values, color=colour, linestyle=style, linewidth=1.5, label=label)
+    for arm, colour in zip(arms, cycle(COLOURS), strict=False):
+        for key, style, label in (("logps/chosen", "-", arm.name), ("logps/rejected", "--", None)):
+            if curve := _curve(arm, key):
+                axes.plot(list(curve), list(curve.values()), color=colour, linestyle=style, linewidth=1.5, label=label)
     _finish(axes, "Training batches: chosen solid, rejected dashed", "log-probability per token (nats)")
     axes.set_xlabel("optimizer step")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        _legend_beside(axes)
     return figure
 
 
-def accuracy_and_perplexity(arms: Sequence[Arm]) -> Figure | None:
-    """Return accuracy against perplexity (up and left is better); None if an arm lacks one of them."""
-    points = []
-    for arm in arms:
-        accuracy = arm.metrics.get("prefs", {}).get("accuracy_sum")
-        perplexity = arm.metrics.get("perplexity", {}).get("perplexity")
-        if accuracy is None or perplexity is None:
-            return None
-        points.append((arm, perplexity, accuracy))
+def _accuracy_and_perplexity(arms: Sequence[Arm]) -> Figure:
+    """Return accuracy against perplexity: up and left is better."""
     figure, axes = _figure(wide=True)
-    for colour, (arm, x, y) in zip(_colours(len(arms)), points, strict=True):
+    for arm, colour in zip(arms, cycle(COLOURS), strict=False):
+        x, y = arm.metrics["perplexity"]["perplexity"], arm.metrics["prefs"]["accuracy_sum"]
         axes.errorbar(
             [x.value], [y.value], xerr=_bars([x]), yerr=_bars([y]), label=arm.name, color=colour, marker="o", capsize=2
         )
     _finish(axes, "Preference accuracy against perplexity", TITLES["prefs", "accuracy_sum"])
     axes.set_xlabel(TITLES["perplexity", "perplexity"])
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _legend_beside(axes)
     return figure
 
 
-def numeric_key(arms: Sequence[Arm]) -> str | None:
+def _numeric_key(arms: Sequence[Arm]) -> str | None:
     """Return the only swept setting with several numbers; None if there is none or more than one."""
     keys = {key for arm in arms for key, value in arm.settings.items() if _is_number(value)}
     several = [key for key in keys if len({arm.settings[key] for arm in arms if key in arm.settings}) > 1]
     return several[0] if len(several) == 1 else None
+
+
+def _positions(arms: Sequence[Arm], key: str | None) -> tuple[list[int], list[str]]:
+    """Return the position of each arm on the x axis, and the label of each position."""
+    if key is None:
+        return list(range(len(arms))), [arm.name for arm in arms]
+    # Swept values are rarely evenly spaced (0, .1, 1), so they are plotted at equal distances.
+    values = [float(arm.settings[key]) if key in arm.settings else None for arm in arms]
+    ticks = sorted({value for value in values if value is not None})
+    labels = [f"{tick:g}" for tick in ticks] + (["none"] if None in values else [])
+    return [len(ticks) if value is None else ticks.index(value) for value in values], labels
 
 
 def _series(arms: Sequence[Arm], key: str | None) -> dict[str, list[int]]:
@@ -124,20 +169,17 @@ def _series(arms: Sequence[Arm], key: str | None) -> dict[str, list[int]]:
         rest = {name: value for name, value in arm.settings.items() if name != key}
         label = " ".join([str(rest.pop("method", "")), *(f"{name}={value}" for name, value in rest.items())]).strip()
         series.setdefault(label or arm.name, []).append(i)
-    for members in series.values():
-        if key:
-            members.sort(key=lambda i: _number(arms[i], key) if key in arms[i].settings else 0.0)
     return series
 
 
-def _curve(arm: Arm, key: str) -> tuple[list[int], list[float]]:
+def _curve(arm: Arm, key: str) -> dict[int, float]:
+    """Return the mean over the arm's runs of a metric by step, for the steps that all runs logged."""
     by_step: dict[int, list[float]] = {}
     for run in arm.runs:
         for record in MetricsLog(run / "metrics.jsonl").read():
             if record.get(key) is not None:
                 by_step.setdefault(int(record["step"]), []).append(float(record[key]))
-    whole = {step: values for step, values in by_step.items() if len(values) == len(arm.runs)}
-    return list(whole), [sum(values) / len(values) for values in whole.values()]
+    return {step: sum(values) / len(values) for step, values in by_step.items() if len(values) == len(arm.runs)}
 
 
 def _bars(estimates: Sequence[Estimate]) -> list[list[float]]:
@@ -150,21 +192,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _number(arm: Arm, key: str | None) -> float:
-    settings: Mapping[str, Any] = arm.settings
-    return float(settings[key or ""])
-
-
-def _colours(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
-
-
 def _figure(*, wide: bool = False) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5 if wide else 6.5, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
 
@@ -176,11 +207,5 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
-    paths = []
-    for kind in FORMATS:
-        target = path.with_name(f"{path.name}.{kind}")
-        with atomic_path(target) as temporary:
-            figure.savefig(temporary, format=kind, dpi=150)
-        paths.append(target)
-    return paths
+def _legend_beside(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.system.files import write_text
+
 from alignkit_eval.report.parts import NOT_FINITE, Page
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 """Unpaired surrogates, as in truncated JSON escapes; they cannot be encoded as UTF-8."""
 
 
+def write_page(path: Path, page: Page) -> Path:
+    """Write the page as HTML and return its path."""
+    write_text(path, render(page))
+    return path
+
+
 def render(page: Page) -> str:
     """Return the page as HTML."""
     return render_template("report.html.j2", "script.js", page=page)
@@ -35,7 +43,7 @@ def render(page: Page) -> str:
 
 def render_template(template: str, script_name: str, **values: Any) -> str:
     """Return a template filled with values, the style sheet and one script."""
-    style, script = _read("style.css"), _read(script_name)
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", script_name))
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -57,22 +65,14 @@ def sentences(text: str) -> list[str]:
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["margin"] = lambda x: f"{x:+.2f}" if math.isfinite(x) else NOT_FINITE
     environment.filters["sentences"] = sentences
     environment.tests["finite"] = lambda x: x is not None and math.isfinite(x)
     return environment
-
-
-@cache
-def _read(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

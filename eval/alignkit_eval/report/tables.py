@@ -7,6 +7,7 @@ from typing import Any
 
 from alignkit import Estimate
 from alignkit.display.headline import TITLES, Line, headline, number, signed, with_interval
+from alignkit.rundir.record import stored_estimate
 
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.verdict import p_text
@@ -15,19 +16,18 @@ from alignkit_eval.report.parts import SortableTable, TableCell, amount_cell, fa
 
 def before_and_after(record: Mapping[str, Any]) -> SortableTable:
     """Return every metric before and after training, from run.json."""
-    found = record.get("evaluation", {})
+    evaluation = record.get("evaluation", {})
     rows = [
         (
             TableCell(line.title),
-            _estimate(line.before),
-            _estimate(line.after),
-            TableCell("-") if line.change is None else TableCell(signed(line.change), line.change),
+            _estimate_cell(line.before),
+            _estimate_cell(line.after),
+            TableCell(signed(line.change), line.change),
         )
-        for line in _lines(found.get("before", {}), found.get("after", {}))
+        for line in _lines(evaluation.get("before", {}), evaluation.get("after", {}))
     ]
-    return SortableTable(
-        "Before and after training", ("metric", "before", "after", "change"), rows, "With 95 % intervals."
-    )
+    columns = ("metric", "before", "after", "change")
+    return SortableTable("Before and after training", columns, rows, "With 95 % intervals.")
 
 
 def _lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Line]:
@@ -36,19 +36,17 @@ def _lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Line
     for suite in dict.fromkeys(suite for suite, _ in TITLES):
         for name in after.get(suite, {}):
             if (suite, name) not in TITLES:
-                # headline() shows the metrics of an unknown suite under their own names.
-                was, now = ({"": {k: v for k, v in m.get(suite, {}).items() if k == name}} for m in (before, after))
-                yield from headline(was, now)
+                yield Line(name, *(stored_estimate(metrics.get(suite, {}).get(name)) for metrics in (before, after)))
 
 
 def arms(comparison: Comparison) -> SortableTable:
     """Return the main metrics of every arm."""
-    lines = [headline({}, arm.metrics) for arm in comparison.arms]
-    titles = list(dict.fromkeys(line.title for found in lines for line in found))
-    rows = []
-    for arm, found in zip(comparison.arms, lines, strict=True):
-        cells = {line.title: _estimate(line.after) for line in found}
-        rows.append([TableCell(arm.name), _seeds(arm), *(cells.get(title, TableCell("-")) for title in titles)])
+    values = [{line.title: line.after for line in headline({}, arm.metrics)} for arm in comparison.arms]
+    titles = list(dict.fromkeys(title for found in values for title in found))
+    rows = [
+        [TableCell(arm.name), _seeds_cell(arm), *(_estimate_cell(found.get(title)) for title in titles)]
+        for arm, found in zip(comparison.arms, values, strict=True)
+    ]
     return SortableTable("Arms", ("arm", "seeds", *titles), rows, "Means over seeds with 95 % intervals.")
 
 
@@ -70,8 +68,8 @@ def _contrast(c: ContrastResult) -> tuple[TableCell, ...]:
         TableCell(TITLES.get((c.suite, c.metric), c.metric)),
         TableCell(signed(c.diff), c.diff, c.better),
         TableCell(interval, c.low),
-        TableCell("-") if c.p_holm is None else TableCell(p_text(c.p_holm), c.p_holm),
-        TableCell("-") if c.detectable is None else TableCell(number(c.detectable), c.detectable),
+        TableCell("-" if c.p_holm is None else p_text(c.p_holm), c.p_holm),
+        TableCell("-" if c.detectable is None else number(c.detectable), c.detectable),
         TableCell(f"{c.n:,} in {c.clusters:,}", float(c.n)),
         TableCell("better" if c.better else "worse" if c.better is False else "no significant difference"),
     )
@@ -79,17 +77,11 @@ def _contrast(c: ContrastResult) -> tuple[TableCell, ...]:
 
 def costs(comparison: Comparison) -> SortableTable:
     """Return the training cost of every arm."""
-    rows = [
-        (
-            TableCell(arm.name),
-            _seeds(arm),
-            amount_cell(arm.cost.tokens),
-            amount_cell(None if arm.cost.flops is None else arm.cost.flops / 1e12),
-            amount_cell(arm.cost.seconds),
-            amount_cell(arm.cost.memory_gb),
-        )
-        for arm in comparison.arms
-    ]
+    rows = []
+    for arm in comparison.arms:
+        teraflops = None if arm.cost.flops is None else arm.cost.flops / 1e12
+        amounts = (arm.cost.tokens, teraflops, arm.cost.seconds, arm.cost.memory_gb)
+        rows.append([TableCell(arm.name), _seeds_cell(arm), *map(amount_cell, amounts)])
     columns = ("arm", "seeds", "tokens", "TFLOP", "seconds", "memory (GiB)")
     note = "Means over seeds, including reference passes and the runs that trained an arm's start model."
     return SortableTable("Cost of training", columns, rows, note)
@@ -109,41 +101,24 @@ def times(records: Sequence[tuple[str, Mapping[str, Any]]]) -> SortableTable:
     return SortableTable("Time by stage (seconds)", ("run", *stages, "total"), rows)
 
 
-def cells(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
-    """Return the outcome of every cell of a sweep, from sweep.json."""
+def outcomes(title: str, columns: Mapping[str, str], records: Sequence[Any]) -> SortableTable:
+    """Return the columns (title -> attribute), duration and error of every cell of a sweep or stage of a pipeline."""
     rows = [
-        (
-            TableCell(entry["name"]),
-            TableCell(entry["status"]),
-            number_cell(entry.get("seconds"), ".1f"),
-            number_cell(entry.get("cpu_seconds"), ".1f"),
-            TableCell(fact_text(entry.get("error"))),
-        )
-        for entry in entries
+        [
+            *(TableCell(getattr(record, attribute)) for attribute in columns.values()),
+            number_cell(record.seconds, ".1f"),
+            number_cell(record.cpu_seconds, ".1f"),
+            TableCell(fact_text(record.error)),
+        ]
+        for record in records
     ]
-    return SortableTable("Cells", ("cell", "status", "seconds", "CPU seconds", "error"), rows)
+    return SortableTable(title, (*columns, "seconds", "CPU seconds", "error"), rows)
 
 
-def stages(entries: Sequence[Mapping[str, Any]]) -> SortableTable:
-    """Return the outcome of every stage of a pipeline, from pipeline.json."""
-    rows = [
-        (
-            TableCell(entry["name"]),
-            TableCell(entry["kind"]),
-            TableCell(entry["status"]),
-            number_cell(entry["seconds"], ".1f"),
-            number_cell(entry["cpu_seconds"], ".1f"),
-            TableCell(fact_text(entry["error"])),
-        )
-        for entry in entries
-    ]
-    return SortableTable("Stages", ("stage", "kind", "status", "seconds", "CPU seconds", "error"), rows)
-
-
-def _seeds(arm: Arm) -> TableCell:
+def _seeds_cell(arm: Arm) -> TableCell:
     trained = "method" in arm.settings  # a model that was only evaluated has no seed
     return TableCell(", ".join(map(str, arm.seeds)), float(len(arm.seeds))) if trained else TableCell("-")
 
 
-def _estimate(estimate: Estimate | None) -> TableCell:
-    return TableCell("-") if estimate is None else TableCell(with_interval(estimate), estimate.value)
+def _estimate_cell(estimate: Estimate | None) -> TableCell:
+    return TableCell(with_interval(estimate), None if estimate is None else estimate.value)

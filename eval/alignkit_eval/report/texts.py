@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alignkit import SuiteResult
 from alignkit.errors import AlignError, DataError
 from alignkit.rundir.evaluations import read_evaluation
 from alignkit.system.files import jsonl_rows
@@ -14,10 +15,36 @@ from alignkit.system.files import jsonl_rows
 logger = logging.getLogger(__name__)
 
 
-class Said(NamedTuple):
+class ReportedModel(NamedTuple):
+    """A model's name, the directory of its evaluations, and the run with its held-out rows and samples (None: unknown)."""
+
+    name: str
+    evaluations: Path
+    run: Path | None
+
+    def result(self, suite: str) -> SuiteResult | None:
+        """Return the result of a suite; None if the model was not evaluated by it."""
+        stored = (self.evaluations / f"{suite}.json").is_file()
+        return read_evaluation(self.evaluations, suite) if stored else None
+
+    def answers(self) -> ModelAnswers:
+        """Return the answers of the generate suite; if the trained model has none, the samples of the run."""
+        start = self.evaluations.name == "before"
+        trained = self.evaluations.parent if start else self.evaluations
+        if not (trained / "generate.json").is_file():
+            samples = {} if self.run is None else _samples(self.run / "samples.jsonl", "before" if start else "after")
+            return ModelAnswers(samples)
+        result = self.result("generate")
+        if result is None:
+            return ModelAnswers({})
+        answers = {str(item["id"]): (str(item["prompt"]), str(item["answer"])) for item in result.items}
+        return ModelAnswers(answers, result.provenance.get("content"))
+
+
+class ModelAnswers(NamedTuple):
     """A model's answers: prompt and answer by id, and the digest of the prompts' rows (None: unknown)."""
 
-    answers: Mapping[str, tuple[str, str]]
+    by_id: Mapping[str, tuple[str, str]]
     content: str | None = None
 
     def to(self, key: str, prompt: str, content: str | None) -> str | None:
@@ -25,10 +52,8 @@ class Said(NamedTuple):
 
         Different chat templates render a prompt differently, so with equal rows the id is sufficient.
         """
-        mine = self.answers.get(key)
-        if mine is None:
-            return None
-        return mine[1] if mine[0] == prompt or (content is not None and content == self.content) else None
+        own_prompt, answer = self.by_id.get(key, (None, None))
+        return answer if own_prompt == prompt or (content is not None and content == self.content) else None
 
 
 class PairTexts(NamedTuple):
@@ -40,11 +65,9 @@ class PairTexts(NamedTuple):
 
 
 def held_out_pairs(run: Path, content: str | None) -> dict[str, PairTexts]:
-    """Return a run's held-out pairs by id; logs and returns none if they are unreadable or not the evaluated ones.
+    """Return a run's held-out pairs by id.
 
-    Args:
-        run: a run directory with the trained model's tokenizer.
-        content: digest of the evaluated pairs (None: unknown).
+    Logs and returns none if they are unreadable, or their digest is not ``content``, that of the evaluated pairs.
     """
     from alignkit.models.tokenizer import load_tokenizer
 
@@ -64,45 +87,15 @@ def held_out_pairs(run: Path, content: str | None) -> dict[str, PairTexts]:
     return {row.id: PairTexts(_text(row.prompt), _text(row.answers[0]), _text(row.answers[1])) for row in rows}
 
 
-def answers_of(run: Path) -> Said:
-    """Return a trained model's answers: those of the generate suite, else the run's samples."""
-    return _generated(run / "eval") or _samples(run, "after")
-
-
-def answers_before(run: Path) -> Said:
-    """Return the start model's answers to the prompts of :func:`answers_of`."""
-    if (run / "eval" / "generate.json").is_file():
-        return _generated(run / "eval" / "before") or Said({})
-    return _samples(run, "before")
-
-
-def _generated(directory: Path) -> Said | None:
-    if not (directory / "generate.json").is_file():
-        return None
-    result = read_evaluation(directory, "generate")
-    answers = {str(item["id"]): (str(item["prompt"]), str(item["answer"])) for item in result.items}
-    return Said(answers, result.provenance.get("content"))
-
-
-def _samples(run: Path, which: str) -> Said:
-    rows = jsonl(run / "samples.jsonl", ("id", "prompt", which))
-    return Said({str(row["id"]): (str(row["prompt"]), str(row[which])) for row in rows})
-
-
-def jsonl(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a JSON Lines file; none if it does not exist.
-
-    Raises:
-        DataError: a line is not a JSON object, or lacks one of ``keys``.
-    """
-    if not path.is_file():
-        return []
-    rows = list(jsonl_rows(path))
-    for place, row in rows:
-        missing = next((key for key in keys if key not in row), None)
-        if missing is not None:
-            raise DataError(f"{place}: the key {missing!r} is missing")
-    return [row for _, row in rows]
+def _samples(path: Path, column: str) -> dict[str, tuple[str, str]]:
+    """Return prompt and answer by id from samples.jsonl; raises ``DataError`` if a line lacks a key."""
+    answers: dict[str, tuple[str, str]] = {}
+    for place, row in jsonl_rows(path) if path.is_file() else ():
+        try:
+            answers[str(row["id"])] = str(row["prompt"]), str(row[column])
+        except KeyError as error:
+            raise DataError(f"{place}: the key {error} is missing") from error
+    return answers
 
 
 def _text(value: str | tuple[Mapping[str, Any], ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ class SweepCell:
     """Swept key -> value."""
     seed: int
     config: RunConfig
+    directory: Path
 
 
 def parse_over(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -93,8 +93,6 @@ def cells(spec: SweepSpec, directory: Path) -> tuple[list[SweepCell], list[str]]
 
 
 def _cell(spec: SweepSpec, chosen: Mapping[str, str], seed: int, name: str, directory: Path) -> SweepCell:
-    sets = [*QUICK, *spec.sets, *(f"{key}={value}" for key, value in chosen.items() if key not in RESERVED)]
-    over = [Path(chosen["config"])] if "config" in chosen else []
     config = settings.resolve(
         None if spec.file is None else Path(spec.file),
         method=chosen.get("method", spec.method),
@@ -104,10 +102,10 @@ def _cell(spec: SweepSpec, chosen: Mapping[str, str], seed: int, name: str, dire
         output=str(directory),
         name=name,
         seed=seed,
-        sets=sets,
-        over=over,
+        sets=[*QUICK, *spec.sets, *(f"{key}={value}" for key, value in chosen.items() if key not in RESERVED)],
+        over=[Path(chosen["config"])] if "config" in chosen else [],
     ).config
-    return SweepCell(name, {key: parse_value(value) for key, value in chosen.items()}, seed, config)
+    return SweepCell(name, {key: parse_value(value) for key, value in chosen.items()}, seed, config, directory / name)
 
 
 def _applicable(spec: SweepSpec, wanted: Mapping[str, str], notes: list[str]) -> dict[str, str]:
@@ -132,11 +130,6 @@ def _name(chosen: Mapping[str, str], seed: int) -> str:
     parts += [Path(chosen["config"]).stem] if "config" in chosen else []
     parts += [f"{key}={value}" for key, value in chosen.items() if key not in RESERVED]
     return re.sub(r"[^\w.=+-]+", "_", "-".join([*parts, f"seed={seed}"]))
-
-
-def as_text(value: Any) -> str:
-    """Return a Python value as text for ``--over``."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _split(text: str) -> list[str]:

@@ -35,35 +35,17 @@ class CellRecord:
 class Manifest:
     """The state of a sweep, written to disk atomically at every change."""
 
-    def __init__(self, directory: Path, entries: Sequence[CellRecord]) -> None:
-        self.directory = directory
-        self.entries = {entry.name: entry for entry in entries}
+    def __init__(self, directory: Path, cells: Sequence[SweepCell], notes: list[str]) -> None:
+        self.directory, self.notes = directory, notes
         self.comparison: Any = None
-        self.notes: list[str] = []
-
-    @classmethod
-    def open(cls, directory: Path, cells: Sequence[SweepCell]) -> Manifest:
-        """Return the manifest of these cells, with statuses from their run directories."""
         before = _stored(directory)
-        entries = []
-        for cell in cells:
-            run = RunDir(directory / cell.name)
-            status = run.status or "pending"
-            entry = CellRecord(cell.name, dict(cell.settings), cell.seed, status, str(run.path))
-            known = before.get(cell.name, {})
-            entry.seconds, entry.cpu_seconds = known.get("seconds"), known.get("cpu_seconds")
-            entry.error = known.get("error") if status == "failed" else None
-            entry.timings = run.read_record().get("timings")
-            entries.append(entry)
-        return cls(directory, entries)
+        self.entries = {cell.name: _cell_record(cell, before.get(cell.name, {})) for cell in cells}
 
     def started(self, name: str) -> None:
-        """Mark a cell as running."""
         self.entries[name].status = "running"
         self.write()
 
     def ended(self, outcome: Outcome) -> None:
-        """Record the outcome of a cell."""
         entry = self.entries[outcome.name]
         entry.status, entry.error = outcome.status, outcome.error
         entry.seconds = (entry.seconds or 0.0) + outcome.seconds
@@ -71,14 +53,26 @@ class Manifest:
         entry.timings = RunDir(Path(entry.run)).read_record().get("timings")
         self.write()
 
-    def with_status(self, status: str) -> list[CellRecord]:
-        """Return the cells with this status."""
-        return [entry for entry in self.entries.values() if entry.status == status]
-
     def write(self) -> None:
-        """Write sweep.json."""
         cells = [asdict(entry) for entry in self.entries.values()]
         write_json(self.directory / "sweep.json", {"cells": cells, "comparison": self.comparison, "notes": self.notes})
+
+
+def _cell_record(cell: SweepCell, before: Mapping[str, Any]) -> CellRecord:
+    """Return a cell with its status from its run directory, and its durations from an earlier manifest."""
+    record = RunDir(cell.directory).read_record()
+    status = record.get("status") or "pending"
+    return CellRecord(
+        cell.name,
+        dict(cell.settings),
+        cell.seed,
+        status,
+        str(cell.directory),
+        before.get("seconds"),
+        before.get("cpu_seconds"),
+        before.get("error") if status == "failed" else None,
+        record.get("timings"),
+    )
 
 
 def write_spec(directory: Path, spec: SweepSpec) -> None:

@@ -1,30 +1,20 @@
-"""Schedulers: run the cells of a sweep sequentially in this process, or in several processes."""
+"""Execution of the cells of a sweep: sequentially in this process, or in several processes."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
-from alignkit import RunConfig
 from alignkit.errors import AlignError, InterruptedRun
 
-
-@dataclass(frozen=True)
-class Task:
-    """One run to execute."""
-
-    name: str
-    config: RunConfig
-    directory: Path
+from alignkit_eval.sweeps.grid import SweepCell
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a task; ``status`` is finished, failed or interrupted."""
+    """The result of a cell; ``status`` is finished, failed or interrupted."""
 
     name: str
     status: str
@@ -34,86 +24,71 @@ class Outcome:
     exit_code: int = 0
 
 
-Report = Callable[[Outcome], None]
+def run_cells(cells: Sequence[SweepCell], jobs: int, started: Callable[[str], None]) -> Iterator[Outcome]:
+    """Run cells and yield the outcome of each when it ends.
+
+    A failed cell does not stop the others; after an interruption, no more are started. A single job runs in this
+    process, so that the start-up cost is paid once.
+    """
+    if jobs > 1:
+        yield from _in_processes(cells, jobs, started)
+        return
+    for cell in cells:
+        started(cell.name)
+        outcome = run_cell(cell)
+        yield outcome
+        if outcome.status == "interrupted":
+            return
 
 
-class Scheduler(Protocol):
-    """Runs tasks and reports each when it ends. A failed task does not stop the others; an interruption does."""
-
-    def run(self, tasks: Iterable[Task], started: Callable[[str], None], ended: Report) -> None:
-        """Run every task."""
-        ...
-
-
-class InThisProcess:
-    """Runs tasks sequentially in this process, so that the start-up cost is paid once."""
-
-    def run(self, tasks: Iterable[Task], started: Callable[[str], None], ended: Report) -> None:
-        """Run every task; stop at the first interruption."""
-        for task in tasks:
-            started(task.name)
-            outcome = run_task(task)
-            ended(outcome)
-            if outcome.status == "interrupted":
-                return
-
-
-class InProcesses:
-    """Runs tasks in ``jobs`` worker processes with one thread each.
+def _in_processes(cells: Sequence[SweepCell], jobs: int, started: Callable[[str], None]) -> Iterator[Outcome]:
+    """Run cells in worker processes with one thread each.
 
     The processes are spawned, because a fork of a process that has used torch can hang.
     """
+    import multiprocessing
+    from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
-
-    def run(self, tasks: Iterable[Task], started: Callable[[str], None], ended: Report) -> None:
-        """Run every task; after an interruption, start no more."""
-        import multiprocessing
-        from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-
-        context = multiprocessing.get_context("spawn")
-        waiting = list(tasks)[::-1]
-        running: set[Future[Outcome]] = set()
-        with ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_one_thread) as pool:
-            while waiting or running:
-                while waiting and len(running) < self.jobs:
-                    task = waiting.pop()
-                    started(task.name)
-                    running.add(pool.submit(run_task, task))
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    outcome = future.result()
-                    ended(outcome)
-                    if outcome.status == "interrupted":
-                        waiting.clear()
+    context = multiprocessing.get_context("spawn")
+    waiting = list(cells)[::-1]
+    running: set[Future[Outcome]] = set()
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                cell = waiting.pop()
+                started(cell.name)
+                running.add(pool.submit(run_cell, cell))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                outcome = future.result()
+                yield outcome
+                if outcome.status == "interrupted":
+                    waiting.clear()
 
 
-def run_task(task: Task) -> Outcome:
-    """Run a task, or resume an earlier attempt; every exception becomes part of the outcome."""
+def run_cell(cell: SweepCell) -> Outcome:
+    """Run a cell, or resume an earlier attempt; every exception becomes part of the outcome."""
     from alignkit.runs.api import resume, run
 
     started, cpu = time.monotonic(), time.process_time()
-
-    def outcome(status: str, error: BaseException | None = None, exit_code: int = 0) -> Outcome:
-        message = None if error is None else str(error) or type(error).__name__
-        if error is not None and not isinstance(error, AlignError):
-            message = f"{type(error).__name__}: {message}"
-        spent = time.monotonic() - started, time.process_time() - cpu
-        return Outcome(task.name, status, *spent, message, exit_code)
-
+    status, message, exit_code = "finished", None, 0
     try:
-        if (task.directory / "run.json").is_file():
-            resume(task.directory, quiet=True)
+        if (cell.directory / "run.json").is_file():
+            resume(cell.directory, quiet=True)
         else:
-            run(task.config, quiet=True)
-    except InterruptedRun as error:
-        return outcome("interrupted", error, error.exit_code)
-    except KeyboardInterrupt as error:
-        return outcome("interrupted", error, 130)
+            run(cell.config, quiet=True)
+    except (InterruptedRun, KeyboardInterrupt) as error:
+        status, message = "interrupted", _message(error)
+        exit_code = error.exit_code if isinstance(error, InterruptedRun) else 130
     except Exception as error:  # a failed cell must not stop the others; its error is recorded in the manifest
-        return outcome("failed", error)
-    return outcome("finished")
+        status, message = "failed", _message(error)
+    return Outcome(cell.name, status, time.monotonic() - started, time.process_time() - cpu, message, exit_code)
+
+
+def _message(error: BaseException) -> str:
+    kind = type(error).__name__
+    message = str(error) or kind
+    return message if isinstance(error, AlignError) else f"{kind}: {message}"
 
 
 def _one_thread() -> None:

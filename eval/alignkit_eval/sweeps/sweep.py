@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignkit.display.headline import headline, number
 from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
 from alignkit.rundir.directory import RunDir, child_of, default_run_name
 from alignkit.system.lock import directory_lock
 
+from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
-from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, as_text, cells
+from alignkit_eval.report import sweep_report
+from alignkit_eval.report.plots import draw
+from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, cells
 from alignkit_eval.sweeps.manifest import CellRecord, Manifest, read_spec, write_spec
-from alignkit_eval.sweeps.scheduler import InProcesses, InThisProcess, Outcome, Scheduler, Task
+from alignkit_eval.sweeps.scheduler import Outcome, run_cells
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def sweep(
         InterruptedRun: the sweep was interrupted; the same call resumes it.
     """
     spec = SweepSpec(
-        over={key: [as_text(value) for value in values] for key, values in over.items()},
+        over={key: [v if isinstance(v, str) else json.dumps(v) for v in values] for key, values in over.items()},
         seeds=list(seeds),
         file=None if config is None else str(config),
         method=method,
@@ -87,28 +92,25 @@ def resume(directory: Path, *, jobs: int = 1, say: Callable[[str], None] = lambd
 
 def _run(spec: SweepSpec, directory: Path, *, jobs: int, say: Callable[[str], None]) -> Sweep:
     """Train the unfinished cells, then compare, plot and report."""
-    from alignkit_eval.report import sweep_report
-    from alignkit_eval.report.plots import draw
-
     if jobs < 1:
         raise ConfigError("--jobs must be at least 1")
     planned, notes = cells(spec, directory)  # validates every cell before anything is written
-    _refuse_foreign(directory)
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / "sweep.yaml").is_file():
+        raise ConfigError(f"{directory} exists and is not a sweep directory: choose another name with --name")
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):
         write_spec(directory, spec)
-        manifest = Manifest.open(directory, planned)
-        manifest.notes = notes
+        manifest = Manifest(directory, planned, notes)
         manifest.write()
         for note in notes:
             say(f"note: {note}")
-        _train(planned, manifest, InThisProcess() if jobs == 1 else InProcesses(jobs), say)
+        _train(planned, manifest, jobs, say)
         comparison = _compare(planned, manifest)
         manifest.comparison = None if comparison is None else comparison.to_json()
         manifest.write()
         if comparison is not None:
             draw(directory, comparison)
-        sweep_report(directory, comparison)
+        sweep_report(directory, list(manifest.entries.values()), manifest.notes, comparison)
     return Sweep(directory, tuple(manifest.entries.values()), comparison, tuple(manifest.notes))
 
 
@@ -120,63 +122,41 @@ def failure(sweep: Sweep) -> RunFailedError | None:
     return RunFailedError(f"{len(sweep.failed)} of {len(sweep.cells)} cells failed: {errors}")
 
 
-def _train(planned: Sequence[SweepCell], manifest: Manifest, scheduler: Scheduler, say: Callable[[str], None]) -> None:
-    tasks = [
-        Task(cell.name, cell.config, manifest.directory / cell.name)
-        for cell in planned
-        if manifest.entries[cell.name].status != "finished"
-    ]
-    if len(tasks) < len(planned):
-        say(f"{len(planned) - len(tasks)} of {len(planned)} cells are already finished")
+def _train(planned: Sequence[SweepCell], manifest: Manifest, jobs: int, say: Callable[[str], None]) -> None:
+    unfinished = [cell for cell in planned if manifest.entries[cell.name].status != "finished"]
+    done = len(planned) - len(unfinished)
+    if done:
+        say(f"{done} of {len(planned)} cells are already finished")
     interrupted: list[Outcome] = []
-    done = len(planned) - len(tasks)
-
-    def ended(outcome: Outcome) -> None:
-        nonlocal done
+    for outcome in run_cells(unfinished, jobs, manifest.started):
         manifest.ended(outcome)
         done += outcome.status != "interrupted"
         if outcome.status == "interrupted":
             interrupted.append(outcome)
         result = outcome.error or _headline(RunDir(manifest.directory / outcome.name))
         say(f"[{done}/{len(planned)}] {outcome.name}: {outcome.status} in {outcome.seconds:.1f} s; {result}")
-
-    scheduler.run(tasks, manifest.started, ended)
     if interrupted:
+        finished = sum(entry.status == "finished" for entry in manifest.entries.values())
         raise InterruptedRun(
-            f"the sweep was interrupted with {len(manifest.with_status('finished'))} of {len(planned)} cells finished; "
+            f"the sweep was interrupted with {finished} of {len(planned)} cells finished; "
             f"resume with: align sweep --resume {manifest.directory}",
             max(outcome.exit_code for outcome in interrupted) - 128,
         )
 
 
 def _headline(run: RunDir) -> str:
-    from alignkit.display.headline import headline, number
-
     after = run.read_record().get("evaluation", {}).get("after", {})
     return ", ".join(f"{line.title} {number(line.after.value)}" for line in headline({}, after)[:4] if line.after)
 
 
 def _compare(planned: Sequence[SweepCell], manifest: Manifest) -> Comparison | None:
     """Compare the finished cells with the first that has a swept value of 0, else with the first."""
-    from alignkit_eval.comparison.compare import compare
-
-    finished = {entry.name for entry in manifest.with_status("finished")}
-    done = [cell for cell in planned if cell.name in finished]
+    done = [cell for cell in planned if manifest.entries[cell.name].status == "finished"]
     if not done:
         return None
-    zero = [cell for cell in done if any(_is_zero(value) for value in cell.settings.values())]
-    baseline = manifest.directory / (zero or done)[0].name
+    zero = [cell for cell in done if any(v == 0 and v is not False for v in cell.settings.values())]
     try:
-        return compare([manifest.directory / cell.name for cell in done], baseline)
+        return compare([cell.directory for cell in done], (zero or done)[0].directory)
     except ConfigError as error:
         manifest.notes.append(f"the cells are not compared: {error}")
         return None
-
-
-def _is_zero(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
-
-
-def _refuse_foreign(directory: Path) -> None:
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / "sweep.yaml").is_file():
-        raise ConfigError(f"{directory} exists and is not a sweep directory: choose another name with --name")

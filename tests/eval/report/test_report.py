@@ -19,7 +19,7 @@ from alignkit.errors import DataError
 from alignkit.rundir.evaluations import read_evaluation
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.report import comparison_report, run_report
-from alignkit_eval.report.diff import diff_words
+from alignkit_eval.report.explorers import diff_words
 from alignkit_eval.report.parts import Page, SortableTable, number_cell
 from alignkit_eval.report.render import render
 from alignkit_eval.report.texts import held_out_pairs

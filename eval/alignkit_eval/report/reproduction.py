@@ -14,7 +14,7 @@ from alignkit.rundir.directory import RunDir
 from alignkit_eval.report.parts import Fact, Facts, fact_text
 
 
-def repeat(runs: Sequence[tuple[str, Path]], shared: Mapping[str, Any] | None = None) -> Iterator[Facts]:
+def reproduction(runs: Sequence[tuple[str, Path]], shared: Mapping[str, Any] | None = None) -> Iterator[Facts]:
     """Yield the facts needed to repeat each run (name, directory), and the configuration shared by all, by dotted key."""
     facts = [fact for name, path in runs for fact in _run(name, path)]
     common = sorted((key, fact_text(value)) for key, value in (shared or {}).items() if value is not None)
@@ -48,13 +48,9 @@ def _run(name: str, path: Path) -> Iterator[Fact]:
 def subtitle(record: Mapping[str, Any]) -> str:
     """Return a one-line summary of a run, from run.json."""
     model, train = record.get("model", {}), record.get("train", {})
-    parts = [
-        f"{fact_text(record.get('method'))} on {fact_text(model.get('name'))}",
-        f"{fact_text(record.get('steps'))} steps",
-    ]
-    if train.get("tokens"):
-        parts.append(f"{train['tokens']:,} tokens")
-    return ", ".join(parts)
+    tokens = f", {train['tokens']:,} tokens" if train.get("tokens") else ""
+    method, name, steps = map(fact_text, (record.get("method"), model.get("name"), record.get("steps")))
+    return f"{method} on {name}, {steps} steps{tokens}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
