@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.pipelines.stages import Pipeline, Stage, as_list, read_pipeline, substituted
+from alignkit_eval.report import comparison_report, pipeline_report, run_report
 
 RECORD = "pipeline.json"
 
@@ -47,14 +48,6 @@ class PipelineRun:
     directory: Path
     stages: list[StageRecord]
     comparison: Comparison | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "stages": [vars(stage) for stage in self.stages],
-            "comparison": None if self.comparison is None else self.comparison.to_json(),
-        }
 
 
 def run_pipeline(
@@ -123,9 +116,6 @@ class PipelineRunner:
             self.records[name] = StageRecord(name, self.records[name].kind)
 
     def run(self) -> PipelineRun:
-        """Run every stage."""
-        from alignkit_eval.report import pipeline_report
-
         for number, stage in enumerate(self.pipeline.stages, start=1):
             head = f"[{number}/{len(self.pipeline.stages)}] {stage.name}"
             record = self.records[stage.name]
@@ -136,22 +126,22 @@ class PipelineRunner:
                 continue
             self._require(stage)
             identity = self._identity(stage)
-            if record.status == "finished":
-                if record.identity != identity:
-                    raise ConfigError(
-                        f"{stage.place}: stage {stage.name} was run with another configuration; "
-                        f"redo it and all later stages with --from {stage.name}"
-                    )
-                self.say(f"{head}: already finished")
-                if stage.kind == "eval":
-                    self.comparison = self._compare(stage)
+            if record.status != "finished":
+                self.say(f"{head}: {stage.kind}")
+                self._run_stage(stage, record, identity)
                 continue
-            self.say(f"{head}: {stage.kind}")
-            self._run_stage(stage, record, identity)
-        done = PipelineRun(self.directory, list(self.records.values()), self.comparison)
+            if record.identity != identity:
+                raise ConfigError(
+                    f"{stage.place}: stage {stage.name} was run with another configuration; "
+                    f"redo it and all later stages with --from {stage.name}"
+                )
+            self.say(f"{head}: already finished")
+            if stage.kind == "eval":
+                self.comparison = self._compare(stage)
         self._write()
-        pipeline_report(self.directory, done.stages, self._trained(), self.comparison)
-        return done
+        stages = list(self.records.values())
+        pipeline_report(self.directory, stages, self._trained(), self.comparison)
+        return PipelineRun(self.directory, stages, self.comparison)
 
     # ------------------------------------------------------------------ one stage
 
@@ -179,53 +169,37 @@ class PipelineRunner:
             gc.collect()  # free the stage's model before the next one is loaded
 
     def _train(self, stage: Stage) -> None:
-        from alignkit_eval.report import run_report
-
         config = self.pipeline.config(stage, self.directory, self.sets)
-        path = self.directory / stage.name
-        run = RunDir(path)
-        if run.record.is_file() and run.status != "finished" and any(run.checkpoints.glob("checkpoint-*")):
-            alignkit.run(config, resume=True)
-        elif not (run.record.is_file() and run.status == "finished"):
-            alignkit.run(config)
+        run = RunDir(self.directory / stage.name)
+        if run.status != "finished":
+            resumable = run.record.is_file() and any(run.checkpoints.glob("checkpoint-*"))
+            alignkit.run(config, resume=resumable)
         if config.run.plots:
-            run_report(path)
+            run_report(run.path)
 
     def _evaluate(self, stage: Stage) -> None:
         suites = as_list(stage.values.get("suites", []))
-        targets = self._evaluated(stage)
         if suites:
-            evaluate(
-                [self.directory / name for name in targets], suites, sets=self._suite_settings(stage), say=self.say
-            )
+            given = substituted(stage.values.get("settings", {}), self.directory)
+            sets = [
+                f"eval.settings.{suite}.{key}={json.dumps(value)}"
+                for suite, values in given.items()
+                for key, value in values.items()
+            ]
+            evaluate(self._evaluated(stage), suites, sets=sets, say=self.say)
         self.comparison = self._compare(stage)
-        path = self.directory / stage.name
-        path.mkdir(exist_ok=True)
-        write_json(path / "comparison.json", None if self.comparison is None else self.comparison.to_json())
+        write_json(self.directory / stage.name / "comparison.json", self.comparison.to_json())
 
-    def _suite_settings(self, stage: Stage) -> list[str]:
-        """Return an eval stage's suite settings as ``--set`` texts."""
-        given = substituted(stage.values.get("settings", {}), self.directory)
-        return [
-            f"eval.settings.{suite}.{key}={json.dumps(value)}"
-            for suite, values in given.items()
-            for key, value in values.items()
-        ]
-
-    def _compare(self, stage: Stage) -> Comparison | None:
-        from alignkit_eval.report import comparison_report
-
-        targets = self._evaluated(stage)
-        if not targets:
+    def _compare(self, stage: Stage) -> Comparison:
+        runs = self._evaluated(stage)
+        if not runs:
             raise ConfigError(f"{stage.place}: stage {stage.name} has no stage to evaluate")
         baseline = stage.values.get("baseline")
-        runs = [self.directory / name for name in targets]
         if len(runs) == 1:
             comparison = compare(runs, "start")
         else:
             names = {run: run.name for run in runs}
             comparison = compare(runs, None if baseline is None else self.directory / str(baseline), names=names)
-        (self.directory / stage.name).mkdir(exist_ok=True)
         comparison_report(comparison, self.directory / stage.name / "report.html")
         return comparison
 
@@ -237,24 +211,22 @@ class PipelineRunner:
 
     # ------------------------------------------------------------------ stages and records
 
-    def _evaluated(self, stage: Stage) -> list[str]:
-        """Return the stages to evaluate: those named, else every finished one that trained a language model."""
-        named = as_list(stage.values["eval"]) if stage.values["eval"] not in ("all", None) else []
-        return named or [path.name for path in self._trained()]
+    def _evaluated(self, stage: Stage) -> list[Path]:
+        """Return the runs to evaluate: those of the stages named, else all finished ones that trained a language model."""
+        named = as_list(stage.values["eval"]) if stage.values["eval"] != "all" else []
+        return [self.directory / name for name in named] or self._trained()
 
     def _trained(self) -> list[Path]:
-        """Return the finished runs of language models, in order."""
         from alignkit.models.paths import is_classifier
 
         runs = [self.directory / s.name for s in self.pipeline.stages if s.kind == "train"]
         return [run for run in runs if RunDir(run).status == "finished" and not is_classifier(str(run / "model"))]
 
     def _require(self, stage: Stage) -> None:
+        usable = ("finished", "skipped") if stage.kind == "eval" else ("finished",)
         for need in stage.needs:
-            if self.records[need].status not in ("finished", "skipped" if stage.kind == "eval" else "finished"):
-                raise ConfigError(
-                    f"{stage.place}: stage {stage.name} uses {need}, which is {self.records[need].status}"
-                )
+            if (status := self.records[need].status) not in usable:
+                raise ConfigError(f"{stage.place}: stage {stage.name} uses {need}, which is {status}")
 
     def _identity(self, stage: Stage) -> str:
         """Return a hash of a stage's configuration; a finished stage with the same hash is kept."""
@@ -277,11 +249,10 @@ class PipelineRunner:
             raise ConfigError(
                 f"{self.directory} exists and is not a pipeline directory: choose another name with --name"
             )
-        return {
-            s.name: StageRecord(**{"name": s.name, "kind": s.kind, **kept.get(s.name, {})})
-            for s in self.pipeline.stages
-        }
+        stages = self.pipeline.stages
+        return {s.name: StageRecord(**{"name": s.name, "kind": s.kind, **kept.get(s.name, {})}) for s in stages}
 
     def _write(self) -> None:
-        run = PipelineRun(self.directory, list(self.records.values()), self.comparison)
-        write_json(self.directory / RECORD, run.to_json())
+        stages = [vars(record) for record in self.records.values()]
+        comparison = None if self.comparison is None else self.comparison.to_json()
+        write_json(self.directory / RECORD, {"stages": stages, "comparison": comparison})

@@ -66,8 +66,10 @@ class Pipeline:
         ``planned=True`` validates it before the stages it depends on have run, without their models.
         """
         values = copy.deepcopy({key: value for key, value in stage.values.items() if key in SECTIONS})
+        head = ("stages", str(self.stages.index(stage)))
+        places = {path[2:]: place for path, place in self.places.items() if path[:2] == head}
+        layer = Layer(values, places, default_place=stage.place).expanded()
         start = stage.values.get("from")
-        layer = Layer(values, self._places_of(stage), default_place=stage.place).expanded()
         if start is not None:
             if layer.get("model", "name") is not None:
                 raise ConfigError(f"{stage.place}: stage {stage.name} has both from and model.name")
@@ -79,10 +81,6 @@ class Pipeline:
         own.put(("run", "name"), stage.name, stage.place)
         shared = Layer(copy.deepcopy(self.shared.values), dict(self.shared.places), self.shared.default_place)
         return settings.resolve_layers([shared, layer, settings.from_sets(sets), own]).config
-
-    def _places_of(self, stage: Stage) -> dict[tuple[str, ...], str]:
-        head = ("stages", str([s.name for s in self.stages].index(stage.name)))
-        return {path[2:]: place for path, place in self.places.items() if path[:2] == head}
 
 
 def read_pipeline(file: Path) -> Pipeline:
@@ -131,9 +129,8 @@ def _stage(values: Any, place: str, before: Sequence[str]) -> Stage:
     needs = list(dict.fromkeys(_needed(values, kind, before)))
     for need in needs:
         if need not in before:
-            raise ConfigError(
-                f"{place}: stage {name} uses {need}, which is not an earlier stage{suggest(need, list(before))}"
-            )
+            hint = suggest(need, list(before))
+            raise ConfigError(f"{place}: stage {name} uses {need}, which is not an earlier stage{hint}")
     return Stage(name, kind, values, tuple(needs), place)
 
 
@@ -144,10 +141,10 @@ def _needed(values: Mapping[str, Any], kind: Kind, before: Sequence[str]) -> Ite
     elif kind == "eval":
         yield from before if values["eval"] in ("all", None) else as_list(values["eval"])
         yield from as_list(values.get("baseline", []))
-        yield from (text.removeprefix(REFERENCE) for text in _references(values.get("settings", {})))
+        yield from _references(values.get("settings", {}))
     else:
         yield from as_list(values.get("from", []))
-        yield from (text.removeprefix(REFERENCE) for text in _references(values))
+        yield from _references(values)
 
 
 def as_list(value: Any) -> list[str]:
@@ -158,14 +155,12 @@ def as_list(value: Any) -> list[str]:
 
 
 def _references(value: Any) -> Iterator[str]:
+    """Yield the names of the stages that a value refers to."""
     if isinstance(value, str) and value.startswith(REFERENCE):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _references(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _references(inner)
+        yield value.removeprefix(REFERENCE)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for each in inner:
+        yield from _references(each)
 
 
 def substituted(value: Any, directory: Path) -> Any:
