@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignkit import Estimate
+from alignkit.display.headline import with_interval
 from alignkit.errors import DataError
 from alignkit.system.files import digest, write_json, write_text
 
 from alignkit_eval.comparison.paired import judge
 from alignkit_eval.comparison.verdict import p_text
+from alignkit_eval.report.render import render_template
 from alignkit_eval.statistics import clustered_proportion, effect
 
 PAGE, KEY, RATINGS = "rate.html", "rate.key.json", "ratings.csv"
@@ -44,11 +46,10 @@ class Ratings:
     def sentence(self) -> str:
         """Return the result as a sentence."""
         first, second = self.names
-        interval = "" if self.win_rate.low is None else f" [{self.win_rate.low:.3f}, {self.win_rate.high:.3f}]"
         p = "" if self.p is None else f", p {p_text(self.p)}"
         same = f"; both gave the same answer to {self.identical} more prompts" if self.identical else ""
         return (
-            f"win rate of {second} over {first}: {self.win_rate.value:.3f}{interval} in {self.rated} ratings"
+            f"win rate of {second} over {first}: {with_interval(self.win_rate)} in {self.rated} ratings"
             f" ({self.wins} wins, {self.ties} ties counting one half, {self.losses} losses, {self.skipped} skipped{p}){same}"
         )
 
@@ -73,8 +74,6 @@ def write_rating_page(
 
     Args:
         first, second: items of the generate suite of two models: ``id``, ``cluster``, ``prompt``, ``answer``.
-        names: names of the two models.
-        directory: directory of the page.
         seed: seed of the order of pairs and the sides of answers.
 
     Raises:
@@ -91,15 +90,17 @@ def write_rating_page(
     draw.shuffle(differing)
     key, shown = [], []
     for number, (one, other) in enumerate(differing, start=1):
-        swapped = draw.random() < 0.5
+        swapped = draw.random() < 0.5  # whether the second model's answer is A
         a, b = (other, one) if swapped else (one, other)
         key.append({"pair": number, "id": one["id"], "cluster": one["cluster"], "a": int(swapped)})
         shown.append({"pair": number, "prompt": one["prompt"], "a": a["answer"], "b": b["answer"]})
     page = digest(shown)[:16]
-    _keep_ratings(directory, page)
+    path = directory / KEY
+    if (directory / RATINGS).is_file() and path.is_file() and _read_key(path).page != page:
+        raise DataError(f"{directory} has ratings of another page: choose another directory with --output")
     identical = len(both) - len(differing)
-    write_json(directory / KEY, {"names": list(names), "page": page, "identical": identical, "pairs": key})
-    write_text(directory / PAGE, _render(shown, page))
+    write_json(path, {"names": list(names), "page": page, "identical": identical, "pairs": key})
+    write_text(directory / PAGE, render_template("rate.html.j2", "rate.js", pairs=shown, page=page))
     return directory / PAGE
 
 
@@ -137,12 +138,6 @@ def rating_result(directory: Path, ratings: Path | None = None) -> Ratings:
 def _credit(choice: str, model_a: int) -> float:
     """Return the second model's credit for a choice: 1, 0 or 0.5; ``model_a``: the index of the model whose answer is A."""
     return 0.5 if choice == "tie" else float((choice == "a") == (model_a == 1))
-
-
-def _keep_ratings(directory: Path, page: str) -> None:
-    """Raise ``DataError`` if the key of existing ratings would be overwritten."""
-    if (directory / RATINGS).is_file() and (directory / KEY).is_file() and _read_key(directory / KEY).page != page:
-        raise DataError(f"{directory} has ratings of another page: choose another directory with --output")
 
 
 def _read_key(path: Path) -> _Key:
@@ -194,9 +189,3 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, [cell.strip().lower() for cell in row]
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error}") from error
-
-
-def _render(pairs: Sequence[Mapping[str, Any]], page: str) -> str:
-    from alignkit_eval.report.render import render_template
-
-    return render_template("rate.html.j2", "rate.js", pairs=pairs, page=page)
