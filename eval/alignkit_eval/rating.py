@@ -80,17 +80,17 @@ def write_rating_page(
         DataError: no common prompt has different answers, or ``directory`` has ratings of another page.
     """
     by_id = {item["id"]: item for item in second}
-    both = [(item, by_id[item["id"]]) for item in first if item["id"] in by_id]
-    if not both:
+    common = [(item, by_id[item["id"]]) for item in first if item["id"] in by_id]
+    if not common:
         raise DataError(f"{names[0]} and {names[1]} have no common prompt")
-    differing = [(a, b) for a, b in both if a["answer"] != b["answer"]]
+    differing = [(a, b) for a, b in common if a["answer"] != b["answer"]]
     if not differing:
-        raise DataError(f"{names[0]} and {names[1]} gave the same answers to all {len(both)} common prompts")
-    draw = random.Random(seed)
-    draw.shuffle(differing)
+        raise DataError(f"{names[0]} and {names[1]} gave the same answers to all {len(common)} common prompts")
+    rng = random.Random(seed)
+    rng.shuffle(differing)
     key, shown = [], []
     for number, (one, other) in enumerate(differing, start=1):
-        swapped = draw.random() < 0.5  # whether the second model's answer is A
+        swapped = rng.random() < 0.5  # whether the second model's answer is A
         a, b = (other, one) if swapped else (one, other)
         key.append({"pair": number, "id": one["id"], "cluster": one["cluster"], "a": int(swapped)})
         shown.append({"pair": number, "prompt": one["prompt"], "a": a["answer"], "b": b["answer"]})
@@ -98,7 +98,7 @@ def write_rating_page(
     path = directory / KEY
     if (directory / RATINGS).is_file() and path.is_file() and _read_key(path).page != page:
         raise DataError(f"{directory} has ratings of another page: choose another directory with --output")
-    identical = len(both) - len(differing)
+    identical = len(common) - len(differing)
     write_json(path, {"names": list(names), "page": page, "identical": identical, "pairs": key})
     write_text(directory / PAGE, render_template("rate.html.j2", "rate.js", pairs=shown, page=page))
     return directory / PAGE
@@ -116,16 +116,16 @@ def rating_result(directory: Path, ratings: Path | None = None) -> Ratings:
     """
     path = ratings or directory / RATINGS
     key = _read_key(directory / KEY)
-    chosen = _read(path, key)
-    rated = [pair for pair, choice in chosen.items() if choice != "skip"]
+    choices = _read(path, key)
+    rated = [pair for pair, choice in choices.items() if choice != "skip"]
     if not rated:
-        raise DataError(f"{path} has no ratings" + (" (only skipped pairs)" if chosen else ""))
-    credits = [_credit(chosen[pair], key.pairs[pair][1]) for pair in rated]
+        raise DataError(f"{path} has no ratings" + (" (only skipped pairs)" if choices else ""))
+    credits = [_credit(choices[pair], key.pairs[pair][1]) for pair in rated]
     clusters = [key.pairs[pair][0] for pair in rated]
     return Ratings(
         names=key.names,
         rated=len(credits),
-        skipped=len(chosen) - len(rated),
+        skipped=len(choices) - len(rated),
         identical=key.identical,
         wins=credits.count(1.0),
         losses=credits.count(0.0),

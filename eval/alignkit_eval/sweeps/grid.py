@@ -82,41 +82,40 @@ def cells(spec: SweepSpec, directory: Path) -> tuple[list[SweepCell], list[str]]
         raise ConfigError("--seeds repeats a seed")
     made: dict[str, SweepCell] = {}
     notes: list[str] = []
-    for values in product(*spec.over.values()):
-        wanted = dict(zip(spec.over, values, strict=True))
-        chosen = _applicable(spec, wanted, notes)
+    for combination in product(*spec.over.values()):
+        swept = _applicable(spec, dict(zip(spec.over, combination, strict=True)), notes)
         for seed in spec.seeds:
-            name = _name(chosen, seed)
+            name = _name(swept, seed)
             if name not in made:
-                made[name] = _cell(spec, chosen, seed, name, directory)
+                made[name] = _cell(spec, swept, seed, name, directory)
     return list(made.values()), list(dict.fromkeys(notes))
 
 
-def _cell(spec: SweepSpec, chosen: Mapping[str, str], seed: int, name: str, directory: Path) -> SweepCell:
+def _cell(spec: SweepSpec, swept: Mapping[str, str], seed: int, name: str, directory: Path) -> SweepCell:
     config = settings.resolve(
         None if spec.file is None else Path(spec.file),
-        method=chosen.get("method", spec.method),
+        method=swept.get("method", spec.method),
         model=spec.model,
         data=spec.data,
         eval_data=spec.eval_data,
         output=str(directory),
         name=name,
         seed=seed,
-        sets=[*QUICK, *spec.sets, *(f"{key}={value}" for key, value in chosen.items() if key not in RESERVED)],
-        over=[Path(chosen["config"])] if "config" in chosen else [],
+        sets=[*QUICK, *spec.sets, *(f"{key}={value}" for key, value in swept.items() if key not in RESERVED)],
+        over=[Path(swept["config"])] if "config" in swept else [],
     ).config
-    return SweepCell(name, {key: parse_value(value) for key, value in chosen.items()}, seed, config, directory / name)
+    return SweepCell(name, {key: parse_value(value) for key, value in swept.items()}, seed, config, directory / name)
 
 
-def _applicable(spec: SweepSpec, wanted: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+def _applicable(spec: SweepSpec, values: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     """Return the settings without those that only other swept methods have."""
-    if "method" not in wanted:
-        return dict(wanted)
-    own = _settings_of(wanted["method"])
+    if "method" not in values:
+        return dict(values)
+    own = _settings_of(values["method"])
     of_all = set().union(*(_settings_of(name) for name in spec.over["method"]))
-    dropped = [key for key in wanted if "." not in key and key not in RESERVED and key not in own and key in of_all]
-    notes += [f"{wanted['method']} has no setting {key}: it is trained once for all its values" for key in dropped]
-    return {key: value for key, value in wanted.items() if key not in dropped}
+    dropped = [key for key in values if "." not in key and key not in RESERVED and key not in own and key in of_all]
+    notes += [f"{values['method']} has no setting {key}: it is trained once for all its values" for key in dropped]
+    return {key: value for key, value in values.items() if key not in dropped}
 
 
 def _settings_of(method: str) -> set[str]:
@@ -124,11 +123,11 @@ def _settings_of(method: str) -> set[str]:
     return set(fields) | {info.alias for info in fields.values() if info.alias}
 
 
-def _name(chosen: Mapping[str, str], seed: int) -> str:
+def _name(swept: Mapping[str, str], seed: int) -> str:
     """Return a directory name: ``orpo-lambda=0.1-seed=0``."""
-    parts = [chosen["method"]] if "method" in chosen else []
-    parts += [Path(chosen["config"]).stem] if "config" in chosen else []
-    parts += [f"{key}={value}" for key, value in chosen.items() if key not in RESERVED]
+    parts = [swept["method"]] if "method" in swept else []
+    parts += [Path(swept["config"]).stem] if "config" in swept else []
+    parts += [f"{key}={value}" for key, value in swept.items() if key not in RESERVED]
     return re.sub(r"[^\w.=+-]+", "_", "-".join([*parts, f"seed={seed}"]))
 
 
