@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from alignkit.config import DataConfig, ModelConfig
-    from alignkit.contract.types import RowKind
+    from alignkit.contract import RowKind
     from alignkit.data.sources.open import Load
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import DataConfig, Reading, RunConfig
-from alignkit.contract.rows import Row
-from alignkit.contract.types import RowKind
+from alignkit.contract import Row, RowKind
 from alignkit.data.sources.chunks import Source
 from alignkit.data.sources.open import HELD_OUT_SPLITS, TRAIN_SPLITS, Load, open_source
 from alignkit.data.table.cache import cache_key, cached, in_memory

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring
 
-from alignkit.contract.rows import Text
+from alignkit.contract import Text
 
 
 def text_digest(*texts: Text) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.table import Table
 
-    from alignkit.contract.suites import SuiteResult
+    from alignkit.contract import SuiteResult
 
 _LOG_LINES = 20
 """Progress lines a run writes to its log."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from alignkit.contract.suites import Estimate
+from alignkit.contract import Estimate
 from alignkit.rundir.record import stored_estimate
 
 Metrics: TypeAlias = Mapping[str, Mapping[str, Any]]

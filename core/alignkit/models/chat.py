@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import ModelConfig
-from alignkit.contract.model import LoadedModel
-from alignkit.contract.rows import Message
+from alignkit.contract import LoadedModel, Message
 from alignkit.errors import ConfigError, ModelError
 from alignkit.models.generate import generate
 from alignkit.models.load import build_model

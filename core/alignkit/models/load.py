@@ -6,7 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
-from alignkit.contract.model import LoadedModel
+from alignkit.contract import LoadedModel
 from alignkit.errors import ModelError, first_line
 from alignkit.models.adapters import add_adapter, load_adapter
 from alignkit.models.paths import adapter_parts, is_classifier, resolve_path

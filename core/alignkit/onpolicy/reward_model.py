@@ -8,10 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
-from alignkit.contract.batch import Example, by_length
-from alignkit.contract.model import LoadedModel
-from alignkit.contract.rewards import Answered
-from alignkit.contract.rows import Row
+from alignkit.contract import Answered, Example, LoadedModel, Row, by_length
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.data.tokenise.render import render
 from alignkit.data.tokenise.rules import Encoder, TokenRules

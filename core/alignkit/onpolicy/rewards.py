@@ -13,8 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from alignkit.contract import registry
-from alignkit.contract.rewards import Answered, Reward, RewardSpec
+from alignkit.contract import Answered, Reward, RewardSpec, registry
 from alignkit.errors import ConfigError, RunFailedError
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import validate

@@ -11,10 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from alignkit.contract.batch import Batch, Example, Scores, by_length
-from alignkit.contract.rewards import Answered
-from alignkit.contract.rows import Row
-from alignkit.contract.types import Policy
+from alignkit.contract import Answered, Batch, Example, Policy, Row, Scores, by_length
 from alignkit.onpolicy.rewards import LoadedReward, score_answers
 from alignkit.onpolicy.samplers import Sampler
 from alignkit.onpolicy.settings import OnPolicySettings

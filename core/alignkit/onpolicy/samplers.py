@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from alignkit.contract.batch import Batch
-from alignkit.contract.types import Metric
+from alignkit.contract import Batch, Metric
 from alignkit.errors import ConfigError
 from alignkit.models.generate import GeneratedAnswer, generate
 from alignkit.onpolicy.settings import OnPolicySettings

@@ -8,8 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from alignkit.config import Words
-from alignkit.contract.rewards import RewardSpecs
-from alignkit.contract.types import Reuse, Settings
+from alignkit.contract import Reuse, RewardSpecs, Settings
 
 
 class OnPolicySettings(Settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from alignkit.contract.suites import Contrast, SuiteResult
+from alignkit.contract import Contrast, SuiteResult
 from alignkit.errors import ConfigError, DataError
 from alignkit.rundir.record import stored_estimate
 from alignkit.system.files import read_jsonl, write_json, write_jsonl

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from alignkit.contract.suites import Estimate
+from alignkit.contract import Estimate
 from alignkit.errors import CheckpointError
 
 

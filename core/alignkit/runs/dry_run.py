@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alignkit.config import RunConfig
-from alignkit.contract.model import LoadedModel
+from alignkit.contract import LoadedModel
 from alignkit.data.checking.before_training import check_before_training
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.display.console import Console

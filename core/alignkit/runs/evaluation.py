@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import DataConfig, EvalConfig
-from alignkit.contract import registry
-from alignkit.contract.suites import Suite, SuiteResult, Target
-from alignkit.contract.types import Policy
+from alignkit.contract import Policy, Suite, SuiteResult, Target, registry
 from alignkit.data.load import HeldOut
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.errors import NoRowsError

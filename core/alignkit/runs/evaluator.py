@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignkit.config import DataConfig
-from alignkit.contract.model import LoadedModel
-from alignkit.contract.suites import Suite, SuiteResult
-from alignkit.contract.types import Policy
+from alignkit.contract import LoadedModel, Policy, Suite, SuiteResult
 from alignkit.data.load import HeldOut
 from alignkit.models.weights import fingerprint
 from alignkit.runs.evaluation import Subject, data_rules, run_suites

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import settings
 from alignkit.config import ModelConfig, RunConfig
-from alignkit.contract.batch import Example
-from alignkit.contract.model import LoadedModel
+from alignkit.contract import Example, LoadedModel
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.display.card import model_card
 from alignkit.errors import ConfigError, ModelError, NoRowsError, RunFailedError

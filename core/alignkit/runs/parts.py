@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alignkit.contract.model import LoadedModel
-from alignkit.contract.rows import Row
+from alignkit.contract import LoadedModel, Row
 from alignkit.data.order.row_order import RowOrder
 from alignkit.onpolicy.rewards import open_rewards
 from alignkit.onpolicy.rollouts import RolloutParts

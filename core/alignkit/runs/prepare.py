@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config import RunConfig
-from alignkit.contract.model import LoadedModel
-from alignkit.contract.suites import Suite
-from alignkit.contract.types import Method, Need
+from alignkit.contract import LoadedModel, Method, Need, Suite
 from alignkit.data.load import Data
 from alignkit.data.order.mixing import row_order
 from alignkit.data.order.row_order import RowOrder

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import RunConfig
-from alignkit.contract.model import LoadedModel
-from alignkit.contract.types import Method
+from alignkit.contract import LoadedModel, Method
 from alignkit.data.table.report import DataReport
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.environment import environment

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config import RunConfig
-from alignkit.contract.types import Need, Policy
+from alignkit.contract import Need, Policy
 from alignkit.data.load import Data
 from alignkit.data.order.mixing import row_order
 from alignkit.data.order.row_order import RowOrder

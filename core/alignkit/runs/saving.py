@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignkit.contract.model import LoadedModel
+from alignkit.contract import LoadedModel
 from alignkit.system.distributed import rank, wait_for_all
 from alignkit.system.files import replace_directory
 

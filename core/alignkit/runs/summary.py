@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignkit.config import EvalConfig
-from alignkit.contract.batch import Example
-from alignkit.contract.model import LoadedModel
-from alignkit.contract.suites import SuiteResult
+from alignkit.contract import Example, LoadedModel, SuiteResult
 from alignkit.display.card import model_card
 from alignkit.display.console import Console, comparison_table
 from alignkit.models.generate import generate_samples

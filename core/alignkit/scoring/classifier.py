@@ -11,8 +11,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
-from alignkit.contract.batch import Example, Scores
-from alignkit.contract.model import LoadedModel
+from alignkit.contract import Example, LoadedModel, Scores
 from alignkit.errors import DataError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from alignkit.contract.batch import Example
+from alignkit.contract import Example
 from alignkit.errors import DataError
 
 Backend = Literal["packed", "rows", "padded", "plain"]

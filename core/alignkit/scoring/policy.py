@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignkit.contract.batch import Example, Scores
+from alignkit.contract import Example, Scores
 from alignkit.scoring.backends import TokenLogps
 from alignkit.scoring.evaluating import evaluating
 from alignkit.scoring.plan import Scorer, Wanted

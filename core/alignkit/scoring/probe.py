@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignkit.contract.batch import Example
+from alignkit.contract import Example
 from alignkit.errors import ModelError, first_line
 from alignkit.scoring import attention
 from alignkit.scoring.backends import score_plan, text_config

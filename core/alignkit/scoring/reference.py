@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignkit.contract.batch import Example, by_length
-from alignkit.contract.types import Need, Policy
+from alignkit.contract import Example, Need, Policy, by_length
 from alignkit.scoring.critic import is_critics
 from alignkit.system.cache import ContentCache
 from alignkit.system.files import digest

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
-from alignkit.contract.batch import Example
-from alignkit.contract.rewards import Answered
-from alignkit.contract.rows import Row
+from alignkit.contract import Answered, Example, Row
 from alignkit.data.order.row_order import RowOrder
 from alignkit.onpolicy.rewards import LoadedReward
 from alignkit.onpolicy.rollouts import RolloutParts

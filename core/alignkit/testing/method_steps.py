@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
 
-from alignkit.contract import registry
+from alignkit.contract import Batch, Method, registry
 from alignkit.errors import AlignError
 from alignkit.testing import tiny
 from alignkit.training.session import Session
@@ -17,8 +17,6 @@ from alignkit.training.session import Session
 if TYPE_CHECKING:
     import torch
 
-    from alignkit.contract.batch import Batch
-    from alignkit.contract.types import Method
     from alignkit.training.trainer import AlignTrainer
 
 Capability = Literal["whole_step", "external", "no_margin"]

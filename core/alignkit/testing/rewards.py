@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from alignkit.contract import registry
+from alignkit.contract import Answered, registry
 from alignkit.testing.installed import check_listing, check_schema
 from alignkit.testing.tiny import END, Words
-
-if TYPE_CHECKING:
-    from alignkit.contract.rewards import Answered
 
 
 class RewardConformance:
@@ -58,14 +55,14 @@ class RewardConformance:
         assert self._score([]) == []
 
     def _score(self, answers: Sequence[Answered]) -> list[float]:
-        from alignkit.contract.rewards import RewardSpec
+        from alignkit.contract import RewardSpec
         from alignkit.onpolicy.rewards import open_rewards
 
         (reward,) = open_rewards([RewardSpec.model_validate({"name": self.name, **self.settings})])
         return reward(answers)
 
     def _answers(self) -> list[Answered]:
-        from alignkit.contract.rewards import Answered
+        from alignkit.contract import Answered
 
         words: Any = Words()
         texts = [("two plus two is four .", True), ("", True), ("two plus", False), ("4 " * 40, False)]

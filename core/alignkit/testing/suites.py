@@ -7,16 +7,14 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from alignkit.config import DataConfig, EvalConfig, ModelConfig, RunConfig
+from alignkit.contract import Suite, SuiteResult, Target
 from alignkit.errors import NoRowsError, RunFailedError
 from alignkit.testing.installed import check_listing, check_schema
-
-if TYPE_CHECKING:
-    from alignkit.contract.suites import Suite, SuiteResult, Target
 
 
 class SuiteConformance:
@@ -129,7 +127,7 @@ class SuiteConformance:
 
 @cache
 def _target() -> Target:
-    from alignkit.contract.suites import Target
+    from alignkit.contract import Target
     from alignkit.data.load import load_data
     from alignkit.models.load import build_model
     from alignkit.scoring.policy import ModelPolicy

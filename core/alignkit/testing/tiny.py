@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from alignkit.contract.batch import Example
-from alignkit.contract.rewards import Answered
-from alignkit.contract.types import RowKind
+from alignkit.contract import Answered, Example, RowKind
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

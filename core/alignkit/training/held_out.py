@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from alignkit.contract.batch import Example, by_length
+from alignkit.contract import Example, by_length
 from alignkit.scoring.evaluating import undisturbed
 from alignkit.training.metrics import MetricSums, over_ranks
 

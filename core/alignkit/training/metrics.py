@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from alignkit.contract.types import LossOutput
+from alignkit.contract import LossOutput
 from alignkit.system.environment import peak_memory_gb
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from alignkit.contract.batch import Batch
-from alignkit.contract.types import LossOutput
+from alignkit.contract import Batch, LossOutput
 from alignkit.errors import RunFailedError
 
 SHOWN = 8

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alignkit.config import RunConfig
-from alignkit.contract.batch import Batch, Example, by_length
-from alignkit.contract.rows import Row
+from alignkit.contract import Batch, Example, Row, by_length
 from alignkit.data.order.row_order import RowOrder
 from alignkit.system.environment import peak_memory_gb
 from alignkit.training.checkpoints import WholeCheckpoints

@@ -16,14 +16,9 @@ import pluggy
 
 from alignkit import settings
 from alignkit.config import RunConfig
-from alignkit.contract import registry
-from alignkit.contract.batch import Batch
+from alignkit.contract import Batch, LoadedModel, LossOutput, Method, Policy, RawRows, Rollouts, TrainerParts, registry
 from alignkit.contract.checks import check_batch, check_loss, check_method, check_service, implementations
 from alignkit.contract.hooks import PROJECT, AlignSpecs
-from alignkit.contract.model import LoadedModel
-from alignkit.contract.rows import RawRows
-from alignkit.contract.trainer_parts import TrainerParts
-from alignkit.contract.types import LossOutput, Method, Policy, Rollouts
 from alignkit.errors import PluginError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignkit.contract.batch import Batch, Example
+from alignkit.contract import Batch, Example
 from alignkit.errors import CheckpointError
 from alignkit.onpolicy.rollouts import ModelRollouts, buffer_state, restored_buffer
 from alignkit.scoring.critic import critic_of

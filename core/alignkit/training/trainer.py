@@ -26,8 +26,7 @@ import torch
 import torch.distributed as dist
 from transformers import Trainer
 
-from alignkit.contract.batch import Batch
-from alignkit.contract.types import LossOutput
+from alignkit.contract import Batch, LossOutput
 from alignkit.training.checkpoints import CriticApart, WholeCheckpoints
 from alignkit.training.held_out import held_out_loss
 from alignkit.training.metrics import TrainingLog

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import Example, Policy, RunConfig, Scores, settings
 from alignkit.config import DataConfig, ModelConfig
-from alignkit.contract.model import LoadedModel
-from alignkit.contract.types import RowKind
+from alignkit.contract import LoadedModel, RowKind
 from alignkit.data.load import HeldOut
 from alignkit.errors import ModelError, NoRowsError
 from alignkit.models.load import build_classifier, build_model

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
-from alignkit.contract.rewards import Answered, RewardSpecs
-from alignkit.contract.rows import Row
+from alignkit.contract import Answered, RewardSpecs, Row
 from alignkit.errors import RunFailedError
 from alignkit.models.generate import generate
 from alignkit.onpolicy.rewards import load_function, open_rewards, score_answers

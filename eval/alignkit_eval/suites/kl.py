@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import Contrast, Example, Settings, Suite, SuiteResult, Target
 from alignkit.config import ModelConfig
-from alignkit.contract.batch import by_length
+from alignkit.contract import by_length
 from alignkit.errors import ConfigError, NoRowsError, RunFailedError
 from pydantic import Field
 

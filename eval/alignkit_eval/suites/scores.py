@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignkit import Contrast, Estimate, Example, Policy, Suite, SuiteResult, Target
-from alignkit.contract.batch import by_length
-from alignkit.contract.rows import Row
+from alignkit.contract import Row, by_length
 from alignkit.errors import NoRowsError, RunFailedError
 
 _NAMED = 5

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config import CheckConfig, DataConfig, SourceConfig
-from alignkit.contract.rows import Row
-from alignkit.contract.types import RowKind
+from alignkit.contract import Row, RowKind
 from alignkit.data.checking.reading import Readable, read_source
 from alignkit.data.checking.rules import RULES, Hit, hits, leaked, length_bias, texts_of
 from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, tokenize_for_check

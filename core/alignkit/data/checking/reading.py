@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import Reading
-from alignkit.contract.rows import RawRows, Row
-from alignkit.contract.types import RowKind
+from alignkit.contract import RawRows, Row, RowKind
 from alignkit.data.shapes.normalise import normalise
 from alignkit.data.shapes.pairs import expand_alternatives, is_rated_answer, left_over, paired
 from alignkit.data.shapes.templates import fill

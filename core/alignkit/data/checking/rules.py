@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 from alignkit.config import CheckConfig
-from alignkit.contract.rows import Row, Text
+from alignkit.contract import Row, Text
 from alignkit.data.checking.similar import Sketches
 from alignkit.data.rows import text_digest
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import DataConfig
-from alignkit.contract.rows import Row
+from alignkit.contract import Row
 from alignkit.data.table.report import SUMS
 from alignkit.data.tokenise.render import Rendered, render
 from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules

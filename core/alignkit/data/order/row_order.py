@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alignkit.contract.types import Reuse
+from alignkit.contract import Reuse
 
 Ints = NDArray[np.int64]
 Interleave = Literal["random", "even", "in_turn"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alignkit.contract.rows import Message, Text
+from alignkit.contract import Message, Text
 from alignkit.data.rows import describe_value
 from alignkit.data.shapes.messages import read_text
 from alignkit.errors import DataError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alignkit.contract.rows import Message, Text
+from alignkit.contract import Message, Text
 from alignkit.data.rows import describe_value
 from alignkit.errors import DataError
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from alignkit.contract.rows import Message, RawRows, Row, Text
-from alignkit.contract.types import RowKind
+from alignkit.contract import Message, RawRows, Row, RowKind, Text
 from alignkit.data.rows import text_digest
 from alignkit.data.shapes.columns import RowReader, read_label
 from alignkit.data.shapes.messages import is_blank

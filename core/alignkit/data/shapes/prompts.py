@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from alignkit.contract.rows import Text
+from alignkit.contract import Text
 from alignkit.data.shapes.messages import as_turn
 
 Parts: TypeAlias = tuple[Text, tuple[Text, ...]]

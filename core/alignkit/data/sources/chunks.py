@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from alignkit.contract.rows import RawRows
+from alignkit.contract import RawRows
 from alignkit.data.rows import describe_value
 from alignkit.errors import DataError, SourceError, suggest
 from alignkit.system.files import InvalidJSON, digest, parse_json

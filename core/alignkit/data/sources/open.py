@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from alignkit.config import Reading
-from alignkit.contract.rows import RawRows
+from alignkit.contract import RawRows
 from alignkit.data.sources.chunks import Located, Source, choose_split, suffix_of
 from alignkit.data.sources.readers import READERS, read_json
 from alignkit.data.sources.remote import dataset_source, open_hub, open_url

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.contract.types import RowKind
+from alignkit.contract import RowKind
 from alignkit.data.table.tokenised_rows import TokenisedRows, TokenTable
 from alignkit.errors import DataError
 

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from alignkit.contract.batch import Example
-from alignkit.contract.rows import Row
-from alignkit.contract.types import RowKind
+from alignkit.contract import Example, Row, RowKind
 from alignkit.data.tokenise.encode import SEGMENTS, text_row
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from itertools import chain, islice
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
-from alignkit.contract.rows import RawRows, Row, Text
-from alignkit.contract.types import RowKind
+from alignkit.contract import RawRows, Row, RowKind, Text
 from alignkit.data.rows import as_json, text_digest
 from alignkit.data.shapes.normalise import Normaliser, UniqueIds
 from alignkit.data.shapes.pairs import Pairing, expand_alternatives, is_rated_answer, left_over, paired

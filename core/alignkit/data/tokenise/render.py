@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from alignkit.contract.rows import Message, Row
+from alignkit.contract import Message, Row
 from alignkit.errors import DataError, first_line
 
 if TYPE_CHECKING:
