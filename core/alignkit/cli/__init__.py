@@ -16,7 +16,6 @@ class CommandGroup(click.Group):
     """A click group of the commands that installed packages declare under ``align.commands``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands: built-in ones first, then those of other packages."""
         return list(registry.usable("align.commands"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import click
@@ -62,9 +63,8 @@ def prune(older_than: float | None, max_size: float | None, everything: bool) ->
 
     if older_than is None and max_size is None and not everything:
         raise click.UsageError("choose what to remove: --older-than DAYS, --max-size GB or --all")
-    infinity = float("inf")
-    since = infinity if everything else 0.0 if older_than is None else time.time() - older_than * 86_400
-    removed = remove(since, infinity if max_size is None else max_size * 1e9)
+    since = math.inf if everything else 0.0 if older_than is None else time.time() - older_than * 86_400
+    removed = remove(since, math.inf if max_size is None else max_size * 1e9)
     click.echo(f"entries removed: {len(removed):,} ({_size(sum(entry.bytes for entry in removed)).strip()})")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from alignkit.config import DataConfig, ModelConfig
-    from alignkit.contract import RowKind
-    from alignkit.data.sources.open import Load
+from alignkit import settings
+from alignkit.config import DataConfig, ModelConfig, Reading
+from alignkit.errors import ConfigError
+from alignkit.training.session import Session
 
 
 @click.group()
@@ -53,31 +53,31 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     """
     from alignkit.contract.registry import load_report
     from alignkit.data.checking import check_source, write_fixed
-    from alignkit.errors import ConfigError
     from alignkit.models.paths import resolve_path
     from alignkit.models.tokenizer import load_tokenizer
 
     configured = Path(source).suffix.lower() in (".yaml", ".yml")
-    sections, model, kind, load = _from_file(Path(source)) if configured else _alone(source)
-    write_page = None if html is None else load_report("data")
-    if html is not None and write_page is None:
+    sections, model, session = (
+        _sections(Path(source)) if configured else ([DataConfig(source=source)], ModelConfig(), None)
+    )
+    write_page = load_report("data") if html else None
+    if html and write_page is None:
         raise ConfigError("--html: no installed package provides a data report (entry-point group align.reports)")
     if fix is not None and len(sections) > 1:
         raise ConfigError("--fix cleans one source at a time, and this configuration has several")
-    named = options.pop("model")
-    if named is not None:
+    if named := options.pop("model"):
         model = model.model_copy(update={"name": named})
-    tokenizer = load_tokenizer(model, resolve_path(model.name)) if configured or named is not None else None
+    tokenizer = load_tokenizer(model, resolve_path(model.name)) if configured or named else None
     eval_data = options.pop("eval_data")
     found = [
         check_source(
             section.source,
             split=section.split,
             config=section,
-            kind=kind,
+            kind=session.method.rows if session else None,
             held_out=eval_data or section.eval_source,
             tokenizer=tokenizer,
-            load=load,
+            load=session.load_data if session else None,
         )
         for section in (_with_options(section, **options) for section in sections)
     ]
@@ -86,7 +86,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
         click.echo(json.dumps(values if configured else values[0], indent=2, ensure_ascii=False))
     else:
         click.echo("\n".join(line for one in found for line in one.lines()))
-    if html is not None and write_page is not None:
+    if html and write_page:
         click.echo(f"report: {write_page(found, html)}", err=True)
     if fix is not None:
         kept, left = write_fixed(found[0], fix)
@@ -97,42 +97,20 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
         sys.exit(1)
 
 
-def _from_file(path: Path) -> tuple[list[DataConfig], ModelConfig, RowKind, Load]:
-    """Return a run's data section for each source, its model, its method's kind of rows, and what its plugins load."""
-    from alignkit import settings
-    from alignkit.config import Reading
-    from alignkit.training.session import Session
-
-    config = settings.resolve(path).config
-    session = Session.open(config, only="align_load_data")
+def _sections(source: Path) -> tuple[list[DataConfig], ModelConfig, Session]:
+    """Return a run's data section for each of its sources, its model, and a session of its method and services."""
+    config = settings.resolve(source).config
     parts = [{name: getattr(part, name) for name in Reading.model_fields} for part in config.data.parts]
-    return (
-        [config.data.model_copy(update={**part, "sources": []}) for part in parts],
-        config.model,
-        session.method.rows,
-        session.load_data,
-    )
-
-
-def _alone(source: str) -> tuple[list[DataConfig], ModelConfig, None, None]:
-    from alignkit.config import DataConfig, ModelConfig
-
-    return [DataConfig(source=source)], ModelConfig(), None, None
+    sections = [config.data.model_copy(update={**part, "sources": []}) for part in parts]
+    return sections, config.model, Session.open(config, only="align_load_data")
 
 
 def _with_options(section: DataConfig, columns: tuple[str, ...], **options: Any) -> DataConfig:
     """Return the section with the command line's options in place of its own."""
-    from alignkit.errors import ConfigError
-
     names = dict(column.partition("=")[::2] for column in columns)
     if not all(names.values()):
         raise ConfigError("--column: write NAME=COLUMN, e.g. --column prompt=instruction")
     given = {name: value for name, value in options.items() if value is not None}
     limits: dict[str, Any] = {name: given.pop(name) for name in ("near", "min_words", "script") if name in given}
-    return section.model_copy(
-        update={
-            **given,
-            "columns": section.columns | names,
-            "check": section.check.model_copy(update=limits),
-        }
-    )
+    given |= {"columns": section.columns | names, "check": section.check.model_copy(update=limits)}
+    return section.model_copy(update=given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
 
 import click
@@ -48,6 +47,8 @@ def explain(error: BaseException, state: State) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else FAILED
     if state.debug:
+        import traceback
+
         traceback.print_exception(error)
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -56,24 +57,13 @@ def explain(error: BaseException, state: State) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, click.ClickException):
-        click.echo(f"Error: {error.format_message()}", err=True)
-        return error.exit_code
-    if isinstance(error, AlignError):
-        click.echo(f"Error: {_sentence(str(error), error)}", err=True)
-        return error.exit_code
-    click.echo(f"Error: {_sentence(_described(error), error)}{_advice(state)}", err=True)
-    return FAILED
-
-
-def _described(error: BaseException) -> str:
-    """Return the type and message of an unexpected exception on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
-
-
-def _sentence(message: str, error: BaseException) -> str:
-    notes = getattr(error, "__notes__", [])
-    return f"{message} ({'; '.join(notes)})" if notes else message
-
-
-def _advice(state: State) -> str:
-    return "" if state.debug else " (run again with --debug for the traceback)"
+        message, advice, code = error.format_message(), "", error.exit_code
+    elif isinstance(error, AlignError):
+        message, advice, code = str(error), "", error.exit_code
+    else:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        advice, code = "" if state.debug else " (run again with --debug for the traceback)", FAILED
+    if notes := getattr(error, "__notes__", []):
+        message += f" ({'; '.join(notes)})"
+    click.echo(f"Error: {message}{advice}", err=True)
+    return code

@@ -1,11 +1,11 @@
-"""``align methods``, ``suites``, ``rewards`` and ``services``: the installed plugins, from metadata alone."""
+"""``align methods``, ``suites``, ``rewards`` and ``services``: the installed plugins, from metadata alone; ``align schema``."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 
@@ -13,7 +13,6 @@ from alignkit.contract import registry
 
 
 def _listing(group: registry.Group) -> click.Command:
-    """Return the command that lists ``group``."""
     plural = group.removeprefix("align.")
 
     @click.command(plural, help=f"List the installed {plural}. No plugin is imported.")
@@ -21,7 +20,8 @@ def _listing(group: registry.Group) -> click.Command:
     def command(as_json: bool) -> None:
         found = registry.catalogue(group)
         if as_json:
-            click.echo(json.dumps([_record(entry) for entry in found.entries], indent=2))
+            records = [asdict(e) | {"built_in": e.built_in, "blocked": e.blocked} for e in found.entries]
+            click.echo(json.dumps(records, indent=2))
         else:
             _print_table(plural, found.entries)
         for problem in found.unreadable:
@@ -30,11 +30,7 @@ def _listing(group: registry.Group) -> click.Command:
     return command
 
 
-def _record(entry: registry.PluginEntry) -> dict[str, str | bool]:
-    return dataclasses.asdict(entry) | {"built_in": entry.built_in, "blocked": entry.blocked}
-
-
-def _print_table(plural: str, entries: tuple[registry.PluginEntry, ...]) -> None:
+def _print_table(plural: str, entries: Sequence[registry.PluginEntry]) -> None:
     if not entries:
         click.echo(f"No {plural} are installed.")
         return
@@ -65,3 +61,12 @@ methods = _listing("align.methods")
 suites = _listing("align.suites")
 rewards = _listing("align.rewards")
 services = _listing("align.services")
+
+
+@click.command()
+@click.argument("method")
+def schema(method: str) -> None:
+    """Print the JSON schema of METHOD's configuration, for editors that validate and complete YAML."""
+    from alignkit import settings
+
+    click.echo(json.dumps(settings.schema(method), indent=2))

@@ -60,15 +60,7 @@ _DEFAULTS = {"show_default": True}
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
 @_sampling
 def generate(
-    targets: tuple[str, ...],
-    prompts: tuple[str, ...],
-    raw: bool,
-    voting: bool,
-    as_json: bool,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
+    targets: tuple[str, ...], prompts: tuple[str, ...], raw: bool, voting: bool, as_json: bool, **sampling: Any
 ) -> None:
     """Answer prompts with each TARGET: a run, model or adapter directory, hub id, or demo."""
     from alignkit.models.chat import ChatModel, Sampling, each_answer, vote
@@ -79,8 +71,7 @@ def generate(
     if not asked:
         raise ConfigError("no prompt is given: use --prompt TEXT, or write prompts to stdin, one per line")
     models = [ChatModel(target) for target in targets]
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    for prompt, answers in zip(asked, each_answer(models, asked, sampling, raw=raw), strict=True):
+    for prompt, answers in zip(asked, each_answer(models, asked, Sampling(**sampling), raw=raw), strict=True):
         by_target = dict(zip(targets, answers, strict=True))
         winner, agreed = vote(answers)
         if as_json:
@@ -101,7 +92,7 @@ def generate(
 @click.argument("target")
 @click.option("--system", metavar="TEXT", help="System message.")
 @_sampling
-def chat(target: str, system: str | None, max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+def chat(target: str, system: str | None, seed: int, **sampling: Any) -> None:
     """Chat with TARGET: a run, model or adapter directory, hub id, or demo.
 
     An empty line or Ctrl-D ends the chat; /new starts a new conversation.
@@ -123,6 +114,6 @@ def chat(target: str, system: str | None, max_new_tokens: int, temperature: floa
             messages = list(opening)
             continue
         messages.append({"role": "user", "content": line})
-        answer = model.answer(messages, Sampling(max_new_tokens, temperature, top_p, seed + len(messages)))
+        answer = model.answer(messages, Sampling(**sampling, seed=seed + len(messages)))
         messages.append({"role": "assistant", "content": answer})
         click.echo(answer)

@@ -43,8 +43,7 @@ def check_plugin(name: str, kind: str | None) -> None:
     """Run the quick conformance tests on the installed plugin NAME (needs pytest)."""
     from alignkit.contract.inventory import quick_check
 
-    code = quick_check(name, kind)
-    if code:
+    if quick_check(name, kind):
         sys.exit(1)
     click.echo(f"{name}: the quick conformance tests pass; the plugin's own tests should run all of them", err=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,19 +20,7 @@ import click
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key: lambda=0.1, train.max_steps=9.")
 @click.option("--resume", is_flag=True, help="Resume the interrupted run called --name.")
 @click.option("--dry-run", is_flag=True, help="Check configuration and data and print the plan, without training.")
-def run(
-    config: Path | None,
-    method: str | None,
-    model: str | None,
-    data: str | None,
-    eval_data: str | None,
-    output: str | None,
-    name: str | None,
-    seed: int | None,
-    sets: tuple[str, ...],
-    resume: bool,
-    dry_run: bool,
-) -> None:
+def run(config: Path | None, resume: bool, dry_run: bool, **options: Any) -> None:
     """Train a model with one method and evaluate it before and after.
 
     Every option is also a key of the file CONFIG (YAML); the command line overrides the file, the file the method's defaults.
@@ -39,18 +28,7 @@ def run(
     """
     from alignkit import settings
 
-    resolved = settings.resolve(
-        config,
-        method=method,
-        model=model,
-        data=data,
-        eval_data=eval_data,
-        output=output,
-        name=name,
-        seed=seed,
-        sets=sets,
-        resume=resume,
-    )
+    resolved = settings.resolve(config, resume=resume, **options)
     for note in resolved.notes:
         click.echo(f"Note: {note}", err=True)
     from alignkit.runs.api import run as start

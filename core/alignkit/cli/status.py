@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +44,18 @@ def watch(run: Path, every: float) -> None:
     if not sys.stdout.isatty():
         printed = None
         while True:
-            now = lines(found)
-            if now != printed:
+            if (now := lines(found)) != printed:
                 click.echo("\n".join(now))
                 printed = now
             if found.status != "running":
                 return
             time.sleep(every)
             found = read_status(run)
-    try:
-        with Live(_view(found), console=Console(), refresh_per_second=4) as live:
-            while found.status == "running":
-                time.sleep(every)
-                found = read_status(run)
-                live.update(_view(found))
-    except KeyboardInterrupt:
-        return
+    with suppress(KeyboardInterrupt), Live(_view(found), console=Console(), refresh_per_second=4) as live:
+        while found.status == "running":
+            time.sleep(every)
+            found = read_status(run)
+            live.update(_view(found))
 
 
 def curve(values: list[float], width: int) -> str:

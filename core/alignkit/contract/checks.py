@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from alignkit.contract.batch import COUNTS, Batch
 from alignkit.contract.hooks import EXCLUSIVE, PROJECT, AlignSpecs
+from alignkit.contract.registry import PluginEntry
+from alignkit.contract.types import LossOutput
 from alignkit.errors import PluginError, suggest
-
-if TYPE_CHECKING:
-    from alignkit.contract.batch import Batch
-    from alignkit.contract.registry import PluginEntry
-    from alignkit.contract.types import LossOutput
 
 
 class Implementation(NamedTuple):
@@ -25,12 +23,10 @@ class Implementation(NamedTuple):
 
 
 def hook_names() -> list[str]:
-    """Return the name of every hook."""
     return [name for name in vars(AlignSpecs) if name.startswith(f"{PROJECT}_")]
 
 
 def hook_arguments(hook: str) -> list[str]:
-    """Return the names of a hook's arguments."""
     return [name for name in inspect.signature(getattr(AlignSpecs, hook)).parameters if name != "self"]
 
 
@@ -48,25 +44,19 @@ def implementations(plugin: object) -> Iterator[Implementation]:
 
 def check_method(entry: PluginEntry, method: object) -> None:
     """Raise :class:`PluginError` if a method's hooks are invalid or it has no hook to train with."""
-    if not _checked_hooks(entry, method) & {"align_compute_loss", "align_build_trainer"}:
+    if not check_hooks(entry, method) & {"align_compute_loss", "align_build_trainer"}:
         raise PluginError(f"{entry} implements neither align_compute_loss nor align_build_trainer: it cannot train")
 
 
 def check_service(entry: PluginEntry, service: object, method: PluginEntry) -> None:
     """Raise :class:`PluginError` if a service's hooks are invalid or would replace the method's."""
-    taken = _checked_hooks(entry, service) & EXCLUSIVE
-    if taken:
+    if taken := check_hooks(entry, service) & EXCLUSIVE:
         raise PluginError(
             f"{entry} implements {min(taken)}, which belongs to {method}: it may only wrap it (hookimpl(wrapper=True))"
         )
 
 
-def check_plugin_hooks(entry: PluginEntry, plugin: object) -> None:
-    """Raise :class:`PluginError` if a plugin's hooks are invalid, whether or not they would replace a method's."""
-    _checked_hooks(entry, plugin)
-
-
-def _checked_hooks(entry: PluginEntry, plugin: object) -> set[str]:
+def check_hooks(entry: PluginEntry, plugin: object) -> set[str]:
     """Check every hook implementation of a plugin; return the hooks it implements, without those it only wraps."""
     try:
         found = list(implementations(plugin))
@@ -110,8 +100,6 @@ def check_batch(result: object, method: str | None) -> Batch:
     Raises:
         PluginError: it is not a batch, or a column or count does not have one value per row.
     """
-    from alignkit.contract.batch import Batch
-
     where = f"{method}: align_prepare_batch"
     if not isinstance(result, Batch):
         raise PluginError(f"{where} must return an alignkit.Batch or None, not {type(result).__name__}")
@@ -129,8 +117,6 @@ def check_loss(result: object, batch: Batch, method: str | None) -> LossOutput:
             term has a gradient although gradients are enabled, or a metric has one.
     """
     import torch
-
-    from alignkit.contract.types import LossOutput
 
     where = f"{method}: align_compute_loss"
     if not isinstance(result, LossOutput):
@@ -155,14 +141,11 @@ def _check_sum(where: str, value: object, per: str, batch: Batch) -> None:
     """Raise :class:`PluginError` unless ``value`` is a 0-dimensional tensor and ``per`` names a count of the batch."""
     import torch
 
-    from alignkit.contract.batch import COUNTS
-
     if not isinstance(value, torch.Tensor):
         raise PluginError(f"{where} must be a tensor, not {type(value).__name__}")
     if value.dim():
         raise PluginError(f"{where} must be a sum (a 0-dimensional tensor), not a tensor of shape {list(value.shape)}")
-    if per not in COUNTS and per not in batch.row_counts:
-        known = [*COUNTS, *batch.row_counts]
+    if per not in (known := [*COUNTS, *batch.row_counts]):
         raise PluginError(
             f'{where} is per "{per}", which is not a count{suggest(per, known)} (known: {", ".join(known)})'
         )

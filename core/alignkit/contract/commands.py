@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Command(NamedTuple):
@@ -19,12 +22,9 @@ class Command(NamedTuple):
     """One line for ``align --help``."""
 
 
-class Report(Protocol):
-    """A function that writes a report and returns its path, declared as an entry point of the group ``align.reports``.
+Report: TypeAlias = "Callable[..., Path]"
+"""A function that writes a report and returns its path, declared as an entry point of the group ``align.reports``.
 
-    The entry point's name determines when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
-    ``data`` by ``align data check --html FILE``, with the list of checks and the file to write.
-    """
-
-    def __call__(self, *arguments: Any) -> Path:
-        """Write the report and return its path."""
+The entry point's name determines when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
+``data`` by ``align data check --html FILE``, with the list of checks and the file to write.
+"""

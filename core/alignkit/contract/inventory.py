@@ -10,18 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignkit.contract import registry
-from alignkit.contract.checks import check_plugin_hooks, implementations
+from alignkit.contract.checks import check_hooks, implementations
 from alignkit.contract.commands import Command
 from alignkit.errors import AlignError, ConfigError, suggest
 
-_CONFORMANCE = {
-    "method": "MethodConformance",
-    "suite": "SuiteConformance",
-    "reward": "RewardConformance",
-    "service": "ServiceConformance",
-    "command": "CommandConformance",
-}
-"""The conformance tests of ``alignkit.testing`` by kind of plugin."""
 _QUICK = "not learns and not resume and not trains"
 
 
@@ -63,11 +55,10 @@ def _inspect(entry: registry.PluginEntry) -> Plugin:
             # Hooks are looked up on an instance, as in a run; it needs no settings for that.
             instance = object.__new__(plugin) if isinstance(plugin, type) else plugin
             hooks = tuple(sorted({found.hook for found in implementations(instance)}))
-            check_plugin_hooks(entry, instance)
-    except AlignError as error:
-        return Plugin(*about, "broken", (), str(error))
+            check_hooks(entry, instance)
     except Exception as error:
-        return Plugin(*about, "broken", (), f"{type(error).__name__}: {error}")
+        cause = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}: {error}"
+        return Plugin(*about, "broken", (), cause)
     return Plugin(*about, "ok", hooks)
 
 
@@ -79,22 +70,19 @@ def quick_check(name: str, kind: str | None) -> int:
     """
     if find_spec("pytest") is None:
         raise ConfigError("align plugins check needs pytest: pip install pytest")
-    checked = [e for group in registry.GROUPS for e in registry.entries(group) if e.kind in _CONFORMANCE]
+    checked = [e for group in registry.GROUPS for e in registry.entries(group) if e.kind != "report"]
     kinds = list(dict.fromkeys(e.kind for e in checked if name in (e.name, e.qualified) and kind in (None, e.kind)))
     if not kinds:
         raise ConfigError(f"there is no plugin {name}{suggest(name, sorted({entry.name for entry in checked}))}")
     if len(kinds) > 1:
         raise ConfigError(f"{name} is a {' and a '.join(kinds)}: choose one with --kind")
-    base = _CONFORMANCE[kinds[0]]
-    extra = '    capabilities = frozenset({"external"})\n' if kinds[0] == "method" and _external(name) else ""
+    base, extra = f"{kinds[0].capitalize()}Conformance", ""
+    if kinds[0] == "method":
+        hooks = {found.hook for found in implementations(registry.load_method(name)[1])}
+        extra = '    capabilities = frozenset({"external"})\n' if "align_build_trainer" in hooks else ""
     source = f"from alignkit.testing import {base}\n\n\nclass TestPlugin({base}):\n    name = {name!r}\n{extra}"
     with tempfile.TemporaryDirectory(prefix="align-check-") as directory:
         file = Path(directory) / "test_plugin.py"
         file.write_text(source, encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", _QUICK, "--rootdir", directory]
         return subprocess.run([*command, str(file)], cwd=directory, check=False).returncode
-
-
-def _external(name: str) -> bool:
-    plugin = registry.load_method(name)[1]
-    return any(found.hook == "align_build_trainer" for found in implementations(plugin))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.contract.groups import GROUPS as GROUPS
 from alignkit.contract.groups import Group as Group
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from alignkit.contract.commands import Report
     from alignkit.contract.suites import Suite
     from alignkit.contract.types import Method
-
-BUILT_IN = "alignkit"
-"""Name of the distribution whose plugins are built in."""
 
 ALLOWED_VARIABLE = "ALIGN_PLUGINS"
 
@@ -51,8 +49,7 @@ class PluginEntry:
 
     @property
     def built_in(self) -> bool:
-        """Whether the plugin comes with alignkit."""
-        return _normalized(self.distribution) == BUILT_IN
+        return _normalized(self.distribution) == "alignkit"
 
     @property
     def blocked(self) -> bool:
@@ -73,32 +70,30 @@ class PluginEntry:
         return f'{self.kind} "{self.name}" ({self.distribution} {self.version})'
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """The plugins of one group, and the distributions that could not be read."""
+class Catalogue(NamedTuple):
+    """The plugins of one group, and the distributions whose entry points are unreadable, each with the reason."""
 
-    entries: tuple[PluginEntry, ...]
-    unreadable: tuple[str, ...]
-    """Distributions with unreadable entry points, each with the reason."""
+    entries: list[PluginEntry]
+    unreadable: list[str]
 
 
 def catalogue(group: Group) -> Catalogue:
     """Return every plugin of ``group``, built-in ones first, and the distributions whose entry points are unreadable."""
     found: list[PluginEntry] = []
     unreadable: list[str] = []
-    for distribution in _distributions():
+    for distribution, folder in _distributions().items():
         # A distribution with damaged metadata must not hide the others.
         try:
-            found += _entries_of(distribution, group)
+            found += _entries_of(distribution, folder, group)
         except Exception as error:
-            unreadable.append(f"{_name_of(distribution)}: {type(error).__name__}: {error}")
+            unreadable.append(f"{distribution}: {type(error).__name__}: {error}")
     found.sort(key=lambda entry: (not entry.built_in, entry.name, entry.distribution))
-    return Catalogue(tuple(found), tuple(unreadable))
+    return Catalogue(found, unreadable)
 
 
 def entries(group: Group) -> list[PluginEntry]:
     """Return every installed plugin of ``group``, built-in ones first, without importing any."""
-    return list(catalogue(group).entries)
+    return catalogue(group).entries
 
 
 def usable(group: Group) -> dict[str, PluginEntry]:
@@ -183,13 +178,10 @@ def load_report(name: str) -> Report | None:
 
 def _import(entry: PluginEntry, value: str) -> Any:
     try:
-        return metadata.EntryPoint(entry.name, value, entry.group).load()
+        return resolve_name(value.partition("[")[0].strip())
     except (Exception, SystemExit) as error:  # SystemExit: a module that calls exit() must not end the command
         cause = f"{type(error).__name__}: {error}".rstrip(": ")
         raise PluginError(f"{entry} cannot be loaded from {value}: {cause}") from error
-
-
-# ------------------------------------------------------------------------------------------------- metadata
 
 
 def _normalized(name: str) -> str:
@@ -197,32 +189,40 @@ def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _distributions() -> Iterator[metadata.Distribution]:
-    """Yield every installed distribution once: of two copies, the first on the path, which is the one Python imports."""
-    seen = set()
-    for distribution in metadata.distributions():
-        name = _normalized(_name_of(distribution))
-        if name not in seen:
-            seen.add(name)
-            yield distribution
+def _distributions() -> dict[str, str]:
+    """Return the metadata folder of every installed distribution by name: of two copies, the one that Python imports.
+
+    Folders are read directly, because importing ``importlib.metadata`` takes as long as the rest of ``align --help``.
+    """
+    folders = {}
+    for place in reversed(sys.path):
+        with suppress(OSError), os.scandir(place or ".") as found:
+            for entry in found:
+                stem, _, suffix = entry.name.rpartition(".")
+                if suffix in ("dist-info", "egg-info"):
+                    folders[_normalized(stem.partition("-")[0])] = entry.path
+    return folders
 
 
-def _name_of(distribution: metadata.Distribution) -> str:
-    """Return the distribution's name, from its folder where possible: that works with missing or damaged files."""
-    folder = getattr(distribution, "_path", None)
-    if folder is not None and folder.name.endswith((".dist-info", ".egg-info")):
-        return str(folder.name.rpartition(".")[0].partition("-")[0])
-    return str(distribution.metadata["Name"])
+def _entries_of(distribution: str, folder: str, group: Group) -> list[PluginEntry]:
+    try:
+        text = _read(f"{folder}/entry_points.txt")
+    except OSError:
+        return []  # as for most distributions
+    section = f"\n{text}".partition(f"\n[{group}]\n")[2].partition("\n[")[0]
+    lines = [line for line in section.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        return []
+    headers = _read(f"{folder}/{'METADATA' if folder.endswith('.dist-info') else 'PKG-INFO'}").partition("\n\n")[0]
+    about = dict(line.split(": ", 1) for line in headers.splitlines() if ": " in line)
+    origin = (about.get("Name", distribution), about.get("Version", "unknown version"), about.get("Summary", ""))
+    points = (line.split("=", 1) for line in lines)
+    return [PluginEntry(name.strip(), group, value.strip(), *origin) for name, value in points]
 
 
-def _entries_of(distribution: metadata.Distribution, group: Group) -> list[PluginEntry]:
-    if f"[{group}]" not in (distribution.read_text("entry_points.txt") or ""):
-        return []  # parsing every distribution's entry points would take most of the time of `align --help`
-    points = [point for point in distribution.entry_points if point.group == group]
-    about = distribution.metadata
-    name = about["Name"] or _name_of(distribution)
-    version, summary = about["Version"] or "unknown version", about["Summary"] or ""
-    return [PluginEntry(point.name, group, point.value, name, version, summary) for point in points]
+def _read(file: str) -> str:
+    with open(file, encoding="utf-8") as stream:
+        return stream.read()
 
 
 def _matches(entry: PluginEntry, name: str) -> bool:

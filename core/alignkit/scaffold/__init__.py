@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from alignkit.errors import ConfigError
 from alignkit.system.files import write_text
@@ -19,6 +18,8 @@ def new_plugin(name: str, kind: str, output: Path) -> Path:
     Raises:
         ConfigError: the name is not valid for a plugin, or the directory exists.
     """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise ConfigError(
             f"{name!r} is not a plugin name: use lower-case letters, digits and single dashes, e.g. my-loss"
@@ -26,27 +27,11 @@ def new_plugin(name: str, kind: str, output: Path) -> Path:
     directory = output / f"alignkit-{name}"
     if directory.exists():
         raise ConfigError(f"{directory} already exists")
-    package = f"alignkit_{name.replace('-', '_')}"
-    values: dict[str, Any] = {
-        "name": name,
-        "kind": kind,
-        "package": package,
-        "cls": (cls := "".join(part.capitalize() for part in name.split("-"))),
-        "object": "COMMAND" if kind == "command" else cls,
-        "snake": name.replace("-", "_"),
-    }
-    for template in sorted([*(_TEMPLATES / "common").rglob("*.j2"), *(_TEMPLATES / kind).rglob("*.j2")]):
-        path = "/".join(template.relative_to(_TEMPLATES).parts[1:])
-        target = directory / path.replace("PACKAGE", package).replace("NAME", values["snake"]).removesuffix(".j2")
-        write_text(target, _render(template, values))
-    return directory
-
-
-def _render(template: Path, values: dict[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
+    snake, cls = name.replace("-", "_"), "".join(map(str.capitalize, name.split("-")))
+    package = f"alignkit_{snake}"
     # The templates use << >> and <% %>, because Python and YAML contain many braces.
     environment = Environment(
+        loader=FileSystemLoader([_TEMPLATES / kind, _TEMPLATES / "common"]),
         variable_start_string="<<",
         variable_end_string=">>",
         block_start_string="<%",
@@ -54,6 +39,9 @@ def _render(template: Path, values: dict[str, Any]) -> str:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
-        autoescape=False,
     )
-    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+    for template in environment.list_templates():
+        target = directory / template.replace("PACKAGE", package).replace("NAME", snake).removesuffix(".j2")
+        text = environment.get_template(template).render(name=name, kind=kind, package=package, snake=snake, cls=cls)
+        write_text(target, text)
+    return directory
