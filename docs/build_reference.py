@@ -149,7 +149,7 @@ def _kit() -> Iterator[str]:
         yield ""
         yield _text(cls)
         yield ""
-        for test, function in vars(cls).items():
+        for test, function in (member for base in reversed(cls.__mro__) for member in vars(base).items()):
             if test.startswith("test_"):
                 yield f"- `{test}`: {_line(function)}"
         yield ""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import ClassVar
 
 import click
 from click.testing import CliRunner
 
 from alignkit.contract import registry
-from alignkit.testing.installed import check_listing
+from alignkit.testing.installed import InstalledPlugin
 
 _ALIGN = (
     "import sys; from alignkit.__main__ import main; code = main(sys.argv[1:]); "
@@ -19,18 +18,14 @@ _ALIGN = (
 )
 
 
-class CommandConformance:
+class CommandConformance(InstalledPlugin):
     """Tests of one installed command of ``align``; set ``name``."""
 
-    name: ClassVar[str]
-
-    def test_listing_does_not_import_it(self) -> None:
-        """Listing the commands reads metadata alone."""
-        check_listing("align.commands", self.name)
+    group = "align.commands"
 
     def test_align_help_shows_its_summary(self) -> None:
         """``align --help`` lists the command with its one-line summary and does not import torch."""
-        summary = registry.load(self._entry()).summary
+        summary = self._load().summary
         assert len(summary.splitlines()) == 1, f"the summary must be one line: {summary!r}"
         shown = " ".join(_help("--help").split())
         assert f"{self.name} {summary}" in shown, f"align --help does not show {summary!r}"
@@ -39,8 +34,7 @@ class CommandConformance:
         """The command, its subcommands and all their options have help texts."""
         for command in _with_subcommands(registry.load_command(self._entry())):
             assert command.help, f"{command.name} has no help: give the function a docstring"
-            options = [option for option in command.params if isinstance(option, click.Option)]
-            bare = [option.opts[-1] for option in options if not option.help]
+            bare = [p.opts[-1] for p in command.params if isinstance(p, click.Option) and not p.help]
             assert not bare, f"options of {command.name} without a help text: {', '.join(bare)}"
 
     def test_help_exits_with_0(self) -> None:
@@ -51,9 +45,6 @@ class CommandConformance:
         """Wrong usage is one message and exit code 2, not a traceback."""
         done = CliRunner().invoke(registry.load_command(self._entry()), ["--no-such-option"])
         assert done.exit_code == 2, f"an unknown option exits with {done.exit_code}, expected 2: {done.output}"
-
-    def _entry(self) -> registry.PluginEntry:
-        return registry.find("align.commands", self.name)
 
 
 def _help(*arguments: str) -> str:

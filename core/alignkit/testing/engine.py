@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
-from alignkit.contract import Answered, Example, Row
+from alignkit.contract import Example, Row
 from alignkit.data.order.row_order import RowOrder
-from alignkit.onpolicy.rewards import LoadedReward
+from alignkit.onpolicy.rewards import LoadedReward, RewardFunction
 from alignkit.onpolicy.rollouts import RolloutParts
 from alignkit.onpolicy.samplers import model_sampler
 from alignkit.onpolicy.settings import OnPolicySettings
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
-RewardFunction = Callable[[Sequence[Answered]], Sequence[float]]
-
 TRAIN: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "logging_steps": 1,
@@ -44,11 +42,8 @@ TRAIN: dict[str, Any] = {
 
 def configuration(method: str | dict[str, Any], **train: Any) -> RunConfig:
     """Return the checked configuration of a short run without data and suites."""
-    return check_config(
-        RunConfig.model_validate(
-            {"method": method, "model": "unused", "data": "unused", "train": TRAIN | train, "eval": {"suites": []}}
-        )
-    )
+    values: dict[str, Any] = {"method": method, "train": TRAIN | train, "eval": {"suites": []}}
+    return check_config(RunConfig.model_validate({"model": "unused", "data": "unused", **values}))
 
 
 def rollout_parts(
@@ -94,11 +89,10 @@ def build_trainer(
     references: dict[str, Any] = {}
     if "reference" in needs and "reward" not in needs:
         references = {"train": score_rows(policy, rows, 512), "eval": score_rows(policy, held_out, 512)}
-    tokenizer: Any = None
     parts = EngineParts(
         session=session,
         model=trained,
-        tokenizer=tokenizer,
+        tokenizer=None,  # rows are tokens already
         policy=policy,
         train=rows,
         eval=held_out,

@@ -1,24 +1,45 @@
-"""Checks shared by the conformance tests of every kind of plugin."""
+"""What the conformance tests of every kind of plugin share."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytest
 
 from alignkit.contract import registry
+from alignkit.errors import AlignError
 
 
-def check_listing(group: registry.Group, name: str) -> None:
-    """Assert that listing the plugins of a group, in a fresh process, does not import this one."""
-    module = registry.find(group, name).value.partition(":")[0]
-    code = "import sys; from alignkit.contract import registry; registry.entries(sys.argv[1])"
-    code += "; sys.exit(sys.argv[2] in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code, group, module], check=False).returncode == 0, (
-        f"listing imports {module}: something imports it when Python starts (a .pth file, sitecustomize); "
-        "a plugin must be imported only when it is used"
-    )
+class InstalledPlugin:
+    """An installed plugin, called by the name of its entry point."""
+
+    group: ClassVar[registry.Group]
+    name: ClassVar[str]
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """The plugin's settings in the tests."""
+
+    def test_listing_does_not_import_it(self) -> None:
+        """Listing the plugins of its kind reads metadata alone."""
+        module = self._entry().value.partition(":")[0]
+        code = "import sys; from alignkit.contract import registry; registry.entries(sys.argv[1])"
+        code += "; sys.exit(sys.argv[2] in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code, self.group, module], check=False).returncode == 0, (
+            f"listing imports {module}: something imports it when Python starts (a .pth file, sitecustomize); "
+            "a plugin must be imported only when it is used"
+        )
+
+    def _entry(self) -> registry.PluginEntry:
+        try:
+            return registry.find(self.group, self.name)
+        except AlignError as error:
+            pytest.fail(f"{error}: is the package installed, and its entry point under {self.group}?")
+
+    def _load(self) -> Any:
+        return registry.load(self._entry())
 
 
 def check_schema(settings_type: Any) -> None:

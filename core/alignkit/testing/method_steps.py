@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
 
-from alignkit.contract import Batch, Method, registry
-from alignkit.errors import AlignError
+from alignkit.config import RunConfig
+from alignkit.contract import Batch
 from alignkit.testing import tiny
+from alignkit.testing.installed import InstalledPlugin
 from alignkit.training.session import Session
 
 if TYPE_CHECKING:
@@ -27,39 +27,23 @@ method builds its own trainer; ``no_margin``: training is not meant to separate 
 """
 
 
-class MethodSteps:
+class MethodSteps(InstalledPlugin):
     """Helpers to train one installed method on a tiny model and to compute the gradient of one optimizer step."""
 
-    name: ClassVar[str]
-    settings: ClassVar[Mapping[str, Any]] = {}
-    """The method's settings in the tests."""
+    group = "align.methods"
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
 
-    def _type(self) -> type[Method[Any]]:
-        try:
-            return registry.load_method(self.name)[1]
-        except AlignError as error:
-            pytest.fail(f"{error}: is the package installed, and its entry point under align.methods?")
-
-    def _method(self) -> Method[Any]:
-        return Session.open(self._config()).method
+    def _settings(self, **needed: Any) -> dict[str, Any]:
+        """Return the method's settings; ``needed`` and a reward are defaults of methods that need rewards."""
+        return ({"reward": "length", **needed} if "reward" in self._load().needs else {}) | dict(self.settings)
 
     def _sets(self) -> list[str]:
-        values = dict(self.settings)
-        if "reward" in self._type().needs:
-            values.setdefault("reward", "length")
-        return [
-            f"method.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()
-        ]
+        return [f"method.{key}={json.dumps(value)}" for key, value in self._settings().items()]
 
-    def _config(self, **train: Any) -> Any:
+    def _config(self, **train: Any) -> RunConfig:
         from alignkit.testing.engine import configuration
 
-        values: dict[str, Any] = {"name": self.name, **self.settings}
-        if "reward" in self._type().needs:
-            values.setdefault("reward", "length")
-            values.setdefault("max_new_tokens", 8)
-        return configuration(values, **train)
+        return configuration({"name": self.name, **self._settings(max_new_tokens=8)}, **train)
 
     def _trainer(
         self, output: Path, *, lora: bool = False, scorer: str = "auto", stop: int | None = None, **train: Any
@@ -82,7 +66,6 @@ class MethodSteps:
                 model = peft.get_peft_model(model, adapter)
         config = self._config(**train)
         kind = Session.open(config).method.rows
-        callbacks = [] if stop is None else [_stop_at(stop)]
         return build_trainer(
             config,
             output,
@@ -90,7 +73,7 @@ class MethodSteps:
             model=model,
             held_out=tiny.rows(kind, 6, seed=1),
             scorer=scorer,
-            callbacks=callbacks,
+            callbacks=[] if stop is None else [_stop_at(stop)],
         )
 
     def _train(self, output: Path, **options: Any) -> tuple[AlignTrainer, list[dict[str, Any]]]:
@@ -101,21 +84,18 @@ class MethodSteps:
     def _prepared(self, trainer: AlignTrainer) -> Batch:
         return trainer.steps.prepare(trainer.steps.rows_of_step(0), 0, 0.0)
 
-    def _gradient(
-        self, trainer: AlignTrainer, ranks: Sequence[Batch], cut: int | None = None
-    ) -> tuple[float, torch.Tensor]:
+    def _gradient(self, trainer: AlignTrainer, *ranks: Batch, cut: int | None = None) -> tuple[float, torch.Tensor]:
         """Return loss and gradient of one optimizer step over the batches of several ranks, divided as the engine does."""
         import torch
 
         parts = trainer.parts
         parts.policy.model = trainer.model
         trainer.model.zero_grad(set_to_none=True)
-        totals: dict[str, int] = {}
-        for batch in ranks:
-            totals = {name: totals.get(name, 0) + count for name, count in batch.counts.items()}
+        ranks = ranks or (self._prepared(trainer),)
+        totals = {name: sum(batch.counts[name] for batch in ranks) for name in ranks[0].counts}
         total = 0.0
         for batch in ranks:
-            for piece in _cut(batch, cut):
+            for piece in batch.cut(cut, 10**9) if cut else [batch]:
                 output = parts.session.compute_loss(parts.policy, piece, 0.0)
                 terms = [t.sum * (t.weight / max(totals[t.per], 1)) for t in output.terms if t.weight]
                 loss = torch.stack(terms).sum()
@@ -125,32 +105,19 @@ class MethodSteps:
         return total, torch.cat(grads) if grads else torch.zeros(1)
 
     def _same(
-        self,
-        first: tuple[float, torch.Tensor],
-        second: tuple[float, torch.Tensor],
-        message: str,
-        tolerance: float = 1e-5,
+        self, first: tuple[float, torch.Tensor], second: tuple[float, torch.Tensor], why: str, tolerance: float = 1e-5
     ) -> None:
         off = float((first[1] - second[1]).norm() / (first[1].norm() + 1e-12))
-        alike = abs(first[0] - second[0]) <= tolerance * max(1.0, abs(first[0]))
-        explanation = f"{message} (losses {first[0]:.6g} and {second[0]:.6g}, gradients {off:.1e} apart)"
-        assert alike, explanation
+        explanation = f"{why} (losses {first[0]:.6g} and {second[0]:.6g}, gradients {off:.1e} apart)"
+        assert abs(first[0] - second[0]) <= tolerance * max(1.0, abs(first[0])), explanation
         assert off <= 10 * tolerance, explanation
 
     def _margin(self, trainer: AlignTrainer) -> float:
         policy = trainer.parts.policy
         policy.model = trainer.model
-        scores = policy.score(tiny.as_pairs(32), grad=False)
+        scores = policy.score(tiny.rows("preference", 32, seed=1001), grad=False)  # not the rows it trains on
         good, bad = scores.split(scores.means())
         return float((good - bad).mean())
-
-
-def _cut(batch: Batch, size: int | None) -> Iterator[Batch]:
-    if size is None:
-        yield batch
-        return
-    for start in range(0, len(batch), size):
-        yield batch.rows(range(start, min(start + size, len(batch))))
 
 
 def _stop_at(step: int) -> Any:

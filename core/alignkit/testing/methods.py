@@ -12,7 +12,7 @@ import pytest
 
 from alignkit import settings
 from alignkit.errors import ConfigError
-from alignkit.testing.installed import check_listing, check_schema
+from alignkit.testing.installed import check_schema
 from alignkit.testing.method_steps import MethodSteps
 from alignkit.training.session import Session
 
@@ -37,18 +37,13 @@ class MethodConformance(MethodSteps):
 
     # ------------------------------------------------------------------ declarations
 
-    def test_listing_does_not_import_it(self) -> None:
-        """``align methods`` lists the method without importing it."""
-        check_listing("align.methods", self.name)
-
     def test_hooks_are_in_order(self) -> None:
         """All implemented hooks exist and take arguments the hooks have."""
         Session.open(self._config())
 
     def test_settings_are_complete(self) -> None:
         """Every setting is described, and an unknown key is an error that names it."""
-        method = self._type()
-        check_schema(method.settings_type)
+        check_schema(self._load().settings_type)
         with pytest.raises(ConfigError, match="no_such_setting"):
             settings.resolve(method=self.name, sets=[*self._sets(), "no_such_setting=1"])
 
@@ -68,7 +63,7 @@ class MethodConformance(MethodSteps):
 
         trainer = self._trainer(tmp_path, lora=True)
         frozen = [p for p in trainer.model.parameters() if not p.requires_grad]
-        loss, gradient = self._gradient(trainer, [self._prepared(trainer)])
+        loss, gradient = self._gradient(trainer)
         assert math.isfinite(loss), f"the loss is {loss}"
         assert bool(torch.isfinite(gradient).all()), "the gradient is not finite: a log or a division near 0?"
         assert float(gradient.norm()) > 0, (
@@ -81,11 +76,9 @@ class MethodConformance(MethodSteps):
         """The loss does not depend on how a step is split into micro-batches."""
         trainer = self._trainer(tmp_path)
         batch = self._prepared(trainer)
-        whole = self._gradient(trainer, [batch])
-        parts = self._gradient(trainer, [batch], cut=cut)
         self._same(
-            whole,
-            parts,
+            self._gradient(trainer, batch),
+            self._gradient(trainer, batch, cut=cut),
             "the loss depends on how the step is split: a term must be a sum over rows or tokens (never a mean), "
             "and statistics of the whole step belong in align_prepare_batch",
         )
@@ -94,37 +87,30 @@ class MethodConformance(MethodSteps):
         """The loss does not depend on the order of the rows."""
         trainer = self._trainer(tmp_path)
         batch = self._prepared(trainer)
-        reversed_batch = batch.rows(list(reversed(range(len(batch)))))
         self._same(
-            self._gradient(trainer, [batch]),
-            self._gradient(trainer, [reversed_batch]),
+            self._gradient(trainer, batch),
+            self._gradient(trainer, batch.rows(range(len(batch))[::-1])),
             "the loss depends on the order of the rows: is a column read out of order?",
         )
 
     def test_padding_changes_nothing(self, tmp_path: Path) -> None:
         """Packed and padded scoring give the same loss."""
-        found = []
-        for scorer in ("packed", "padded"):
-            trainer = self._trainer(tmp_path / scorer, scorer=scorer)
-            found.append(self._gradient(trainer, [self._prepared(trainer)]))
-        self._same(
-            found[0],
-            found[1],
-            "the loss depends on the scoring backend: does it read positions that are not scored?",
-            1e-4,
+        packed, padded = (
+            self._gradient(self._trainer(tmp_path / scorer, scorer=scorer)) for scorer in ("packed", "padded")
         )
+        message = "the loss depends on the scoring backend: does it read positions that are not scored?"
+        self._same(packed, padded, message, 1e-4)
 
     def test_ranks_change_nothing(self, tmp_path: Path) -> None:
         """Two processes with half of the rows each give the same loss as one."""
-        if "whole_step" in self.capabilities or "reward" in self._method().needs:
+        if "whole_step" in self.capabilities or "reward" in self._load().needs:
             pytest.skip("its batches depend on the whole step: this needs a run with several processes")
         trainer = self._trainer(tmp_path)
         rows = trainer.steps.rows_of_step(0)
-        halves = [rows.rows(range(k, len(rows), 2)) for k in (0, 1)]
-        prepared = [trainer.steps.prepare(half, 0, 0.0) for half in halves]
+        halves = [trainer.steps.prepare(rows.rows(range(k, len(rows), 2)), 0, 0.0) for k in (0, 1)]
         self._same(
-            self._gradient(trainer, [trainer.steps.prepare(rows, 0, 0.0)]),
-            self._gradient(trainer, prepared),
+            self._gradient(trainer),
+            self._gradient(trainer, *halves),
             "the loss depends on how rows are distributed over processes: declare the capability whole_step if that is intended",
         )
 
@@ -135,8 +121,7 @@ class MethodConformance(MethodSteps):
         found = []
         for k in (0, 1):
             torch.manual_seed(k)  # the global random state must not matter
-            trainer = self._trainer(tmp_path / str(k))
-            found.append(self._gradient(trainer, [self._prepared(trainer)])[0])
+            found.append(self._gradient(self._trainer(tmp_path / str(k)))[0])
         assert found[0] == found[1], f"two runs with the same seed have the losses {found[0]} and {found[1]}"
 
     def test_gradients_of_the_pure_loss(self) -> None:
@@ -154,9 +139,8 @@ class MethodConformance(MethodSteps):
         for name, value in ((n, v) for record in logs for n, v in record.items()):
             assert _METRIC_NAME.fullmatch(name), f"{name!r} is not a valid metric name: write group/name"
             assert not isinstance(value, float) or math.isfinite(value), f"{name} is {value}"
-        parts = trainer.parts
-        metrics = parts.session.compute_loss(parts.policy, self._prepared(trainer), 0.0).metrics
-        taken = sorted(set(metrics) & _ENGINE_METRICS)
+        output = trainer.parts.session.compute_loss(trainer.parts.policy, self._prepared(trainer), 0.0)
+        taken = sorted(set(output.metrics) & _ENGINE_METRICS)
         assert not taken, f"the engine logs {', '.join(taken)} itself: give the method's metric another name"
 
     def test_it_learns(self, tmp_path: Path) -> None:

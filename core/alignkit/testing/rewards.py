@@ -8,29 +8,25 @@ from typing import Any, ClassVar
 
 import pytest
 
-from alignkit.contract import Answered, registry
-from alignkit.testing.installed import check_listing, check_schema
+from alignkit.contract import Answered, RewardSpec
+from alignkit.onpolicy.rewards import open_rewards
+from alignkit.testing.installed import InstalledPlugin, check_schema
 from alignkit.testing.tiny import END, Words
 
 
-class RewardConformance:
+class RewardConformance(InstalledPlugin):
     """Tests of one installed reward; set ``name``."""
 
-    name: ClassVar[str]
-    settings: ClassVar[Mapping[str, Any]] = {}
+    group = "align.rewards"
     fields: ClassVar[Mapping[str, Any]] = {}
     """Columns of the data that the reward reads, with a value."""
     prompt: ClassVar[str] = "what is two plus two ?"
 
-    def test_listing_does_not_import_it(self) -> None:
-        """``align rewards`` lists the reward without importing it."""
-        check_listing("align.rewards", self.name)
-
     def test_settings_are_complete(self) -> None:
         """Every setting is described, and unknown keys are rejected."""
-        plugin: Any = registry.load(registry.find("align.rewards", self.name))
+        plugin = self._load()
         if isinstance(plugin, type):
-            check_schema(getattr(plugin, "settings_type"))  # noqa: B009
+            check_schema(plugin.settings_type)  # type: ignore[attr-defined]
 
     def test_one_finite_number_an_answer(self) -> None:
         """Every answer gets one finite number, including empty, truncated and meaningless ones."""
@@ -55,15 +51,10 @@ class RewardConformance:
         assert self._score([]) == []
 
     def _score(self, answers: Sequence[Answered]) -> list[float]:
-        from alignkit.contract import RewardSpec
-        from alignkit.onpolicy.rewards import open_rewards
-
         (reward,) = open_rewards([RewardSpec.model_validate({"name": self.name, **self.settings})])
         return reward(answers)
 
     def _answers(self) -> list[Answered]:
-        from alignkit.contract import Answered
-
         words: Any = Words()
         texts = [("two plus two is four .", True), ("", True), ("two plus", False), ("4 " * 40, False)]
         made = []

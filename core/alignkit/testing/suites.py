@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from alignkit.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from alignkit.contract import Suite, SuiteResult, Target
 from alignkit.errors import NoRowsError, RunFailedError
-from alignkit.testing.installed import check_listing, check_schema
+from alignkit.rundir.evaluations import read_evaluation, write_evaluation
+from alignkit.runs.evaluation import open_suites
+from alignkit.testing.installed import InstalledPlugin, check_schema
 
 
-class SuiteConformance:
+class SuiteConformance(InstalledPlugin):
     """Tests of one installed suite on the demo model and a few of its held-out rows; set ``name``."""
 
-    name: ClassVar[str]
-    settings: ClassVar[Mapping[str, Any]] = {}
-
-    def test_listing_does_not_import_it(self) -> None:
-        """``align suites`` lists the suite without importing it."""
-        check_listing("align.suites", self.name)
+    group = "align.suites"
 
     def test_settings_are_complete(self) -> None:
         """Every setting is described, and unknown keys are rejected."""
-        check_schema(type(self._suite()).settings_type)
+        check_schema(self._load().settings_type)
 
     def test_the_result_is_whole(self) -> None:
         """Metrics are finite and inside their intervals, items have unique ids and clusters, contrasts name existing keys."""
@@ -48,7 +45,7 @@ class SuiteConformance:
                 assert estimate.low <= estimate.value <= estimate.high, f"metric {name} is outside its interval"
         keys = set(result.items[0])
         for contrast in result.contrasts:
-            missing = {contrast.numerator, *([contrast.denominator] if contrast.denominator else [])} - keys
+            missing = {contrast.numerator, contrast.denominator or contrast.numerator} - keys
             assert contrast.metric in result.metrics, f"a contrast names {contrast.metric!r}, which is not a metric"
             assert not missing, (
                 f"the contrast of {contrast.metric} reads {', '.join(missing)}, which the items do not have"
@@ -68,8 +65,6 @@ class SuiteConformance:
 
     def test_it_can_be_written_and_read(self, tmp_path: Path) -> None:
         """A result written to ``eval/SUITE.json`` and read back is equal."""
-        from alignkit.rundir.evaluations import read_evaluation, write_evaluation
-
         result = self._result()
         write_evaluation(tmp_path, result, target="demo")
         again = read_evaluation(tmp_path, self.name)
@@ -90,32 +85,24 @@ class SuiteConformance:
 
         target = _target()
         weight = target.policy.model.get_parameter("model.norm.weight")
-        kept = weight.detach().clone()
-        try:
-            with torch.no_grad():
-                weight.fill_(math.nan)
-            with pytest.raises(RunFailedError):
-                self._suite().evaluate(target)
-        finally:
-            with torch.no_grad():
+        with torch.no_grad():
+            kept = weight.clone()
+            weight.fill_(math.nan)
+            try:
+                with pytest.raises(RunFailedError):
+                    self._suite().evaluate(target)
+            finally:
                 weight.copy_(kept)
 
     def test_no_rows_are_said(self) -> None:
         """Without rows, the suite raises ``NoRowsError``, and a run continues without it."""
-        from dataclasses import replace
-
-        def none(_kind: Any) -> Any:
-            return []
-
         try:
-            found = self._suite().evaluate(replace(_target(), examples=none, rows=none))
+            found = self._suite().evaluate(replace(_target(), examples=lambda _: [], rows=lambda _: []))
         except NoRowsError:
             return
         assert found.n, "the suite returned an empty result: raise NoRowsError"  # some suites have their own items
 
     def _suite(self) -> Suite[Any]:
-        from alignkit.runs.evaluation import open_suites
-
         return open_suites(EvalConfig(suites=[self.name], settings={self.name: dict(self.settings)}))[self.name]
 
     def _result(self) -> SuiteResult:
@@ -127,7 +114,6 @@ class SuiteConformance:
 
 @cache
 def _target() -> Target:
-    from alignkit.contract import Target
     from alignkit.data.load import load_data
     from alignkit.models.load import build_model
     from alignkit.scoring.policy import ModelPolicy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alignkit.contract import Answered, Example, RowKind
@@ -44,31 +43,22 @@ def rows(kind: RowKind, n: int, seed: int = 0, longest: int = 10) -> list[Exampl
     """Return rows of a kind: preference rows with the good answer first, unpaired rows with ``label`` in their fields."""
     draw = random.Random(seed)
 
-    def tokens(parity: int | None) -> list[int]:
-        step = 1 if parity is None else 2
-        found = range(_FIRST + (parity or 0), VOCABULARY, step)
-        return draw.choices(found, k=draw.randint(2, longest))
+    def tokens(first: int, step: int = 2) -> list[int]:
+        return draw.choices(range(first, VOCABULARY, step), k=draw.randint(2, longest))
 
     made = []
     for i in range(n):
-        prompt, good, bad = tokens(None), [*tokens(0), END], [*tokens(1), END]
+        prompt, good, bad = tokens(_FIRST, 1), [*tokens(_FIRST), END], [*tokens(_FIRST + 1), END]
         label = i % 2 == 0
-        match kind:
-            case "preference":
-                completions: tuple[list[int], ...] = (good, bad)
-            case "completion":
-                completions = (good,)
-            case "unpaired":
-                completions = (good if label else bad,)
-            case "prompt":
-                completions = ()
-        made.append(Example(f"row-{i}", prompt, completions, index=i, cluster=f"c{i}", fields={"label": label}))
+        completions: dict[RowKind, tuple[list[int], ...]] = {
+            "preference": (good, bad),
+            "completion": (good,),
+            "unpaired": (good if label else bad,),
+            "prompt": (),
+        }
+        fields = {"label": label}
+        made.append(Example(f"row-{i}", prompt, completions[kind], index=i, cluster=f"c{i}", fields=fields))
     return made
-
-
-def as_pairs(n: int, seed: int = 1) -> list[Example]:
-    """Return held-out pairs, to measure the margin of good answers over bad ones."""
-    return [replace(row, id=f"held-{row.id}") for row in rows("preference", n, seed + 1000)]
 
 
 def good_share(answers: Sequence[Answered]) -> list[float]:
@@ -82,5 +72,4 @@ class Words:
     pad_token_id, eos_token_id = 0, END
 
     def decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Return the tokens' words, separated by spaces."""
         return " ".join(f"w{token}" for token in tokens)
