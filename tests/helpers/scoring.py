@@ -43,7 +43,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[], Any], str]] = {
     "cohere2": (lambda: hf.Cohere2Config(**_SMALL, sliding_window=7), "packed"),
     "granite": (lambda: hf.GraniteConfig(**_SMALL, logits_scaling=3.0), "packed"),
     "gpt2": (
-        lambda: hf.GPT2Config(**_GPT, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0),
+        lambda: hf.GPT2Config(**_GPT, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
         "packed",
     ),
     "phi-head-bias": (lambda: hf.PhiConfig(**_SMALL, partial_rotary_factor=0.5), "packed"),
