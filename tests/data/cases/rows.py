@@ -107,6 +107,25 @@ ROWS: dict[str, Case] = {
     "more folds than rows": Case(
         lines(), "{file}: 4 groups of rows (clusters, prompts) cannot be split into 9 folds", section={"folds": 9}
     ),
+    # ---------------------------------------------------------------- half a surrogate pair
+    "half a character in a name": Case(
+        changed(id="\ud800"), '{file}:3: "id" contains an unpaired surrogate, which is not a character'
+    ),
+    "half a character in a cluster": Case(
+        changed(cluster="x\udfff"), '{file}:3: "cluster" contains an unpaired surrogate, which is not a character'
+    ),
+    "half a character in a role": Case(
+        talk(prompt=[{"role": "\ud800", "content": "sky?"}]),
+        '{file}:1: "prompt[0].role" contains an unpaired surrogate, which is not a character',
+    ),
+    "half a character in a key of a message": Case(
+        talk(prompt=[{"role": "user", "content": "sky?", "name": {"\ud800": 1}}]),
+        '{file}:1: "prompt[0]" contains an unpaired surrogate, which is not a character',
+    ),
+    "half a character in a tool": Case(
+        talk(tools=[{"type": "function", "function": {"name": "\udc00"}}]),
+        '{file}:1: "tools" contains an unpaired surrogate, which is not a character',
+    ),
     # ---------------------------------------------------------------- conversations
     "a turn without a role": Case(
         talk(prompt=[{"content": "sky?"}]), '{file}:1: "prompt[0]" has no role (its keys are content)'

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignkit.contract import Message, Text
 from alignkit.data.rows import describe_value
-from alignkit.data.shapes.messages import read_text
+from alignkit.data.shapes.messages import encodable, read_text
 from alignkit.errors import DataError
 from alignkit.system.files import InvalidJSON, parse_json
 
@@ -55,7 +55,7 @@ class RowReader:
         if value is None:
             return ""
         if isinstance(value, (str, int, float)):
-            return str(value)
+            return encodable(str(value), column, self.place)
         raise DataError(f'{self.place}: "{column}" is {describe_value(value)}, expected text or a number')
 
     def tools(self) -> tuple[Mapping[str, Any], ...] | None:
@@ -70,7 +70,7 @@ class RowReader:
             return None
         if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
             raise DataError(f'{self.place}: "tools" is {describe_value(value)}, expected a list of function schemas')
-        return tuple(_without_nulls(tool) for tool in value)
+        return tuple(encodable([_without_nulls(tool) for tool in value], "tools", self.place))
 
 
 def read_label(value: Any, place: str) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from alignkit.contract import Message, Text
 from alignkit.data.rows import describe_value
 from alignkit.errors import DataError
+
+T = TypeVar("T")
 
 _ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -25,7 +28,7 @@ def read_text(value: Any, column: str, place: str) -> Text:
         DataError: ``value`` is none of these; the message names ``place`` (file:line) and ``column``.
     """
     if isinstance(value, str):
-        return _encodable(value, column, place)
+        return encodable(value, column, place)
     if isinstance(value, Mapping):
         return (_message(value, column, place),)
     if isinstance(value, list):
@@ -65,7 +68,8 @@ def _message(value: Any, column: str, place: str) -> Message:
     content = value.get(key)
     if content is None and others.get("tool_calls"):
         content = ""
-    return {"role": role, "content": _content(content, f"{column}.{key}", place)} | others
+    message = {"role": encodable(role, f"{column}.role", place), "content": _content(content, f"{column}.{key}", place)}
+    return message | encodable(others, column, place) if others else message
 
 
 def _content(value: Any, column: str, place: str) -> str:
@@ -79,13 +83,15 @@ def _content(value: Any, column: str, place: str) -> str:
             value = "".join(str(part.get("text", "")) for part in value)
     if not isinstance(value, str):
         raise DataError(f'{place}: "{column}" is {describe_value(value)}, expected text')
-    return _encodable(value, column, place)
+    return encodable(value, column, place)
 
 
-def _encodable(text: str, column: str, place: str) -> str:
+def encodable(value: T, column: str, place: str) -> T:
+    """Return text, or a value of JSON, unchanged; raises :class:`DataError` if it contains an unpaired surrogate."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
             raise DataError(f'{place}: "{column}" contains an unpaired surrogate, which is not a character') from None
-    return text
+    return value
