@@ -36,7 +36,7 @@ def test_metrics_are_estimates_and_null_is_not_a_number() -> None:
         ({"steps": "many"}, "steps: input should be a valid integer"),
         ({"model": {}}, "model.name: field required"),
         ({"train": {"loss": [1]}}, "train.loss: input should be a valid number"),
-        ({"evaluation": {"before": {"prefs": {"ece": {"value": "x"}}}}}, "evaluation.before.prefs.ece.value: "),
+        ({"evaluation": {"before": {"prefs": {"ece": {"value": "x"}}}}}, r"evaluation\.before\.prefs\.ece\."),
     ],
 )
 def test_a_wrong_type_is_one_sentence_with_file_and_key(change: dict[str, Any], expected: str) -> None:
