@@ -1,6 +1,6 @@
 """From a run's configuration and its plugins to its data: the one way for training, evaluation, checks, export and reports.
 
-A service or method may load a source itself (``align_load_data``), so whoever wants a run's rows needs its plugins.
+A service or method may load a source itself (``align_load_data``), so reading the rows of a run needs its plugins.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class RunEvaluator:
     start_policy: Callable[[], Policy]
     """Loads the start model beside the trained one."""
     warn: Callable[[str], None]
-    """Hears of suites that are skipped, and why."""
+    """Called with the reason of every suite that is skipped."""
 
     def start_model(self, names: Iterable[str]) -> Results:
         """Evaluate the start model."""

@@ -35,7 +35,7 @@ def held_out_loss(
     sums, weights = MetricSums(device), dict[str, float]()
     mine = range(steps.rank, len(examples), steps.world_size)
     batches = list(by_length([examples[i] for i in mine], parts.tokens_per_micro_batch))
-    with undisturbed(model), torch.no_grad():
+    with undisturbed(model):
         for number, which in enumerate(batches):
             rows = steps.rows("eval", examples, [mine[i] for i in which])
             with autocast():
