@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from alignkit import demo
-from alignkit.demo import build, corpus, pretrain, world
-from alignkit.demo.pairs import pairs
-from alignkit.demo.tokenizer import train_tokenizer
+from alignkit.demo import world
 from alignkit.errors import ConfigError, DataError
+from alignkit_demo import build, corpus, pretrain
+from alignkit_demo.pairs import pairs
+from alignkit_demo.tokenizer import train_tokenizer
 
 ASSETS = demo.model_path().parent
 SPLITS: tuple[world.Split, ...] = ("train", "dev", "test")
@@ -223,7 +224,7 @@ def test_paths():
 
 
 def test_importing_the_demo_and_its_world_loads_neither_torch_nor_transformers():
-    code = "import sys, alignkit.demo, alignkit.demo.build, alignkit.demo.world, alignkit.demo.pairs; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = "import sys, alignkit.demo, alignkit_demo.build, alignkit.demo.world, alignkit_demo.pairs; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

@@ -20,4 +20,3 @@ PLUGINS = Command("alignkit.cli.plugins:plugins", "List all plugins with their s
 NEW_PLUGIN = Command("alignkit.cli.plugins:new_plugin", "Create a package with one working plugin.")
 SCHEMA = Command("alignkit.cli.listing:schema", "Print the JSON schema of a method's configuration.")
 CACHE = Command("alignkit.cli.cache:cache", "List, measure or prune the cache on disk.")
-DEMO = Command("alignkit.cli.demo:demo", "Rebuild the data and model of the embedded demo.")

@@ -1,7 +1,7 @@
 """The embedded demo: a tiny base model and preference data with known correct answers, shipped in the package.
 
 ``model_path`` and ``data_path`` return their places; ``PRESET`` is the configuration of demo runs. :mod:`alignkit.demo.world`
-defines the synthetic world; :mod:`alignkit.demo.build` rebuilds model and data.
+defines the synthetic world. The package ``alignkit_demo`` rebuilds model and data (``align demo build``).
 """
 
 from __future__ import annotations

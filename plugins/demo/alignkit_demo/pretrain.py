@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from alignkit.demo.tokenizer import MAX_LENGTH
+from alignkit_demo.tokenizer import MAX_LENGTH
 
 if TYPE_CHECKING:
     import torch

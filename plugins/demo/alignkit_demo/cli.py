@@ -26,9 +26,10 @@ def demo() -> None:
 )
 def build(output: Path, steps: int | None, seed: int) -> None:
     """Build the demo's data, tokenizer and base model from scratch, deterministically."""
-    from alignkit.demo.build import STEPS
-    from alignkit.demo.build import build as make
     from alignkit.system.quiet import quiet_libraries
+
+    from alignkit_demo.build import STEPS
+    from alignkit_demo.build import build as make
 
     quiet_libraries()
     make(output, steps=STEPS if steps is None else steps, seed=seed)

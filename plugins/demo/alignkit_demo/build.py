@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from alignkit.demo import corpus
-from alignkit.demo.pairs import pairs
 from alignkit.demo.world import Split
 from alignkit.errors import ConfigError
 from alignkit.system.files import staged_directory
+
+from alignkit_demo import corpus
+from alignkit_demo.pairs import pairs
 
 STEPS = 2400
 TEXTS = 40_000
@@ -57,8 +58,8 @@ def write_model(directory: Path, *, steps: int, seed: int) -> None:
     """Train the tokenizer and the base model and save both (weights in bf16)."""
     import torch
 
-    from alignkit.demo import pretrain
-    from alignkit.demo.tokenizer import train_tokenizer
+    from alignkit_demo import pretrain
+    from alignkit_demo.tokenizer import train_tokenizer
 
     texts = list(corpus.corpus(TEXTS, seed))
     tokenizer = train_tokenizer(texts)
