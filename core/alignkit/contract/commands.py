@@ -22,9 +22,10 @@ class Command(NamedTuple):
     """One line for ``align --help``."""
 
 
-Report: TypeAlias = "Callable[..., Path]"
-"""A function that writes a report and returns its path, declared as an entry point of the group ``align.reports``.
+Report: TypeAlias = "Callable[..., Path | list[Path]]"
+"""A function that writes a report and returns what it wrote, declared as an entry point of the group ``align.reports``.
 
 The entry point's name determines when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
-``data`` by ``align data check --html FILE``, with the list of checks and the file to write.
+``plots`` at the end of every run, with its directory; ``data`` by ``align data check --html FILE``, with the list of checks
+and the file to write.
 """

@@ -1,1 +1,1 @@
-"""Console output, training curves, the model card and the status of a run."""
+"""Console output, the model card and the status of a run."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from alignkit.config import EvalConfig
 from alignkit.contract import Example, LoadedModel, SuiteResult
+from alignkit.contract.registry import load_report
 from alignkit.display.card import model_card
 from alignkit.display.console import Console, comparison_table
 from alignkit.models.generate import generate_samples
@@ -48,9 +49,7 @@ def present(
 ) -> None:
     """Write the model card and the plots, and print the table and two of the samples."""
     write_text(directory.model / "README.md", model_card(RunRecord.parse(record, directory.record)))
-    if record["config"]["run"]["plots"]:
-        from alignkit.display.plots import draw
-
+    if record["config"]["run"]["plots"] and (draw := load_report("plots")) is not None:
         draw(directory.path)
     if after:
         console.table(comparison_table(before, after))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from alignkit.data.checking import Check
-from alignkit.display.plots import COLOURS
 
+from alignkit_eval.report.curves import COLOURS
 from alignkit_eval.report.parts import EmbeddedFigure, Figures, Page, Section, SortableTable, TableCell, number_cell
 from alignkit_eval.report.plots import embed
 from alignkit_eval.report.render import write_page
