@@ -35,6 +35,14 @@ class Pin(NamedTuple):
 
 OVERRIDDEN = (
     Pin("transformers:Trainer", "_get_output_dir", "self, trial", "checkpoints are staged in another directory"),
+    Pin(
+        "transformers:Trainer",
+        "_run_epoch",
+        "self, model, epoch, train_dataloader, steps_in_epoch, "
+        "num_update_steps_per_epoch, trial, ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, "
+        "steps_trained_in_current_epoch",
+        "a resumed run with no step left trains none",
+    ),
     Pin("transformers:Trainer", "_save_checkpoint", "self, model, trial", "a checkpoint appears whole or not at all"),
     Pin("transformers:Trainer", "_save", "self, output_dir, state_dict", "a critic is saved beside the model"),
     Pin("transformers:Trainer", "_load_from_checkpoint", "self, resume_from_checkpoint, model", "and loaded with it"),

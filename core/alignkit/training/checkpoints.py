@@ -154,6 +154,13 @@ class WholeCheckpoints(Base):
             self.load_engine_state(read_engine_state(Path(resume_from_checkpoint), self.args.process_index))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing where nothing is left to train: Trainer would look only after another step."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._stage) if self._stage else super()._get_output_dir(trial)
 
