@@ -6,10 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alignkit.config import CheckConfig as CheckConfig
     from alignkit.config import RunConfig as RunConfig
     from alignkit.contract import *  # noqa: F403
     from alignkit.contract.commands import Command as Command
     from alignkit.contract.hooks import hookimpl as hookimpl
+    from alignkit.data.rows import text_digest as text_digest
     from alignkit.models.load import build_classifier as build_classifier
     from alignkit.models.load import build_model as build_model
     from alignkit.onpolicy.reward_model import RewardModel as RewardModel
@@ -27,12 +29,13 @@ __version__ = "0.1.0"
 
 # Imported when first asked for, so that `import alignkit` costs nothing.
 _NAMES = {
-    "config": "RunConfig",
-    "contract": "Answered Batch Contrast Estimate Example LoadedModel LossOutput LossTerm Method Metric NamedReward "
+    "config": "CheckConfig RunConfig",
+    "contract": "Answered Batch Contrast DataRule Estimate Example Hit LoadedModel LossOutput LossTerm Method Metric NamedReward "
     "Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scores Settings Suite SuiteResult Target TrainerParts "
-    "nll_term preference_metrics",
+    "nll_term plain_text preference_metrics texts_of",
     "contract.commands": "Command",
     "contract.hooks": "hookimpl",
+    "data.rows": "text_digest",
     "models.load": "build_classifier build_model",
     "onpolicy.reward_model": "RewardModel",
     "onpolicy.rewards": "as_reward load_function open_rewards",

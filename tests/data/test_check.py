@@ -10,10 +10,10 @@ import pytest
 from alignkit.__main__ import main
 from alignkit.config import CheckConfig, DataConfig, ModelConfig
 from alignkit.data.checking import check_source, write_fixed
-from alignkit.data.checking.similar import Sketches
 from alignkit.demo import data_path
 from alignkit.errors import DataError
 from alignkit.models.load import build_model
+from alignkit_checks.similar import Sketches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import torch
 from alignkit.contract import registry
-from alignkit.testing import CommandConformance, MethodConformance, RewardConformance, SuiteConformance
+from alignkit.testing import (
+    CommandConformance,
+    MethodConformance,
+    RewardConformance,
+    RuleConformance,
+    SuiteConformance,
+)
 from alignkit_dpo import dpo_loss
 from alignkit_grpo.losses import clipped_loss, kl_k3
 from alignkit_orpo.losses import odds_ratio_loss
@@ -94,6 +100,10 @@ class TestRegex(RewardConformance):
 class TestMatch(RewardConformance):
     name = "match"
     fields = {"answer": "two plus two is four ."}
+
+
+class TestTextRules(RuleConformance):
+    name = "text"
 
 
 COMMANDS = [entry.name for entry in registry.entries("align.commands") if entry.built_in]

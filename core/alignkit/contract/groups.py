@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from alignkit.contract.commands import Command
 
-Group = Literal["align.methods", "align.services", "align.suites", "align.rewards", "align.commands", "align.reports"]
+Group = Literal[
+    "align.methods", "align.services", "align.suites", "align.rewards", "align.rules", "align.commands", "align.reports"
+]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 CONTRACT_VERSION = 1
@@ -33,6 +36,12 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             return None if callable(plugin) else "is neither a subclass of alignkit.Reward nor a function"
         case "align.services":
             return None  # any object can have hook implementations; the session checks those
+        case "align.rules":
+            from alignkit.contract.data_rules import DataRule
+
+            rules = plugin if isinstance(plugin, Sequence) else ()
+            fine = rules and all(isinstance(rule, DataRule) for rule in rules)
+            return None if fine else "is not a sequence of alignkit.DataRule"
         case "align.commands":
             if not isinstance(plugin, Command):
                 return "is not an alignkit.Command"

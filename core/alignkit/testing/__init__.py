@@ -18,10 +18,18 @@ from typing import Any
 from alignkit.testing.commands import CommandConformance
 from alignkit.testing.methods import MethodConformance
 from alignkit.testing.rewards import RewardConformance
+from alignkit.testing.rules import RuleConformance
 from alignkit.testing.services import ServiceConformance
 from alignkit.testing.suites import SuiteConformance
 
-__all__ = ["CommandConformance", "MethodConformance", "RewardConformance", "ServiceConformance", "SuiteConformance"]
+__all__ = [
+    "CommandConformance",
+    "MethodConformance",
+    "RewardConformance",
+    "RuleConformance",
+    "ServiceConformance",
+    "SuiteConformance",
+]
 
 
 def pytest_configure(config: Any) -> None:

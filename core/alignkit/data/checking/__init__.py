@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from alignkit.data.checking.check import TITLES, Check, Finding, check_source, find, write_fixed
+from alignkit.data.checking.check import Check, Finding, check_source, find, rule_names, write_fixed
 
-__all__ = ["TITLES", "Check", "Finding", "check_source", "find", "write_fixed"]
+__all__ = ["Check", "Finding", "check_source", "find", "rule_names", "write_fixed"]

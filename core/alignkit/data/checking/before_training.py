@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alignkit.config import CheckConfig
-from alignkit.data.checking.check import TITLES, Finding, find
+from alignkit.contract.registry import usable
+from alignkit.data.checking.check import Finding, find, rule_names
 from alignkit.data.table.tokenised_rows import TextRows, TokenisedRows
 from alignkit.errors import ConfigError, DataError, suggest
 from alignkit.system.cache import ContentCache
@@ -34,9 +35,9 @@ def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
         DataError: a rule found a larger share of the rows than ``most`` allows.
     """
     for rule in limits.most:
-        if rule not in TITLES:
+        if rule not in (known := rule_names()):
             raise ConfigError(
-                f'data.check.most: unknown rule "{rule}"{suggest(rule, [*TITLES])} (known: {", ".join(TITLES)})'
+                f'data.check.most: unknown rule "{rule}"{suggest(rule, known)} (known: {", ".join(known)})'
             )
     if not limits.enabled:
         return []
@@ -62,8 +63,9 @@ def _evenly(rows: TokenisedRows, most: int) -> TokenisedRows:
 
 def _findings(rows: TokenisedRows, held_out: TokenisedRows, limits: CheckConfig) -> Sequence[Finding]:
     settings = limits.model_dump(mode="json", exclude={"most", "enabled", "rows"})
+    rules = [(entry.qualified, entry.version) for entry in usable("align.rules").values()]
     return _CACHE.fetch(
-        digest([_FORMAT, rows.fingerprint, held_out.fingerprint, settings]),
+        digest([_FORMAT, rules, rows.fingerprint, held_out.fingerprint, settings]),
         lambda: find(TextRows(rows)[:], TextRows(held_out)[:], limits, len(rows))[0],
         read=lambda path: [Finding(**finding) for finding in json.loads(path.read_bytes())],
         write=lambda path, made: write_json(path, made()),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -11,24 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config import CheckConfig, DataConfig, SourceConfig
-from alignkit.contract import Row, RowKind
+from alignkit.contract import DataRule, Hit, Row, RowKind, plain_text, texts_of
+from alignkit.contract.registry import load, usable
 from alignkit.data.checking.reading import Readable, read_source
-from alignkit.data.checking.rules import RULES, Hit, hits, leaked, length_bias, texts_of
-from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, tokenize_for_check
+from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, hits, tokenize_for_check
 from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
 from alignkit.data.sources.open import HELD_OUT_SPLITS, Load
-from alignkit.errors import DataError
+from alignkit.errors import DataError, PluginError
 from alignkit.system.files import write_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EXAMPLES = 5
-TITLES = {name: title for name, title, *_ in (*RULES, *TOKEN_RULES)} | {
-    "broken": "rows that cannot be read",
-    "leak": "prompts that also occur in the held-out rows",
-}
-"""Rule name -> title."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def check_source(
     if readable.broken:
         shown = [{"place": b.place, "row": "", "about": b.why} for b in readable.broken[:EXAMPLES]]
         count = len(readable.broken)
-        findings.append(Finding("broken", TITLES["broken"], count, count / total, True, shown))
+        findings.append(Finding("broken", "rows that cannot be read", count, count / total, True, shown))
     other: Sequence[Row] = ()
     if held_out is not None:
         everything = SourceConfig(source=held_out, columns=config.columns, template=config.template, pairs=config.pairs)
@@ -161,17 +160,50 @@ def find(
     """Apply every rule to rows; return the findings, and the rows a cleaned copy leaves out with the rule."""
     findings: list[Finding] = []
     dropped: dict[int, str] = {}
-    found: list[tuple[str, bool, list[Hit]]] = [(n, drops, list(rule(rows, limits))) for n, _, rule, drops in RULES]
+    checks: list[tuple[str, str, bool, Iterable[Hit]]] = [
+        (rule.name, rule.title, rule.drops, rule.find(rows, held_out, limits)) for rule in installed_rules()
+    ]
     if seen is not None:
-        found += [(name, drops, list(hits(seen.rows, rule))) for name, _, rule, drops in TOKEN_RULES]
-    found.append(("leak", True, list(leaked(rows, held_out, limits)) if held_out else []))
-    for name, drops, rule_hits in found:
-        if not rule_hits:
+        checks += [(name, title, drops, hits(seen.rows, problem)) for name, title, problem, drops in TOKEN_RULES]
+    for name, title, drops, found in checks:
+        if not (rule_hits := list(found)):
             continue
         shown = [{"place": rows[h.row].place, "row": rows[h.row].id, "about": h.about} for h in rule_hits[:EXAMPLES]]
-        findings.append(Finding(name, TITLES[name], len(rule_hits), len(rule_hits) / total, drops, shown))
+        findings.append(Finding(name, title, len(rule_hits), len(rule_hits) / total, drops, shown))
         dropped |= {hit.row: name for hit in rule_hits if drops and hit.row not in dropped}
     return findings, dropped
+
+
+def installed_rules() -> list[DataRule]:
+    """Return the rules of every installed package; a package whose rules cannot be loaded is named in a warning."""
+    found: list[DataRule] = []
+    for entry in usable("align.rules").values():
+        try:
+            found += load(entry)
+        except PluginError as error:
+            log.warning("data check: %s", error)
+    return found
+
+
+def rule_names() -> list[str]:
+    """Return the names of all rules, those on tokens included."""
+    return ["broken", *(rule.name for rule in installed_rules()), *(name for name, *_ in TOKEN_RULES)]
+
+
+def length_bias(rows: Sequence[Row]) -> Mapping[str, float]:
+    """Return the shares of pairs whose chosen answer is longer, as long or shorter, and the accuracy of preferring length."""
+    pairs = [row for row in rows if len(row.answers) == 2 and row.unusable is None]
+    if not pairs:
+        return {}
+    lengths = [tuple(len(plain_text(answer).split()) for answer in row.answers) for row in pairs]
+    found = Counter((a > b) - (a < b) for a, b in lengths)
+    n = len(pairs)
+    return {
+        "chosen_longer": found[1] / n,
+        "same_length": found[0] / n,
+        "chosen_shorter": found[-1] / n,
+        "longer_is_better": (found[1] + found[0] / 2) / n,
+    }
 
 
 def _words(rows: Sequence[Row]) -> dict[str, list[int]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import DataConfig
-from alignkit.contract import Row
+from alignkit.contract import Hit, Row
 from alignkit.data.table.report import SUMS
 from alignkit.data.tokenise.render import Rendered, render
 from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
@@ -66,6 +66,13 @@ def tokenize_for_check(
         for i, row in zip(rendered, encoder.encode(list(rendered.values())), strict=True):
             found[i] = row
     return CheckedRows(found)
+
+
+def hits(rows: Sequence[Tokenised], problem: Callable[[Tokenised], str | None]) -> Iterator[Hit]:
+    """Yield the rows with a problem, each described by the function that looks for it."""
+    for i, row in enumerate(rows):
+        if (about := problem(row)) is not None:
+            yield Hit(i, about)
 
 
 def _truncated(row: Tokenised) -> str | None:

@@ -1,35 +1,19 @@
-"""The rules of data checks on the text of rows. A rule yields the rows it finds with a description, and changes nothing."""
+"""The built-in rules of data checks on the text of rows."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
 
-from alignkit.config import CheckConfig
-from alignkit.contract import Row, Text
-from alignkit.data.checking.similar import Sketches
-from alignkit.data.rows import text_digest
+from alignkit import CheckConfig, DataRule, Hit, Row, plain_text, text_digest, texts_of
 
+from alignkit_checks.similar import Sketches
 
-class Hit(NamedTuple):
-    """A row found by a rule: its index among the readable rows, and a description of the problem."""
-
-    row: int
-    about: str
-
-
-T = TypeVar("T")
-Rule = Callable[[Sequence[Row], CheckConfig], Iterator[Hit]]
-
-
-def plain_text(text: Text) -> str:
-    """Return a text, or the contents of a conversation's messages joined by newlines."""
-    return text if isinstance(text, str) else "\n".join(str(message.get("content", "")) for message in text)
+Find = Callable[[Sequence[Row], Sequence[Row], CheckConfig], Iterator[Hit]]
 
 
 def named(row: Row) -> str:
@@ -37,34 +21,21 @@ def named(row: Row) -> str:
     return row.place or f"row {row.id}"
 
 
-def texts_of(row: Row) -> Iterator[tuple[str, str]]:
-    """Yield name and text of every field of a row."""
-    yield "prompt", plain_text(row.prompt)
-    names = ("chosen", "rejected") if len(row.answers) == 2 else ("completion",)
-    for name, answer in zip(names, row.answers, strict=False):
-        yield name, plain_text(answer)
-
-
-def hits(rows: Iterable[T], problem: Callable[[T], str | None]) -> Iterator[Hit]:
-    """Yield the rows with a problem, each described by the function that looks for it."""
-    for i, row in enumerate(rows):
-        about = problem(row)
-        if about is not None:
-            yield Hit(i, about)
-
-
-def _by_field(problem: Callable[[str, str, CheckConfig], str | None]) -> Rule:
+def _by_field(problem: Callable[[str, str, CheckConfig], str | None]) -> Find:
     """Return the rule that finds rows by the first field (name and text) with a problem."""
 
-    def rule(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
-        return hits(rows, lambda row: next(filter(None, (problem(*field, limits) for field in texts_of(row))), None))
+    def rule(rows: Sequence[Row], _held_out: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
+        for i, row in enumerate(rows):
+            about = next(filter(None, (problem(*field, limits) for field in texts_of(row))), None)
+            if about is not None:
+                yield Hit(i, about)
 
     return rule
 
 
-def unusable(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+def unusable(rows: Sequence[Row], _held_out: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Rows that training would drop."""
-    return hits(rows, lambda row: row.unusable)
+    return (Hit(i, row.unusable) for i, row in enumerate(rows) if row.unusable is not None)
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
@@ -138,7 +109,7 @@ def too_short(name: str, text: str, limits: CheckConfig) -> str | None:
     return f"{name} has {words} words" if words < limits.min_words else None
 
 
-def wrong_roles(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+def wrong_roles(rows: Sequence[Row], _held_out: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Conversations with an invalid order of roles: a system turn in the middle, two user turns in a row, an answer by the user."""
     for i, row in enumerate(rows):
         if isinstance(row.prompt, str):
@@ -163,7 +134,7 @@ def _role_problem(turns: Sequence[str], *, answered: bool) -> str | None:
     return f"the answer has the role {others[-1]}" if answered and others and others[-1] != "assistant" else None
 
 
-def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+def duplicates(rows: Sequence[Row], _held_out: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Rows with the same prompt and answers as an earlier row."""
     first: dict[str, int] = {}
     for i, row in enumerate(rows):
@@ -172,7 +143,7 @@ def duplicates(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
             yield Hit(i, f"the same as {named(rows[earlier])}")
 
 
-def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+def contradictions(rows: Sequence[Row], _held_out: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
     """Pairs with the same prompt and answers as another pair, but the opposite preference."""
     # Prompt and answers -> the chosen one of the two answers -> rows.
     pairs: dict[tuple[str, frozenset[str]], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -187,7 +158,7 @@ def contradictions(rows: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
                 yield Hit(i, f"{named(rows[(other if i in one else one)[0]])} has the opposite preference")
 
 
-def near_duplicates(rows: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
+def near_duplicates(rows: Sequence[Row], _held_out: Sequence[Row], limits: CheckConfig) -> Iterator[Hit]:
     """Rows nearly the same as an earlier row (exact duplicates are found by :func:`duplicates`)."""
     sketches, exact, numbers = Sketches(), set[str](), list[int]()
     for i, row in enumerate(rows):
@@ -222,32 +193,16 @@ def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig) ->
             yield Hit(i, f"prompt {best[1]:.0%} similar to that of {names[best[0]]}")
 
 
-RULES: tuple[tuple[str, str, Rule, bool], ...] = (
-    ("unusable", "rows that cannot be trained on", unusable, True),
-    ("duplicate", "duplicate rows", duplicates, True),
-    ("contradiction", "contradictory preferences", contradictions, True),
-    ("near-duplicate", "near-duplicate rows", near_duplicates, False),
-    ("encoding", "mis-encoded text (mojibake)", encoding_damage, True),
-    ("control", "control and invisible characters", control_characters, False),
-    ("script", "text in another script", wrong_script, True),
-    ("mixed-script", "words that mix letters of several scripts", mixed_scripts, False),
-    ("short", "fields with too few words", too_short, True),
-    ("roles", "conversations with an invalid order of roles", wrong_roles, True),
+RULES: Sequence[DataRule] = (
+    DataRule("unusable", "rows that cannot be trained on", unusable),
+    DataRule("duplicate", "duplicate rows", duplicates),
+    DataRule("contradiction", "contradictory preferences", contradictions),
+    DataRule("near-duplicate", "near-duplicate rows", near_duplicates, drops=False),
+    DataRule("encoding", "mis-encoded text (mojibake)", encoding_damage),
+    DataRule("control", "control and invisible characters", control_characters, drops=False),
+    DataRule("script", "text in another script", wrong_script),
+    DataRule("mixed-script", "words that mix letters of several scripts", mixed_scripts, drops=False),
+    DataRule("short", "fields with too few words", too_short),
+    DataRule("roles", "conversations with an invalid order of roles", wrong_roles),
+    DataRule("leak", "prompts that also occur in the held-out rows", leaked),
 )
-"""Name, title, rule, and whether ``--fix`` removes the rows."""
-
-
-def length_bias(rows: Sequence[Row]) -> Mapping[str, float]:
-    """Return the shares of pairs whose chosen answer is longer, as long or shorter, and the accuracy of preferring length."""
-    pairs = [row for row in rows if len(row.answers) == 2 and row.unusable is None]
-    if not pairs:
-        return {}
-    lengths = [tuple(len(plain_text(answer).split()) for answer in row.answers) for row in pairs]
-    found = Counter((a > b) - (a < b) for a, b in lengths)
-    n = len(pairs)
-    return {
-        "chosen_longer": found[1] / n,
-        "same_length": found[0] / n,
-        "chosen_shorter": found[-1] / n,
-        "longer_is_better": (found[1] + found[0] / 2) / n,
-    }
