@@ -141,12 +141,25 @@ def clustered_proportion(credits: ArrayLike, clusters: Sequence[Hashable]) -> Es
         raise ValueError("credits must lie in [0, 1]")
     fit = fit_ratio(a, np.ones_like(a), clusters)
     p, se, half = fit.value, fit.standard_error, fit.half_width
-    if se is None:
-        return Estimate(p)
-    if se > _ROUNDING and half <= min(p, 1 - p):
-        return Estimate(p, p - half, p + half)
-    trials = min(float(len(a)), p * (1 - p) / se**2) if se > _ROUNDING else float(fit.clusters)
+    return Estimate(p) if se is None else inside_unit(Estimate(p, p - half, p + half), se, len(a), fit.clusters)
+
+
+def inside_unit(estimate: Estimate, error: float, items: int, clusters: int) -> Estimate:
+    """Return a t interval of a proportion, or Wilson's where it has no width or leaves [0, 1]; see :func:`clustered_proportion`."""
+    p, low, high = estimate.value, estimate.low, estimate.high
+    if error > _ROUNDING and low is not None and high is not None and low >= 0 and high <= 1:
+        return estimate
+    trials = min(float(items), p * (1 - p) / error**2) if error > _ROUNDING else float(clusters)
     return Estimate(p, *wilson(p, trials))
+
+
+def nonnegative(estimate: Estimate) -> Estimate:
+    """Cut the interval of a quantity that is never negative at 0.
+
+    >>> nonnegative(Estimate(0.1, -0.2, 0.4))
+    Estimate(value=0.1, low=0.0, high=0.4)
+    """
+    return estimate if estimate.low is None else estimate._replace(low=max(0.0, estimate.low))
 
 
 def clustered_ratio(numerators: ArrayLike, denominators: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:

@@ -11,6 +11,7 @@ from typing import Any
 
 from alignkit import Contrast, Estimate
 from alignkit.errors import ConfigError
+from scipy.stats import norm
 
 from alignkit_eval.comparison.arms import START, Group, group, mean_cost, read_run
 from alignkit_eval.comparison.folds import join_folds, start_of
@@ -25,7 +26,7 @@ from alignkit_eval.comparison.items import (
 from alignkit_eval.comparison.paired import Difference, holm, judge, minus
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.verdict import Judged, verdict_of
-from alignkit_eval.statistics import Effect, transformed
+from alignkit_eval.statistics import LEVEL, Effect, inside_unit, transformed
 
 _LARGEST = 300.0
 """Logarithms above this are treated as infinite: an interval end that reaches it is None."""
@@ -166,6 +167,9 @@ class _Table:
         values = self.values[g.name, suite, contrast.metric]
         found = judge(values.effect, values.clusters)
         estimate = Estimate(found.diff, found.low, found.high)
+        if values.proportion and found.clusters > 1:
+            width = 0.0 if found.low is None or found.high is None else found.high - found.low
+            return inside_unit(estimate, width / 2 / float(norm.ppf((1 + LEVEL) / 2)), found.n, found.clusters)
         return transformed(estimate, _exp) if contrast.log else estimate
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from alignkit import Contrast
 from alignkit.errors import ConfigError
 
@@ -20,6 +21,8 @@ class Values(NamedTuple):
     seeds: tuple[int, ...]
     effect: Effect
     clusters: list[str]
+    proportion: bool
+    """Whether the contrast is a mean of numbers in [0, 1]."""
 
 
 def common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
@@ -142,7 +145,9 @@ def item_values(g: Group, suite: str, contrast: Contrast, clusters: Mapping[str,
         raise ConfigError(
             f"suite {suite} of {g.runs[0].path}: {contrast.metric} cannot be compared: {error}"
         ) from error
-    return Values(tuple(run.seed for run in g.runs), found, [clusters[name] for name in names])
+    a, b = np.array(numerators), np.array(denominators or np.ones_like(numerators))
+    proportion = bool((np.isin(b, (0, 1)) & (a >= 0) & (a <= b)).all())
+    return Values(tuple(run.seed for run in g.runs), found, [clusters[name] for name in names], proportion)
 
 
 def _counts(item: Mapping[str, Any], contrast: Contrast) -> bool:

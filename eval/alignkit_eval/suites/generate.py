@@ -14,7 +14,7 @@ from alignkit.models.generate import generate
 from alignkit.onpolicy.rewards import load_function, open_rewards, score_answers
 from pydantic import Field
 
-from alignkit_eval.statistics import clustered_mean, clustered_proportion
+from alignkit_eval.statistics import clustered_mean, clustered_proportion, nonnegative
 from alignkit_eval.suites.diversity import distinct, repetition
 from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest, suite_result
 
@@ -135,7 +135,7 @@ def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]
         return clustered_mean([item[key] for item in items], clusters)
 
     return {name: mean(name) for name in items[0] if name == "quality" or name.startswith("reward/")} | {
-        "tokens": mean("tokens"),
+        "tokens": nonnegative(mean("tokens")),
         "ended": clustered_proportion([item["ended"] for item in items], clusters),
         "repetition": clustered_proportion([item["repetition"] for item in items], clusters),
         "distinct_1": Estimate(distinct(tokens, 1)),

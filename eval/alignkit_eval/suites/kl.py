@@ -21,7 +21,7 @@ from alignkit.contract import by_length
 from alignkit.errors import ConfigError, NoRowsError, RunFailedError
 from pydantic import Field
 
-from alignkit_eval.statistics import clustered_mean, clustered_ratio
+from alignkit_eval.statistics import clustered_mean, clustered_ratio, nonnegative
 from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest, suite_result
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class KLSuite(Suite[KLSettings]):
         clusters = [cluster_of(example) for example in examples]
         tokens = [example.scored_tokens(0) for example in examples]
         metrics = {
-            "kl": clustered_ratio(divergences, tokens, clusters),
-            "kl_sequence": clustered_mean(divergences, clusters),
+            "kl": nonnegative(clustered_ratio(divergences, tokens, clusters)),
+            "kl_sequence": nonnegative(clustered_mean(divergences, clusters)),
         }
         items = [
             {"id": e.id, "cluster": c, "kl": kl, "tokens": n}

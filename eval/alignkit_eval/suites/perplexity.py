@@ -15,7 +15,7 @@ import numpy as np
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
 from pydantic import Field
 
-from alignkit_eval.statistics import clustered_ratio, transformed
+from alignkit_eval.statistics import clustered_ratio, nonnegative, transformed
 from alignkit_eval.suites.documents import document_windows, read_documents
 from alignkit_eval.suites.scores import cluster_of, finite_scores, require_rows, rows_digest, suite_result
 
@@ -125,9 +125,10 @@ def perplexity_metrics(documents: Sequence[Document]) -> dict[str, Estimate]:
     those of perplexity are then exponentiated.
     """
     _, clusters, nll, tokens, sizes = zip(*documents, strict=True)
-    metrics = {"perplexity": transformed(clustered_ratio(nll, tokens, clusters), _exp)}
+    metrics = {"perplexity": transformed(nonnegative(clustered_ratio(nll, tokens, clusters)), _exp)}
     if any(sizes):
-        metrics["bits_per_byte"] = transformed(clustered_ratio(nll, sizes, clusters), lambda nats: nats / math.log(2))
+        per_byte = nonnegative(clustered_ratio(nll, sizes, clusters))
+        metrics["bits_per_byte"] = transformed(per_byte, lambda nats: nats / math.log(2))
     return metrics
 
 

@@ -17,7 +17,7 @@ from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, 
 from alignkit.errors import RunFailedError
 from pydantic import Field
 
-from alignkit_eval.statistics import Floats, clustered_mean, clustered_proportion, clustered_ratio
+from alignkit_eval.statistics import Floats, clustered_mean, clustered_proportion
 from alignkit_eval.suites.scores import (
     CompletionScore,
     cluster_of,
@@ -175,7 +175,7 @@ def best_of(pairs: Sequence[ScoredPair]) -> list[dict[str, float]]:
 
 
 def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
-    """Return every metric of the suite, accuracies with intervals inside [0, 1], margins with clustered t intervals."""
+    """Return every metric of the suite; intervals of accuracies and the Brier score lie inside [0, 1]."""
     clusters = [pair.cluster for pair in pairs]
     margins = np.array([pair.margin_sum for pair in pairs])
     probabilities = sigmoid(margins)
@@ -189,7 +189,7 @@ def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
         "logp_chosen": clustered_mean([pair.chosen.mean for pair in pairs], clusters),
         "logp_rejected": clustered_mean([pair.rejected.mean for pair in pairs], clusters),
         # The outcome is always 1: the chosen completion is the better one.
-        "brier": clustered_mean((1 - probabilities) ** 2, clusters),
+        "brier": clustered_proportion((1 - probabilities) ** 2, clusters),
         "ece": Estimate(expected_calibration_error(probabilities, bins)),
     }
     relative = [pair.margin_ref for pair in pairs if pair.margin_ref is not None]
@@ -197,9 +197,8 @@ def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
         metrics["accuracy_ref"] = clustered_proportion([credit(margin) for margin in relative], clusters)
         metrics["margin_ref"] = clustered_mean(relative, clusters)
     if any(pair.group for pair in pairs):
-        best = best_of(pairs)
-        credits, groups = ([item[key] for item in best] for key in ("credit_best", "groups"))
-        metrics["accuracy_best"] = clustered_ratio(credits, groups, clusters)
+        rows = [(best["credit_best"], c) for best, c in zip(best_of(pairs), clusters, strict=True) if best["groups"]]
+        metrics["accuracy_best"] = clustered_proportion(*zip(*rows, strict=True))
     for relation, sign in (("shorter", -1), ("same", 0), ("longer", 1)):
         if part := [pair for pair in pairs if np.sign(pair.longer) == sign]:
             metrics[f"accuracy_sum/{relation}"] = accuracy(part)

@@ -34,6 +34,21 @@ def test_runs_that_differ_in_the_seed_are_one_arm(grid: dict[str, Path]) -> None
     assert found.arms[0].metrics["prefs"]["accuracy_sum"].value == pytest.approx((sums[0] + sums[1]) / 2)
 
 
+def test_an_accuracy_over_seeds_has_an_interval_inside_zero_and_one(
+    grid: dict[str, Path], edited: Callable[..., Path]
+) -> None:
+    def right(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row | {"credit_sum": 1.0, "credit_mean": float(i > 0)} for i, row in enumerate(rows)]
+
+    perfect = [edited(f"l0-s{seed}", "eval/prefs.items.jsonl", right, f"perfect-{seed}") for seed in (0, 1)]
+    metrics = compare([*perfect, grid["l5-s0"], grid["l5-s1"]]).arms[0].metrics["prefs"]
+    for name in ("accuracy_sum", "accuracy_mean"):
+        value, low, high = metrics[name]
+        assert low is not None
+        assert high is not None
+        assert 0 < low < value <= high <= 1
+
+
 def test_perplexity_is_compared_in_its_own_unit(grid: dict[str, Path]) -> None:
     found = compare([grid["l0-s0"], grid["l5-s0"]])
     values = [

@@ -10,6 +10,7 @@ from alignkit import Example
 from alignkit.contract.rows import RawRows
 from alignkit.data.shapes.pairs import expand_alternatives
 from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.statistics import clustered_proportion
 from alignkit_eval.suites.prefs import PreferenceSettings, PreferenceSuite
 
 from tests.helpers.eval import BOS, TablePolicy, target
@@ -77,3 +78,18 @@ def test_through_align_eval(tmp_path: Path) -> None:
     assert (result.n, result.clusters) == (6, 3)
     assert sum(item["groups"] for item in result.items) == 3
     assert 0 <= result.metrics["accuracy_best"].value <= result.metrics["accuracy_sum"].value
+
+
+@pytest.mark.parametrize("right", [0, 1, 11, 12])
+def test_its_interval_lies_inside_zero_and_one_and_has_a_width(right: int) -> None:
+    rows = [(i, k) for i in range(12) for k in (0, 1)]
+    examples = [Example(f"{i}/{k}", [BOS], ([5], [6]), fields={"group": str(i)}, cluster=str(i)) for i, k in rows]
+    margins = {(f"{i}/{k}", c): [-1.0 if (c == 0) == (i < right or k == 0) else -2.0] for i, k in rows for c in (0, 1)}
+    best = (
+        PreferenceSuite(PreferenceSettings()).evaluate(target(TablePolicy(margins), examples)).metrics["accuracy_best"]
+    )
+    assert best == clustered_proportion([1.0] * right + [0.0] * (12 - right), range(12))
+    assert best.low is not None
+    assert best.high is not None
+    assert 0 <= best.low <= best.value <= best.high <= 1
+    assert best.high - best.low > 0.1
