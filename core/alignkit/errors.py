@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class AlignError(Exception):
     """Base class of alignkit's errors; the message is one sentence a user can act on.
@@ -11,6 +13,9 @@ class AlignError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(readable(message))
 
 
 class ConfigError(AlignError):
@@ -63,7 +68,7 @@ def suggest(name: str, known: list[str]) -> str:
     """
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.6)
     return f', did you mean "{close[0]}"?' if close else ""
 
 
@@ -75,3 +80,17 @@ def first_line(error: BaseException) -> str:
     """
     text = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(" .:")[:300]
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return a text cut in the middle to at most ``limit`` characters.
+
+    >>> shortened("0123456789" * 9, 16), shortened("short", 16)
+    ('01234567...56789', 'short')
+    """
+    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-(limit - limit // 2 - 3) :]}"
+
+
+def readable(message: str) -> str:
+    """Return a message in which words of more than 300 characters, and the whole beyond 1,000, are cut in the middle."""
+    return shortened(re.sub(r"\S{300,}", lambda word: shortened(word[0], 60), message), 1000)

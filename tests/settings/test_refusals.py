@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from alignkit import RunConfig, settings
 from alignkit.settings import train_keys
+from alignkit.settings.hints import ALIASES
 from alignkit.settings.layers import Layer
 
 from tests.helpers.third_party import METHOD
@@ -23,7 +24,7 @@ REAL = "model: some/model\ndata: rows.jsonl\n"  # so that the demo's preset does
         ("train: {learing_rate: 1}\n", 'unknown key train.learing_rate, did you mean "learning_rate"?'),
         (
             "train: {evaluation_strategy: no}\n",
-            "unknown key train.evaluation_strategy: use eval_strategy",
+            'unknown key train.evaluation_strategy, did you mean "train.eval_strategy"?',
         ),
         ("train: {learning_rate: abc}\n", 'train.learning_rate must be a number, not "abc"'),
         ("train: {learning_rate: -1}\n", "train.learning_rate must be at least 0, not -1"),
@@ -49,7 +50,7 @@ def test_wrong_keys_and_values_name_file_line_and_key(write, text, message, refu
     ("text", "message"),
     [
         ("model: {lora: {r: 0}}\n", "model.lora.r must be at least 1, not 0"),
-        ("model: {lora: {rank: 0}}\n", "unknown key model.lora.rank"),
+        ("model: {lora: {rank: 0}}\n", 'unknown key model.lora.rank, did you mean "model.lora.r"?'),
         ("model: {lora: 3}\n", "model.lora must be a mapping, not 3"),
         ("model: {dtype: fp8}\n", 'model.dtype must be one of float32, bfloat16, float16 or auto, not "fp8"'),
         ("model: {lora: {dropout: .inf}}\n", "model.lora.dropout must be a finite number, not Infinity"),
@@ -111,7 +112,9 @@ def test_every_other_training_argument_can_be_set():
     fields = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
     free = train_keys.argument_types()
     assert set(free) == set(fields) - set(train_keys.OWNED)
-    assert not set(train_keys.RENAMED) & set(fields)
+    aliased = {key.partition(",")[0].removeprefix("train.") for key in ALIASES.values() if key.startswith("train.")}
+    assert aliased <= set(fields) | {"early_stopping_patience"}
+    assert not set(ALIASES) & (set(free) | {"early_stopping_patience"})
     for key in free:
         default = fields[key].default
         if default is dataclasses.MISSING:

@@ -104,7 +104,7 @@ def test_files_that_cannot_be_read(tmp_path, write, refused):
     assert refused(tmp_path) == f"{tmp_path} is a directory: did you mean {tmp_path}/run.yaml?"
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"run: {name: \xe9t\xe9}")
-    assert "cannot be read: 'utf-8' codec" in refused(latin)
+    assert "it is not UTF-8 text" in refused(latin)
 
 
 def test_anchors_are_shared_values(write):

@@ -57,7 +57,16 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run ``align ARGUMENTS``, print any error as one sentence on stderr, and return the exit code."""
     state = State()
     try:
+        _refuse_bytes(arguments)
         result = align.main(list(arguments), prog_name="align", obj=state, standalone_mode=False)
     except BaseException as error:
         return explain(error, state)
     return result if isinstance(result, int) else 0
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """Raise for an argument that is not UTF-8: as a name it could not be written into a record or page."""
+    for argument in arguments:
+        if not argument.isprintable() and any("\udc80" <= character <= "\udcff" for character in argument):
+            shown = argument.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise click.UsageError(f"the argument {shown} is not UTF-8: rename the file, or write the text in UTF-8")

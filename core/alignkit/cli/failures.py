@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import click
 
-from alignkit.errors import AlignError
+from alignkit.errors import AlignError, readable
 
 INTERRUPTED = 130
 FAILED = 1
@@ -54,7 +54,7 @@ def explain(error: BaseException, state: State) -> int:
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
     if isinstance(error, click.UsageError):
-        error.show()
+        click.UsageError(readable(error.format_message()), error.ctx).show()
         return error.exit_code
     if isinstance(error, click.ClickException):
         message, advice, code = error.format_message(), "", error.exit_code
@@ -65,5 +65,5 @@ def explain(error: BaseException, state: State) -> int:
         advice, code = "" if state.debug else " (run again with --debug for the traceback)", FAILED
     if notes := getattr(error, "__notes__", []):
         message += f" ({'; '.join(notes)})"
-    click.echo(f"Error: {message}{advice}", err=True)
+    click.echo(f"Error: {readable(message)}{advice}", err=True)
     return code

@@ -67,7 +67,11 @@ class RunDir:
     def open(cls, path: Path | str) -> RunDir:
         """Return the directory of an existing run; raises ``ConfigError`` if ``path`` is not one."""
         run = cls(path)
-        if not run.record.is_file():
+        try:
+            found = run.record.is_file()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        if not found:
             raise ConfigError(f"{path} is not a run directory: it holds no run.json")
         return run
 

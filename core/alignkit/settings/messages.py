@@ -10,10 +10,16 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from alignkit.errors import ConfigError, suggest
+from alignkit.errors import ConfigError, shortened
+from alignkit.settings.hints import did_you_mean, known_keys
 from alignkit.settings.layers import KeyPath, Layer
 
+LARGEST = (2**32 - 1, 1e12)
+"""Largest magnitude of an integer and of another number; libraries overflow or never end with far larger ones."""
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_LISTED = " (align schema METHOD lists all keys)"
 
 _EXPECTED = {
     "int": "a whole number",
@@ -36,22 +42,26 @@ _BOUNDS = {
 
 def validate(model_type: type[ModelT], values: Mapping[str, Any], layer: Layer, prefix: KeyPath = ()) -> ModelT:
     """Validate ``values`` (at ``prefix`` of ``layer``); raises :class:`ConfigError` for the first error."""
-    refuse_non_finite(values, layer, prefix)
+    refuse_numbers(values, layer, prefix)
     try:
         model = model_type.model_validate(dict(values))
     except ValidationError as error:
         raise _config_error(error, model_type, values, layer, prefix) from error
     _refuse_bools(values, model, layer, prefix)
+    refuse_numbers(model.model_dump(by_alias=True, exclude_unset=True), layer, prefix)  # numbers given as text
     return model
 
 
-def refuse_non_finite(values: Any, layer: Layer, path: KeyPath) -> None:
-    """Raise :class:`ConfigError` if any value in ``values`` is NaN or infinite."""
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            refuse_non_finite(value, layer, (*path, str(key)))
+def refuse_numbers(values: Any, layer: Layer, path: KeyPath) -> None:
+    """Raise :class:`ConfigError` if any number in ``values`` is NaN, infinite or of an absurd size."""
+    if isinstance(values, Mapping | list | tuple):
+        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            refuse_numbers(value, layer, (*path, str(key)))
     elif isinstance(values, float) and not math.isfinite(values):
         raise wrong_value(layer, path, "a finite number", values)
+    elif isinstance(values, int | float) and abs(values) > (largest := LARGEST[type(values) is float]):
+        bound = f"at most {largest:,.0f}" if values > 0 else f"at least -{largest:,.0f}"
+        raise wrong_value(layer, path, bound, values)
 
 
 def _refuse_bools(values: Mapping[str, Any], model: BaseModel, layer: Layer, path: KeyPath) -> None:
@@ -72,7 +82,7 @@ def wrong_value(layer: Layer, path: KeyPath, expected: str, given: Any) -> Confi
 
 def unknown_key(layer: Layer, path: KeyPath, known: list[str]) -> ConfigError:
     """Return ``orpo.yaml:7: unknown key train.learing_rate, did you mean "learning_rate"?``."""
-    return problem_at(layer, path, f"unknown key {'.'.join(path)}{suggest(path[-1], known)}")
+    return problem_at(layer, path, f"unknown key {'.'.join(path)}{did_you_mean(path[-1], known) or _LISTED}")
 
 
 def problem_at(layer: Layer, path: KeyPath, message: str) -> ConfigError:
@@ -93,11 +103,6 @@ def expectation(error: ErrorDetails) -> str:
     if first in _EXPECTED and kind.endswith(("_type", "_parsing", "_number", "_from_float", "_required")):
         return _EXPECTED[first]
     return error["msg"].removeprefix("Input should be ")
-
-
-def known_keys(model_type: type[BaseModel]) -> list[str]:
-    """Return the keys of a model: the alias of each field, else its name."""
-    return [field.alias or name for name, field in model_type.model_fields.items()]
 
 
 def _config_error(
@@ -150,5 +155,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _shown(value: Any, limit: int = 60) -> str:
-    text = json.dumps(value, default=repr, ensure_ascii=False)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    try:
+        return shortened(json.dumps(value, default=repr, ensure_ascii=False), limit)
+    except ValueError:  # Python refuses to write an integer of so many digits
+        return "an integer of thousands of digits"

@@ -12,10 +12,11 @@ from pydantic import BaseModel
 
 from alignkit.config import RunConfig
 from alignkit.contract import Method, registry
-from alignkit.errors import ConfigError, suggest
+from alignkit.errors import ConfigError, PluginError, shortened, suggest
 from alignkit.settings import yaml_files as files
+from alignkit.settings.hints import did_you_mean, known_keys
 from alignkit.settings.layers import SECTIONS, Layer, drop_conflicting_lengths, from_dotted, key_path, merge
-from alignkit.settings.messages import known_keys, problem_at, refuse_non_finite, validate, wrong_value
+from alignkit.settings.messages import problem_at, validate, wrong_value
 from alignkit.settings.train_keys import argument_types, check_train
 
 DEMO = "demo"
@@ -70,6 +71,8 @@ def resolve(
     for path, (option, value) in options.items():
         if value is not None:
             command.put(path, value, option)
+    if file is not None and not file.exists() and str(file) in registry.usable("align.methods"):
+        raise ConfigError(f"there is no file {file}: did you mean --method {file}?")
     given = [files.read(path) for path in ([] if file is None else [file]) + list(over)]
     resolved = resolve_layers([*given, command])
     if file is not None and command.get("run", "name") is None and not resume:
@@ -95,7 +98,7 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
     """Resolve the user's layers, later ones overriding earlier ones, over the defaults; raises as :func:`resolve`."""
     given = [layer.expanded() for layer in layers]
     for layer in given:
-        _check_sections(layer)
+        _check_sections(layer, given)
     users = merge(given)
     name = users.get("method", "name")
     if not isinstance(name, str | None):
@@ -129,27 +132,35 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
     return Resolved(RunConfig.model_validate(values), notes)
 
 
-def _check_sections(layer: Layer) -> None:
+def _check_sections(layer: Layer, given: Sequence[Layer]) -> None:
     """Raise :class:`ConfigError` for a section that is unknown or not a mapping, before layers are merged."""
     for section, value in layer.values.items():
         if section not in SECTIONS:
             first, dot, rest = section.partition(".")
             if dot and first in SECTIONS:
                 hint = f": write `{first}:` and `{rest}:` under it"
+            elif section in (settings := _settings_of(given)):
+                hint = f": it is a setting of the method, write `{section}:` under `method:`"
             else:
-                hint = _home(section) or suggest(section, list(SECTIONS))
+                hint = _home(section, [*SECTIONS, *settings])
             hint = hint or f" (the sections are {', '.join(SECTIONS)})"
             raise problem_at(layer, (section,), f"unknown key {section}{hint}")
         if not isinstance(value, dict):
             raise problem_at(layer, (section,), f"{section} must be a mapping of keys to values")
 
 
-def _home(key: str) -> str:
-    """Return ``', did you mean "section.key"?'`` for the first section that has ``key``, or an empty string."""
-    for section, info in RunConfig.model_fields.items():
-        if isinstance(info.annotation, type) and key in known_keys(info.annotation):
-            return f', did you mean "{section}.{key}"?'
-    return f', did you mean "train.{key}"?' if key in argument_types() else ""
+def _settings_of(given: Sequence[Layer]) -> list[str]:
+    """Return the keys of the settings of the method that the layers name; empty if it cannot be loaded."""
+    name = merge(layer for layer in given if isinstance(layer.values.get("method"), dict)).get("method", "name")
+    try:
+        return known_keys(registry.load_method(str(name))[1].settings_type)
+    except PluginError:
+        return []
+
+
+def _home(key: str, known: list[str]) -> str:
+    """Return ``', did you mean "section.key"?'`` for a key that is not among ``known``, or an empty string."""
+    return did_you_mean(key, known) or (f', did you mean "train.{key}"?' if key in argument_types() else "")
 
 
 def from_sets(sets: Iterable[str]) -> Layer:
@@ -157,7 +168,7 @@ def from_sets(sets: Iterable[str]) -> Layer:
     layer = Layer()
     for text in sets:
         key, equals, value = text.partition("=")
-        place = f"--set {text}"
+        place = f"--set {shortened(text, 60)}"
         if not equals:
             raise ConfigError(f"{place}: write key=value")
         path = key_path(key)
@@ -165,7 +176,10 @@ def from_sets(sets: Iterable[str]) -> Layer:
             raise ConfigError(f"{place}: unknown section {path[0]}{suggest(path[0], list(SECTIONS))}")
         if path == ("model", "trust_remote_code"):
             raise ConfigError(f"{place}: model.trust_remote_code can only be set in a configuration file")
-        layer.put(path, files.parse_value(value), place)
+        try:
+            layer.put(path, files.parse_value(value), place)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
     return layer
 
 
@@ -203,9 +217,7 @@ def method_settings(method_type: type[Method[Any]], config: RunConfig, layer: La
     unknown = [key for key in values if key not in known_keys(settings_type)]
     if unknown and settings_type.model_config.get("extra") != "allow":
         raise _unknown_setting(layer, unknown[0], settings_type)
-    settings = validate(settings_type, values, layer, ("method",))
-    refuse_non_finite(settings.model_dump(by_alias=True, exclude_unset=True), layer, ("method",))
-    return settings
+    return validate(settings_type, values, layer, ("method",))
 
 
 def _unknown_setting(layer: Layer, key: str, settings_type: type[BaseModel]) -> ConfigError:
@@ -217,7 +229,7 @@ def _unknown_setting(layer: Layer, key: str, settings_type: type[BaseModel]) -> 
             return problem_at(layer, path, f"unknown key method.{key}: here it is called {name}")
     if key in SECTIONS:
         return problem_at(layer, path, f"the method has no setting {key}; write {key}.KEY for a key of that section")
-    hint = suggest(key, known) or _home(key) or f" (the method's settings are {', '.join(known) or 'none'})"
+    hint = _home(key, known) or f" (the method's settings are {', '.join(known) or 'none'})"
     return problem_at(layer, path, f"unknown key method.{key}{hint}")
 
 

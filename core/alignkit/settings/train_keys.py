@@ -9,8 +9,9 @@ from typing import Any, get_args
 
 from alignkit.config import TrainConfig
 from alignkit.errors import suggest
+from alignkit.settings.hints import known_keys
 from alignkit.settings.layers import Layer
-from alignkit.settings.messages import expectation, known_keys, problem_at, unknown_key, wrong_value
+from alignkit.settings.messages import expectation, problem_at, refuse_numbers, unknown_key, wrong_value
 
 _OWNED_BY_REASON: Mapping[str, str] = {
     "use run.output and run.name (--output, --name)": "output_dir",
@@ -55,23 +56,14 @@ _OWNED_BY_REASON: Mapping[str, str] = {
 OWNED: Mapping[str, str] = {key: reason for reason, keys in _OWNED_BY_REASON.items() for key in keys.split()}
 """Key that cannot be set -> the reason, or what to use instead."""
 
-RENAMED: Mapping[str, str] = {
-    "evaluation_strategy": "eval_strategy",
-    "warmup_ratio": "warmup_steps (a value below 1 is a share of all steps)",
-    "no_cuda": "use_cpu",
-    "batch_size": "per_device_train_batch_size",
-    "epochs": "num_train_epochs",
-    "lr": "learning_rate",
-}
-"""Names from other libraries and earlier versions -> current names."""
-
 _AT_LEAST: Mapping[str, float] = {
-    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "num_train_epochs"), 0),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("gradient_accumulation_steps", "save_total_limit"), 1),
     "max_steps": -1,
 }
-"""Lower bounds that TrainingArguments does not check."""
+"""Lower bounds of numbers; it is 0 for the others."""
+
+_BELOW_ONE = ("adam_beta1", "adam_beta2")
 
 
 def check_train(train: TrainConfig, layer: Layer) -> dict[str, Any]:
@@ -84,8 +76,6 @@ def check_train(train: TrainConfig, layer: Layer) -> dict[str, Any]:
     for key in arguments:
         if key in OWNED:
             raise problem_at(layer, ("train", key), f"train.{key} cannot be set: {OWNED[key]}")
-        if key in RENAMED:
-            raise problem_at(layer, ("train", key), f"unknown key train.{key}: use {RENAMED[key]}")
     if not arguments:
         return {}
     fields = argument_types()
@@ -139,8 +129,11 @@ def _checked(key: str, value: Any, annotation: Any, layer: Layer) -> Any:
         raise wrong_value(layer, path, " or ".join(expected), value) from error
     if isinstance(value, bool) and not isinstance(checked, bool):  # pydantic reads true as 1
         raise wrong_value(layer, path, "a number", value)
-    if key in _AT_LEAST and checked is not None and checked < _AT_LEAST[key]:
-        raise wrong_value(layer, path, f"at least {_AT_LEAST[key]}", value)
+    refuse_numbers(checked, layer, path)
+    if isinstance(checked, int | float) and checked < (least := _AT_LEAST.get(key, 0)):
+        raise wrong_value(layer, path, f"at least {least}", value)
+    if key in _BELOW_ONE and checked >= 1:
+        raise wrong_value(layer, path, "less than 1", value)
     return checked.value if isinstance(checked, enum.Enum) else checked
 
 

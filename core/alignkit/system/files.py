@@ -7,6 +7,7 @@ resumed after a crash, see either the old or the new content.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -19,6 +20,32 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import AlignError, DataError
+
+
+def read_regular(path: Path, limit: int = 64_000_000) -> bytes:
+    """Return the content of a file.
+
+    Raises :class:`OSError` if there is none, if it is not a regular file (reading a device or a named pipe may never end) or
+    if it has more than ``limit`` bytes. A pipe made by the shell, as in ``align run <(...)``, is read.
+    """
+    if (kind := irregular(path)) and not path.as_posix().startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/")):
+        raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL, kind)
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes")
+    return content
+
+
+def irregular(path: Path) -> str:
+    """Return what ``path`` is if it is not a regular file, e.g. ``it is a directory``; empty if it is one or does not exist."""
+    kinds = {
+        "directory": Path.is_dir,
+        "named pipe": Path.is_fifo,
+        "device": lambda it: it.is_char_device() or it.is_block_device(),
+        "socket": Path.is_socket,
+    }
+    return next((f"it is a {kind}, not a file" for kind, test in kinds.items() if test(path)), "")
 
 
 @contextmanager
