@@ -37,6 +37,12 @@ OVERRIDDEN = (
     Pin("transformers:Trainer", "_get_output_dir", "self, trial", "checkpoints are staged in another directory"),
     Pin(
         "transformers:Trainer",
+        "_init_training_state",
+        "self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial",
+        "a moved run finds its best checkpoint",
+    ),
+    Pin(
+        "transformers:Trainer",
         "_run_epoch",
         "self, model, epoch, train_dataloader, steps_in_epoch, "
         "num_update_steps_per_epoch, trial, ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, "

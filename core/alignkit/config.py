@@ -247,8 +247,18 @@ class TrainConfig(BaseModel):
     tokens_per_micro_batch: int = Field(
         8192, ge=1, description="maximum tokens of one forward and backward pass; a step takes as many as it needs"
     )
+    stop_on: str | None = Field(
+        None,
+        description="metric that stops training and chooses the saved model: SUITE/METRIC, or a held-out metric such as "
+        "eval_loss (default: metric_for_best_model)",
+    )
     early_stopping_patience: int | None = Field(
-        None, ge=1, description="evaluations without a lower held-out loss after which training stops (default: never)"
+        None,
+        ge=1,
+        description="evaluations without a better value after which training stops (default: 1 with stop_on, else never)",
+    )
+    early_stopping_threshold: float = Field(
+        0.0, ge=0, description="a value better by at most this still counts as no better"
     )
 
     @property

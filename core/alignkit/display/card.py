@@ -98,11 +98,15 @@ def _training(record: RunRecord) -> str:
     counts = {name: getattr(train, name) for name in ("clusters", "prompt_tokens", "completion_tokens")}
     size = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     steps = "" if record.steps is None else f" for {record.steps:,} optimizer steps"
+    course = [f"Training was stopped early: {record.stopped}."] if record.stopped else []
+    if (best := record.best) and best.saved:
+        course.append(f"This is the model of step {best.step}, the best by {best.metric}.")
+    course += [f"The run was resumed with {change}." for change in record.changes]
     return (
         f"## Training\n\nTrained{steps} on {train.rows:,} rows of {names} ({size}); "
         f"{held_out.rows:,} rows held out for evaluation.\n\n"
         f"SHA-256 of the data: `{record.data.hash}`; of the start weights: `{record.model.hash}`."
-    )
+    ) + "".join(f"\n\n{sentence}" for sentence in course)
 
 
 def _hyper_parameters(record: RunRecord) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from alignkit.contract import Estimate
 from alignkit.errors import CheckpointError
@@ -93,6 +93,27 @@ class TrainRecord(_Record):
     flops: float | None = None
 
 
+class BestRecord(_Record):
+    """The best evaluation by the watched metric, and whether the saved model is the one of its step."""
+
+    metric: str
+    value: float | None = None
+    step: int
+    saved: bool = False
+
+
+class ChangeRecord(_Record):
+    """A setting that was changed when the run was resumed."""
+
+    step: int
+    key: str
+    before: Any = Field(None, alias="from")
+    after: Any = Field(None, alias="to")
+
+    def __str__(self) -> str:
+        return f"{self.key} from {self.before} to {self.after} at step {self.step}"
+
+
 class RunRecord(_Record):
     """Everything that readers of run.json use."""
 
@@ -109,6 +130,11 @@ class RunRecord(_Record):
     evaluation: EvaluationRecord = EvaluationRecord()
     steps: int | None = None
     train: TrainRecord = TrainRecord()
+    best: BestRecord | None = None
+    stopped: str | None = None
+    """Why training was stopped early."""
+    changes: list[ChangeRecord] = []
+    """Settings changed by a resume; ``config`` has the last values."""
 
     @classmethod
     def parse(cls, record: Mapping[str, Any], file: Path) -> RunRecord:

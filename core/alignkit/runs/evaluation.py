@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 _CACHE = ContentCache("evaluation")
 
 
-def open_suites(config: EvalConfig) -> dict[str, Suite[Any]]:
-    """Load every suite of the configuration, those run during training among them, with its settings.
+def open_suites(config: EvalConfig, watched: str | None = None) -> dict[str, Suite[Any]]:
+    """Load every suite of the configuration, those run during training among them, and ``watched``, with its settings.
 
     Raises for an unknown suite, key or value.
     """
     suites = {}
     place = Layer({"eval": {"settings": config.settings}}, default_place="RunConfig")
-    for name in dict.fromkeys([*config.suites, *config.during]):
+    for name in dict.fromkeys([*config.suites, *config.during, *([watched] if watched else [])]):
         _, suite_type = registry.load_suite(name)
         values = config.settings.get(name, {})
         suites[name] = suite_type(validate(suite_type.settings_type, values, place, ("eval", "settings", name)))

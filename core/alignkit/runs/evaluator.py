@@ -41,11 +41,10 @@ class RunEvaluator:
         """Evaluate the trained model, against the start model's results where a suite compares."""
         return self._run(names, "trained model", fingerprint(self.loaded.model), start)
 
-    def during_training(self, names: Iterable[str], start: Results) -> dict[str, float]:
-        """Evaluate in the middle of training, without a trace, and return ``{"SUITE/METRIC": value}``."""
+    def during_training(self, names: Iterable[str], start: Results) -> Results:
+        """Evaluate in the middle of training, without a trace."""
         with undisturbed(self.loaded.model):
-            results = self._run(names, "in training", fingerprint(self.loaded.model), start)
-        return {f"{suite}/{name}": e.value for suite, r in results.items() for name, e in r.metrics.items()}
+            return self._run(names, "in training", fingerprint(self.loaded.model), start)
 
     def _run(self, names: Iterable[str], label: str, weights: str, start: Results | None) -> Results:
         self.policy.model = self.loaded.model  # not the trainer's wrapper
@@ -60,3 +59,13 @@ class RunEvaluator:
             start_policy=self.start_policy,
         )
         return run_suites({name: self.suites[name] for name in names}, subject, start=start, skipped=self.warn)
+
+
+def values_of(results: Results) -> dict[str, float]:
+    """Return ``{"SUITE/METRIC": value}``."""
+    return {f"{suite}/{name}": e.value for suite, result in results.items() for name, e in result.metrics.items()}
+
+
+def directions_of(results: Results) -> dict[str, bool]:
+    """Return whether a higher value is better, for every ``SUITE/METRIC`` for which its suite says so."""
+    return {f"{suite}/{c.metric}": c.higher_is_better for suite, result in results.items() for c in result.contrasts}

@@ -6,7 +6,7 @@ distributed run comes through here; only the first one writes, prints and evalua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from alignkit.data.order.mixing import describe_mix
 from alignkit.errors import AlignError, CheckpointError, InterruptedRun
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
-from alignkit.runs.evaluator import Results, RunEvaluator
+from alignkit.runs.evaluator import Results, RunEvaluator, directions_of, values_of
 from alignkit.runs.parts import engine_parts
 from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy, plan_run, prepare
 from alignkit.runs.record import description, training_numbers
@@ -28,6 +28,7 @@ from alignkit.runs.saving import release, save_model
 from alignkit.runs.summary import pair_samples, present, sample_answers
 from alignkit.system.distributed import from_first, rank
 from alignkit.system.files import write_jsonl, write_text
+from alignkit.training.best import WatchBest, best_model
 from alignkit.training.checkpoints import last_checkpoint
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def _carry_out(plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoin
             evaluation={"before": _metrics(before), "after": _metrics(after)},
             train=numbers,
             error=None,
+            **best_model(trainer),
         )
     present(recorder.console, directory, record, before, after, samples)  # a failing plot does not fail the run
     return directory.path
@@ -183,9 +185,10 @@ def _train(
     from alignkit.training.signals import StopOnSignal
     from alignkit.training.trainer import AlignTrainer
 
-    def evaluate_now(names: Any) -> dict[str, float]:
+    def evaluate_now(names: Any) -> Results:
         with recorder.stage("evaluate during"):
-            return dict(evaluate(names))
+            found: Results = evaluate(names)
+            return found
 
     directory = recorder.directory
     order = order_by_margin(plan.config, run.data.train, run.order, logps)
@@ -194,7 +197,10 @@ def _train(
     stop = StopOnSignal()
     callbacks = [
         RecordMetrics(recorder.log),
-        EvaluateDuring(plan.config.eval.during, evaluate_now, recorder.log),
+        EvaluateDuring(
+            plan.config.eval.during, lambda names: values_of(evaluate_now(names)), recorder.log, plan.watched
+        ),
+        *_watch(plan, evaluate_now, recorder),
         CheckpointSaved(directory.checkpoints, plan.session.checkpoint_saved),
         ShowProgress(recorder.console),
         stop,
@@ -213,7 +219,31 @@ def _train(
             f"resume with: align resume {directory.path}",
             stop.received,
         )
+    if why := best_model(trainer).get("stopped"):
+        recorder.console.info(f"stopped early at step {trainer.state.global_step}: {why}")
     return trainer
+
+
+def _watch(plan: RunPlan, evaluate: Callable[[Sequence[str]], Results], recorder: RunRecorder) -> list[WatchBest]:
+    """Return the callback for the metric that chooses the best model, if there is one."""
+    train, metric = plan.config.train, plan.arguments.metric_for_best_model
+    if metric is None:
+        return []
+
+    def evaluate_suite() -> tuple[dict[str, float], dict[str, bool]]:
+        found = evaluate([plan.watched or ""])
+        return values_of(found), directions_of(found)
+
+    return [
+        WatchBest(
+            metric.removeprefix("eval_") if plan.watched else metric,
+            evaluate_suite if plan.watched else None,
+            recorder.log,
+            open_direction=plan.watched is not None and "greater_is_better" not in train.arguments,
+            patience=train.early_stopping_patience or (None if train.stop_on is None else 1),
+            threshold=train.early_stopping_threshold,
+        )
+    ]
 
 
 def _metrics(results: Results) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from alignkit.onpolicy.rewards import open_rewards
 from alignkit.runs.data import run_data
 from alignkit.runs.evaluation import open_suites
 from alignkit.scoring.classifier import policy_of
-from alignkit.settings.training_arguments import StepShape, training_arguments
+from alignkit.settings.training_arguments import StepShape, training_arguments, watched_suite
 from alignkit.training.session import Session
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class RunPlan:
     suites: dict[str, Suite[Any]]
     arguments: TrainingArguments
     shape: StepShape
+    watched: str | None = None
+    """The suite whose metric chooses the best model."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ def plan_run(config: RunConfig) -> RunPlan:
     _check_rewards(method)
     if config.data.group_by is not None and "reward" in method.needs:
         raise ConfigError("data.group_by applies to methods that train on the rows themselves, not on sampled answers")
-    return RunPlan(config, session, open_suites(config.eval), *training_arguments(config, Path("unused")))
+    watched = watched_suite(config)
+    suites = open_suites(config.eval, watched)
+    return RunPlan(config, session, suites, *training_arguments(config, Path("unused")), watched)
 
 
 def _check_rewards(method: Method[Any]) -> None:

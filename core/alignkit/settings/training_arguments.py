@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.config import RunConfig
-from alignkit.errors import ConfigError, first_line
+from alignkit.contract import registry
+from alignkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -39,7 +40,7 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
     import torch
     from transformers import TrainingArguments
 
-    given = DEFAULTS | _early_stopping(config) | config.train.arguments
+    given = DEFAULTS | _best_model(config) | config.train.arguments
     accumulation = int(given.pop("gradient_accumulation_steps", 1))
     gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
     if gpu and not {"bf16", "fp16"} & set(given) and config.model.dtype == "float32":
@@ -59,7 +60,7 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
     try:
         arguments = TrainingArguments(**(given | owned))
     except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"train: {first_line(error)}") from error
+        raise ConfigError(f"train: {' '.join(str(error).split())}") from error
     if arguments.n_gpu > 1:
         raise ConfigError(
             f"one process sees {arguments.n_gpu} GPUs: start one process per GPU with torchrun --nproc-per-node, "
@@ -70,17 +71,44 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
     return arguments, shape
 
 
-def _early_stopping(config: RunConfig) -> dict[str, Any]:
-    """Return the arguments early stopping needs: evaluation and checkpoint at the same steps, the best one loaded at the end."""
-    if config.train.early_stopping_patience is None:
+def watched_suite(config: RunConfig) -> str | None:
+    """Return the suite whose metric chooses the best model; None: a held-out metric does, or nothing.
+
+    Raises ``PluginError`` for a suite that is not installed.
+    """
+    metric = config.train.stop_on or config.train.arguments.get("metric_for_best_model") or ""
+    suite, slash, _ = metric.removeprefix("eval_").partition("/")
+    if not slash:
+        return None
+    if metric.startswith("eval_") or config.train.stop_on is None:  # eval_rewards/margins, also without eval_
+        return suite if any(entry.name == suite for entry in registry.entries("align.suites")) else None
+    registry.find("align.suites", suite)
+    return suite
+
+
+def _best_model(config: RunConfig) -> dict[str, Any]:
+    """Return the arguments that early stopping and the best model need: evaluations, and checkpoints at the same steps."""
+    train, given = config.train, config.train.arguments
+    stops = train.stop_on is not None or train.early_stopping_patience is not None
+    if not (stops or given.get("load_best_model_at_end") or given.get("save_strategy") == "best"):
         return {}
-    given = config.train.arguments
-    every = given.get("eval_steps") or given.get("save_steps") or 500
+    metric = given.get("metric_for_best_model") or train.stop_on or "loss"
+    if train.stop_on not in (None, metric):
+        raise ConfigError(f"train.stop_on ({train.stop_on}) and train.metric_for_best_model ({metric}) differ: set one")
+    saves = given.get("save_strategy")
+    strategy = given.get("eval_strategy") or (saves if saves in ("steps", "epoch") else "steps")
+    if strategy == "no":
+        raise ConfigError("train.eval_strategy is no, but the best model is found by evaluations: use steps or epoch")
+    if saves not in (None, strategy, "best") and given.get("load_best_model_at_end", True):
+        raise ConfigError(f"train.save_strategy ({saves}) must equal train.eval_strategy ({strategy}), or be best")
+    every = given.get("eval_steps") or config.eval.during.get(watched_suite(config) or "") or given.get("save_steps")
+    every = every or 0.1  # ten times a run
     return {
-        "eval_strategy": "steps",
-        "save_strategy": "steps",
+        "eval_strategy": strategy,
+        "save_strategy": strategy,
         "eval_steps": every,
         "save_steps": every,
         "load_best_model_at_end": True,
-        "metric_for_best_model": "loss",
+        "metric_for_best_model": metric,
+        "greater_is_better": not metric.removeprefix("eval_").startswith("loss"),  # loss, loss/nll
     }

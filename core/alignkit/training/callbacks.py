@@ -47,6 +47,7 @@ class EvaluateDuring(TrainerCallback):
         every: suite -> steps between its evaluations. The last step is left to the evaluation after training.
         evaluate: evaluates the suites of these names now and returns ``{"SUITE/METRIC": value}``.
         write: called with the record.
+        watched: the suite that chooses the best model; it is left to an evaluation at the same step.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class EvaluateDuring(TrainerCallback):
         every: Mapping[str, int],
         evaluate: Callable[[Sequence[str]], Mapping[str, float]],
         write: Callable[[dict[str, Any]], None],
+        watched: str | None = None,
     ) -> None:
-        self.every, self.evaluate, self.write = every, evaluate, write
+        self.every, self.evaluate, self.write, self.watched = every, evaluate, write, watched
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         due = [name for name, steps in self.every.items() if state.global_step % steps == 0]
+        due = [name for name in due if not (name == self.watched and control.should_evaluate)]
         if due and state.global_step < state.max_steps and state.is_world_process_zero:
             self.write({"step": state.global_step, "epoch": state.epoch, **self.evaluate(due)})
 

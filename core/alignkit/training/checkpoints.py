@@ -154,6 +154,14 @@ class WholeCheckpoints(Base):
             self.load_engine_state(read_engine_state(Path(resume_from_checkpoint), self.args.process_index))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """Read a checkpoint's state. The run may have been moved: the best checkpoint is looked for in its directory."""
+        found = super()._init_training_state(max_steps, *args, **kwargs)
+        if best := self.state.best_global_step:
+            path = Path(self.args.output_dir) / f"checkpoint-{best}"
+            self.state.best_model_checkpoint = str(path) if path.is_dir() else None
+        return found
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing where nothing is left to train: Trainer would look only after another step."""
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
