@@ -86,7 +86,7 @@ def reference(source: Path) -> object:
 def evaluation(source: Path) -> object:
     policy: Any = ReferencePolicy(build(vocab_size=len(TOKENIZER)))
     held_out = load(source, eval_split=0.5).held_out
-    subject = Subject("test", policy, TOKENIZER, held_out, weights="w", rules={})
+    subject = Subject("test", policy, TOKENIZER, held_out, weights="w", rules={}, scored_by="cpu auto")
     return run_suites(open_suites(EvalConfig(suites=["prefs"])), subject)["prefs"].items
 
 

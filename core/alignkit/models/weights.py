@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ModelError
+from alignkit.system.code import code_beside
 from alignkit.system.files import digest
 
 if TYPE_CHECKING:
@@ -98,13 +97,3 @@ def _computed(value: Any) -> Any:
             if not (key in _NOT_COMPUTED or str(key).startswith("_"))
         }
     return sorted(map(str, value)) if isinstance(value, set) else value
-
-
-def code_beside(kind: type) -> list[str]:
-    """Return digests of the Python files beside that of a class, empty for a class of an installed library's."""
-    if kind.__module__.partition(".")[0] in ("transformers", "peft", "tokenizers"):
-        return []
-    return [
-        hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(Path(inspect.getfile(kind)).parent.glob("*.py"))
-    ]
