@@ -78,7 +78,7 @@ def checks(source: Path) -> object:
 
 
 def reference(source: Path) -> object:
-    names = {"rows_fingerprint": str(source), "weights_fingerprint": "w", "dtype": "fp32"}
+    names = {"rows_fingerprint": str(source), "weights_fingerprint": "w", "computed": "fp32"}
     policy: Any = ReferencePolicy(tiny_model())
     return reference_logps(policy, random_pairs(4), **names, max_tokens=64)[0].flat.tolist()
 
