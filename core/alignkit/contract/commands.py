@@ -26,6 +26,7 @@ Report: TypeAlias = "Callable[..., Path | list[Path]]"
 """A function that writes a report and returns what it wrote, declared as an entry point of the group ``align.reports``.
 
 The entry point's name determines when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
-``plots`` at the end of every run, with its directory; ``data`` by ``align data check --html FILE``, with the list of checks
+``plots`` at the end of every run, with its directory; ``card`` for every saved model, with its directory, the run's record and,
+for the mean of several models, the name and weight of each; ``data`` by ``align data check --html FILE``, with the list of checks
 and the file to write.
 """

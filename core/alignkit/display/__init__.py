@@ -1,1 +1,1 @@
-"""Console output, the model card and the status of a run."""
+"""Console output and the status of a run."""

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from alignkit import settings
 from alignkit.config import ModelConfig, RunConfig
 from alignkit.contract import Example, LoadedModel
+from alignkit.contract.registry import load_report
 from alignkit.data.table.cache import tokenizer_content
-from alignkit.display.card import model_card
 from alignkit.errors import ConfigError, ModelError, NoRowsError, RunFailedError
 from alignkit.models.load import build_model
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
 from alignkit.runs.data import run_data
 from alignkit.scoring.classifier import policy_of
-from alignkit.system.files import staged_directory, write_text
+from alignkit.system.files import staged_directory
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
         with loaded.as_saved():
             loaded.model.save_pretrained(staged)
         loaded.tokenizer.save_pretrained(staged)
-        write_text(staged / "README.md", _card(directories, shares))
+        _write_card(staged, directories, shares)
         after = _scores(build_model(ModelConfig(name=str(staged))), config, examples)
         worst = float((before - after).abs().max()) if len(before) else 0.0
         if not worst <= TOLERANCE:
@@ -136,9 +136,11 @@ def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example])
     return policy_of(loaded, config.model, torch.device("cpu")).score(examples, grad=False).logps.float().cpu()
 
 
-def _card(runs: Sequence[RunDir], shares: Sequence[float]) -> str:
-    """Return the model card of the export: of the one run, its adapter merged, or of the mean of several."""
+def _write_card(directory: Path, runs: Sequence[RunDir], shares: Sequence[float]) -> None:
+    """Write the model card of the export: of the one run, its adapter merged, or of the mean of several."""
+    if (card := load_report("card")) is None:
+        return
     record = RunRecord.parse(runs[0].read_record(), runs[0].record)
     whole = record.model_copy(update={"model": record.model.model_copy(update={"adapter": False})})
     merged = [(run.path.name, share) for run, share in zip(runs, shares, strict=True)]
-    return model_card(whole, merged if len(runs) > 1 else ())
+    card(directory, whole, merged if len(runs) > 1 else ())

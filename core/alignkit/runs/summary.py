@@ -8,12 +8,10 @@ from typing import Any
 from alignkit.config import EvalConfig
 from alignkit.contract import Example, LoadedModel, SuiteResult
 from alignkit.contract.registry import load_report
-from alignkit.display.card import model_card
 from alignkit.display.console import Console, comparison_table
 from alignkit.models.generate import generate_samples
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
-from alignkit.system.files import write_text
 
 
 def sample_answers(loaded: LoadedModel, rows: Sequence[Example], config: EvalConfig, seed: int) -> list[dict[str, Any]]:
@@ -48,7 +46,8 @@ def present(
     samples: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write the model card and the plots, and print the table and two of the samples."""
-    write_text(directory.model / "README.md", model_card(RunRecord.parse(record, directory.record)))
+    if (card := load_report("card")) is not None:
+        card(directory.model, RunRecord.parse(record, directory.record))
     if record["config"]["run"]["plots"] and (draw := load_report("plots")) is not None:
         draw(directory.path)
     if after:

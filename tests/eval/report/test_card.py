@@ -11,9 +11,9 @@ import pytest
 import yaml
 from alignkit import Run
 from alignkit.demo import data_path, model_path
-from alignkit.display.card import model_card
 from alignkit.rundir.record import RunRecord
 from alignkit.runs.export import export
+from alignkit_eval.report.card import model_card
 
 from tests.helpers.runs import short_run
 

@@ -10,8 +10,15 @@ from typing import Any
 from alignkit.display.headline import headline, signed, with_interval
 from alignkit.display.status import duration
 from alignkit.rundir.record import ModelRecord, RunRecord
+from alignkit.system.files import write_text
 
 Merged = Sequence[tuple[str, float]]
+
+
+def write_card(directory: Path, record: RunRecord, merged: Merged = ()) -> Path:
+    """Write the card of the model in ``directory`` (see :func:`model_card`) and return its path."""
+    write_text(directory / "README.md", model_card(record, merged))
+    return directory / "README.md"
 
 
 def model_card(record: RunRecord, merged: Merged = ()) -> str:
