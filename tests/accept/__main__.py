@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.accept import components, training
+from tests.accept import components, faults, training
 from tests.accept.commands import OUTPUT
 
 CHECKS: list[Callable[[Path], dict[str, Any]]] = [
@@ -23,6 +23,9 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     components.parity,
     components.invariance,
     components.bad_input,
+    faults.malformed_input,
+    faults.bit_flips,
+    faults.kill_campaign,
     training.kill_and_resume,
     training.kill_and_resume_ppo,
     components.statistics,
