@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from alignkit.system.quiet import set_environment
 
-ENDED_TOGETHER = (0, 130, 143)
-"""Exit codes every process of a run ends with alike: finished, interrupted, terminated."""
+ENDED_TOGETHER = (0, 129, 130, 143)
+"""Exit codes every process of a run ends with alike: finished, hung up, interrupted, terminated."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

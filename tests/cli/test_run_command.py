@@ -67,7 +67,7 @@ def test_killed_run_resumes_to_the_same_weights(whole: Path, tmp_path: Path, ste
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_signal_saves_a_checkpoint_and_says_how_to_go_on(
     whole: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

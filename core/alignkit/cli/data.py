@@ -12,6 +12,7 @@ import click
 from alignkit import settings
 from alignkit.config import DataConfig, ModelConfig, Reading
 from alignkit.errors import ConfigError
+from alignkit.system.files import require_writable
 from alignkit.training.session import Session
 
 
@@ -52,7 +53,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     sources are checked, with its columns and thresholds (data.check).
     """
     from alignkit.contract.registry import load_report
-    from alignkit.data.checking import check_source, write_fixed
+    from alignkit.data.checking import check_source, fixed_files, write_fixed
     from alignkit.models.paths import resolve_path
     from alignkit.models.tokenizer import load_tokenizer
 
@@ -65,6 +66,10 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
         raise ConfigError("--html: no installed package provides a data report (entry-point group align.reports)")
     if fix is not None and len(sections) > 1:
         raise ConfigError("--fix cleans one source at a time, and this configuration has several")
+    if fix is not None:
+        fixed_files(fix)
+    if html is not None:
+        require_writable(html)
     if named := options.pop("model"):
         model = model.model_copy(update={"name": named})
     tokenizer = load_tokenizer(model, resolve_path(model.name)) if configured or named else None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
-from alignkit.errors import AlignError, readable
+from alignkit.errors import AlignError, InterruptedRun, readable
+from alignkit.system.files import os_fault
 
-INTERRUPTED = 130
 FAILED = 1
+FAULT = 2
 
 
 @dataclass
@@ -52,11 +55,16 @@ def explain(error: BaseException, state: State) -> int:
         traceback.print_exception(error)
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
-        return INTERRUPTED
+        return 128 + getattr(error, "number", 2)
     if isinstance(error, click.UsageError):
         click.UsageError(readable(error.format_message()), error.ctx).show()
         return error.exit_code
-    if isinstance(error, click.ClickException):
+    head = "Error"
+    if isinstance(error, InterruptedRun):
+        head, message, advice, code = "Interrupted", str(error), "", error.exit_code
+    elif isinstance(error, OSError) and (fault := os_fault(error)):
+        message, advice, code = fault, "", FAULT
+    elif isinstance(error, click.ClickException):
         message, advice, code = error.format_message(), "", error.exit_code
     elif isinstance(error, AlignError):
         message, advice, code = str(error), "", error.exit_code
@@ -65,5 +73,10 @@ def explain(error: BaseException, state: State) -> int:
         advice, code = "" if state.debug else " (run again with --debug for the traceback)", FAILED
     if notes := getattr(error, "__notes__", []):
         message += f" ({'; '.join(notes)})"
-    click.echo(f"Error: {readable(message)}{advice}", err=True)
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        message, advice, code = "the current directory has been deleted: change to another one", "", FAULT
+    with suppress(OSError):  # the terminal may be gone
+        click.echo(f"{head}: {readable(message)}{advice}", err=True)
     return code

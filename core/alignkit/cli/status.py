@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+STARTING = 20
+"""Seconds that a run just started may take until it makes its directory."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -38,8 +40,13 @@ def watch(run: Path, every: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from alignkit.display.status import lines, read_status
+    from alignkit.display.status import GOING_ON, lines, read_status
 
+    if not run.exists():
+        click.echo(f"waiting up to {STARTING} s for {run} to appear", err=True)
+    until = time.monotonic() + STARTING
+    while not run.exists() and time.monotonic() < until:
+        time.sleep(0.2)
     found = read_status(run)
     if not sys.stdout.isatty():
         printed = None
@@ -47,12 +54,12 @@ def watch(run: Path, every: float) -> None:
             if (now := lines(found)) != printed:
                 click.echo("\n".join(now))
                 printed = now
-            if found.status != "running":
+            if found.status not in GOING_ON:
                 return
             time.sleep(every)
             found = read_status(run)
     with suppress(KeyboardInterrupt), Live(_view(found), console=Console(), refresh_per_second=4) as live:
-        while found.status == "running":
+        while found.status in GOING_ON:
             time.sleep(every)
             found = read_status(run)
             live.update(_view(found))

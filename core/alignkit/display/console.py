@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -43,11 +43,13 @@ class Console:
         self._log = path
 
     def info(self, message: str) -> None:
-        self._rich.print(message, markup=False)
+        with suppress(OSError):  # the terminal may be gone
+            self._rich.print(message, markup=False)
         self._write_log("INFO", message)
 
     def warn(self, message: str) -> None:
-        self._rich.print(f"warning: {message}", markup=False, style="yellow")
+        with suppress(OSError):
+            self._rich.print(f"warning: {message}", markup=False, style="yellow")
         self._write_log("WARNING", message)
 
     def table(self, table: RenderableType) -> None:
@@ -73,7 +75,7 @@ class Console:
         if self._log is None:
             return
         now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-        with self._log.open("a", encoding="utf-8") as file:
+        with suppress(OSError), self._log.open("a", encoding="utf-8") as file:  # what must be on disk is in other files
             file.writelines(f"{now} {level:<7} {line}\n" for line in message.splitlines() or [""])
 
 

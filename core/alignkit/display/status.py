@@ -21,11 +21,15 @@ SHOWN = tuple(
 """Keys of metrics.jsonl that are shown, in this order, before the loss terms."""
 
 
+GOING_ON = ("starting", "running")
+"""Status of a run that has not ended."""
+
+
 @dataclass(frozen=True)
 class RunStatus:
     path: Path
     status: str
-    """As in run.json; ``dead`` if that is ``running`` and no process holds the lock."""
+    """As in run.json, ``starting`` before there is one; ``dead`` if it should go on and no process holds the lock."""
     method: str
     step: int
     steps: int | None
@@ -52,8 +56,8 @@ def read_status(path: Path) -> RunStatus:
     latest = {name: value for entry in entries for name, value in entry.items() if isinstance(value, int | float)}
     step = int(latest.get("step", 0))
     steps = _total(record, history)
-    status = str(record.get("status"))
-    if status == "running" and run.locked_by() is None:
+    status = str(record.get("status", "starting"))
+    if status in GOING_ON and run.locked_by() is None:
         status = "dead"
     left = None
     if status == "running" and steps and len(history) > 1:
@@ -61,7 +65,7 @@ def read_status(path: Path) -> RunStatus:
         done, spent = int(history[-1]["step"]), run.metrics.stat().st_mtime - float(record.get("started", time.time()))
         left = spent / done * (steps - done) if done and spent > 0 else None
     samples = read_jsonl(run.samples) if run.samples.is_file() else []
-    method, evaluation, error = str(record.get("method")), record.get("evaluation", {}), record.get("error")
+    method, evaluation, error = str(record.get("method", "run")), record.get("evaluation", {}), record.get("error")
     return RunStatus(path, status, method, step, steps, left, latest, history, evaluation, samples, error)
 
 

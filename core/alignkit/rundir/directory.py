@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import CheckpointError, ConfigError
-from alignkit.system.files import write_json
+from alignkit.system.files import is_leftover, remove_leftovers, write_json
 from alignkit.system.lock import directory_lock, lock_holder
 
 
@@ -65,10 +65,10 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
-        """Return the directory of an existing run; raises ``ConfigError`` if ``path`` is not one."""
+        """Return the directory of a run, which may not have a record yet; raises ``ConfigError`` if ``path`` is not one."""
         run = cls(path)
         try:
-            found = run.record.is_file()
+            found = run.record.is_file() or run.config.is_file() or run.locked_by() is not None
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
         if not found:
@@ -93,6 +93,15 @@ class RunDir:
             raise CheckpointError(f"{self.record}: expected a JSON object")
         return record
 
+    def overwrite_status(self, status: str) -> None:
+        """Write a status over ``running`` in place, which needs no space on a full disk; of the same length at most."""
+        text = self.record.read_bytes()
+        old, new = b'"status": "running"', f'"status": "{status}"'.encode()
+        if (at := text.find(old)) >= 0 and len(new) <= len(old):
+            with self.record.open("r+b") as file:
+                file.seek(at)
+                file.write(new.ljust(len(old)))
+
     def update_record(self, **changes: Any) -> dict[str, Any]:
         """Update keys of run.json (``status="finished"``, ``steps=150``, ...) and return the whole record."""
         record = self.read_record() | changes
@@ -114,27 +123,38 @@ class RunDir:
         return lock_holder(self._lock_file)
 
     def _refuse_taken(self) -> None:
-        """Raise ``ConfigError`` if the directory holds anything worth keeping."""
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        """Raise ``ConfigError`` if the directory is in use or holds anything worth keeping."""
+        if not self.path.is_dir():
             return
-        if not self.record.is_file() and not self.config.is_file():
-            raise ConfigError(f"{self.path} exists and is not a run directory: choose another name with --name")
         another = "choose another name with --name"
         if (holder := self.locked_by()) is not None:
             raise ConfigError(f"{self.path} is in use by process {holder or 'unknown'}: {another}")
+        if all(is_leftover(path) or path == self.log for path in self.path.iterdir()):
+            return
+        if not self.record.is_file() and not self.config.is_file():
+            raise ConfigError(f"{self.path} exists and is not a run directory: {another}")
         if self.status == "finished":
             raise ConfigError(f"{self.path} holds a finished run: {another}")
         if any(self.checkpoints.glob("checkpoint-*")):
             resume = f"continue it with `align resume {self.path}`"
             raise ConfigError(f"{self.path} holds an unfinished run: {resume}, or {another}")
 
+    def discard(self) -> None:
+        """Remove the directory of a run that never began to train; files of others stay."""
+        self._clear()
+        self._lock_file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
     def _clear(self) -> None:
         """Remove the files of an earlier attempt without a checkpoint, and nothing else."""
-        for path in (self.config, self.record, self.metrics, self.log, self.samples, self.report):
-            path.unlink(missing_ok=True)
+        remove_leftovers(self.path)
         for path in (self.model, self.checkpoints, self.evaluation, self.plots):
             if path.is_dir():
                 shutil.rmtree(path)
+        # run.yaml last: a directory without it is not taken for a run's when this is cut short.
+        for path in (self.record, self.metrics, self.log, self.samples, self.report, self.config):
+            path.unlink(missing_ok=True)
 
 
 def default_run_name(method: str) -> str:

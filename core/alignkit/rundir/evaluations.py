@@ -13,8 +13,9 @@ from alignkit.system.files import read_jsonl, write_json, write_jsonl
 
 def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Path:
     """Write a suite's result as ``SUITE.json`` and ``SUITE.items.jsonl`` into ``directory``; return the path of the former."""
-    write_jsonl(directory / f"{result.suite}.items.jsonl", result.items)
     path = directory / f"{result.suite}.json"
+    path.unlink(missing_ok=True)  # so that the items of one result never lie beside the metrics of another
+    write_jsonl(directory / f"{result.suite}.items.jsonl", result.items)
     fields = {name: value for name, value in vars(result).items() if name != "items"}
     write_json(path, {"suite": result.suite, "target": target} | fields)
     return path

@@ -7,6 +7,7 @@ distributed run comes through here; only the first one writes, prints and evalua
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from alignkit import settings
 from alignkit.config import RunConfig
 from alignkit.data.checking.before_training import check_before_training
 from alignkit.data.order.mixing import describe_mix
-from alignkit.errors import AlignError, CheckpointError, InterruptedRun
+from alignkit.errors import CheckpointError, InterruptedRun
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.runs.evaluator import Results, RunEvaluator, directions_of, values_of
@@ -51,7 +52,7 @@ def start(config: RunConfig, *, quiet: bool = False) -> Path:
             if recorder.first:
                 write_text(directory.config, settings.dump(config))
             run = _prepare(plan, recorder)
-        except (AlignError, KeyboardInterrupt):
+        except BaseException:
             recorder.discard()
             raise
         return _carry_out(plan, run, recorder, checkpoint=None)
@@ -158,16 +159,16 @@ def _score_reference(
     plan: RunPlan, run: PreparedRun, splits: Mapping[str, TokenisedRows], recorder: RunRecorder
 ) -> References:
     """Score the rows by the start model where the method or the order of the rows needs it."""
-    with (
-        recorder.stage("reference"),
-        recorder.console.progress(len(run.data.train), description="reference") as bar,
-    ):
+    rows = sum(map(len, splits.values()))
+    bars = recorder.console.progress(rows, description="reference") if rows else nullcontext()
+    with recorder.stage("reference"), bars as bar:
         done = 0
 
         def tick(rows: int) -> None:
             nonlocal done
             done += rows
-            bar.update(done)
+            if bar is not None:
+                bar.update(done)
 
         logps, cached = references(splits, run.policy, run.loaded.fingerprint, plan.config, plan.arguments, tick)
     if logps:
@@ -211,7 +212,7 @@ def _train(
     trainer.pop_callback(PrinterCallback)
     if external is not None:
         recorder.update(engine="external")
-    with stop, recorder.stage("train"):
+    with stop.listening(), recorder.stage("train"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise InterruptedRun(

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from alignkit.display.console import Console
-from alignkit.errors import InterruptedRun
+from alignkit.errors import CheckpointError, InterruptedRun, RunFailedError
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.distributed import rank
+from alignkit.system.files import file_fault, remove_leftovers, write_json
 from alignkit.system.quiet import quiet_libraries
 from alignkit.system.stopwatch import Stopwatch
 from alignkit.training.checkpoints import step_of
 from alignkit.training.session import Session
+from alignkit.training.signals import terminable
 
 _LOG_FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
@@ -38,14 +41,20 @@ class RunRecorder:
         self._clock = Stopwatch()
         self._metrics = MetricsLog(directory.metrics)
         self._warned: set[str] = set()
+        self._record: dict[str, Any] = {}
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Hold the directory's lock, and send every library's log lines to its train.log."""
+        """Hold the directory's lock, and send every library's log lines to its train.log.
+
+        What killed processes left is removed; SIGTERM and SIGHUP raise in the block, as Ctrl-C does.
+        """
         if not self.first:
             yield
             return
-        with self.directory.lock():
+        with self.directory.lock(), terminable():
+            remove_leftovers(self.directory.path)
+            self._is = self.directory.path.stat()
             self.console.log_to(self.directory.log)
             handler = logging.FileHandler(self.directory.log, delay=True)
             handler.setFormatter(_LOG_FORMAT)
@@ -74,55 +83,99 @@ class RunRecorder:
         if not self.first:
             return
         self._metrics.cut_back(step_of(checkpoint) if checkpoint else -1)
-        if self.directory.record.is_file() and self.directory.status is not None:
-            self.directory.update_record(status="running")
-        else:
-            self.directory.update_record(**description)
+        self._record = dict(description)
+        self.update(**{"status": "running"} if self.directory.status is not None else description)
         if checkpoint:
             self.console.info(f"resuming from {checkpoint.name}")
         self.session.run_started(self.directory.path)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a record to metrics.jsonl and pass it to the plugins."""
+        self.require_directory()
         self._metrics.append(record)
         self.session.log(record)
 
-    def update(self, **changes: Any) -> None:
-        """Change keys of run.json."""
-        if self.first:
-            self.directory.update_record(**changes)
+    def require_directory(self) -> None:
+        """Raise :class:`RunFailedError` if the run directory was removed or replaced since the run opened it."""
+        try:
+            there = not self.first or os.path.samestat(self.directory.path.stat(), self._is)
+        except OSError:
+            there = False
+        if not there:
+            raise RunFailedError(
+                f"{self.directory.path} was removed while the run was using it, with its checkpoints: start the run again"
+            )
+
+    def update(self, **changes: Any) -> dict[str, Any]:
+        """Change keys of run.json, made anew if it was removed, and return it (empty on other processes than the first)."""
+        if not self.first:
+            return {}
+        self.require_directory()
+        self._record |= self._stored() | changes
+        write_json(self.directory.record, self._record)
+        return self._record
+
+    def _stored(self) -> dict[str, Any]:
+        """Return run.json as it is on disk, where other commands write as well; as it was written, if it is damaged."""
+        try:
+            return self.directory.read_record()
+        except CheckpointError:
+            return self._record
 
     @contextmanager
     def outcome(self) -> Iterator[None]:
-        """Write the status "failed" or "interrupted" and the error into run.json if the block raises."""
+        """Write the status "failed" or "interrupted" and the error into run.json if the block raises.
+
+        Ctrl-C and signals are raised on as :class:`InterruptedRun`, a disk or directory that cannot be written as
+        :class:`RunFailedError`; both say what is safe and how to resume.
+        """
         try:
             yield
-        except BaseException as error:
-            interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
-            self.finish("interrupted" if interrupted else "failed", error=str(error) or type(error).__name__)
-            if isinstance(error, KeyboardInterrupt):
-                raise InterruptedRun(
-                    "interrupted before a checkpoint could be saved; "
-                    f"start again with: align resume {self.directory.path}"
-                ) from error
+        except BaseException as raised:
+            error = self._explained(raised)
+            status = "interrupted" if isinstance(error, InterruptedRun) else "failed"
+            with suppress(OSError, RunFailedError):
+                remove_leftovers(self.directory.path)  # on a full disk, what was half written makes room for the record
+                try:
+                    self.finish(status, error=str(error) or type(error).__name__)
+                except OSError:
+                    self.directory.overwrite_status(status)
+            if error is not raised:
+                raise error from raised
             raise
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """Return an error that says how to resume in place of a signal or an error of the file system."""
+        path = self.directory.path
+        try:
+            self.require_directory()
+        except RunFailedError as removed:
+            return removed
+        if isinstance(error, KeyboardInterrupt):
+            how = f"interrupted before a checkpoint could be saved; start again with: align resume {path}"
+            return InterruptedRun(how, getattr(error, "number", signal.SIGINT))
+        if (cause := file_fault(error, path)) is None:
+            return error
+        saved = max(map(step_of, self.directory.checkpoints.glob("checkpoint-*")), default=-1)
+        safe = f"the checkpoint of step {saved} is whole" if saved >= 0 else "no checkpoint was saved yet"
+        failed = RunFailedError(f"{cause}; {safe}: mend this, then resume with: align resume {path}")
+        failed.__notes__ = [*getattr(error, "__notes__", [])]
+        return failed
 
     def finish(self, status: str, **changes: Any) -> dict[str, Any]:
         """Write how the run ended, tell the plugins, and return the record (empty on other processes than the first)."""
         if not self.first:
             return {}
-        seconds = self.directory.read_record().get("seconds", 0.0) + time.time() - self.started
-        record = self.directory.update_record(
-            status=status, ended=time.time(), seconds=seconds, timings=self.timings(), **changes
-        )
+        seconds = self._stored().get("seconds", 0.0) + time.time() - self.started
+        record = self.update(status=status, ended=time.time(), seconds=seconds, timings=self.timings(), **changes)
         self.session.run_finished(record, self.directory.path)
         return record
 
     def timings(self) -> dict[str, dict[str, float]]:
         """Return ``{stage: {seconds, cpu_seconds}}``, an interrupted part of the run included."""
-        return self._clock.added_to(self.directory.read_record().get("timings", {}))
+        return self._clock.added_to(self._stored().get("timings", {}))
 
     def discard(self) -> None:
         """Remove the directory of a run that never began to train."""
         if self.first:
-            shutil.rmtree(self.directory.path, ignore_errors=True)
+            self.directory.discard()

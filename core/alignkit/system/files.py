@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import glob
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import AlignError, DataError
+from alignkit.errors import AlignError, ConfigError, DataError
 
 
 def read_regular(path: Path, limit: int = 64_000_000) -> bytes:
@@ -52,9 +54,11 @@ def irregular(path: Path) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path that is renamed to ``path`` when the block ends; on an error it is removed.
 
-    The parent directory is created if missing.
+    The parent directory is created if missing; what killed writers of the same file left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        _remove_leftover(other)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -96,6 +100,71 @@ def replace_directory(staged: Path, final: Path) -> None:
         raise
     sync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def require_writable(path: Path, *, directory: bool = False) -> None:
+    """Raise :class:`ConfigError` if no file, or no ``directory``, can be written at ``path``, which need not exist."""
+    above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if above.is_dir() if above == path.absolute() and not directory else not above.is_dir():
+        raise ConfigError(f"cannot write {path}: {above} is a {'directory' if above.is_dir() else 'file'}")
+    if not os.access(above, os.W_OK):
+        raise ConfigError(f"cannot write {path}: {above} is read-only, or belongs to another user")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is that of a lock, or of what is renamed or removed when whole: a killed process leaves only these."""
+    return re.fullmatch(r"\.lock|\..+\.tmp|(\..+)?\.partial|\..+\.old", path.name) is not None
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what killed processes left in a directory and below; a lock stays, for the next process to take."""
+    for path in [found for found in directory.rglob(".*") if is_leftover(found) and found.name != ".lock"]:
+        _remove_leftover(path)
+
+
+def _remove_leftover(path: Path) -> None:
+    """Remove a temporary file whose writer has ended, or a staged directory; put back what was not replaced after all."""
+    if path.suffix == ".tmp":
+        writer = re.search(r"\.(\d+)-\w+\.tmp$", path.name)
+        with suppress(OSError):
+            try:
+                os.kill(int(writer[1]) if writer else os.getpid(), 0)
+            except ProcessLookupError:
+                path.unlink()
+    elif path.suffix == ".old" and not (final := path.with_name(path.name[1:-4])).exists():
+        path.rename(final)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def file_fault(error: BaseException, path: Path) -> str | None:
+    """Return what a file or disk did, in words, if that is what an error came from; ``path``: on the disk in question.
+
+    Libraries that write by themselves (torch, safetensors) raise their own errors on a full disk.
+    """
+    cause: BaseException | None = None if isinstance(error, AlignError) else error
+    while cause is not None:
+        no_space = bool(re.search(r"No space left|quota exceeded", said := str(cause), re.IGNORECASE))
+        if not no_space and re.search(r"file write failed|PytorchStreamWriter|I/O error|unexpected pos", said):
+            no_space = shutil.disk_usage(path).free < 2**20
+        if no_space:
+            return f"no space is left on the disk of {path}"
+        if isinstance(cause, OSError) and (cause is error or cause.errno == errno.EROFS) and (fault := os_fault(cause)):
+            return fault
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def os_fault(error: OSError) -> str | None:
+    """Return the file and the cause of an error of the file system in words; None for one of another kind.
+
+    >>> os_fault(PermissionError(13, "Permission denied", "/etc/a")), os_fault(OSError(28, "No space left on device"))
+    ('/etc/a: permission denied', 'no space left on device')
+    """
+    if error.errno is None or not error.strerror or isinstance(error, ConnectionError | TimeoutError):
+        return None
+    reason = f"{error.strerror[0].lower()}{error.strerror[1:]}"
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
 
 
 def sync(path: Path) -> None:

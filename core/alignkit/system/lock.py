@@ -54,7 +54,7 @@ def lock_holder(path: Path) -> int | None:
     """Return the process number of the lock's holder, 0 if it is not known, None if the lock is free."""
     import fcntl
 
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

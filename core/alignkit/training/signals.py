@@ -1,9 +1,11 @@
-"""Ctrl-C and SIGTERM: finish the current step, save a checkpoint, and stop."""
+"""Ctrl-C, SIGTERM and SIGHUP: in training, save a checkpoint after the current step and stop; else, stop at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -13,22 +15,47 @@ from transformers import TrainerCallback
 from alignkit.training.metrics import over_ranks
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, raised in the main thread as Ctrl-C is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    raise Terminated(number)
+
+
+@contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle signals in the block; SIGHUP only where it is not ignored (``nohup``). Outside the main thread, none are."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python does not allow it
+        for number in numbers:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def terminable() -> AbstractContextManager[None]:
+    """Let SIGTERM and SIGHUP raise :class:`Terminated` in the block, so that it can clean up."""
+    return handled((signal.SIGTERM, signal.SIGHUP), _terminate)
+
+
 class StopOnSignal(TrainerCallback):
-    """Ask the trainer to save and stop after a signal; a second signal interrupts at once. A context manager."""
+    """Ask the trainer to save and stop after a signal; a second signal interrupts at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopOnSignal:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python does not allow it
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def listening(self) -> AbstractContextManager[None]:
+        """Receive signals in the block."""
+        return handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

@@ -16,7 +16,7 @@ from alignkit import settings
 from alignkit.errors import AlignError, ConfigError, InterruptedRun
 from alignkit.rundir.directory import RunDir, child_of
 from alignkit.runs.export import export
-from alignkit.system.files import digest, write_json
+from alignkit.system.files import digest, is_leftover, write_json
 from alignkit.system.lock import directory_lock
 
 from alignkit_eval.comparison.compare import compare
@@ -245,7 +245,7 @@ class PipelineRunner:
                 kept = {entry["name"]: entry for entry in json.loads(path.read_bytes())["stages"]}
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{path} cannot be read: {error}") from error
-        elif any(entry.name != ".lock" for entry in self.directory.iterdir()):
+        elif not all(map(is_leftover, self.directory.iterdir())):
             raise ConfigError(
                 f"{self.directory} exists and is not a pipeline directory: choose another name with --name"
             )

@@ -11,6 +11,7 @@ from typing import Any
 from alignkit.display.headline import headline, number
 from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
 from alignkit.rundir.directory import RunDir, child_of, default_run_name
+from alignkit.system.files import is_leftover
 from alignkit.system.lock import directory_lock
 
 from alignkit_eval.comparison.compare import compare
@@ -95,7 +96,11 @@ def _run(spec: SweepSpec, directory: Path, *, jobs: int, say: Callable[[str], No
     if jobs < 1:
         raise ConfigError("--jobs must be at least 1")
     planned, notes = cells(spec, directory)  # validates every cell before anything is written
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / "sweep.yaml").is_file():
+    if (
+        directory.is_dir()
+        and not (directory / "sweep.yaml").is_file()
+        and not all(map(is_leftover, directory.iterdir()))
+    ):
         raise ConfigError(f"{directory} exists and is not a sweep directory: choose another name with --name")
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, hits, tok
 from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
 from alignkit.data.sources.open import HELD_OUT_SPLITS, Load
 from alignkit.errors import DataError, PluginError
-from alignkit.system.files import write_jsonl
+from alignkit.system.files import require_writable, staged_directory, write_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -216,12 +217,8 @@ def _words(rows: Sequence[Row]) -> dict[str, list[int]]:
 def write_fixed(check: Check, path: Path) -> tuple[int, int]:
     """Write the rows without findings, unchanged, to ``path`` (JSON Lines), and the removed ones to PATH.dropped.jsonl.
 
-    Return the numbers of kept and removed rows; raises :class:`DataError` if one of the files exists.
+    Return the numbers of kept and removed rows. Both are complete before either appears, PATH last.
     """
-    log = path.with_name(f"{path.name}.dropped.jsonl")
-    for file in (path, log):
-        if file.exists():
-            raise DataError(f"{file} exists already: --fix writes a new file")
     readable = check.readable
     if readable is None:
         raise ValueError("this check has no rows")
@@ -230,9 +227,29 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
     kept = [_storable(row) for position, row in enumerate(raw.rows) if position not in rules]
     left = [{"place": b.place, "rule": "broken", "about": b.why, "row": _storable(b.content)} for b in readable.broken]
     left += [{"place": raw.where(i), "rule": rules[i], "row": _storable(raw.rows[i])} for i in sorted(rules)]
-    write_jsonl(path, kept)
-    write_jsonl(log, left)
+    log, partial = fixed_files(path)
+    with staged_directory(partial) as staged:
+        write_jsonl(staged / path.name, kept)
+        write_jsonl(staged / log.name, left)
+    (partial / log.name).replace(log)
+    (partial / path.name).replace(path)
+    shutil.rmtree(partial)
     return len(kept), len(left)
+
+
+def fixed_files(path: Path) -> tuple[Path, Path]:
+    """Return the log that belongs to a cleaned copy ``path``, and the directory both are moved from when complete.
+
+    Raises :class:`DataError` if one of the files exists (a log whose copy was never moved is of a killed process), and
+    :class:`ConfigError` if they cannot be written.
+    """
+    log, partial = path.with_name(f"{path.name}.dropped.jsonl"), path.with_name(f".{path.name}.whole")
+    for file in (path,) if partial.is_dir() else (path, log):
+        if file.exists():
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed after it had moved both
+            raise DataError(f"{file} exists already: --fix writes a new file")
+    require_writable(path)
+    return log, partial
 
 
 def _storable(value: Any) -> Any:
