@@ -22,7 +22,8 @@ from alignkit.errors import ConfigError
 def export(run: Path, merge: str | None, weights: str | None, output: Path | None) -> None:
     """Export RUN's model as a standard model directory: adapter merged, safetensors, tokenizer and model card.
 
-    The exported model is loaded again and must score held-out rows as the run's model does.
+    The exported model is loaded again and must score held-out rows as the run does. Tied embeddings of which an adapter
+    changed only one are untied.
     """
     from alignkit.runs.export import export as write
     from alignkit.system.quiet import quiet_libraries

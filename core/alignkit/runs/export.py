@@ -5,9 +5,9 @@ The average of the weights of models fine-tuned from one start is a model soup (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,18 +27,22 @@ from alignkit.system.files import staged_directory
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 TOLERANCE = 1e-4
-"""Nats a token of the export may differ from the model it was made of."""
+"""Nats a token of the export may differ from the run, in full precision."""
 CHECKED = 64
 """Held-out rows the export is checked on."""
+
+Score = Callable[[LoadedModel], "torch.Tensor"]
+"""Returns log-probabilities of the rows that the export is checked on, ``[tokens]``."""
 
 
 def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None = None) -> Path:
     """Write the model of one run, or the weighted mean of several, as a stock model directory.
 
-    Adapters are merged into their base. The export is loaded again from disk and must score held-out rows of the first
-    run as the model it was written from does; until it has, nothing is left at ``output``.
+    Adapters are merged into their base. Every merged model must score held-out rows of the first run as its run does, and
+    the export, loaded again from disk, as the model it was written from; until it has, nothing is left at ``output``.
 
     Args:
         runs: finished run directories; several must have one architecture and one tokenizer (else ``ModelError``).
@@ -50,22 +54,20 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
     shares = _shares(runs, weights)
     directories = [_finished(run) for run in runs]
     config = settings.resolve(directories[0].config, resume=True).config
-    loaded = _merged(directories[0].path)
+    loaded = build_model(ModelConfig(name=str(directories[0].path), dtype=config.model.dtype))
+    score = partial(_scores, config=config, examples=_held_out(config, loaded))
+    tied = loaded.model.config.tie_word_embeddings
+    _merge(loaded, directories[0], score)
     if len(directories) > 1:
-        _average(loaded, directories, shares)
-    examples = _held_out(config, loaded)
-    before = _scores(loaded, config, examples)
+        _average(loaded, directories, shares, score)
+    if tied:
+        _tie_again(loaded.model)
     with staged_directory(output) as staged:
         with loaded.as_saved():
             loaded.model.save_pretrained(staged)
         loaded.tokenizer.save_pretrained(staged)
         _write_card(staged, directories, shares)
-        after = _scores(build_model(ModelConfig(name=str(staged))), config, examples)
-        worst = float((before - after).abs().max()) if len(before) else 0.0
-        if not worst <= TOLERANCE:
-            raise RunFailedError(
-                f"the export does not score like {runs[0]}: log-probabilities differ by {worst:.2g} nats; nothing was written"
-            )
+        _require_same(score(loaded), score(build_model(ModelConfig(name=str(staged)))), loaded, runs[0])
         if output.exists():
             output.rmdir()  # it was empty, and must still be
     return output
@@ -87,33 +89,79 @@ def _finished(path: Path) -> RunDir:
     return run
 
 
-def _merged(run: Path) -> LoadedModel:
-    """Load a run's model with its adapter merged in."""
-    loaded = build_model(ModelConfig(name=str(run)))
+def _merge(loaded: LoadedModel, run: RunDir, score: Score) -> None:
+    """Merge a run's adapter, if it has one, into the model; it must then score as it did."""
     model: Any = loaded.model
-    if hasattr(model, "merge_and_unload"):
-        loaded.model = model.merge_and_unload()
-        loaded.is_adapter = False
-    return loaded
+    if not loaded.is_adapter:
+        return
+    before = score(loaded)
+    _untie(model.get_base_model())
+    loaded.model = model.merge_and_unload()
+    loaded.is_adapter = False
+    _require_same(before, score(loaded), loaded, run.path)
 
 
-def _average(loaded: LoadedModel, runs: Sequence[RunDir], shares: Sequence[float]) -> None:
+def _untie(model: PreTrainedModel) -> None:
+    """Give every module weights of its own: merged into shared ones, an adapter of one module would change the others."""
+    import torch
+
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                module.register_parameter(name, torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+            seen.add(id(parameter))
+
+
+def _tie_again(model: PreTrainedModel) -> None:
+    """Let equal input and output embeddings share their weights again; else the configuration says that they do not."""
+    import torch
+
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is not None:
+        model.config.tie_word_embeddings = torch.equal(table.weight, head.weight)
+        if model.config.tie_word_embeddings:
+            head.weight = table.weight
+
+
+def _require_same(before: torch.Tensor, after: torch.Tensor, loaded: LoadedModel, run: Path) -> None:
+    """Raise :class:`RunFailedError` unless log-probabilities agree, within what the weights' precision allows."""
+    import torch
+
+    difference = (before - after).abs()
+    precision = torch.finfo(next(loaded.model.parameters()).dtype).eps
+    most, mean = (TOLERANCE, TOLERANCE) if precision < 1e-6 else (64 * precision, 4 * precision)
+    if not (difference.max() <= most and difference.mean() <= mean):
+        raise RunFailedError(
+            f"the export does not score like {run}: log-probabilities differ by up to {difference.max():.2g} nats; "
+            "nothing was written"
+        )
+
+
+def _average(loaded: LoadedModel, runs: Sequence[RunDir], shares: Sequence[float], score: Score) -> None:
     """Replace the weights by the weighted mean of all runs', summed in float32 or better."""
     import torch
 
+    _untie(loaded.model)
     mean = {name: tensor.double() * shares[0] for name, tensor in loaded.model.state_dict().items()}
     for run, share in zip(runs[1:], shares[1:], strict=True):
-        other = _merged(run.path)
-        state = other.model.state_dict()
-        if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in mean.items()}:
-            raise ModelError(f"{run.path} has another architecture than {runs[0].path}: their weights have no mean")
+        other = build_model(ModelConfig(name=str(run.path)))
         if tokenizer_content(other.tokenizer) != tokenizer_content(loaded.tokenizer):
             raise ModelError(f"{run.path} has another tokenizer than {runs[0].path}: their weights have no mean")
+        _merge(other, run, score)
+        state = other.model.state_dict()
+        if _architecture(other) != _architecture(loaded) or state.keys() != mean.keys():
+            raise ModelError(f"{run.path} has another architecture than {runs[0].path}: their weights have no mean")
         for name, tensor in state.items():
             mean[name] += tensor.double() * share
     with torch.no_grad():
         for name, tensor in loaded.model.state_dict().items():
             tensor.copy_(mean[name])
+
+
+def _architecture(loaded: LoadedModel) -> dict[str, Any]:
+    own = loaded.model.config.to_diff_dict()
+    return {key: value for key, value in own.items() if key not in ("dtype", "tie_word_embeddings", "use_cache")}
 
 
 def _held_out(config: RunConfig, loaded: LoadedModel) -> list[Example]:
@@ -122,16 +170,15 @@ def _held_out(config: RunConfig, loaded: LoadedModel) -> list[Example]:
         with suppress(NoRowsError):
             if rows := list(islice(data.held_out.examples(kind), CHECKED)):
                 return rows
-    # Of prompts alone, their own tokens are what can be scored.
-    prompts = [row for row in data.eval if len(row.prompt) > 1][:CHECKED]
-    return [replace(row, prompt=row.prompt[:1], completions=(row.prompt[1:],)) for row in prompts]
+    # Of prompts alone, their own tokens are what can be scored; without any rows, the first ids of the vocabulary.
+    prompts = [row.prompt for row in data.eval if len(row.prompt) > 1][:CHECKED]
+    prompts = prompts or [range(min(64, len(loaded.tokenizer)))]
+    return [Example(str(i), ids[:1], (ids[1:],)) for i, ids in enumerate(prompts)]
 
 
 def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example]) -> torch.Tensor:
     import torch
 
-    if not examples:
-        return torch.empty(0)
     loaded.model.eval()
     return policy_of(loaded, config.model, torch.device("cpu")).score(examples, grad=False).logps.float().cpu()
 
