@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from alignkit.contract.inventory import inventory
+from alignkit_commands.inventory import inventory
 
 from tests.helpers.runs import short_options
 from tests.helpers.third_party import Site

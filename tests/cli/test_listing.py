@@ -6,7 +6,7 @@ import contextlib
 import io
 import string
 
-from alignkit.cli.listing import print_columns
+from alignkit_commands.listing import print_columns
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignkit.contract.inventory import inventory
 from alignkit.errors import AlignError
 from alignkit.training.session import Session
+from alignkit_commands.inventory import inventory
 
 from tests.helpers.engine import configuration
 from tests.helpers.runs import short_run

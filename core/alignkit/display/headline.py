@@ -74,3 +74,17 @@ def signed(change: float | None) -> str:
 def _estimate(metrics: Metrics, suite: str, name: str) -> Estimate | None:
     estimate: Estimate | None = stored_estimate(metrics.get(suite, {}).get(name))
     return estimate
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in words.
+
+    >>> duration(42), duration(90), duration(7300)
+    ('42 s', '1 min 30 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignkit.display.headline import headline, signed, with_interval
-from alignkit.display.status import duration
+from alignkit.display.headline import duration, headline, signed, with_interval
 from alignkit.rundir.record import ModelRecord, RunRecord
 from alignkit.system.files import write_text
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from alignkit.errors import ConfigError
 
 
@@ -64,8 +63,9 @@ def generate(
     targets: tuple[str, ...], prompts: tuple[str, ...], raw: bool, voting: bool, as_json: bool, **sampling: Any
 ) -> None:
     """Answer prompts with each TARGET: a run, model or adapter directory, hub id, or demo."""
-    from alignkit.models.chat import ChatModel, Sampling, each_answer, vote
     from alignkit.system.quiet import quiet_libraries
+
+    from alignkit_commands.chat import ChatModel, Sampling, each_answer, vote
 
     quiet_libraries()
     asked = list(prompts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
@@ -98,8 +98,9 @@ def chat(target: str, system: str | None, seed: int, **sampling: Any) -> None:
 
     An empty line or Ctrl-D ends the chat; /new starts a new conversation.
     """
-    from alignkit.models.chat import ChatModel, Sampling
     from alignkit.system.quiet import quiet_libraries
+
+    from alignkit_commands.chat import ChatModel, Sampling
 
     quiet_libraries()
     model = ChatModel(target)

@@ -21,7 +21,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(run: Path, as_json: bool) -> None:
     """Show the status of the run in directory RUN: step, time left, latest metrics."""
-    from alignkit.display.status import lines, read_status
+    from alignkit_commands.progress import lines, read_status
 
     found = read_status(run)
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(lines(found)))
@@ -40,7 +40,7 @@ def watch(run: Path, every: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from alignkit.display.status import GOING_ON, lines, read_status
+    from alignkit_commands.progress import GOING_ON, lines, read_status
 
     if not run.exists():
         click.echo(f"waiting up to {STARTING} s for {run} to appear", err=True)
@@ -83,7 +83,7 @@ def _view(found: Any) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from alignkit.display.status import SHOWN, lines
+    from alignkit_commands.progress import SHOWN, lines
 
     table = Table(show_header=False, box=None, padding=(0, 1))
     names = [name for name in SHOWN if name in found.latest] + sorted(n for n in found.latest if n.startswith("loss/"))

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import click
-
-from alignkit.cli.listing import print_columns
 from alignkit.errors import ConfigError
-from alignkit.scaffold import KINDS
+
+from alignkit_commands.listing import print_columns
+from alignkit_commands.scaffold import KINDS
 
 
 @click.group(invoke_without_command=True)
@@ -23,7 +23,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from alignkit.contract.inventory import inventory
+    from alignkit_commands.inventory import inventory
 
     found = inventory()
     if as_json:
@@ -41,7 +41,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
 )
 def check_plugin(name: str, kind: str | None) -> None:
     """Run the quick conformance tests on the installed plugin NAME (needs pytest)."""
-    from alignkit.contract.inventory import quick_check
+    from alignkit_commands.inventory import quick_check
 
     if quick_check(name, kind):
         sys.exit(1)
@@ -60,7 +60,7 @@ def check_plugin(name: str, kind: str | None) -> None:
 )
 def new_plugin(name: str, kind: str, output: Path) -> None:
     """Create the package alignkit-NAME with one working plugin: entry point, code, conformance tests, README and CI."""
-    from alignkit.scaffold import new_plugin as write
+    from alignkit_commands.scaffold import new_plugin as write
 
     if not output.is_dir():
         raise ConfigError(f"--output {output}: the directory does not exist")

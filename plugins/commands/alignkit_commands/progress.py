@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import RunConfig
-from alignkit.display.headline import headline, with_interval
+from alignkit.display.headline import duration, headline, with_interval
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.files import read_jsonl
@@ -99,17 +99,3 @@ def lines(found: RunStatus) -> list[str]:
     before, after = (found.evaluation.get(when) or {} for when in ("before", "after"))
     table = headline(before, after)
     return out + [f"  {line.title}: {with_interval(line.before)} -> {with_interval(line.after)}" for line in table]
-
-
-def duration(seconds: float) -> str:
-    """Return a time span in words.
-
-    >>> duration(42), duration(90), duration(7300)
-    ('42 s', '1 min 30 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

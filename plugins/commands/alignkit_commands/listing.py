@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
-
 from alignkit.contract import registry
 
 

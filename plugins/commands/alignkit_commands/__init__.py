@@ -1,0 +1,19 @@
+"""Commands around training: status, chat, export, listings, plugin checks and the cache. Importing this loads nothing heavy."""
+
+from __future__ import annotations
+
+from alignkit import Command
+
+STATUS = Command("alignkit_commands.status:status", "Show the status, progress and latest metrics of a run.")
+WATCH = Command("alignkit_commands.status:watch", "Follow a run live in the terminal.")
+GENERATE = Command("alignkit_commands.models:generate", "Generate completions for prompts with one or more models.")
+CHAT = Command("alignkit_commands.models:chat", "Chat with a model.")
+EXPORT = Command("alignkit_commands.models:export", "Export a run's model, or the average of several.")
+METHODS = Command("alignkit_commands.listing:methods", "List the installed methods.")
+SUITES = Command("alignkit_commands.listing:suites", "List the installed evaluation suites.")
+REWARDS = Command("alignkit_commands.listing:rewards", "List the installed rewards.")
+SERVICES = Command("alignkit_commands.listing:services", "List the installed services (loggers, data sources).")
+PLUGINS = Command("alignkit_commands.plugins:plugins", "List all plugins with their state, or check one.")
+NEW_PLUGIN = Command("alignkit_commands.plugins:new_plugin", "Create a package with one working plugin.")
+SCHEMA = Command("alignkit_commands.listing:schema", "Print the JSON schema of a method's configuration.")
+CACHE = Command("alignkit_commands.cache:cache", "List, measure or prune the cache on disk.")
