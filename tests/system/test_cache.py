@@ -78,7 +78,7 @@ def checks(source: Path) -> object:
 
 
 def reference(source: Path) -> object:
-    names = {"rows_fingerprint": str(source), "weights_fingerprint": "w", "dtype": "fp32"}
+    names = {"rows_fingerprint": str(source), "weights_fingerprint": "w", "computed": "fp32"}
     policy: Any = ReferencePolicy(tiny_model())
     return reference_logps(policy, random_pairs(4), **names, max_tokens=64)[0].flat.tolist()
 
@@ -86,7 +86,7 @@ def reference(source: Path) -> object:
 def evaluation(source: Path) -> object:
     policy: Any = ReferencePolicy(build(vocab_size=len(TOKENIZER)))
     held_out = load(source, eval_split=0.5).held_out
-    subject = Subject("test", policy, TOKENIZER, held_out, weights="w", rules={})
+    subject = Subject("test", policy, TOKENIZER, held_out, weights="w", rules={}, scored_by="cpu auto")
     return run_suites(open_suites(EvalConfig(suites=["prefs"])), subject)["prefs"].items
 
 

@@ -99,6 +99,11 @@ class Suite(ABC, Generic[SettingsT]):
     def __init__(self, settings: SettingsT) -> None:
         self.settings = settings
 
+    @property
+    def cacheable(self) -> bool:
+        """Whether content, model, settings and installed code decide the results: not where a suite calls a user's functions."""
+        return True
+
     @abstractmethod
     def evaluate(self, target: Target) -> SuiteResult:
         """Evaluate ``target``.
@@ -111,7 +116,8 @@ class Suite(ABC, Generic[SettingsT]):
     def content(self, target: Target) -> str | None:
         """Return a hash of the evaluated texts and answers (not of tokens), or None.
 
-        Results with different hashes are not compared. Results with a hash are cached by hash, weights and settings. With
-        None, results are not cached and comparisons match the items' ids. Raises as :meth:`evaluate`.
+        Results with different hashes are not compared; with None, comparisons match the items' ids. Results with a hash are
+        cached if :attr:`cacheable`, by the hash, all columns of the rows that this method asks for, model, settings and code.
+        Raises as :meth:`evaluate`.
         """
         return None

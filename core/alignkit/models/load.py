@@ -11,7 +11,7 @@ from alignkit.errors import ModelError, first_line
 from alignkit.models.adapters import add_adapter, load_adapter
 from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
 from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
-from alignkit.models.weights import fingerprint, switch_off_dropout
+from alignkit.models.weights import fingerprint, require_fit, switch_off_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,10 +40,13 @@ def build_classifier(config: ModelConfig, *, seed: int = 0) -> LoadedModel:
 
 
 def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> LoadedModel:
+    from transformers.trainer_utils import align_special_tokens
+
     path = resolve_path(config.name)
     base_path, adapter_path = adapter_parts(path, config)
     tokenizer = load_tokenizer(config, path if has_tokenizer(path) else base_path, classifier=classifier)
     model = _load_base(base_path, config, meta, head_seed=seed if classifier else None)
+    align_special_tokens(model, tokenizer)  # as Trainer does, so that a model is the same in a run and loaded from it
     if classifier:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if classifier and adapter_path is not None and not is_classifier(adapter_path):
@@ -99,17 +102,18 @@ def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None
         with torch.random.fork_rng():
             torch.manual_seed(head_seed or 0)  # for a new head
             dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
-            model, info = auto.from_pretrained(path, dtype=dtype, output_loading_info=True, **kwargs)
+            model, info = auto.from_pretrained(
+                path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
     except Exception as error:
         raise ModelError(f"cannot load a {what} from {path}: {first_line(error)}") from error
-    missing = sorted(info["missing_keys"]) + sorted(str(k) for k in info.get("mismatched_keys", []))
-    if head_seed is not None:  # a language model lacks the classifier's head, and some encoders the pooler
+    missing, unused = info["missing_keys"], info["unexpected_keys"]
+    if head_seed is not None:
+        # A language model has its own head and lacks the classifier's, and some encoders lack the pooler.
         trunk = f"{model.base_model_prefix}."
         missing = [name for name in missing if name.startswith(trunk) and ".pooler." not in name]
-    if missing:
-        raise ModelError(
-            f"the weights of {path} are incomplete: {len(missing)} tensors are missing or have another shape, first {missing[0]}"
-        )
+        unused = [name for name in unused if name.startswith(trunk)]
+    require_fit(path, [*missing, *(name for name, *_ in info["mismatched_keys"])], unused)
     return model
 
 

@@ -1,13 +1,26 @@
-"""Weight fingerprints, and switching dropout off."""
+"""Fingerprints of models, and switching dropout off."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import ModelError
+from alignkit.system.code import code_beside
+from alignkit.system.files import digest
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+
+def require_fit(path: str, missing: Collection[str], unused: Collection[str]) -> None:
+    """Raise :class:`ModelError` unless the tensors of a model or adapter are those its configuration describes."""
+    problems = {"are missing or have another shape": missing, "belong to nothing in the model": unused}
+    found = [f"{len(names)} tensors {what} (first: {min(names)})" for what, names in problems.items() if names]
+    if found:
+        raise ModelError(f"the weights of {path} do not fit its configuration: {', '.join(found)}")
 
 
 def switch_off_dropout(model: PreTrainedModel) -> dict[str, float]:
@@ -36,17 +49,51 @@ def _zero_dropouts(owner: object) -> dict[str, float]:
     return found
 
 
+_NOT_COMPUTED = {
+    *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache"),
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "peft_version", "revision"),
+}
+"""Keys of model and adapter configurations that do not change what is computed (dtypes are the tensors' own)."""
+
+
 def fingerprint(model: torch.nn.Module) -> str:
-    """Return the SHA-256 of the policy's parameters and buffers: names, dtypes, shapes and bytes, sorted by name."""
+    """Return the SHA-256 of everything that decides what the policy computes.
+
+    That is its configuration (of the model, generation and adapters), the code of its class unless that is a library's, and
+    names, dtypes, shapes and bytes of its parameters and buffers.
+    """
     import torch
 
     from alignkit.scoring.critic import is_critics
 
-    digest = hashlib.sha256()
+    content = hashlib.sha256(digest(_configuration(model)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if is_critics(name):
             continue  # not part of the policy
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
+        content.update(memoryview(flat.view(torch.uint8).numpy()))
+    return content.hexdigest()
+
+
+def _configuration(model: Any) -> dict[str, Any]:
+    adapters = getattr(model, "peft_config", {})
+    inner = model.get_base_model() if adapters else model
+    generation = getattr(inner, "generation_config", None)
+    return {
+        "class": type(inner).__name__,
+        "code": code_beside(type(inner)),
+        "config": _computed(inner.config.to_diff_dict()),
+        "generation": None if generation is None else _computed(generation.to_diff_dict()),
+        "adapters": _computed({name: adapter.to_dict() for name, adapter in adapters.items()}),
+    }
+
+
+def _computed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            str(key): _computed(entry)
+            for key, entry in value.items()
+            if not (key in _NOT_COMPUTED or str(key).startswith("_"))
+        }
+    return sorted(map(str, value)) if isinstance(value, set) else value

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import DataConfig, EvalConfig
-from alignkit.contract import Policy, Suite, SuiteResult, Target, registry
+from alignkit.contract import Policy, Row, RowKind, Suite, SuiteResult, Target, registry
 from alignkit.data.load import HeldOut
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.errors import NoRowsError
@@ -20,6 +16,8 @@ from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import validate
 from alignkit.system.cache import ContentCache
+from alignkit.system.code import code_of
+from alignkit.system.environment import versions
 from alignkit.system.files import digest
 
 if TYPE_CHECKING:
@@ -53,11 +51,13 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     held_out: HeldOut
     weights: str
-    """Fingerprint of the model's weights."""
+    """Fingerprint of the model."""
     rules: Mapping[str, Any]
     """Keys of the data section that determine tokenisation."""
+    scored_by: str
+    """Type of the device and the configured scoring backend: ``cpu auto``."""
     start_weights: str | None = None
-    """Fingerprint of the start model's weights, where the subject came from a run."""
+    """Fingerprint of the start model, where the subject came from a run."""
     start_policy: Callable[[], Policy] | None = None
 
 
@@ -89,6 +89,12 @@ def run_suites(
 
 def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -> SuiteResult:
     started = time.process_time()
+    kinds: set[RowKind] = set()
+
+    def rows(kind: RowKind) -> Sequence[Row]:
+        kinds.add(kind)
+        return subject.held_out.rows(kind)
+
     if getattr(subject.policy, "classifier", False) and not suite.classifiers:
         raise NoRowsError(f"{subject.name} is a reward model, and the suite needs a language model")
     target = Target(
@@ -96,18 +102,18 @@ def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -
         policy=subject.policy,
         tokenizer=subject.tokenizer,
         examples=subject.held_out.examples,
-        rows=subject.held_out.rows,
+        rows=rows,
         start=start if suite.uses_start else None,
         start_policy=subject.start_policy,
     )
     content = suite.content(target)
-    identity = _identity(suite, subject, content, with_start=target.start is not None)
+    identity = _identity(suite, subject, content, kinds, with_start=target.start is not None)
 
     def make() -> SuiteResult:
         result = suite.evaluate(target)
         return replace(result, provenance={**identity, "cpu_seconds": time.process_time() - started})
 
-    if content is None:
+    if content is None or not suite.cacheable:
         result, cached = make(), False
     else:
         result, cached = _CACHE.fetch(
@@ -119,27 +125,21 @@ def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -
     return replace(result, provenance={**result.provenance, "cached": cached})
 
 
-def _identity(suite: Suite[Any], subject: Subject, content: str | None, *, with_start: bool) -> dict[str, Any]:
+def _identity(
+    suite: Suite[Any], subject: Subject, content: str | None, kinds: Iterable[RowKind], *, with_start: bool
+) -> dict[str, Any]:
     """Return everything a result depends on; a result is never known by a name."""
     entry = registry.find("align.suites", suite.name)
     return {
-        "plugin": f"{entry.distribution} {entry.version} {_code(type(suite).__module__)}",
+        "plugin": f"{entry.distribution} {entry.version} {code_of(type(suite).__module__)}",
+        "versions": versions(),
         "settings": suite.settings.model_dump(mode="json"),
         "content": content,
+        "rows": {kind: subject.held_out.examples(kind).digest() for kind in sorted(kinds)},
         "weights": subject.weights,
+        "scored_by": subject.scored_by,
         "tokenizer": digest(tokenizer_content(subject.tokenizer)),
         "rules": dict(subject.rules),
         "start_weights": subject.start_weights if suite.uses_start else None,
         "against_start": with_start,
     }
-
-
-@cache
-def _code(module: str) -> str:
-    """Return a digest of the top-level package a module belongs to: other code, other results."""
-    file = sys.modules[module.partition(".")[0]].__file__
-    if file is None:
-        return ""
-    path = Path(file)
-    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    return digest([hashlib.sha256(source.read_bytes()).hexdigest() for source in files])[:12]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alignkit.config import DataConfig
+from alignkit.config import RunConfig
 from alignkit.contract import LoadedModel, Policy, Suite, SuiteResult
 from alignkit.data.load import HeldOut
 from alignkit.models.weights import fingerprint
@@ -26,7 +26,7 @@ class RunEvaluator:
     """Every suite of the run, those that only run during training included."""
     loaded: LoadedModel
     policy: ModelPolicy | ClassifierPolicy
-    data: DataConfig
+    config: RunConfig
     held_out: HeldOut
     start_policy: Callable[[], Policy]
     """Loads the start model beside the trained one."""
@@ -39,12 +39,16 @@ class RunEvaluator:
 
     def trained_model(self, names: Iterable[str], start: Results) -> Results:
         """Evaluate the trained model, against the start model's results where a suite compares."""
-        return self._run(names, "trained model", fingerprint(self.loaded.model), start)
+        return self._run(names, "trained model", self._weights(), start)
 
     def during_training(self, names: Iterable[str], start: Results) -> Results:
         """Evaluate in the middle of training, without a trace."""
         with undisturbed(self.loaded.model):
-            return self._run(names, "in training", fingerprint(self.loaded.model), start)
+            return self._run(names, "in training", self._weights(), start)
+
+    def _weights(self) -> str:
+        with self.loaded.as_saved():
+            return fingerprint(self.loaded.model)
 
     def _run(self, names: Iterable[str], label: str, weights: str, start: Results | None) -> Results:
         self.policy.model = self.loaded.model  # not the trainer's wrapper
@@ -54,7 +58,8 @@ class RunEvaluator:
             tokenizer=self.loaded.tokenizer,
             held_out=self.held_out,
             weights=weights,
-            rules=data_rules(self.data),
+            rules=data_rules(self.config.data),
+            scored_by=f"{next(self.loaded.model.parameters()).device.type} {self.config.model.scorer}",
             start_weights=self.loaded.fingerprint,
             start_policy=self.start_policy,
         )

@@ -76,7 +76,7 @@ def _carry_out(plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoin
         suites=plan.suites,
         loaded=run.loaded,
         policy=run.policy,
-        data=config.data,
+        config=config,
         held_out=run.data.held_out,
         start_policy=lambda: load_start_policy(config, plan.session, run.loaded),
         warn=recorder.warn_once,

@@ -15,6 +15,7 @@ from alignkit.data.order.mixing import row_order
 from alignkit.data.order.row_order import RowOrder
 from alignkit.scoring.reference import reference_logps
 from alignkit.system.distributed import rank, wait_for_all
+from alignkit.system.environment import versions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +57,8 @@ def references(
     """
     found: References = {}
     cached = True
+    model = config.model
+    software = " ".join(f"{name} {version}" for name, version in versions().items())
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
     for turn in ("first", "others") if splits else ():
         if (rank() == 0) == (turn == "first"):
@@ -66,7 +69,7 @@ def references(
                         rows,
                         rows_fingerprint=rows.fingerprint,
                         weights_fingerprint=weights,
-                        dtype=f"{config.model.dtype} {precision} {config.model.quantization}",
+                        computed=f"{model.dtype} {precision} {model.quantization} {model.scorer} {arguments.device.type} {software}",
                         max_tokens=config.train.tokens_per_micro_batch,
                         tick=tick,
                     )

@@ -1,6 +1,6 @@
 """Reference log-probabilities: computed once with the policy at step 0 and cached on disk per token.
 
-The cache key is (token ids, start weights, dtype) and does not depend on beta or lambda, so that a sweep computes them once.
+The cache key is (token ids, start model, how they are computed) and does not depend on beta or lambda, so that a sweep computes them once.
 On resume the policy is rebuilt from its start weights before the checkpoint is loaded, so the same code serves both.
 """
 
@@ -93,13 +93,13 @@ def reference_logps(
     *,
     rows_fingerprint: str,
     weights_fingerprint: str,
-    dtype: str,
+    computed: str,
     max_tokens: int,
     tick: Callable[[int], None] = lambda rows: None,
 ) -> tuple[ReferenceLogps, bool]:
     """Return the step-0 policy's log-probabilities of ``examples`` and whether they came from the cache.
 
-    An entry that does not match the rows is made again.
+    An entry that does not match the rows is made again. ``computed`` says how they are computed: precision, device, versions.
     """
 
     def write(path: Path, made: Callable[[], ReferenceLogps]) -> None:
@@ -107,7 +107,7 @@ def reference_logps(
             np.save(file, made().flat)
 
     return _CACHE.fetch(
-        digest([rows_fingerprint, weights_fingerprint, dtype]),
+        digest([rows_fingerprint, weights_fingerprint, computed]),
         lambda: score_rows(policy, examples, max_tokens, tick),
         read=lambda path: ReferenceLogps(np.load(path), _scored_tokens(examples)),
         write=write,

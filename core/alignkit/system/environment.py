@@ -11,7 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("alignkit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors")
+PACKAGES = (
+    *("alignkit", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors"),
+    *("numpy", "lm_eval"),
+)
 
 
 def environment(directory: Path | None = None) -> dict[str, Any]:
@@ -23,10 +26,10 @@ def environment(directory: Path | None = None) -> dict[str, Any]:
         "gpus": _gpus(),
     }
     git = git_revision(directory or Path.cwd())
-    return {"versions": _versions(), "git": git, "hardware": hardware, "platform": platform.platform()}
+    return {"versions": versions(), "git": git, "hardware": hardware, "platform": platform.platform()}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of python and of the packages numbers depend on, without importing them."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:

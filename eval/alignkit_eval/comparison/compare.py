@@ -22,6 +22,7 @@ from alignkit_eval.comparison.items import (
     item_values,
     provenance_notes,
     shared_items,
+    weights_notes,
 )
 from alignkit_eval.comparison.paired import Difference, holm, judge, minus
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
@@ -48,7 +49,8 @@ def compare(
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
     paths = [Path(path) for path in [*runs, *([] if baseline is None or baseline == START else [baseline])]]
-    read = join_folds([read_run(path) for path in {path.resolve(): path for path in paths}.values()])
+    found = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
+    read = join_folds(found)
     called = {path.resolve(): name for path, name in (names or {}).items()}
     groups = [_renamed(found, called) for found in group(read)]
     if baseline == START:
@@ -59,7 +61,7 @@ def compare(
         first = next(g for g in groups if any(path.resolve() == wanted for run in g.runs for path in run.paths))
     if len(groups) < 2:
         raise ConfigError("there is only one arm: the runs differ only in their seed; add a run to compare them with")
-    notes: list[str] = []
+    notes = weights_notes(found)
     suites = common_suites(groups, notes)
     notes += _notes(groups)
     table = _Table(groups, suites, notes)

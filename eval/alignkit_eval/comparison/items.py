@@ -80,6 +80,23 @@ def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> l
     return [c if names.issuperset(c.verdict) else replace(c, verdict=()) for c in common]
 
 
+def weights_notes(runs: Sequence[RunResult]) -> list[str]:
+    """Return a note for every run whose suites were not all evaluated on the same weights and configuration."""
+    notes = []
+    for run in runs:
+        suites: dict[str, list[str]] = {}
+        for name, result in run.results.items():
+            if result.provenance.get("weights"):
+                suites.setdefault(str(result.provenance["weights"]), []).append(name)
+        if len(suites) > 1:
+            groups = " and ".join(", ".join(names) for names in suites.values())
+            notes.append(
+                f"{run.path}: {groups} were evaluated on different weights or configurations of this model: evaluate it again "
+                "with every suite"
+            )
+    return notes
+
+
 def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:
     """Return notes on how a suite's results were made, where that differs but does not prevent a comparison."""
     results = [run.results[suite] for g in groups for run in g.runs]

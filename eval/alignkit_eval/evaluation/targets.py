@@ -20,6 +20,7 @@ from alignkit.runs.data import held_out_data, run_data
 from alignkit.runs.evaluation import Subject, data_rules
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
@@ -89,6 +90,7 @@ def open_target(source: TargetSpec) -> tuple[Subject, Subject | None]:
         held_out=held_out_rows(source, loaded.tokenizer),
         weights=loaded.fingerprint,
         rules=data_rules(config.data),
+        scored_by=f"{_device().type} {config.model.scorer}",
     )
     if source.run is None:
         return subject, None
@@ -117,11 +119,16 @@ def _start_policy(source: TargetSpec, recorded: Mapping[str, Any], classifier: b
 
 
 def _policy(loaded: LoadedModel, config: ModelConfig) -> Policy:
-    import torch
     from alignkit.scoring.classifier import policy_of
 
     loaded.model.eval()
-    return policy_of(loaded, config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return policy_of(loaded, config, _device())
+
+
+def _device() -> torch.device:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def held_out_rows(source: TargetSpec, tokenizer: PreTrainedTokenizerBase) -> HeldOut:

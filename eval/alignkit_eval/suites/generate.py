@@ -59,6 +59,11 @@ class GenerateSuite(Suite[GenerateSettings]):
         self.checker = None if settings.checker is None else load_function(settings.checker)
         self.rewards = open_rewards(settings.rewards)
 
+    @property
+    def cacheable(self) -> bool:
+        """Whether nothing but the model decides the results: a checker or reward may read and call anything."""
+        return self.checker is None and not self.rewards
+
     def content(self, target: Target) -> str:
         return rows_digest(self._selected(target.rows("prompt")))
 

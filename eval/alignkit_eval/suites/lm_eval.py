@@ -28,6 +28,7 @@ from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, clustered_ratio, transformed
 from alignkit_eval.suites.scores import suite_result
+from alignkit_eval.suites.task_code import functions_in, is_installed
 
 TASKS = Path(__file__).parents[1] / "tasks"
 """Directory of the demo's tasks, which come with alignkit."""
@@ -56,14 +57,21 @@ class HarnessSuite(Suite[HarnessSettings]):
             raise ConfigError(f"lm-eval: there is no task directory {settings.include_path}")
 
     def content(self, target: Target) -> str:
-        """Return a digest of the tasks' configurations and documents."""
+        """Return a digest of the tasks' configurations and documents, those of few-shot examples included."""
         _, tasks = self._tasks
         content = hashlib.sha256()
         for name, task in sorted(tasks.items()):
             about = {key: value for key, value in task.dump_config().items() if key != "metadata"}
-            for part in ([name, about], *task.eval_docs):
+            few = self.settings.num_fewshot if self.settings.num_fewshot is not None else task.config.num_fewshot
+            for part in ([name, about], *task.eval_docs, "few-shot", *((task.fewshot_docs() or ()) if few else ())):
                 content.update(json.dumps(part, sort_keys=True, default=_stable).encode())
         return content.hexdigest()
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether the tasks call no Python code but that of installed libraries: other code may read and call anything."""
+        tasks = self._tasks[1].values()
+        return all(map(is_installed, (part for task in tasks for part in (type(task), *functions_in(task.config)))))
 
     def evaluate(self, target: Target) -> SuiteResult:
         """Run the tasks; ``RunFailedError`` is also raised where lm-eval fails."""

@@ -155,3 +155,11 @@ def test_command_line(grid: dict[str, Path], tmp_path: Path) -> None:
     missing = align("compare", grid["l0-s0"], tmp_path / "nothing", cwd=tmp_path)
     assert missing.returncode == 2
     assert missing.stderr.startswith("Error: ")
+
+
+def test_results_of_one_run_on_different_weights_are_noted(grid: dict[str, Path], edited: Callable[..., Path]) -> None:
+    assert not any("different weights" in note for note in compare([grid["l0-s0"], grid["l5-s0"]]).notes)
+    other = {"weights": "0" * 64}
+    model = edited("l5-s0", "eval/prefs.json", lambda kept: kept | {"provenance": kept["provenance"] | other})
+    first, *_ = compare([grid["l0-s0"], model]).notes
+    assert first.startswith(f"{model.resolve()}: perplexity and prefs were evaluated on different weights")

@@ -14,13 +14,12 @@ from alignkit.data.checking.check import Finding, find, rule_names
 from alignkit.data.table.tokenised_rows import TextRows, TokenisedRows
 from alignkit.errors import ConfigError, DataError, suggest
 from alignkit.system.cache import ContentCache
+from alignkit.system.code import code_of
+from alignkit.system.environment import versions
 from alignkit.system.files import digest, write_json
 
 if TYPE_CHECKING:
     from alignkit.data.load import Data
-
-_FORMAT = 1
-"""Version of the cached findings; incremented when a rule changes."""
 
 _CACHE = ContentCache("checks", ".json")
 
@@ -63,9 +62,10 @@ def _evenly(rows: TokenisedRows, most: int) -> TokenisedRows:
 
 def _findings(rows: TokenisedRows, held_out: TokenisedRows, limits: CheckConfig) -> Sequence[Finding]:
     settings = limits.model_dump(mode="json", exclude={"most", "enabled", "rows"})
-    rules = [(entry.qualified, entry.version) for entry in usable("align.rules").values()]
+    rules = [(entry.qualified, entry.version, code_of(entry.value)) for entry in usable("align.rules").values()]
+    texts = [(found.digest("place"), [part.table.root for part in found.parts]) for found in (rows, held_out)]
     return _CACHE.fetch(
-        digest([_FORMAT, rules, rows.fingerprint, held_out.fingerprint, settings]),
+        digest([versions(), rules, texts, settings]),
         lambda: find(TextRows(rows)[:], TextRows(held_out)[:], limits, len(rows))[0],
         read=lambda path: [Finding(**finding) for finding in json.loads(path.read_bytes())],
         write=lambda path, made: write_json(path, made()),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.data.tokenise.encode import Recipe
 from alignkit.system.cache import ContentCache
+from alignkit.system.code import code_beside
 from alignkit.system.files import digest
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _FORMAT = 3
 """Version of the cached tables; incremented when the rules of tokenisation or the columns change."""
+
+_SETTINGS = ("add_bos_token", "add_eos_token", "clean_up_tokenization_spaces", "split_special_tokens")
+"""Settings of a tokenizer that are not in its backend."""
 
 _TABLES = ContentCache("tokens", ".arrow")
 
@@ -52,7 +56,8 @@ def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
         "class": type(tokenizer).__name__,
         "template": tokenizer.chat_template,
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "settings": {name: str(getattr(tokenizer, name, None)) for name in ("add_bos_token", "add_eos_token")},
+        "settings": {name: str(getattr(tokenizer, name, None)) for name in _SETTINGS},
+        "code": code_beside(type(tokenizer)),
     }
     if tokenizer.is_fast:
         backend = tokenizer.backend_tokenizer
@@ -62,6 +67,8 @@ def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
     else:
         about["vocabulary"] = tokenizer.get_vocab()
         about["init"] = {name: str(value) for name, value in tokenizer.init_kwargs.items()}
+        files = filter(None, (getattr(tokenizer, name, None) for name in tokenizer.vocab_files_names))
+        about["files"] = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
     return json.dumps(about, sort_keys=True)
 
 

@@ -223,6 +223,16 @@ class TokenisedRows(Sequence[Example]):
                     content.update(name.encode() + b"\0" + digest)
         return content.hexdigest()
 
+    def digest(self, *more: str) -> str:
+        """Return the SHA-256 of the rows' tokens, texts and other columns, and of the table's columns named in ``more``."""
+        content = hashlib.sha256(self.fingerprint.encode())
+        for part in self.parts:
+            content.update(part.table.label.encode())
+            for begin in range(0, len(part.rows), _BLOCK):
+                columns = part.table.table.select(["cluster", "category", "fields", "text", *more])
+                content.update(repr(columns.take(part.rows[begin : begin + _BLOCK]).to_pydict()).encode())
+        return content.hexdigest()
+
 
 def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
     import pyarrow as pa

@@ -1,0 +1,60 @@
+"""Digests of the code that a kept result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import sysconfig
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from alignkit.system.files import digest
+
+_IMPORT = re.compile(rb"^\s*(?:from\s+(\w+)|import\s+(\w.*))", re.MULTILINE)
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+@cache
+def code_of(module: str) -> str:
+    """Return a digest of the top-level package of a module or entry point, and of what it imports.
+
+    Installed libraries are left out: their versions are known.
+    """
+    found: dict[str, list[str]] = {}
+    waiting = re.split("[.:]", module)[:1]
+    while waiting:
+        package = waiting.pop()
+        if package in found:
+            continue
+        found[package] = []
+        for source in (file.read_bytes() for file in _files(package, libraries=len(found) == 1)):
+            found[package].append(hashlib.sha256(source).hexdigest())
+            for one, several in _IMPORT.findall(source):
+                names = (one or several).decode("ascii", "replace").split(",")
+                waiting += [word for name in names for word in name.replace(".", " ").split()[:1]]
+    return digest(sorted(found.items()))[:12]
+
+
+def _files(package: str, *, libraries: bool) -> list[Path]:
+    """Return the source files of a top-level package or module, none of an installed one unless ``libraries``."""
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    folders = [str(folder) for folder in spec.submodule_search_locations or []] if spec else []
+    places = folders or ([spec.origin] if spec and spec.has_location and spec.origin else [])
+    if not libraries and any(place.startswith(_LIBRARIES) for place in places):
+        return []
+    return sorted(file for folder in folders for file in Path(folder).rglob("*.py")) or [
+        Path(place) for place in places
+    ]
+
+
+def code_beside(kind: type) -> list[str]:
+    """Return digests of the Python files beside that of a class; none for a class of a library."""
+    if kind.__module__.partition(".")[0] in ("transformers", "peft", "tokenizers"):
+        return []
+    folder = Path(inspect.getfile(kind)).parent
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.py"))]
