@@ -23,6 +23,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     components.parity,
     components.invariance,
     components.bad_input,
+    faults.cases,
     faults.malformed_input,
     faults.bit_flips,
     faults.kill_campaign,

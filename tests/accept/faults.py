@@ -1,10 +1,11 @@
-"""Acceptance checks of the fault campaign: kills, flipped bits and malformed input at full size."""
+"""Acceptance checks of faults: inputs that once failed, kills, flipped bits and malformed input at full size."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,29 @@ from typing import Any
 from tests.accept.campaign import flips, kills, malformed
 from tests.accept.campaign.base import Base
 from tests.accept.campaign.processes import Align
+from tests.accept.cases import data, evaluation, outer, runs
+from tests.accept.cases.place import Place
 from tests.accept.commands import OUTPUT
+from tests.accept.models import make_models
+
+CASES: list[Callable[[Place], str]] = [
+    data.tool_calls_in_parquet,
+    data.messages_as_text,
+    data.a_system_column,
+    data.aliases_that_multiply,
+    runs.a_generation_config_that_cannot_be_saved,
+    runs.lora_on_tied_embeddings,
+    runs.patience,
+    runs.resuming_after_the_last_step,
+    runs.an_adapter_with_foreign_tensors,
+    runs.a_cache_that_cannot_be_written,
+    evaluation.translation_metrics,
+    evaluation.one_class_f1,
+    evaluation.two_scales_of_one_adapter,
+    evaluation.interval_of_the_best_of_several,
+    evaluation.two_models_of_one_name,
+    evaluation.rows_left_out,
+]
 
 KILLS, FLIPS, INPUTS = 100, 150, 300
 PROCESSES = 2
@@ -32,6 +55,31 @@ def prepared(work: Path) -> Iterator[tuple[Base, list[Align]]]:
     finally:
         for align in aligns:
             align.close()
+
+
+def cases(work: Path) -> dict[str, Any]:
+    """Inputs that once failed end as the case says; those in ``$ALIGN_CASES`` are run, and their output kept, as well."""
+    models = make_models(work / "models")
+    align = Align(models / "tiny")
+    try:
+        rows = [_case(case, Place(work / case.__name__, models, align)) for case in CASES]
+    finally:
+        align.close()
+    if directory := os.environ.get("ALIGN_CASES"):
+        rows += outer.run_scripts(Path(directory), work / "scripts", models)
+    _keep("cases", rows)
+    bad = [row for row in rows if row["passed"] is False]
+    assert not bad, f"{len(bad)} of {len(rows)}: " + "; ".join(f"{row['name']}: {row['seen'][:300]}" for row in bad)
+    return {"cases": len(rows), "passed": sum(row["passed"] is True for row in rows)}
+
+
+def _case(case: Callable[[Place], str], place: Place) -> dict[str, Any]:
+    place.path.mkdir()
+    try:
+        seen, passed = case(place), True
+    except AssertionError as error:
+        seen, passed = str(error), False
+    return {"name": case.__name__, "expectation": (case.__doc__ or "").strip(), "seen": seen, "passed": passed}
 
 
 def kill_campaign(work: Path) -> dict[str, Any]:
