@@ -78,7 +78,7 @@ def first_line(error: BaseException) -> str:
     >>> first_line(ValueError("no such key.")), first_line(KeyError()), first_line(FileNotFoundError(2, "No such file"))
     ('no such key', 'KeyError', 'No such file')
     """
-    text = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
+    text = getattr(error, "strerror", None) or _text(error) or type(error).__name__
     return text.splitlines()[0].rstrip(" .:")[:300]
 
 
@@ -94,3 +94,19 @@ def shortened(text: str, limit: int) -> str:
 def readable(message: str) -> str:
     """Return a message in which words of more than 300 characters, and the whole beyond 1,000, are cut in the middle."""
     return shortened(re.sub(r"\S{300,}", lambda word: shortened(word[0], 60), message), 1000)
+
+
+def described(error: BaseException) -> str:
+    r"""Return an error's type and its whole message in one line.
+
+    >>> described(ValueError("two\n  lines")), described(SystemExit())
+    ('ValueError: two lines', 'SystemExit')
+    """
+    return f"{type(error).__name__}: {' '.join(_text(error).split())}".rstrip(": ")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception:  # a plugin's error whose __str__ fails
+        return ""

@@ -101,10 +101,11 @@ def test_weights_and_labels() -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (no_number, r"is not a finite number \(nan\) for 2 answers, rows row-1"),
+        (no_number, r"is not a finite number \(nan\) for 2 answers, row row-1"),
         (too_few, "returned 1 numbers for 2 answers"),
         (lambda prompt, answer: "good", "is not a finite number"),
-        (lambda prompt, answer: None, "is not a finite number"),
+        (lambda completions: None, "returned NoneType for 2 answers"),
+        (lambda completions: "good!", "returned str for 2 answers"),
     ],
 )
 def test_what_is_no_number_stops_the_run(function: Any, says: str) -> None:
@@ -119,6 +120,7 @@ def test_what_is_no_number_stops_the_run(function: Any, says: str) -> None:
         ("nowhere/model", "there is no reward model at nowhere/model"),
         ("no.such.module:f", "there is no function no.such.module:f"),
         ("alignkit.demo.world:nothing", "there is no function"),
+        ("nowhere.py:f", "there is no function nowhere.py:f: No such file"),
         ({"name": "length", "tarhet": 3}, "tarhet"),
         ({"name": "regex", "pattern": "("}, "not a regular expression"),
         ({"name": "regex"}, "pattern"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from alignkit import Batch, Example, LossOutput, LossTerm, Metric, RunConfig
 from alignkit.contract import hooks as hookspecs
-from alignkit.errors import ConfigError, PluginError
+from alignkit.errors import ConfigError, PluginError, RunFailedError
 from alignkit.training.session import Session
 
 from tests.helpers.third_party import METHOD
@@ -215,17 +215,48 @@ def test_the_first_plugin_that_knows_a_source_loads_it(mine, site):
     assert session.load_data("x.jsonl", None) is None
 
 
-def test_an_exception_keeps_its_type_and_says_whose_it_is(mine, site):
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("__import__('sys').exit(0)", "SystemExit: 0"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("raise type('Stop', (BaseException,), {})('now')", "Stop: now"),
+        ("raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})()", "Mute"),
+        ("align_log(record)", "RecursionError: maximum recursion depth exceeded"),
+    ],
+)
+def test_what_ends_a_hook_becomes_an_error_that_names_plugin_hook_and_line(mine, site, raised, says):
+    mine()
+    code = f"from alignkit import hookimpl\n@hookimpl\ndef align_log(record): {raised}\n"
+    site.install("align-tap", code, group="services", tap="align_tap")
+    with pytest.raises(RunFailedError) as caught:
+        Session.open(configuration(services=["tap"])).log({})
+    assert str(caught.value).startswith(f'service "tap" (align-tap 1.2.3) failed in align_log: {says}')
+    assert str(caught.value).endswith("align_tap.py:3)")
+
+
+def test_a_lack_of_memory_and_an_interrupt_keep_their_types(mine, site):
     mine({"return LossOutput": "raise MemoryError('full')\n        return LossOutput"})
-    code = "from alignkit import hookimpl\n@hookimpl\ndef align_log(record): return 1 / 0\n"
+    code = "from alignkit import hookimpl\n@hookimpl\ndef align_log(record): raise KeyboardInterrupt\n"
     site.install("align-tap", code, group="services", tap="align_tap")
     session = Session.open(configuration(services=["tap"]))
-    with pytest.raises(ZeroDivisionError) as caught:
-        session.log({})
-    assert caught.value.__notes__ == ['in align_log of service "tap" (align-tap 1.2.3)']
     with pytest.raises(MemoryError) as caught:
         session.compute_loss(None, BATCH, 0.0)
     assert caught.value.__notes__ == ['in align_compute_loss of method "mine" (align-mine 1.2.3)']
+    with pytest.raises(KeyboardInterrupt):
+        session.log({})
+
+
+def test_what_hooks_print_goes_to_stderr(mine, site, capfd):
+    mine()
+    code = "import os\nfrom alignkit import hookimpl\nprint('imported')\n"
+    code += "@hookimpl\ndef align_log(record):\n    print('printed')\n    os.write(1, b'written')\n"
+    site.install("align-tap", code, group="services", tap="align_tap")
+    Session.open(configuration(services=["tap"])).log({})
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert {"imported", "printed", "written"} <= set(err.split())
 
 
 # ------------------------------------------------------------------------------------------------- results of hooks

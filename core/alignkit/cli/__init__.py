@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from alignkit import __version__
 from alignkit.cli.failures import State, add_debug_option, explain
 from alignkit.contract import registry
-from alignkit.errors import PluginError
+from alignkit.errors import AlignError, PluginError
 
 
 class CommandGroup(click.Group):
@@ -28,6 +29,17 @@ class CommandGroup(click.Group):
             raise
         add_debug_option(command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; an unexpected error names the package that it comes from."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            known = isinstance(error, AlignError | click.ClickException | click.exceptions.Exit | click.Abort)
+            entry = registry.usable("align.commands").get(ctx.invoked_subcommand or "")
+            if not known and entry is not None and not entry.built_in:
+                error.add_note(f"in {entry}")
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands' summaries, importing their declarations only; a broken one is listed with the cause."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from alignkit.errors import AlignError, InterruptedRun, readable
+from alignkit.errors import AlignError, InterruptedRun, described, readable
 from alignkit.system.files import os_fault
 
 FAILED = 1
@@ -69,7 +69,7 @@ def explain(error: BaseException, state: State) -> int:
     elif isinstance(error, AlignError):
         message, advice, code = str(error), "", error.exit_code
     else:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        message = described(error)
         advice, code = "" if state.debug else " (run again with --debug for the traceback)", FAILED
     if notes := getattr(error, "__notes__", []):
         message += f" ({'; '.join(notes)})"

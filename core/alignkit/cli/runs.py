@@ -50,16 +50,14 @@ def resume(run: Path) -> None:
 def _write_report(directory: Path) -> None:
     """Write the report of a finished run, on the first process, if an installed package provides one."""
     from alignkit.contract.registry import load_report
-    from alignkit.errors import PluginError
+    from alignkit.errors import AlignError
     from alignkit.rundir.directory import RunDir
     from alignkit.system.distributed import rank
 
     if rank() != 0 or not RunDir(directory).read_record()["config"]["run"]["plots"]:
         return
     try:
-        write = load_report("run")
-    except PluginError as error:
+        if (write := load_report("run")) is not None:
+            click.echo(f"report: {write(directory)}", err=True)
+    except AlignError as error:
         click.echo(f"Note: no report was written: {error}", err=True)
-        return
-    if write is not None:
-        click.echo(f"report: {write(directory)}", err=True)

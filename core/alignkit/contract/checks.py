@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from alignkit.contract.batch import COUNTS, Batch
+from alignkit.contract.guard import loading
 from alignkit.contract.hooks import EXCLUSIVE, PROJECT, AlignSpecs
 from alignkit.contract.registry import PluginEntry
+from alignkit.contract.rows import RawRows
+from alignkit.contract.suites import Estimate, SuiteResult
 from alignkit.contract.types import LossOutput
 from alignkit.errors import PluginError, suggest
 
@@ -58,10 +61,8 @@ def check_service(entry: PluginEntry, service: object, method: PluginEntry) -> N
 
 def check_hooks(entry: PluginEntry, plugin: object) -> set[str]:
     """Check every hook implementation of a plugin; return the hooks it implements, without those it only wraps."""
-    try:
+    with loading(f"{entry} cannot be inspected"):
         found = list(implementations(plugin))
-    except Exception as error:
-        raise PluginError(f"{entry} cannot be inspected: {type(error).__name__}: {error}") from error
     if not found:
         raise PluginError(f"{entry} implements no hook: mark its functions with @alignkit.hookimpl")
     for implementation in found:
@@ -134,6 +135,24 @@ def check_loss(result: object, batch: Batch, method: str | None) -> LossOutput:
         _check_sum(f'{where}: metric "{name}"', metric.sum, metric.per, batch)
         if metric.sum.requires_grad:
             raise PluginError(f'{where}: metric "{name}" has a gradient: detach it')
+    return result
+
+
+def check_rows(result: object, plugins: str) -> RawRows | None:
+    """Return the result of ``align_load_data``; raises :class:`PluginError` if it is neither rows nor None."""
+    if result is None or (isinstance(result, RawRows) and hasattr(result.rows, "__getitem__")):
+        return result
+    given = f"RawRows of a {type(result.rows).__name__}" if isinstance(result, RawRows) else type(result).__name__
+    raise PluginError(f"{plugins}: align_load_data must return alignkit.RawRows of a sequence, or None, not {given}")
+
+
+def check_result(result: object, where: str) -> SuiteResult:
+    """Return the result of a suite; raises :class:`PluginError` if it or one of its metrics has another type."""
+    if not isinstance(result, SuiteResult):
+        raise PluginError(f"{where} must return an alignkit.SuiteResult, not {type(result).__name__}")
+    for name, metric in dict(result.metrics).items():
+        if not (isinstance(name, str) and isinstance(metric, Estimate)):
+            raise PluginError(f"{where}: metric {name!r} must be an alignkit.Estimate, not {type(metric).__name__}")
     return result
 
 

@@ -101,4 +101,4 @@ class AlignSpecs:
 
     @hookspec
     def align_run_finished(self, summary: dict[str, Any], directory: Path) -> None:
-        """Called when the run has ended and run.json is written; ``summary["status"]``: finished, failed or interrupted."""
+        """Called last of all, when the run has ended and its files are written; ``summary["status"]``: finished, failed or interrupted."""

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alignkit.contract.groups import GROUPS as GROUPS
 from alignkit.contract.groups import Group as Group
 from alignkit.contract.groups import problem_with
-from alignkit.errors import PluginError, suggest
+from alignkit.contract.guard import loading, running
+from alignkit.errors import PluginError, described, suggest
 
 if TYPE_CHECKING:
     import click
@@ -86,7 +87,7 @@ def catalogue(group: Group) -> Catalogue:
         try:
             found += _entries_of(distribution, folder, group)
         except Exception as error:
-            unreadable.append(f"{distribution}: {type(error).__name__}: {error}")
+            unreadable.append(f"{distribution}: {described(error)}")
     found.sort(key=lambda entry: (not entry.built_in, entry.name, entry.distribution))
     return Catalogue(found, unreadable)
 
@@ -142,7 +143,9 @@ def load(entry: PluginEntry) -> Any:
         PluginError: it cannot be imported or used; names the plugin, its distribution, its version and the cause.
     """
     plugin = _import(entry, entry.value)
-    if problem := problem_with(entry.group, entry.name, plugin):
+    with loading(f"{entry} cannot be used: {entry.value}"):
+        problem = problem_with(entry.group, entry.name, plugin)
+    if problem:
         raise PluginError(f"{entry} cannot be used: {entry.value} {problem}")
     return plugin
 
@@ -173,15 +176,20 @@ def load_command(entry: PluginEntry) -> click.Command:
 def load_report(name: str) -> Report | None:
     """Import the function that writes the report called ``name``; None where no installed package provides it."""
     entry = usable("align.reports").get(name)
-    return None if entry is None else load(entry)
+    if entry is None:
+        return None
+    write: Report = load(entry)
+
+    def report(*arguments: Any) -> Any:
+        with running(f"{entry} failed"):
+            return write(*arguments)
+
+    return report
 
 
 def _import(entry: PluginEntry, value: str) -> Any:
-    try:
+    with loading(f"{entry} cannot be loaded from {value}"):
         return resolve_name(value.partition("[")[0].strip())
-    except (Exception, SystemExit) as error:  # SystemExit: a module that calls exit() must not end the command
-        cause = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise PluginError(f"{entry} cannot be loaded from {value}: {cause}") from error
 
 
 def _normalized(name: str) -> str:

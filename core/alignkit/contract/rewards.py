@@ -36,6 +36,8 @@ class Answered:
     """The policy's tokenizer, which the ids belong to."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Other columns of the row, e.g. a solution."""
+    place: str = ""
+    """Location of the row (file:line)."""
 
 
 class Reward(ABC, Generic[SettingsT]):
@@ -48,8 +50,8 @@ class Reward(ABC, Generic[SettingsT]):
         self.settings = settings
 
     @abstractmethod
-    def __call__(self, answers: Sequence[Answered]) -> Sequence[float]:
-        """Return the reward of each answer, a finite number, in order."""
+    def __call__(self, answers: Sequence[Answered]) -> Sequence[float | None]:
+        """Return the reward of each answer in order: a finite number, or None where the reward does not apply."""
 
 
 class NamedReward(Protocol):
@@ -60,7 +62,10 @@ class NamedReward(Protocol):
         """The reward's name in logs."""
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
-        """Return one finite reward per answer; raises :class:`~alignkit.errors.RunFailedError` naming the rows otherwise."""
+        """Return one reward per answer, NaN where it was not judged.
+
+        Raises :class:`~alignkit.errors.RunFailedError` naming the reward and the rows.
+        """
 
 
 class RewardSpec(BaseModel):
@@ -68,7 +73,9 @@ class RewardSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    name: str = Field(description="an installed reward, the path of a trained reward model, or package.module:function")
+    name: str = Field(
+        description="an installed reward, the path of a trained reward model, package.module:function or path/to/file.py:function"
+    )
     weight: float = Field(1.0, description="weight of the reward in the sum")
 
     @model_validator(mode="before")

@@ -1,24 +1,35 @@
 """Loading of rewards, and scoring of answers with their weighted sum.
 
-A reward is a plugin under ``align.rewards``, a trained reward model given by its path, or any ``package.module:function``.
+A reward is a plugin under ``align.rewards``, a trained reward model given by its path, or any function (:func:`load_function`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import inspect
+import logging
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from alignkit.contract import Answered, Reward, RewardSpec, registry
-from alignkit.errors import ConfigError, RunFailedError
+from alignkit.contract.guard import loading, named, running
+from alignkit.errors import ConfigError, PluginError, RunFailedError, first_line
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import validate
+from alignkit.system.files import digest
 
-RewardFunction = Callable[[Sequence[Answered]], Sequence[float]]
+logger = logging.getLogger(__name__)
+
+RewardFunction = Callable[[Sequence[Answered]], Sequence[float | None]]
 
 
 @dataclass(frozen=True)
@@ -28,21 +39,25 @@ class LoadedReward:
     function: RewardFunction
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
-        """Return the rewards; raises :class:`RunFailedError` naming the rows where they are not finite numbers."""
-        values = list(self.function(answers)) if answers else []
-        if len(values) != len(answers):
-            raise RunFailedError(f"reward {self.label} returned {len(values)} numbers for {len(answers)} answers")
-        bad = [(answer.id, value) for answer, value in zip(answers, values, strict=True) if not _is_number(value)]
+        """Return the rewards, NaN for None; raises :class:`RunFailedError` naming the reward and the rows it fails on."""
+        with running(f"reward {self.label} failed on {_rows(answers)}"):
+            found = self.function(answers) if answers else []
+            values = list(found) if isinstance(found, Iterable) and not isinstance(found, str) else None
+        if values is None or len(values) != len(answers):
+            what = type(found).__name__ if values is None else f"{len(values)} numbers"
+            raise RunFailedError(
+                f"reward {self.label} returned {what} for {len(answers)} answers, not one number for each"
+            )
+        bad = [(a, value) for a, value in zip(answers, values, strict=True) if not (value is None or _is_number(value))]
         if bad:
-            names = ", ".join(dict.fromkeys(row for row, _ in bad[:5])) + (" and more" if len(bad) > 5 else "")
-            first = f"reward {self.label} is not a finite number ({bad[0][1]!r})"
-            raise RunFailedError(f"{first} for {len(bad)} answers, rows {names}")
-        return [float(value) for value in values]
+            shown = f"reward {self.label} is not a finite number ({bad[0][1]!r:.80})"
+            raise RunFailedError(f"{shown} for {len(bad)} answers, {_rows([answer for answer, _ in bad])}")
+        return [math.nan if value is None else float(value) for value in values]
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """Weighted sum of several rewards, and each of them by label; all of length ``[answers]``."""
+    """Weighted sum of several rewards, and each of them by label (NaN: not judged); all of length ``[answers]``."""
 
     total: list[float]
     parts: dict[str, list[float]]
@@ -59,11 +74,15 @@ def open_rewards(specs: Sequence[RewardSpec]) -> list[LoadedReward]:
 
 
 def score_answers(rewards: Sequence[LoadedReward], answers: Sequence[Answered]) -> Rewards:
-    """Score the answers with every reward and sum them by weight."""
+    """Score the answers with every reward and sum by weight those that judged an answer (as in TRL, none of them: 0)."""
     parts = {reward.label: reward(answers) for reward in rewards}
     weights = {reward.label: reward.weight for reward in rewards}
-    total = [sum(weights[label] * values[i] for label, values in parts.items()) for i in range(len(answers))]
-    return Rewards(total, parts)
+    judged = [
+        [weights[label] * v[i] for label, v in parts.items() if not math.isnan(v[i])] for i in range(len(answers))
+    ]
+    if rewards and (none := [answer for answer, found in zip(answers, judged, strict=True) if not found]):
+        logger.warning("no reward judges %d answers (%s): they count as 0", len(none), _rows(none))
+    return Rewards([float(sum(found)) for found in judged], parts)
 
 
 def _open(spec: RewardSpec) -> tuple[str, RewardFunction]:
@@ -89,21 +108,49 @@ def _open(spec: RewardSpec) -> tuple[str, RewardFunction]:
             )
         return label, as_reward(plugin, label)
     place = Layer({"method": {"rewards": {name: settings}}}, default_place="RunConfig")
-    return label, plugin(validate(plugin.settings_type, settings, place, ("method", "rewards", name)))
+    values = validate(plugin.settings_type, settings, place, ("method", "rewards", name))
+    with loading(f"{entry} cannot be set up"):
+        return label, plugin(values)
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Return the function named ``package.module:function``; raises :class:`ConfigError` if there is none."""
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise ConfigError(f"{name!r} does not name a function: write package.module:function")
+    """Return the function ``package.module:function``, installed or in the current directory, or ``path/to/file.py:function``.
+
+    Raises :class:`ConfigError` if there is none, and ``PluginError`` if its module fails.
+    """
+    module, _, attribute = name.rpartition(":")
+    if not module or not attribute:
+        raise ConfigError(
+            f"{name!r} does not name a function: write package.module:function or path/to/file.py:function"
+        )
     try:
-        function: Callable[..., Any] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"there is no function {name}: {error}") from error
+        with loading(f"{name} cannot be loaded"):
+            function: Callable[..., Any] = getattr(_module(module), attribute)
+    except PluginError as error:
+        if isinstance(error.__cause__, ImportError | AttributeError | OSError):
+            raise ConfigError(f"there is no function {name}: {first_line(error.__cause__)}") from error
+        raise
     if not callable(function):
         raise ConfigError(f"{name} is not a function")
     return function
+
+
+def _module(name: str) -> ModuleType:
+    """Import a module by name or by its file; modules beside it, or in the current directory, can be imported as well."""
+    file = Path(name).expanduser().resolve() if name.endswith(".py") else None
+    if (folder := str(file.parent if file else Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+    if file is None:
+        return import_module(name)
+    key = f"align_file_{digest(str(file))[:12]}"
+    if key not in sys.modules:
+        spec = importlib.util.spec_from_file_location(key, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[key] = module
+    return sys.modules[key]
 
 
 def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:
@@ -119,10 +166,10 @@ def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"reward {label} cannot be called: {error}") from error
     if "completions" not in parameters:
-        return lambda answers: [function(answer.prompt, answer.answer) for answer in answers]
+        return partial(_call_each, function, label)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
-    def call_once(answers: Sequence[Answered]) -> Sequence[float]:
+    def call_once(answers: Sequence[Answered]) -> Any:
         columns: dict[str, list[Any]] = {
             name: [answer.fields.get(name) for answer in answers] for answer in answers for name in answer.fields
         }
@@ -132,10 +179,40 @@ def as_reward(function: Callable[..., Any], label: str) -> RewardFunction:
             "completion_ids": [list(answer.answer_ids) for answer in answers],
         }
         wanted = columns if takes_all else {name: columns[name] for name in parameters if name in columns}
-        values: Sequence[float] = function(**wanted)
-        return values
+        return _awaited(label, [function(**wanted)], [answers])[0]
 
     return call_once
+
+
+def _call_each(function: Callable[..., Any], label: str, answers: Sequence[Answered]) -> list[Any]:
+    values = []
+    for answer in answers:
+        with named(f"reward {label} failed on {_rows([answer])}"):
+            values.append(function(answer.prompt, answer.answer))
+    return _awaited(label, values, [[answer] for answer in answers])
+
+
+def _awaited(label: str, values: list[Any], answers: Sequence[Sequence[Answered]]) -> list[Any]:
+    """Return the values of a reward; an asynchronous function's are computed together, in a thread with a loop of its own."""
+    if not any(map(inspect.isawaitable, values)):
+        return values
+
+    async def value_of(value: Any, asked: Sequence[Answered]) -> Any:
+        with named(f"reward {label} failed on {_rows(asked)}"):
+            return await value
+
+    async def all_values() -> list[Any]:
+        return await asyncio.gather(*map(value_of, values, answers))
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, all_values()).result()
+
+
+def _rows(answers: Sequence[Answered]) -> str:
+    """Return ``row prefs.jsonl:3``, or of several answers the first rows."""
+    places = [*dict.fromkeys(answer.place or answer.id for answer in answers)]
+    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+    return f"row{'s' if len(places) > 1 else ''} {', '.join(places[:5])}{more}"
 
 
 def _as_turns(answer: Answered) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,7 @@ class ModelRollouts:
                 ended=answer.ended,
                 tokenizer=self.parts.tokenizer,
                 fields=example.fields,
+                place=rows[example.index].place,
             )
             for example, group in zip(examples, groups, strict=True)
             for answer in group
@@ -85,7 +87,10 @@ class ModelRollouts:
             text = "every answer of the first rollout got the reward %g, so there is nothing to learn from"
             logger.warning(text, total[0])
         columns = {name: [values[i : i + n] for i in range(0, len(values), n)] for name, values in flat.items()}
-        return replace(batch, examples=examples, columns={**batch.columns, **columns})
+        judged = {f"judged/{k}": [not math.isnan(v) for v in values] for k, values in found.parts.items()}
+        counts = {name: [sum(values[i : i + n]) for i in range(0, len(values), n)] for name, values in judged.items()}
+        row_counts: Mapping[str, Sequence[int]] = {**batch.row_counts, **counts}
+        return replace(batch, examples=examples, columns={**batch.columns, **columns}, row_counts=row_counts)
 
     def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
         """Return the scores of every answer, in the order of the rows, without gradient and in host memory."""

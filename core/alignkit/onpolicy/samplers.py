@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -53,13 +54,18 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> set
 def rollout_metrics(batch: Batch, like: torch.Tensor) -> dict[str, Metric]:
     """Return the metrics that every on-policy method logs, each a mean over answers.
 
-    They are ``reward`` (the weighted sum), ``reward/NAME`` of each reward, ``length`` in tokens, ``ended`` (share of
-    answers with an end token), ``kl`` if the batch has that column, and the numbers of the whole rollout
-    (``batch.shared``).
+    They are ``reward`` (the weighted sum), ``reward/NAME`` of each reward (over the answers that it judged), ``length`` in
+    tokens, ``ended`` (share of answers with an end token), ``kl`` if the batch has that column, and the numbers of the
+    whole rollout (``batch.shared``).
     """
     names = [name for name in batch.columns if name in ("reward", "ended", "kl") or name.startswith("reward/")]
-    totals = {name: float(sum(sum(row) for row in batch.columns[name])) for name in names}
+    totals = {name: float(sum(v for row in batch.columns[name] for v in row if not math.isnan(v))) for name in names}
     counts = batch.counts
     totals["length"] = float(counts["completion_tokens"])
     totals |= {name: float(value) * counts["completions"] for name, value in batch.shared.items()}
-    return {name: Metric(like.new_tensor(total), "completions") for name, total in totals.items()}
+    per = {f"reward/{name.partition('/')[2]}": name for name in batch.row_counts if name.startswith("judged/")}
+    return {
+        name: Metric(like.new_tensor(total), per.get(name, "completions"))
+        for name, total in totals.items()
+        if counts[per.get(name, "completions")]
+    }

@@ -21,7 +21,7 @@ class OnPolicySettings(Settings):
         default_factory=list,
         alias="reward",
         description="one or several rewards to maximise: a name (see align rewards), the path of a reward model, "
-        "package.module:function, or {name, weight, ...settings of the reward}",
+        "package.module:function, path/to/file.py:function, or {name, weight, ...settings of the reward}",
     )
     max_new_tokens: int = Field(64, ge=1, description="maximum length of a sampled answer, in tokens")
     temperature: float = Field(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config import DataConfig, EvalConfig
 from alignkit.contract import Policy, Row, RowKind, Suite, SuiteResult, Target, registry
+from alignkit.contract.checks import check_result
+from alignkit.contract.guard import loading, running
 from alignkit.data.load import HeldOut
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.errors import NoRowsError
@@ -34,9 +36,10 @@ def open_suites(config: EvalConfig, watched: str | None = None) -> dict[str, Sui
     suites = {}
     place = Layer({"eval": {"settings": config.settings}}, default_place="RunConfig")
     for name in dict.fromkeys([*config.suites, *config.during, *([watched] if watched else [])]):
-        _, suite_type = registry.load_suite(name)
-        values = config.settings.get(name, {})
-        suites[name] = suite_type(validate(suite_type.settings_type, values, place, ("eval", "settings", name)))
+        entry, suite_type = registry.load_suite(name)
+        values = validate(suite_type.settings_type, config.settings.get(name, {}), place, ("eval", "settings", name))
+        with loading(f"{entry} cannot be set up"):
+            suites[name] = suite_type(values)
     for name in config.settings:  # settings of a suite that is left out are fine, of one that does not exist not
         registry.find("align.suites", name)
     return suites
@@ -106,11 +109,14 @@ def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -
         start=start if suite.uses_start else None,
         start_policy=subject.start_policy,
     )
-    content = suite.content(target)
+    failed = f"{registry.find('align.suites', suite.name)} failed"
+    with running(failed):
+        content = suite.content(target)
     identity = _identity(suite, subject, content, kinds, with_start=target.start is not None)
 
     def make() -> SuiteResult:
-        result = suite.evaluate(target)
+        with running(failed):
+            result = check_result(suite.evaluate(target), f"suite {suite.name}: evaluate")
         return replace(result, provenance={**identity, "cpu_seconds": time.process_time() - started})
 
     if content is None or not suite.cacheable:

@@ -124,6 +124,7 @@ def _carry_out(plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoin
             **best_model(trainer),
         )
     present(recorder.console, directory, record, before, after, samples)  # a failing plot does not fail the run
+    recorder.finished(record)
     return directory.path
 
 

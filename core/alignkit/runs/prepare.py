@@ -96,7 +96,7 @@ def _check_rewards(method: Method[Any]) -> None:
     if not specs:
         raise ConfigError(
             f"method {method.name} needs a reward: --set reward=NAME (align rewards lists them), the path of a reward "
-            "model, or package.module:function"
+            "model, package.module:function, or path/to/file.py:function"
         )
     open_rewards(specs)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.display.console import Console
-from alignkit.errors import CheckpointError, InterruptedRun, RunFailedError
+from alignkit.errors import AlignError, CheckpointError, InterruptedRun, RunFailedError, described
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.distributed import rank
@@ -137,9 +137,16 @@ class RunRecorder:
             with suppress(OSError, RunFailedError):
                 remove_leftovers(self.directory.path)  # on a full disk, what was half written makes room for the record
                 try:
-                    self.finish(status, error=str(error) or type(error).__name__)
+                    record = self.finish(
+                        status, error=str(error) if isinstance(error, AlignError) else described(error)
+                    )
                 except OSError:
                     self.directory.overwrite_status(status)
+                else:
+                    try:
+                        self.finished(record)
+                    except AlignError as failure:  # of a plugin, which must not hide the first error
+                        error.add_note(str(failure))
             if error is not raised:
                 raise error from raised
             raise
@@ -154,6 +161,8 @@ class RunRecorder:
         if isinstance(error, KeyboardInterrupt):
             how = f"interrupted before a checkpoint could be saved; start again with: align resume {path}"
             return InterruptedRun(how, getattr(error, "number", signal.SIGINT))
+        if isinstance(error, SystemExit | GeneratorExit):  # the exit code is that of a failed run
+            return RunFailedError(f"the run was ended by code that it called: {described(error)}")
         if (cause := file_fault(error, path)) is None:
             return error
         saved = max(map(step_of, self.directory.checkpoints.glob("checkpoint-*")), default=-1)
@@ -163,13 +172,20 @@ class RunRecorder:
         return failed
 
     def finish(self, status: str, **changes: Any) -> dict[str, Any]:
-        """Write how the run ended, tell the plugins, and return the record (empty on other processes than the first)."""
+        """Write how the run ended and return the record (empty on other processes than the first)."""
         if not self.first:
             return {}
         seconds = self._stored().get("seconds", 0.0) + time.time() - self.started
-        record = self.update(status=status, ended=time.time(), seconds=seconds, timings=self.timings(), **changes)
-        self.session.run_finished(record, self.directory.path)
-        return record
+        return self.update(status=status, ended=time.time(), seconds=seconds, timings=self.timings(), **changes)
+
+    def finished(self, record: Mapping[str, Any]) -> None:
+        """Tell the plugins that the run ended; one that fails is named in run.json, and the run's status stays."""
+        try:
+            if self.first:
+                self.session.run_finished(dict(record), self.directory.path)
+        except AlignError as error:
+            self.update(error="; ".join(filter(None, [record.get("error"), str(error)])))
+            raise
 
     def timings(self) -> dict[str, dict[str, float]]:
         """Return ``{stage: {seconds, cpu_seconds}}``, an interrupted part of the run included."""

@@ -9,6 +9,7 @@ from alignkit.config import EvalConfig
 from alignkit.contract import Example, LoadedModel, SuiteResult
 from alignkit.contract.registry import load_report
 from alignkit.display.console import Console, comparison_table
+from alignkit.errors import AlignError
 from alignkit.models.generate import generate_samples
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
@@ -46,10 +47,13 @@ def present(
     samples: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write the model card and the plots, and print the table and two of the samples."""
-    if (card := load_report("card")) is not None:
-        card(directory.model, RunRecord.parse(record, directory.record))
-    if record["config"]["run"]["plots"] and (draw := load_report("plots")) is not None:
-        draw(directory.path)
+    try:
+        if (card := load_report("card")) is not None:
+            card(directory.model, RunRecord.parse(record, directory.record))
+        if record["config"]["run"]["plots"] and (draw := load_report("plots")) is not None:
+            draw(directory.path)
+    except AlignError as error:
+        console.warn(f"no card or plots were written: {error}")
     if after:
         console.table(comparison_table(before, after))
     for sample in samples[:2]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,3 +57,20 @@ def quiet_libraries(handler: logging.Handler | None = None) -> None:
         logger = logging.getLogger(name)
         logger.handlers = [handler or logging.NullHandler()]
         logger.propagate = False
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send what the block prints or writes to stdout, from C and child processes too, to stderr: stdout is for results."""
+    saved = None
+    with suppress(OSError, AttributeError):  # stdout or stderr is closed
+        sys.stdout.flush()
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)

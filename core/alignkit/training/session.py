@@ -17,9 +17,11 @@ import pluggy
 from alignkit import settings
 from alignkit.config import RunConfig
 from alignkit.contract import Batch, LoadedModel, LossOutput, Method, Policy, RawRows, Rollouts, TrainerParts, registry
-from alignkit.contract.checks import check_batch, check_loss, check_method, check_service, implementations
+from alignkit.contract.checks import check_batch, check_loss, check_method, check_rows, check_service, implementations
+from alignkit.contract.guard import loading, passes
 from alignkit.contract.hooks import PROJECT, AlignSpecs
-from alignkit.errors import PluginError
+from alignkit.errors import PluginError, RunFailedError, described
+from alignkit.system.quiet import stdout_to_stderr
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -84,7 +86,7 @@ class Session:
     def load_data(self, source: str, split: str | None) -> RawRows | None:
         """Return the rows of ``source`` from the first plugin that knows it; None: no plugin does."""
         rows: RawRows | None = self._call("align_load_data", source=source, split=split, config=self.config)
-        return rows
+        return check_rows(rows, " or ".join(i.plugin_name for i in self.plugins.hook.align_load_data.get_hookimpls()))
 
     # ------------------------------------------------------------------ broadcast
 
@@ -105,22 +107,31 @@ class Session:
         self._call("align_run_finished", summary=summary, directory=directory)
 
     def _call(self, hook: str, **arguments: Any) -> Any:
-        """Call a hook. An exception passes unchanged (an out-of-memory stays one), with a note of the plugin that raised it."""
+        """Call a hook; whatever ends it becomes an error that names the plugin (see :func:`~alignkit.contract.guard.running`)."""
+        caller = getattr(self.plugins.hook, hook)
+        implementations = {getattr(found.function, "__code__", None): found for found in caller.get_hookimpls()}
+        if not implementations:
+            return None
         try:
-            return getattr(self.plugins.hook, hook)(**arguments)
-        except Exception as error:
-            raised_in = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
-            for implementation in getattr(self.plugins.hook, hook).get_hookimpls():
-                if getattr(implementation.function, "__code__", None) in raised_in:
-                    error.add_note(f"in {hook} of {implementation.plugin_name}")
-            raise
+            with stdout_to_stderr():
+                return caller(**arguments)
+        except BaseException as error:  # the plugin is the last one with a hook in the traceback
+            codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+            raised_in = [implementations[code] for code, _ in codes if code in implementations]
+            plugin = (raised_in or [*implementations.values()])[-1]
+            if passes(error):
+                error.add_note(f"in {hook} of {plugin.plugin_name}")
+                raise
+            file = getattr(getattr(plugin.function, "__code__", None), "co_filename", "")
+            places = [f" ({file}:{line})" for code, line in codes if code.co_filename == file][-1:]
+            raise RunFailedError(
+                f"{plugin.plugin_name} failed in {hook}: {described(error)}{''.join(places)}"
+            ) from error
 
 
 def _made(entry: registry.PluginEntry, factory: type[Any], *arguments: Any) -> Any:
-    try:
+    with loading(f"{entry} cannot be set up"):
         return factory(*arguments)
-    except Exception as error:
-        raise PluginError(f"{entry} cannot be set up: {type(error).__name__}: {error}") from error
 
 
 def _register(manager: pluggy.PluginManager, entry: registry.PluginEntry, plugin: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
 from alignkit.contract import Answered, RewardSpecs, Row
+from alignkit.contract.guard import named
 from alignkit.errors import RunFailedError
 from alignkit.models.generate import generate
 from alignkit.onpolicy.rewards import load_function, open_rewards, score_answers
@@ -42,7 +43,7 @@ class GenerateSettings(Settings):
     )
     checker: str | None = Field(
         None,
-        description="function package.module:name of (prompt, completion) that returns a number, reported as quality",
+        description="function (package.module:name or path/to/file.py:name) of (prompt, completion) that returns a number, reported as quality",
     )
 
 
@@ -73,7 +74,9 @@ class GenerateSuite(Suite[GenerateSettings]):
         require_rows(self.name, "prompt", examples)
         items = self._completions(target, examples, self._selected(target.rows("prompt")))
         metrics = _metrics(items, [item.pop("token_ids") for item in items])
-        rewards = [Contrast(name, name) for name in metrics if name.startswith("reward/")]
+        # A reward that does not judge every answer has no value to pair on some items.
+        rewards = [Contrast(name, name) for name in metrics if all(isinstance(i.get(name), float) for i in items)]
+        rewards = [contrast for contrast in rewards if contrast.metric.startswith("reward/")]
         if target.start is not None and self.checker is not None:
             metrics["win_rate"] = _win_rate(items, target.start.items)
         return suite_result(self, items, metrics, [*CONTRASTS, *rewards])
@@ -114,22 +117,25 @@ class GenerateSuite(Suite[GenerateSettings]):
                 "token_ids": answer.tokens,
             }
             if self.checker is not None:
-                item["quality"] = self._quality(self.checker(row.prompt, text), row)
+                with named(f"{self.settings.checker} failed on row {row.place or row.id}"):
+                    item["quality"] = self._quality(self.checker(row.prompt, text), row)
             items.append(item)
             ids, fields = example.prompt, example.fields
             answered.append(
-                Answered(example.id, row.prompt, text, ids, answer.completion, answer.ended, tokenizer, fields)
+                Answered(
+                    example.id, row.prompt, text, ids, answer.completion, answer.ended, tokenizer, fields, row.place
+                )
             )
         for name, values in score_answers(self.rewards, answered).parts.items():
             for item, value in zip(items, values, strict=True):
-                item[f"reward/{name}"] = value
+                item[f"reward/{name}"] = None if math.isnan(value) else value
         return items
 
     def _quality(self, value: Any, row: Row) -> float:
         if isinstance(value, bool | int | float) and math.isfinite(value):
             return float(value)
         raise RunFailedError(
-            f"{self.settings.checker} returned {value!r} for row {row.id}, which is not a finite number"
+            f"{self.settings.checker} returned {value!r:.80} for row {row.place or row.id}, which is not a finite number"
         )
 
 
@@ -137,15 +143,23 @@ def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]
     clusters = [item["cluster"] for item in items]
 
     def mean(key: str) -> Estimate:
-        return clustered_mean([item[key] for item in items], clusters)
+        judged = [item for item in items if item[key] is not None]
+        return clustered_mean([item[key] for item in judged], [item["cluster"] for item in judged])
 
-    return {name: mean(name) for name in items[0] if name == "quality" or name.startswith("reward/")} | {
-        "tokens": nonnegative(mean("tokens")),
-        "ended": clustered_proportion([item["ended"] for item in items], clusters),
-        "repetition": clustered_proportion([item["repetition"] for item in items], clusters),
-        "distinct_1": Estimate(distinct(tokens, 1)),
-        "distinct_2": Estimate(distinct(tokens, 2)),
-    }
+    names = [name for name in items[0] if name == "quality" or name.startswith("reward/")]
+    judged = {name: [float(item[name] is not None) for item in items] for name in names}
+    partly = {f"{name}/judged": clustered_proportion(seen, clusters) for name, seen in judged.items() if not all(seen)}
+    return (
+        {name: mean(name) for name in names if any(judged[name])}
+        | partly
+        | {
+            "tokens": nonnegative(mean("tokens")),
+            "ended": clustered_proportion([item["ended"] for item in items], clusters),
+            "repetition": clustered_proportion([item["repetition"] for item in items], clusters),
+            "distinct_1": Estimate(distinct(tokens, 1)),
+            "distinct_2": Estimate(distinct(tokens, 2)),
+        }
+    )
 
 
 def _win_rate(items: Sequence[Mapping[str, Any]], start: Sequence[Mapping[str, Any]]) -> Estimate:

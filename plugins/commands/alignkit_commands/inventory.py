@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from alignkit.contract import registry
 from alignkit.contract.checks import check_hooks, implementations
 from alignkit.contract.commands import Command
+from alignkit.contract.guard import loading
 from alignkit.errors import AlignError, ConfigError, suggest
 
 _QUICK = "not learns and not resume and not trains"
@@ -46,19 +47,19 @@ def _inspect(entry: registry.PluginEntry) -> Plugin:
     about = (entry.kind, entry.name, entry.distribution, entry.version, entry.built_in)
     if entry.blocked:
         return Plugin(*about, "blocked", (), f"by {registry.ALLOWED_VARIABLE}")
+    hooks: tuple[str, ...] = ()
     try:
-        plugin: Any = registry.load(entry)
-        hooks: tuple[str, ...] = ()
-        if isinstance(plugin, Command):
-            registry.load_command(entry)
-        elif entry.group in ("align.methods", "align.services"):
-            # Hooks are looked up on an instance, as in a run; it needs no settings for that.
-            instance = object.__new__(plugin) if isinstance(plugin, type) else plugin
-            hooks = tuple(sorted({found.hook for found in implementations(instance)}))
-            check_hooks(entry, instance)
-    except Exception as error:
-        cause = str(error) if isinstance(error, AlignError) else f"{type(error).__name__}: {error}"
-        return Plugin(*about, "broken", (), cause)
+        with loading(f"{entry} cannot be inspected"):
+            plugin: Any = registry.load(entry)
+            if isinstance(plugin, Command):
+                registry.load_command(entry)
+            elif entry.group in ("align.methods", "align.services"):
+                # Hooks are looked up on an instance, as in a run; it needs no settings for that.
+                instance = object.__new__(plugin) if isinstance(plugin, type) else plugin
+                hooks = tuple(sorted({found.hook for found in implementations(instance)}))
+                check_hooks(entry, instance)
+    except AlignError as error:
+        return Plugin(*about, "broken", (), str(error))
     return Plugin(*about, "ok", hooks)
 
 

@@ -96,7 +96,7 @@ class Match(Reward[MatchSettings]):
 
 
 class FunctionSettings(Settings):
-    function: str = Field(description="package.module:function")
+    function: str = Field(description="package.module:function or path/to/file.py:function")
 
 
 class Function(Reward[FunctionSettings]):
@@ -109,7 +109,7 @@ class Function(Reward[FunctionSettings]):
         super().__init__(settings)
         self.function = as_reward(load_function(settings.function), settings.function)
 
-    def __call__(self, answers: Sequence[Answered]) -> Sequence[float]:
+    def __call__(self, answers: Sequence[Answered]) -> Sequence[float | None]:
         return self.function(answers)
 
 

@@ -106,7 +106,7 @@ class RunMetrics(TrainerCallback):
 def as_trl_reward(reward: NamedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
     """Return a reward of alignkit as a reward function of TRL."""
 
-    def reward_function(prompts: Any, completions: Any, completion_ids: Any, row: Any, **_: Any) -> list[float]:
+    def reward_function(prompts: Any, completions: Any, completion_ids: Any, row: Any, **_: Any) -> list[float | None]:
         answers = [
             Answered(
                 id=rows[number].id,
@@ -117,10 +117,11 @@ def as_trl_reward(reward: NamedReward, rows: Sequence[Row], tokenizer: Any) -> A
                 ended=bool(ids) and ids[-1] == tokenizer.eos_token_id,
                 tokenizer=tokenizer,
                 fields=rows[number].fields,
+                place=rows[number].place,
             )
             for prompt, completion, ids, number in zip(prompts, completions, completion_ids, row, strict=True)
         ]
-        return reward(answers)
+        return [None if value != value else value for value in reward(answers)]  # NaN: not judged
 
     reward_function.__name__ = reward.label
     return reward_function

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from alignkit.contract import RawRows
+from alignkit.contract.guard import running
 from alignkit.data.rows import describe_value
 from alignkit.errors import DataError, SourceError, suggest
 from alignkit.system.files import InvalidJSON, digest, parse_json
@@ -98,7 +99,10 @@ class Source:
         """Return a source of rows in memory."""
 
         def rows() -> Iterator[Located]:
-            return ((row, raw.where(i)) for i, row in enumerate(raw.rows))
+            for i in range(len(raw.rows)):
+                with running(f"{raw.source}: row {i} cannot be read", DataError):
+                    located = (raw.rows[i], raw.where(i))
+                yield located
 
         return cls(raw.source, "", rows, cache(lambda: digest([digest(row) for row in rows()])))
 

@@ -1,0 +1,44 @@
+"""Plugin code is run such that whatever it raises, ends or prints leaves the command's status, exit code and output right."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from alignkit.errors import AlignError, PluginError, RunFailedError, described
+from alignkit.system.quiet import stdout_to_stderr
+
+
+@contextmanager
+def named(what: str, failure: type[AlignError] = RunFailedError) -> Iterator[None]:
+    """Turn whatever the block raises (``SystemExit`` too) into a ``failure`` that begins with ``what``.
+
+    alignkit's own errors, an interrupt and a lack of memory pass.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if passes(error):
+            raise
+        raise failure(f"{what}: {described(error)}") from error
+
+
+@contextmanager
+def running(what: str, failure: type[AlignError] = RunFailedError) -> Iterator[None]:
+    """Run the code of a plugin: its errors are :func:`named`, and what it prints goes to stderr."""
+    with named(what, failure), stdout_to_stderr():
+        yield
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Run code that a plugin executes when it is imported or made: its warning filters end with it."""
+    with running(what, PluginError), warnings.catch_warnings():
+        yield
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an exception out of a plugin is passed on as it is."""
+    known = isinstance(error, AlignError | KeyboardInterrupt | MemoryError)
+    return known or type(error).__name__ == "OutOfMemoryError"  # torch's
