@@ -12,6 +12,8 @@ from alignkit.errors import ConfigError, PluginError
 from alignkit.runs import api
 from alignkit.runs.parts import engine_parts
 from alignkit.runs.prepare import plan_run, prepare
+from alignkit_trl.bridge import RunMetrics
+from transformers import TrainerState
 
 from tests.helpers.runs import saved_weights, short_run
 
@@ -123,3 +125,33 @@ def test_a_trl_run_resumes(tmp_path: Path) -> None:
 def test_rewards_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="method trl-grpo needs a reward"):
         short_run(tmp_path, "run", {"name": "trl-grpo", "reward": []}, **QUICK)
+
+
+class CountedSteps:
+    """A run's parts, which note the steps whose rows are asked for."""
+
+    def __init__(self, parts: Any) -> None:
+        self.parts, self.asked = parts, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.parts, name)
+
+    def rows_of_step(self, step: int, total: int) -> list[int]:
+        self.asked.append(step)
+        rows: list[int] = self.parts.rows_of_step(step, total)
+        return rows
+
+
+def test_every_step_s_tokens_are_counted_once_however_often_it_logs(tmp_path: Path) -> None:
+    trainer, parts = trainer_of("trl-dpo", tmp_path)
+    counted = CountedSteps(parts)
+    metrics = RunMetrics(counted, lambda: 0.0)  # type: ignore[arg-type]
+    logged = []
+    for step in (1, 2, 2, 5, 6):
+        logs = {"loss": 1.0}
+        metrics.on_log(trainer.args, TrainerState(global_step=step, max_steps=6), None, logs=logs)
+        logged.append(logs["tokens"])
+    assert counted.asked == list(range(6))
+    rows = [[parts.train[row] for row in parts.rows_of_step(step, 6)] for step in range(6)]
+    sizes = [sum(len(row.prompt) + len(c) for row in step for c in row.completions) for step in rows]
+    assert logged == [sum(sizes[:step]) for step in (1, 2, 2, 5, 6)]

@@ -89,18 +89,25 @@ class RunMetrics(TrainerCallback):
 
     def __init__(self, parts: TrainerParts, memory: Callable[[], float]) -> None:
         self.parts, self.memory = parts, memory
+        self._steps = self._count = 0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs is None or "loss" not in logs:
             return
         tokens = logs.pop("num_tokens", None)
-        logs["tokens"] = int(self._tokens(state.global_step) if tokens is None else tokens)
+        logs["tokens"] = int(self._tokens(state) if tokens is None else tokens)
         logs["memory_gb"] = self.memory()
 
-    def _tokens(self, steps: int) -> int:
-        """Return the tokens trained on so far; a prompt counts once per completion, because TRL does not share it."""
-        rows = (self.parts.train[row] for step in range(steps) for row in self.parts.rows_of_step(step, steps))
-        return sum(sum(len(row.prompt) + len(c) for c in row.completions) for row in rows)
+    def _tokens(self, state: Any) -> int:
+        """Return the tokens trained on so far; a prompt counts once per completion, because TRL does not share it.
+
+        Only the steps since the last call are counted.
+        """
+        for step in range(self._steps, state.global_step):
+            rows = (self.parts.train[row] for row in self.parts.rows_of_step(step, state.max_steps))
+            self._count += sum(sum(len(row.prompt) + len(c) for c in row.completions) for row in rows)
+        self._steps = state.global_step
+        return self._count
 
 
 def as_trl_reward(reward: NamedReward, rows: Sequence[Row], tokenizer: Any) -> Any:
