@@ -9,7 +9,7 @@ from alignkit.config import ModelConfig
 from alignkit.contract import LoadedModel
 from alignkit.errors import ModelError, first_line
 from alignkit.models.adapters import add_adapter, load_adapter
-from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
+from alignkit.models.paths import adapter_parts, is_classifier, require_intact, resolve_path
 from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
 from alignkit.models.weights import fingerprint, require_fit, switch_off_dropout
 
@@ -44,6 +44,8 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
 
     path = resolve_path(config.name)
     base_path, adapter_path = adapter_parts(path, config)
+    for where in dict.fromkeys([path, base_path]):
+        require_intact(where)
     tokenizer = load_tokenizer(config, path if has_tokenizer(path) else base_path, classifier=classifier)
     model = _load_base(base_path, config, meta, head_seed=seed if classifier else None)
     align_special_tokens(model, tokenizer)  # as Trainer does, so that a model is the same in a run and loaded from it

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, first_line
+from alignkit.system.manifest import MANIFEST, problems
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_path(name: str) -> str:
@@ -61,3 +65,24 @@ def adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
     if str(base).startswith("/") and not Path(base).is_dir():
         raise ModelError(f"the base model of the adapter {config.name} is missing: there is no {base}")
     return str(base), path
+
+
+def require_intact(path: str) -> None:
+    """Raise :class:`ModelError` if a checkpoint, or weights of a run's model, are not as saved; other changed files are logged."""
+    directory = Path(path)
+    in_run = directory.name == "model" and not (directory / MANIFEST).exists()
+    record = directory.parent / "run.json" if in_run else directory / MANIFEST
+    try:
+        files = json.loads(record.read_bytes()).get("files", {} if in_run else None)  # older runs did not record them
+        changed = dict(problems(directory, files))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{record} is damaged, so that {path} cannot be verified: {first_line(error)}") from None
+    for name, problem in changed.items():
+        if not in_run or Path(name).suffix in (".safetensors", ".bin"):
+            raise ModelError(
+                f"{directory / name} {problem}: restore it or train again; a model changed on purpose belongs into a "
+                "directory of its own"
+            )
+        logger.warning("%s was changed after the run saved it, and is used as it is now", directory / name)

@@ -29,6 +29,7 @@ from alignkit.runs.saving import release, save_model
 from alignkit.runs.summary import pair_samples, present, sample_answers
 from alignkit.system.distributed import from_first, rank
 from alignkit.system.files import write_jsonl, write_text
+from alignkit.system.manifest import manifest
 from alignkit.training.best import WatchBest, best_model
 from alignkit.training.checkpoints import last_checkpoint
 
@@ -120,6 +121,7 @@ def _carry_out(plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoin
             steps=trainer.state.global_step,
             evaluation={"before": _metrics(before), "after": _metrics(after)},
             train=numbers,
+            files={name: about for name, about in manifest(directory.model).items() if name != "README.md"},
             error=None,
             **best_model(trainer),
         )

@@ -8,7 +8,6 @@ whose manifest holds.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -24,6 +23,8 @@ from alignkit.errors import CheckpointError
 from alignkit.scoring.critic import critic_of, is_critics, load_critic, save_critic
 from alignkit.system.distributed import wait_for_all
 from alignkit.system.files import replace_directory
+from alignkit.system.manifest import MANIFEST as MANIFEST
+from alignkit.system.manifest import manifest, problems
 
 if TYPE_CHECKING:
     from transformers import Trainer as Base
@@ -32,7 +33,6 @@ else:
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 ENGINE = "engine_{rank}.pt"
 STAGE = ".partial"
 
@@ -47,24 +47,9 @@ def fault(path: Path) -> str | None:
     """Return what is wrong with a checkpoint directory, or None if every file is as it was written."""
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return next(
-            (f"{name} {problem}" for name, is_ in files.items() if (problem := _problem(path / name, is_))), None
-        )
+        return next((f"{name} {problem}" for name, problem in problems(path, files)), None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"it has no readable {MANIFEST}"
-
-
-def _problem(file: Path, written: Mapping[str, Any]) -> str | None:
-    if not file.is_file():
-        return "is missing"
-    if (size := file.stat().st_size) != written["bytes"]:
-        return f"has {size} bytes where {written['bytes']} were written"
-    return None if _sha256(file) == written["sha256"] else "is damaged (its SHA-256 differs from the manifest's)"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def last_checkpoint(directory: Path) -> Path | None:
@@ -89,12 +74,7 @@ def last_checkpoint(directory: Path) -> Path | None:
 
 def write_manifest(directory: Path) -> None:
     """Write the size and digest of every file of a checkpoint into its manifest."""
-    files = {
-        str(f.relative_to(directory)): {"bytes": f.stat().st_size, "sha256": _sha256(f)}
-        for f in sorted(directory.rglob("*"))
-        if f.is_file()
-    }
-    (directory / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    (directory / MANIFEST).write_text(json.dumps({"files": manifest(directory)}, indent=1), encoding="utf-8")
 
 
 def read_engine_state(checkpoint: Path, rank: int) -> dict[str, Any]:
