@@ -54,7 +54,8 @@ def test_rows_of_one_prompt_become_pairs_and_back(tmp_path: Path) -> None:
     assert made(path, pairs="best_worst") == [("blue", "green")]
     assert sorted(made(path, "unpaired")) == [("azure",), ("blue",), ("green",), ("wet",)]
     with pytest.raises(
-        DataError, match=r"map names with data\.columns, or pair the answers of one prompt with data\.pairs"
+        DataError,
+        match=r"map names with data\.columns \(align data check: --column\), or pair the answers of one prompt with data\.pairs",
     ):
         load_all(source=path)
     rated = file(
@@ -82,7 +83,7 @@ BROKEN_ANSWERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no rating": (
         {"prompt": "a", "completion": "b"},
         {"pairs": "all"},
-        "preference rows need prompt, chosen and rejected; this row has prompt, completion; map names with data.columns",
+        "preference rows need prompt, chosen and rejected; this row has prompt, completion; map names with data.columns (align data check: --column)",
     ),
     "a label that is none": (
         {"prompt": "a", "completion": "b", "label": "maybe"},

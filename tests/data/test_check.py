@@ -13,7 +13,6 @@ from alignkit.data.checking import check_source, write_fixed
 from alignkit.demo import data_path
 from alignkit.errors import DataError
 from alignkit.models.load import build_model
-from alignkit_checks.similar import Sketches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,9 +49,9 @@ CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
     "no object": ([b"[1, 2]"], "broken", [3], "the line is a list, expected an object"),
     "number": ([b"17"], "broken", [3], "the line is a number"),
     "nested too deeply": ([b"[" * 100_000], "broken", [3], "invalid JSON"),
-    "missing column": ([{"prompt": "x", "chosen": "y"}], "broken", [3], "rejected"),
+    "missing column": ([{"prompt": "x", "chosen": "y"}], "unusable", [3], 'no column "rejected"'),
     "wrong type": ([pair(chosen=3)], "broken", [3], '"chosen" is a number'),
-    "null": ([pair(rejected=None)], "broken", [3], "rejected"),
+    "null": ([pair(rejected=None)], "unusable", [3], '"rejected" is null'),
     "surrogate": ([b'{"prompt": "\\ud800", "chosen": "a", "rejected": "b"}'], "broken", [3], "surrogate"),
     "message without a role": ([{**talk(USER), "prompt": [{"content": "x"}]}], "broken", [3], "no role"),
     "empty completion": ([pair("q ?", " ", "b")], "unusable", [3], "empty completion"),
@@ -89,6 +88,12 @@ CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
     ),
     "two users": ([talk(USER, USER)], "roles", [3], "two consecutive user turns"),
     "assistant first": ([talk(("assistant", "hi"), USER)], "roles", [3], "begins with an assistant turn"),
+    "no space between prompt and answer": (
+        [pair(chosen="white"), pair("as in (", "white", "black"), pair("\u5929\u7a7a", "\u767d", "\u9ed1")],
+        "joined",
+        [3],
+        "are read as 'hat is one ?white': begin the answers with a space",
+    ),
     "answer of a user": ([talk(USER, ("assistant", "a"), answer="user")], "roles", [3], "the answer has the role user"),
 }
 
@@ -116,7 +121,7 @@ def test_what_is_fine_is_fine(tmp_path: Path) -> None:
         written(
             tmp_path / "d.jsonl",
             *FINE,
-            pair("\u043a\u0430\u043a \u0434\u0435\u043b\u0430 ?", "caf\u00e9 na\u00efve \u2019tis", " \u2014 no"),
+            pair("\u043a\u0430\u043a \u0434\u0435\u043b\u0430 ?", " caf\u00e9 na\u00efve \u2019tis", " \u2014 no"),
         )
     )
     assert found.findings == []
@@ -156,6 +161,29 @@ def test_leaks(tmp_path: Path) -> None:
     assert "held.jsonl:2" in leak.examples[1]["about"]
 
 
+HH = "\n\nHuman: {}\n\nAssistant: Yes.\n\nHuman: {}\n\nAssistant:"
+
+
+def test_dialogues_that_begin_as_a_held_out_one(tmp_path: Path) -> None:
+    turns = ("assistant", "yes"), ("user", "and the other bird ?")
+    held = written(
+        tmp_path / "held.jsonl",
+        pair(HH.format("How tall is  a wren ?", "And is it loud in spring ?")),
+        talk(("user", "Why is it cold today ?"), *turns),
+        pair(HH.format("Hi there", "How do I bake bread at home ?")),
+    )
+    rows = [
+        pair(HH.format("how tall is a wren ?", "What does it eat all day long ?")),
+        talk(("system", "be brief"), ("user", "why is it cold today ?"), ("assistant", "so"), ("user", "Is it so ?")),
+        pair(HH.format("Hi there", "What can one read on a train ?")),
+    ]
+    found = check_source(written(tmp_path / "d.jsonl", *rows), held_out=held)
+    (leak,) = [finding for finding in found.findings if finding.rule == "leak-first-turn"]
+    assert [example["place"][-2:] for example in leak.examples] == [":1", ":2"]
+    assert f"the first turn is that of {held}:1" in leak.examples[0]["about"]
+    assert not leak.drops
+
+
 def test_lengths_by_hand(tmp_path: Path) -> None:
     rows = [
         pair("a ?", "one two", "one"),
@@ -182,7 +210,7 @@ def test_what_tokenisation_would_do() -> None:
 
 
 def test_a_cleaned_copy_holds_the_rest_as_it_stood(tmp_path: Path) -> None:
-    extra = pair("kept ?", "a", "b", origin={"file": "x", "n": [1, 2]})
+    extra = pair("kept ?", " a", " b", origin={"file": "x", "n": [1, 2]})
     source = written(tmp_path / "d.jsonl", *FINE, b"{broken", FINE[0], pair("q ?", "a", "a"), extra)
     found = check_source(source)
     kept, left = write_fixed(found, tmp_path / "fixed.jsonl")
@@ -221,19 +249,6 @@ def test_whatever_goes_in_the_counts_add_up(
     assert kept + left >= found.rows, "several rejected answers are several rows"
     again = check_source(str(folder / "fixed.jsonl")) if kept else None
     assert again is None or not [f for f in again.findings if f.drops]
-
-
-def test_sketches_find_what_overlaps() -> None:
-    sketches = Sketches()
-    words = [f"w{i}" for i in range(60)]
-    sketches.add(sketches.runs(" ".join(words)))
-    changed = [*words[:57], "x", "y", "z"]
-    ((number, share),) = sketches.like(sketches.runs(" ".join(changed)), 0.8)
-    a, b = ({tuple(text[i : i + 3]) for i in range(58)} for text in (words, changed))
-    assert (number, share) == (0, len(a & b) / len(a | b))
-    assert not list(sketches.like(sketches.runs("nothing of the kind at all"), 0.1))
-    assert len(sketches.runs("one two")) == len(sketches.runs("one")) == 1
-    assert sketches.most_like(sketches.runs(""), 0.1) is None
 
 
 @pytest.mark.slow

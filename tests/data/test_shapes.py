@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from alignkit.contract.rows import RawRows, Row
 from alignkit.contract.types import RowKind
-from alignkit.data.shapes.normalise import EMPTY_COMPLETION, EMPTY_PROMPT, NO_ANSWER, SAME_ANSWERS, normalise
+from alignkit.data.shapes.normalise import EMPTY_COMPLETION, EMPTY_PROMPT, NO_ANSWER, SAME_ANSWERS
 from alignkit.errors import DataError
 from trl import extract_prompt
+
+from tests.helpers.data import normalise
 
 
 def raw(*rows: dict[str, Any]) -> RawRows:
@@ -166,7 +168,7 @@ def test_columns_are_mapped_and_the_rest_is_kept() -> None:
     columns = {"prompt": "question", "chosen": "good", "rejected": "bad", "category": "topic"}
     made = one("preference", row, columns=columns)
     assert (made.prompt, made.answers, made.category) == ("a", ("b", "c"), "sky")
-    assert made.fields == {"n": 3}
+    assert made.fields == {"n": 3, "extra": [1], "prompt (not mapped)": "not this one"}
 
 
 def test_mapping_a_column_that_is_not_there() -> None:

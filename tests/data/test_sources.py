@@ -17,7 +17,6 @@ import pyarrow.parquet
 import pytest
 from alignkit.config import DataConfig
 from alignkit.contract.rows import RawRows
-from alignkit.data.shapes.normalise import normalise
 from alignkit.data.sources.open import HELD_OUT_SPLITS, open_source
 from alignkit.data.sources.readers import READERS
 from alignkit.errors import DataError
@@ -177,10 +176,10 @@ def test_malformed_file_is_one_sentence_with_its_place(
 
 # a row of JSON Lines after one good row, and text expected in the error message
 BAD_ROWS: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": "a", "chosen": "b"}, '{}:2: no column "rejected" (the row has prompt, chosen)'),
+    ({"messages": "b", "chosen": "b", "rejected": "c"}, '{}:2: "messages" is text, expected a list of messages'),
     (
-        {"prompt": "a", "chosen": "b", "rejected": None},
-        '{}:2: "rejected" is null (the row has prompt, chosen, rejected)',
+        {"prompt": "a", "chosen": "[{'role': 'user', 'content': ", "rejected": "c"},
+        '{}:2: "chosen" begins like messages written as JSON, but is not: ',
     ),
     ({"prompt": "a", "chosen": 3, "rejected": "c"}, '{}:2: "chosen" is a number, expected text or a list of messages'),
     ({"prompt": "a", "chosen": True, "rejected": "c"}, '{}:2: "chosen" is true, expected text'),
@@ -210,7 +209,7 @@ def test_structural_fault_of_a_row_names_file_line_and_field(
 ) -> None:
     path = helpers.write_jsonl(tmp_path / "rows.jsonl", [json.loads(GOOD), row])
     with pytest.raises(DataError) as caught:
-        normalise(load(path), "preference")
+        helpers.normalise(load(path), "preference")
     assert expected.format(path) in str(caught.value)
 
 
@@ -218,7 +217,7 @@ def test_csv_without_the_columns(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("question,good,bad\na,b,c\n")
     with pytest.raises(DataError) as caught:
-        normalise(load(path), "preference")
+        helpers.normalise(load(path), "preference")
     assert f"{path}:2: preference rows need prompt, chosen and rejected; this row has question, good, bad" in str(
         caught.value
     )

@@ -9,7 +9,6 @@ import pytest
 import trl
 from alignkit.contract.rows import RawRows
 from alignkit.contract.types import RowKind
-from alignkit.data.shapes.normalise import normalise
 from alignkit.data.sources.chunks import Source
 from alignkit.data.table.cache import in_memory
 from alignkit.data.table.report import SourceReport
@@ -22,7 +21,7 @@ from alignkit.errors import DataError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.data import make_tokenizer
+from tests.helpers.data import make_tokenizer, normalise
 
 BOS, EOS, END = 1, 2, 6
 
@@ -245,8 +244,12 @@ def test_chat_template_text_is_trls(row: dict[str, Any], template: str) -> None:
     kind: RowKind = "preference" if "chosen" in row else "completion" if "completion" in row else "prompt"
     made = render(normalise(RawRows([row], str, ""), kind)[0], tokenizer, "")
     theirs = trl.apply_chat_template(row, tokenizer)
-    assert made.prompt == theirs["prompt"]
-    assert list(made.answers) == [theirs[name] for name in ("chosen", "rejected", "completion") if name in theirs]
+    answers = [theirs[name] for name in ("chosen", "rejected", "completion") if name in theirs]
+    # Where TRL scores a turn of the user that a completion begins with, it is part of the prompt here.
+    moved = made.prompt.removeprefix(theirs["prompt"])
+    assert made.prompt == theirs["prompt"] + moved
+    assert [moved + answer for answer in made.answers] == answers
+    assert bool(moved) == (row.get("completion", [{}])[0].get("role") == "user")
 
 
 def test_conversation_without_a_template_names_the_setting() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import RunConfig
+from alignkit.contract.rows import RawRows, Row
 from alignkit.contract.types import RowKind
 from alignkit.data.load import Data, load_data
+from alignkit.data.shapes.normalise import Normaliser, with_unique_ids
 from alignkit.data.table.tokenised_rows import TokenisedRows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -61,6 +63,11 @@ TOKENIZER = make_tokenizer()
 def load(source: Path, kind: RowKind = "preference", tokenizer: Any = TOKENIZER, **data: Any) -> Data:
     """Load one source; ``data`` are other keys of the data section."""
     return load_data(RunConfig(method="m", data={"source": str(source)} | data), kind, tokenizer)
+
+
+def normalise(raw: RawRows, kind: RowKind, columns: dict[str, str] | None = None, **options: bool) -> list[Row]:
+    """Return the rows of ``raw`` as rows of ``kind``, with unique ids."""
+    return with_unique_ids(Normaliser(raw, kind, columns or {}, **options).rows(raw))
 
 
 def load_all(kind: RowKind = "preference", tokenizer: Any = TOKENIZER, **data: Any) -> Data:

@@ -35,7 +35,7 @@ class Row:
     """Name shared by dependent rows, for splits and standard errors; by default, a hash of the prompt."""
     category: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """Other columns with a number, text or boolean."""
+    """Columns that are part of neither prompt nor answers, with their values as read."""
     unusable: str | None = None
     """Why the row cannot be used (None: it can). It keeps its prompt and cluster, so that splits do not depend on it."""
     place: str = ""

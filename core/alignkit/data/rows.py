@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from json.encoder import encode_basestring
+from typing import Any
 
 from alignkit.contract import Text
 
@@ -22,6 +24,37 @@ def as_json(texts: Sequence[Text]) -> str | None:
     """Return plain texts as ``json.dumps`` writes a list, several times faster; None if one of them is a conversation."""
     plain = [encode_basestring(text) for text in texts if isinstance(text, str)]
     return f"[{', '.join(plain)}]" if len(plain) == len(texts) else None
+
+
+def few(names: Collection[str]) -> str:
+    """Return names joined by commas, at most twenty of them, each cut to 60 characters.
+
+    >>> few(["a", "b"])
+    'a, b'
+    """
+    shown = ", ".join(name if len(name) <= 60 else f"{name[:60]}..." for name in islice(names, 20))
+    return shown + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
+
+
+def without_fill_ins(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row of a table without the nulls that tables put in messages and function schemas for absent keys.
+
+    Other columns are unchanged. In JSON a null is what the writer meant.
+    """
+    return {name: without_nulls(value) if _holds_messages(value) else value for name, value in row.items()}
+
+
+def _holds_messages(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, Mapping) and not value.keys().isdisjoint(("role", "from", "function"))
+
+
+def without_nulls(value: Any) -> Any:
+    """Return lists and objects without the objects' null entries, which templates would take as given."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
+    return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
 
 
 def describe_value(value: object) -> str:

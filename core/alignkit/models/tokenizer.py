@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,12 +57,17 @@ def _chat_template(given: str) -> str:
             f'model.chat_template: "{given}" is not a template name, a file, or a Jinja template{suggest(given, [*NAMED])} '
             f"(known names: {', '.join(NAMED)})"
         )
-    text = path.read_text(encoding="utf-8") if is_file else given
-    standard = text.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    where = given if is_file else "model.chat_template"
+    try:
+        text = path.read_text(encoding="utf-8") if is_file else given
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{where} cannot be read: {first_line(error)}") from None
+    standard = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", text)  # of transformers, not of Jinja
     try:
         ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(standard)
+    except RecursionError:
+        raise ModelError(f"{where}: the template is nested too deeply") from None
     except TemplateSyntaxError as error:
-        where = given if is_file else "model.chat_template"
         raise ModelError(f"{where}: line {error.lineno} is not valid Jinja: {error.message}") from None
     return text
 

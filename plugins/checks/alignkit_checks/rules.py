@@ -193,6 +193,55 @@ def leaked(rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig) ->
             yield Hit(i, f"prompt {best[1]:.0%} similar to that of {names[best[0]]}")
 
 
+_FIRST_TURN = re.compile(
+    r"\s*(?:Human|User|Question|Q)\s*:(.*?)\n\s*(?:Assistant|AI|Bot|Answer|A)\s*:", re.DOTALL | re.IGNORECASE
+)
+_GREETING = 3
+"""Words up to which a first turn is a greeting, with which many dialogues begin."""
+
+
+def first_turn(row: Row) -> str:
+    """Return the words of a dialogue's first user turn; empty for plain text without turns, and for greetings."""
+    if isinstance(row.prompt, str):
+        found = _FIRST_TURN.match(row.prompt)
+        text = found[1] if found else ""
+    else:
+        text = next((str(turn["content"]) for turn in row.prompt if turn["role"] == "user"), "")
+    words = text.casefold().split()
+    return " ".join(words) if len(words) > _GREETING else ""
+
+
+def leaked_first_turns(rows: Sequence[Row], held_out: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+    """Dialogues that begin with the same turn as a held-out one and go on differently."""
+    opened: dict[str, str] = {}
+    for row in held_out:
+        opened.setdefault(first_turn(row), named(row))
+    prompts = {text_digest(row.prompt) for row in held_out}
+    for i, row in enumerate(rows):
+        other = opened.get(begin) if (begin := first_turn(row)) else None
+        if other is not None and text_digest(row.prompt) not in prompts:
+            yield Hit(i, f"the first turn is that of {other}; dialogues with one value of cluster are never divided")
+
+
+_OPENING = frozenset("([{<\"'`\u201c\u2018\u00ab-/\\#$@_=*~^")
+"""Characters after which text goes on without a space."""
+
+
+def joined_words(rows: Sequence[Row], _held_out: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+    """Plain text prompts that end without a space before an answer that begins with a letter or digit."""
+    for i, row in enumerate(rows):
+        if not isinstance(row.prompt, str) or not row.prompt or row.prompt[-1].isspace() or row.prompt[-1] in _OPENING:
+            continue
+        for answer in row.answers:
+            # Letters without case (Chinese, Thai, ...) are written without spaces.
+            if isinstance(answer, str) and (answer[:1].isdigit() or answer[:1].lower() != answer[:1].upper()):
+                yield Hit(
+                    i,
+                    f"prompt and answer are read as {row.prompt[-12:] + answer[:12]!r}: begin the answers with a space",
+                )
+                break
+
+
 RULES: Sequence[DataRule] = (
     DataRule("unusable", "rows that cannot be trained on", unusable),
     DataRule("duplicate", "duplicate rows", duplicates),
@@ -204,5 +253,9 @@ RULES: Sequence[DataRule] = (
     DataRule("mixed-script", "words that mix letters of several scripts", mixed_scripts, drops=False),
     DataRule("short", "fields with too few words", too_short),
     DataRule("roles", "conversations with an invalid order of roles", wrong_roles),
+    DataRule(
+        "joined", "prompts that end without a space before answers that begin without one", joined_words, drops=False
+    ),
     DataRule("leak", "prompts that also occur in the held-out rows", leaked),
+    DataRule("leak-first-turn", "dialogues that begin as a held-out one", leaked_first_turns, drops=False),
 )

@@ -40,7 +40,9 @@ def columns(rows: Sequence[Row], kind: str) -> Any:
     if kind == "unpaired":
         table["label"] = [bool(row.fields["label"]) for row in rows]
     if kind == "prompt":
-        others = {name for row in rows for name in row.fields} - table.keys()
+        # Rewards are given a row's own fields; Arrow cannot hold lists and objects of several types.
+        plain = (name for row in rows for name, v in row.fields.items() if isinstance(v, (str, int, float, bool)))
+        others = set(plain) - table.keys()
         table |= {name: [row.fields.get(name) for row in rows] for name in sorted(others)}
         table["row"] = list(range(len(rows)))
     return datasets.Dataset.from_dict(table)

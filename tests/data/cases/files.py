@@ -110,12 +110,12 @@ FILES: dict[str, Case] = {
     ),
     "Parquet of other columns": Case(
         parquet({"a": 1}),
-        "{file} row 1: preference rows need prompt, chosen and rejected; this row has a; map names with data.columns",
+        "{file} row 1: preference rows need prompt, chosen and rejected; this row has a; map names with data.columns (align data check: --column)",
         "d.parquet",
     ),
     "Parquet with a null": Case(
         parquet(*pairs(2), {"id": "x", "prompt": "a", "chosen": None, "rejected": "b"}),
-        '{file} row 3: "chosen" is null (the row has id, prompt, chosen, rejected)',
+        '{file}: 1 of 3 rows cannot be used (data.max_dropped allows 2%): 1 "chosen" is null (first: {file} row 3); align data check --fix OUT writes a copy without them',
         "d.parquet",
     ),
     "no Arrow": Case(

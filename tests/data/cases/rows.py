@@ -22,10 +22,12 @@ def _refusing() -> Any:
 ROWS: dict[str, Case] = {
     # ---------------------------------------------------------------- columns
     "a column is missing": Case(
-        changed(rejected=...), '{file}:3: no column "rejected" (the row has id, prompt, chosen)'
+        changed(rejected=...),
+        '{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 no column "rejected", which other rows have (first: {file}:3); align data check --fix OUT writes a copy without them',
     ),
     "a column is null": Case(
-        changed(chosen=None), '{file}:3: "chosen" is null (the row has id, prompt, chosen, rejected)'
+        changed(chosen=None),
+        '{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 "chosen" is null (first: {file}:3); align data check --fix OUT writes a copy without them',
     ),
     "a column is a number": Case(
         changed(chosen=7), '{file}:3: "chosen" is a number, expected text or a list of messages'
@@ -35,15 +37,15 @@ ROWS: dict[str, Case] = {
     "a column is an empty list": Case(changed(chosen=[]), '{file}:3: "chosen" is an empty list'),
     "no columns": Case(
         b"{}\n{}\n",
-        "{file}:1: preference rows need prompt, chosen and rejected; this row has no columns; map names with data.columns",
+        "{file}:1: preference rows need prompt, chosen and rejected; this row has no columns; map names with data.columns (align data check: --column)",
     ),
     "other columns": Case(
         b'{"question": "a", "answer": "b"}\n',
-        "{file}:1: preference rows need prompt, chosen and rejected; this row has question, answer; map names with data.columns",
+        "{file}:1: preference rows need prompt, chosen and rejected; this row has question, answer; map names with data.columns (align data check: --column)",
     ),
     "a misspelt column": Case(
         b'{"prompt": "a", "choosen": "b", "rejected": "c"}\n',
-        '{file}:1: preference rows need prompt, chosen and rejected; this row has prompt, choosen, rejected (choosen, did you mean "chosen"?); map names with data.columns',
+        '{file}:1: preference rows need prompt, chosen and rejected; this row has prompt, choosen, rejected (choosen, did you mean "chosen"?); map names with data.columns (align data check: --column)',
     ),
     "a name that is a list": Case(changed(id=[1]), '{file}:3: "id" is a list, expected text or a number'),
     "a cluster that is an object": Case(
@@ -62,23 +64,23 @@ ROWS: dict[str, Case] = {
     # ---------------------------------------------------------------- unusable rows
     "an empty answer": Case(
         changed(chosen=""),
-        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 empty completion (first: {file}:3)",
+        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 empty completion (first: {file}:3); align data check --fix OUT writes a copy without them",
     ),
     "an answer of white space": Case(
         changed(rejected=" \n\t"),
-        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 empty completion (first: {file}:3)",
+        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 empty completion (first: {file}:3); align data check --fix OUT writes a copy without them",
     ),
     "one answer twice": Case(
         changed(chosen="It is.", rejected="It is."),
-        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 chosen and rejected are the same (first: {file}:3)",
+        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 chosen and rejected are the same (first: {file}:3); align data check --fix OUT writes a copy without them",
     ),
     "answers alike in tokens": Case(
         changed(chosen="It is.", rejected="It is.</s>"),
-        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 chosen and rejected have the same tokens (after truncation) (first: {file}:3)",
+        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 chosen and rejected have the same tokens (after truncation) (first: {file}:3); align data check --fix OUT writes a copy without them",
     ),
     "an answer of special tokens": Case(
         changed(chosen="</s><|end|>"),
-        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 completion has only special tokens (first: {file}:3)",
+        "{file}: 1 of 5 rows cannot be used (data.max_dropped allows 2%): 1 completion has only special tokens (first: {file}:3); align data check --fix OUT writes a copy without them",
     ),
     "no text at all": Case(
         b'{"prompt": "", "chosen": "", "rejected": ""}\n' * 2,
@@ -183,12 +185,12 @@ ROWS: dict[str, Case] = {
     ),
     "no label": Case(
         b'{"prompt": "a", "completion": "b"}\n',
-        "{file}:1: unpaired rows need prompt, completion and label (or prompt, chosen and rejected); this row has prompt, completion; map names with data.columns",
+        "{file}:1: unpaired rows need prompt, completion and label (or prompt, chosen and rejected); this row has prompt, completion; map names with data.columns (align data check: --column)",
         kind="unpaired",
     ),
     "text as prompts": Case(
         b'{"text": "a"}\n',
-        "{file}:1: prompt rows need prompt (or messages, instruction, chosen and rejected); this row has text; map names with data.columns",
+        "{file}:1: prompt rows need prompt (or messages, instruction, chosen and rejected); this row has text; map names with data.columns (align data check: --column)",
         kind="prompt",
     ),
     "an empty prompt alone": Case(

@@ -18,8 +18,12 @@ from alignkit.contract import DataRule, Hit, Row, RowKind, plain_text, texts_of
 from alignkit.contract.registry import load, usable
 from alignkit.data.checking.reading import Readable, read_source
 from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, hits, tokenize_for_check
+from alignkit.data.rows import few
 from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
+from alignkit.data.shapes.templates import variables
 from alignkit.data.sources.open import HELD_OUT_SPLITS, Load
+from alignkit.data.table.report import UNREAD
+from alignkit.data.tokenise.render import unread
 from alignkit.errors import DataError, PluginError
 from alignkit.system.files import require_writable, staged_directory, write_jsonl
 
@@ -60,6 +64,10 @@ class Check:
     """Field (prompt, chosen, ...) -> number of words in every row."""
     token_lengths: Sequence[int] = field(default=(), repr=False)
     """With a tokenizer: number of tokens of every row before truncation."""
+    unread: Sequence[str] = ()
+    """Columns that are part of neither prompts nor answers, and keys of messages that the chat template does not name."""
+    read_as: int = 0
+    """Number of readable rows after a row with several rejected answers has become several."""
     max_length: int = 0
     dropped: Mapping[int, str] = field(default_factory=dict, repr=False)
     """Index of a readable row that ``--fix`` removes -> rule."""
@@ -69,6 +77,7 @@ class Check:
         return {
             "source": self.source,
             "rows": self.rows,
+            "unread": list(self.unread),
             "findings": [vars(finding) for finding in self.findings],
             "length": dict(self.length),
             "words": {name: quantiles(values) for name, values in self.words.items()},
@@ -78,7 +87,9 @@ class Check:
         }
 
     def lines(self) -> list[str]:
-        out = [f"{self.source}: {self.rows:,} rows" + ("" if self.findings else ", no problems found")]
+        made = f" that make {self.read_as:,}" if self.read_as > self.rows else ""
+        rows = f"{self.rows:,} row{'s' * (self.rows != 1)}{made}"
+        out = [f"{self.source}: {rows}" + ("" if self.findings else ", no problems found")]
         for finding in self.findings:
             out.append(f"  {finding.count:,} ({finding.rate:.1%}) {finding.title} [{finding.rule}]")
             out += [f"      {e['place']}: {e['about']}" for e in finding.examples]
@@ -91,6 +102,7 @@ class Check:
                 f"always preferring the longer one would have an accuracy of {share['longer_is_better']:.0%}"
             )
         out += [f"  {count:,} {name.replace('_', ' ')}" for name, count in self.tokens.items() if count]
+        out += [f"  {UNREAD}: {few(self.unread)}"] if self.unread else []
         return out
 
 
@@ -128,7 +140,9 @@ def check_source(
     chat = tokenizer is None or bool(tokenizer.chat_template)
     all_turns = kind == "completion" and config.train_on == "all"
     readable = read_source(source, split, config, kind=kind, chat=chat, all_turns=all_turns, load=load)
-    rows, total = readable.rows, readable.read
+    rows, total = readable.rows, len(readable.rows) + len(readable.broken)
+    template = None if tokenizer is None else tokenizer.chat_template
+    unused = {name for row in rows for name in unread(row, readable.kind, template)} - variables(config.template)
     findings: list[Finding] = []
     if readable.broken:
         shown = [{"place": b.place, "row": "", "about": b.why} for b in readable.broken[:EXAMPLES]]
@@ -143,7 +157,9 @@ def check_source(
     found, dropped = find(rows, other, config.check, total, seen)
     return Check(
         source=source,
-        rows=total,
+        rows=readable.read,
+        read_as=total,
+        unread=sorted(unused),
         findings=[*findings, *found],
         length=length_bias(rows),
         words=_words(rows),

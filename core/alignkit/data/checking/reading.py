@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from alignkit.config import Reading
 from alignkit.contract import RawRows, Row, RowKind
-from alignkit.data.shapes.normalise import normalise
+from alignkit.data.shapes.normalise import Normaliser, with_unique_ids
 from alignkit.data.shapes.pairs import expand_alternatives, is_rated_answer, left_over, paired
 from alignkit.data.shapes.templates import fill
 from alignkit.data.sources.chunks import Source, parse_line
 from alignkit.data.sources.open import TRAIN_SPLITS, Load, open_source
-from alignkit.data.sources.readers import read_jsonl
 from alignkit.errors import DataError
-
-_LINES = (".jsonl", ".ndjson")
-
-Convert = Callable[[RawRows, RowKind], list[Row]]
-"""Converts rows to one kind; raises :class:`DataError` for a row it cannot convert."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,7 @@ class Readable:
     broken: list[Broken]
     read: int
     """The number of rows in the source, broken ones included; a row with several rejected answers counts once."""
+    kind: RowKind
 
 
 def read_source(
@@ -63,16 +56,8 @@ def read_source(
     Raises:
         DataError: the source as a whole cannot be read (missing, no rows, no known columns).
     """
-    path = Path(source).expanduser()
-    loaded = None if load is None else load(source, split)
-    if loaded is None and path.suffix in _LINES and path.is_file():
-        raw, broken = _lines(path, reading.limit)
-    else:
-        answer = lambda *_: loaded  # noqa: E731
-        raw = open_source(
-            source, split, reading, default_splits=default_splits, limit=reading.limit, load=answer
-        ).read()
-        broken = []
+    opened = open_source(source, split, reading, default_splits=default_splits, limit=reading.limit, load=load)
+    raw, broken = _parsed(opened)
     _require_rows(raw, broken)
     read = len(raw.rows) + len(broken)
     raw, in_pairs, unpaired = _paired(raw, reading)
@@ -81,17 +66,30 @@ def read_source(
     )
     broken = [*broken, *unpaired, *odd]
     _require_rows(raw, broken)
-    columns = left_over(reading.columns, paired=in_pairs)
-
-    def convert(part: RawRows, kind: RowKind) -> list[Row]:
-        return normalise(part, kind, columns, chat=chat, all_turns=all_turns)
-
     kinds: tuple[RowKind, ...] = ("preference", "completion", "prompt") if kind is None else (kind,)
-    try:
-        return Readable(raw, convert(raw, kinds[0]), broken, read)
-    except DataError:  # another kind of rows, or rows of different shapes: convert them one by one
-        raw, rows, odd = _normalised(raw, kinds, convert)
-        return Readable(raw, rows, [*broken, *odd], read)
+    columns = left_over(reading.columns, paired=in_pairs)
+    normaliser = _normaliser(raw, kinds, columns, chat=chat, all_turns=all_turns)
+    rows: list[Row] = []
+
+    def convert(part: RawRows) -> RawRows:
+        rows[:] = normaliser.rows(part)
+        return part
+
+    raw, odd = _each(raw, convert)
+    _require_rows(raw, [*broken, *odd])
+    rows = normaliser.rows(raw) if odd else rows
+    return Readable(raw, with_unique_ids(rows), [*broken, *odd], read, normaliser.kind)
+
+
+def _normaliser(raw: RawRows, kinds: Sequence[RowKind], columns: Mapping[str, str], **options: bool) -> Normaliser:
+    """Return what converts the rows to the first of ``kinds`` they can have."""
+    problem: DataError | None = None
+    for kind in kinds:
+        try:
+            return Normaliser(raw, kind, columns, **options)
+        except DataError as error:
+            problem = problem or error
+    raise problem or DataError(f"{raw.source} has no rows")
 
 
 def _require_rows(raw: RawRows, broken: Sequence[Broken]) -> None:
@@ -116,18 +114,17 @@ def _paired(raw: RawRows, reading: Reading) -> tuple[RawRows, bool, list[Broken]
     return paired(Source.of(raw), reading.columns, pairs).read(), True, broken
 
 
-def _lines(path: Path, limit: int | None) -> tuple[RawRows, list[Broken]]:
+def _parsed(source: Source) -> tuple[RawRows, list[Broken]]:
     rows: list[Mapping[str, Any]] = []
     places: list[str] = []
     broken: list[Broken] = []
-    for line, place in islice(read_jsonl(path), limit):
+    for row, place in source.rows():
         try:
-            rows.append(parse_line(line, place))
+            rows.append(parse_line(row, place) if isinstance(row, bytes) else row)
             places.append(place)
         except DataError as error:
-            content = line.decode(errors="backslashreplace").rstrip("\r\n")
-            broken.append(Broken(place, _why(error, place), content))
-    return RawRows(rows, places.__getitem__, str(path)), broken
+            broken.append(Broken(place, _why(error, place), row.decode(errors="backslashreplace").rstrip("\r\n")))  # type: ignore[union-attr]
+    return RawRows(rows, places.__getitem__, source.name), broken
 
 
 def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, list[Broken]]:
@@ -149,37 +146,6 @@ def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, 
         rows += found
         places += [place] * len(found)
     return RawRows(rows, places.__getitem__, raw.source), broken
-
-
-def _kind(raw: RawRows, kinds: Sequence[RowKind], convert: Convert) -> tuple[RowKind, int]:
-    """Return the first of ``kinds`` that any row can have, and the first such row."""
-    first: DataError | None = None
-    for kind in kinds:
-        for position in range(len(raw.rows)):
-            try:
-                convert(_only(raw, position), kind)
-            except DataError as error:
-                first = first or error
-                continue
-            return kind, position
-    raise first or DataError(f"{raw.source} has no rows")
-
-
-def _normalised(raw: RawRows, kinds: Sequence[RowKind], convert: Convert) -> tuple[RawRows, list[Row], list[Broken]]:
-    """Convert rows to the shape of the first row of their kind; rows that do not fit it are broken."""
-    kind, first = _kind(raw, kinds, convert)
-    kept, broken = [first], []
-    for position in range(len(raw.rows)):
-        if position == first:
-            continue
-        try:
-            convert(_only(raw, first, position), kind)
-            kept.append(position)
-        except DataError as error:
-            broken.append(Broken(raw.where(position), _why(error, raw.where(position)), raw.rows[position]))
-    # The row that decides the shape comes first; the others keep their order.
-    whole = _only(raw, *kept)
-    return whole, convert(whole, kind), broken
 
 
 def _only(raw: RawRows, *positions: int) -> RawRows:

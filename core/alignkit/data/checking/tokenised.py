@@ -90,6 +90,7 @@ def _counted(name: str, about: str) -> Callable[[Tokenised], str | None]:
 
 
 _STRADDLES = "{} answers share their first token with the prompt: end the prompt without a space"
+_BEGINS = "{} answers begin with a BOS token, which is removed"
 _NO_END = "{} answers have no end token, and none is added"
 
 TOKEN_RULES: tuple[tuple[str, str, Callable[[Tokenised], str | None], bool], ...] = (
@@ -99,6 +100,7 @@ TOKEN_RULES: tuple[tuple[str, str, Callable[[Tokenised], str | None], bool], ...
     ("border", "answers whose first token straddles the prompt boundary", _counted("border_merges", _STRADDLES), False),
     # A model cannot learn to stop from these answers.
     ("no-end", "answers without an end token", _counted("eos_missing", _NO_END), False),
+    ("answer-bos", "answers that begin with a BOS token", _counted("bos_removed", _BEGINS), False),
     # As when both the chat template and the text contain one.
     (
         "double-bos",

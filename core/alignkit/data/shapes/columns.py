@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from alignkit.contract import Message, Text
-from alignkit.data.rows import describe_value
-from alignkit.data.shapes.messages import encodable, read_text
+from alignkit.data.rows import describe_value, few, without_nulls
+from alignkit.data.shapes.messages import encodable, parse_cell, read_text
 from alignkit.errors import DataError
-from alignkit.system.files import InvalidJSON, parse_json
+from alignkit.system.files import InvalidJSON
 
 _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -22,12 +22,18 @@ class RowReader:
     values: Mapping[str, Any]
     place: str
     chat: bool
+    used: set[str] = field(default_factory=set)
+    """Columns read so far."""
+
+    def _read(self, column: str) -> Any:
+        self.used.add(column)
+        return self.values.get(column)
 
     def get(self, column: str) -> Any:
-        value = self.values.get(column)
+        value = self._read(column)
         if value is None:
             problem = f'"{column}" is null' if column in self.values else f'no column "{column}"'
-            raise DataError(f"{self.place}: {problem} (the row has {', '.join(self.values)})")
+            raise DataError(f"{self.place}: {problem} (the row has {few(self.values)})")
         return value
 
     def text(self, column: str) -> Text:
@@ -41,7 +47,7 @@ class RowReader:
 
     def plain(self, column: str, default: str | None = None) -> str:
         """Return plain text; ``default`` if the column is absent or null."""
-        value = self.values.get(column)
+        value = self._read(column)
         if value is None and default is not None:
             return default
         text = self.text(column)
@@ -51,7 +57,7 @@ class RowReader:
 
     def name(self, column: str) -> str:
         """Return an identifier as text; empty if the column is absent or null."""
-        value = self.values.get(column)
+        value = self._read(column)
         if value is None:
             return ""
         if isinstance(value, (str, int, float)):
@@ -59,18 +65,18 @@ class RowReader:
         raise DataError(f'{self.place}: "{column}" is {describe_value(value)}, expected text or a number')
 
     def tools(self) -> tuple[Mapping[str, Any], ...] | None:
-        """Return the ``tools`` column, a list of function schemas or its JSON text; None if it is absent, null or empty."""
-        value = self.values.get("tools")
+        """Return the ``tools`` column, a list of function schemas or its text; None if it is absent, null or empty."""
+        value = self._read("tools")
         if isinstance(value, str):
             try:
-                value = parse_json(value) if value.strip() else None
+                value = parse_cell(value) if value.strip() else None
             except InvalidJSON as error:
                 raise DataError(f'{self.place}: "tools" is invalid JSON: {error}') from None
         if value is None or value == []:
             return None
         if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
             raise DataError(f'{self.place}: "tools" is {describe_value(value)}, expected a list of function schemas')
-        return tuple(encodable([_without_nulls(tool) for tool in value], "tools", self.place))
+        return tuple(encodable(without_nulls(value), "tools", self.place))
 
 
 def read_label(value: Any, place: str) -> bool:
@@ -79,10 +85,3 @@ def read_label(value: Any, place: str) -> bool:
     if label is None:
         raise DataError(f'{place}: "label" is {value!r}, expected true or false')
     return label
-
-
-def _without_nulls(value: Any) -> Any:
-    """Return the value without null entries: tables add them for absent keys, and templates would take them as given."""
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(entry) for key, entry in value.items() if entry is not None}
-    return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value

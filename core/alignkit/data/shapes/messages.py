@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from alignkit.contract import Message, Text
 from alignkit.data.rows import describe_value
 from alignkit.errors import DataError
+from alignkit.system.files import InvalidJSON, parse_json
 
 T = TypeVar("T")
 
@@ -22,11 +25,13 @@ _ROLES = {
 
 
 def read_text(value: Any, column: str, place: str) -> Text:
-    """Return plain text unchanged, and a message or list of messages as messages.
+    """Return plain text unchanged, and a message or list of messages, also written as text, as messages.
 
     Raises:
         DataError: ``value`` is none of these; the message names ``place`` (file:line) and ``column``.
     """
+    if isinstance(value, str) and _WRITTEN.match(value):
+        value = _read_written(value, column, place)
     if isinstance(value, str):
         return encodable(value, column, place)
     if isinstance(value, Mapping):
@@ -36,6 +41,39 @@ def read_text(value: Any, column: str, place: str) -> Text:
             raise DataError(f'{place}: "{column}" is an empty list')
         return tuple(_message(item, f"{column}[{i}]", place) for i, item in enumerate(value))
     raise DataError(f'{place}: "{column}" is {describe_value(value)}, expected text or a list of messages')
+
+
+_WRITTEN = re.compile(r"""\s*(\[\s*)?\{\s*["'](role|from|content|value)["']\s*:""")
+"""The beginning of messages written as text, as cells of CSV files are."""
+
+_NUMPY = re.compile(r"\}\s*\n\s*\{")
+"""The border of two objects in numpy's text of an array, which has no commas; a line feed in a string is escaped there."""
+
+
+def parse_cell(text: str) -> Any:
+    """Return a value written as JSON, or as Python or numpy write it; raises :class:`InvalidJSON` if it is neither."""
+    try:
+        return parse_json(text)
+    except InvalidJSON as error:
+        try:
+            return ast.literal_eval(_NUMPY.sub("}, {", text.strip()))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            raise error from None
+
+
+def _read_written(text: str, column: str, place: str) -> Any:
+    """Return the messages a text holds, or the text if it is something else that begins like messages."""
+    try:
+        value = parse_cell(text)
+    except InvalidJSON as error:
+        try:
+            json.JSONDecoder().raw_decode(text.lstrip())
+        except (ValueError, RecursionError):
+            raise DataError(f'{place}: "{column}" begins like messages written as JSON, but is not: {error}') from None
+        return text  # JSON and then other text
+    messages = value if isinstance(value, list) else [value]
+    kinds = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+    return value if all(isinstance(m, Mapping) and any(m.keys() >= k for k in kinds) for m in messages) else text
 
 
 def as_turn(role: str, text: Text) -> tuple[Message, ...]:
@@ -63,7 +101,6 @@ def _message(value: Any, column: str, place: str) -> Message:
             raise DataError(f'{place}: "{column}.from" is {value["from"]!r}, expected one of {", ".join(_ROLES)}')
     else:
         raise DataError(f'{place}: "{column}" has no role (its keys are {", ".join(map(str, value)) or "none"})')
-    # Tables fill absent keys with nulls, and templates would take them as given.
     others = {k: v for k, v in value.items() if k not in ("role", "from", "content", "value") and v is not None}
     content = value.get(key)
     if content is None and others.get("tool_calls"):
@@ -79,8 +116,8 @@ def _content(value: Any, column: str, place: str) -> str:
         other = next((name for name in types if name not in ("text", None)), None)
         if other is not None:
             raise DataError(f'{place}: "{column}" has a part of type {other}; only text is supported')
-        if None not in types:
-            value = "".join(str(part.get("text", "")) for part in value)
+        if None not in types and all(isinstance(part.get("text"), str) for part in value):
+            value = "".join(part["text"] for part in value)
     if not isinstance(value, str):
         raise DataError(f'{place}: "{column}" is {describe_value(value)}, expected text')
     return encodable(value, column, place)

@@ -1,144 +1,55 @@
 """Conversion of source rows of any recognised shape to :class:`~alignkit.contract.rows.Row`.
 
-The first row decides the shape; every later row must have its columns. Other columns that hold a number, text or boolean
-are kept in the row's ``fields``.
+Every row is read by its own columns. A row that lacks a column most of the first rows have is unusable, with the reason.
+Columns that become no part of prompt and answers are kept in the row's ``fields``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
 
-from alignkit.contract import Message, RawRows, Row, RowKind, Text
-from alignkit.data.rows import text_digest
+from alignkit.contract import RawRows, Row, RowKind, Text
+from alignkit.data.rows import few, text_digest
 from alignkit.data.shapes.columns import RowReader, read_label
+from alignkit.data.shapes.known import ANSWERS, NEEDS, NOTHING, PAIR, SHAPES, Shape
 from alignkit.data.shapes.messages import is_blank
 from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
-from alignkit.data.shapes.prompts import Parts, as_conversations, instruction_prompt, split_pair
+from alignkit.data.shapes.prompts import as_conversations
+from alignkit.data.sources.chunks import ROWS
 from alignkit.errors import DataError, suggest
 
 EMPTY_COMPLETION = "empty completion"
 EMPTY_PROMPT = "empty prompt"
 SAME_ANSWERS = "chosen and rejected are the same"
 NO_ANSWER = "the conversation does not end with an assistant turn"
+OTHER_TURNS = (
+    "an answer has turns of the user, the system or a tool (do chosen and rejected differ before the last turn?)"
+)
+
+VOTERS = 100
+"""First rows that decide which columns every row must have."""
+
+LONGEST = 8_000_000
+"""Maximum characters of a row's texts: more than any context, and tokenised in seconds."""
 
 _ABOUT = ("id", "cluster", "category")
-_PAIR = ("chosen", "rejected")
 _OURS = (
     *_ABOUT,
-    *("prompt", *_PAIR, "completion", "label", "messages", "conversations", "text"),
+    *("prompt", *PAIR, "completion", "label", "messages", "conversations", "text"),
     *("instruction", "input", "output", "system", "tools"),
     *("answers", "ratings", "rating"),
 )
+_SHAPING = tuple({name: None for shape in SHAPES for name in (*shape.needs, "label")})
+_MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
+_NOT_ASSISTANT = frozenset({"user", "human", "system", "developer", "tool", "function", "ipython", "observation"})
 
 
-def _pair(cells: RowReader) -> Parts:
-    prompt, chosen, rejected = cells.text("prompt"), cells.text("chosen"), cells.text("rejected")
-    if _holds_prompt(prompt, chosen):
-        return split_pair(chosen, rejected)
-    return prompt, (chosen, rejected)
-
-
-def _holds_prompt(prompt: Text, answer: Text) -> bool:
-    """Return whether an answer is a whole conversation that repeats the prompt at its beginning."""
-    if isinstance(answer, str):
-        return False
-    return answer[0]["role"] in ("user", "system") if isinstance(prompt, str) else answer[: len(prompt)] == prompt
-
-
-def _implicit_pair(cells: RowReader) -> Parts:
-    return split_pair(cells.text("chosen"), cells.text("rejected"))
-
-
-def _conversation(cells: RowReader) -> Parts:
-    messages = _messages(cells)
-    answered = messages[-1]["role"] == "assistant" and len(messages) > 1
-    return (messages[:-1], (messages[-1:],)) if answered else (messages, ())
-
-
-def _text(cells: RowReader) -> Parts:
-    return "", (cells.plain("text"),)
-
-
-def _columns(prompt: Callable[[RowReader], Text], answers: tuple[str, ...], cells: RowReader) -> Parts:
-    return prompt(cells), tuple(map(cells.text, answers))
-
-
-def _prompt(cells: RowReader) -> Text:
-    return cells.text("prompt")
-
-
-def _messages(cells: RowReader) -> tuple[Message, ...]:
-    return _with_system(cells, cells.messages("messages"))
-
-
-def _instruction(cells: RowReader) -> Text:
-    prompt = instruction_prompt(cells.plain("instruction"), cells.plain("input", ""), chat=cells.chat)
-    return prompt if isinstance(prompt, str) else _with_system(cells, prompt)
-
-
-def _with_system(cells: RowReader, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Prepend the ``system`` column to a conversation without a system message."""
-    system = cells.plain("system", "")
-    if not system or messages[0]["role"] == "system":
-        return messages
-    return ({"role": "system", "content": system}, *messages)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A shape of rows: its required and optional columns, and how prompt and answers are read from them."""
-
-    needs: tuple[str, ...]
-    read: Callable[[RowReader], Parts]
-    answers: int
-    optional: tuple[str, ...] = ()
-
-    def serves(self, kind: RowKind, present: set[str]) -> bool:
-        """Return whether rows with the columns ``present`` have this shape and can serve as rows of ``kind``."""
-        if not present.issuperset(self.needs):
-            return False
-        if kind == "unpaired":
-            return self.answers == 2 or (self.answers == 1 and "label" in present)
-        if kind == "prompt":
-            return self.needs != ("text",)  # bare text has no prompt
-        return self.answers >= (2 if kind == "preference" else 1)
-
-
-# The first shape is taken whose columns are present and which has enough answers.
-SHAPES = (
-    Shape(("prompt", *_PAIR), _pair, 2),
-    Shape(("messages", *_PAIR), partial(_columns, _messages, _PAIR), 2, ("system",)),
-    Shape(("instruction", *_PAIR), partial(_columns, _instruction, _PAIR), 2, ("input", "system")),
-    Shape(_PAIR, _implicit_pair, 2),
-    Shape(("prompt", "completion"), partial(_columns, _prompt, ("completion",)), 1),
-    Shape(("instruction", "output"), partial(_columns, _instruction, ("output",)), 1, ("input", "system")),
-    Shape(("messages",), _conversation, 1, ("system",)),
-    Shape(("prompt",), partial(_columns, _prompt, ()), 0),
-    Shape(("text",), _text, 1),
-    Shape(("instruction",), partial(_columns, _instruction, ()), 0, ("input", "system")),
-)
-_NEEDS: Mapping[RowKind, str] = {
-    "preference": "prompt, chosen and rejected",
-    "completion": "prompt and completion (or messages, instruction and output, text, chosen and rejected)",
-    "unpaired": "prompt, completion and label (or prompt, chosen and rejected)",
-    "prompt": "prompt (or messages, instruction, chosen and rejected)",
-}
-
-
-def normalise(
-    raw: RawRows,
-    kind: RowKind,
-    columns: Mapping[str, str] | None = None,
-    *,
-    chat: bool = True,
-    all_turns: bool = False,
-) -> list[Row]:
-    """Return the rows of ``raw`` as rows of ``kind``, with unique ids; see :class:`Normaliser`."""
-    rows = Normaliser(raw, kind, columns or {}, chat=chat, all_turns=all_turns).rows(raw)
+def with_unique_ids(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows, repeated ids numbered."""
     ids = UniqueIds().unique(row.id for row in rows)
     return [row if row.id == unique else replace(row, id=unique) for row, unique in zip(rows, ids, strict=True)]
 
@@ -175,13 +86,13 @@ class Normaliser:
     A pair serves every kind: its chosen answer as a completion, its prompt as a prompt, its two answers as two unpaired rows.
 
     Args:
-        first: the first rows of the source; the first of them decides the shape.
+        first: the first rows of the source; most of them decide the columns a row must have.
         columns: alignkit column -> source column.
         chat: whether the tokenizer has a chat template; without one, instruction rows become Alpaca's plain text.
         all_turns: make completions of all assistant turns, instead of the last one.
 
     Raises:
-        DataError: a column is missing or of the wrong type; the message names file and line.
+        DataError: no first row has the columns, or a column is of the wrong type; the message names file and line.
     """
 
     def __init__(
@@ -189,18 +100,49 @@ class Normaliser:
     ) -> None:
         self.kind, self.chat, self.all_turns = kind, chat, all_turns
         self.theirs = _checked_columns(first, columns)
-        self.shape = _recognise(_renamed(first.rows[0], self.theirs), kind, first)
+        self._shapes: dict[tuple[RowKind, frozenset[str]], Shape | None] = {}
+        found = [self._shape(_renamed(row, self.theirs), kind) for row in first.rows[:ROWS]]
+        votes = Counter([shape for shape in found if shape is not None][:VOTERS])
+        if not votes:
+            _refuse(_renamed(first.rows[0], self.theirs), kind, first)
+        self.shape = max(votes, key=lambda shape: (votes[shape], len(shape.needs)))
 
     def rows(self, raw: RawRows) -> list[Row]:
         """Return the converted rows (two for a pair used unpaired), whose positions are those in ``raw``."""
         rows: list[Row] = []
         for position, values in enumerate(raw.rows):
             cells = RowReader(_renamed(values, self.theirs), raw.where(position), self.chat)
-            row = _about(cells, self.shape, position, self.shape.read(cells))
-            if self.all_turns and self.kind == "completion":
-                row = _from_first_answer(row)
-            rows.extend(_for_kind(row, self.kind, cells))
+            try:
+                rows.extend(self._rows(cells, position))
+            except RecursionError:
+                raise DataError(f"{cells.place}: the row is nested too deeply") from None
         return rows
+
+    def _rows(self, cells: RowReader, position: int) -> list[Row]:
+        shape = self._shape(cells.values, self.kind)
+        lacking = self._lacking(cells.values)
+        if shape is None or (lacking and set(shape.needs) < set(self.shape.needs)):
+            row = _about(cells, self._shape(cells.values, "prompt") or NOTHING, position, self.kind)
+            return [replace(row, answers=(), unusable=lacking)]
+        row = _about(cells, shape, position, self.kind)
+        if self.kind == "completion":
+            row = _from_first_answer(row) if self.all_turns else _last_answer(row)
+        return _for_kind(row, self.kind, cells)
+
+    def _shape(self, values: Mapping[str, Any], kind: RowKind) -> Shape | None:
+        key = kind, frozenset(name for name in _SHAPING if values.get(name) is not None)
+        if key not in self._shapes:
+            self._shapes[key] = next((shape for shape in SHAPES if shape.serves(*key)), None)
+        return self._shapes[key]
+
+    def _lacking(self, values: Mapping[str, Any]) -> str:
+        """Return which column a row lacks; empty if none. Prompts need no answers."""
+        needs = [*self.shape.needs, *(["label"] if self.kind == "unpaired" and self.shape.answers == 1 else [])]
+        names = (name for name in needs if not (self.kind == "prompt" and name in ANSWERS))
+        lacking = next((name for name in names if values.get(name) is None), None)
+        if lacking is None:
+            return ""
+        return f'"{lacking}" is null' if lacking in values else f'no column "{lacking}", which other rows have'
 
 
 def _checked_columns(raw: RawRows, columns: Mapping[str, str]) -> dict[str, str]:
@@ -212,10 +154,10 @@ def _checked_columns(raw: RawRows, columns: Mapping[str, str]) -> dict[str, str]
                 f'data.columns: unknown column "{ours}"{suggest(ours, [*_OURS])} (known: {", ".join(_OURS)})'
             )
         if theirs not in known:
-            names = sorted(known)
+            names = sorted(map(str, known))
             raise DataError(
                 f'data.columns maps {ours} to "{theirs}", which {raw.source} does not have{suggest(theirs, names)} '
-                f"(it has {', '.join(names)})"
+                f"(it has {few(names)})"
             )
     return {theirs: ours for ours, theirs in columns.items()}
 
@@ -224,43 +166,58 @@ def _renamed(values: Mapping[str, Any], theirs: Mapping[str, str]) -> dict[str, 
     taken = set(theirs.values())
     renamed = {name: value for name, value in values.items() if name not in theirs and name not in taken}
     renamed |= {ours: values[name] for name, ours in theirs.items() if name in values}
+    renamed |= {f"{name} (not mapped)": values[name] for name in taken if name in values and name not in theirs}
     if "conversations" in renamed and "messages" not in renamed:
         renamed["messages"] = renamed.pop("conversations")
     return renamed
 
 
-def _recognise(first: Mapping[str, Any], kind: RowKind, raw: RawRows) -> Shape:
-    present = {name for name, value in first.items() if value is not None}
-    for shape in SHAPES:
-        if shape.serves(kind, present):
-            return shape
-    has = ", ".join(first) or "no columns"
+def _refuse(first: Mapping[str, Any], kind: RowKind, raw: RawRows) -> NoReturn:
+    has = few([name if value is not None else f"{name} (null)" for name, value in first.items()]) or "no columns"
     wanted = [name for shape in SHAPES for name in shape.needs]
-    odd = next((name for name in first if name not in _OURS and suggest(name, wanted)), None)
+    odd = next((name for name in [*first][:100] if name not in _OURS and suggest(name, wanted)), None)
     has += "" if odd is None else f" ({odd}{suggest(odd, wanted)})"
-    pairs = ", or pair the answers of one prompt with data.pairs" if {"label", "rating"} & present else ""
+    rated = not {"label", "rating"}.isdisjoint(first)
+    pairs = ", or pair the answers of one prompt with data.pairs" if rated else ""
     raise DataError(
-        f"{raw.where(0)}: {kind} rows need {_NEEDS[kind]}; this row has {has}; map names with data.columns{pairs}"
+        f"{raw.where(0)}: {kind} rows need {NEEDS[kind]}; this row has {has}; map names with data.columns "
+        f"(align data check: --column){pairs}"
     )
 
 
-def _about(cells: RowReader, shape: Shape, position: int, parts: Parts) -> Row:
-    prompt, answers = as_conversations(*parts)
+def _about(cells: RowReader, shape: Shape, position: int, kind: RowKind) -> Row:
+    prompt, answers = as_conversations(*shape.read(cells))
     # Ids must not depend on the tokenizer, so that models with and without a chat template hold out the same rows.
     identity = (prompt, answers) if cells.chat else as_conversations(*shape.read(replace(cells, chat=True)))
-    used = {*shape.needs, *shape.optional, *_ABOUT, "tools", UNUSABLE_COLUMN}
+    about = {name: cells.name(name) for name in _ABOUT}
+    tools = None if isinstance(prompt, str) else cells.tools()
+    used = cells.used - ANSWERS if kind == "prompt" and shape.needs != PAIR else cells.used
+    fields = {k: v for k, v in cells.values.items() if v is not None and k not in used and k != UNUSABLE_COLUMN}
+    _check_text(prompt, answers, fields, cells.place)
     return Row(
         position=position,
-        id=cells.name("id") or text_digest(identity[0], *identity[1]),
+        id=about["id"] or text_digest(identity[0], *identity[1]),
         prompt=prompt,
         answers=answers,
-        cluster=cells.name("cluster") or text_digest(identity[0]),
-        category=cells.name("category"),
-        fields={k: v for k, v in cells.values.items() if k not in used and isinstance(v, (str, int, float, bool))},
+        cluster=about["cluster"] or text_digest(identity[0]),
+        category=about["category"],
+        fields=fields,
         unusable=cells.values.get(UNUSABLE_COLUMN),
         place=cells.place,
-        tools=cells.tools(),
+        tools=tools,
     )
+
+
+def _check_text(prompt: Text, answers: tuple[Text, ...], fields: Mapping[str, Any], place: str) -> None:
+    """Raise :class:`DataError` for texts too long to tokenise, and for images, videos and sound."""
+    sizes = (len(t) if isinstance(t, str) else sum(len(turn["content"]) for turn in t) for t in (prompt, *answers))
+    if (size := sum(sizes)) > LONGEST:
+        raise DataError(
+            f"{place}: the texts have {size:,} characters, and at most {LONGEST:,} can be used; split the row"
+        )
+    media = next((name for name in fields if name in _MEDIA and fields[name]), None)
+    if media is not None and (not isinstance(fields[media], str) or "<image>" in str((prompt, answers))):
+        raise DataError(f'{place}: the row has "{media}", and only text is supported; leave out the column or the row')
 
 
 def _from_first_answer(row: Row) -> Row:
@@ -275,6 +232,24 @@ def _from_first_answer(row: Row) -> Row:
     return replace(row, prompt=turns[:first], answers=(turns[first:],)) if first else row
 
 
+def _last_answer(row: Row) -> Row:
+    """Move the turns before the last one into the prompt, if they are not all the assistant's."""
+    if isinstance(row.prompt, str) or not row.answers or isinstance(row.answers[0], str):
+        return row
+    if _problem(row.answers[0]) != OTHER_TURNS:
+        return row
+    *before, last = row.answers[0]
+    return replace(row, prompt=(*row.prompt, *before), answers=((last,),))
+
+
+def _problem(answer: Text, *, masked: bool = False) -> str | None:
+    """Return why an answer cannot be scored; ``masked``: only its turns of the assistant are."""
+    if is_blank(answer):
+        return EMPTY_COMPLETION
+    others = [] if isinstance(answer, str) else [turn["role"] in _NOT_ASSISTANT for turn in answer]
+    return OTHER_TURNS if others and (all if masked else any)(others) else None
+
+
 def _for_kind(row: Row, kind: RowKind, cells: RowReader) -> list[Row]:
     """Return the row with the answers its kind has, or two rows for a pair used unpaired."""
     if kind == "prompt":
@@ -282,18 +257,20 @@ def _for_kind(row: Row, kind: RowKind, cells: RowReader) -> list[Row]:
     if not row.answers:
         return [replace(row, unusable=NO_ANSWER)]
     if kind == "preference":
-        blank = EMPTY_COMPLETION if any(map(is_blank, row.answers)) else None
-        reason = row.unusable or blank or (SAME_ANSWERS if row.answers[0] == row.answers[1] else None)
+        reasons = (
+            row.unusable,
+            *map(_problem, row.answers),
+            SAME_ANSWERS if row.answers[0] == row.answers[1] else None,
+        )
+        reason = next(filter(None, reasons), None)
         return [row if reason is None else replace(row, unusable=reason)]
-    rows = [
-        replace(row, answers=(answer,), unusable=EMPTY_COMPLETION if is_blank(answer) else None)
-        for answer in row.answers
-    ]
+    masked = kind == "completion"
+    rows = [replace(row, answers=(answer,), unusable=_problem(answer, masked=masked)) for answer in row.answers]
     if kind == "completion":
         return rows[:1]
     if len(rows) == 1:
         return [replace(rows[0], fields={**row.fields, "label": read_label(cells.get("label"), cells.place)})]
     return [
         replace(one, id=f"{row.id}/{name}", fields={**row.fields, "label": name == "chosen"})
-        for one, name in zip(rows, _PAIR, strict=True)
+        for one, name in zip(rows, PAIR, strict=True)
     ]

@@ -7,20 +7,32 @@ import gzip
 import io
 import json
 import re
-import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from alignkit.data.rows import describe_value
+from alignkit.data.rows import describe_value, few, without_fill_ins
 from alignkit.data.sources.chunks import ROWS, Located, decode_line, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.files import InvalidJSON, parse_json
 
 Reader: TypeAlias = Callable[[Path], Iterator[Located]]
+
+LINE = 64 << 20
+"""Maximum bytes of a line of JSON, or characters of a CSV field."""
+
+LIST = 2 << 30
+"""Maximum bytes of a JSON list, which is read into memory as a whole."""
+
+_EXPANDED = 256 << 20
+"""Bytes a gzipped file may expand to whatever its own size, and beyond that to :data:`_RATIO` times its own size."""
+
+_RATIO = 100
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -29,7 +41,9 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 def read_jsonl(path: Path) -> Iterator[tuple[bytes, str]]:
     """Read JSON Lines (also gzipped), to be parsed later; empty lines are skipped."""
     with _opened(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(partial(file.readline, LINE + 1), b""), 1):
+            if len(line) > LINE:
+                raise DataError(f"{path}:{number}: the line is longer than {LINE:,} bytes; write one row a line")
             content = line.removeprefix(_BOM) if number == 1 else line
             if content.strip():
                 yield content, f"{path}:{number}"
@@ -50,20 +64,28 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Located]:
         raise DataError(f"{path}:{error.line}: invalid JSON: {error}") from None
     key = None if isinstance(value, list) else _list_key(path, value, split)
     lines = _item_lines(text, key)
+    numbered_items = len(set(lines)) < len(lines)  # several on a line
     for i, row in enumerate(value if key is None else value[key]):
-        place = f"{path}:{lines[i]}"
+        place = f"{path}:{lines[i]}" + (f" item {i + 1}" if numbered_items else "")
         if not isinstance(row, dict):
             raise DataError(f"{place}: the row is {describe_value(row)}, expected an object with the row's columns")
         yield row, place
 
 
 def read_csv(path: Path) -> Iterator[Located]:
-    """Read comma-separated values with a header (tab-separated in a file named .tsv)."""
-    delimiter = "\t" if ".tsv" in path.name.lower() else ","
+    """Read a table with a header, separated by commas (in a file named .tsv by tabs).
+
+    A header without that separator but with one of the others (comma, semicolon, tab, vertical bar) is split at that one.
+    """
+    usual = "\t" if ".tsv" in path.name.lower() else ","
     with _opened(path) as file:
         stream = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        table = csv.reader(stream, delimiter=delimiter, strict=True)
         try:
+            first = stream.readline(LINE)
+            counts = Counter(re.sub(r'"[^"]*"', "", first))
+            delimiter = usual if counts[usual] else max(usual + ",;\t|", key=counts.__getitem__)
+            lines = chain([first] if first else [], iter(partial(stream.readline, LINE), ""))
+            table = csv.reader(lines, delimiter=delimiter, strict=True)
             header = _next_record(table)
             if header is None:
                 return
@@ -75,8 +97,10 @@ def read_csv(path: Path) -> Iterator[Located]:
                 if values:
                     yield dict(zip(header, values, strict=True)), place
                 place = f"{path}:{table.line_num + 1}"
-        except csv.Error:
+        except csv.Error as error:
             message = "a quote is not closed, or text follows a closing quote"
+            if "field larger" in str(error):
+                message = f"a field has more than {LINE:,} characters (is a quote not closed?)"
             raise DataError(f"{path}:{table.line_num}: invalid CSV: {message}") from None
         except UnicodeDecodeError:
             _refuse_encoding(path)
@@ -87,7 +111,7 @@ def read_parquet(path: Path) -> Iterator[Located]:
     import pyarrow.parquet as pq
 
     with _readable_as("Parquet", path), pq.ParquetFile(path) as file:
-        yield from numbered(_rows(file.iter_batches(ROWS)), path)
+        yield from numbered(_rows(file.iter_batches(ROWS), file.schema_arrow), path)
 
 
 def read_arrow(path: Path) -> Iterator[Located]:
@@ -100,9 +124,9 @@ def read_arrow(path: Path) -> Iterator[Located]:
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
         except pa.ArrowInvalid:
             file.seek(0)
-            batches = iter(pa.ipc.open_stream(file))
+            batches = iter(reader := pa.ipc.open_stream(file))
         cut = (batch.slice(at, ROWS) for batch in batches for at in range(0, batch.num_rows, ROWS))
-        yield from numbered(_rows(cut), path)
+        yield from numbered(_rows(cut, reader.schema), path)
 
 
 READERS: Mapping[str, Reader] = {
@@ -119,10 +143,10 @@ READERS: Mapping[str, Reader] = {
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[gzip.GzipFile | io.BufferedReader]:
+def _opened(path: Path) -> Iterator[io.BufferedReader[Any]]:
     """Open a text file, decompressed; raises :class:`DataError` if it cannot be read."""
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        with io.BufferedReader(_Expanded(path), 1 << 17) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             if file.peek(2).startswith(_UTF16):
                 raise DataError(f"{path}:1: the file is UTF-16; save it as UTF-8")
             yield file
@@ -130,9 +154,36 @@ def _opened(path: Path) -> Iterator[gzip.GzipFile | io.BufferedReader]:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
 
 
+class _Expanded(io.RawIOBase):
+    """A gzipped file, which may not expand to more than text can: a few bytes can hold gigabytes of one character."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._path, self._read = gzip.GzipFile(path), path, 0
+        self._limit = max(_EXPANDED, _RATIO * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        self._read += count
+        if self._read > self._limit:
+            raise DataError(
+                f"{self._path} expands to more than {_RATIO} times its size; decompress it if that is right"
+            )
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def _text(path: Path) -> str:
     with _opened(path) as file:
-        content: bytes = file.read()
+        begin = file.peek(64).removeprefix(_BOM).lstrip()[:1]
+        content = file.read(LIST + 1 if begin in (b"[", b"{", b"") else 4096)
+    if len(content) > LIST:
+        raise DataError(f"{path} is longer than {LIST:,} bytes, too long for one JSON list; write JSON Lines (.jsonl)")
     if not content.strip():
         raise DataError(f"{path} is empty")
     try:
@@ -170,7 +221,7 @@ def _list_key(path: Path, value: Any, split: str | None) -> str:
     if len(keys) > 1:
         given = "" if split is None else f', none of them "{split}"{suggest(split, keys)}'
         raise DataError(
-            f"{path}:1: the file contains several lists ({', '.join(keys)}){given}; set data.split to one of them"
+            f"{path}:1: the file contains several lists ({few(keys)}){given}; set data.split to one of them"
         )
     return keys[0]
 
@@ -206,7 +257,7 @@ def _item_lines(text: str, key: str | None) -> list[int]:
 
 def _next_record(table: Iterator[list[str]]) -> list[str] | None:
     # Long answers exceed the csv module's limit of 128 KiB. It is global, so it is raised only while reading.
-    previous = csv.field_size_limit(sys.maxsize)
+    previous = csv.field_size_limit(LINE)
     try:
         return next(table, None)
     finally:
@@ -216,9 +267,9 @@ def _next_record(table: Iterator[list[str]]) -> list[str] | None:
 def _check_header(path: Path, header: list[str]) -> None:
     if not any(name.strip() for name in header):
         raise DataError(f"{path}:1: no header: the first line must name the columns")
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
     if repeated:
-        raise DataError(f'{path}:1: the header repeats column "{repeated[0]}"')
+        raise DataError(f'{path}:1: the header repeats column "{few(repeated[:1])}"')
 
 
 @contextmanager
@@ -231,5 +282,13 @@ def _readable_as(kind: str, path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read as {kind}: {first_line(error)}") from None
 
 
-def _rows(batches: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    return chain.from_iterable(batch.to_pylist() for batch in batches)
+def _rows(batches: Iterable[Any], schema: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of Arrow batches; columns of ``datasets``' type Json, which are stored as text, are decoded."""
+    rows = map(without_fill_ins, chain.from_iterable(batch.to_pylist() for batch in batches))
+    if b'"Json"' not in (schema.metadata or {}).get(b"huggingface", b""):
+        return rows
+    from datasets import Features
+
+    features = Features.from_arrow_schema(schema)
+    coded = Features({name: feature for name, feature in features.items() if "Json(" in repr(feature)})
+    return ({**row, **coded.decode_example({name: row[name] for name in coded})} for row in rows)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignkit.config import Reading
+from alignkit.data.rows import without_fill_ins
 from alignkit.data.sources.chunks import ROWS, Source, choose_split, numbered, suffix_of
 from alignkit.errors import DataError, first_line, suggest
 
@@ -77,7 +78,7 @@ def dataset_source(dataset: Any, name: str) -> Source:
     def rows() -> Iterator[Mapping[str, Any]]:
         for columns in dataset.iter(ROWS):
             for values in zip(*columns.values(), strict=True):
-                yield dict(zip(columns, values, strict=True))
+                yield without_fill_ins(dict(zip(columns, values, strict=True)))
 
     def digest() -> str:
         import pyarrow as pa
@@ -101,7 +102,7 @@ def _stream_source(stream: Any, name: str, limit: int | None) -> Source:
     def spool() -> IO[bytes]:
         file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the source)
         try:
-            for row in islice(stream, limit):
+            for row in map(without_fill_ins, islice(stream, limit)):
                 file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass") + b"\n")
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"reading {name} failed part-way: {first_line(error)}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.contract import RowKind
+from alignkit.data.rows import few
 from alignkit.data.table.tokenised_rows import TokenisedRows, TokenTable
 from alignkit.errors import DataError
 
@@ -21,7 +23,9 @@ _COUNTED = {
     "eos_added": "completions given an end token",
     "eos_missing": "completions without an end token",
     "double_bos": "prompts that begin with two BOS tokens",
+    "bos_removed": "completions that began with a BOS token, which is removed",
 }
+UNREAD = "columns that are part of neither prompts nor answers"
 SUMS = tuple(name for name in _COUNTED if name != "truncated_prompts")
 """Columns summed over the usable rows."""
 
@@ -49,11 +53,17 @@ class SourceReport:
     eos_added: int = 0
     eos_missing: int = 0
     double_bos: int = 0
+    bos_removed: int = 0
+    unread: tuple[str, ...] = ()
+    """Columns that are part of neither prompts nor answers, and keys of messages that the chat template does not name."""
 
     @classmethod
     def of(cls, table: TokenTable) -> SourceReport:
+        import pyarrow.compute as pc
+
         unusable = np.setdiff1d(np.arange(len(table)), table.kept)
         reasons = table.table.column("unusable").take(unusable).to_pylist()
+        unread = pc.unique(table.table.column("unread")).to_pylist()
         first = dict(zip(reversed(reasons), reversed(unusable.tolist()), strict=True))
         return cls(
             table.source,
@@ -62,6 +72,7 @@ class SourceReport:
             kept=len(table.kept),
             dropped={why: Dropped(count, table.place(first[why])) for why, count in Counter(reasons).items()},
             truncated_prompts=int((table.numbers("prompt_lost")[table.kept] > 0).sum()),
+            unread=tuple(sorted({name for found in unread if found for name in json.loads(found)})),
             **{name: int(table.numbers(name)[table.kept].sum()) for name in SUMS},
         )
 
@@ -77,6 +88,7 @@ class SourceReport:
             *(f"{rows.count:,} dropped: {why} (first: {rows.first})" for why, rows in self.dropped.items()),
             *(f"{count:,} {label}" for count, label in counts if count),
         ]
+        lines += [f"{UNREAD}: {few(self.unread)}"] if self.unread else []
         return [f"{self.source}: {line}" for line in lines]
 
     def check(self, max_dropped: float) -> None:
@@ -85,7 +97,10 @@ class SourceReport:
             return
         reasons = ", ".join(f"{rows.count:,} {why} (first: {rows.first})" for why, rows in self.dropped.items())
         allowed = f"data.max_dropped allows {max_dropped:.3%}".replace(".000%", "%") if self.kept else "no row is left"
-        raise DataError(f"{self.source}: {self.unusable:,} of {self.read:,} rows cannot be used ({allowed}): {reasons}")
+        fix = "; align data check --fix OUT writes a copy without them" if self.kept else ""
+        raise DataError(
+            f"{self.source}: {self.unusable:,} of {self.read:,} rows cannot be used ({allowed}): {reasons}{fix}"
+        )
 
 
 @dataclass(frozen=True)

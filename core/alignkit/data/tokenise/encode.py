@@ -21,9 +21,9 @@ from alignkit.contract import RawRows, Row, RowKind, Text
 from alignkit.data.rows import as_json, text_digest
 from alignkit.data.shapes.normalise import Normaliser, UniqueIds
 from alignkit.data.shapes.pairs import Pairing, expand_alternatives, is_rated_answer, left_over, paired
-from alignkit.data.shapes.templates import fill
+from alignkit.data.shapes.templates import fill, variables
 from alignkit.data.sources.chunks import Chunk, Source
-from alignkit.data.tokenise.render import render_all
+from alignkit.data.tokenise.render import render_all, unread
 from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
 from alignkit.data.tokenise.workers import cores, in_order
 from alignkit.errors import DataError
@@ -101,14 +101,15 @@ def _as_pairs(source: Source, recipe: Recipe) -> Source:
 
 
 def _first_rows(source: Source, recipe: Recipe, chunk: Chunk) -> RawRows:
-    """Return the readable first rows, which decide the shape (an unreadable row raises when its chunk is encoded)."""
+    """Return the readable first rows, which decide the columns (an unreadable row raises when its chunk is encoded)."""
+
+    def made(raw: RawRows) -> RawRows:
+        return expand_alternatives(fill(raw, recipe.template), recipe.columns, recipe.pairs)
+
     try:
-        raw = chunk.read(source.name)
+        return made(chunk.read(source.name))
     except DataError:
-        raw = source.head(1).read()
-    first = RawRows(raw.rows[:1], raw.where, raw.source)
-    made = expand_alternatives(fill(first, recipe.template), recipe.columns, recipe.pairs)
-    return RawRows([*made.rows, *raw.rows[1:]], raw.where, raw.source)
+        return made(source.head(1).read())
 
 
 class _Work:
@@ -127,6 +128,7 @@ class _Work:
             chat=bool(tokenizer.chat_template),
             all_turns=self.all_turns,
         )
+        self.filled = variables(recipe.template)
 
     def __call__(self, chunk: Chunk) -> pa.RecordBatch:
         # A chunk makes hundreds of thousands of small objects but no cycles; garbage collection would cost 10 % of the time.
@@ -145,10 +147,21 @@ class _Work:
         usable = [row for row in rows if row.unusable is None]
         encoded = iter(self.encoder.encode(render_all(usable, self.tokenizer, all_turns=self.all_turns)))
         made = [TokenRow(unusable=row.unusable) if row.unusable is not None else next(encoded) for row in rows]
-        return _record_batch(rows, made, SEGMENTS[recipe.kind], self.root)
+        return _record_batch(rows, made, self._unread(rows), SEGMENTS[recipe.kind], self.root)
+
+    def _unread(self, rows: Sequence[Row]) -> list[str | None]:
+        """Return for every row the columns (and keys of messages) of no effect that no earlier row of the chunk has."""
+        known, found = self.filled.copy(), list[str | None]()
+        for row in rows:
+            new = unread(row, self.recipe.kind, self.tokenizer.chat_template) - known
+            known |= new
+            found.append(json.dumps(sorted(new)) if new else None)
+        return found
 
 
-def _record_batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, root: str) -> pa.RecordBatch:
+def _record_batch(
+    rows: Sequence[Row], made: Sequence[TokenRow], unread: Sequence[str | None], parts: int, root: str
+) -> pa.RecordBatch:
     import numpy as np
     import pyarrow as pa
 
@@ -161,7 +174,8 @@ def _record_batch(rows: Sequence[Row], made: Sequence[TokenRow], parts: int, roo
         "position": pa.array([row.position for row in rows], pa.int64()),
         "place": _strings([row.place.removeprefix(root) for row in rows]),
         **{name: _strings([getattr(row, name) for row in rows]) for name in ("id", "cluster", "category")},
-        "fields": _strings([json.dumps(row.fields) if row.fields else None for row in rows]),
+        "fields": _strings([json.dumps(row.fields, default=str) if row.fields else None for row in rows]),
+        "unread": _strings(unread),
         "prompt": _strings([text_digest(row.prompt) for row in rows]),
         "text": _strings([_text(row) for row in rows]),
         "unusable": _strings([row.unusable for row in made]),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import TemplateError
-
-from alignkit.contract import Message, Row
-from alignkit.errors import DataError, first_line
+from alignkit.contract import Message, Row, RowKind
+from alignkit.data.shapes.normalise import LONGEST
+from alignkit.data.shapes.pairs import GROUP, MARGIN
+from alignkit.errors import DataError, SourceError, first_line
+from alignkit.system.budget import time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_REFUSALS = (TemplateError, ValueError, TypeError, KeyError)
-"""Exceptions of chat templates for conversations they do not support."""
 
 
 class Rendered(NamedTuple):
@@ -65,11 +65,16 @@ def render_all(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, all_t
         and "add_generation_prompt" in _options(row.prompt)
     ]
     done: dict[int, Rendered] = {}
-    with suppress(*_REFUSALS):  # on an exception, rows are rendered one by one to find the rejected ones
-        prompts = _batch(tokenizer, [rows[i].prompt for i in together], add_generation_prompt=True)
-        wholes = iter(_batch(tokenizer, [whole for i in together for whole in _wholes(rows[i])]))
+    try:
+        place = rows[together[0]].place if together else ""
+        prompts = _batch(place, tokenizer, [rows[i].prompt for i in together], add_generation_prompt=True)
+        wholes = iter(_batch(place, tokenizer, [whole for i in together for whole in _wholes(rows[i])]))
         for i, prompt in zip(together, prompts, strict=True):
             done[i] = _split(prompt, [next(wholes) for _ in _wholes(rows[i])])
+    except SourceError:
+        raise
+    except DataError:
+        done = {}  # rows are rendered one by one to find the rejected ones
     return [done.get(i) or render(row, tokenizer, row.place, all_turns=all_turns) for i, row in enumerate(rows)]
 
 
@@ -103,7 +108,8 @@ def _turns(row: Row, tokenizer: PreTrainedTokenizerBase, place: str, whole: str)
         if not (whole.startswith(before) and whole.startswith(through)):
             raise DataError(
                 f"{place}: the chat template renders turn {i + 1} differently when later turns follow, so "
-                "data.train_on: all cannot locate the assistant's tokens; use data.train_on: last"
+                "data.train_on: all cannot locate the assistant's tokens; use data.train_on: last, or set "
+                "model.chat_template to one made for training, such as those in trl/chat_templates"
             )
         turns.append((before, through))
     return tuple(turns)
@@ -126,11 +132,40 @@ def _apply(
     if row.tools:
         options["tools"] = [dict(tool) for tool in row.tools]
     try:
-        return _batch(tokenizer, [messages], **options)[0]
-    except _REFUSALS as error:
-        raise DataError(f"{place}: the chat template rejects this conversation: {first_line(error)}") from None
+        return _batch(place, tokenizer, [messages], **options)[0]
+    except DataError as error:
+        system = "system" in str(error).casefold() and any(message["role"] == "system" for message in messages)
+        remedy = "; move the system text into the first user turn, or set model.chat_template to one that takes it"
+        raise DataError(f"{error}{remedy}" if system else str(error)) from None
 
 
-def _batch(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Any], **options: Any) -> list[str]:
+def _batch(place: str, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Any], **options: Any) -> list[str]:
     plain = [[dict(message) for message in conversation] for conversation in conversations]
-    return list(map(str, tokenizer.apply_chat_template(plain, tokenize=False, **options))) if plain else []
+    if not plain:
+        return []
+    try:
+        with time_limit():
+            texts = list(map(str, tokenizer.apply_chat_template(plain, tokenize=False, **options)))
+    except TimeoutError as error:
+        raise SourceError(f"{place}: the chat template does not end: {error}") from None
+    except Exception as error:  # whatever a template does
+        raise DataError(f"{place}: the chat template rejects this conversation: {first_line(error)}") from None
+    if (longest := max(map(len, texts))) > LONGEST:
+        raise DataError(f"{place}: the chat template makes a text of {longest:,} characters, more than {LONGEST:,}")
+    return texts
+
+
+def unread(row: Row, kind: RowKind, template: str | None) -> set[str]:
+    """Return the columns that are part of neither prompt nor answers, and the keys of messages the template does not name."""
+    names = row.fields.keys() - {GROUP, MARGIN, "label" if kind == "unpaired" else ""}
+    if template and not isinstance(row.prompt, str):
+        turns = chain(row.prompt, *(answer for answer in row.answers if not isinstance(answer, str)))
+        names |= {f"messages.{key}" for turn in turns if len(turn) > 2 for key in turn if key not in _words(template)}
+        if row.tools and "tools" not in _words(template):
+            names.add("tools")
+    return names
+
+
+@lru_cache(maxsize=8)
+def _words(template: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", template))

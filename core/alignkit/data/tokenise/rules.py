@@ -7,8 +7,9 @@ The rules, in the order they are applied:
    is scored and both completions of a pair have the same prompt.
 2. The tokenizer's prefix (BOS) occurs once, also if the text already contains it.
 3. An empty prompt becomes the BOS token, else the EOS token, else the first token of its completions.
-4. A completion that does not end with an end-of-text or end-of-turn token gets the EOS token (``append_eos``; counted).
-5. To fit ``max_length``, the prompt is truncated on the left down to one token, then the completions on the right (counted).
+4. A BOS token at the beginning of a completion is removed (counted).
+5. A completion that does not end with an end-of-text or end-of-turn token gets the EOS token (``append_eos``; counted).
+6. To fit ``max_length``, the prompt is truncated on the left down to one token, then the completions on the right (counted).
    The longest completion decides, so both completions of a pair have the same prompt.
 """
 
@@ -71,6 +72,7 @@ class TokenRow(NamedTuple):
     eos_added: int = 0
     eos_missing: int = 0
     double_bos: int = 0
+    bos_removed: int = 0
 
 
 class Encoder:
@@ -108,6 +110,9 @@ class Encoder:
             return TokenRow(unusable=NO_TOKENS)
         if any(all(self._is_silent(token) for token in completion) for completion in completions):
             return TokenRow(unusable=ONLY_SPECIAL)
+        # Ranges of turns are counted from the beginning.
+        doubled = [turns is None and len(ids) > 1 and ids[0] == self.tokenizer.bos_token_id for ids in completions]
+        completions = [ids[1:] if bos else ids for ids, bos in zip(completions, doubled, strict=True)]
         ended = [self._end(completion) for completion in completions]
         fitted = truncate(prompt, tuple(ids for ids, _ in ended), self.rules.max_length)
         scored = None
@@ -129,6 +134,7 @@ class Encoder:
             border_merges=merges,
             eos_added=sum(what == "eos_added" for _, what in ended),
             eos_missing=sum(what == "eos_missing" for _, what in ended),
+            bos_removed=sum(doubled),
             double_bos=int(len(prompt) > 1 and prompt[0] == prompt[1] == self.tokenizer.bos_token_id),
         )
 
@@ -158,7 +164,7 @@ class Encoder:
         return NO_START if start is None else ([start], wholes)
 
     def _end(self, completion: Ids) -> tuple[Ids, str]:
-        """Return the completion with an end token, and ``eos_added``, ``eos_missing`` or "" (rule 4)."""
+        """Return the completion with an end token, and ``eos_added``, ``eos_missing`` or "" (rule 5)."""
         last = next((token for token in reversed(completion) if not self._is_space(token)), None)
         if last in self._ends:
             return completion, ""
