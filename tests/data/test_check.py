@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from alignkit.__main__ import main
 from alignkit.config import CheckConfig, DataConfig, ModelConfig
-from alignkit.data.checking import check_source, write_fixed
 from alignkit.demo import data_path
 from alignkit.errors import DataError
 from alignkit.models.load import build_model
+from alignkit_checks.check import check_source
+from alignkit_checks.fix import write_fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

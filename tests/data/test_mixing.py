@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from alignkit.config import CheckConfig, DataConfig
-from alignkit.data.checking.before_training import check_before_training
+from alignkit.data.checking import check_before_training
 from alignkit.data.load import Data
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.data.order.row_order import RowOrder

@@ -12,11 +12,11 @@ import pyarrow.parquet
 import pytest
 from alignkit.contract.rows import RawRows, Row
 from alignkit.contract.types import RowKind
-from alignkit.data.checking import check_source
 from alignkit.data.load import Data
 from alignkit.data.shapes.normalise import EMPTY_COMPLETION, OTHER_TURNS
 from alignkit.errors import DataError
 from alignkit.onpolicy.rewards import as_reward
+from alignkit_checks.check import check_source
 
 from tests.helpers.data import TOKENIZER, load, load_all, make_tokenizer, normalise, pairs, write_jsonl
 

@@ -6,4 +6,3 @@ from alignkit.contract.commands import Command
 
 RUN = Command("alignkit.cli.runs:run", "Train a model with one method and evaluate it before and after.")
 RESUME = Command("alignkit.cli.runs:resume", "Resume an interrupted run.")
-DATA = Command("alignkit.cli.data:data", "Check data before training on it.")

@@ -9,7 +9,7 @@ import numpy as np
 
 from alignkit.config import RunConfig
 from alignkit.contract import LoadedModel
-from alignkit.data.checking.before_training import check_before_training
+from alignkit.data.checking import check_before_training
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.display.console import Console
 from alignkit.runs.prepare import load_parts, plan_run

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import settings
 from alignkit.config import RunConfig
-from alignkit.data.checking.before_training import check_before_training
+from alignkit.data.checking import check_before_training
 from alignkit.data.order.mixing import describe_mix
 from alignkit.errors import CheckpointError, InterruptedRun
 from alignkit.rundir.directory import RunDir

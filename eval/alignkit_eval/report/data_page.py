@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from alignkit.data.checking import Check
+from alignkit.data.checking import Finding
 
 from alignkit_eval.report.curves import COLOURS
 from alignkit_eval.report.parts import EmbeddedFigure, Figures, Page, Section, SortableTable, TableCell, number_cell
 from alignkit_eval.report.plots import embed
 from alignkit_eval.report.render import write_page
+
+
+class Check(Protocol):
+    """What the page shows of one checked source (``alignkit_checks.check.Check``)."""
+
+    source: str
+    rows: int
+    findings: Sequence[Finding]
+    length: Mapping[str, float]
+    tokens: Mapping[str, int]
+    words: Mapping[str, Sequence[int]]
+    token_lengths: Sequence[int]
+    max_length: int
 
 
 def data_report(checks: Sequence[Check], path: Path) -> Path:

@@ -1,3 +1,5 @@
-"""The built-in rules of ``align data check`` on the text of rows."""
+"""``align data check`` and its built-in rules. Importing this loads nothing heavy."""
 
-from alignkit_checks.rules import RULES as RULES
+from alignkit import Command
+
+DATA = Command("alignkit_checks.cli:data", "Check data before training on it.")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from alignkit import Run
-from alignkit.data.checking import check_source
+from alignkit_checks.check import check_source
 from alignkit_eval.rating import write_rating_page
 from alignkit_eval.report import data_report, run_report
 from alignkit_eval.report.explorers import diff_words

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-
 from alignkit.config import DataConfig
-from alignkit.contract import Hit, Row
+from alignkit.contract import DataRule, Hit, Row
 from alignkit.data.table.report import SUMS
 from alignkit.data.tokenise.render import Rendered, render
 from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
 from alignkit.errors import DataError
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,13 +67,6 @@ def tokenize_for_check(
     return CheckedRows(found)
 
 
-def hits(rows: Sequence[Tokenised], problem: Callable[[Tokenised], str | None]) -> Iterator[Hit]:
-    """Yield the rows with a problem, each described by the function that looks for it."""
-    for i, row in enumerate(rows):
-        if (about := problem(row)) is not None:
-            yield Hit(i, about)
-
-
 def _truncated(row: Tokenised) -> str | None:
     if not isinstance(row, TokenRow) or not row.parts or not (row.prompt_lost or row.completion_lost):
         return None
@@ -110,3 +102,12 @@ TOKEN_RULES: tuple[tuple[str, str, Callable[[Tokenised], str | None], bool], ...
     ),
 )
 """Name, title, rule, and whether ``--fix`` removes the rows."""
+
+
+def token_rules(seen: CheckedRows) -> list[DataRule]:
+    """Return the rules on tokens as rules of the rows that ``seen`` was tokenised from."""
+
+    def of(problem: Callable[[Tokenised], str | None]) -> Callable[..., Iterator[Hit]]:
+        return lambda *_: (Hit(i, about) for i, row in enumerate(seen.rows) if (about := problem(row)) is not None)
+
+    return [DataRule(name, title, of(problem), drops) for name, title, problem, drops in TOKEN_RULES]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from alignkit import settings
 from alignkit.config import DataConfig, ModelConfig, Reading
 from alignkit.errors import ConfigError
@@ -53,9 +52,11 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     sources are checked, with its columns and thresholds (data.check).
     """
     from alignkit.contract.registry import load_report
-    from alignkit.data.checking import check_source, fixed_files, write_fixed
     from alignkit.models.paths import resolve_path
     from alignkit.models.tokenizer import load_tokenizer
+
+    from alignkit_checks.check import check_source
+    from alignkit_checks.fix import fixed_files, write_fixed
 
     configured = Path(source).suffix.lower() in (".yaml", ".yml")
     sections, model, session = (

@@ -1,53 +1,28 @@
-"""Data checks: apply every rule to a source, report the findings, and write a cleaned copy."""
+"""Check a source: its rows as a run reads and tokenises them, every rule applied."""
 
 from __future__ import annotations
 
-import logging
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from alignkit.config import CheckConfig, DataConfig, SourceConfig
-from alignkit.contract import DataRule, Hit, Row, RowKind, plain_text, texts_of
-from alignkit.contract.registry import load, usable
-from alignkit.data.checking.reading import Readable, read_source
-from alignkit.data.checking.tokenised import TOKEN_RULES, CheckedRows, hits, tokenize_for_check
+from alignkit.config import DataConfig, SourceConfig
+from alignkit.contract import Row, RowKind, plain_text, texts_of
+from alignkit.data.checking import EXAMPLES, Finding, find
 from alignkit.data.rows import few
-from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
 from alignkit.data.shapes.templates import variables
 from alignkit.data.sources.open import HELD_OUT_SPLITS, Load
 from alignkit.data.table.report import UNREAD
 from alignkit.data.tokenise.render import unread
-from alignkit.errors import DataError, PluginError
-from alignkit.system.files import require_writable, staged_directory, write_jsonl
+
+from alignkit_checks.reading import Readable, read_source
+from alignkit_checks.tokenised import token_rules, tokenize_for_check
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-EXAMPLES = 5
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The rows found by one rule."""
-
-    rule: str
-    title: str
-    count: int
-    rate: float
-    """Share of all rows."""
-    drops: bool
-    """Whether ``--fix`` removes the rows."""
-    examples: Sequence[Mapping[str, str]]
-    """The first few: ``place`` (file:line), ``row`` (its id), ``about``."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +129,7 @@ def check_source(
         named = config.eval_split if isinstance(config.eval_split, str) else None
         other = read_source(held_out, named, everything, load=load, default_splits=HELD_OUT_SPLITS).rows
     seen = None if tokenizer is None else tokenize_for_check(rows, tokenizer, config, all_turns=all_turns)
-    found, dropped = find(rows, other, config.check, total, seen)
+    found, dropped = find(rows, other, config.check, total, () if seen is None else token_rules(seen))
     return Check(
         source=source,
         rows=readable.read,
@@ -169,42 +144,6 @@ def check_source(
         dropped=dropped,
         readable=readable,
     )
-
-
-def find(
-    rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig, total: int, seen: CheckedRows | None = None
-) -> tuple[list[Finding], dict[int, str]]:
-    """Apply every rule to rows; return the findings, and the rows a cleaned copy leaves out with the rule."""
-    findings: list[Finding] = []
-    dropped: dict[int, str] = {}
-    checks: list[tuple[str, str, bool, Iterable[Hit]]] = [
-        (rule.name, rule.title, rule.drops, rule.find(rows, held_out, limits)) for rule in installed_rules()
-    ]
-    if seen is not None:
-        checks += [(name, title, drops, hits(seen.rows, problem)) for name, title, problem, drops in TOKEN_RULES]
-    for name, title, drops, found in checks:
-        if not (rule_hits := list(found)):
-            continue
-        shown = [{"place": rows[h.row].place, "row": rows[h.row].id, "about": h.about} for h in rule_hits[:EXAMPLES]]
-        findings.append(Finding(name, title, len(rule_hits), len(rule_hits) / total, drops, shown))
-        dropped |= {hit.row: name for hit in rule_hits if drops and hit.row not in dropped}
-    return findings, dropped
-
-
-def installed_rules() -> list[DataRule]:
-    """Return the rules of every installed package; a package whose rules cannot be loaded is named in a warning."""
-    found: list[DataRule] = []
-    for entry in usable("align.rules").values():
-        try:
-            found += load(entry)
-        except PluginError as error:
-            log.warning("data check: %s", error)
-    return found
-
-
-def rule_names() -> list[str]:
-    """Return the names of all rules, those on tokens included."""
-    return ["broken", *(rule.name for rule in installed_rules()), *(name for name, *_ in TOKEN_RULES)]
 
 
 def length_bias(rows: Sequence[Row]) -> Mapping[str, float]:
@@ -228,52 +167,3 @@ def _words(rows: Sequence[Row]) -> dict[str, list[int]]:
     for name, text in chain.from_iterable(map(texts_of, rows)):
         found.setdefault(name, []).append(len(text.split()))
     return found
-
-
-def write_fixed(check: Check, path: Path) -> tuple[int, int]:
-    """Write the rows without findings, unchanged, to ``path`` (JSON Lines), and the removed ones to PATH.dropped.jsonl.
-
-    Return the numbers of kept and removed rows. Both are complete before either appears, PATH last.
-    """
-    readable = check.readable
-    if readable is None:
-        raise ValueError("this check has no rows")
-    raw = readable.raw
-    rules = {readable.rows[row].position: rule for row, rule in check.dropped.items()}
-    kept = [_storable(row) for position, row in enumerate(raw.rows) if position not in rules]
-    left = [{"place": b.place, "rule": "broken", "about": b.why, "row": _storable(b.content)} for b in readable.broken]
-    left += [{"place": raw.where(i), "rule": rules[i], "row": _storable(raw.rows[i])} for i in sorted(rules)]
-    log, partial = fixed_files(path)
-    with staged_directory(partial) as staged:
-        write_jsonl(staged / path.name, kept)
-        write_jsonl(staged / log.name, left)
-    (partial / log.name).replace(log)
-    (partial / path.name).replace(path)
-    shutil.rmtree(partial)
-    return len(kept), len(left)
-
-
-def fixed_files(path: Path) -> tuple[Path, Path]:
-    """Return the log that belongs to a cleaned copy ``path``, and the directory both are moved from when complete.
-
-    Raises :class:`DataError` if one of the files exists (a log whose copy was never moved is of a killed process), and
-    :class:`ConfigError` if they cannot be written.
-    """
-    log, partial = path.with_name(f"{path.name}.dropped.jsonl"), path.with_name(f".{path.name}.whole")
-    for file in (path,) if partial.is_dir() else (path, log):
-        if file.exists():
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed after it had moved both
-            raise DataError(f"{file} exists already: --fix writes a new file")
-    require_writable(path)
-    return log, partial
-
-
-def _storable(value: Any) -> Any:
-    """Return a value for JSON, with other types of tables (times, bytes) as text."""
-    if isinstance(value, Mapping):
-        return {str(key): _storable(entry) for key, entry in value.items() if key != UNUSABLE_COLUMN}
-    if isinstance(value, (list, tuple)):
-        return [_storable(entry) for entry in value]
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    return value if value is None or isinstance(value, (bool, int, float)) else str(value)

@@ -1,18 +1,20 @@
-"""The rules of ``align data check``, applied to a run's rows before training."""
+"""The installed rules of data checks, applied to rows: before training, and by ``align data check``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignkit.config import CheckConfig
-from alignkit.contract.registry import usable
-from alignkit.data.checking.check import Finding, find, rule_names
+from alignkit.contract import DataRule, Row
+from alignkit.contract.registry import load, usable
 from alignkit.data.table.tokenised_rows import TextRows, TokenisedRows
-from alignkit.errors import ConfigError, DataError, suggest
+from alignkit.errors import ConfigError, DataError, PluginError, suggest
 from alignkit.system.cache import ContentCache
 from alignkit.system.code import code_of
 from alignkit.system.environment import versions
@@ -21,7 +23,53 @@ from alignkit.system.files import digest, write_json
 if TYPE_CHECKING:
     from alignkit.data.load import Data
 
+log = logging.getLogger(__name__)
+
+EXAMPLES = 5
+"""Rows a finding shows."""
+
 _CACHE = ContentCache("checks", ".json")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The rows found by one rule."""
+
+    rule: str
+    title: str
+    count: int
+    rate: float
+    """Share of all rows."""
+    drops: bool
+    """Whether ``--fix`` removes the rows."""
+    examples: Sequence[Mapping[str, str]]
+    """The first few: ``place`` (file:line), ``row`` (its id), ``about``."""
+
+
+def installed_rules() -> list[DataRule]:
+    """Return the rules of every installed package; a package whose rules cannot be loaded is named in a warning."""
+    found: list[DataRule] = []
+    for entry in usable("align.rules").values():
+        try:
+            found += load(entry)
+        except PluginError as error:
+            log.warning("data check: %s", error)
+    return found
+
+
+def find(
+    rows: Sequence[Row], held_out: Sequence[Row], limits: CheckConfig, total: int, more: Sequence[DataRule] = ()
+) -> tuple[list[Finding], dict[int, str]]:
+    """Apply the installed rules, and ``more``, to rows; return the findings, and row -> rule of the rows a rule drops."""
+    findings: list[Finding] = []
+    dropped: dict[int, str] = {}
+    for rule in [*installed_rules(), *more]:
+        if not (hits := list(rule.find(rows, held_out, limits))):
+            continue
+        shown = [{"place": rows[h.row].place, "row": rows[h.row].id, "about": h.about} for h in hits[:EXAMPLES]]
+        findings.append(Finding(rule.name, rule.title, len(hits), len(hits) / total, rule.drops, shown))
+        dropped |= {hit.row: rule.name for hit in hits if rule.drops and hit.row not in dropped}
+    return findings, dropped
 
 
 def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
@@ -34,7 +82,7 @@ def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
         DataError: a rule found a larger share of the rows than ``most`` allows.
     """
     for rule in limits.most:
-        if rule not in (known := rule_names()):
+        if rule not in (known := [rule.name for rule in installed_rules()]):
             raise ConfigError(
                 f'data.check.most: unknown rule "{rule}"{suggest(rule, known)} (known: {", ".join(known)})'
             )
