@@ -52,6 +52,7 @@ OVERRIDDEN = (
     Pin("transformers:Trainer", "_save_checkpoint", "self, model, trial", "a checkpoint appears whole or not at all"),
     Pin("transformers:Trainer", "_save", "self, output_dir, state_dict", "a critic is saved beside the model"),
     Pin("transformers:Trainer", "_load_from_checkpoint", "self, resume_from_checkpoint, model", "and loaded with it"),
+    Pin("transformers:Trainer", "_load_optimizer_and_scheduler", "self, checkpoint", "and changed settings kept"),
     Pin("transformers:Trainer", "_load_best_model", "self", "and loaded with the best model"),
     Pin("transformers:Trainer", "_issue_warnings_after_load", "self, load_result", "a critic is not a missing key"),
     Pin("evaluate:Metric", "_info", "self", "evaluate's way to define a metric"),

@@ -19,8 +19,9 @@ import click
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), help="Random seed (default: 0).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key: lambda=0.1, train.max_steps=9.")
 @click.option("--resume", is_flag=True, help="Resume the interrupted run called --name.")
+@click.option("--change", is_flag=True, help="With --resume: accept settings that differ, and record them.")
 @click.option("--dry-run", is_flag=True, help="Check configuration and data and print the plan, without training.")
-def run(config: Path | None, resume: bool, dry_run: bool, **options: Any) -> None:
+def run(config: Path | None, resume: bool, change: bool, dry_run: bool, **options: Any) -> None:
     """Train a model with one method and evaluate it before and after.
 
     Every option is also a key of the file CONFIG (YAML); the command line overrides the file, the file the method's defaults.
@@ -33,18 +34,23 @@ def run(config: Path | None, resume: bool, dry_run: bool, **options: Any) -> Non
         click.echo(f"Note: {note}", err=True)
     from alignkit.runs.api import run as start
 
-    done = start(resolved.config, resume=resume, dry_run=dry_run)
+    done = start(resolved.config, resume=resume, change=change, dry_run=dry_run)
     if done is not None:
         _write_report(done.directory)
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-def resume(run: Path) -> None:
-    """Resume the interrupted run in directory RUN from its last complete checkpoint."""
+@click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Another value of a setting; needs --change.")
+@click.option("--change", is_flag=True, help="Accept settings that differ from the run's, and record them.")
+def resume(run: Path, sets: tuple[str, ...], change: bool) -> None:
+    """Resume the interrupted run in directory RUN from its last complete checkpoint.
+
+    A finished run is trained further with --set train.max_steps=N --change.
+    """
     from alignkit.runs.api import resume as resume_run
 
-    _write_report(resume_run(run).directory)
+    _write_report(resume_run(run, sets=sets, change=change).directory)
 
 
 def _write_report(directory: Path) -> None:

@@ -110,9 +110,6 @@ class ChangeRecord(_Record):
     before: Any = Field(None, alias="from")
     after: Any = Field(None, alias="to")
 
-    def __str__(self) -> str:
-        return f"{self.key} from {self.before} to {self.after} at step {self.step}"
-
 
 class RunRecord(_Record):
     """Everything that readers of run.json use."""

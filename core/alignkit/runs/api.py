@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit import settings
 from alignkit.config import ModelConfig, RunConfig
 from alignkit.display.console import Console
-from alignkit.errors import CheckpointError
+from alignkit.errors import CheckpointError, ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.quiet import quiet_libraries
@@ -48,12 +49,15 @@ class Run:
         return loaded.model.eval(), loaded.tokenizer
 
 
-def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False, quiet: bool = False) -> Run | None:
+def run(
+    config: RunConfig, *, resume: bool = False, change: bool = False, dry_run: bool = False, quiet: bool = False
+) -> Run | None:
     """Train as ``config`` says.
 
     Args:
         config: the configuration; see ``align schema METHOD`` for every key.
         resume: resume the run named ``config.run.name`` if it was interrupted.
+        change: let ``config`` differ from what the resumed run began with, and record the changes.
         dry_run: only print what the run would do.
         quiet: print nothing; messages are in the run's train.log.
 
@@ -67,6 +71,8 @@ def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False, quiet
 
     quiet_libraries()
     config = settings.check_config(config)
+    if change and not resume:
+        raise ConfigError("--change applies to a run that is resumed: add --resume")
     if dry_run:
         from alignkit.runs.dry_run import show_dry_run
 
@@ -75,26 +81,29 @@ def run(config: RunConfig, *, resume: bool = False, dry_run: bool = False, quiet
     if resume:
         if config.run.name is None:
             raise CheckpointError("--resume needs the run's name: --name NAME, or align resume DIRECTORY")
-        return _resume(config, RunDir.open(Path(config.run.output) / config.run.name), quiet)
+        return _resume(config, RunDir.open(Path(config.run.output) / config.run.name), change, quiet)
     return Run(execute.start(config, quiet=quiet))
 
 
-def resume(path: Path, *, quiet: bool = False) -> Run:
+def resume(path: Path, *, sets: Iterable[str] = (), change: bool = False, quiet: bool = False) -> Run:
     """Resume an interrupted or failed run from its last whole checkpoint, to the weights it would have had.
 
-    A finished run is returned as it is. Raises :class:`~alignkit.errors.CheckpointError` if it cannot be resumed.
+    ``sets`` are ``key=value`` texts over its run.yaml. What differs from the run's record is refused, or with ``change``
+    recorded; a finished run without changes is returned as it is. Raises :class:`~alignkit.errors.CheckpointError` if it
+    cannot be resumed.
     """
     quiet_libraries()
     directory = RunDir.open(path)
     if not directory.config.is_file():
         raise CheckpointError(f"{path} has no run.yaml, so the run cannot be resumed")
-    return _resume(settings.resolve(directory.config, resume=True).config, directory, quiet)
+    return _resume(settings.resolve(directory.config, sets=sets, resume=True).config, directory, change, quiet)
 
 
-def _resume(config: RunConfig, directory: RunDir, quiet: bool) -> Run:
+def _resume(config: RunConfig, directory: RunDir, change: bool, quiet: bool) -> Run:
     from alignkit.runs import execute
+    from alignkit.runs.changes import accepted_changes
 
-    if directory.status == "finished":
+    if directory.status == "finished" and not accepted_changes(directory, config, accept=change):
         Console(quiet=quiet).info(f"{directory.path} is already finished")
         return Run(directory.path)
-    return Run(execute.resume(config, directory, quiet=quiet))
+    return Run(execute.resume(config, directory, change=change, quiet=quiet))

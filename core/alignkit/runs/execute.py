@@ -19,6 +19,7 @@ from alignkit.data.order.mixing import describe_mix
 from alignkit.errors import CheckpointError, InterruptedRun
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
+from alignkit.runs.changes import Change, accepted_changes
 from alignkit.runs.evaluator import Results, RunEvaluator, directions_of, values_of
 from alignkit.runs.parts import engine_parts
 from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy, plan_run, prepare
@@ -59,18 +60,26 @@ def start(config: RunConfig, *, quiet: bool = False) -> Path:
         return _carry_out(plan, run, recorder, checkpoint=None)
 
 
-def resume(config: RunConfig, directory: RunDir, *, quiet: bool = False) -> Path:
-    """Resume a run in its directory, from its last whole checkpoint or, where there is none, from the start."""
+def resume(config: RunConfig, directory: RunDir, *, change: bool = False, quiet: bool = False) -> Path:
+    """Resume a run in its directory, from its last whole checkpoint or, where there is none, from the start.
+
+    ``change``: accept a configuration that differs from the run's record.
+    """
     plan = plan_run(config)
+    changes = from_first(accepted_changes(directory, config, accept=change) if rank() == 0 else [])
     checkpoint = last_checkpoint(directory.checkpoints)
     recorder = RunRecorder(directory, plan.session, quiet=quiet)
     with recorder.open():
         run = _prepare(plan, recorder)
         _refuse_changed(directory, {"model": run.loaded.fingerprint, "data": run.data.report.fingerprint})
-        return _carry_out(plan, run, recorder, checkpoint)
+        if recorder.first and changes:
+            write_text(directory.config, settings.dump(config))
+        return _carry_out(plan, run, recorder, checkpoint, changes)
 
 
-def _carry_out(plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoint: Path | None) -> Path:
+def _carry_out(
+    plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoint: Path | None, changes: Sequence[Change] = ()
+) -> Path:
     """Carry out the stages of a prepared run; whatever ends it is in its record."""
     directory, config = recorder.directory, plan.config
     evaluator = RunEvaluator(
@@ -88,7 +97,7 @@ def _carry_out(plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoin
     before: Results = {}
     samples: list[dict[str, Any]] = []
     with recorder.outcome():
-        recorder.begin(about, checkpoint)
+        recorder.begin(about, checkpoint, changes)
         if recorder.first:
             if config.eval.before:
                 before = _evaluate_start(evaluator, config.eval.suites, recorder)
@@ -96,7 +105,9 @@ def _carry_out(plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoin
                 samples = samples_of_model()
         splits = scored_splits(config, method.needs, plan.arguments, run.data)
         logps = _score_reference(plan, run, splits, recorder)
-        trainer = _train(plan, run, logps, recorder, checkpoint, partial(evaluator.during_training, start=before))
+        evaluate = partial(evaluator.during_training, start=before)
+        changed = [change["key"] for change in changes]
+        trainer = _train(plan, run, logps, recorder, checkpoint, changed, evaluate)
         with recorder.stage("save"):
             save_model(trainer, run.loaded, directory.model)
         release(trainer)
@@ -180,7 +191,13 @@ def _score_reference(
 
 
 def _train(
-    plan: RunPlan, run: PreparedRun, logps: References, recorder: RunRecorder, checkpoint: Path | None, evaluate: Any
+    plan: RunPlan,
+    run: PreparedRun,
+    logps: References,
+    recorder: RunRecorder,
+    checkpoint: Path | None,
+    changed: Sequence[str],
+    evaluate: Any,
 ) -> Trainer:
     """Train from the start or a checkpoint; raises :class:`InterruptedRun` after a signal, with a checkpoint saved."""
     from transformers.trainer_callback import PrinterCallback
@@ -216,7 +233,8 @@ def _train(
     if external is not None:
         recorder.update(engine="external")
     with stop.listening(), recorder.stage("train"):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        more = {"changed": changed} if changed else {}
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **more)
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise InterruptedRun(
             f"stopped at step {trainer.state.global_step}, checkpoint saved; "

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -75,18 +75,25 @@ class RunRecorder:
             self._warned.add(message)
             self.console.warn(message)
 
-    def begin(self, description: Mapping[str, Any], checkpoint: Path | None) -> None:
+    def begin(
+        self, description: Mapping[str, Any], checkpoint: Path | None, changes: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         """Write what the run is made of before it trains, so that a killed run can be understood and resumed.
 
-        A resumed run keeps its record; its metrics are cut back to the checkpoint's step.
+        A resumed run keeps its record, with the settings that hold now and the ``changes`` that led to them; its metrics
+        are cut back to the checkpoint's step.
         """
         if not self.first:
             return
         self._metrics.cut_back(step_of(checkpoint) if checkpoint else -1)
         self._record = dict(description)
-        self.update(**{"status": "running"} if self.directory.status is not None else description)
+        settings = {key: description[key] for key in ("config", "conventions", "seed")}
+        made = [*self._stored().get("changes", []), *changes]
+        self.update(**{"status": "running", "changes": made, **settings} if self.directory.status else description)
         if checkpoint:
             self.console.info(f"resuming from {checkpoint.name}")
+        for change in changes:
+            self.console.info("after step {step}: {key} changed from {from} to {to}".format_map(change))
         self.session.run_started(self.directory.path)
 
     def log(self, record: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,8 @@ class WholeCheckpoints(Base):
     """Mixin for ``transformers.Trainer``: staged saving, rotation and best-model paths that know of the staging."""
 
     _stage: Path | None = None
+    _changed: Collection[str] = ()
+    """Keys of the configuration that a resumed run changes."""
 
     def engine_state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of this rank besides Trainer's own state; empty: nothing."""
@@ -125,8 +127,14 @@ class WholeCheckpoints(Base):
     def load_engine_state(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`engine_state` returned."""
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train from the start or a checkpoint (True: the newest whole one); raises :class:`CheckpointError` if it lacks state."""
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, changed: Collection[str] = (), **kwargs: Any
+    ) -> Any:
+        """Train from the start or a checkpoint (True: the newest whole one); raises :class:`CheckpointError` if it lacks state.
+
+        ``changed``: keys of the configuration that hold from here on, whatever the checkpoint has.
+        """
+        self._changed = changed
         if resume_from_checkpoint is True:
             newest = last_checkpoint(Path(self.args.output_dir))
             resume_from_checkpoint = None if newest is None else str(newest)
@@ -135,12 +143,32 @@ class WholeCheckpoints(Base):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
-        """Read a checkpoint's state. The run may have been moved: the best checkpoint is looked for in its directory."""
+        """Read a checkpoint's state, except for what the arguments say and for the place of a run that may have been moved."""
         found = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)
         if best := self.state.best_global_step:
             path = Path(self.args.output_dir) / f"checkpoint-{best}"
             self.state.best_model_checkpoint = str(path) if path.is_dir() else None
+        if {"train.stop_on", "train.metric_for_best_model", "train.greater_is_better"} & set(self._changed):
+            self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
         return found
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both. With changed settings, learning rate, its schedule and the optimizer's numbers are the new ones."""
+        optimizer, scheduler = self.optimizer, self.lr_scheduler
+        new = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        rates = list(scheduler.base_lrs) if hasattr(scheduler, "lr_lambdas") else []
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if not self._changed or checkpoint is None:
+            return
+        for group, values in zip(optimizer.param_groups, new, strict=True):
+            loaded = {} if rates or "train.learning_rate" in self._changed else {"lr": group["lr"]}
+            group.update(values | loaded)
+        if rates:  # a schedule that is a function of the step
+            last = [rate * f(scheduler.last_epoch) for rate, f in zip(rates, scheduler.lr_lambdas, strict=True)]
+            scheduler.load_state_dict(scheduler.state_dict() | {"base_lrs": rates, "_last_lr": last})
+            for group, rate in zip(optimizer.param_groups, last, strict=True):
+                group["lr"] = rate
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing where nothing is left to train: Trainer would look only after another step."""

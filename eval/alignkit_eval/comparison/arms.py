@@ -232,6 +232,8 @@ def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
         before = {f"start.{key}": value for key, value in settings.items()}
         flat = _flat(stage.record.get("config", {}))
         settings = {k: v for k, v in flat.items() if k not in _NOT_TRAINING and not k.startswith(("run.", "eval."))}
+        if changes := stage.record.get("changes"):
+            settings["changes"] = "; ".join("{key}: {from} to {to} after step {step}".format_map(c) for c in changes)
         if stage.start is not None:
             del settings["model.name"]
             settings |= before | {"start.directory": str(stage.start)}

@@ -211,6 +211,12 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             f"every item is scored by the model of the fold that did not train on it ({folds} folds; they share training rows, "
             "so training noise is counted once per seed)"
         )
+    notes += [
+        f"{run.path}: settings were changed during the run ({run.settings['changes']})"
+        for group in groups
+        for run in group.runs
+        if "changes" in run.settings
+    ]
     notes += _different_training(groups)
     seen: dict[tuple[str | None, str], Any] = {}
     for run in (g.runs[0] for g in groups if _trained(g)):

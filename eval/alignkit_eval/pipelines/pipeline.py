@@ -171,9 +171,8 @@ class PipelineRunner:
     def _train(self, stage: Stage) -> None:
         config = self.pipeline.config(stage, self.directory, self.sets)
         run = RunDir(self.directory / stage.name)
-        if run.status != "finished":
-            resumable = run.record.is_file() and any(run.checkpoints.glob("checkpoint-*"))
-            alignkit.run(config, resume=resumable)
+        resumable = run.record.is_file() and any(run.checkpoints.glob("checkpoint-*"))
+        alignkit.run(config, resume=resumable or run.status == "finished")  # a finished run is kept as it is
         if config.run.plots:
             run_report(run.path)
 

@@ -107,7 +107,10 @@ def _training(record: RunRecord) -> str:
     course = [f"Training was stopped early: {record.stopped}."] if record.stopped else []
     if (best := record.best) and best.saved:
         course.append(f"This is the model of step {best.step}, the best by {best.metric}.")
-    course += [f"The run was resumed with {change}." for change in record.changes]
+    course += [
+        f"`{change.key}` was changed from `{_text(change.before)}` to `{_text(change.after)}` after step {change.step}."
+        for change in record.changes
+    ]
     return (
         f"## Training\n\nTrained{steps} on {train.rows:,} rows of {names} ({size}); "
         f"{held_out.rows:,} rows held out for evaluation.\n\n"

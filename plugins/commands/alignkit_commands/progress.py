@@ -40,11 +40,15 @@ class RunStatus:
     evaluation: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
     error: str | None
+    stopped: str | None = None
+    """Why training was stopped early."""
+    changes: Sequence[Mapping[str, Any]] = ()
+    """Settings that were changed by a resume: ``{step, key, from, to}``."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
-        names = ("status", "method", "step", "steps", "seconds_left", "latest", "evaluation", "error")
-        return {"run": str(self.path)} | {name: getattr(self, name) for name in names}
+        hidden = ("path", "history", "samples")
+        return {"run": str(self.path)} | {name: value for name, value in vars(self).items() if name not in hidden}
 
 
 def read_status(path: Path) -> RunStatus:
@@ -66,7 +70,8 @@ def read_status(path: Path) -> RunStatus:
         left = spent / done * (steps - done) if done and spent > 0 else None
     samples = read_jsonl(run.samples) if run.samples.is_file() else []
     method, evaluation, error = str(record.get("method", "run")), record.get("evaluation", {}), record.get("error")
-    return RunStatus(path, status, method, step, steps, left, latest, history, evaluation, samples, error)
+    course = record.get("stopped"), record.get("changes", ())
+    return RunStatus(path, status, method, step, steps, left, latest, history, evaluation, samples, error, *course)
 
 
 def _total(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> int | None:
@@ -93,6 +98,9 @@ def lines(found: RunStatus) -> list[str]:
         out.append(f"  {found.error}")
     if found.status == "dead":
         out.append(f"  the process has died; resume with: align resume {found.path}")
+    if found.stopped:
+        out.append(f"  stopped early: {found.stopped}")
+    out += ["  after step {step}: {key} changed from {from} to {to}".format_map(change) for change in found.changes]
     names = [name for name in SHOWN if name in found.latest] + sorted(n for n in found.latest if n.startswith("loss/"))
     if names:
         out.append("  " + "  ".join(f"{name} {found.latest[name]:.4g}" for name in names))

@@ -1,0 +1,98 @@
+"""What a resumed run's configuration changes: refused, or taken with ``--change`` and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pydantic import ValidationError
+
+from alignkit.config import RunConfig
+from alignkit.contract import registry
+from alignkit.errors import CheckpointError
+from alignkit.rundir.directory import RunDir
+from alignkit.settings.training_arguments import argument_default
+from alignkit.training.checkpoints import last_checkpoint, step_of
+
+FREE = frozenset(
+    "run.name run.output run.plots data.cache data.workers train.logging_steps train.logging_strategy "
+    "train.logging_first_step train.log_level train.log_level_replica train.log_on_each_node train.report_to "
+    "train.project train.save_total_limit train.skip_memory_metrics train.ddp_timeout".split()
+)
+"""Keys that do not alter the model or its evaluation."""
+
+FIXED = ("method.name", "model.dtype", "model.lora", "model.quantization", "train.optim")
+"""Keys that decide what a checkpoint holds."""
+
+BY_METRIC = {"reduce_lr_on_plateau", "greedy"}
+"""Schedules of the learning rate with a state unlike that of the others."""
+
+Change = dict[str, Any]
+"""``{step, key, from, to}``."""
+
+
+def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> list[Change]:
+    """Return what ``config`` changes of the run in ``directory``, from the step of its last checkpoint on.
+
+    Raises :class:`CheckpointError` if there is a change and not ``accept``, or one that a checkpoint does not allow.
+    """
+    recorded = directory.read_record().get("config")
+    if not isinstance(recorded, dict):
+        return []
+    before, now = (dict(_effective(values)) for values in (recorded, config.model_dump(mode="json")))
+    keys = [key for key in {**now, **before} if key not in FREE]
+    changed = [(key, _value(before, key, config), _value(now, key, config)) for key in keys]
+    changed = [(key, old, new) for key, old, new in changed if old != new]
+    if not changed:
+        return []
+    listed = ", ".join(f"{key} ({_short(old)}, now {_short(new)})" for key, old, new in changed)
+    if not accept:
+        raise CheckpointError(
+            f"{directory.path} began with another configuration: {listed}. Put it back, or resume with --change, which "
+            "records the change and the step"
+        )
+    fixed = [key for key, old, new in changed if key.startswith(FIXED) or {old, new} & BY_METRIC]
+    if fixed:
+        raise CheckpointError(
+            f"{', '.join(fixed)} cannot be changed in the middle of a run, because checkpoints depend on it: start a new "
+            f"run, with --model {directory.path} to train its model further"
+        )
+    checkpoint = last_checkpoint(directory.checkpoints)
+    if checkpoint is None and directory.status == "finished":
+        raise CheckpointError(f"{directory.path} is finished and has no checkpoint to resume from: start a new run")
+    step = step_of(checkpoint) if checkpoint else 0
+    return [{"step": step, "key": key, "from": old, "to": new} for key, old, new in changed]
+
+
+def _effective(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every key of a recorded configuration, those that a later version added with their defaults."""
+    with suppress(ValidationError):  # a key that this version no longer has
+        values = RunConfig.model_validate(values).model_dump(mode="json")
+    yield from _flat(values, "")
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _value(values: Mapping[str, Any], key: str, config: RunConfig) -> Any:
+    """Return a key's value, or the default that holds where it is not set."""
+    if key in values:
+        return values[key]
+    section, _, name = key.partition(".")
+    kind: Any = RunConfig.model_fields[section].annotation
+    fields = (registry.load_method(config.method.name)[1].settings_type if section == "method" else kind).model_fields
+    found = next((field for own, field in fields.items() if name in (own, field.alias)), None)
+    if found is None and section == "train":
+        return argument_default(name)
+    return None if found is None or found.is_required() else found.get_default(call_default_factory=True)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
