@@ -60,7 +60,7 @@ def _write_report(directory: Path) -> None:
     from alignkit.rundir.directory import RunDir
     from alignkit.system.distributed import rank
 
-    if rank() != 0 or not RunDir(directory).read_record()["config"]["run"]["plots"]:
+    if rank() != 0 or not RunDir(directory).read_record().get("config", {}).get("run", {}).get("plots"):
         return
     try:
         if (write := load_report("run")) is not None:

@@ -125,6 +125,9 @@ def check_loss(result: object, batch: Batch, method: str | None) -> LossOutput:
     if not result.terms:
         raise PluginError(f"{where} returned no loss term")
     names = [term.name for term in result.terms]
+    for name in (*names, *result.metrics):
+        if not isinstance(name, str) or not name:
+            raise PluginError(f"{where}: the name of a term or metric must be text, not {name!r}")
     if len(set(names)) < len(names):
         raise PluginError(f"{where} returned two terms called {max(names, key=names.count)!r}")
     for term in result.terms:

@@ -10,6 +10,7 @@ from alignkit.contract import LoadedModel
 from alignkit.errors import ModelError, first_line
 from alignkit.models.adapters import add_adapter, load_adapter
 from alignkit.models.paths import adapter_parts, is_classifier, require_intact, resolve_path
+from alignkit.models.suitable import read_config
 from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
 from alignkit.models.weights import fingerprint, require_fit, switch_off_dropout
 
@@ -44,6 +45,7 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
 
     path = resolve_path(config.name)
     base_path, adapter_path = adapter_parts(path, config)
+    read_config(base_path, config, classifier=classifier, meta=meta)  # its errors are clearer than the tokenizer's
     for where in dict.fromkeys([path, base_path]):
         require_intact(where)
     tokenizer = load_tokenizer(config, path if has_tokenizer(path) else base_path, classifier=classifier)
@@ -80,20 +82,15 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
 def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None = None) -> PreTrainedModel:
     """Load the causal language model, or with ``head_seed`` a sequence classifier with one output."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     kwargs: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    try:
-        model_config = AutoConfig.from_pretrained(path, **kwargs)
-    except Exception as error:
-        raise ModelError(f"cannot read a model configuration from {path}: {first_line(error)}") from error
+    model_config = read_config(path, config, classifier=head_seed is not None, meta=meta)
     auto, what = AutoModelForCausalLM, "causal language model"
     if head_seed is not None:
         auto, what = AutoModelForSequenceClassification, "sequence classifier"
         model_config.num_labels = 1
         kwargs["config"] = model_config
-    if model_config.is_encoder_decoder:
-        raise ModelError(f"{path} is an encoder-decoder model; alignkit trains causal language models")
     if config.quantization is not None:
         kwargs["quantization_config"] = _quantization(config)
         kwargs["device_map"] = {"": torch.cuda.current_device()}

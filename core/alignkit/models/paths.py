@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 from alignkit.config import ModelConfig
-from alignkit.errors import ModelError, first_line
+from alignkit.errors import ModelError
+from alignkit.models.directory import check_files, read_object
 from alignkit.system.manifest import MANIFEST, problems
 
 logger = logging.getLogger(__name__)
@@ -29,13 +29,10 @@ def resolve_path(name: str) -> str:
 
 def is_classifier(path: str) -> bool:
     """Whether a model or adapter directory holds a reward model; a hub id is assumed to be a language model."""
-    directory = Path(path)
     for name, key in (("adapter_config.json", "task_type"), ("config.json", "architectures")):
-        try:
-            found = json.loads((directory / name).read_text(encoding="utf-8")).get(key)
-        except (OSError, ValueError, AttributeError):
-            continue
-        return found == "SEQ_CLS" or "ForSequenceClassification" in str(found)
+        if (file := Path(path) / name).is_file():
+            found = read_object(file).get(key)
+            return found == "SEQ_CLS" or "ForSequenceClassification" in str(found)
     return False
 
 
@@ -48,16 +45,14 @@ def adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
         return path, None
     if not directory.is_dir():
         raise ModelError(f"{config.name} is a file, not a model directory")
+    check_files(directory)
     if not (directory / "adapter_config.json").is_file():
         if not (directory / "config.json").is_file():
             raise ModelError(f"{config.name} holds no model: it has neither config.json nor adapter_config.json")
         if not any(any(directory.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")):
             raise ModelError(f"{config.name} has a config.json but no weights (*.safetensors)")
         return path, None
-    try:
-        base = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"{directory / 'adapter_config.json'} is broken: {first_line(error)}") from error
+    base = read_object(directory / "adapter_config.json").get("base_model_name_or_path")
     if not any((directory / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
         raise ModelError(f"{config.name} has an adapter_config.json but no adapter_model.safetensors")
     if not base:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, first_line, suggest
 from alignkit.models.chat_templates import NAMED
+from alignkit.models.directory import check_files
 from alignkit.models.paths import resolve_path
+from alignkit.system.files import read_regular
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +28,7 @@ def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) 
     where = resolve_path(config.tokenizer) if config.tokenizer else path
     if Path(where).is_dir() and not has_tokenizer(where):
         raise ModelError(f"{where} has no tokenizer: name one with model.tokenizer")
+    check_files(Path(where))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             where, revision=None if config.tokenizer else config.revision, trust_remote_code=config.trust_remote_code
@@ -51,7 +54,7 @@ def _chat_template(given: str) -> str:
     if given in NAMED:
         return NAMED[given]
     path = Path(given)
-    is_file = len(given) < 400 and "\n" not in given and path.is_file()
+    is_file = len(given) < 400 and "\n" not in given and path.exists()
     if not is_file and "{" not in given:
         raise ModelError(
             f'model.chat_template: "{given}" is not a template name, a file, or a Jinja template{suggest(given, [*NAMED])} '
@@ -59,7 +62,7 @@ def _chat_template(given: str) -> str:
         )
     where = given if is_file else "model.chat_template"
     try:
-        text = path.read_text(encoding="utf-8") if is_file else given
+        text = read_regular(path).decode("utf-8") if is_file else given
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{where} cannot be read: {first_line(error)}") from None
     standard = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", text)  # of transformers, not of Jinja

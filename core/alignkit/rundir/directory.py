@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from contextlib import AbstractContextManager, suppress
@@ -11,8 +10,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import CheckpointError, ConfigError
-from alignkit.system.files import is_leftover, remove_leftovers, write_json
+from alignkit.errors import CheckpointError, ConfigError, first_line
+from alignkit.rundir.record import RunRecord
+from alignkit.system.files import is_leftover, parse_json, read_regular, remove_leftovers, to_json, write_json
 from alignkit.system.lock import directory_lock, lock_holder
 
 
@@ -86,11 +86,12 @@ class RunDir:
         if not self.record.exists():
             return {}
         try:
-            record = json.loads(self.record.read_bytes())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.record}: not readable: {error}") from error
+            record = to_json(parse_json(read_regular(self.record)))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{self.record}: not readable: {first_line(error)}") from error
         if not isinstance(record, dict):
             raise CheckpointError(f"{self.record}: expected a JSON object")
+        RunRecord.check(record, self.record)
         return record
 
     def overwrite_status(self, status: str) -> None:

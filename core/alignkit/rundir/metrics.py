@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import CheckpointError
-from alignkit.system.files import json_line, read_jsonl, write_jsonl
+from alignkit.system.files import json_line, jsonl_rows, write_jsonl
 
 
 class MetricsLog:
@@ -24,9 +24,17 @@ class MetricsLog:
     def read(self) -> list[dict[str, Any]]:
         """Return the complete records; an incomplete last line, left by a killed run, is ignored.
 
-        Raises :class:`CheckpointError` if a complete line is not a JSON object.
+        Raises :class:`CheckpointError` if a complete line is not a JSON object, or its step or epoch is not a number.
         """
-        return read_jsonl(self.path, half_written=True, error=CheckpointError) if self.path.exists() else []
+        records = []
+        for place, record in (
+            jsonl_rows(self.path, half_written=True, error=CheckpointError) if self.path.exists() else ()
+        ):
+            for key in record.keys() & {"step", "epoch"}:
+                if not isinstance(record[key], int | float):
+                    raise CheckpointError(f"{place}: {key} must be a number: the log was damaged or edited")
+            records.append(record)
+        return records
 
     def cut_back(self, step: int) -> None:
         """Drop the records after ``step`` and an incomplete last line, so that a resumed run continues from there."""

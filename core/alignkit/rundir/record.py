@@ -132,13 +132,23 @@ class RunRecord(_Record):
     """Why training was stopped early."""
     changes: list[ChangeRecord] = []
     """Settings changed by a resume; ``config`` has the last values."""
+    started: float = 0
+    seconds: float = 0
+    timings: dict[str, dict[str, float]] = {}
+    error: str | None = None
+
+    @classmethod
+    def check(cls, record: dict[str, Any], file: Path) -> None:
+        """Raise :class:`CheckpointError` if a value has a wrong type; any key may be missing, as while a run starts."""
+        cls.parse({"status": "", "method": "", "model": {"name": ""}} | record, file)
 
     @classmethod
     def parse(cls, record: Mapping[str, Any], file: Path) -> RunRecord:
         """Return the typed form of a record; raises :class:`CheckpointError` naming ``file`` and the key that is wrong."""
         try:
-            return cls.model_validate(record)
+            return cls.model_validate(record, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            raise CheckpointError(f"{file}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+            wrong = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            raise CheckpointError(f"{file}: {key}: {wrong} (the file was damaged or edited)") from None

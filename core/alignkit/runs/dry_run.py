@@ -12,6 +12,7 @@ from alignkit.contract import LoadedModel
 from alignkit.data.checking import check_before_training
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.display.console import Console
+from alignkit.models.suitable import memory_gib
 from alignkit.runs.prepare import load_parts, plan_run
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def show_dry_run(config: RunConfig) -> None:
         "learning rate": f"{arguments.learning_rate:g}, {getattr(arguments.lr_scheduler_type, 'value', arguments.lr_scheduler_type)}",
         "suites": ", ".join(plan.suites) or "none",
         "memory": f"about {sum(memory.values()):.2f} GiB: "
-        + ", ".join(f"{part} {size:.2f}" for part, size in memory.items()),
+        + ", ".join(f"{part} {size:.2f}" for part, size in memory.items())
+        + (f"; more than the {here:,.0f} GiB of this machine" if sum(memory.values()) > (here := memory_gib()) else ""),
     }
     table = Table(title="dry run: nothing is trained", title_justify="left", show_header=False)
     for name, value in lines.items():

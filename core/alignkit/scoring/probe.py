@@ -92,13 +92,18 @@ def _disagreement(model: Any, scorer: Scorer, examples: Sequence[Example], expec
     except Exception as error:  # models raise all kinds of errors
         return f"{type(error).__name__}: {first_line(error)}"
     difference = (logps - expected).abs()
+    if _agree(model, difference):
+        return None
+    return f"its log-probabilities differ from plain forwards by up to {float(difference.max()):.2g} nats"
+
+
+def _agree(model: Any, difference: torch.Tensor) -> bool:
+    """Whether differences of log-probabilities are those of rounding; false for NaN."""
     most, mean = float(difference.max()), float(difference.mean())
     # float32 agrees up to rounding. Half precision and quantised layers round logits of size 16 to 1/8 and depend on the
     # shape of a product, so the bound is loose; a wrong mask causes larger differences on average.
     exact = model.dtype in (torch.float32, torch.float64) and not getattr(model, "is_quantized", False)
-    if most <= (1e-4 if exact else 0.5) and mean <= (1e-4 if exact else 0.05):  # false for NaN
-        return None
-    return f"its log-probabilities differ from plain forwards by up to {most:.2g} nats"
+    return most <= (1e-4 if exact else 0.5) and mean <= (1e-4 if exact else 0.05)
 
 
 def _remarks(config: Any, scorer: Scorer) -> Iterator[str]:
@@ -135,7 +140,10 @@ def _examples(config: Any) -> tuple[list[Example], int]:
 
 
 def _reference(model: Any, examples: Sequence[Example]) -> torch.Tensor:
-    """Return the log-probabilities of completions, then of prompts, by one unpadded forward per sequence."""
+    """Return the log-probabilities of completions, then of prompts, by one unpadded forward per sequence.
+
+    Raises :class:`ModelError` if those of a prompt depend on the completion that follows it.
+    """
     completions, prompts = [], []
     for example in examples:
         for k, completion in enumerate(example.completions):
@@ -146,6 +154,10 @@ def _reference(model: Any, examples: Sequence[Example]) -> torch.Tensor:
             completions.append(logps[first:])
             if k == 0:
                 prompts.append(logps[:first])
+            elif not _agree(model, (logps[:first] - prompts[-1]).abs().nan_to_num(0)):
+                raise ModelError(
+                    f"{type(model).__name__} is not causal: what follows a prompt changes the prompt's scores"
+                )
     return torch.cat(completions + prompts)
 
 

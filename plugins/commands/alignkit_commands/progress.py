@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,18 +77,16 @@ def read_status(path: Path) -> RunStatus:
 
 def _total(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> int | None:
     """Return the total number of steps: as configured, or extrapolated from the epochs done so far."""
-    try:
+    with suppress(KeyError, TypeError, ValueError):
         train = RunConfig.model_validate(record["config"]).train.arguments
-    except (KeyError, ValueError):
-        return None
-    if (steps := int(train.get("max_steps", -1))) > 0:
-        return steps
-    if record.get("status") == "finished":
-        return int(record["steps"])
-    last = history[-1] if history else {}
-    if not last.get("epoch"):
-        return None
-    return round(float(train.get("num_train_epochs", 3)) * float(last["step"]) / float(last["epoch"]))
+        if (steps := int(train.get("max_steps", -1))) > 0:
+            return steps
+        if record.get("status") == "finished":
+            return int(record["steps"])
+        if history and history[-1].get("epoch"):
+            done = float(history[-1]["step"]) / float(history[-1]["epoch"])
+            return round(float(train.get("num_train_epochs", 3)) * done)
+    return None
 
 
 def lines(found: RunStatus) -> list[str]:

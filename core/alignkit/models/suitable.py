@@ -1,0 +1,91 @@
+"""Whether a model configuration is one of a causal language model (or classifier) that this machine can hold."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config import ModelConfig
+from alignkit.errors import ModelError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+MOST_LAYERS = 10_000
+"""Building so many modules takes minutes, whatever their size; real models have at most a few hundred layers."""
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+
+
+def read_config(path: str, config: ModelConfig, *, classifier: bool, meta: bool) -> PreTrainedConfig:
+    """Return the configuration in ``path``; with ``meta`` the model may be larger than this machine's memory.
+
+    Raises:
+        ModelError: it cannot be read, is of another kind of model, has impossible sizes, or describes weights that this
+            machine cannot hold.
+    """
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    except Exception as error:
+        raise ModelError(f"cannot read a model configuration from {path}: {first_line(error)}") from error
+    _require_kind(path, found, classifier)
+    sizes = _sizes(found.get_text_config())
+    for name, size in sizes.items():
+        if size < 1:
+            raise ModelError(f"{path}: {name} in its config.json must be at least 1, not {size}")
+    if (layers := sizes.get("num_hidden_layers", 0)) > MOST_LAYERS:
+        raise ModelError(f"{path}: {layers:,} layers (num_hidden_layers in its config.json), more than {MOST_LAYERS:,}")
+    width = 0.5 if config.quantization == "4bit" else 1 if config.quantization else _BYTES[config.dtype]
+    needed, memory = _parameters(sizes) * width / 2**30, memory_gib()
+    if needed > memory and not meta:
+        raise ModelError(
+            f"{path} needs at least {needed:,.0f} GiB for its weights in {config.quantization or config.dtype}, and "
+            f"this machine has {memory:,.0f} GiB of memory (its config.json: "
+            f"{', '.join(f'{name} {size:,}' for name, size in sizes.items())})"
+        )
+    return found
+
+
+def _require_kind(path: str, found: Any, classifier: bool) -> None:
+    if found.is_encoder_decoder:
+        raise ModelError(f"{path} is an encoder-decoder model; alignkit trains causal language models")
+    if getattr(found, "auto_map", None):
+        return  # its code decides
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    what = "sequence classifier" if classifier else "causal language model"
+    if type(found) not in (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if classifier else MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise ModelError(f"{path} is not a {what}: transformers has none of model type {found.model_type}")
+    if classifier:
+        return
+    saved = next(iter(getattr(found, "architectures", None) or ()), found.model_type)
+    if getattr(found, "type_vocab_size", 0) and not getattr(found, "is_decoder", False):
+        raise ModelError(
+            f"{path} is not a causal language model but an encoder ({saved}), which reads in both directions"
+        )
+    if "For" in saved and not any(word in saved for word in ("ForCausalLM", "ForConditionalGeneration", "ForSequence")):
+        raise ModelError(f"{path} is not a causal language model: it was saved as {saved}")
+    if saved.endswith("Model") and not found.get_text_config().tie_word_embeddings:
+        raise ModelError(f"{path} was saved as {saved}, without the head that a causal language model needs")
+
+
+def _sizes(text: Any) -> dict[str, int]:
+    names = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads"
+    found = {name: getattr(text, name, None) for name in names.split()}
+    return {name: size for name, size in found.items() if isinstance(size, int) and not isinstance(size, bool)}
+
+
+def _parameters(sizes: dict[str, int]) -> int:
+    """Return a lower bound of the number of parameters: embeddings, half of the attention, the feed-forward's matrices."""
+    hidden, layers = sizes.get("hidden_size", 0), sizes.get("num_hidden_layers", 0)
+    return hidden * (sizes.get("vocab_size", 0) + layers * (2 * hidden + 2 * sizes.get("intermediate_size", 0)))
+
+
+def memory_gib() -> float:
+    """Return the memory of this machine in GiB, that of its GPUs included."""
+    import torch
+
+    gpus = (torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+    return (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") + sum(gpus)) / 2**30
