@@ -70,6 +70,11 @@ class ModelConfig(Section):
     )
     lora: LoraConfig | None = Field(None, description="train a low-rank adapter (default: train all weights)")
     dropout: bool = Field(False, description="keep the model's own dropout active in training (false: set it to 0)")
+    resize_embeddings: bool = Field(
+        False,
+        description="add embeddings, drawn around the mean, for tokens that the tokenizer has and the model lacks; with lora "
+        "they are saved, and trained if named in modules_to_save",
+    )
     scorer: Literal["auto", "packed", "rows", "padded", "plain"] = Field(
         "auto", description="scoring backend; auto: the first that agrees numerically with plain forwards"
     )

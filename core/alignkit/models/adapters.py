@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkit.config import LoraConfig
 from alignkit.errors import ModelError, first_line
+from alignkit.models.suitable import memory_gib
 from alignkit.models.weights import require_fit
 
 if TYPE_CHECKING:
@@ -26,8 +28,23 @@ def load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrain
     tensors = loaded.state_dict()
     present = {tensor.data_ptr() for name, tensor in tensors.items() if name not in found.missing_keys}
     own = [name for name in found.missing_keys if f".{loaded.active_adapter}" in name and "prompt_encoder" not in name]
-    require_fit(path, [name for name in own if tensors[name].data_ptr() not in present], found.unexpected_keys)
+    # peft saves resized embeddings that are in modules_to_save under these names as well.
+    again = (".modules_to_save.", ".original_module.")
+    foreign = [name for name in found.unexpected_keys if not any(part in name for part in again)]
+    require_fit(path, [name for name in own if tensors[name].data_ptr() not in present], foreign)
     return loaded
+
+
+def saved_rows(path: str) -> int:
+    """Return the number of embeddings saved with the adapter in directory ``path``; 0 if it has none."""
+    from safetensors import safe_open
+
+    if not (file := Path(path) / "adapter_model.safetensors").is_file():
+        return 0
+    with safe_open(file, "pt") as tensors:
+        saved = [name for name in list(tensors.keys()) if "lora_" not in name]
+        names = [name for name in saved if name.endswith("lm_head.weight") or ".embed" in name or ".wte." in name]
+        return max((int(tensors.get_slice(name).get_shape()[0]) for name in names), default=0)
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str) -> PreTrainedModel:
@@ -46,6 +63,12 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str
     }
     if clash := options.keys() & config.options.keys():
         raise ModelError(f"model.lora.options.{min(clash)} is set by model.lora itself")
+    sizes = (sum(module.weight.shape) for module in model.modules() if isinstance(module, torch.nn.Linear))
+    if (needed := config.r * sum(sizes) * 4 / 2**30) > (memory := memory_gib()):
+        raise ModelError(
+            f"model.lora.r {config.r:,} needs {needed:,.0f} GiB for the adapter, and this machine has {memory:,.0f} GiB of "
+            "memory: choose a rank below the model's hidden size"
+        )
     try:
         adapter = peft.LoraConfig(**options, **config.options)
         if getattr(model, "is_quantized", False):
@@ -53,5 +76,5 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return peft.get_peft_model(model, adapter)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ModelError(f"model.lora cannot be applied to this model: {first_line(error)}") from error

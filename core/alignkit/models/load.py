@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.config import ModelConfig
 from alignkit.contract import LoadedModel
 from alignkit.errors import ModelError, first_line
-from alignkit.models.adapters import add_adapter, load_adapter
+from alignkit.models.adapters import add_adapter, load_adapter, saved_rows
 from alignkit.models.paths import adapter_parts, is_classifier, require_intact, resolve_path
 from alignkit.models.suitable import read_config
 from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
@@ -41,6 +41,7 @@ def build_classifier(config: ModelConfig, *, seed: int = 0) -> LoadedModel:
 
 
 def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> LoadedModel:
+    import torch
     from transformers.trainer_utils import align_special_tokens
 
     path = resolve_path(config.name)
@@ -58,10 +59,15 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
         tuned = load_adapter(_load_base(base_path, config, meta), adapter_path, trainable=False).merge_and_unload()
         model.base_model.load_state_dict(tuned.base_model.state_dict())
         adapter_path = None
-    if not meta and len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
-        raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens and {base_path} only {rows} embeddings: they do not belong together"
-        )
+    if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+        if not config.resize_embeddings and (adapter_path is None or saved_rows(adapter_path) != len(tokenizer)):
+            raise ModelError(
+                f"the tokenizer has {len(tokenizer):,} tokens and {base_path} only {rows:,} embeddings: name the model's own "
+                "tokenizer, or add embeddings with model.resize_embeddings: true"
+            )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # the start model is the same for every seed
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=not meta)
     if adapter_path is not None and not meta:
         model = load_adapter(model, adapter_path, trainable=config.lora is None)
     digest = "" if meta else fingerprint(model)

@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 
 from alignkit.config import ModelConfig
-from alignkit.errors import ModelError
+from alignkit.errors import ModelError, first_line
 from alignkit.models.directory import check_files, read_object
+from alignkit.system.files import parse_json, read_regular
 from alignkit.system.manifest import MANIFEST, problems
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def require_intact(path: str) -> None:
     in_run = directory.name == "model" and not (directory / MANIFEST).exists()
     record = directory.parent / "run.json" if in_run else directory / MANIFEST
     try:
-        files = json.loads(record.read_bytes()).get("files", {} if in_run else None)  # older runs did not record them
+        files = parse_json(read_regular(record)).get("files", {} if in_run else None)  # older runs did not record them
         changed = dict(problems(directory, files))
     except FileNotFoundError:
         return

@@ -96,7 +96,7 @@ def generate(
 def chat(target: str, system: str | None, seed: int, **sampling: Any) -> None:
     """Chat with TARGET: a run, model or adapter directory, hub id, or demo.
 
-    An empty line or Ctrl-D ends the chat; /new starts a new conversation.
+    Commands: /clear (or /new) starts a new conversation, /exit (or an empty line, or Ctrl-D) ends the chat, /help lists them.
     """
     from alignkit.system.quiet import quiet_libraries
 
@@ -110,10 +110,15 @@ def chat(target: str, system: str | None, seed: int, **sampling: Any) -> None:
         if sys.stdin.isatty():
             click.echo("> ", nl=False)
         line = sys.stdin.readline().strip()
-        if not line:
+        if line in ("", "/exit", "/quit"):
             return
-        if line == "/new":
+        if line in ("/clear", "/new"):
             messages = list(opening)
+            click.echo("a new conversation", err=True)
+            continue
+        if line.startswith("/") and line[1:].isalpha():
+            unknown = "" if line == "/help" else f"{line} is not a command; "
+            click.echo(f"{unknown}/clear: a new conversation, /exit: end the chat, /help: this list", err=True)
             continue
         messages.append({"role": "user", "content": line})
         answer = model.answer(messages, Sampling(**sampling, seed=seed + len(messages)))
