@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "config": "CheckConfig RunConfig",
     "contract": "Answered Batch Contrast DataRule Estimate Example Hit LoadedModel LossOutput LossTerm Method Metric NamedReward "
-    "Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scores Settings Suite SuiteResult Target TrainerParts "
+    "Omission Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scores Settings Suite SuiteResult Target TrainerParts "
     "nll_term plain_text preference_metrics texts_of",
     "contract.commands": "Command",
     "contract.hooks": "hookimpl",

@@ -16,7 +16,7 @@ _NAMES = {
     "model": "LoadedModel",
     "rewards": "Answered NamedReward Reward RewardSpec RewardSpecs",
     "rows": "Message RawRows Row Text",
-    "suites": "Contrast Estimate Suite SuiteResult Target",
+    "suites": "Contrast Estimate Omission Suite SuiteResult Target",
     "trainer_parts": "TrainerParts",
     "types": "LossOutput LossTerm Method Metric Need Policy Reuse Rollouts RowKind Settings SettingsT",
 }

@@ -50,6 +50,22 @@ class Contrast:
     """Metrics that must agree with this one before a winner is named (or the metric itself); empty: not used for verdicts."""
 
 
+class Omission(NamedTuple):
+    """What an evaluation left out or cut: ``1 of 4 rows left out: empty completion (first: pairs.jsonl:3)``."""
+
+    what: str
+    """``rows``, ``prompts``, ``completions``, ``requests``."""
+    n: int
+    of: int
+    why: str
+    first: str = ""
+    """Location of the first."""
+
+    def __str__(self) -> str:
+        first = f" (first: {self.first})" if self.first else ""
+        return f"{self.n:,} of {self.of:,} {self.what} {self.why}{first}"
+
+
 @dataclass(frozen=True)
 class SuiteResult:
     """The result of a suite on one target: metrics, items, and contrasts for comparisons with other targets."""
@@ -66,6 +82,10 @@ class SuiteResult:
     contrasts: Sequence[Contrast] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Model, data, software and cost of the evaluation; filled in by the caller of the suite."""
+    left_out: Sequence[Omission] = ()
+    """What was left out or cut; unusable and truncated held-out rows are added by the caller."""
+    notes: Sequence[str] = ()
+    """Sentences on how to read the result, such as why a metric has no interval."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,8 @@ class Target:
     """The suite's result on the run's start model, if known."""
     start_policy: Callable[[], Policy] | None = None
     """Loads the run's start model, if known."""
+    whole: Callable[[RowKind], Sequence[Example]] | None = None
+    """Returns the rows of a kind without truncation to ``data.max_length``, for suites that score in windows."""
 
 
 class Suite(ABC, Generic[SettingsT]):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import DataConfig, Reading, RunConfig
-from alignkit.contract import Row, RowKind
+from alignkit.contract import Omission, Row, RowKind
 from alignkit.data.sources.chunks import Source
 from alignkit.data.sources.open import HELD_OUT_SPLITS, TRAIN_SPLITS, Load, open_source
 from alignkit.data.table.cache import cache_key, cached, in_memory
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
-
 Positions: TypeAlias = NDArray[np.int64]
 """Sorted positions of rows in their source."""
+
+
+_WHOLE = 1 << 30
+"""``max_length`` of rows that are not truncated."""
 
 
 class PreparedRows(NamedTuple):
@@ -42,37 +45,62 @@ class PreparedRows(NamedTuple):
 class HeldOut:
     """Held-out rows as rows of any kind, prepared on first use.
 
-    Every kind is made from the same source rows, less those unusable as that kind (logged).
+    Every kind is made from the same source rows, less those unusable as that kind: at most a share ``max_dropped``.
     """
 
     def __init__(
-        self, prepare: Callable[[RowKind], PreparedRows], ready: Mapping[RowKind, TokenisedRows] | None = None
+        self,
+        prepare: Callable[[RowKind, bool], PreparedRows],
+        ready: Mapping[RowKind, PreparedRows] | None = None,
+        max_dropped: float = 1.0,
     ) -> None:
-        self._prepare = prepare
-        self._ready = dict(ready or {})
+        self._prepare, self._max_dropped = prepare, max_dropped
+        self._ready = {(kind, False): prepared for kind, prepared in (ready or {}).items()}
+        self.used: dict[RowKind, bool] = {}
+        """Kinds in use, and whether their rows are used without truncation."""
+
+    def unused(self) -> HeldOut:
+        """Return the same rows, with :meth:`left_out` empty."""
+        other = copy(self)
+        other.used = {}
+        return other
 
     def examples(self, kind: RowKind) -> TokenisedRows:
         """Return the tokenised rows of ``kind``; raises :class:`NoRowsError` if the data has none."""
-        return self._of(kind)
+        return self._of(kind).rows
 
     def rows(self, kind: RowKind) -> Sequence[Row]:
         """Return the same rows as text or messages: ``rows(kind)[i]`` is ``examples(kind)[i]``."""
-        return TextRows(self._of(kind))
+        return TextRows(self._of(kind).rows)
 
-    def _of(self, kind: RowKind) -> TokenisedRows:
-        if kind not in self._ready:
+    def whole(self, kind: RowKind) -> TokenisedRows:
+        """Return the rows of ``kind`` without truncation to ``data.max_length`` (also rows that truncation makes unusable)."""
+        rows, reports = self._of(kind)
+        self.used[kind] = True
+        return self._of(kind, whole=True).rows if any(report.truncated for report in reports) else rows
+
+    def left_out(self) -> list[Omission]:
+        """Return what is left out of, or truncated in, the rows used so far."""
+        used = [(report, whole) for kind, whole in self.used.items() for report in self._ready[kind, False].reports]
+        return [found for report, whole in used for found in report.left_out + ([] if whole else report.truncated)]
+
+    def _of(self, kind: RowKind, whole: bool = False) -> PreparedRows:
+        if (kind, whole) not in self._ready:
             try:
-                prepared = self._prepare(kind)
+                prepared = self._prepare(kind, whole)
                 for report in prepared.reports:
-                    report.check(max_dropped=1.0)
+                    if report.read and not len(prepared.rows):
+                        report.check(max_dropped=1.0)
             except SourceError:
                 raise
             except DataError as error:
                 raise NoRowsError(str(error)) from error
-            for line in (line for report in prepared.reports for line in report.lines()):
-                logger.info("held out: %s", line)
-            self._ready[kind] = prepared.rows
-        return self._ready[kind]
+            for report in prepared.reports:
+                if report.kept:
+                    report.check(self._max_dropped)
+            self._ready[kind, whole] = prepared
+        self.used.setdefault(kind, False)
+        return self._ready[kind, whole]
 
 
 @dataclass
@@ -121,7 +149,8 @@ def load_data(config: RunConfig, kind: RowKind, tokenizer: PreTrainedTokenizerBa
     known = pc.is_in(evaluated.column("prompt"), value_set=pc.unique(train.column("prompt")))
     shared = int(pc.sum(known).as_py() or 0)
     report = DataReport(SetReport.of(train), SetReport.of(evaluated), reports, shared)
-    held_out = HeldOut(lambda other: loader.prepare(held or sources, other, positions), {kind: evaluated})
+    found = PreparedRows(evaluated, _reports(tables if held is None else others, positions))
+    held_out = HeldOut(lambda other, whole: loader.prepare(held or sources, other, whole, positions), {kind: found})
     return Data(kind, train, evaluated, report, held_out)
 
 
@@ -129,11 +158,15 @@ def load_held_out(data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Lo
     """Load every row of the held-out sources, or else of the sources; raises :class:`DataError` as :func:`load_data`."""
     loader = Loader(data, tokenizer, load)
     sources = loader.held_out_sources() or loader.training_sources(HELD_OUT_SPLITS, data.eval_limit)
-    return HeldOut(lambda kind: loader.prepare(sources, kind))
+    return HeldOut(lambda kind, whole: loader.prepare(sources, kind, whole), max_dropped=data.max_dropped)
+
+
+def _reports(tables: Sequence[TokenTable], positions: Sequence[Positions] | None = None) -> tuple[SourceReport, ...]:
+    return tuple(map(SourceReport.of, tables, positions or repeat(None)))
 
 
 def _checked(tables: Sequence[TokenTable], max_dropped: float) -> tuple[SourceReport, ...]:
-    reports = tuple(map(SourceReport.of, tables))
+    reports = _reports(tables)
     for report in reports:
         report.check(max_dropped)
     return reports
@@ -231,11 +264,16 @@ class Loader:
         return OpenSource(source, reading, label)
 
     def prepare(
-        self, sources: Sequence[OpenSource], kind: RowKind, positions: Sequence[Positions] | None = None
+        self,
+        sources: Sequence[OpenSource],
+        kind: RowKind,
+        whole: bool = False,
+        positions: Sequence[Positions] | None = None,
     ) -> PreparedRows:
-        """Return the usable rows of the sources (None) or those at ``positions`` of each."""
-        tables = self.tables(sources, kind)
-        return PreparedRows(_usable(tables, positions), tuple(map(SourceReport.of, tables)))
+        """Return the usable rows of the sources (None) or those at ``positions`` of each; ``whole``: not truncated."""
+        config = self.config.model_copy(update={"max_length": _WHOLE}) if whole else self.config
+        tables = replace(self, config=config).tables(sources, kind)
+        return PreparedRows(_usable(tables, positions), _reports(tables, positions))
 
     def tables(self, sources: Sequence[OpenSource], kind: RowKind) -> list[TokenTable]:
         """Return the rows of each source as tokenised rows of ``kind``, cached if ``data.cache``."""

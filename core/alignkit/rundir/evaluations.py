@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from alignkit.contract import Contrast, SuiteResult
-from alignkit.errors import ConfigError, DataError
-from alignkit.rundir.record import stored_estimate
-from alignkit.system.files import read_jsonl, write_json, write_jsonl
+from pydantic import BaseModel
+
+from alignkit.contract import Contrast, Omission, SuiteResult
+from alignkit.errors import ConfigError, first_line
+from alignkit.rundir.record import StoredEstimates, validated
+from alignkit.system.files import InvalidJSON, jsonl_rows, parse_json, write_json, write_jsonl
 
 
 def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Path:
@@ -21,15 +23,28 @@ def write_evaluation(directory: Path, result: SuiteResult, *, target: str) -> Pa
     return path
 
 
+class _Stored(BaseModel):
+    """SUITE.json; keys written by other versions are ignored."""
+
+    n: int
+    clusters: int
+    metrics: StoredEstimates
+    settings: dict[str, Any]
+    contrasts: list[Contrast]
+    provenance: dict[str, Any]
+    left_out: list[Omission] = []
+    notes: list[str] = []
+
+
 def read_evaluation(directory: Path, suite: str) -> SuiteResult:
-    """Read a suite's result; raises ``ConfigError`` if it is missing or unreadable."""
+    """Read a suite's result; raises ``ConfigError`` if it is missing, unreadable or has values of another type."""
     path = directory / f"{suite}.json"
     try:
-        stored = json.loads(path.read_bytes())
-        items = read_jsonl(directory / f"{suite}.items.jsonl")
-        metrics = {name: stored_estimate(entry) for name, entry in stored["metrics"].items()}
-        contrasts = [Contrast(**entry | {"verdict": tuple(entry["verdict"])}) for entry in stored["contrasts"]]
-        others = {name: stored[name] for name in ("n", "clusters", "settings", "provenance")}
-        return SuiteResult(suite=suite, metrics=metrics, items=items, contrasts=contrasts, **others)
-    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise ConfigError(f"{path} is not a readable result of suite {suite!r}: {error}") from error
+        stored = validated(_Stored, parse_json(path.read_bytes()), path, ConfigError)
+        items = list(jsonl_rows(directory / f"{suite}.items.jsonl", error=ConfigError))
+    except (OSError, InvalidJSON) as error:
+        raise ConfigError(f"{path} is not a readable result of suite {suite!r}: {first_line(error)}") from error
+    for place, item in items:
+        if not {"id", "cluster"} <= item.keys():
+            raise ConfigError(f"{place}: an item of suite {suite!r} needs the keys id and cluster")
+    return SuiteResult(suite=suite, items=[item for _, item in items], **vars(stored))

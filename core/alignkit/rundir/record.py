@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from alignkit.contract import Estimate
-from alignkit.errors import CheckpointError
+from alignkit.errors import AlignError, CheckpointError
 
 
 def stored_estimate(entry: Any) -> Any:
@@ -21,8 +21,22 @@ def stored_estimate(entry: Any) -> Any:
     return Estimate(math.nan if value is None else value, entry.get("low"), entry.get("high"))
 
 
-Metrics = dict[str, dict[str, Annotated[Estimate, BeforeValidator(stored_estimate)]]]
+StoredEstimates = dict[str, Annotated[Estimate, BeforeValidator(stored_estimate)]]
+Metrics = dict[str, StoredEstimates]
 """Metrics by suite and name."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def validated(model: type[ModelT], values: Any, file: Path, error: type[AlignError], *, strict: bool = False) -> ModelT:
+    """Return the typed form of a file's content; raises ``error`` naming ``file`` and the key that is wrong."""
+    try:
+        return model.model_validate(values, strict=strict)
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        key = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+        wrong = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        raise error(f"{file}: {f'{key}: ' if key else ''}{wrong} (the file was damaged or edited)") from None
 
 
 class _Record(BaseModel):
@@ -145,10 +159,4 @@ class RunRecord(_Record):
     @classmethod
     def parse(cls, record: Mapping[str, Any], file: Path) -> RunRecord:
         """Return the typed form of a record; raises :class:`CheckpointError` naming ``file`` and the key that is wrong."""
-        try:
-            return cls.model_validate(record, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            wrong = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-            raise CheckpointError(f"{file}: {key}: {wrong} (the file was damaged or edited)") from None
+        return validated(cls, record, file, CheckpointError, strict=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import DataConfig, EvalConfig
-from alignkit.contract import Policy, Row, RowKind, Suite, SuiteResult, Target, registry
+from alignkit.contract import Policy, RowKind, Suite, SuiteResult, Target, registry
 from alignkit.contract.checks import check_result
 from alignkit.contract.guard import loading, running
 from alignkit.data.load import HeldOut
@@ -92,38 +92,36 @@ def run_suites(
 
 def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -> SuiteResult:
     started = time.process_time()
-    kinds: set[RowKind] = set()
-
-    def rows(kind: RowKind) -> Sequence[Row]:
-        kinds.add(kind)
-        return subject.held_out.rows(kind)
-
     if getattr(subject.policy, "classifier", False) and not suite.classifiers:
         raise NoRowsError(f"{subject.name} is a reward model, and the suite needs a language model")
+    used = subject.held_out.unused()
     target = Target(
         name=subject.name,
         policy=subject.policy,
         tokenizer=subject.tokenizer,
-        examples=subject.held_out.examples,
-        rows=rows,
+        examples=used.examples,
+        rows=used.rows,
         start=start if suite.uses_start else None,
         start_policy=subject.start_policy,
+        whole=used.whole,
     )
     failed = f"{registry.find('align.suites', suite.name)} failed"
     with running(failed):
         content = suite.content(target)
-    identity = _identity(suite, subject, content, kinds, with_start=target.start is not None)
+    identity = _identity(suite, subject, content, used.used, with_start=target.start is not None)
+    key = digest([identity, used.left_out()])
 
     def make() -> SuiteResult:
         with running(failed):
             result = check_result(suite.evaluate(target), f"suite {suite.name}: evaluate")
-        return replace(result, provenance={**identity, "cpu_seconds": time.process_time() - started})
+        provenance = {**identity, "cpu_seconds": time.process_time() - started}
+        return replace(result, left_out=[*used.left_out(), *result.left_out], provenance=provenance)
 
     if content is None or not suite.cacheable:
         result, cached = make(), False
     else:
         result, cached = _CACHE.fetch(
-            digest(identity),
+            key,
             make,
             read=lambda path: read_evaluation(path, suite.name),
             write=lambda path, made: write_evaluation(path, made(), target=subject.name),

@@ -93,6 +93,8 @@ def evaluate(
     else:
         console.table(_table(found))
         for evaluation in found:
+            for line in evaluation.lines():
+                console.info(f"{evaluation.target}: {line}")
             console.info(f"{evaluation.target}: {evaluation.directory / 'eval'}")
 
 

@@ -96,6 +96,8 @@ def _join(found: Sequence[SuiteResult]) -> SuiteResult:
         n=len(by_id),
         clusters=len({str(items[0]["cluster"]) for items in by_id.values()}),
         metrics={},
+        left_out=tuple(dict.fromkeys(omission for one in found for omission in one.left_out)),
+        notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
         items=[_mean_item(items) for items in by_id.values()],
         provenance={**found[0].provenance, "content": contents[0] if len(set(contents)) == 1 else digest(contents)},
     )

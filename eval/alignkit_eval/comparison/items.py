@@ -114,7 +114,17 @@ def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:
         notes.append(
             f"suite {suite}: the runs started from different models; metrics against the start model use each run's own"
         )
-    return notes
+    return notes + _left_out(suite, groups)
+
+
+def _left_out(suite: str, groups: Sequence[Group]) -> list[str]:
+    """Return notes on what was left out or cut, once where it is the same for all runs."""
+    found = [(g.name, run.results[suite]) for g in groups for run in g.runs]
+    said = [(name, "; ".join([*map(str, result.left_out), *result.notes])) for name, result in found]
+    texts = {text for _, text in said}
+    if len(texts) == 1:
+        return [f"suite {suite}: {text}" for text in texts if text]
+    return [f"suite {suite}: {name}: {text or 'nothing was left out or cut'}" for name, text in dict.fromkeys(said)]
 
 
 def shared_items(suite: str, groups: Sequence[Group]) -> dict[str, str]:

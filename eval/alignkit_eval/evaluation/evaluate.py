@@ -34,11 +34,20 @@ class Evaluation:
                 "clusters": result.clusters,
                 "metrics": {metric: estimate._asdict() for metric, estimate in result.metrics.items()},
                 "cached": result.provenance.get("cached", False),
+                "left_out": [omission._asdict() for omission in result.left_out],
+                "notes": list(result.notes),
             }
             for name, result in self.results.items()
         }
         where = {"target": self.target, "directory": str(self.directory)}
         return where | {"suites": suites, "skipped": list(self.skipped)}
+
+    def lines(self) -> list[str]:
+        """Return a line for each suite: the number of items, what was left out or cut, and notes."""
+        return [
+            f"{name}: " + "; ".join([f"n {result.n:,}", *map(str, result.left_out), *result.notes])
+            for name, result in self.results.items()
+        ]
 
 
 def default_target(runs: Path | str = "runs") -> str:

@@ -134,7 +134,7 @@ def _device() -> torch.device:
 def held_out_rows(source: TargetSpec, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
     """Return the rows a target is evaluated on, tokenised with its tokenizer."""
 
-    def no_rows(kind: RowKind) -> Any:
+    def no_rows(kind: RowKind, _whole: bool) -> Any:
         raise NoRowsError(f"there are no {kind} rows: name a source with --data")
 
     if not source.has_data:

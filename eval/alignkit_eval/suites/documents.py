@@ -1,4 +1,4 @@
-"""Plain documents: read from a file, and cut into windows for scoring."""
+"""Plain documents, read from a file, and long texts cut into windows for scoring."""
 
 from __future__ import annotations
 
@@ -43,22 +43,41 @@ def read_documents(source: str) -> list[Text]:
     return documents
 
 
-def document_windows(document: Text, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Example]:
-    """Cut a document into rows whose completions are its tokens, each token scored once.
+def document_row(document: Text, tokenizer: PreTrainedTokenizerBase) -> Example | None:
+    """Return a document as a row whose completion is its tokens; None if no token of it can be scored.
 
     The first token is predicted from the beginning-of-sequence token, or the end-of-sequence token where the tokenizer
-    has none; without either, it is not scored. A window has at most ``max_length`` tokens. Its first token is the last one
-    of the previous window and is not scored again; windows do not overlap otherwise, as in lm-eval's rolling
-    log-likelihood.
+    has none; without either, it is not scored.
     """
     tokens: list[int] = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is not None:
         tokens = [start, *tokens]
-    for first in range(1, len(tokens), max_length - 1):
-        yield Example(
-            id=document.id, prompt=tokens[first - 1 : first], completions=(tokens[first : first + max_length - 1],)
-        )
+    return Example(document.id, tokens[:1], (tokens[1:],), cluster=document.cluster) if tokens[1:] else None
+
+
+def windows(row: Example, length: int | None, stride: int | None = None) -> list[Example]:
+    """Cut a row into rows of at most ``length`` tokens that score each token of its completion once.
+
+    Windows end ``stride`` tokens apart (default: half a window) and begin ``length`` tokens before their end, so that each
+    token but the first ones is predicted from at least ``length - stride`` tokens; ``stride = length - 1`` gives the windows of
+    lm-eval's rolling log-likelihood. A prompt is context like any other text. Windows without a scored token are omitted.
+    """
+    tokens, first = [*row.prompt, *row.completions[0]], len(row.prompt)
+    if length is None or len(tokens) <= length:
+        return [row]
+    step = min(stride or length // 2, length - 1)
+    mask = row.masks[0] if row.masks else None
+    found = []
+    end = min(len(tokens), max(length, first + step))
+    while True:
+        begin = max(0, end - length)
+        scored = None if mask is None else list(mask[first - len(row.prompt) : end - len(row.prompt)])
+        part = Example(row.id, tokens[begin:first], (tokens[first:end],), masks=None if scored is None else (scored,))
+        found += [part] if part.scored_tokens(0) else []
+        if end == len(tokens):
+            return found
+        first, end = end, min(len(tokens), end + step)
 
 
 def _lines(path: Path) -> Iterator[Text]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
 from alignkit.contract import Answered, RewardSpecs, Row
 from alignkit.contract.guard import named
-from alignkit.errors import RunFailedError
+from alignkit.errors import ConfigError, RunFailedError
 from alignkit.models.generate import generate
 from alignkit.onpolicy.rewards import load_function, open_rewards, score_answers
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, nonnegative
 from alignkit_eval.suites.diversity import distinct, repetition
+from alignkit_eval.suites.positions import fitted, position_limit
 from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest, suite_result
 
 CONTRASTS = (
@@ -70,7 +72,13 @@ class GenerateSuite(Suite[GenerateSettings]):
 
     def evaluate(self, target: Target) -> SuiteResult:
         """Complete the prompts; ``RunFailedError`` is also raised where a checker's or reward's result is not finite."""
-        examples = self._selected(target.examples("prompt"))
+        prompts = self._selected(target.examples("prompt"))
+        new, limit = self.settings.max_new_tokens, position_limit(target.policy.model)
+        if limit is not None and new >= limit:
+            raise ConfigError(
+                f"eval.settings.generate.max_new_tokens is {new}, and {target.name} has {limit} positions for prompt and completion"
+            )
+        examples, left_out = fitted(target.policy.model, prompts, reserved=new)
         require_rows(self.name, "prompt", examples)
         items = self._completions(target, examples, self._selected(target.rows("prompt")))
         metrics = _metrics(items, [item.pop("token_ids") for item in items])
@@ -79,7 +87,7 @@ class GenerateSuite(Suite[GenerateSettings]):
         rewards = [contrast for contrast in rewards if contrast.metric.startswith("reward/")]
         if target.start is not None and self.checker is not None:
             metrics["win_rate"] = _win_rate(items, target.start.items)
-        return suite_result(self, items, metrics, [*CONTRASTS, *rewards])
+        return replace(suite_result(self, items, metrics, [*CONTRASTS, *rewards]), left_out=left_out)
 
     def _selected(self, rows: Sequence[Any]) -> list[Any]:
         """Return rows evenly spaced over all rows, without duplicate prompts."""

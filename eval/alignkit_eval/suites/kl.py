@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alignkit import Contrast, Example, Settings, Suite, SuiteResult, Target
@@ -22,6 +23,7 @@ from alignkit.errors import ConfigError, NoRowsError, RunFailedError
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_ratio, nonnegative
+from alignkit_eval.suites.positions import fitted
 from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest, suite_result
 
 if TYPE_CHECKING:
@@ -61,7 +63,9 @@ class KLSuite(Suite[KLSettings]):
     def evaluate(self, target: Target) -> SuiteResult:
         """Compare the two models' distributions; ``NoRowsError`` is also raised where there is no start model."""
         other = self._other_model(target)
-        examples = [example.narrow(0) for example in target.examples("completion")]
+        first = [example.narrow(0) for example in target.examples("completion")]
+        examples, left_out = fitted(target.policy.model, first)
+        examples, more = fitted(other, examples)
         require_rows(self.name, "completion", examples)
         divergences = kl_of(target.policy.model, other, examples, self.settings.tokens_per_batch)
         broken = [e.id for e, kl in zip(examples, divergences, strict=True) if not math.isfinite(kl)]
@@ -77,7 +81,7 @@ class KLSuite(Suite[KLSettings]):
             {"id": e.id, "cluster": c, "kl": kl, "tokens": n}
             for e, c, kl, n in zip(examples, clusters, divergences, tokens, strict=True)
         ]
-        return suite_result(self, items, metrics, CONTRASTS)
+        return replace(suite_result(self, items, metrics, CONTRASTS), left_out=[*left_out, *more])
 
     def _other_model(self, target: Target) -> Any:
         """Return the model that the target is compared with, on the target's device."""

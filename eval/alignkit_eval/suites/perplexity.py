@@ -2,6 +2,8 @@
 
 Perplexity is ``exp(total NLL / total tokens)`` over the corpus, not a mean of per-document values, and comparable only
 between models with the same tokenizer. Bits per byte, ``total NLL / (ln 2 * total bytes)``, is comparable across tokenizers.
+
+A text longer than ``data.max_length`` (a document: than ``max_length``) or the model's positions is scored whole, in windows.
 """
 
 from __future__ import annotations
@@ -9,14 +11,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
+from alignkit import Contrast, Estimate, Example, Omission, Settings, Suite, SuiteResult, Target
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_ratio, nonnegative, transformed
-from alignkit_eval.suites.documents import document_windows, read_documents
+from alignkit_eval.suites.documents import document_row, read_documents, windows
+from alignkit_eval.suites.positions import position_limit
 from alignkit_eval.suites.scores import cluster_of, finite_scores, require_rows, rows_digest, suite_result
 
 if TYPE_CHECKING:
@@ -36,6 +40,9 @@ class PerplexitySettings(Settings):
         description='plain documents to score in place of held-out completions: a .jsonl with "text", a .txt, or demo',
     )
     max_length: int = Field(1024, ge=2, description="maximum window of a plain document, in tokens")
+    stride: int | None = Field(
+        None, ge=1, description="tokens by which the windows of a longer text advance (default: half a window)"
+    )
     tokens_per_batch: int = Field(16384, ge=1, description="maximum tokens per forward pass")
 
 
@@ -65,39 +72,66 @@ class PerplexitySuite(Suite[PerplexitySettings]):
         return hashlib.sha256(repr(read_documents(self.settings.text)).encode()).hexdigest()
 
     def evaluate(self, target: Target) -> SuiteResult:
-        documents = self._completions(target) if self.settings.text is None else self._texts(target, self.settings.text)
+        texts, left_out = self._completions(target) if self.settings.text is None else self._documents(target)
+        limit = position_limit(target.policy.model)
+        parts = [
+            windows(t.row, min((n for n in (t.window, limit) if n), default=None), self.settings.stride) for t in texts
+        ]
+        scores = iter(finite_scores(self, target, [window for part in parts for window in part]))
+        documents = []
+        for text, part in zip(texts, parts, strict=True):
+            found = [next(scores)[0] for _ in part]
+            nll, tokens = -sum(score.logp for score in found), sum(score.tokens for score in found)
+            documents.append(Document(text.row.id, cluster_of(text.row), nll, tokens, text.bytes))
         items = [document.item() for document in documents]
-        return suite_result(self, items, perplexity_metrics(documents), CONTRASTS)
+        result = suite_result(self, items, perplexity_metrics(documents), CONTRASTS)
+        return replace(result, left_out=left_out, notes=_notes(texts, parts))
 
-    def _completions(self, target: Target) -> list[Document]:
-        """Score the first completion of each held-out row, given its prompt."""
+    def _completions(self, target: Target) -> tuple[list[_Text], list[Omission]]:
+        """Return the first completion of each held-out row, given its prompt, whole where ``data.max_length`` truncates it."""
         examples = [example.narrow(0) for example in target.examples("completion")]
         require_rows(self.name, "completion", examples)
-        return [
-            Document(
-                example.id, cluster_of(example), -score.logp, score.tokens, completion_bytes(example, target.tokenizer)
-            )
-            for example, (score,) in zip(examples, finite_scores(self, target, examples), strict=True)
-        ]
+        whole = iter(examples if target.whole is None else target.whole("completion"))
+        texts = []
+        for example in examples:
+            row = next(row for row in whole if row.id == example.id).narrow(0)  # the same rows, and some more
+            window = None if row.tokens == example.tokens else example.tokens
+            texts.append(_Text(row, completion_bytes(row, target.tokenizer), window))
+        return texts, []
 
-    def _texts(self, target: Target, source: str) -> list[Document]:
-        """Score plain documents, a long one in several windows."""
-        texts = read_documents(source)
-        windows = [
-            (i, window)
-            for i, text in enumerate(texts)
-            for window in document_windows(text, target.tokenizer, self.settings.max_length)
-        ]
-        scores = finite_scores(self, target, [window for _, window in windows])
-        nll, tokens = [0.0] * len(texts), [0] * len(texts)
-        for (i, _), (score,) in zip(windows, scores, strict=True):
-            nll[i] -= score.logp
-            tokens[i] += score.tokens
-        return [
-            Document(text.id, text.cluster, nll[i], tokens[i], len(text.text.encode()))
-            for i, text in enumerate(texts)
-            if tokens[i]
-        ]
+    def _documents(self, target: Target) -> tuple[list[_Text], list[Omission]]:
+        """Return plain documents; one of which no token can be scored is left out."""
+        texts, lost = [], []
+        documents = read_documents(str(self.settings.text))
+        for document in documents:
+            row = document_row(document, target.tokenizer)
+            if row is None:
+                lost.append(document.id)
+            else:
+                texts.append(_Text(row, len(document.text.encode()), self.settings.max_length))
+        omission = Omission(
+            "documents", len(lost), len(documents), "left out: no token can be scored", "".join(lost[:1])
+        )
+        return texts, [omission] if lost else []
+
+
+class _Text(NamedTuple):
+    """A text to score: the completion of ``row``, its UTF-8 bytes, and the longest window (None: no limit)."""
+
+    row: Example
+    bytes: int
+    window: int | None
+
+
+def _notes(texts: Sequence[_Text], parts: Sequence[Sequence[Example]]) -> list[str]:
+    """Return a sentence on the texts that are scored in several windows."""
+    long = [part for text, part in zip(texts, parts, strict=True) if part[0].tokens < text.row.tokens]
+    if not long:
+        return []
+    longest = max(window.tokens for part in long for window in part)
+    return [
+        f"texts longer than {longest:,} tokens are scored in windows, each token once: {len(long):,} of {len(parts):,}"
+    ]
 
 
 def completion_bytes(example: Example, tokenizer: PreTrainedTokenizerBase) -> int:

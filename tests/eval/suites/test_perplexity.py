@@ -3,13 +3,13 @@
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
+from itertools import product
 from pathlib import Path
 
 import pytest
 from alignkit import Example, SuiteResult, Target
 from alignkit.errors import ConfigError, DataError, RunFailedError
-from alignkit_eval.suites.documents import Text, document_windows, read_documents
+from alignkit_eval.suites.documents import Text, document_row, read_documents, windows
 from alignkit_eval.suites.perplexity import PerplexitySettings, PerplexitySuite, completion_bytes
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -58,8 +58,9 @@ def test_the_interval_is_the_exponential_of_the_ratios() -> None:
     rows = [completion("p", "ab"), completion("q", "cd")]
     result = evaluate(target(TablePolicy({("p", 0): [-1.0, -2.0], ("q", 0): [-2.0, -3.0]}), rows))
     half = math.tan(math.pi * 0.475) / 2
-    assert result.metrics["perplexity"] == pytest.approx((math.exp(2), math.exp(2 - half), math.exp(2 + half)))
-    ends = [r / math.log(2) for r in (2, 2 - half, 2 + half)]
+    # 2 - half is negative, and a negative log-likelihood is not.
+    assert result.metrics["perplexity"] == pytest.approx((math.exp(2), 1, math.exp(2 + half)))
+    ends = [r / math.log(2) for r in (2, 0, 2 + half)]
     assert result.metrics["bits_per_byte"] == pytest.approx(ends)
 
 
@@ -147,29 +148,46 @@ def test_plain_documents_are_scored_from_their_first_token(texts: Path) -> None:
 
 def test_windows_score_every_token_once_and_never_exceed_their_length() -> None:
     tokenizer = byte_tokenizer()
-    for length in range(1, 12):
+    for length, stride in product(range(1, 12), (None, 1, 2, 3, 9)):
         text = "abcdefghijk"[:length]
-        windows = list(document_windows(Text("d", "d", text), tokenizer, 4))
-        assert [t for w in windows for t in w.completions[0]] == tokenizer(text)["input_ids"]
-        assert all(len(w.prompt) == 1 and len(w.prompt) + len(w.completions[0]) <= 4 for w in windows)
-        assert windows[0].prompt == [BOS]
-        for before, after in pairwise(windows):
-            assert after.prompt == before.completions[0][-1:]
+        row = document_row(Text("d", "d", text), tokenizer)
+        assert row is not None
+        parts = windows(row, 4, stride)
+        assert [t for w in parts for t in w.completions[0]] == tokenizer(text)["input_ids"]
+        assert all(w.prompt and w.tokens <= 4 for w in parts)
+        assert parts[0].prompt == [BOS]
+        whole = [BOS, *tokenizer(text)["input_ids"]]
+        at = 0
+        for part in parts:
+            at += len(part.completions[0])
+            assert [*part.prompt, *part.completions[0]] == whole[max(0, at + 1 - 4) : at + 1], "as much context as fits"
+
+
+def test_windows_of_a_row_keep_prompt_and_mask() -> None:
+    row = Example("r", [*range(10)], ([*range(10, 30)],), masks=([i % 5 == 0 for i in range(20)],))
+    parts = windows(row, 8, 3)
+    scored = [t for w in parts for t, on in zip(w.completions[0], w.masks[0], strict=True) if on]  # type: ignore[index,arg-type]
+    assert scored == [10, 15, 20, 25]
+    assert all(w.tokens <= 8 for w in parts)
+    assert windows(row, None) == windows(row, 30) == [row]
 
 
 def test_a_tokenizer_without_special_tokens_leaves_the_first_token_unscored() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.bos_token = tokenizer.eos_token = None
-    (window,) = document_windows(Text("d", "d", "abc"), tokenizer, 64)
-    assert (len(window.prompt), len(window.completions[0])) == (1, 2)
-    assert list(document_windows(Text("d", "d", "a"), tokenizer, 64)) == []
+    row = document_row(Text("d", "d", "abc"), tokenizer)
+    assert row is not None
+    assert (len(row.prompt), len(row.completions[0])) == (1, 2)
+    assert document_row(Text("d", "d", "a"), tokenizer) is None
 
 
 def test_documents_of_one_token_that_cannot_be_scored_are_left_out(texts: Path) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.bos_token = tokenizer.eos_token = None
     where = replace(target(ReferencePolicy(tiny_model()), []), tokenizer=tokenizer)
-    assert [item["id"] for item in evaluate(where, text=str(texts)).items] == ["1", "2", "4"]
+    result = evaluate(where, text=str(texts))
+    assert [item["id"] for item in result.items] == ["1", "2", "4"]
+    assert [str(o) for o in result.left_out] == ["1 of 4 documents left out: no token can be scored (first: 3)"]
 
 
 def test_reading_jsonl_and_txt(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alignkit.contract import RowKind
+from alignkit.contract import Omission, RowKind
 from alignkit.data.rows import few
 from alignkit.data.table.tokenised_rows import TokenisedRows, TokenTable
+from alignkit.data.tokenise.encode import SEGMENTS
 from alignkit.errors import DataError
 
 _COUNTED = {
@@ -58,22 +60,25 @@ class SourceReport:
     """Columns that are part of neither prompts nor answers, and keys of messages that the chat template does not name."""
 
     @classmethod
-    def of(cls, table: TokenTable) -> SourceReport:
+    def of(cls, table: TokenTable, positions: NDArray[np.int64] | None = None) -> SourceReport:
+        """Return the report of a source, or of its rows at ``positions``."""
         import pyarrow.compute as pc
 
-        unusable = np.setdiff1d(np.arange(len(table)), table.kept)
+        inside = np.ones(len(table), bool) if positions is None else np.isin(table.numbers("position"), positions)
+        kept = table.kept[inside[table.kept]]
+        unusable = np.setdiff1d(np.flatnonzero(inside), kept)
         reasons = table.table.column("unusable").take(unusable).to_pylist()
         unread = pc.unique(table.table.column("unread")).to_pylist()
         first = dict(zip(reversed(reasons), reversed(unusable.tolist()), strict=True))
         return cls(
             table.source,
             table.kind,
-            read=len(table),
-            kept=len(table.kept),
+            read=int(inside.sum()),
+            kept=len(kept),
             dropped={why: Dropped(count, table.place(first[why])) for why, count in Counter(reasons).items()},
-            truncated_prompts=int((table.numbers("prompt_lost")[table.kept] > 0).sum()),
+            truncated_prompts=int((table.numbers("prompt_lost")[kept] > 0).sum()),
             unread=tuple(sorted({name for found in unread if found for name in json.loads(found)})),
-            **{name: int(table.numbers(name)[table.kept].sum()) for name in SUMS},
+            **{name: int(table.numbers(name)[kept].sum()) for name in SUMS},
         )
 
     @property
@@ -90,6 +95,21 @@ class SourceReport:
         ]
         lines += [f"{UNREAD}: {few(self.unread)}"] if self.unread else []
         return [f"{self.source}: {line}" for line in lines]
+
+    @property
+    def left_out(self) -> list[Omission]:
+        """The unusable rows."""
+        return [
+            Omission("rows", rows.count, self.read, f"left out: {why}", rows.first)
+            for why, rows in self.dropped.items()
+        ]
+
+    @property
+    def truncated(self) -> list[Omission]:
+        """The prompts and completions that are truncated."""
+        totals = {"truncated_prompts": self.kept, "truncated_completions": self.kept * (SEGMENTS[self.kind] - 1)}
+        found = [(_COUNTED[name].split(" ", 1), getattr(self, name), total) for name, total in totals.items()]
+        return [Omission(what, count, total, why) for (what, why), count, total in found if count]
 
     def check(self, max_dropped: float) -> None:
         """Raise :class:`DataError` if no row is left, or more than a share ``max_dropped`` of the rows was unusable."""
