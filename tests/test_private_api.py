@@ -57,7 +57,19 @@ OVERRIDDEN = (
     Pin("transformers:Trainer", "_issue_warnings_after_load", "self, load_result", "a critic is not a missing key"),
     Pin("evaluate:Metric", "_info", "self", "evaluate's way to define a metric"),
     Pin("evaluate:Metric", "_compute", "self, predictions, references, kwargs", "evaluate's way to define a metric"),
+    Pin(
+        "lm_eval.models.huggingface:HFLM",
+        "_loglikelihood_tokens",
+        "self, requests, disable_tqdm, override_bs",
+        "requests that are cut are counted",
+    ),
     # Public, but an override of a renamed method would be ignored just as silently.
+    Pin(
+        "lm_eval.models.huggingface:HFLM",
+        "tok_batch_encode",
+        "self, strings, padding_side, left_truncate_len, truncation",
+        "contexts that are cut are counted",
+    ),
     Pin("transformers:Trainer", "training_step", "self, model, inputs, num_items_in_batch", "one step is ours"),
     Pin("transformers:Trainer", "evaluate", "self, eval_dataset, ignore_keys, metric_key_prefix", "evaluation is ours"),
     Pin("transformers:Trainer", "log", "self, logs, start_time", "exact means and counts in place of Trainer's"),

@@ -16,19 +16,21 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from alignkit import Contrast, Estimate, Settings, Suite, SuiteResult, Target
+from alignkit import Estimate, Omission, Settings, Suite, SuiteResult, Target
 from alignkit.config import Words
 from alignkit.errors import AlignError, ConfigError, DataError, NoRowsError, RunFailedError, first_line, suggest
 from pydantic import Field
 
-from alignkit_eval.statistics import clustered_mean, clustered_proportion, clustered_ratio, transformed
+from alignkit_eval.suites.counting_model import counting_model
 from alignkit_eval.suites.scores import suite_result
 from alignkit_eval.suites.task_code import functions_in, is_installed
+from alignkit_eval.suites.task_metrics import TaskMetrics, key_of, measure
 
 TASKS = Path(__file__).parents[1] / "tasks"
 """Directory of the demo's tasks, which come with alignkit."""
@@ -43,6 +45,11 @@ class HarnessSettings(Settings):
     num_fewshot: int | None = Field(None, ge=0, description="few-shot examples in the prompt (default: the task's own)")
     batch_size: int = Field(16, ge=1, description="requests per forward pass")
     apply_chat_template: bool = Field(False, description="apply the model's chat template to the prompts")
+    resamples: int = Field(
+        200,
+        ge=0,
+        description="bootstrap draws for the interval of a metric that is no mean, such as BLEU (0: no interval)",
+    )
 
 
 class HarnessSuite(Suite[HarnessSettings]):
@@ -77,26 +84,33 @@ class HarnessSuite(Suite[HarnessSettings]):
         """Run the tasks; ``RunFailedError`` is also raised where lm-eval fails."""
         from alignkit.scoring.evaluating import undisturbed
 
-        manager, _ = self._tasks
+        manager, tasks = self._tasks
         model = target.policy.model
         with undisturbed(model), _quiet():  # lm-eval seeds all random generators
             _require_numbers(model, target)
-            found = self._run(manager, target)
+            found, cut = self._run(manager, target)
         samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
         for task, rows in samples.items():
             _require_finite(task, rows)
         items: list[dict[str, Any]] = []
-        metrics: dict[str, Estimate] = {}
-        contrasts: list[Contrast] = []
-        for task, rows in samples.items():
-            better = found.get("higher_is_better", {}).get(task, {})
-            items += (own := _items(task, rows))
-            made, compared = _measure(task, own, found["results"][task], better)
-            metrics |= made
-            contrasts += compared
+        whole = TaskMetrics()
+        with undisturbed(model), _quiet():  # a task's aggregation may be any code
+            for task, rows in samples.items():
+                own = _items(task, rows)
+                better = found.get("higher_is_better", {}).get(task, {})
+                made = measure(
+                    task, rows, own, found["results"][task], tasks[task].aggregation(), better, self.settings.resamples
+                )
+                whole.metrics |= made.metrics
+                whole.contrasts += made.contrasts
+                whole.notes += made.notes
+                items += own.values()
         for name in sorted(found.get("groups", {})):
-            metrics |= {f"{name}/{key}": Estimate(value) for key, value in _reported(found["groups"][name]).items()}
-        return suite_result(self, items, metrics, contrasts)
+            for key, value in _reported(found["groups"][name]).items():
+                whole.metrics[f"{name}/{key}"] = Estimate(value)
+                whole.notes.append(f"{name}/{key} has no interval: it combines several tasks")
+        result = suite_result(self, items, whole.metrics, whole.contrasts)
+        return replace(result, left_out=cut, notes=whole.notes)
 
     # ------------------------------------------------------------------ tasks
 
@@ -135,16 +149,15 @@ class HarnessSuite(Suite[HarnessSettings]):
             )
         return manager
 
-    def _run(self, manager: Any, target: Target) -> dict[str, Any]:
+    def _run(self, manager: Any, target: Target) -> tuple[dict[str, Any], list[Omission]]:
+        """Return lm-eval's results, and the requests that were cut to the model's positions."""
         from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
 
-        settings, model = self.settings, target.policy.model
+        settings = self.settings
+        model = counting_model(target, settings.batch_size)
         try:
             found: dict[str, Any] | None = simple_evaluate(
-                model=HFLM(
-                    model, tokenizer=target.tokenizer, batch_size=settings.batch_size, max_length=_longest(model)
-                ),
+                model=model,
                 tasks=list(settings.tasks or ()),
                 task_manager=manager,
                 num_fewshot=settings.num_fewshot,
@@ -159,71 +172,30 @@ class HarnessSuite(Suite[HarnessSettings]):
             raise RunFailedError(f"lm-eval stopped: {type(error).__name__}: {first_line(error)}") from error
         if not found or not any(found["samples"].values()):
             raise NoRowsError(f"the tasks {', '.join(settings.tasks or ())} have no documents")
-        return found
+        return found, model.left_out()
 
 
 # ------------------------------------------------------------------------------------------------- results
 
 
-def _items(task: str, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one item per document: its cluster (default: its own) and every per-document number."""
+def _items(task: str, samples: Sequence[Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Return an item for each document, by ``doc_id``: its id, its cluster (default: its own) and its task."""
     items: dict[Any, dict[str, Any]] = {}
     for sample in samples:
         name = f"{task}:{sample['doc_id']}"
         doc = sample["doc"] if isinstance(sample["doc"], Mapping) else {}
-        first = {"id": name, "cluster": str(doc.get("cluster") or name), "task": task}
-        item = items.setdefault(sample["doc_id"], first)
-        for metric in sample["metrics"]:
-            key, value = _key(metric, sample["filter"]), sample[metric]
-            if isinstance(value, bool | int | float | np.number):
-                item[key] = float(value)
-            elif isinstance(value, tuple | list) and len(value) == 2:  # (log-likelihood, weight) of a perplexity
-                item[f"{key}:nll"], item[f"{key}:weight"] = -float(value[0]), float(value[1])
-    return list(items.values())
-
-
-def _measure(
-    task: str, items: Sequence[Mapping[str, Any]], reported: Mapping[str, Any], better: Mapping[str, bool]
-) -> tuple[dict[str, Estimate], list[Contrast]]:
-    """Return a task's metrics as lm-eval reports them, with intervals where they follow from per-document numbers."""
-    metrics, contrasts = {}, []
-    clusters = [item["cluster"] for item in items]
-    for name, value in _reported(reported).items():
-        estimate, contrast = Estimate(value), None
-        where, higher = {"task": task}, better.get(name.partition(":")[0], True) is not False
-        if all(name in item for item in items):
-            values = [item[name] for item in items]
-            in_range = min(values) >= 0 and max(values) <= 1
-            estimate = clustered_proportion(values, clusters) if in_range else clustered_mean(values, clusters)
-            contrast = Contrast(f"{task}/{name}", name, where=where, higher_is_better=higher)
-        elif all(f"{name}:nll" in item for item in items):
-            nll, weight = ([item[f"{name}:{part}"] for item in items] for part in ("nll", "weight"))
-            log = "perplexity" in name
-            ratio = clustered_ratio(nll, weight, clusters)
-            estimate = transformed(ratio, math.exp if log else lambda nats: nats / math.log(2))
-            if log:
-                contrast = Contrast(
-                    f"{task}/{name}", f"{name}:nll", f"{name}:weight", where=where, higher_is_better=False, log=True
-                )
-        agrees = math.isclose(estimate.value, value, rel_tol=1e-6, abs_tol=1e-9)
-        metrics[f"{task}/{name}"] = estimate if agrees else Estimate(value)  # the task aggregates it differently
-        if agrees and contrast is not None:
-            contrasts.append(contrast)
-    return metrics, contrasts
+        items.setdefault(sample["doc_id"], {"id": name, "cluster": str(doc.get("cluster") or name), "task": task})
+    return items
 
 
 def _reported(results: Mapping[str, Any]) -> dict[str, float]:
     """Return lm-eval's numbers as ``{"acc": .., "exact_match:strict-match": ..}``, without standard errors."""
     named = ((*key.partition(","), value) for key, value in results.items())
     return {
-        _key(metric, chosen): float(value)
+        key_of(metric, chosen): float(value)
         for metric, comma, chosen, value in named
         if comma and not metric.endswith("_stderr") and isinstance(value, bool | int | float | np.number)
     }
-
-
-def _key(metric: str, chosen: str) -> str:
-    return metric if chosen == "none" else f"{metric}:{chosen}"
 
 
 # ------------------------------------------------------------------------------------------------- hazards
@@ -251,13 +223,6 @@ def _require_numbers(model: Any, target: Target) -> None:
     logits = model(input_ids=ids).logits
     if bool(logits.isnan().any()):
         raise RunFailedError(f"suite 'lm-eval': the logits of {target.name} are NaN")
-
-
-def _longest(model: Any) -> int | None:
-    """Return the model's maximum input length, None where its configuration has none."""
-    names = ("max_position_embeddings", "n_positions", "n_ctx")
-    lengths = (getattr(model.config.get_text_config(), name, None) for name in names)
-    return next((int(length) for length in lengths if length), None)
 
 
 @contextlib.contextmanager
