@@ -26,7 +26,7 @@ from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy, plan_
 from alignkit.runs.record import description, training_numbers
 from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
-from alignkit.runs.saving import release, save_model
+from alignkit.runs.saving import release, require_space, save_model, try_saving
 from alignkit.runs.summary import pair_samples, present, sample_answers
 from alignkit.system.distributed import from_first, rank
 from alignkit.system.files import write_jsonl, write_text
@@ -108,8 +108,6 @@ def _carry_out(
         evaluate = partial(evaluator.during_training, start=before)
         changed = [change["key"] for change in changes]
         trainer = _train(plan, run, logps, recorder, checkpoint, changed, evaluate)
-        with recorder.stage("save"):
-            save_model(trainer, run.loaded, directory.model)
         release(trainer)
         if not recorder.first:
             return directory.path
@@ -146,12 +144,17 @@ def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
     plan.arguments.output_dir = str(recorder.directory.checkpoints)
     with recorder.stage("prepare"):
         run = prepare(plan)
+        notes = run.notes
+        if recorder.first:
+            steps = len(run.data.train) // plan.shape.rows
+            require_space(run.loaded, plan.arguments, steps, recorder.directory.path)
+            notes += try_saving(run.loaded, recorder.directory.path)
         findings = check_before_training(run.data, plan.config.data.check)
     recorder.console.info(
         f"{plan.session.method.name} on {plan.config.model.name}: {run.loaded.parameters:,} parameters, "
         f"{run.loaded.trainable / max(run.loaded.parameters, 1):.1%} trained; scorer {run.scorer}"
     )
-    for line in [*run.data.report.lines(), *findings, *run.notes]:
+    for line in [*run.data.report.lines(), *findings, *notes]:
         recorder.console.info(line)
     return run
 
@@ -202,7 +205,7 @@ def _train(
     """Train from the start or a checkpoint; raises :class:`InterruptedRun` after a signal, with a checkpoint saved."""
     from transformers.trainer_callback import PrinterCallback
 
-    from alignkit.training.callbacks import CheckpointSaved, EvaluateDuring, RecordMetrics, ShowProgress
+    from alignkit.training.callbacks import AtEnd, CheckpointSaved, EvaluateDuring, RecordMetrics, ShowProgress
     from alignkit.training.signals import StopOnSignal
     from alignkit.training.trainer import AlignTrainer
 
@@ -232,6 +235,14 @@ def _train(
     trainer.pop_callback(PrinterCallback)
     if external is not None:
         recorder.update(engine="external")
+
+    def save() -> None:
+        if stop.received is None or trainer.state.global_step >= trainer.state.max_steps:
+            recorder.require_directory()
+            with recorder.stage("save"):
+                save_model(trainer, run.loaded, directory.model)
+
+    trainer.callback_handler.callbacks.insert(0, AtEnd(save))  # before the trackers', which may fail
     with stop.listening(), recorder.stage("train"):
         more = {"changed": changed} if changed else {}
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **more)

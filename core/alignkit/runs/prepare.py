@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from alignkit.contract import LoadedModel, Method, Need, Suite
 from alignkit.data.load import Data
 from alignkit.data.order.mixing import row_order
 from alignkit.data.order.row_order import RowOrder
-from alignkit.errors import ConfigError, ModelError, PluginError
+from alignkit.errors import ConfigError, ModelError, PluginError, first_line
 from alignkit.models.load import build_model
 from alignkit.onpolicy.rewards import open_rewards
 from alignkit.runs.data import run_data
@@ -83,7 +85,35 @@ def plan_run(config: RunConfig) -> RunPlan:
         raise ConfigError("data.group_by applies to methods that train on the rows themselves, not on sampled answers")
     watched = watched_suite(config)
     suites = open_suites(config.eval, watched)
-    return RunPlan(config, session, suites, *training_arguments(config, Path("unused")), watched)
+    arguments, shape = training_arguments(config, Path("unused"))
+    _try_trainer(arguments)
+    return RunPlan(config, session, suites, arguments, shape, watched)
+
+
+def _try_trainer(arguments: TrainingArguments) -> None:
+    """Build a ``Trainer`` of one weight with its optimizer and scheduler: it refuses what would fail after start-up.
+
+    Trackers, optimizers and kernels whose packages are missing, schedulers without their settings and the like.
+    """
+    import torch
+    from transformers import PretrainedConfig, Trainer
+
+    if arguments.deepspeed or arguments.fsdp:  # which change the arguments they are given
+        return
+    if "mlflow" in arguments.report_to and not importlib.util.find_spec("mlflow"):
+        raise ConfigError(
+            "train: report_to needs mlflow: pip install mlflow"
+        )  # its callback fails as it is deleted, too
+    given = copy.copy(arguments)
+    given.output_dir = "."
+    model = torch.nn.Linear(1, 1)
+    model.config = PretrainedConfig()
+    try:
+        trainer = Trainer(model, given, eval_dataset=[{}])
+        if not given.optim_target_modules:
+            trainer.create_optimizer_and_scheduler(2)
+    except (ValueError, TypeError, RuntimeError, ImportError, AttributeError, KeyError) as error:
+        raise ConfigError(f"train: {first_line(error)}") from error
 
 
 def _check_rewards(method: Method[Any]) -> None:

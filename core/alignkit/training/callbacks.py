@@ -29,6 +29,16 @@ class RecordMetrics(TrainerCallback):
             self.write(head | {name: value for name, value in logs.items() if name != "epoch"})
 
 
+class AtEnd(TrainerCallback):
+    """Do something once training has ended."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.act()
+
+
 class CheckpointSaved(TrainerCallback):
     """Tell the plugins of every complete checkpoint."""
 
