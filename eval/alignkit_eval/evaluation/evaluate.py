@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alignkit import SuiteResult
-from alignkit.errors import ConfigError, NoRowsError
+from alignkit.errors import ConfigError, NoRowsError, first_line
 from alignkit.rundir.directory import RunDir
-from alignkit.rundir.evaluations import write_evaluation
+from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.runs.evaluation import open_suites, run_suites
 
+from alignkit_eval.evaluation.places import claim, names_of, release
 from alignkit_eval.evaluation.targets import TargetSpec, find_target, open_target
 
 
@@ -68,7 +70,7 @@ def evaluate(
     """Evaluate every target with every suite.
 
     Results of a run on its own held-out rows are stored in its ``eval/`` and run.json, all others in
-    ``OUTPUT/NAME/eval/``. Results are cached by content (weights, rows, settings), not by name.
+    ``OUTPUT/NAME/eval/``, where no two targets have the same NAME. Results are cached by content (weights, rows, settings), not by name.
 
     Args:
         targets: run directories, model or adapter directories, hub ids, or ``demo``.
@@ -86,10 +88,14 @@ def evaluate(
     names = list(dict.fromkeys(suites))
     overrides = [*sets, f"eval.suites={','.join(names)}", "eval.during={}"]
     sources = [find_target(str(target), data=data, sets=overrides) for target in targets]
-    directories = _directories(sources, Path(output))
     for source in sources:
         open_suites(source.config.eval)  # reports a wrong name or setting before any model is loaded
-    done = [_evaluate(source, directory, say) for source, directory in zip(sources, directories, strict=True)]
+    placed = _placed(sources, Path(output))
+    try:
+        done = [_evaluate(source, directory, say) for source, directory in placed]
+    finally:
+        for _, directory in placed:
+            release(directory)
     if not any(evaluation.results for evaluation in done):
         raise NoRowsError("nothing could be evaluated: " + "; ".join(dict.fromkeys(done[0].skipped)))
     return done
@@ -105,20 +111,49 @@ def _evaluate(source: TargetSpec, directory: Path, say: Callable[[str], None]) -
     results = run_suites(suites, subject, start=start, skipped=skipped.append)
     for reason in skipped:
         say(f"{source.name}: {reason}")
-    for result in results.values():
-        write_evaluation(directory / "eval", result, target=source.name)
+    try:
+        for result in results.values():
+            if _replaced(directory / "eval", result):
+                say(f"{source.name}: {result.suite} replaces an earlier result on other rows or with other settings")
+            write_evaluation(directory / "eval", result, target=source.name)
+        _record(source, directory, results)
+    except OSError as error:
+        raise ConfigError(f"cannot write results to {error.filename or directory}: {first_line(error)}") from error
+    return Evaluation(source.name, directory, results, tuple(skipped))
+
+
+def _record(source: TargetSpec, directory: Path, results: Mapping[str, SuiteResult]) -> None:
+    """Add the metrics of a run on its own rows to its run.json."""
     if source.run is not None and directory == source.run.path:
         evaluation = source.run.read_record().get("evaluation", {})
         after = evaluation.get("after", {}) | {name: dict(result.metrics) for name, result in results.items()}
         source.run.update_record(evaluation=evaluation | {"after": after})
-    return Evaluation(source.name, directory, results, tuple(skipped))
 
 
-def _directories(sources: Sequence[TargetSpec], output: Path) -> list[Path]:
-    """Return the directory for each target's results: the run's own, or a child of ``output`` with the target's name."""
-    paths = [s.run.path if s.run is not None and s.own_data else output / s.name.replace("/", "--") for s in sources]
-    if twice := {path for path in paths if paths.count(path) > 1}:
-        raise ConfigError(
-            f"two targets would write to {min(twice)}: evaluate them one at a time, with another --output"
-        )
-    return paths
+def _replaced(directory: Path, result: SuiteResult) -> bool:
+    """Whether a directory holds a suite's result on other rows or with other settings."""
+    if not (directory / f"{result.suite}.json").is_file():
+        return False
+    try:
+        before = read_evaluation(directory, result.suite)
+    except ConfigError:
+        return False  # damaged
+    same = all(before.provenance.get(key) == result.provenance.get(key) for key in ("content", "rules"))
+    return not same or before.settings != result.settings
+
+
+def _placed(sources: Sequence[TargetSpec], output: Path) -> list[tuple[TargetSpec, Path]]:
+    """Return the targets under names of their own, with the directories of their results: the run's own, or one in ``output``."""
+    placed = []
+    for source, name in zip(sources, names_of([source.origin for source in sources]), strict=True):
+        if source.run is not None and source.own_data:
+            if not os.access(source.run.path, os.W_OK):
+                raise ConfigError(
+                    f"cannot write results to the run {source.run.path}: permission denied; copy it, or evaluate its model: "
+                    f"align eval {source.run.path / 'model'} --data D --output DIR"
+                )
+            placed.append((replace(source, name=name), source.run.path))
+        else:
+            name, directory = claim(output, source.origin, name)
+            placed.append((replace(source, name=name), directory))
+    return placed

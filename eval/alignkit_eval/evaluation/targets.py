@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,6 +20,8 @@ from alignkit.rundir.directory import RunDir
 from alignkit.runs.data import held_out_data, run_data
 from alignkit.runs.evaluation import Subject, data_rules
 
+from alignkit_eval.evaluation.places import Origin
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
@@ -34,6 +37,7 @@ class TargetSpec:
     own_data: bool
     """Whether it is evaluated on the data it came with: a run's held-out rows, the demo's."""
     has_data: bool
+    origin: Origin
 
 
 def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = ()) -> TargetSpec:
@@ -53,14 +57,28 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
         config = settings.resolve(run.config, eval_data=data, sets=sets, resume=True).config
         if data is not None:
             config.data = _for_other_data(config.data, sets)
-        return TargetSpec(path.resolve().name, config, run, own_data=data is None, has_data=True)
+        origin = _origin(target, config)
+        return TargetSpec(origin.name(1), config, run, own_data=data is None, has_data=True, origin=origin)
     is_demo = target == "demo"
     # Some method must stand in the configuration; only its model, data and eval sections are read.
     model = None if is_demo else target
     config = settings.resolve(method="sft", model=model, data=data, eval_data=data, sets=sets).config
     own = is_demo and data is None
-    return TargetSpec(
-        "demo" if is_demo else path.name or target, config, None, own_data=own, has_data=own or data is not None
+    origin = _origin(target, config)
+    return TargetSpec(origin.name(1), config, None, own_data=own, has_data=own or data is not None, origin=origin)
+
+
+def _origin(target: str, config: RunConfig) -> Origin:
+    """Return what a target is: the demo, a directory, or a hub id with its revision."""
+    path = Path(target).expanduser()
+    if target == "demo":
+        return Origin("demo", ("demo",))
+    if not path.exists():
+        revision = f"@{config.model.revision}" if config.model.revision else ""
+        return Origin(f"{target}{revision}", tuple(reversed(f"{target}{revision}".split("/"))))
+    named = Path(os.path.normpath(Path.cwd() / path))  # not resolved: a symbolic link keeps its own name
+    return Origin(
+        str(path.resolve()), tuple(part for part in reversed(named.parts) if part != named.anchor) or ("root",)
     )
 
 

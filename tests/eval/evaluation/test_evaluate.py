@@ -89,7 +89,7 @@ def test_without_data_it_says_what_is_missing(tmp_path: Path) -> None:
 def test_wrong_words_are_refused_before_anything_is_loaded(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="calibration_bins"):
         evaluate(["demo"], ["prefs"], sets=["eval.settings.prefs.calibration_bin=3"])
-    with pytest.raises(ConfigError, match="two targets would write to"):
+    with pytest.raises(ConfigError, match="demo is named twice"):
         evaluate(["demo", "demo"], ["prefs"], output=tmp_path)
     with pytest.raises(ModelError, match="there is no model at"):
         evaluate(["./nowhere"], ["prefs"], data="demo", output=tmp_path)
