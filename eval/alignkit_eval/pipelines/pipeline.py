@@ -6,14 +6,14 @@ import gc
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import alignkit
 from alignkit import settings
-from alignkit.errors import AlignError, ConfigError, InterruptedRun
+from alignkit.errors import AlignError, ConfigError, InterruptedRun, shortened
 from alignkit.rundir.directory import RunDir, child_of
 from alignkit.runs.export import export
 from alignkit.system.files import digest, is_leftover, write_json
@@ -23,6 +23,7 @@ from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.pipelines.stages import Pipeline, Stage, as_list, read_pipeline, substituted
+from alignkit_eval.records import read_records
 from alignkit_eval.report import comparison_report, pipeline_report, run_report
 
 RECORD = "pipeline.json"
@@ -78,7 +79,9 @@ def run_pipeline(
     pipeline = read_pipeline(file)
     for given in sets:
         if "." not in given.partition("=")[0]:
-            raise ConfigError(f"--set {given}: write a pipeline's settings with their section: train.max_steps=10")
+            raise ConfigError(
+                f"--set {shortened(given, 60)}: write a pipeline's settings with their section: train.max_steps=10"
+            )
     directory = child_of(Path(output or pipeline.output), name or pipeline.name)
     skipped = {pipeline.stage(word, "--skip").name for word in skip}
     if start is not None:
@@ -238,18 +241,13 @@ class PipelineRunner:
 
     def _read(self) -> dict[str, StageRecord]:
         path = self.directory / RECORD
-        kept: dict[str, Mapping[str, Any]] = {}
-        if path.is_file():
-            try:
-                kept = {entry["name"]: entry for entry in json.loads(path.read_bytes())["stages"]}
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{path} cannot be read: {error}") from error
-        elif not all(map(is_leftover, self.directory.iterdir())):
+        kept = {record.name: record for record in read_records(path, "stages", StageRecord)}
+        if not path.is_file() and not all(map(is_leftover, self.directory.iterdir())):
             raise ConfigError(
                 f"{self.directory} exists and is not a pipeline directory: choose another name with --name"
             )
         stages = self.pipeline.stages
-        return {s.name: StageRecord(**{"name": s.name, "kind": s.kind, **kept.get(s.name, {})}) for s in stages}
+        return {stage.name: kept.get(stage.name) or StageRecord(stage.name, stage.kind) for stage in stages}
 
     def _write(self) -> None:
         stages = [vars(record) for record in self.records.values()]

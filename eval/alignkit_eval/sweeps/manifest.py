@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from alignkit import settings
-from alignkit.errors import CheckpointError, ConfigError
+from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.system.files import write_json, write_text
 
+from alignkit_eval.records import read_records
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec
 from alignkit_eval.sweeps.scheduler import Outcome
 
@@ -38,8 +39,8 @@ class Manifest:
     def __init__(self, directory: Path, cells: Sequence[SweepCell], notes: list[str]) -> None:
         self.directory, self.notes = directory, notes
         self.comparison: Any = None
-        before = _stored(directory)
-        self.entries = {cell.name: _cell_record(cell, before.get(cell.name, {})) for cell in cells}
+        before = {cell.name: cell for cell in read_records(directory / "sweep.json", "cells", CellRecord)}
+        self.entries = {cell.name: _cell_record(cell, before.get(cell.name)) for cell in cells}
 
     def started(self, name: str) -> None:
         self.entries[name].status = "running"
@@ -58,7 +59,7 @@ class Manifest:
         write_json(self.directory / "sweep.json", {"cells": cells, "comparison": self.comparison, "notes": self.notes})
 
 
-def _cell_record(cell: SweepCell, before: Mapping[str, Any]) -> CellRecord:
+def _cell_record(cell: SweepCell, before: CellRecord | None) -> CellRecord:
     """Return a cell with its status from its run directory, and its durations from an earlier manifest."""
     record = RunDir(cell.directory).read_record()
     status = record.get("status") or "pending"
@@ -68,9 +69,9 @@ def _cell_record(cell: SweepCell, before: Mapping[str, Any]) -> CellRecord:
         cell.seed,
         status,
         str(cell.directory),
-        before.get("seconds"),
-        before.get("cpu_seconds"),
-        before.get("error") if status == "failed" else None,
+        before.seconds if before else None,
+        before.cpu_seconds if before else None,
+        before.error if before and status == "failed" else None,
         record.get("timings"),
     )
 
@@ -99,13 +100,3 @@ def read_spec(directory: Path) -> SweepSpec:
         return SweepSpec(**{field.name: values[field.name] for field in fields(SweepSpec)})
     except KeyError as error:
         raise ConfigError(f"{path} lacks the key {error.args[0]}") from error
-
-
-def _stored(directory: Path) -> dict[str, dict[str, Any]]:
-    path = directory / "sweep.json"
-    if not path.is_file():
-        return {}
-    try:
-        return {cell["name"]: cell for cell in json.loads(path.read_bytes())["cells"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -146,11 +146,11 @@ def test_what_is_finished_is_kept(done: Sweep) -> None:
 
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
-    rates = {"train.learning_rate": [1e-4, 1e30]}
+    rates = {"train.learning_rate": [1e-4, 1e12]}
     broken = sweep(rates, method="orpo", sets=QUICK, output=tmp_path, name="broken")
     assert status(broken.directory) == {
         "train.learning_rate=0.0001-seed=0": "finished",
-        "train.learning_rate=1e_30-seed=0".replace("e_", "e+"): "failed",
+        f"train.learning_rate={1e12}-seed=0": "failed",
     }
     error = failure(broken)
     assert error is not None

@@ -1,0 +1,33 @@
+"""Lists of records in the JSON files of sweeps and pipelines, read with their types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from alignkit.errors import CheckpointError
+from alignkit.system.files import InvalidJSON, parse_json
+from pydantic import TypeAdapter, ValidationError
+
+Record = TypeVar("Record")
+
+
+def read_records(path: Path, key: str, kind: type[Record]) -> list[Record]:
+    """Return the dataclass records under ``key`` of a JSON file, none if there is no file.
+
+    Raises:
+        CheckpointError: naming the file and the value that is wrong.
+    """
+    if not path.is_file():
+        return []
+    try:
+        stored = parse_json(path.read_bytes())
+        return TypeAdapter(list[kind]).validate_python(stored[key])  # type: ignore[valid-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in (key, *first["loc"]))
+        raise CheckpointError(f"{path}: {place}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    except InvalidJSON as error:
+        raise CheckpointError(f"{path}:{error.line}: invalid JSON: {error}") from None
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path}: expected an object with the key {key}") from None
