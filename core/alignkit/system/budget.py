@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SECONDS = 30.0
+SECONDS = 5.0
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from alignkit.data.shapes.pairs import expand_alternatives, is_rated_answer, lef
 from alignkit.data.shapes.templates import fill
 from alignkit.data.sources.chunks import Source, parse_line
 from alignkit.data.sources.open import TRAIN_SPLITS, Load, open_source
-from alignkit.errors import DataError
+from alignkit.errors import DataError, SourceError
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, 
     """Apply ``change`` to all rows at once, or if it raises, to each row alone to find the broken ones."""
     try:
         return change(raw), []
+    except SourceError:
+        raise
     except DataError:
         pass
     rows: list[Mapping[str, Any]] = []
@@ -140,6 +142,8 @@ def _each(raw: RawRows, change: Callable[[RawRows], RawRows]) -> tuple[RawRows, 
         place = raw.where(position)
         try:
             found = change(_only(raw, position)).rows
+        except SourceError:
+            raise
         except DataError as error:
             broken.append(Broken(place, _why(error, place), raw.rows[position]))
             continue

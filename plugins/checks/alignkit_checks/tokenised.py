@@ -11,7 +11,7 @@ from alignkit.contract import DataRule, Hit, Row
 from alignkit.data.table.report import SUMS
 from alignkit.data.tokenise.render import Rendered, render
 from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
-from alignkit.errors import DataError
+from alignkit.errors import DataError, SourceError
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def tokenize_for_check(
                 continue
             try:
                 rendered[i] = render(rows[i], tokenizer, rows[i].place, all_turns=all_turns)
+            except SourceError:  # a template that does not end
+                raise
             except DataError as error:
                 found[i] = str(error).removeprefix(rows[i].place).lstrip(": ")
         for i, row in zip(rendered, encoder.encode(list(rendered.values())), strict=True):

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from alignkit.contract.rows import RawRows
-from alignkit.errors import ConfigError, DataError, first_line
+from alignkit.errors import ConfigError, DataError, SourceError, first_line
 from alignkit.system.budget import time_limit
 
 
@@ -26,6 +26,8 @@ def fill(raw: RawRows, templates: Mapping[str, str]) -> RawRows:
         for position, row in enumerate(raw.rows):
             try:
                 made = {name: template.render(row) for name, template in compiled.items()}
+            except TimeoutError as error:
+                raise SourceError(f"{raw.where(position)}: data.template does not end: {error}") from None
             except Exception as error:  # whatever a template does
                 raise DataError(f"{raw.where(position)}: data.template: {first_line(error)}") from None
             rows.append({**row, **made})

@@ -29,10 +29,12 @@ LINE = 64 << 20
 LIST = 2 << 30
 """Maximum bytes of a JSON list, which is read into memory as a whole."""
 
-_EXPANDED = 256 << 20
+_EXPANDED = 16 << 20
 """Bytes a gzipped file may expand to whatever its own size, and beyond that to :data:`_RATIO` times its own size."""
 
 _RATIO = 100
+
+_HEADER, _BLANK = 4 << 20, 1_000_000
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -40,13 +42,17 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 def read_jsonl(path: Path) -> Iterator[tuple[bytes, str]]:
     """Read JSON Lines (also gzipped), to be parsed later; empty lines are skipped."""
+    last = 0
     with _opened(path) as file:
         for number, line in enumerate(iter(partial(file.readline, LINE + 1), b""), 1):
             if len(line) > LINE:
                 raise DataError(f"{path}:{number}: the line is longer than {LINE:,} bytes; write one row a line")
             content = line.removeprefix(_BOM) if number == 1 else line
             if content.strip():
+                last = number
                 yield content, f"{path}:{number}"
+            elif number - last > _BLANK:
+                raise DataError(f"{path}:{number}: more than {_BLANK:,} empty lines")
 
 
 def read_json(path: Path, split: str | None = None) -> Iterator[Located]:
@@ -81,7 +87,9 @@ def read_csv(path: Path) -> Iterator[Located]:
     with _opened(path) as file:
         stream = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         try:
-            first = stream.readline(LINE)
+            first = stream.readline(_HEADER)
+            if len(first) == _HEADER:
+                raise DataError(f"{path}:1: no header: the first line is longer than {_HEADER:,} characters")
             counts = Counter(re.sub(r'"[^"]*"', "", first))
             delimiter = usual if counts[usual] else max(usual + ",;\t|", key=counts.__getitem__)
             lines = chain([first] if first else [], iter(partial(stream.readline, LINE), ""))
@@ -181,9 +189,13 @@ class _Expanded(io.RawIOBase):
 def _text(path: Path) -> str:
     with _opened(path) as file:
         begin = file.peek(64).removeprefix(_BOM).lstrip()[:1]
-        content = file.read(LIST + 1 if begin in (b"[", b"{", b"") else 4096)
-    if len(content) > LIST:
-        raise DataError(f"{path} is longer than {LIST:,} bytes, too long for one JSON list; write JSON Lines (.jsonl)")
+        content = bytearray(file.read(4096))  # enough for the message, if it is not JSON
+        while begin in (b"[", b"{", b"") and (piece := file.read(1 << 24)):
+            content += piece
+            if len(content) > LIST:
+                raise DataError(
+                    f"{path} is longer than {LIST:,} bytes, too long for one list; write JSON Lines (.jsonl)"
+                )
     if not content.strip():
         raise DataError(f"{path} is empty")
     try:

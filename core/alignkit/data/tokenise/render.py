@@ -71,8 +71,6 @@ def render_all(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, all_t
         wholes = iter(_batch(place, tokenizer, [whole for i in together for whole in _wholes(rows[i])]))
         for i, prompt in zip(together, prompts, strict=True):
             done[i] = _split(prompt, [next(wholes) for _ in _wholes(rows[i])])
-    except SourceError:
-        raise
     except DataError:
         done = {}  # rows are rendered one by one to find the rejected ones
     return [done.get(i) or render(row, tokenizer, row.place, all_turns=all_turns) for i, row in enumerate(rows)]
@@ -133,6 +131,8 @@ def _apply(
         options["tools"] = [dict(tool) for tool in row.tools]
     try:
         return _batch(place, tokenizer, [messages], **options)[0]
+    except SourceError:
+        raise
     except DataError as error:
         system = "system" in str(error).casefold() and any(message["role"] == "system" for message in messages)
         remedy = "; move the system text into the first user turn, or set model.chat_template to one that takes it"
