@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from alignkit.errors import CheckpointError
 from alignkit.system.files import InvalidJSON, parse_json
+from alignkit.system.manifest import unsealed
 from pydantic import TypeAdapter, ValidationError
 
 Record = TypeVar("Record")
@@ -21,7 +22,7 @@ def read_records(path: Path, key: str, kind: type[Record]) -> list[Record]:
     if not path.is_file():
         return []
     try:
-        stored = parse_json(path.read_bytes())
+        stored = unsealed(parse_json(path.read_bytes()), path)
         return TypeAdapter(list[kind]).validate_python(stored[key])  # type: ignore[valid-type]
     except ValidationError as error:
         first = error.errors()[0]

@@ -27,6 +27,8 @@ def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:
         "settings",
         "contrasts",
         "provenance",
+        "items_sha256",
+        "checksum",
     ]
     back = read_evaluation(tmp_path / "eval", "prefs")
     assert (back.n, back.clusters, back.items, back.settings) == (2, 1, [{"id": "a"}, {"id": "b"}], {"bins": 3})

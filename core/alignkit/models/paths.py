@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, first_line
 from alignkit.models.directory import check_files, read_object
 from alignkit.system.files import parse_json, read_regular
-from alignkit.system.manifest import MANIFEST, problems
-
-logger = logging.getLogger(__name__)
+from alignkit.system.manifest import MANIFEST, problems, warn_changed
 
 
 def resolve_path(name: str) -> str:
@@ -81,4 +78,4 @@ def require_intact(path: str) -> None:
                 f"{directory / name} {problem}: restore it or train again; a model changed on purpose belongs into a "
                 "directory of its own"
             )
-        logger.warning("%s was changed after the run saved it, and is used as it is now", directory / name)
+        warn_changed(directory / name)

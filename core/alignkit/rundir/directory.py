@@ -14,6 +14,7 @@ from alignkit.errors import CheckpointError, ConfigError, first_line
 from alignkit.rundir.record import RunRecord
 from alignkit.system.files import is_leftover, parse_json, read_regular, remove_leftovers, to_json, write_json
 from alignkit.system.lock import directory_lock, lock_holder
+from alignkit.system.manifest import sealed, unsealed
 
 
 class RunDir:
@@ -86,11 +87,12 @@ class RunDir:
         if not self.record.exists():
             return {}
         try:
-            record = to_json(parse_json(read_regular(self.record)))
+            found = to_json(parse_json(read_regular(self.record)))
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.record}: not readable: {first_line(error)}") from error
-        if not isinstance(record, dict):
+        if not isinstance(found, dict):
             raise CheckpointError(f"{self.record}: expected a JSON object")
+        record: dict[str, Any] = unsealed(found, self.record)
         RunRecord.check(record, self.record)
         return record
 
@@ -106,7 +108,7 @@ class RunDir:
     def update_record(self, **changes: Any) -> dict[str, Any]:
         """Update keys of run.json (``status="finished"``, ``steps=150``, ...) and return the whole record."""
         record = self.read_record() | changes
-        write_json(self.record, record)
+        write_json(self.record, sealed(record))
         return record
 
     @property

@@ -17,6 +17,7 @@ from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.distributed import rank
 from alignkit.system.files import file_fault, remove_leftovers, write_json
+from alignkit.system.manifest import sealed
 from alignkit.system.quiet import quiet_libraries
 from alignkit.system.stopwatch import Stopwatch
 from alignkit.training.checkpoints import step_of
@@ -119,7 +120,7 @@ class RunRecorder:
             return {}
         self.require_directory()
         self._record |= self._stored() | changes
-        write_json(self.directory.record, self._record)
+        write_json(self.directory.record, sealed(self._record))
         return self._record
 
     def _stored(self) -> dict[str, Any]:

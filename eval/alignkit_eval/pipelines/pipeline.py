@@ -18,6 +18,7 @@ from alignkit.rundir.directory import RunDir, child_of
 from alignkit.runs.export import export
 from alignkit.system.files import digest, is_leftover, write_json
 from alignkit.system.lock import directory_lock
+from alignkit.system.manifest import sealed
 
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
@@ -252,4 +253,4 @@ class PipelineRunner:
     def _write(self) -> None:
         stages = [vars(record) for record in self.records.values()]
         comparison = None if self.comparison is None else self.comparison.to_json()
-        write_json(self.directory / RECORD, {"stages": stages, "comparison": comparison})
+        write_json(self.directory / RECORD, sealed({"stages": stages, "comparison": comparison}))

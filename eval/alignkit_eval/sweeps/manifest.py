@@ -12,6 +12,7 @@ from alignkit import settings
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.system.files import write_json, write_text
+from alignkit.system.manifest import sealed
 
 from alignkit_eval.records import read_records
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec
@@ -56,7 +57,9 @@ class Manifest:
 
     def write(self) -> None:
         cells = [asdict(entry) for entry in self.entries.values()]
-        write_json(self.directory / "sweep.json", {"cells": cells, "comparison": self.comparison, "notes": self.notes})
+        write_json(
+            self.directory / "sweep.json", sealed({"cells": cells, "comparison": self.comparison, "notes": self.notes})
+        )
 
 
 def _cell_record(cell: SweepCell, before: CellRecord | None) -> CellRecord:

@@ -16,7 +16,7 @@ from tests.accept.campaign.judge import judge
 from tests.accept.campaign.processes import Align, Ended, each
 from tests.accept.campaign.results import differences, snapshot
 
-OUTCOMES = ("refused", "made anew", "no effect", "valid other content", "silent", "crashed")
+OUTCOMES = ("refused", "made anew", "no effect", "valid other content", "used and said", "silent", "crashed")
 SAID = re.compile(r"damaged|skipping|made again|not readable|cannot be read|changed since|differs from")
 """Words that say a damaged file was noticed."""
 
@@ -176,6 +176,8 @@ class Campaign:
         found = differences(self.whole[target.name], _seen(ended, here))
         found = [line for line in found if not line.startswith(file)]  # the damaged file itself
         said = SAID.search(ended.err + _logs(here))
+        if found and said and Path(file).name in ended.err + _logs(here):
+            return "used and said", "; ".join(found[:3])
         if found:
             return "valid other content" if target.owned else "silent", "; ".join(found[:3])
         return ("made anew", said[0]) if said else ("no effect", "")
