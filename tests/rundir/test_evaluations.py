@@ -27,6 +27,8 @@ def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:
         "settings",
         "contrasts",
         "provenance",
+        "left_out",
+        "notes",
         "items_sha256",
         "checksum",
     ]
