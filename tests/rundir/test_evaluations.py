@@ -11,10 +11,12 @@ from alignkit.errors import CheckpointError, ConfigError
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.rundir.metrics import MetricsLog
 
+ITEMS = [{"id": "a", "cluster": "x"}, {"id": "b", "cluster": "x"}]
+
 
 def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:
     metrics = {"accuracy_sum": Estimate(0.5, 0.25, 0.75), "ece": Estimate(0.1), "odd": Estimate(math.inf)}
-    result = SuiteResult("prefs", 2, 1, metrics, [{"id": "a"}, {"id": "b"}], {"bins": 3})
+    result = SuiteResult("prefs", 2, 1, metrics, ITEMS, {"bins": 3})
     contrast = Contrast("accuracy_sum", "credit_sum", where={"task": "facts"}, verdict=("accuracy_mean",))
     result = replace(result, contrasts=[contrast], provenance={"weights": "abc"})
     path = write_evaluation(tmp_path / "eval", result, target="demo")
@@ -33,7 +35,7 @@ def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:
         "checksum",
     ]
     back = read_evaluation(tmp_path / "eval", "prefs")
-    assert (back.n, back.clusters, back.items, back.settings) == (2, 1, [{"id": "a"}, {"id": "b"}], {"bins": 3})
+    assert (back.n, back.clusters, back.items, back.settings) == (2, 1, ITEMS, {"bins": 3})
     assert (back.contrasts, back.provenance) == ([contrast], {"weights": "abc"})
     assert {k: back.metrics[k] for k in ("accuracy_sum", "ece")} == {k: metrics[k] for k in ("accuracy_sum", "ece")}
     assert math.isnan(back.metrics["odd"].value)
