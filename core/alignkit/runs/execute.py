@@ -6,7 +6,7 @@ distributed run comes through here; only the first one writes, prints and evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from alignkit.runs.summary import pair_samples, present, sample_answers
 from alignkit.system.distributed import from_first, rank
 from alignkit.system.files import write_jsonl, write_text
 from alignkit.system.manifest import manifest
-from alignkit.training.best import WatchBest, best_model
+from alignkit.training.best import Evaluated, best_model, watch_best
 from alignkit.training.checkpoints import last_checkpoint
 
 if TYPE_CHECKING:
@@ -214,6 +214,10 @@ def _train(
             found: Results = evaluate(names)
             return found
 
+    def evaluate_watched() -> Evaluated:
+        found = evaluate_now([plan.watched])
+        return values_of(found), directions_of(found)
+
     directory = recorder.directory
     order = order_by_margin(plan.config, run.data.train, run.order, logps)
     for line in describe_mix(plan.config.data, order):
@@ -224,7 +228,7 @@ def _train(
         EvaluateDuring(
             plan.config.eval.during, lambda names: values_of(evaluate_now(names)), recorder.log, plan.watched
         ),
-        *_watch(plan, evaluate_now, recorder),
+        *watch_best(plan.config, plan.arguments, evaluate_watched if plan.watched else None, recorder.log),
         CheckpointSaved(directory.checkpoints, plan.session.checkpoint_saved),
         ShowProgress(recorder.console),
         stop,
@@ -255,28 +259,6 @@ def _train(
     if why := best_model(trainer).get("stopped"):
         recorder.console.info(f"stopped early at step {trainer.state.global_step}: {why}")
     return trainer
-
-
-def _watch(plan: RunPlan, evaluate: Callable[[Sequence[str]], Results], recorder: RunRecorder) -> list[WatchBest]:
-    """Return the callback for the metric that chooses the best model, if there is one."""
-    train, metric = plan.config.train, plan.arguments.metric_for_best_model
-    if metric is None:
-        return []
-
-    def evaluate_suite() -> tuple[dict[str, float], dict[str, bool]]:
-        found = evaluate([plan.watched or ""])
-        return values_of(found), directions_of(found)
-
-    return [
-        WatchBest(
-            metric.removeprefix("eval_") if plan.watched else metric,
-            evaluate_suite if plan.watched else None,
-            recorder.log,
-            open_direction=plan.watched is not None and "greater_is_better" not in train.arguments,
-            patience=train.early_stopping_patience or (None if train.stop_on is None else 1),
-            threshold=train.early_stopping_threshold,
-        )
-    ]
 
 
 def _metrics(results: Results) -> dict[str, Any]:

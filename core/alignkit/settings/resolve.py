@@ -123,7 +123,7 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
         _use_aliases(layer, method_type.settings_type)
     merged = merge(drop_conflicting_lengths(ordered))
     config = validate(RunConfig, merged.values, merged)
-    arguments = check_train(config.train, merged)
+    arguments = check_train(config.train, merged, own_trainer=hasattr(method_type, "align_build_trainer"))
     settings = method_settings(method_type, config, merged)
     values = config.model_dump() | {
         "method": {"name": name, **settings.model_dump(mode="json", by_alias=True)},

@@ -22,12 +22,13 @@ _OWNED_BY_REASON: Mapping[str, str] = {
     "a run always trains; use --dry-run to stop before training": "do_train",
     "use train.eval_strategy": "do_eval",
     "use eval.samples": "do_predict",
-    "the engine builds its own batches": "remove_unused_columns label_names length_column_name",
+    "the engine builds its own batches": "remove_unused_columns label_names length_column_name accelerator_config",
     "the engine builds its own batches, in an order determined by run.seed and the data section": (
         "train_sampling_strategy"
     ),
     "the engine builds its own batches without padding, so grouping by length is not needed": "group_by_length",
     "the engine keeps no state between batches": "past_index",
+    "training reuses no keys and values": "use_cache",
     "the engine builds its own batches; the last step of an epoch may be short": "dataloader_drop_last",
     "rows are tokenised before training, so no data loader is needed": (
         "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
@@ -39,7 +40,9 @@ _OWNED_BY_REASON: Mapping[str, str] = {
     "the engine always divides by the counts of all devices": "average_tokens_across_devices",
     "the method defines the loss; use the method's settings": "label_smoothing_factor",
     "tokens are always counted and logged": "include_num_input_tokens_seen",
-    "a non-finite loss stops the run": "logging_nan_inf_filter",
+    "peak memory is always logged (memory_gb)": "skip_memory_metrics",
+    "without the optimizer's state a run could not be resumed": "save_only_model",
+    "a non-finite loss stops the run and names the rows": "logging_nan_inf_filter debug",
     "the engine computes the evaluation loss itself; use eval.suites for metrics": (
         "prediction_loss_only include_for_metrics batch_eval_metrics eval_do_concat_batches eval_use_gather_object "
         "eval_accumulation_steps"
@@ -56,6 +59,13 @@ _OWNED_BY_REASON: Mapping[str, str] = {
 OWNED: Mapping[str, str] = {key: reason for reason, keys in _OWNED_BY_REASON.items() for key in keys.split()}
 """Key that cannot be set -> the reason, or what to use instead."""
 
+UNUSED: Mapping[str, str] = {
+    "per_device_eval_batch_size": "held-out rows are scored in batches of train.tokens_per_micro_batch tokens",
+    "torch_empty_cache_steps": "memory is bounded by train.tokens_per_micro_batch",
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "held-out rows are scored in the precision of training"),
+}
+"""Keys without effect on the engine's trainer -> the reason; a method that brings its own trainer may use them."""
+
 _AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("gradient_accumulation_steps", "save_total_limit"), 1),
@@ -66,16 +76,19 @@ _AT_LEAST: Mapping[str, float] = {
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
 
 
-def check_train(train: TrainConfig, layer: Layer) -> dict[str, Any]:
+def check_train(train: TrainConfig, layer: Layer, *, own_trainer: bool = False) -> dict[str, Any]:
     """Return the values for ``TrainingArguments``, converted to the types of its fields.
+
+    ``own_trainer``: whether the method brings its own trainer.
 
     Raises :class:`~alignkit.errors.ConfigError` for a key that is unknown or set by the engine, and for a value of the
     wrong type. Imports transformers only if there is a key to check.
     """
     arguments = train.arguments
+    refused = OWNED if own_trainer else {**OWNED, **UNUSED}
     for key in arguments:
-        if key in OWNED:
-            raise problem_at(layer, ("train", key), f"train.{key} cannot be set: {OWNED[key]}")
+        if key in refused:
+            raise problem_at(layer, ("train", key), f"train.{key} cannot be set: {refused[key]}")
     if not arguments:
         return {}
     fields = argument_types()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alignkit.config import RunConfig
 from alignkit.contract import registry
 from alignkit.errors import ConfigError
+from alignkit.settings.no_effect import refuse_without_effect
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -74,6 +75,7 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
             f"one process sees {arguments.n_gpu} GPUs: start one process per GPU with torchrun --nproc-per-node, "
             "or select one GPU with CUDA_VISIBLE_DEVICES"
         )
+    refuse_without_effect(config.train, arguments)
     rows = arguments.per_device_train_batch_size
     shape = StepShape(rows * accumulation * arguments.world_size, rows, config.train.tokens_per_micro_batch)
     return arguments, shape

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from alignkit.config import RunConfig
 from alignkit.errors import ConfigError, suggest
 from alignkit.system.distributed import from_first
 from alignkit.training.checkpoints import step_of
@@ -116,6 +117,28 @@ def _unknown(metric: str, known: Mapping[str, float]) -> ConfigError:
         f"train.stop_on, train.metric_for_best_model: no evaluation gives {metric}{suggest(metric, list(known))} "
         f"(there are {names})"
     )
+
+
+def watch_best(
+    config: RunConfig,
+    arguments: TrainingArguments,
+    evaluate: Callable[[], Evaluated] | None,
+    write: Callable[[dict[str, Any]], None],
+) -> list[WatchBest]:
+    """Return the callback for the metric that chooses the best model, if there is one; for the arguments see the class."""
+    train, metric = config.train, arguments.metric_for_best_model
+    if metric is None:
+        return []
+    return [
+        WatchBest(
+            metric.removeprefix("eval_") if evaluate else metric,
+            evaluate,
+            write,
+            open_direction=evaluate is not None and "greater_is_better" not in train.arguments,
+            patience=train.early_stopping_patience or (None if train.stop_on is None else 1),
+            threshold=train.early_stopping_threshold,
+        )
+    ]
 
 
 def best_model(trainer: Trainer) -> dict[str, Any]:
