@@ -71,9 +71,7 @@ class ModelConfig(Section):
     lora: LoraConfig | None = Field(None, description="train a low-rank adapter (default: train all weights)")
     dropout: bool = Field(False, description="keep the model's own dropout active in training (false: set it to 0)")
     resize_embeddings: bool = Field(
-        False,
-        description="add embeddings, drawn around the mean, for tokens that the tokenizer has and the model lacks; with lora "
-        "they are saved, and trained if named in modules_to_save",
+        False, description="add embeddings for the tokenizer's new tokens (with lora: trained if in modules_to_save)"
     )
     scorer: Literal["auto", "packed", "rows", "padded", "plain"] = Field(
         "auto", description="scoring backend; auto: the first that agrees numerically with plain forwards"
@@ -206,7 +204,7 @@ class DataConfig(Reading):
     )
     cache: bool = Field(True, description="cache tokenised rows on disk, in $ALIGN_CACHE or ~/.cache/alignkit")
     workers: int | None = Field(
-        None, ge=1, description="tokenisation processes (default: one per core above about 8,000 rows, else one)"
+        None, ge=1, le=1024, description="tokenisation processes (default: one per core above 8,000 rows, else one)"
     )
     max_dropped: float = Field(0.02, ge=0, le=1, description="maximum share of unusable rows; more are an error")
     eval_limit: int | None = Field(None, ge=1, description="use at most this many held-out rows (default: all)")

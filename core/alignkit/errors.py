@@ -79,7 +79,8 @@ def first_line(error: BaseException) -> str:
     ('no such key', 'KeyError', 'No such file')
     """
     text = getattr(error, "strerror", None) or _text(error) or type(error).__name__
-    return text.splitlines()[0].rstrip(" .:")[:300]
+    line, *more = filter(None, map(str.strip, text.splitlines()))
+    return (f"{line} {more[0]}" if line.endswith(":") and more else line).rstrip(" .:")[:300]
 
 
 def shortened(text: str, limit: int) -> str:

@@ -43,7 +43,11 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
 
 
 def main(names: list[str]) -> int:
-    """Run the named checks, or all; return 1 if one failed."""
+    """Run the named checks, or all; return 1 if one failed, 2 if a name is unknown."""
+    known = [check.__name__ for check in CHECKS]
+    if unknown := [name for name in names if name not in known]:
+        print(f"unknown checks: {', '.join(unknown)}; the checks are {', '.join(known)}", file=sys.stderr)
+        return 2
     shutil.rmtree(OUTPUT / "work", ignore_errors=True)
     results = []
     for check in CHECKS:

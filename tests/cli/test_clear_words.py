@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from alignkit.__main__ import main
+from alignkit.system.files import write_text
 
 DEEP = "[" * 500 + "]" * 500
 DIGITS = "9" * 5000
@@ -28,7 +29,7 @@ def said(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     assert "--debug" not in stderr
     # The table's own paths and values do not count.
     sentence = errors[0].replace(str(Path.cwd()), "")
-    assert len(sentence) < 300, sentence
+    assert len(sentence) < 320, sentence
     return errors[0]
 
 
@@ -78,6 +79,35 @@ COMMAND_LINES: dict[str, tuple[list[str], tuple[str, ...]]] = {
         }.items()
     },
     "no close key": (sets("model.xyzzy=1"), ("unknown key model.xyzzy (align schema METHOD lists all keys)",)),
+    # numbers of options
+    **{
+        " ".join(arguments[-2:]): ([*arguments], (f"'{arguments[-2]}'", "is not a number between"))
+        for arguments in (
+            ["generate", "demo", "--prompt", "x", "--temperature", "nan"],
+            ["generate", "demo", "--prompt", "x", "--temperature", "inf"],
+            ["generate", "demo", "--prompt", "x", "--top-p", "nan"],
+            ["generate", "demo", "--prompt", "x", "--max-new-tokens", f"1{'0' * 20}"],
+            ["generate", "demo", "--prompt", "x", "--seed", f"1{'0' * 30}"],
+            ["data", "check", "demo", "--near", "nan"],
+            ["data", "check", "demo", "--limit", f"1{'0' * 20}"],
+            ["watch", "r", "--every", "nan"],
+            ["cache", "prune", "--older-than", "nan"],
+            ["cache", "prune", "--max-size", "inf"],
+        )
+    },
+    "a weight that is not a number": (["export", "r", "--weights", "nan"], ("--weights nan",)),
+    # names
+    "an empty source": (["data", "check", ""], ("an argument is empty",)),
+    "an empty target": (["generate", " ", "--prompt", "x"], ("an argument is empty",)),
+    "an empty option": (["run", "--method", "orpo", "--data", ""], ("an argument of --data is empty",)),
+    "a name outside the output": (sets("run.name=a/../../b"), ("'a/../../b' points outside runs",)),
+    "a long name": (sets(f"run.name={'x' * 300}"), ("is not a valid name of a run directory",)),
+    "one of many": (sets("train.optim=nope"), ("train.optim cannot be 'nope' (one of adamw_torch, ",)),
+    "a broken pattern": (sets("model.lora={target_modules: '('}"), ("model.lora cannot be applied", "unterminated")),
+    "a broken option of peft": (sets("model.lora={options: {rank_pattern: 3}}"), ("model.lora cannot be applied",)),
+    "a plugin like a built-in": (["new-plugin", "orpo"], ("orpo is a built-in method",)),
+    "a suite like a built-in": (["new-plugin", "prefs", "--kind", "suite"], ("prefs is a built-in suite",)),
+    "a file as tokenizer": (sets("model.tokenizer=/dev/zero"), ("/dev/zero is a file, not the directory of a tok",)),
     # text that is not text
     "an option that is not UTF-8": (["run", "--method", "orpo", "--name", "a\udcff"], (r"a\xff is not UTF-8",)),
     "a file that is not UTF-8": (["run", "\udcff.yaml"], (r"\xff.yaml is not UTF-8",)),
@@ -141,6 +171,29 @@ def test_configuration(
     sentence = said(capfd, ["run", "--dry-run", "c.yaml"])
     assert sentence.startswith("Error: c.yaml")
     assert fragment in sentence
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a directory", "a device"])
+def test_place_to_write_to(
+    kind: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page never replaces a pipe or device, as renaming a file over it would."""
+    monkeypatch.chdir(tmp_path)
+    make = FILES[kind][0]
+    assert callable(make)
+    make(Path("place"))
+    before = Path("place").lstat()
+    assert "place" in said(capfd, ["data", "check", "demo", "--html", "place"])
+    with pytest.raises(OSError, match="not a file"):
+        write_text(Path("place"), "page")
+    assert Path("place").lstat() == before
+
+
+def test_unknown_acceptance_check(capfd: pytest.CaptureFixture[str]) -> None:
+    from tests.accept.__main__ import main as accept
+
+    assert accept(["demo_run", "nope"]) == 2
+    assert "unknown checks: nope; the checks are demo_run, " in capfd.readouterr().err
 
 
 def test_a_pipe_of_the_shell_is_read(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

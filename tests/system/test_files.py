@@ -204,7 +204,7 @@ def test_a_digest_is_the_sha256_of_json() -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ValueError("\n first: \nsecond"), "first"),
+        (ValueError("\n first: \nsecond"), "first: second"),
         (KeyError(), "KeyError"),
         (OSError(2, "No such file or directory", "a"), "No such file or directory"),
         (OSError("its own words.\nmore"), "its own words"),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from alignkit import __version__
-from alignkit.cli.failures import State, add_debug_option, explain
+from alignkit.cli.failures import State, complete_command, explain
 from alignkit.contract import registry
 from alignkit.errors import AlignError, PluginError
 
@@ -27,7 +27,7 @@ class CommandGroup(click.Group):
             if ctx.resilient_parsing:
                 return None
             raise
-        add_debug_option(command)
+        complete_command(command)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -62,23 +62,27 @@ def align() -> None:
     """
 
 
-add_debug_option(align)
+complete_command(align)
 
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run ``align ARGUMENTS``, print any error as one sentence on stderr, and return the exit code."""
     state = State()
     try:
-        _refuse_bytes(arguments)
+        _check_arguments(arguments)
         result = align.main(list(arguments), prog_name="align", obj=state, standalone_mode=False)
     except BaseException as error:
         return explain(error, state)
     return result if isinstance(result, int) else 0
 
 
-def _refuse_bytes(arguments: Sequence[str]) -> None:
-    """Raise for an argument that is not UTF-8: as a name it could not be written into a record or page."""
-    for argument in arguments:
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Raise for an argument that is empty, or not UTF-8: as a name it could not be written into a record or page."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument.strip() and before not in ("--prompt", "--system"):
+            raise click.UsageError(
+                f"an argument{f' of {before}' * before.startswith('-')} is empty: is a variable unset?"
+            )
         if not argument.isprintable() and any("\udc80" <= character <= "\udcff" for character in argument):
             shown = argument.encode(errors="surrogateescape").decode(errors="backslashreplace")
             raise click.UsageError(f"the argument {shown} is not UTF-8: rename the file, or write the text in UTF-8")

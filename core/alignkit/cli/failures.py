@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +14,7 @@ from alignkit.system.files import os_fault
 
 FAILED = 1
 FAULT = 2
+LARGEST = 2**32 - 1
 
 
 @dataclass
@@ -37,12 +39,23 @@ _DEBUG = click.Option(
 )
 
 
-def add_debug_option(command: click.Command) -> None:
-    """Add the ``--debug`` option to a command and its subcommands, unless they have one."""
+def complete_command(command: click.Command) -> None:
+    """Add the ``--debug`` option to a command and its subcommands, unless they have one, and bound their numbers."""
     if not any("--debug" in parameter.opts for parameter in command.params):
         command.params.append(_DEBUG)
+    for parameter in command.params:
+        numeric = isinstance(parameter.type, click.types.IntParamType | click.types.FloatParamType)
+        if numeric and parameter.callback is None:
+            parameter.callback = _bounded
     for subcommand in getattr(command, "commands", {}).values():
-        add_debug_option(subcommand)
+        complete_command(subcommand)
+
+
+def _bounded(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """Return a number that libraries can compute with; click takes any, NaN and infinity included."""
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise click.BadParameter(f"{value} is not a number between {-LARGEST:,} and {LARGEST:,}.")
+    return value
 
 
 def explain(error: BaseException, state: State) -> int:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+COLDEST = 1e-4
+"""Lowest temperature that is sampled with: below it logits overflow, and the answer is the greedy one."""
+
+
 class GeneratedAnswer(NamedTuple):
     """Generated answer: its tokens without the end token, and the end token (None: it was cut off at the length limit)."""
 
@@ -77,6 +81,7 @@ def generate(
     from alignkit.scoring.padding import pad_rows
 
     generator: Any = model
+    temperature = temperature if temperature >= COLDEST else 0.0
     ends = _end_tokens(model, tokenizer) | set(stop)
     pad = next((token for token in (tokenizer.pad_token_id, *sorted(ends)) if token is not None), 0)
     options = {

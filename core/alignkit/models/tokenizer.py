@@ -26,6 +26,8 @@ def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) 
     from transformers import AutoTokenizer
 
     where = resolve_path(config.tokenizer) if config.tokenizer else path
+    if Path(where).exists() and not Path(where).is_dir():
+        raise ModelError(f"{where} is a file, not the directory of a tokenizer")
     if Path(where).is_dir() and not has_tokenizer(where):
         raise ModelError(f"{where} has no tokenizer: name one with model.tokenizer")
     check_files(Path(where))

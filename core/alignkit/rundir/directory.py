@@ -167,7 +167,7 @@ def default_run_name(method: str) -> str:
 
 def child_of(parent: Path, name: str) -> Path:
     """Return ``parent / name``; raises ``ConfigError`` for a name that is empty or points outside ``parent``."""
-    if not name.strip() or "\0" in name:
+    if not name.strip() or "\0" in name or max(map(len, name.encode().split(b"/"))) > 255:
         raise ConfigError(f"{name!r} is not a valid name of a run directory")
     child = parent / name
     root, resolved = parent.resolve(), child.resolve()

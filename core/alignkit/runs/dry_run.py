@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from alignkit.data.checking import check_before_training
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.display.console import Console
 from alignkit.models.suitable import memory_gib
+from alignkit.rundir.directory import child_of
 from alignkit.runs.prepare import load_parts, plan_run
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def show_dry_run(config: RunConfig) -> None:
     from rich.table import Table
 
     console = Console()
+    if config.run.name is not None:
+        child_of(Path(config.run.output), config.run.name)
     plan = plan_run(config)
     arguments, shape, method = plan.arguments, plan.shape, plan.session.method
     loaded, data = load_parts(config, plan.session, meta=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from alignkit.config import TrainConfig
-from alignkit.errors import suggest
+from alignkit.errors import shortened, suggest
 from alignkit.settings.hints import known_keys
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import expectation, problem_at, refuse_numbers, unknown_key, wrong_value
@@ -131,7 +131,9 @@ def _checked(key: str, value: Any, annotation: Any, layer: Layer) -> Any:
     if choices and isinstance(value, str) and not isinstance(value, enum.Enum):
         if value not in choices:
             hint = suggest(value, choices)
-            raise problem_at(layer, path, f"train.{key} cannot be {value!r}{hint} (one of {', '.join(choices)})")
+            raise problem_at(
+                layer, path, f"train.{key} cannot be {value!r}{hint} (one of {shortened(', '.join(choices), 200)})"
+            )
         return value
     if list[str] in get_args(annotation) and isinstance(value, str) and "," in value:
         value = [word.strip() for word in value.split(",")]

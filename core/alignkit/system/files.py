@@ -56,6 +56,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The parent directory is created if missing; what killed writers of the same file left is removed.
     """
+    if kind := irregular(path):  # root could replace /dev/null by a file
+        raise OSError(errno.EEXIST, kind, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         _remove_leftover(other)
@@ -107,6 +109,8 @@ def require_writable(path: Path, *, directory: bool = False) -> None:
     above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if above.is_dir() if above == path.absolute() and not directory else not above.is_dir():
         raise ConfigError(f"cannot write {path}: {above} is a {'directory' if above.is_dir() else 'file'}")
+    if (kind := irregular(above)) and not above.is_dir():
+        raise ConfigError(f"cannot write {path}: {kind}")
     if not os.access(above, os.W_OK):
         raise ConfigError(f"cannot write {path}: {above} is read-only, or belongs to another user")
 

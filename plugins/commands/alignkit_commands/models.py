@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ def export(run: Path, merge: str | None, weights: str | None, output: Path | Non
     runs = [run, *(Path(word.strip()) for word in (merge or "").split(",") if word.strip())]
     try:
         shares = None if weights is None else [float(word) for word in weights.split(",")]
+        if not all(map(math.isfinite, shares or ())):
+            raise ValueError(weights)
     except ValueError as error:
         raise ConfigError(f"--weights {weights}: write numbers separated by commas, e.g. 0.5,0.5") from error
     where = write(runs, output or run / "export", shares)

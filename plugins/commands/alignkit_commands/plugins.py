@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import click
+from alignkit.contract import registry
 from alignkit.errors import ConfigError
 
 from alignkit_commands.listing import print_columns
@@ -64,5 +65,8 @@ def new_plugin(name: str, kind: str, output: Path) -> None:
 
     if not output.is_dir():
         raise ConfigError(f"--output {output}: the directory does not exist")
+    same = [entry for group in registry.GROUPS if group == f"align.{kind}s" for entry in registry.entries(group)]
+    if any(entry.built_in and entry.name == name for entry in same):
+        raise ConfigError(f"{name} is a built-in {kind}, which would be used instead of yours: choose another name")
     directory = write(name, kind, output)
     click.echo(f'created {directory}; next: pip install -e "{directory}[test]" && pytest {directory}', err=True)
