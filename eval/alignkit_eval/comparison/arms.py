@@ -39,6 +39,8 @@ class RunResult:
     conventions: Mapping[str, Any] = field(default_factory=dict)
     start: str | None = None
     """Hash of the start model."""
+    data: str | None = None
+    """Hash of the training and held-out rows."""
     stages: tuple[str, ...] = ()
     """Methods of the runs that produced its start model, in their order."""
     cost: Cost = field(default_factory=Cost)
@@ -87,6 +89,7 @@ def read_run(path: Path | str) -> RunResult:
         results=results,
         conventions=record.get("conventions", {}),
         start=record.get("model", {}).get("hash"),
+        data=record.get("data", {}).get("hash"),
         stages=methods[:-1],
         cost=cost_of(stages),
     )

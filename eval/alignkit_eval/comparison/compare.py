@@ -22,6 +22,7 @@ from alignkit_eval.comparison.items import (
     item_values,
     provenance_notes,
     shared_items,
+    source_notes,
     weights_notes,
 )
 from alignkit_eval.comparison.paired import Difference, holm, judge, minus
@@ -61,7 +62,7 @@ def compare(
         first = next(g for g in groups if any(path.resolve() == wanted for run in g.runs for path in run.paths))
     if len(groups) < 2:
         raise ConfigError("there is only one arm: the runs differ only in their seed; add a run to compare them with")
-    notes = weights_notes(found)
+    notes = weights_notes(found) + source_notes(found)
     suites = common_suites(groups, notes)
     notes += _notes(groups)
     table = _Table(groups, suites, notes)

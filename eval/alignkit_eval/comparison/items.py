@@ -11,7 +11,7 @@ import numpy as np
 from alignkit import Contrast
 from alignkit.errors import ConfigError
 
-from alignkit_eval.comparison.arms import Group, RunResult
+from alignkit_eval.comparison.arms import Group, RunResult, grouped
 from alignkit_eval.statistics import Effect, effect
 
 
@@ -95,6 +95,24 @@ def weights_notes(runs: Sequence[RunResult]) -> list[str]:
                 "with every suite"
             )
     return notes
+
+
+def source_notes(runs: Sequence[RunResult]) -> list[str]:
+    """Return a note where runs with equal data settings were trained on different rows: a source changed in between."""
+    groups = grouped(
+        [run for run in runs if run.method is not None],
+        lambda run: (
+            run.label,
+            run.start,
+            {k: v for k, v in run.settings.items() if k.startswith(("data.", "model."))},
+        ),
+    )
+    return [
+        f"{first.path} and {other.path} were trained on different rows although their settings name the same data: the source "
+        "has changed in between"
+        for first, *others in groups
+        for other in [run for run in others if run.data != first.data][:1]
+    ]
 
 
 def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:

@@ -23,6 +23,7 @@ from alignkit.system.manifest import sealed
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.pipelines.inputs import inputs_digest
 from alignkit_eval.pipelines.stages import Pipeline, Stage, as_list, read_pipeline, substituted
 from alignkit_eval.records import read_records
 from alignkit_eval.report import comparison_report, pipeline_report, run_report
@@ -136,7 +137,8 @@ class PipelineRunner:
                 continue
             if record.identity != identity:
                 raise ConfigError(
-                    f"{stage.place}: stage {stage.name} was run with another configuration; "
+                    f"{stage.place}: stage {stage.name} was run with another configuration, "
+                    "data or start model; "
                     f"redo it and all later stages with --from {stage.name}"
                 )
             self.say(f"{head}: already finished")
@@ -232,12 +234,15 @@ class PipelineRunner:
                 raise ConfigError(f"{stage.place}: stage {stage.name} uses {need}, which is {status}")
 
     def _identity(self, stage: Stage) -> str:
-        """Return a hash of a stage's configuration; a finished stage with the same hash is kept."""
+        """Return a hash of a stage's configuration and input files; a finished stage with the same hash is kept."""
         values: Any = dict(stage.values)
         if stage.kind == "train":
             config = self.pipeline.config(stage, self.directory, self.sets)
             config.run.output = config.run.name = "."
-            values = settings.dump(config).replace(str(self.directory), ".")  # independent of the pipeline's location
+            inputs = inputs_digest(config, self.directory)
+            values = inputs + settings.dump(config).replace(
+                str(self.directory), "."
+            )  # independent of the pipeline's location
         return digest(values)[:16]
 
     def _read(self) -> dict[str, StageRecord]:

@@ -163,3 +163,10 @@ def test_results_of_one_run_on_different_weights_are_noted(grid: dict[str, Path]
     model = edited("l5-s0", "eval/prefs.json", lambda kept: kept | {"provenance": kept["provenance"] | other})
     first, *_ = compare([grid["l0-s0"], model]).notes
     assert first.startswith(f"{model.resolve()}: perplexity and prefs were evaluated on different weights")
+
+
+def test_a_source_that_changed_between_runs_is_noted(grid: dict[str, Path], edited: Callable[..., Path]) -> None:
+    assert not any("different rows" in note for note in compare(list(grid.values())).notes)
+    other = edited("l5-s0", "run.json", lambda record: record | {"data": record["data"] | {"hash": "0"}})
+    first, *_ = compare([grid["l0-s0"], other]).notes
+    assert "were trained on different rows although their settings name the same data" in first

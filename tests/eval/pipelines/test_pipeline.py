@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from alignkit.config import ModelConfig
+from alignkit.demo import data_path
 from alignkit.errors import ConfigError, ModelError
 from alignkit.models.load import build_model
 from alignkit.runs.export import export
@@ -106,11 +107,29 @@ def test_what_is_finished_is_kept(finished: Path) -> None:
     assert sum("already finished" in line for line in messages) == 6
     assert done.comparison is not None
     assert saved_weights(finished / "runs" / "small" / "sft") == weights
-    with pytest.raises(ConfigError, match=r"sft was run with another configuration; redo it .* with --from sft"):
+    with pytest.raises(
+        ConfigError, match=r"sft was run with another configuration, data or start model; redo it .* with --from sft"
+    ):
         go(finished, sets=[*QUICK, "train.learning_rate=1e-5"])
 
 
 @pytest.mark.slow
+def test_a_finished_stage_whose_data_has_changed_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    rows = data_path("dev").read_text().splitlines()[:30]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    text = f"""
+        name: small
+        eval: {{suites: []}}
+        data: {{source: {tmp_path / "rows.jsonl"}}}
+        stages: [{{method: sft}}]
+        """
+    go(tmp_path, text)
+    assert go(tmp_path, text)[1] == ["[1/1] sft: already finished"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows[:-1]))
+    with pytest.raises(ConfigError, match=r"sft was run with another configuration, data or start model"):
+        go(tmp_path, text)
+
+
 def test_redo_keeps_the_old_and_skip_leaves_out(tmp_path: Path) -> None:
     text = "name: two\neval: {suites: prefs}\nstages:\n- method: sft\n- {name: more, method: orpo, from: sft}\n- {eval: all}\n"
     _, messages = go(tmp_path, text, skip=["more", "eval"])
