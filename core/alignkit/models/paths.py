@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignkit.config import ModelConfig
-from alignkit.errors import ModelError, first_line
+from alignkit.errors import ModelError, first_line, suggest
 from alignkit.models.directory import check_files, read_object
 from alignkit.system.files import parse_json, read_regular
 from alignkit.system.manifest import MANIFEST, problems, warn_changed
@@ -25,6 +25,17 @@ def resolve_path(name: str) -> str:
     return name
 
 
+def _names_a_directory(name: str) -> bool:
+    """Whether a name that does not exist is no hub id: ``a/b/c``, or ``runs/x`` where there is a folder ``runs`` and no such model yet."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name.endswith("/") or name.count("/") > 1:
+        return True
+    return (
+        "/" in name and Path(name).parent.is_dir() and not isinstance(try_to_load_from_cache(name, "config.json"), str)
+    )
+
+
 def is_classifier(path: str) -> bool:
     """Whether a model or adapter directory holds a reward model; a hub id is assumed to be a language model."""
     for name, key in (("adapter_config.json", "task_type"), ("config.json", "architectures")):
@@ -38,8 +49,9 @@ def adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
     """Return ``(base, adapter directory or None)``; raises :class:`ModelError` if files of a directory are missing."""
     directory = Path(path)
     if not directory.exists():
-        if path.startswith(("/", ".", "~")):
-            raise ModelError(f"there is no model at {config.name}")
+        if path.startswith(("/", ".", "~")) or _names_a_directory(path):
+            near = [child.name for child in directory.parent.iterdir()] if directory.parent.is_dir() else []
+            raise ModelError(f"there is no model or run at {config.name}{suggest(directory.name, near)}")
         return path, None
     if not directory.is_dir():
         raise ModelError(f"{config.name} is a file, not a model directory")

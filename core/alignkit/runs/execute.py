@@ -29,6 +29,7 @@ from alignkit.runs.references import References, order_by_margin, references, sc
 from alignkit.runs.saving import release, require_space, save_model, try_saving
 from alignkit.runs.summary import pair_samples, present, sample_answers
 from alignkit.system.distributed import from_first, rank
+from alignkit.system.environment import forget_peak_memory
 from alignkit.system.files import write_jsonl, write_text
 from alignkit.system.manifest import manifest
 from alignkit.training.best import Evaluated, best_model, watch_best
@@ -142,6 +143,7 @@ def _carry_out(
 def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
     """Load model and data, check the data, and print what there is."""
     plan.arguments.output_dir = str(recorder.directory.checkpoints)
+    forget_peak_memory()
     with recorder.stage("prepare"):
         run = prepare(plan)
         notes = run.notes

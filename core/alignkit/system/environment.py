@@ -71,8 +71,24 @@ def _gpus() -> list[dict[str, Any]]:
     return [{"name": device.name, "memory": device.total_memory} for device in devices]
 
 
+def forget_peak_memory() -> None:
+    """Begin a new peak, so that a run's does not depend on what ran before it in this process (off Linux: on the GPU only)."""
+    import ctypes
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that glibc keeps is resident
+        Path("/proc/self/clear_refs").write_text("5")  # see proc_pid_clear_refs(5)
+
+
 def peak_memory_gb() -> float:
-    """Return the peak memory of this process in GiB: allocated on the GPU where there is one, else resident."""
+    """Return the peak memory in GiB since it was last forgotten: allocated on the GPU where there is one, else resident."""
     import torch
 
     if torch.cuda.is_available():

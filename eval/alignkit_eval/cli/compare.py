@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     help="Run to compare the others with (default: the first), or start for their common start model.",
 )
 @click.option(
-    "--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write the comparison to an HTML page."
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the comparison to an HTML page.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_json: bool) -> None:

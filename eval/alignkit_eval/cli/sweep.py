@@ -91,10 +91,9 @@ def sweep(
 
 
 def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(word) for word in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--seeds {text}: write whole numbers separated by commas, e.g. 0,1,2") from error
-    if min(seeds) < 0:
-        raise ConfigError(f"--seeds {text}: seeds must not be negative")
-    return seeds
+    words = text.split(",")
+    wrong = next((word for word in words if not word.strip().isdecimal() or len(word) > 10), None)
+    if wrong is None:
+        return [int(word) for word in words]
+    named = f"{wrong[:20]!r}" if wrong.strip() else "an empty one"
+    raise ConfigError(f"--seeds: write whole numbers from 0 to 4294967295 separated by commas, e.g. 0,1,2; got {named}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from alignkit.settings.yaml_files import parse_value
 
 RESERVED = ("method", "config")
 """Keys of ``--over`` that are not settings: the method, and a file that overrides the base."""
+
+MOST_CELLS = 1000
+"""Cells of a sweep: each is checked before the first is trained."""
 
 QUICK = ("run.plots=false", "eval.samples=0")
 """Defaults that keep sweep runs light."""
@@ -80,30 +84,50 @@ def cells(spec: SweepSpec, directory: Path) -> tuple[list[SweepCell], list[str]]
         raise ConfigError("--seeds is empty")
     if len(set(spec.seeds)) < len(spec.seeds):
         raise ConfigError("--seeds repeats a seed")
+    sizes = {key: len(values) for key, values in spec.over.items()} | {"seeds": len(spec.seeds)}
+    if (count := math.prod(sizes.values())) > MOST_CELLS:
+        factors = " x ".join(f"{size:,} {key}" for key, size in sizes.items())
+        raise ConfigError(
+            f"the sweep has {count:,} cells ({factors}), more than {MOST_CELLS:,}: split it into several sweeps"
+        )
     made: dict[str, SweepCell] = {}
     notes: list[str] = []
+    known: set[tuple[tuple[tuple[str, str], ...], int]] = set()
     for combination in product(*spec.over.values()):
         swept = _applicable(spec, dict(zip(spec.over, combination, strict=True)), notes)
         for seed in spec.seeds:
-            name = _name(swept, seed)
-            if name not in made:
+            if (cell := (tuple(swept.items()), seed)) not in known:
+                known.add(cell)
+                name = _free(_name(swept, seed), made)
                 made[name] = _cell(spec, swept, seed, name, directory)
     return list(made.values()), list(dict.fromkeys(notes))
 
 
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    """Return the name, numbered if another cell has it: ``a/x.yaml`` and ``b/x.yaml`` have the same."""
+    return next(free for n in count(1) if (free := name if n == 1 else f"{name}-{n}") not in taken)
+
+
 def _cell(spec: SweepSpec, swept: Mapping[str, str], seed: int, name: str, directory: Path) -> SweepCell:
-    config = settings.resolve(
-        None if spec.file is None else Path(spec.file),
-        method=swept.get("method", spec.method),
-        model=spec.model,
-        data=spec.data,
-        eval_data=spec.eval_data,
-        output=str(directory),
-        name=name,
-        seed=seed,
-        sets=[*QUICK, *spec.sets, *(f"{key}={value}" for key, value in swept.items() if key not in RESERVED)],
-        over=[Path(swept["config"])] if "config" in swept else [],
-    ).config
+    sets = [f"{key}={value}" for key, value in swept.items() if key not in RESERVED]
+    try:
+        config = settings.resolve(
+            None if spec.file is None else Path(spec.file),
+            method=swept.get("method", spec.method),
+            model=spec.model,
+            data=spec.data,
+            eval_data=spec.eval_data,
+            output=str(directory),
+            name=name,
+            seed=seed,
+            sets=[*QUICK, *spec.sets, *sets],
+            over=[Path(swept["config"])] if "config" in swept else [],
+        ).config
+    except ConfigError as error:  # in the words of the sweep's own options
+        message = str(error).replace(f"--seed {seed}:", "--seeds:").replace("--seed:", "--seeds:")
+        for text in sets:
+            message = message.replace(f"--set {text}:", f"--over {text}:")
+        raise ConfigError(message) from error
     return SweepCell(name, {key: parse_value(value) for key, value in swept.items()}, seed, config, directory / name)
 
 

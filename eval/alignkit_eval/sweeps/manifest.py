@@ -13,6 +13,7 @@ from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.system.files import write_json, write_text
 from alignkit.system.manifest import sealed
+from pydantic import TypeAdapter, ValidationError
 
 from alignkit_eval.records import read_records
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec
@@ -100,6 +101,11 @@ def read_spec(directory: Path) -> SweepSpec:
         raise ConfigError(f"{directory} is not a sweep directory: it has no sweep.yaml")
     values = settings.read(path).values
     try:
-        return SweepSpec(**{field.name: values[field.name] for field in fields(SweepSpec)})
+        found = {field.name: values[field.name] for field in fields(SweepSpec)}
+        return TypeAdapter(SweepSpec).validate_python(found)
     except KeyError as error:
         raise ConfigError(f"{path} lacks the key {error.args[0]}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from error

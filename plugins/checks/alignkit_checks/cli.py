@@ -37,7 +37,9 @@ def data() -> None:
 @click.option("--min-words", metavar="N", type=click.IntRange(0), help="Minimum words of a text (default: 0).")
 @click.option("--script", metavar="NAME", help="Expected script: Latin, Cyrillic, ... (default: any).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Also write a report with plots.")
+@click.option(
+    "--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Also write a report with plots."
+)
 @click.option(
     "--fix",
     metavar="OUT",

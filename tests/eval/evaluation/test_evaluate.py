@@ -91,7 +91,7 @@ def test_wrong_words_are_refused_before_anything_is_loaded(run: Run, tmp_path: P
         evaluate(["demo"], ["prefs"], sets=["eval.settings.prefs.calibration_bin=3"])
     with pytest.raises(ConfigError, match="demo is named twice"):
         evaluate(["demo", "demo"], ["prefs"], output=tmp_path)
-    with pytest.raises(ModelError, match="there is no model at"):
+    with pytest.raises(ModelError, match="there is no model or run at"):
         evaluate(["./nowhere"], ["prefs"], data="demo", output=tmp_path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from alignkit.demo import model_path
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, ModelError
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.evaluation.places import Origin, claim, names_of, release
@@ -102,3 +102,17 @@ def test_an_evaluation_that_fails_leaves_no_directory(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="nothing could be evaluated"):
         evaluate(["demo"], ["prefs"], data=str(tmp_path / "bad.jsonl"), output=tmp_path / "out")
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_run_that_does_not_exist_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs/sft-1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for target, message in (
+        ("runs/sft-2", r'there is no model or run at runs/sft-2, did you mean "sft-1"'),
+        ("a/b/c", "there is no model or run at a/b/c"),
+        ("nope/", "there is no model or run at nope/"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            evaluate([target], ["prefs"], data="demo")
