@@ -15,11 +15,12 @@ from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.display.console import Console
 from alignkit.models.suitable import memory_gib
 from alignkit.rundir.directory import child_of
-from alignkit.runs.prepare import load_parts, plan_run
+from alignkit.runs.prepare import RunPlan, load_parts, plan_run
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from alignkit.data.load import Data
     from alignkit.data.table.tokenised_rows import TokenisedRows
     from alignkit.settings.training_arguments import StepShape
 
@@ -29,6 +30,13 @@ ADAM_STATES = 8
 """Bytes of AdamW's two float32 moments of a parameter."""
 
 
+def plan_without_weights(config: RunConfig, *, rewards: bool = True) -> tuple[RunPlan, LoadedModel, Data, list[str]]:
+    """Plan a run and check its data, without weights: the plan, the empty model, the data, and a line for each finding."""
+    plan = plan_run(config, rewards=rewards)
+    loaded, data = load_parts(config, plan.session, meta=True)
+    return plan, loaded, data, check_before_training(data, config.data.check)
+
+
 def show_dry_run(config: RunConfig) -> None:
     """Print what ``config`` comes to: parameters, trained share, rows, tokens, steps and an estimate of memory."""
     from rich.table import Table
@@ -36,10 +44,9 @@ def show_dry_run(config: RunConfig) -> None:
     console = Console()
     if config.run.name is not None:
         child_of(Path(config.run.output), config.run.name)
-    plan = plan_run(config)
+    plan, loaded, data, findings = plan_without_weights(config)
     arguments, shape, method = plan.arguments, plan.shape, plan.session.method
-    loaded, data = load_parts(config, plan.session, meta=True)
-    for line in [*data.report.lines(), *check_before_training(data, config.data.check)]:
+    for line in [*data.report.lines(), *findings]:
         console.info(line)
     memory = estimate_memory(config, loaded, arguments, shape, data.train)
     order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))

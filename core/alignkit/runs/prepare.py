@@ -69,8 +69,8 @@ class PreparedRun:
         return list(found.notes) if found else []
 
 
-def plan_run(config: RunConfig) -> RunPlan:
-    """Load and check the plugins, suites, rewards and training arguments of a run.
+def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
+    """Load and check the plugins, suites, ``rewards`` (unless they do not exist yet) and training arguments of a run.
 
     Raises ``ConfigError`` for a name, setting or combination of settings, and ``PluginError`` for a plugin.
     """
@@ -80,7 +80,8 @@ def plan_run(config: RunConfig) -> RunPlan:
         raise ConfigError(
             f"method {method.name} needs a {min(missing)}, which this version of alignkit does not provide"
         )
-    _check_rewards(method)
+    if rewards:
+        _check_rewards(method)
     if config.data.group_by is not None and "reward" in method.needs:
         raise ConfigError("data.group_by applies to methods that train on the rows themselves, not on sampled answers")
     watched = watched_suite(config)

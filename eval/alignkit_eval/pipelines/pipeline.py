@@ -16,7 +16,7 @@ from alignkit import settings
 from alignkit.errors import AlignError, ConfigError, InterruptedRun, shortened
 from alignkit.rundir.directory import RunDir, child_of
 from alignkit.runs.export import export
-from alignkit.system.files import digest, is_leftover, write_json
+from alignkit.system.files import digest, is_leftover, require_writable, write_json
 from alignkit.system.lock import directory_lock
 from alignkit.system.manifest import sealed
 
@@ -24,6 +24,7 @@ from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.pipelines.inputs import inputs_digest
+from alignkit_eval.pipelines.planned import check_stages
 from alignkit_eval.pipelines.stages import Pipeline, Stage, as_list, read_pipeline, substituted
 from alignkit_eval.records import read_records
 from alignkit_eval.report import comparison_report, pipeline_report, run_report
@@ -88,9 +89,8 @@ def run_pipeline(
     skipped = {pipeline.stage(word, "--skip").name for word in skip}
     if start is not None:
         pipeline.stage(start, "--from")
-    for stage in pipeline.stages:
-        if stage.kind == "train":
-            pipeline.config(stage, directory, sets, planned=True)
+    check_stages(pipeline, directory, sets, lambda stage: False)
+    require_writable(directory, directory=True)
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):
         runner = PipelineRunner(pipeline, directory, skipped, list(sets), say)
@@ -121,6 +121,8 @@ class PipelineRunner:
             self.records[name] = StageRecord(name, self.records[name].kind)
 
     def run(self) -> PipelineRun:
+        ended = {name for name, record in self.records.items() if record.status == "finished"} | self.skipped
+        check_stages(self.pipeline, self.directory, self.sets, lambda stage: stage.name not in ended)
         for number, stage in enumerate(self.pipeline.stages, start=1):
             head = f"[{number}/{len(self.pipeline.stages)}] {stage.name}"
             record = self.records[stage.name]
@@ -212,7 +214,8 @@ class PipelineRunner:
         names = [*as_list(stage.values["export"]), *as_list(stage.values.get("merge", []))]
         path = self.directory / stage.name
         shutil.rmtree(path, ignore_errors=True)  # left by an unfinished attempt
-        export([self.directory / name for name in names], path, stage.values.get("weights"))
+        weights = [float(share) for share in as_list(stage.values.get("weights", []))]
+        export([self.directory / name for name in names], path, weights or None)
 
     # ------------------------------------------------------------------ stages and records
 

@@ -141,10 +141,10 @@ def _needed(values: Mapping[str, Any], kind: Kind, before: Sequence[str]) -> Ite
     elif kind == "eval":
         yield from before if values["eval"] in ("all", None) else as_list(values["eval"])
         yield from as_list(values.get("baseline", []))
-        yield from _references(values.get("settings", {}))
+        yield from references(values.get("settings", {}))
     else:
         yield from as_list(values.get("from", []))
-        yield from _references(values)
+        yield from references(values)
 
 
 def as_list(value: Any) -> list[str]:
@@ -154,13 +154,13 @@ def as_list(value: Any) -> list[str]:
     return [str(word) for word in value] if isinstance(value, list) else []
 
 
-def _references(value: Any) -> Iterator[str]:
+def references(value: Any) -> Iterator[str]:
     """Yield the names of the stages that a value refers to."""
     if isinstance(value, str) and value.startswith(REFERENCE):
         yield value.removeprefix(REFERENCE)
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     for each in inner:
-        yield from _references(each)
+        yield from references(each)
 
 
 def substituted(value: Any, directory: Path) -> Any:
