@@ -290,3 +290,24 @@ def test_where_the_cache_is(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert cache_directory() == Path("/x/alignkit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_directory() == Path.home() / ".cache" / "alignkit"
+
+
+def test_a_cache_that_cannot_be_used_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "file"))
+    for number in range(3):
+        assert fetch(key=digest(number)) == (b"value", False)
+    assert len(caplog.records) == 1
+
+
+def test_a_user_without_a_home_directory_works_without_a_cache(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nowhere(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    assert fetch() == (b"value", False)
+    assert "Set HOME or ALIGN_CACHE" in caplog.text

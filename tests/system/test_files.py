@@ -23,6 +23,7 @@ from alignkit.system.files import (
     parse_json,
     read_jsonl,
     replace_directory,
+    require_writable,
     staged_directory,
     to_json,
     write_json,
@@ -291,3 +292,27 @@ def test_everything_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: p
         (name, False) for name in (partial, f"{partial}/config", f"{partial}/sub", f"{partial}/sub/weights")
     ]
     assert synced[-1] == (".", True)
+
+
+def test_a_place_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "closed").mkdir(mode=0o555)
+    require_writable(tmp_path / "new" / "below" / "page.html")
+    require_writable(tmp_path / "file")
+    require_writable(tmp_path, directory=True)
+    for path, directory, why in [
+        (tmp_path, False, "is a directory"),
+        (tmp_path / "file", True, "is a file"),
+        (tmp_path / "file" / "below", False, "is a file"),
+    ]:
+        with pytest.raises(ConfigError, match=f"cannot write {path}: .* {why}"):
+            require_writable(path, directory=directory)
+    root = os.geteuid() == 0
+    if root:  # root may write anywhere
+        os.seteuid(65534)
+    try:
+        with pytest.raises((ConfigError, PermissionError), match=r"read-only|ermission"):
+            require_writable(tmp_path / "closed" / "page.html")
+    finally:
+        if root:
+            os.seteuid(0)

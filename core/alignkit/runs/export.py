@@ -23,7 +23,7 @@ from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
 from alignkit.runs.data import run_data
 from alignkit.scoring.classifier import policy_of
-from alignkit.system.files import staged_directory
+from alignkit.system.files import require_writable, staged_directory
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +51,7 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists already: export elsewhere with --output")
+    require_writable(output, directory=True)
     shares = _shares(runs, weights)
     directories = [_finished(run) for run in runs]
     config = settings.resolve(directories[0].config, resume=True).config

@@ -38,9 +38,12 @@ SECTIONS = {
 
 
 def cache_directory() -> Path:
-    """Return the cache directory, which need not exist."""
+    """Return the cache directory, which need not exist; raises ``OSError`` if it is below a home that is not known."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("ALIGN_CACHE") or f"{base}/alignkit").expanduser()
+    try:
+        return Path(os.environ.get("ALIGN_CACHE") or f"{base}/alignkit").expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{error} Set HOME or ALIGN_CACHE.") from error
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,9 @@ class ContentCache:
             write: writes the result of its second argument, ``make``, to a path.
         """
         make = functools.cache(make)
-        directory = cache_directory() / self.section
-        partial = directory / f"{key}.partial"
         try:
+            directory = cache_directory() / self.section
+            partial = directory / f"{key}.partial"
             for private in (directory.parent, directory):
                 private.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _owned(directory):
@@ -91,7 +94,7 @@ class ContentCache:
                     _remove(partial)
                 return read(path), False
         except OSError as error:
-            logger.warning("%s are not cached: %s", SECTIONS[self.section], error)
+            _warn_once(SECTIONS[self.section], os.environ.get("ALIGN_CACHE"), str(error))
             return make(), False
 
     def _find(self, directory: Path, key: str, read: Callable[[Path], T], *, replace: bool = False) -> tuple[T] | None:
@@ -113,6 +116,16 @@ class ContentCache:
 
     def _name(self, path: Path, key: str) -> str:
         return f"{key}.{_checksum(path, key)}{self.suffix}"
+
+
+_warned: set[str | None] = set()
+
+
+def _warn_once(what: str, cache: str | None, error: str) -> None:
+    """Say once for each cache directory that it cannot be used; everything is computed anew."""
+    if cache not in _warned:
+        _warned.add(cache)
+        logger.warning("%s are not cached: %s (nor are other results)", what, error)
 
 
 class Entry(NamedTuple):

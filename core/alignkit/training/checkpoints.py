@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import re
 import shutil
 from collections.abc import Collection, Mapping
@@ -86,7 +87,12 @@ def read_engine_state(checkpoint: Path, rank: int) -> dict[str, Any]:
             f"{checkpoint} has no {file.name}: it was saved by {saved} process{'es' * (saved != 1)}, "
             "and a run resumes with as many as saved it"
         )
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch would advise to execute it
+        raise CheckpointError(
+            f"{file} holds Python objects other than tensors and numbers; it is not loaded"
+        ) from error
     return state
 
 

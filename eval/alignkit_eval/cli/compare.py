@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_json: bool) -> None:
     """Compare runs on the same held-out items. Runs that differ only in their seed are one arm."""
     from alignkit.display.console import Console
+    from alignkit.system.files import require_writable
 
     from alignkit_eval.comparison.compare import compare as make
 
+    if html is not None:
+        require_writable(html)
     comparison = make(runs, baseline)
     if html is not None:
         from alignkit_eval.report import comparison_report

@@ -13,6 +13,7 @@ from alignkit.errors import ConfigError, NoRowsError, first_line
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.runs.evaluation import open_suites, run_suites
+from alignkit.system.files import require_writable
 
 from alignkit_eval.evaluation.places import claim, names_of, release
 from alignkit_eval.evaluation.targets import TargetSpec, find_target, open_target
@@ -92,6 +93,8 @@ def evaluate(
         open_suites(source.config.eval)  # reports a wrong name or setting before any model is loaded
     placed = _placed(sources, Path(output))
     try:
+        for _, directory in placed:
+            require_writable(directory / "eval", directory=True)  # before anything is computed
         done = [_evaluate(source, directory, say) for source, directory in placed]
     finally:
         for _, directory in placed:
