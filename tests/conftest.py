@@ -17,5 +17,6 @@ __all__ = ["own_cache", "site"]
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tokenised rows and reference log-probabilities of tests stay out of the user's cache."""
+    """What tests cache and consent to stays out of the user's directories."""
     os.environ["ALIGN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))

@@ -79,6 +79,8 @@ def first_line(error: BaseException) -> str:
     ('no such key', 'KeyError', 'No such file')
     """
     text = getattr(error, "strerror", None) or _text(error) or type(error).__name__
+    if "weights_only" in text:  # torch's message advises to switch the protection off
+        return "a weights file is a pickle that would run code: save the weights as safetensors"
     line, *more = filter(None, map(str.strip, text.splitlines()))
     return (f"{line} {more[0]}" if line.endswith(":") and more else line).rstrip(" .:")[:300]
 

@@ -11,6 +11,8 @@ from alignkit import __version__
 from alignkit.cli.failures import State, complete_command, explain
 from alignkit.contract import registry
 from alignkit.errors import AlignError, PluginError
+from alignkit.system.terminal import printable_streams
+from alignkit.system.trust import command_line
 
 
 class CommandGroup(click.Group):
@@ -68,11 +70,13 @@ complete_command(align)
 def run_command(arguments: Sequence[str]) -> int:
     """Run ``align ARGUMENTS``, print any error as one sentence on stderr, and return the exit code."""
     state = State()
-    try:
-        _check_arguments(arguments)
-        result = align.main(list(arguments), prog_name="align", obj=state, standalone_mode=False)
-    except BaseException as error:
-        return explain(error, state)
+    with printable_streams():
+        try:
+            _check_arguments(arguments)
+            with command_line(arguments):
+                result = align.main(list(arguments), prog_name="align", obj=state, standalone_mode=False)
+        except BaseException as error:
+            return explain(error, state)
     return result if isinstance(result, int) else 0
 
 

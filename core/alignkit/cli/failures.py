@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from alignkit.errors import AlignError, InterruptedRun, described, readable
+from alignkit.system import trust
 from alignkit.system.files import os_fault
 
 FAILED = 1
@@ -39,10 +40,22 @@ _DEBUG = click.Option(
 )
 
 
+_TRUST = click.Option(
+    ["--trust"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, parameter, value: trust.give(value),
+    help="Run the code that the named files ask for (docs/security.md); asked once for the same code.",
+)
+
+
 def complete_command(command: click.Command) -> None:
-    """Add the ``--debug`` option to a command and its subcommands, unless they have one, and bound their numbers."""
-    if not any("--debug" in parameter.opts for parameter in command.params):
-        command.params.append(_DEBUG)
+    """Add ``--debug``, and ``--trust`` where files are named, to a command and its subcommands, and bound their numbers."""
+    for option in (_DEBUG, _TRUST):
+        named = {name for parameter in command.params for name in parameter.opts}
+        if option is _DEBUG or any(isinstance(parameter, click.Argument) for parameter in command.params):
+            command.params += [] if option.opts[0] in named else [option]
     for parameter in command.params:
         numeric = isinstance(parameter.type, click.types.IntParamType | click.types.FloatParamType)
         if numeric and parameter.callback is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from alignkit.display.headline import headline, signed, with_interval
+from alignkit.system.terminal import printable, rich_console
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,9 +34,7 @@ class Console:
     """
 
     def __init__(self, log: Path | None = None, stream: IO[str] | None = None, *, quiet: bool = False) -> None:
-        from rich.console import Console as RichConsole
-
-        self._rich = RichConsole(file=stream, stderr=stream is None, quiet=quiet, highlight=False, soft_wrap=True)
+        self._rich = rich_console(stream, quiet=quiet)
         self._log = log
 
     def log_to(self, path: Path | None) -> None:
@@ -76,7 +75,7 @@ class Console:
             return
         now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
         with suppress(OSError), self._log.open("a", encoding="utf-8") as file:  # what must be on disk is in other files
-            file.writelines(f"{now} {level:<7} {line}\n" for line in message.splitlines() or [""])
+            file.writelines(f"{now} {level:<7} {line}\n" for line in printable(message).splitlines() or [""])
 
 
 class StepProgress:
@@ -128,8 +127,8 @@ def comparison_table(before: Mapping[str, SuiteResult], after: Mapping[str, Suit
 
 
 def _as_text(renderable: RenderableType) -> str:
-    from rich.console import Console as RichConsole
-
     text = io.StringIO()
-    RichConsole(file=text, width=120, color_system=None, force_terminal=False).print(renderable)
+    console = rich_console(text)
+    console.width = 120
+    console.print(renderable, soft_wrap=False)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

@@ -9,6 +9,7 @@ from alignkit.config import ModelConfig
 from alignkit.contract import LoadedModel
 from alignkit.errors import ModelError, first_line
 from alignkit.models.adapters import add_adapter, load_adapter, saved_rows
+from alignkit.models.own_code import with_own_code
 from alignkit.models.paths import adapter_parts, is_classifier, require_intact, resolve_path
 from alignkit.models.suitable import read_config
 from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
@@ -87,10 +88,14 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
 
 def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None = None) -> PreTrainedModel:
     """Load the causal language model, or with ``head_seed`` a sequence classifier with one output."""
+    return with_own_code(lambda trusted: _load(path, config, meta, head_seed, trusted), path, config)
+
+
+def _load(path: str, config: ModelConfig, meta: bool, head_seed: int | None, trusted: bool) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    kwargs: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    kwargs: dict[str, Any] = {"revision": config.revision, "trust_remote_code": trusted}
     model_config = read_config(path, config, classifier=head_seed is not None, meta=meta)
     auto, what = AutoModelForCausalLM, "causal language model"
     if head_seed is not None:
@@ -103,7 +108,7 @@ def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None
     try:
         if meta:
             with torch.device("meta"):
-                return auto.from_config(model_config, trust_remote_code=config.trust_remote_code)
+                return auto.from_config(model_config, trust_remote_code=trusted)
         with torch.random.fork_rng():
             torch.manual_seed(head_seed or 0)  # for a new head
             dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, first_line
+from alignkit.models.own_code import with_own_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -26,10 +27,13 @@ def read_config(path: str, config: ModelConfig, *, classifier: bool, meta: bool)
     """
     from transformers import AutoConfig
 
-    try:
-        found = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    except Exception as error:
-        raise ModelError(f"cannot read a model configuration from {path}: {first_line(error)}") from error
+    def load(trusted: bool) -> PreTrainedConfig:
+        try:
+            return AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=trusted)
+        except Exception as error:
+            raise ModelError(f"cannot read a model configuration from {path}: {first_line(error)}") from error
+
+    found = with_own_code(load, path, config)
     _require_kind(path, found, classifier)
     sizes = _sizes(found.get_text_config())
     for name, size in sizes.items():

@@ -10,6 +10,7 @@ from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, first_line, suggest
 from alignkit.models.chat_templates import NAMED
 from alignkit.models.directory import check_files
+from alignkit.models.own_code import with_own_code
 from alignkit.models.paths import resolve_path
 from alignkit.system.files import read_regular
 
@@ -31,12 +32,15 @@ def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) 
     if Path(where).is_dir() and not has_tokenizer(where):
         raise ModelError(f"{where} has no tokenizer: name one with model.tokenizer")
     check_files(Path(where))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            where, revision=None if config.tokenizer else config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except Exception as error:
-        raise ModelError(f"cannot load a tokenizer from {where}: {first_line(error)}") from error
+
+    def load(trusted: bool) -> PreTrainedTokenizerBase:
+        revision = None if config.tokenizer else config.revision
+        try:
+            return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=trusted)
+        except Exception as error:
+            raise ModelError(f"cannot load a tokenizer from {where}: {first_line(error)}") from error
+
+    tokenizer = with_own_code(load, where, config)
     if classifier and tokenizer.eos_token_id is None and tokenizer.sep_token is not None:
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:

@@ -25,6 +25,8 @@ from alignkit.contract.guard import loading, named, running
 from alignkit.errors import ConfigError, PluginError, RunFailedError, first_line
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import validate
+from alignkit.system import trust
+from alignkit.system.code import source_files
 from alignkit.system.files import digest
 
 logger = logging.getLogger(__name__)
@@ -125,7 +127,7 @@ def load_function(name: str) -> Callable[..., Any]:
         )
     try:
         with loading(f"{name} cannot be loaded"):
-            function: Callable[..., Any] = getattr(_module(module), attribute)
+            function: Callable[..., Any] = getattr(_module(module, attribute), attribute)
     except PluginError as error:
         if isinstance(error.__cause__, ImportError | AttributeError | OSError):
             raise ConfigError(f"there is no function {name}: {first_line(error.__cause__)}") from error
@@ -135,11 +137,15 @@ def load_function(name: str) -> Callable[..., Any]:
     return function
 
 
-def _module(name: str) -> ModuleType:
-    """Import a module by name or by its file; modules beside it, or in the current directory, can be imported as well."""
+def _module(name: str, attribute: str) -> ModuleType:
+    """Import a module by name or by its file, if its code may run (:mod:`alignkit.system.trust`)."""
     file = Path(name).expanduser().resolve() if name.endswith(".py") else None
-    if (folder := str(file.parent if file else Path.cwd())) not in sys.path:
-        sys.path.append(folder)
+    package = name.partition(".")[0]
+    if file or importlib.util.find_spec(package) is None:  # modules beside it can be imported as well
+        sys.path.append(str(file.parent if file else Path.cwd()))
+    plugins = {entry.value.partition(":")[0] for entry in registry.entries("align.rewards")}
+    if name not in plugins | {"alignkit.demo.world"}:
+        trust.require(f"{name}:{attribute}", [file] if file else source_files(package))
     if file is None:
         return import_module(name)
     key = f"align_file_{digest(str(file))[:12]}"

@@ -85,6 +85,13 @@ def run(
     return Run(execute.start(config, quiet=quiet))
 
 
+def plan(config: RunConfig) -> None:
+    """Check everything that a configuration names (plugins, functions, settings), without loading model or data."""
+    from alignkit.runs.prepare import plan_run
+
+    plan_run(settings.check_config(config))
+
+
 def resume(path: Path, *, sets: Iterable[str] = (), change: bool = False, quiet: bool = False) -> Run:
     """Resume an interrupted or failed run from its last whole checkpoint, to the weights it would have had.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from alignkit.contract import registry
 from alignkit.errors import CheckpointError
 from alignkit.rundir.directory import RunDir
 from alignkit.settings.training_arguments import argument_default
+from alignkit.system.terminal import redact
 from alignkit.training.checkpoints import last_checkpoint, step_of
 
 FREE = frozenset(
@@ -40,7 +42,7 @@ def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> l
     recorded = directory.read_record().get("config")
     if not isinstance(recorded, dict):
         return []
-    before, now = (dict(_effective(values)) for values in (recorded, config.model_dump(mode="json")))
+    before, now = (dict(_effective(values)) for values in (recorded, json.loads(redact(config.model_dump_json()))))
     keys = [key for key in {**now, **before} if key not in FREE]
     changed = [(key, _value(before, key, config), _value(now, key, config)) for key in keys]
     changed = [(key, old, new) for key, old, new in changed if old != new]

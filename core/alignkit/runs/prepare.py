@@ -119,17 +119,15 @@ def _try_trainer(arguments: TrainingArguments) -> None:
 
 def _check_rewards(method: Method[Any]) -> None:
     """Refuse a method that needs a reward and has none, and a reward that cannot be used."""
-    if "reward" not in method.needs:
-        return
     specs = getattr(method.settings, "rewards", None)
-    if specs is None:
+    if specs is None and "reward" in method.needs:
         raise PluginError(f"method {method.name} needs a reward, but its settings do not derive from OnPolicySettings")
-    if not specs:
+    if not specs and "reward" in method.needs:
         raise ConfigError(
             f"method {method.name} needs a reward: --set reward=NAME (align rewards lists them), the path of a reward "
             "model, package.module:function, or path/to/file.py:function"
         )
-    open_rewards(specs)
+    open_rewards(specs or [])
 
 
 def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tuple[LoadedModel, Data]:

@@ -20,6 +20,7 @@ from alignkit.system.files import file_fault, remove_leftovers, write_json
 from alignkit.system.manifest import sealed
 from alignkit.system.quiet import quiet_libraries
 from alignkit.system.stopwatch import Stopwatch
+from alignkit.system.terminal import printable
 from alignkit.training.checkpoints import step_of
 from alignkit.training.session import Session
 from alignkit.training.signals import terminable
@@ -58,7 +59,7 @@ class RunRecorder:
             self._is = self.directory.path.stat()
             self.console.log_to(self.directory.log)
             handler = logging.FileHandler(self.directory.log, delay=True)
-            handler.setFormatter(_LOG_FORMAT)
+            handler.format = lambda record: printable(_LOG_FORMAT.format(record))  # type: ignore[method-assign]
             quiet_libraries(handler)
             try:
                 yield

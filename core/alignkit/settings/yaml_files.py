@@ -12,6 +12,7 @@ import yaml
 from alignkit.errors import ConfigError
 from alignkit.settings.layers import KeyPath, Layer
 from alignkit.system.files import read_regular
+from alignkit.system.trust import mention
 
 MOST_VALUES = 100_000
 """Maximum number of values in a configuration, those repeated by aliases counted each time."""
@@ -149,7 +150,9 @@ class _Reader:
             raise self._problem(node, f"the configuration has more than {MOST_VALUES:,} values, aliases expanded")
         if isinstance(node, yaml.ScalarNode):
             try:
-                return _scalar(node.tag, node.value)
+                value = _scalar(node.tag, node.value)
+                mention(f"{path[-1] if path else ''}: {value}", f"{self._place(node)}: {'.'.join(path)}")
+                return value
             except ValueError as error:
                 raise self._problem(node, str(error)) from error
         if id(node) in self._open:

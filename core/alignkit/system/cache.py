@@ -46,6 +46,18 @@ def cache_directory() -> Path:
         raise FileNotFoundError(f"{error} Set HOME or ALIGN_CACHE.") from error
 
 
+def private_directory(path: Path) -> Path:
+    """Make a directory that only this user can write to, and its parent; raises ``OSError`` if it is somebody else's."""
+    for directory in (path.parent, path):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not is_owned(path) or path.parent.lstat().st_uid not in (os.geteuid(), 0):
+        raise PermissionError(f"{path} or the directory it is in is a link or belongs to another user")
+    if found.st_mode & 0o022:
+        path.chmod(found.st_mode & 0o700)
+    return path
+
+
 @dataclass(frozen=True)
 class ContentCache:
     """One section of the cache, in a directory private to the user. Failing to use it is logged and never an error."""
@@ -74,10 +86,7 @@ class ContentCache:
         try:
             directory = cache_directory() / self.section
             partial = directory / f"{key}.partial"
-            for private in (directory.parent, directory):
-                private.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _owned(directory):
-                raise PermissionError(f"{directory} is a link or belongs to another user")
+            private_directory(directory)
             if found := self._find(directory, key, read):
                 return found[0], True
             with file_lock(partial.with_suffix(".lock"), wait=True):
@@ -169,10 +178,10 @@ def prune(unused_since: float = 0.0, max_bytes: float = float("inf")) -> list[En
 
 def _is_entry(path: Path) -> bool:
     named = re.match(r"[0-9a-f]{64}(\.|$)", path.name) and path.suffix not in (".lock", ".partial")
-    return bool(named) and _owned(path)
+    return bool(named) and is_owned(path)
 
 
-def _owned(path: Path) -> bool:
+def is_owned(path: Path) -> bool:
     """Whether a path is this user's own file or directory, not a link."""
     with suppress(FileNotFoundError):
         found = path.lstat()

@@ -29,7 +29,7 @@ def code_of(module: str) -> str:
         if package in found:
             continue
         found[package] = []
-        for source in (file.read_bytes() for file in _files(package, libraries=len(found) == 1)):
+        for source in (file.read_bytes() for file in source_files(package, libraries=len(found) == 1)):
             found[package].append(hashlib.sha256(source).hexdigest())
             for one, several in _IMPORT.findall(source):
                 names = (one or several).decode("ascii", "replace").split(",")
@@ -37,7 +37,7 @@ def code_of(module: str) -> str:
     return digest(sorted(found.items()))[:12]
 
 
-def _files(package: str, *, libraries: bool) -> list[Path]:
+def source_files(package: str, *, libraries: bool = True) -> list[Path]:
     """Return the source files of a top-level package or module, none of an installed one unless ``libraries``."""
     try:
         spec = find_spec(package)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import AlignError, ConfigError, DataError
+from alignkit.system.terminal import redact
 
 
 def read_regular(path: Path, limit: int = 64_000_000) -> bytes:
@@ -187,9 +188,9 @@ def sync_tree(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically, passwords in URLs masked."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(redact(text), encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

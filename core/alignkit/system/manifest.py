@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.system.files import digest, to_json
+from alignkit.system.terminal import redact
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ def sha256(file: Path) -> str:
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object with the checksum of all its keys but ``status``, which may be overwritten in place."""
-    plain: dict[str, Any] = {key: entry for key, entry in to_json(value).items() if key != _SEAL}
+    shown = json.loads(redact(json.dumps(to_json(value))))  # as write_json writes it
+    plain: dict[str, Any] = {key: entry for key, entry in shown.items() if key != _SEAL}
     return plain | {_SEAL: digest({key: entry for key, entry in plain.items() if key != "status"})}
 
 

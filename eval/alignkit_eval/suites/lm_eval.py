@@ -25,6 +25,7 @@ import numpy as np
 from alignkit import Estimate, Omission, Settings, Suite, SuiteResult, Target
 from alignkit.config import Words
 from alignkit.errors import AlignError, ConfigError, DataError, NoRowsError, RunFailedError, first_line, suggest
+from alignkit.system import trust
 from pydantic import Field
 
 from alignkit_eval.suites.counting_model import counting_model
@@ -62,6 +63,9 @@ class HarnessSuite(Suite[HarnessSettings]):
         super().__init__(settings)
         if settings.include_path is not None and not Path(settings.include_path).is_dir():
             raise ConfigError(f"lm-eval: there is no task directory {settings.include_path}")
+        if settings.include_path is not None:  # task files call functions, and their templates can
+            files = [*Path(settings.include_path).rglob("*.py"), *Path(settings.include_path).rglob("*.y*ml")]
+            trust.require(settings.include_path, sorted(files))
 
     def content(self, target: Target) -> str:
         """Return a digest of the tasks' configurations and documents, those of few-shot examples included."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from alignkit import Contrast, Estimate, Example, Policy, Suite, SuiteResult, Target
 from alignkit.contract import Row, by_length
 from alignkit.errors import NoRowsError, RunFailedError
+from alignkit.system.terminal import rich_console
 
 _NAMED = 5
 """Maximum number of ids that an error names."""
@@ -37,11 +38,10 @@ def score_completions(
     Rows are scored from the longest to the shortest, at most ``tokens_per_batch`` tokens per forward pass (a longer row
     alone). Log-probabilities are summed in double precision on the CPU.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     results: list[tuple[CompletionScore, ...]] = [()] * len(examples)
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(console=rich_console(), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(label, total=len(examples))
         for rows in by_length(examples, tokens_per_batch):
             for i, scores in zip(rows, _score_batch(policy, [examples[i] for i in rows]), strict=True):

@@ -13,6 +13,7 @@ from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.system.files import write_json, write_text
 from alignkit.system.manifest import sealed
+from alignkit.system.terminal import redact
 from pydantic import TypeAdapter, ValidationError
 
 from alignkit_eval.records import read_records
@@ -88,7 +89,7 @@ def write_spec(directory: Path, spec: SweepSpec) -> None:
         return
     before, now = asdict(read_spec(directory)), asdict(spec)
     for name, value in now.items():
-        if json.dumps(before[name]) != json.dumps(value):
+        if json.dumps(before[name]) != redact(json.dumps(value)):
             raise ConfigError(
                 f"{directory} has a sweep with a different {name} ({before[name]}, now {value}): choose another --name"
             )

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignkit import settings
+from alignkit.config import RunSection
 from alignkit.display.headline import headline, number
 from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
 from alignkit.rundir.directory import RunDir, child_of, default_run_name
+from alignkit.runs.api import plan
 from alignkit.system.files import is_leftover
 from alignkit.system.lock import directory_lock
 
@@ -96,6 +99,9 @@ def _run(spec: SweepSpec, directory: Path, *, jobs: int, say: Callable[[str], No
     if jobs < 1:
         raise ConfigError("--jobs must be at least 1")
     planned, notes = cells(spec, directory)  # validates every cell before anything is written
+    distinct = {settings.dump(c.config.model_copy(update={"run": RunSection()})): c.config for c in planned}
+    for config in distinct.values():
+        plan(config)  # with its plugins and functions, and the consent to their code
     if (
         directory.is_dir()
         and not (directory / "sweep.yaml").is_file()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from alignkit.system.terminal import printable, rich_console
 
 STARTING = 20
 """Seconds that a run just started may take until it makes its directory."""
@@ -37,7 +38,6 @@ def watch(run: Path, every: float) -> None:
 
     Stops when the run ends; Ctrl-C stops watching, not the run. Without a terminal, every change is printed.
     """
-    from rich.console import Console
     from rich.live import Live
 
     from alignkit_commands.progress import GOING_ON, lines, read_status
@@ -58,7 +58,10 @@ def watch(run: Path, every: float) -> None:
                 return
             time.sleep(every)
             found = read_status(run)
-    with suppress(KeyboardInterrupt), Live(_view(found), console=Console(), refresh_per_second=4) as live:
+    with (
+        suppress(KeyboardInterrupt),
+        Live(_view(found), console=rich_console(sys.stdout), refresh_per_second=4) as live,
+    ):
         while found.status in GOING_ON:
             time.sleep(every)
             found = read_status(run)
@@ -92,9 +95,12 @@ def _view(found: Any) -> Any:
         if values:
             table.add_row(name, f"{values[-1]:.4g}", curve(values, 48))
     samples = [
-        Text(f"{part:>7}: {_short(str(row[part]))}") for row in found.samples[:2] for part in row if part != "id"
+        Text(printable(f"{part:>7}: {_short(str(row[part]))}"))
+        for row in found.samples[:2]
+        for part in row
+        if part != "id"
     ]
-    head = lines(found)
+    head = [printable(line) for line in lines(found)]
     return Group(
         Text(head[0], style="bold"), table, *(Text(line) for line in head[1:] if line.lstrip()[:4] != "loss"), *samples
     )

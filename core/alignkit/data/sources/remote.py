@@ -16,6 +16,7 @@ from alignkit.config import Reading
 from alignkit.data.rows import without_fill_ins
 from alignkit.data.sources.chunks import ROWS, Source, choose_split, numbered, suffix_of
 from alignkit.errors import DataError, first_line, suggest
+from alignkit.system.terminal import redact
 
 _BUILDERS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 _BUILDERS |= {".parquet": "parquet", ".arrow": "arrow"}
@@ -42,6 +43,11 @@ def open_url(source: str, split: str | None, config: Reading, limit: int | None 
     """Open a remote file (https, s3, gs, hf, ...) through ``datasets`` and fsspec."""
     import datasets
 
+    name = redact(source)
+    if "://***@" in source or "=***" in source:
+        raise DataError(
+            f"{source} was recorded without its password: name the source again (--data, --set data.source=...)"
+        )
     if split not in (None, "train"):
         raise DataError(f'{source} is a single file and has no split "{split}"')
     suffix = suffix_of(Path(source.partition("?")[0]))
@@ -53,7 +59,7 @@ def open_url(source: str, split: str | None, config: Reading, limit: int | None 
         rows = datasets.load_dataset(
             _BUILDERS[suffix], data_files=source, split="train", streaming=config.streaming, **options
         )
-    return _stream_source(rows, source, limit) if config.streaming else dataset_source(rows, source)
+    return _stream_source(rows, name, limit) if config.streaming else dataset_source(rows, name)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from alignkit.data.tokenise.render import render_all, unread
 from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
 from alignkit.data.tokenise.workers import cores, in_order
 from alignkit.errors import DataError
+from alignkit.system.terminal import rich_console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,14 +220,12 @@ def text_row(text: str) -> tuple[Text, tuple[Text, ...], tuple[Mapping[str, Any]
 
 def with_progress(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield the batches, and show the number of rows on a terminal."""
-    from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("tokenising: {task.completed:,.0f} rows"), TimeElapsedColumn())
     started = time.monotonic()
     rows = 0
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=rich_console(), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("tokenising", total=None, visible=False)
         for batch in batches:
             rows += batch.num_rows
