@@ -19,7 +19,7 @@ from alignkit import (
     moments,
     rollout_metrics,
 )
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alignkit_grpo.losses import clipped_loss, group_advantages, kl_k3
 
@@ -44,6 +44,16 @@ class GRPOSettings(OnPolicySettings):
         "token",
         description="mean over all tokens (DAPO), mean over answers of each answer's mean (GRPO), or sum over tokens / max_new_tokens (Dr. GRPO)",
     )
+
+    @model_validator(mode="after")
+    def _used(self) -> GRPOSettings:
+        if self.kl_in != "loss" and not self.kl_coef:
+            raise ValueError("kl_in has no effect without beta")
+        if (self.clip != 0.2 or self.clip_high is not None) and self.reuse.steps == 1:
+            raise ValueError(
+                "clip and clip_high have no effect where every rollout is trained on once: set epochs or minibatches"
+            )
+        return self
 
 
 class GRPO(Method[GRPOSettings]):

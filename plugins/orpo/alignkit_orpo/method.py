@@ -72,6 +72,16 @@ class ORPOSettings(Settings):
             raise ValueError("lambda must be at most 1 with weighting: convex")
         return self
 
+    @model_validator(mode="after")
+    def _schedule_settings(self) -> ORPOSettings:
+        if self.lambda_start and self.lambda_schedule == "constant":
+            raise ValueError(
+                "lambda_start has no effect with lambda_schedule: constant (linear, cosine and warmup use it)"
+            )
+        if self.lambda_warmup != 0.1 and self.lambda_schedule != "warmup":
+            raise ValueError("lambda_warmup has no effect without lambda_schedule: warmup")
+        return self
+
     @property
     def nll(self) -> NLL:
         """Effective scope and reduction of the NLL."""

@@ -20,7 +20,7 @@ from alignkit import (
     rollout_metrics,
     whiten,
 )
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alignkit_ppo.losses import clipped_policy_loss, clipped_value_loss, explained_variance, gae
 
@@ -50,6 +50,12 @@ class PPOSettings(OnPolicySettings):
     critic: Literal["shared", "separate"] = Field(
         "shared", description="value head on the policy's hidden states, or on a separate trunk"
     )
+
+    @model_validator(mode="after")
+    def _horizon_of_a_target(self) -> PPOSettings:
+        if self.kl_horizon != 10_000 and self.kl_target is None:
+            raise ValueError("kl_horizon has no effect without kl_target")
+        return self
 
 
 class PPO(Method[PPOSettings]):

@@ -47,7 +47,10 @@ def settings_of(path: str, *, rewards: bool) -> type[Settings]:
         fields[field.name] = (Any, Field(None if field.name == "max_length" else default, description=about))
     if rewards:
         about = "one or several rewards to maximise, as for ppo"
-        fields["rewards"] = (RewardSpecs, Field(default_factory=list, alias="reward", description=about))
+        fields.pop("reward_weights", None)  # reward: {name: ..., weight: ...}
+        other_names: Any = {"elsewhere": ["reward_weights", "reward_funcs"]}
+        key: Any = Field(default_factory=list, alias="reward", description=about, json_schema_extra=other_names)
+        fields["rewards"] = (RewardSpecs, key)
     return create_model(f"{source.__name__}Settings", __base__=Settings, __doc__=source.__doc__, **fields)
 
 

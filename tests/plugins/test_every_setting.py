@@ -1,0 +1,137 @@
+"""Every setting of the built-in methods changes training: a table of all of them, so that a new one needs a row."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from alignkit import settings
+from alignkit.contract import registry
+from alignkit.errors import ConfigError
+
+from tests.helpers.engine import build_trainer, configuration, random_pairs, random_prompts, weights
+
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+class Row(NamedTuple):
+    value: Any
+    beside: dict[str, Any] = {}
+    """Other settings that the setting needs."""
+
+
+ONCE = {"epochs": 1}
+"""The policy has left the reference from the second rollout on."""
+SAMPLED = {
+    "max_new_tokens": Row(3),
+    "temperature": Row(0.3),
+    "top_p": Row(0.2),
+    "top_k": Row(2),
+    "epochs": Row(2),
+    "minibatches": Row(2),
+    "missing_end_penalty": Row(3.0),
+    "samples_per_batch": Row(1),
+    "clip": Row(1e-4, {"epochs": 3}),
+}
+"""Settings of every method that samples answers."""
+
+ROWS: dict[str, dict[str, Row]] = {
+    "sft": {"nll_scope": Row("full"), "nll_reduction": Row("sequence")},
+    "dpo": {
+        "beta": Row(0.7),
+        "loss": Row("ipo"),
+        "label_smoothing": Row(0.3),
+        "ratio": Row("mean"),
+        "alpha": Row(1.0),
+    },
+    "orpo": {
+        "lambda": Row(1.0),
+        "lambda_schedule": Row("linear"),
+        "lambda_start": Row(0.05, {"lambda_schedule": "linear"}),
+        "lambda_warmup": Row(0.9, {"lambda_schedule": "warmup"}),
+        "weighting": Row("convex"),
+        "convention": Row("trl"),
+        "nll_scope": Row("full"),
+        "nll_reduction": Row("sequence"),
+    },
+    "ppo": SAMPLED
+    | {
+        "beta": Row(5.0, ONCE),
+        "kl_estimator": Row("k3", {**ONCE, "beta": 5.0}),
+        "kl_target": Row(1e-6, {**ONCE, "beta": 5.0}),
+        "kl_horizon": Row(10.0, {**ONCE, "kl_target": 1e-6, "beta": 5.0}),
+        "value_clip": Row(1e-4, {"epochs": 3, "value_coef": 5.0}),
+        "value_coef": Row(5.0),
+        "gamma": Row(0.1),
+        "lambda": Row(0.0),
+        "whiten_rewards": Row(value=True),
+        "whiten_advantages": Row(value=False),
+        "critic": Row("separate"),
+    },
+    "grpo": SAMPLED
+    | {
+        "num_generations": Row(2),
+        "baseline": Row("leave_one_out"),
+        "scale": Row("none"),
+        "beta": Row(5.0),
+        "kl_in": Row("reward", {"beta": 5.0}),
+        "clip_high": Row(0.5, {"epochs": 3, "clip": 1e-4}),
+        "reduction": Row("sequence"),
+    },
+}
+
+ELSEWHERE = {"rewards": "tests/onpolicy", "stop": "tests/onpolicy", "sampler": "vLLM and a GPU"}
+"""Settings shown by other tests."""
+
+
+@cache
+def trained(method: str, given: tuple[tuple[str, Any], ...]) -> torch.Tensor:
+    """Return the weights after a few steps."""
+    sampled = "max_new_tokens" in ROWS[method]
+    base = {"reward": "length", "max_new_tokens": 6} if sampled else {}
+    config = configuration({"name": method, **base, **dict(given)}, max_steps=3, per_device_train_batch_size=4)
+    rows = random_prompts(12) if sampled else random_pairs(12, longest=8)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        trainer, _ = build_trainer(config, Path(folder), rows)
+        trainer.train()
+        return weights(trainer.model)
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_every_setting_has_a_row(method: str) -> None:
+    fields = registry.load_method(method)[1].settings_type.model_fields
+    assert set(ROWS[method]) == {field.alias or name for name, field in fields.items() if name not in ELSEWHERE}
+
+
+@pytest.mark.parametrize(("method", "setting"), [(method, key) for method, rows in ROWS.items() for key in rows])
+def test_the_setting_changes_training(method: str, setting: str) -> None:
+    row = ROWS[method][setting]
+    beside = tuple(row.beside.items())
+    without, with_it = trained(method, beside), trained(method, (*beside, (setting, row.value)))
+    assert with_it.shape != without.shape or not torch.equal(with_it, without)
+
+
+@pytest.mark.parametrize(
+    ("method", "sets", "message"),
+    [
+        ("orpo", ["lambda_start=0.5"], "lambda_start has no effect with lambda_schedule: constant"),
+        ("orpo", ["lambda_warmup=0.5"], "lambda_warmup has no effect without lambda_schedule: warmup"),
+        ("ppo", ["kl_horizon=5", "reward=length"], "kl_horizon has no effect without kl_target"),
+        ("grpo", ["kl_in=reward", "reward=length"], "kl_in has no effect without beta"),
+        ("grpo", ["clip=0.5", "reward=length"], "clip and clip_high have no effect where every rollout is trained on"),
+        ("trl-grpo", ["reward_weights=[1]"], "unknown key method.reward_weights: here it is called reward"),
+        (
+            "trl-dpo",
+            ["train.tokens_per_micro_batch=9"],
+            "train.tokens_per_micro_batch has no effect: this method's trainer",
+        ),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_refused(method: str, sets: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        settings.resolve(method=method, data="d", model="m", sets=sets)
+    assert message in str(refused.value)
