@@ -13,6 +13,7 @@ import transformers
 from alignkit import RunConfig, settings
 from alignkit.config import TrainConfig
 from alignkit.errors import ConfigError
+from alignkit.runs.prepare import plan_run
 from alignkit.settings import train_keys
 from alignkit.settings.training_arguments import training_arguments
 from alignkit.training.best import watch_best
@@ -231,3 +232,22 @@ def test_defaults_are_accepted_beside_any_other_key() -> None:
     train = {"warmup_steps": 0, "adam_beta2": 0.999, "eval_delay": 0, "max_steps": -1, "num_train_epochs": 3.0}
     given = RunConfig.model_validate({"method": "orpo", "data": "d", "model": "m", "train": {"optim": "sgd", **train}})
     assert training_arguments(settings.check_config(given), Path("unused"))[0].optim == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["data.fold=2"], "data.fold has no effect without data.folds"),
+        (["data.steps_per_group=3"], "data.steps_per_group has no effect without data.group_by"),
+        (["data.exhausted=all"], "data.exhausted has no effect without a weight for every source"),
+        (["data.interleave=even"], "data.interleave has no effect without several data.sources"),
+        (["data.streaming=true"], "data.streaming has no effect without a hub data set or a URL"),
+        (["data.check.script_share=0.5"], "data.check.script_share has no effect without data.check.script"),
+        (["model.revision=v2"], "model.revision has no effect: demo is not on the hub"),
+    ],
+    ids=str,
+)
+def test_a_key_of_another_section_that_changes_nothing_is_refused(sets: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan_run(settings.resolve(method="orpo", sets=sets).config)
+    assert str(refused.value) == message

@@ -1,12 +1,13 @@
-"""Keys of ``train:`` that would change nothing beside a run's other keys."""
+"""Keys that would change nothing beside a run's other keys."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.config import TrainConfig
+from alignkit.config import DataConfig, RunConfig, TrainConfig
 from alignkit.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
@@ -30,6 +31,32 @@ _NEEDS: Mapping[str, tuple[Callable[[TrainingArguments], bool], str]] = {
     "num_train_epochs": (lambda a: a.max_steps <= 0, "train.max_steps is set as well: remove one of them"),
 }
 """Key -> whether it has an effect, and what to do if it has none."""
+
+
+_DATA: Mapping[str, tuple[Callable[[DataConfig], bool], str]] = {
+    "fold": (lambda d: d.folds is not None, "data.folds"),
+    "steps_per_group": (lambda d: d.group_by is not None, "data.group_by"),
+    "exhausted": (lambda d: bool(d.phases) or any(s.weight for s in d.sources), "a weight for every source"),
+    "interleave": (lambda d: len(d.sources) > 1 or d.group_by is not None, "several data.sources"),
+    "streaming": (lambda d: not all(map(_is_local, (part.source for part in d.parts))), "a hub data set or a URL"),
+}
+"""Key of ``data:`` -> whether it has an effect, and what it needs."""
+
+
+def _is_local(name: str) -> bool:
+    return name == "demo" or Path(name).expanduser().exists()
+
+
+def refuse_idle(config: RunConfig) -> None:
+    """Raise :class:`ConfigError` for a key of ``data:`` or ``model:`` that is not at its default and changes nothing."""
+    data = config.data
+    for key, (has_effect, needed) in _DATA.items():
+        if getattr(data, key) != DataConfig.model_fields[key].default and not has_effect(data):
+            raise ConfigError(f"data.{key} has no effect without {needed}")
+    if data.check.script is None and data.check.script_share != type(data.check)().script_share:
+        raise ConfigError("data.check.script_share has no effect without data.check.script")
+    if config.model.revision is not None and _is_local(config.model.name):
+        raise ConfigError(f"model.revision has no effect: {config.model.name} is not on the hub")
 
 
 def refuse_without_effect(train: TrainConfig, arguments: TrainingArguments) -> None:
