@@ -89,6 +89,12 @@ CASES: dict[str, tuple[list[Any], str, list[int], str]] = {
     ),
     "two users": ([talk(USER, USER)], "roles", [3], "two consecutive user turns"),
     "assistant first": ([talk(("assistant", "hi"), USER)], "roles", [3], "begins with an assistant turn"),
+    "a list written as text": (
+        [pair(rejected=' ["one", "two"]'), pair(rejected=" [one]")],
+        "list-text",
+        [3],
+        "rejected is one text, ",
+    ),
     "no space between prompt and answer": (
         [pair(chosen="white"), pair("as in (", "white", "black"), pair("\u5929\u7a7a", "\u767d", "\u9ed1")],
         "joined",

@@ -242,6 +242,17 @@ def joined_words(rows: Sequence[Row], _held_out: Sequence[Row], _limits: CheckCo
                 break
 
 
+_LIST = re.compile(r"""\s*\[\s*(["']).*\1\s*\]\s*""", re.DOTALL)
+
+
+def written_lists(rows: Sequence[Row], _held_out: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
+    """Rejected answers that are a list written as text, as several answers are in a CSV file."""
+    for i, row in enumerate(rows):
+        answer = row.answers[1] if len(row.answers) == 2 else None
+        if isinstance(answer, str) and _LIST.fullmatch(answer):
+            yield Hit(i, f"rejected is one text, {answer[:30]!r}: several answers are a list in JSON Lines")
+
+
 RULES: Sequence[DataRule] = (
     DataRule("unusable", "rows that cannot be trained on", unusable),
     DataRule("duplicate", "duplicate rows", duplicates),
@@ -256,6 +267,7 @@ RULES: Sequence[DataRule] = (
     DataRule(
         "joined", "prompts that end without a space before answers that begin without one", joined_words, drops=False
     ),
+    DataRule("list-text", "rejected answers that are lists written as text", written_lists, drops=False),
     DataRule("leak", "prompts that also occur in the held-out rows", leaked),
     DataRule("leak-first-turn", "dialogues that begin as a held-out one", leaked_first_turns, drops=False),
 )

@@ -46,8 +46,8 @@ def read_text(value: Any, column: str, place: str) -> Text:
 _WRITTEN = re.compile(r"""\s*(\[\s*)?\{\s*["'](role|from|content|value)["']\s*:""")
 """The beginning of messages written as text, as cells of CSV files are."""
 
-_NUMPY = re.compile(r"\}\s*\n\s*\{")
-"""The border of two objects in numpy's text of an array, which has no commas; a line feed in a string is escaped there."""
+_NUMPY = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\}\s+\{""")
+"""A string, or the border of two objects in numpy's text of an array, which has no commas."""
 
 
 def parse_cell(text: str) -> Any:
@@ -56,21 +56,27 @@ def parse_cell(text: str) -> Any:
         return parse_json(text)
     except InvalidJSON as error:
         try:
-            return ast.literal_eval(_NUMPY.sub("}, {", text.strip()))
+            return ast.literal_eval(_NUMPY.sub(lambda found: found[1] or "}, {", text.strip()))
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise error from None
+
+
+def _parsed(text: str, column: str, place: str) -> Any:
+    try:
+        return parse_cell(text)
+    except InvalidJSON as error:
+        raise DataError(f'{place}: "{column}" begins like messages written as JSON, but is not: {error}') from None
 
 
 def _read_written(text: str, column: str, place: str) -> Any:
     """Return the messages a text holds, or the text if it is something else that begins like messages."""
     try:
-        value = parse_cell(text)
-    except InvalidJSON as error:
-        try:
-            json.JSONDecoder().raw_decode(text.lstrip())
-        except (ValueError, RecursionError):
-            raise DataError(f'{place}: "{column}" begins like messages written as JSON, but is not: {error}') from None
+        json.JSONDecoder().raw_decode(text.lstrip())
+        value = parse_json(text)
+    except InvalidJSON:
         return text  # JSON and then other text
+    except (ValueError, RecursionError):
+        value = _parsed(text, column, place)
     messages = value if isinstance(value, list) else [value]
     kinds = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
     return value if all(isinstance(m, Mapping) and any(m.keys() >= k for k in kinds) for m in messages) else text
@@ -102,6 +108,8 @@ def _message(value: Any, column: str, place: str) -> Message:
     else:
         raise DataError(f'{place}: "{column}" has no role (its keys are {", ".join(map(str, value)) or "none"})')
     others = {k: v for k, v in value.items() if k not in ("role", "from", "content", "value") and v is not None}
+    if isinstance(others.get("tool_calls"), str):
+        others["tool_calls"] = _parsed(others["tool_calls"], f"{column}.tool_calls", place)
     content = value.get(key)
     if content is None and others.get("tool_calls"):
         content = ""

@@ -123,7 +123,7 @@ class Normaliser:
         lacking = self._lacking(cells.values)
         if shape is None or (lacking and set(shape.needs) < set(self.shape.needs)):
             row = _about(cells, self._shape(cells.values, "prompt") or NOTHING, position, self.kind)
-            return [replace(row, answers=(), unusable=lacking)]
+            return [replace(row, answers=(), unusable=row.unusable or lacking)]
         row = _about(cells, shape, position, self.kind)
         if self.kind == "completion":
             row = _from_first_answer(row) if self.all_turns else _last_answer(row)

@@ -132,17 +132,13 @@ def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> Iterat
     groups: dict[str, list[_Answer]] = {}
     for position, row in enumerate(raw.rows):
         place = raw.where(position)
-        if row.get(names["prompt"]) is None or row.get(names["completion"]) is None:
-            has = ", ".join(row) or "no columns"
-            raise DataError(
-                f"{place}: data.pairs needs rows with prompt, completion and rating or label; this row has {has}"
-            )
-        score = row.get(names["rating"])
-        if score is None:
-            label = row.get(names["label"])
-            if label is None:
-                raise DataError(f'{place}: no column "rating" or "label", so this row cannot be paired')
-            score = float(read_label(label, place))
+        score, label = row.get(names["rating"]), row.get(names["label"])
+        judged = {**row, names["rating"]: label if score is None else score}
+        lacking = next((name for name in ("prompt", "completion", "rating") if judged.get(names[name]) is None), None)
+        if lacking is not None:
+            yield {**row, UNUSABLE_COLUMN: f'data.pairs: "{lacking}" is missing or null'}, place
+            continue
+        score = float(read_label(label, place)) if score is None else score
         answer = _Answer(row[names["completion"]], _number(score, place), row, place)
         groups.setdefault(text_digest(row[names["prompt"]]), []).append(answer)
     dropped = {names[name] for name in ("completion", "rating", "label", "id")}
