@@ -147,7 +147,7 @@ def test_vllm_is_asked_for_where_it_is_missing() -> None:
 @pytest.mark.parametrize("critic", ["shared", "separate"])
 @pytest.mark.parametrize("options", [None, {}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
 def test_what_vllm_gets_is_the_merged_policy(options: dict[str, Any] | None, critic: Any) -> None:
-    from alignkit.onpolicy.vllm import merged_weights
+    from alignkit_vllm.sampler import merged_weights
 
     model = tiny_llama() if options is None else lora(tiny_llama(), **options)
     add_critic(model, critic)

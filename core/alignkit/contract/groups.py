@@ -8,7 +8,14 @@ from typing import Any, Literal, get_args
 from alignkit.contract.commands import Command
 
 Group = Literal[
-    "align.methods", "align.services", "align.suites", "align.rewards", "align.rules", "align.commands", "align.reports"
+    "align.methods",
+    "align.services",
+    "align.suites",
+    "align.rewards",
+    "align.samplers",
+    "align.rules",
+    "align.commands",
+    "align.reports",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -36,6 +43,8 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             return None if callable(plugin) else "is neither a subclass of alignkit.Reward nor a function"
         case "align.services":
             return None  # any object can have hook implementations; the session checks those
+        case "align.samplers":
+            return None if callable(getattr(plugin, "unavailable", None)) else "has no function unavailable()"
         case "align.rules":
             from alignkit.contract.data_rules import DataRule
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from alignkit.contract import Batch, Metric
+from alignkit.contract.registry import find, load
 from alignkit.errors import ConfigError
 from alignkit.models.generate import GeneratedAnswer, generate
 from alignkit.onpolicy.settings import OnPolicySettings
@@ -36,9 +37,8 @@ def make_sampler(
     stop = stop_tokens(tokenizer, settings.stop)
     if settings.sampler == "model":
         return model_sampler(model, tokenizer, settings, stop)
-    from alignkit.onpolicy.vllm import VLLMSampler
-
-    return VLLMSampler(model, tokenizer, settings, stop, path)
+    make: Callable[..., Sampler] = load(find("align.samplers", settings.sampler))
+    return make(model, tokenizer, settings, stop, path)
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> set[int]:

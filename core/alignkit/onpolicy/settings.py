@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import Literal
-
 from pydantic import Field, field_validator
 
 from alignkit.config import Words
 from alignkit.contract import Reuse, RewardSpecs, Settings
+from alignkit.contract.registry import find, load
 
 
 class OnPolicySettings(Settings):
@@ -34,8 +32,8 @@ class OnPolicySettings(Settings):
     stop: Words = Field(
         default_factory=list, description="additional texts that end an answer; each must be a single token"
     )
-    sampler: Literal["model", "vllm"] = Field(
-        "model", description="generation backend: the trained model, or vLLM (needs a GPU)"
+    sampler: str = Field(
+        "model", description="generation backend: the trained model, or a plugin's (vllm, which needs a GPU)"
     )
     samples_per_batch: int = Field(128, ge=1, description="answers generated per batch")
     epochs: int = Field(1, ge=1, description="passes over each rollout")
@@ -47,8 +45,9 @@ class OnPolicySettings(Settings):
     @field_validator("sampler")
     @classmethod
     def _check_sampler(cls, value: str) -> str:
-        if value == "vllm" and importlib.util.find_spec("vllm") is None:
-            raise ValueError("sampler vllm needs vLLM, which is not installed: pip install vllm, or use sampler model")
+        reason = "" if value == "model" else load(find("align.samplers", value)).unavailable()
+        if reason:
+            raise ValueError(f"sampler {value} {reason}, or use sampler model")
         return value
 
     @property

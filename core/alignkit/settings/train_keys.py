@@ -9,54 +9,11 @@ from typing import Any, get_args
 
 from alignkit.config import TrainConfig
 from alignkit.errors import shortened, suggest
-from alignkit.settings.hints import known_keys
+from alignkit.settings.hints import known_keys, read_table
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import expectation, problem_at, refuse_numbers, unknown_key, wrong_value
 
-_OWNED_BY_REASON: Mapping[str, str] = {
-    "use run.output and run.name (--output, --name)": "output_dir",
-    "use run.name (--name)": "run_name",
-    "use run.seed (--seed)": "seed data_seed",
-    "use --resume": "resume_from_checkpoint restore_callback_states_from_checkpoint",
-    "a resumed run always continues with the next rows": "ignore_data_skip",
-    "a run always trains; use --dry-run to stop before training": "do_train",
-    "use train.eval_strategy": "do_eval",
-    "use eval.samples": "do_predict",
-    "the engine builds its own batches": "remove_unused_columns label_names length_column_name accelerator_config",
-    "the engine builds its own batches, in an order determined by run.seed and the data section": (
-        "train_sampling_strategy"
-    ),
-    "the engine builds its own batches without padding, so grouping by length is not needed": "group_by_length",
-    "the engine keeps no state between batches": "past_index",
-    "training reuses no keys and values": "use_cache",
-    "the engine builds its own batches; the last step of an epoch may be short": "dataloader_drop_last",
-    "rows are tokenised before training, so no data loader is needed": (
-        "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
-        "dataloader_multiprocessing_context dataloader_in_order"
-    ),
-    "progress is shown if and only if stderr is a terminal": "disable_tqdm",
-    "every parameter is used in every step": "ddp_find_unused_parameters",
-    "the engine divides a step into micro-batches by train.tokens_per_micro_batch": "auto_find_batch_size",
-    "the engine always divides by the counts of all devices": "average_tokens_across_devices",
-    "the method defines the loss; use the method's settings": "label_smoothing_factor",
-    "tokens are always counted and logged": "include_num_input_tokens_seen",
-    "peak memory is always logged (memory_gb)": "skip_memory_metrics",
-    "without the optimizer's state a run could not be resumed": "save_only_model",
-    "a non-finite loss stops the run and names the rows": "logging_nan_inf_filter debug",
-    "the engine computes the evaluation loss itself; use eval.suites for metrics": (
-        "prediction_loss_only include_for_metrics batch_eval_metrics eval_do_concat_batches eval_use_gather_object "
-        "eval_accumulation_steps"
-    ),
-    "its noise would depend on how a step is divided into micro-batches": "neftune_noise_alpha",
-    "the scorer already computes the head in chunks": "use_liger_kernel liger_kernel_config",
-    "a checkpoint is always saved when the run is interrupted": "enable_jit_checkpoint",
-    "only data parallelism is supported (DDP, FSDP, DeepSpeed)": "parallelism_config",
-    "it is set by the launcher (accelerate launch, torchrun)": "local_rank",
-    "publish the model from the run directory": (
-        "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision"
-    ),
-}
-OWNED: Mapping[str, str] = {key: reason for reason, keys in _OWNED_BY_REASON.items() for key in keys.split()}
+OWNED: Mapping[str, str] = {key: reason for reason, keys in read_table("owned_keys").items() for key in keys.split()}
 """Key that cannot be set -> the reason, or what to use instead."""
 
 UNUSED: Mapping[str, str] = {

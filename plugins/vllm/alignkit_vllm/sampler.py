@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-
 from alignkit.errors import ConfigError
 from alignkit.models.generate import GeneratedAnswer, cut_at_end
 from alignkit.onpolicy.settings import OnPolicySettings
@@ -21,6 +21,12 @@ _MEMORY_SHARE = 0.3
 
 class VLLMSampler:
     """Generates with vLLM's paged attention and continuous batching (arXiv:2309.06180)."""
+
+    @staticmethod
+    def unavailable() -> str:
+        """Return why it cannot be used, or an empty text."""
+        missing = importlib.util.find_spec("vllm") is None
+        return "needs vLLM, which is not installed: pip install vllm" if missing else ""
 
     def __init__(
         self,
