@@ -81,6 +81,8 @@ def first_line(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or _text(error) or type(error).__name__
     if "weights_only" in text:  # torch's message advises to switch the protection off
         return "a weights file is a pickle that would run code: save the weights as safetensors"
+    if isinstance(error, KeyError) and error.args and " " not in text:
+        return f"{text} is missing or unknown"
     line, *more = filter(None, map(str.strip, text.splitlines()))
     return (f"{line} {more[0]}" if line.endswith(":") and more else line).rstrip(" .:")[:300]
 
@@ -95,7 +97,16 @@ def shortened(text: str, limit: int) -> str:
 
 
 def readable(message: str) -> str:
-    """Return a message in which words of more than 300 characters, and the whole beyond 1,000, are cut in the middle."""
+    r"""Return a message in one line that fits a terminal, without passwords and invisible characters.
+
+    Words of more than 300 characters, and the whole beyond 1,000, are cut in the middle.
+
+    >>> readable("cannot open https://me:secret@host/x\n \u202enow"), readable("<class 'int'>")
+    ('cannot open https://***@host/x \\u202enow', 'int')
+    """
+    message = re.sub(r"\s*\n\s*", " ", message.strip())
+    message = re.sub(r"://[^/\s@]+@", "://***@", re.sub(r"<class '([^']*)'>", r"\1", message))
+    message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     return shortened(re.sub(r"\S{300,}", lambda word: shortened(word[0], 60), message), 1000)
 
 

@@ -1,4 +1,4 @@
-"""A small part of the fault campaign: kills and flipped bits (``make accept`` runs all of it)."""
+"""A small part of the fault campaign: kills, flipped bits and malformed input (``make accept`` runs all of it)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.accept.campaign import flips, kills
+from tests.accept.campaign import flips, kills, malformed
 from tests.accept.campaign.base import Base
 from tests.accept.campaign.processes import Align
+
+HEAVY = {"sweep", "pipeline", "task"}
+"""Kinds of input whose commands take many seconds, or need results that the small base lacks."""
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +36,18 @@ def test_killed_commands_come_to_the_same_end(prepared: tuple[Base, Align]) -> N
 
 def test_flipped_bits_are_noticed(prepared: tuple[Base, Align]) -> None:
     base, align = prepared
-    kinds = ("checkpoint", "token cache", "reference cache", "evaluation cache", "checks cache")
+    kinds = ("weights", "checkpoint", "token cache", "reference cache", "evaluation cache", "checks cache")
     numbers = [n for name in kinds for n in _of(flips.target_of, 150, name)[:2]]
     found = flips.Campaign(base, base.path / "flips", [align]).run(numbers)
     assert {flip.outcome for flip in found} <= {"refused", "made anew", "no effect"}, found
+
+
+def test_malformed_input_is_refused_in_one_sentence(prepared: tuple[Base, Align]) -> None:
+    base, align = prepared
+    numbers = [n for n in range(60) if malformed.kind_of(n).__name__ not in HEAVY][:40]
+    found = malformed.try_all(base, base.path / "malformed", [align], numbers)
+    assert [one for one in found if one.verdict not in ("refused", "used")] == []
+    assert sum(one.verdict == "refused" for one in found) > len(found) / 2
 
 
 def _of(kind: Callable[[int], Any], size: int, name: str) -> list[int]:

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -131,10 +132,12 @@ class HarnessSuite(Suite[HarnessSettings]):
             try:
                 return manager, manager.load(list(names))["tasks"]
             except Exception as error:
-                raise DataError(
-                    f"lm-eval cannot load {', '.join(names)}: {type(error).__name__}: {first_line(error)} (a stock task "
-                    "needs its data set on disk or access to the hub)"
-                ) from error
+                hint = (
+                    ""
+                    if self.settings.include_path
+                    else " (a stock task needs its data set on disk or access to the hub)"
+                )
+                raise DataError(f"lm-eval cannot load {', '.join(names)}: {_cause(error)}{hint}") from error
 
     def _manager(self, names: Sequence[str]) -> Any:
         """Return a manager of the named tasks. The 14,000 stock tasks take seconds to read, so only where one is named."""
@@ -255,3 +258,12 @@ def _quiet() -> Iterator[None]:
 def _stable(value: Any) -> str:
     """Return a text for a value that JSON cannot represent, the same in every process."""
     return getattr(value, "__qualname__", None) or type(value).__name__
+
+
+def _cause(error: Exception) -> str:
+    """Return what an error of lm-eval says about a task, in words for whoever wrote the task's file."""
+    if found := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+        return f"its file has the unknown key {found[1]}"
+    if isinstance(error, AttributeError | TypeError | StopIteration | IndexError):
+        return "a key of its file is missing or has a value of the wrong type"
+    return first_line(error)

@@ -112,7 +112,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 def interrupt(run: Path, step: int = 2) -> None:
     """Make a finished run look as if it had been killed after the checkpoint of a step."""
     record = json.loads((run / "run.json").read_text())
-    kept = {key: value for key, value in record.items() if key not in ("steps", "train", "finished")}
+    kept = {key: value for key, value in record.items() if key not in ("steps", "train", "finished", "checksum")}
     (run / "run.json").write_text(json.dumps({**kept, "status": "running"}))
     later = [path for path in (run / "checkpoints").iterdir() if int(path.name.rpartition("-")[2]) > step]
     for path in (run / "model", *later):

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,8 @@ def setting(place: Place) -> Input:
 def command_line(place: Place) -> Input:
     """A wrong command, option or argument."""
     base, draw = place.base, place.draw
-    run, data = str(base.runs / "a"), str(base.data)
+    run, data = "a", str(base.data)
+    shutil.copytree(base.runs / run, place.path / run)
     odd = draw.choice(list(_TEXTS))
     text = _TEXTS[odd].replace("\0", "")
     fixed = [
@@ -164,7 +166,7 @@ def command_line(place: Place) -> Input:
         ["resume", "nowhere"], ["resume", data], ["resume", run], ["compare", run], ["compare", run, "nowhere"],
         ["compare", run, run, "--baseline", "nowhere"], ["compare", run, run, "--html", "/proc/x/y.html"],
         ["eval", "nowhere"], ["eval", run, "--suite", "pref"], ["eval", run, "--suite", ""], ["eval", run, "--tasks", ""],
-        ["eval", run, "--ratings", data], ["eval", run, "--rate"], ["export", run, "--output", run],
+        ["eval", run, "--ratings", data], ["eval", run, "--rate"], ["export", run, "--output", str(base.path)],
         ["export", run, "--merge", "nowhere"], ["export", run, "--weights", "abc", "--merge", run],
         ["export", run, "--weights", "1", "--merge", run], ["export", str(base.model)], ["data", "check"],
         ["data", "check", "nowhere.jsonl"], ["data", "check", data, "--fix", "/proc/x/y.jsonl"],

@@ -14,7 +14,7 @@ INTERNAL = re.compile(
 """Words of an error that was not meant for the user."""
 SECRET = "hunter2"
 """A password that inputs contain."""
-BARE = re.compile(r": '[^' ]*'$")
+BARE = re.compile(r"\D: '[^' ]*'$")
 """The end of a message that only quotes a key."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 VERDICTS = ("refused", "used", "unclear", "crashed", "hung")

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 CHANGING = frozenset(
-    "started ended finished seconds cpu_seconds timings memory_gb tokens_per_second environment cached hardware "
+    "checksum started ended finished seconds cpu_seconds timings memory_gb tokens_per_second environment cached hardware "
     "train_runtime flops_per_second".split()
 )
 """Keys whose values differ between two runs of the same command."""
 UNREAD = (".html", ".log", ".png", ".svg", ".md")
 """Files made for people, with times and paths inside: only their presence is compared."""
-LEFTOVERS = ("*.tmp", "*.partial", ".*.old", ".lock", "*.lock")
+LEFTOVERS = ("*.tmp", "*.partial", ".*.old")
+"""Of a killed command; a lock file (``.lock``) may stay, since the kernel has released it."""
 
 
 def snapshot(directory: Path) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def snapshot(directory: Path) -> dict[str, Any]:
     found = {}
     for file in sorted(directory.rglob("*")):
         name = file.relative_to(directory)
-        if not file.is_file() or {"checkpoints", "cache"} & set(name.parts) or name.name.startswith("count"):
+        if not file.is_file() or {"checkpoints", "cache"} & set(name.parts) or name.name in ("count", ".lock"):
             continue
         found[str(name)] = _content(file, str(directory))
     return found
@@ -43,7 +44,8 @@ def _content(file: Path, here: str) -> Any:
 def _steady(value: Any) -> Any:
     """Return a JSON value without what changes from run to run."""
     if isinstance(value, Mapping):
-        return {key: _steady(part) for key, part in value.items() if key not in CHANGING}
+        kept = {key: part for key, part in value.items() if key not in CHANGING and (key, part) != ("changes", [])}
+        return {key: _steady(part) for key, part in kept.items()}
     return [_steady(part) for part in value] if isinstance(value, list) else value
 
 
