@@ -15,7 +15,7 @@ from alignkit.contract import LoadedModel, RowKind
 from alignkit.data.load import HeldOut
 from alignkit.errors import ModelError, NoRowsError
 from alignkit.models.load import build_classifier, build_model
-from alignkit.models.paths import is_classifier
+from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
 from alignkit.rundir.directory import RunDir
 from alignkit.runs.data import held_out_data, run_data
 from alignkit.runs.evaluation import Subject, data_rules
@@ -50,6 +50,7 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
 
     Raises:
         ConfigError: the run or a key cannot be used.
+        ModelError: there is no such directory, or it holds no model.
     """
     path = Path(target).expanduser()
     if (path / "run.json").is_file():
@@ -60,6 +61,7 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
         origin = _origin(target, config)
         return TargetSpec(origin.name(1), config, run, own_data=data is None, has_data=True, origin=origin)
     is_demo = target == "demo"
+    adapter_parts(resolve_path(target), ModelConfig(name=target))  # what is not there is said at once
     # Some method must stand in the configuration; only its model, data and eval sections are read.
     model = None if is_demo else target
     config = settings.resolve(method="sft", model=model, data=data, eval_data=data, sets=sets).config

@@ -69,8 +69,8 @@ def test_other_rows_are_said(folder: Path, tmp_path: Path) -> None:
     [("org1/m", "m"), (".", "here"), ("./", "here"), ("../here", "here"), ("link", "link"), ("demo", "demo")],
 )
 def test_names_of_targets(target: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here/link").symlink_to(tmp_path)
+    shutil.copytree(model_path(), tmp_path / "here")
+    (tmp_path / "here/link").symlink_to(tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     assert find_target(target).name == name
 
