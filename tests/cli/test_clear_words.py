@@ -46,6 +46,10 @@ COMMAND_LINES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "a large float": (sets("lambda=1e300"), ("method.lambda must be at most",)),
     "an infinite float": (sets("train.learning_rate=1e400"), ("train.learning_rate must be a finite number",)),
     "negative, of transformers": (sets("train.logging_steps=-1"), ("train.logging_steps must be at least 0",)),
+    **{
+        f"{key} 0": (sets(f"train.{key}=0"), (f"train.{key} must be more than 0",))
+        for key in ("max_steps", "num_train_epochs", "eval_steps", "save_steps", "logging_steps")
+    },
     "beta of Adam": (sets("train.adam_beta1=1"), ("train.adam_beta1 must be less than 1",)),
     "a number as text": (sets("train.max_steps='99999999999'"), ("train.max_steps must be at most",)),
     # nesting and sizes
@@ -104,6 +108,7 @@ COMMAND_LINES: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "a long name": (sets(f"run.name={'x' * 300}"), ("is not a valid name of a run directory",)),
     "one of many": (sets("train.optim=nope"), ("train.optim cannot be 'nope' (one of adamw_torch, ",)),
     "a broken pattern": (sets("model.lora={target_modules: '('}"), ("model.lora cannot be applied", "unterminated")),
+    "a module that is not there": (sets("model.lora={modules_to_save: [lm_heads]}"), ('did you mean "lm_head"?',)),
     "a broken option of peft": (sets("model.lora={options: {rank_pattern: 3}}"), ("model.lora cannot be applied",)),
     "a plugin like a built-in": (["new-plugin", "orpo"], ("orpo is a built-in method",)),
     "a suite like a built-in": (["new-plugin", "prefs", "--kind", "suite"], ("prefs is a built-in suite",)),

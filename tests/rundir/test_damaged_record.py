@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,15 @@ def test_damaged_metrics(says: str, line: str, tmp_path: Path, capfd: pytest.Cap
     sentence = refused(capfd, "status", run)
     assert sentence.startswith(f"Error: {run}/metrics.jsonl:2: ")
     assert says in sentence
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda file: file.symlink_to("/dev/zero")], ids=["pipe", "device"])
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl"])
+def test_file_that_never_ends(name: str, make: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = run_directory(tmp_path, json.dumps(RECORD))
+    (run / name).unlink()
+    make(run / name)
+    assert f"{run}" in refused(capfd, "status", run)
 
 
 def test_damaged_configuration_costs_the_total_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkit.config import LoraConfig
-from alignkit.errors import ModelError, first_line
+from alignkit.errors import ModelError, first_line, suggest
 from alignkit.models.suitable import memory_gib
 from alignkit.models.weights import require_fit
 
@@ -69,6 +69,11 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str
             f"model.lora.r {config.r:,} needs {needed:,.0f} GiB for the adapter, and this machine has {memory:,.0f} GiB of "
             "memory: choose a rank below the model's hidden size"
         )
+    modules = [name for name, _ in model.named_modules()]
+    for given in config.modules_to_save or ():  # peft ignores those it does not find
+        if not any(f".{name}".endswith(f".{given}") for name in modules):
+            known = sorted({name.rpartition(".")[2] for name in modules if name and not name[-1].isdigit()})
+            raise ModelError(f"model.lora.modules_to_save: the model has no module {given}{suggest(given, known)}")
     try:
         adapter = peft.LoraConfig(**options, **config.options)
         if getattr(model, "is_quantized", False):

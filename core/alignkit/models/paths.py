@@ -65,7 +65,7 @@ def adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
     base = read_object(directory / "adapter_config.json").get("base_model_name_or_path")
     if not any((directory / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
         raise ModelError(f"{config.name} has an adapter_config.json but no adapter_model.safetensors")
-    if not base:
+    if not isinstance(base, str) or not base:
         raise ModelError(f"{directory / 'adapter_config.json'} does not say which base model the adapter belongs to")
     if str(base).startswith("/") and not Path(base).is_dir():
         raise ModelError(f"the base model of the adapter {config.name} is missing: there is no {base}")

@@ -30,6 +30,8 @@ _AT_LEAST: Mapping[str, float] = {
 }
 """Lower bounds of numbers; it is 0 for the others."""
 
+_POSITIVE = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "ddp_timeout", "torch_empty_cache_steps")
+
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
 
 
@@ -110,6 +112,8 @@ def _checked(key: str, value: Any, annotation: Any, layer: Layer) -> Any:
     refuse_numbers(checked, layer, path)
     if isinstance(checked, int | float) and checked < (least := _AT_LEAST.get(key, 0)):
         raise wrong_value(layer, path, f"at least {least}", value)
+    if checked == 0 and (key in _POSITIVE or key == "max_steps"):  # transformers reads max_steps 0 as unset
+        raise wrong_value(layer, path, "more than 0", value)
     if key in _BELOW_ONE and checked >= 1:
         raise wrong_value(layer, path, "less than 1", value)
     return checked.value if isinstance(checked, enum.Enum) else checked

@@ -255,6 +255,8 @@ def jsonl_rows(
         AlignError: of type ``error``, naming file and line: a line is not a JSON object.
         OSError: the file cannot be read.
     """
+    if kind := irregular(path):
+        raise OSError(errno.EINVAL, kind, str(path))
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1] if half_written else lines, start=1):
         if not line.strip():
