@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from alignkit.__main__ import main
 
 from tests.helpers.data import make_tokenizer
 from tests.helpers.engine import tiny_llama
-from tests.helpers.runs import align
+from tests.helpers.runs import ALIGN, align
 
 GOOD = {"prompt": "What colour is the sky?", "chosen": " It is blue.", "rejected": " It is green."}
 CHAT = {
@@ -266,3 +267,11 @@ def test_resume_from_half_written_checkpoints_only(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "optimizer.pt is missing" in done.stderr
     assert {p.relative_to(run) for p in run.rglob("*")} == {p.relative_to(kept) for p in kept.rglob("*")}
+
+
+def test_a_deleted_working_directory_is_one_sentence(tmp_path: Path) -> None:
+    for arguments in ("run --method orpo", "data check x.jsonl"):
+        script = f"mkdir gone && cd gone && rmdir ../gone && {ALIGN} {arguments}"
+        done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "Error: the current directory has been deleted: change to another one\n"

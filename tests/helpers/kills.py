@@ -130,10 +130,13 @@ def _serve() -> int:
         for line in iter(sys.stdin.readline, ""):
             child = os.fork()
             if not child:
-                code = _child(json.loads(line), files)
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+                code = 1
+                try:  # whatever is raised must not reach the server's own code, which removes the files
+                    code = _child(json.loads(line), files)
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(code)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             out, err, operations = (Path(file).read_text(errors="replace") for file in files)
             answer = {"code": code, "out": out, "err": err, "operations": operations.splitlines()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -72,6 +73,7 @@ def run_command(arguments: Sequence[str]) -> int:
     state = State()
     with printable_streams():
         try:
+            Path.cwd()  # raises if it was deleted; libraries would end the process without a word
             _check_arguments(arguments)
             with command_line(arguments):
                 result = align.main(list(arguments), prog_name="align", obj=state, standalone_mode=False)

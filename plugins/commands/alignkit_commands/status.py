@@ -42,10 +42,10 @@ def watch(run: Path, every: float) -> None:
 
     from alignkit_commands.progress import GOING_ON, lines, read_status
 
-    if not run.exists():
+    if _is_about_to_start(run):
         click.echo(f"waiting up to {STARTING} s for {run} to appear", err=True)
     until = time.monotonic() + STARTING
-    while not run.exists() and time.monotonic() < until:
+    while _is_about_to_start(run) and time.monotonic() < until:
         time.sleep(0.2)
     found = read_status(run)
     if not sys.stdout.isatty():
@@ -66,6 +66,10 @@ def watch(run: Path, every: float) -> None:
             time.sleep(every)
             found = read_status(run)
             live.update(_view(found))
+
+
+def _is_about_to_start(run: Path) -> bool:
+    return not run.exists() or (run.is_dir() and not any(run.iterdir()))
 
 
 def curve(values: list[float], width: int) -> str:
