@@ -97,16 +97,12 @@ def shortened(text: str, limit: int) -> str:
 
 
 def readable(message: str) -> str:
-    r"""Return a message in one line that fits a terminal, without passwords and invisible characters.
+    r"""Return a message in one line; words over 300 characters, and the whole over 1,000, are cut in the middle.
 
-    Words of more than 300 characters, and the whole beyond 1,000, are cut in the middle.
-
-    >>> readable("cannot open https://me:secret@host/x\n \u202enow"), readable("<class 'int'>")
-    ('cannot open https://***@host/x \\u202enow', 'int')
+    >>> readable("expected text\n  but got <class 'int'>")
+    'expected text but got int'
     """
-    message = re.sub(r"\s*\n\s*", " ", message.strip())
-    message = re.sub(r"://[^/\s@]+@", "://***@", re.sub(r"<class '([^']*)'>", r"\1", message))
-    message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    message = re.sub(r"<class '([^']*)'>", r"\1", re.sub(r"\s*\n\s*", " ", message.strip()))
     return shortened(re.sub(r"\S{300,}", lambda word: shortened(word[0], 60), message), 1000)
 
 
