@@ -185,7 +185,7 @@ def test_a_broken_plugin_used_by_a_run(site):
     [
         (AlignError("a.yaml:3: no"), 2, "Error: a.yaml:3: no\n"),
         (RunFailedError("the loss is nan at step 3"), 1, "Error: the loss is nan at step 3\n"),
-        (InterruptedRun("stopped", 15), 143, "Error: stopped\n"),
+        (InterruptedRun("stopped", 15), 143, "Interrupted: stopped\n"),
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
         (SystemExit(4), 4, ""),
         (SystemExit("text"), 1, ""),
