@@ -95,11 +95,12 @@ def a_system_column(at: Place) -> str:
         assert used, f"{name}: {text!r} is in no prompt"
         seen.append(f"{name}: used")
     text_rows = [{"system": "Answer like a pirate.", "question": "Name a metal.", "chosen": "Iron", "rejected": "Wood"}]
-    named = at(
-        "data", "check", at.rows("named.jsonl", text_rows), "--model", at.model("llama3"), "--column", "prompt=question"
-    )
-    assert "system" in named.out + named.err, named
-    return "; ".join([*seen, "data check names the system column"])
+    at.rows("text.jsonl", text_rows)
+    if any("pirate" in part for row in at.tokens("llama3", "text.jsonl", prompt="question") for part in row):
+        return "; ".join([*seen, "text.jsonl: used"])
+    check = at("data", "check", "text.jsonl", "--model", at.model("llama3"), "--column", "prompt=question")
+    assert "system" in check.out + check.err, check
+    return "; ".join([*seen, "text.jsonl: data check names the column"])
 
 
 def aliases_that_multiply(at: Place) -> str:

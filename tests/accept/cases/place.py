@@ -59,15 +59,22 @@ class Place:
         """Return the value of a JSON file."""
         return json.loads((self.path / name).read_text())
 
-    def tokens(self, model: str, data: str, kind: Any = "preference") -> list[tuple[str, ...]]:
+    def tokens(self, model: str, data: str, **columns: str) -> list[tuple[str, ...]]:
         """Return the prompt and completions of every row as they would be trained on, decoded."""
         from alignkit.config import RunConfig
         from alignkit.data.load import load_data
         from transformers import AutoTokenizer
 
         tokenizer: Any = AutoTokenizer.from_pretrained(self.model(model))
-        section = {"source": str(self.path / data), "eval_split": 0.0, "cache": False, "workers": 1, "max_dropped": 1.0}
-        found = load_data(RunConfig(method="dpo", model=self.model(model), data=section), kind, tokenizer)
+        section: dict[str, Any] = {
+            "columns": columns,
+            "source": str(self.path / data),
+            "eval_split": 0.0,
+            "cache": False,
+            "workers": 1,
+            "max_dropped": 1.0,
+        }
+        found = load_data(RunConfig(method="dpo", model=self.model(model), data=section), "preference", tokenizer)
         return [
             tuple(tokenizer.decode(ids) for ids in (example.prompt, *example.completions)) for example in found.train
         ]
