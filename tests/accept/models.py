@@ -23,7 +23,8 @@ def make_models(directory: Path) -> Path:
     templates = Path(str(spec.origin)).parent / "chat_templates"
     plain = _tokenizer(["<pad>", "<s>", "</s>"], SIMPLE, bos="<s>", eos="</s>", pad="<pad>")
     numbers = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 256}
-    small = hf.LlamaConfig(vocab_size=len(plain), tie_word_embeddings=True, initializer_range=0.2, **SIZE, **numbers)
+    shape = {**SIZE, "hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 2, "initializer_range": 0.2}
+    small = hf.LlamaConfig(vocab_size=len(plain), tie_word_embeddings=True, **shape, **numbers)
     _save(directory / "tiny", small, plain)
     _save(directory / "tiny2", small, plain, seed=1)
     _save(directory / "uniform", small, plain, change=lambda parameter: parameter.zero_())

@@ -40,7 +40,7 @@ def _run(script: Path, work: Path, models: Path) -> dict[str, Any]:
             check=False,
         )
         seen = f"exit code {done.returncode}\n{(done.stdout + done.stderr)[-KEPT:]}"
-        traceback = "Traceback (most recent call last)" in seen
+        traceback = "Traceback (most recent call last)" in seen and "Broken pipe" not in seen  # of head
     except subprocess.TimeoutExpired:
         seen, traceback = f"still running after {LIMIT} s", True
     says = script.read_text().splitlines()[0].lstrip("# ")
