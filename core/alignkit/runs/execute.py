@@ -27,7 +27,7 @@ from alignkit.runs.record import description, training_numbers
 from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
 from alignkit.runs.saving import release, require_space, save_model, try_saving
-from alignkit.runs.summary import pair_samples, present, sample_answers
+from alignkit.runs.summary import pair_samples, present, sample_answers, write_documents
 from alignkit.system.distributed import from_first, rank
 from alignkit.system.environment import forget_peak_memory
 from alignkit.system.files import write_jsonl, write_text
@@ -126,8 +126,7 @@ def _carry_out(
             rollout_tokens=sum(trainer.steps.spent.values()) if hasattr(trainer, "steps") else 0,
             seconds=recorder.timings()["train"]["seconds"],
         )
-        record = recorder.finish(
-            "finished",
+        record = recorder.update(
             steps=trainer.state.global_step,
             evaluation={"before": _metrics(before), "after": _metrics(after)},
             train=numbers,
@@ -135,7 +134,9 @@ def _carry_out(
             error=None,
             **best_model(trainer),
         )
-    present(recorder.console, directory, record, before, after, samples)  # a failing plot does not fail the run
+        write_documents(recorder.console, directory, record)
+        record = recorder.finish("finished")
+    present(recorder.console, directory, before, after, samples)
     recorder.finished(record)
     return directory.path
 

@@ -38,15 +38,8 @@ def pair_samples(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
     ]
 
 
-def present(
-    console: Console,
-    directory: RunDir,
-    record: Mapping[str, Any],
-    before: Mapping[str, SuiteResult],
-    after: Mapping[str, SuiteResult],
-    samples: Sequence[Mapping[str, Any]],
-) -> None:
-    """Write the model card and the plots, and print the table and two of the samples."""
+def write_documents(console: Console, directory: RunDir, record: Mapping[str, Any]) -> None:
+    """Write the model card and the plots; what fails is a warning, because the run has its results already."""
     try:
         if (card := load_report("card")) is not None:
             card(directory.model, RunRecord.parse(record, directory.record))
@@ -54,6 +47,16 @@ def present(
             draw(directory.path)
     except AlignError as error:
         console.warn(f"no card or plots were written: {error}")
+
+
+def present(
+    console: Console,
+    directory: RunDir,
+    before: Mapping[str, SuiteResult],
+    after: Mapping[str, SuiteResult],
+    samples: Sequence[Mapping[str, Any]],
+) -> None:
+    """Print the table of metrics and two of the samples."""
     if after:
         console.table(comparison_table(before, after))
     for sample in samples[:2]:
