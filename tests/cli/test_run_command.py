@@ -30,6 +30,9 @@ def start(where: Path, *arguments: str) -> subprocess.Popen[str]:
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGHUP, signal.SIG_DFL
+        ),  # tests may run under nohup, which is respected
     )
 
 

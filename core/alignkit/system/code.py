@@ -45,11 +45,10 @@ def source_files(package: str, *, libraries: bool = True) -> list[Path]:
         return []
     folders = [str(folder) for folder in spec.submodule_search_locations or []] if spec else []
     places = folders or ([spec.origin] if spec and spec.has_location and spec.origin else [])
-    if not libraries and any(place.startswith(_LIBRARIES) for place in places):
+    if not libraries and any(place.startswith(_LIBRARIES) or "site-packages" in place for place in places):
         return []
-    return sorted(file for folder in folders for file in Path(folder).rglob("*.py")) or [
-        Path(place) for place in places
-    ]
+    found = sorted(file for folder in folders for file in Path(folder).rglob("*.py")) or map(Path, places)
+    return [file for file in found if file.is_file()]
 
 
 def code_beside(kind: type) -> list[str]:

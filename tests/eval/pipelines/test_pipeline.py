@@ -289,7 +289,7 @@ def test_status_of_what_is_not_finished(tmp_path: Path) -> None:
         "status": "running",
         "method": "orpo",
         "started": 0.0,
-        "config": {"method": "orpo", "train": {"max_steps": 50}},
+        "config": {"method": {"name": "orpo"}, "train": {"max_steps": 50}},
     }
     (run / "run.json").write_text(json.dumps(record))
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 10, "loss": 1.0, "epoch": 0.5}\n{"step": 2')
