@@ -81,8 +81,9 @@ def check_before_training(data: Data, limits: CheckConfig) -> list[str]:
         ConfigError: ``most`` names an unknown rule.
         DataError: a rule found a larger share of the rows than ``most`` allows.
     """
+    known = [rule.name for rule in installed_rules()] if limits.most else []
     for rule in limits.most:
-        if rule not in (known := [rule.name for rule in installed_rules()]):
+        if rule not in known:
             raise ConfigError(
                 f'data.check.most: unknown rule "{rule}"{suggest(rule, known)} (known: {", ".join(known)})'
             )

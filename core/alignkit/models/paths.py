@@ -26,7 +26,7 @@ def resolve_path(name: str) -> str:
 
 
 def _names_a_directory(name: str) -> bool:
-    """Whether a name that does not exist is no hub id: ``a/b/c``, or ``runs/x`` where there is a folder ``runs`` and no such model yet."""
+    """Return whether a missing target is a path, not a hub id: ``a/b/c``, or ``runs/x`` if ``runs`` exists and no such model is cached."""
     from huggingface_hub import try_to_load_from_cache
 
     if name.endswith("/") or name.count("/") > 1:

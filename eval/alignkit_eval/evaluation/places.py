@@ -89,7 +89,7 @@ def _candidates(origin: Origin, name: str) -> Any:
 
 
 def _owner(directory: Path) -> str | None:
-    """Return whose results a directory holds: None if nobody's, "" if that is not known."""
+    """Return the target whose results a directory holds: None if it holds no results, "" if the target is unknown."""
     try:
         found = json.loads((directory / MARK).read_bytes())
         return str(found.get("target", "")) if isinstance(found, dict) else ""

@@ -50,7 +50,7 @@ class HarnessSettings(Settings):
     resamples: int = Field(
         200,
         ge=0,
-        description="bootstrap draws for the interval of a metric that is no mean, such as BLEU (0: no interval)",
+        description="bootstrap draws for the interval of a metric that is not a mean, such as BLEU (0: no interval)",
     )
 
 

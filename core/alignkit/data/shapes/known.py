@@ -39,7 +39,7 @@ def _after(prompt: tuple[Message, ...], answer: Text) -> tuple[Message, ...]:
 
 def _implicit_pair(cells: RowReader) -> Parts:
     prompt, answers = split_pair(cells.text("chosen"), cells.text("rejected"))
-    # Text with a shared beginning is no user turn.
+    # Plain text that both answers begin with is not a user turn.
     return _with_system(replace(cells, chat=False), prompt), answers
 
 
