@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ class Check:
     dropped: Mapping[int, str] = field(default_factory=dict, repr=False)
     """Index of a readable row that ``--fix`` removes -> rule."""
     readable: Readable | None = field(default=None, repr=False)
+    again: Callable[[str], Check] | None = field(default=None, repr=False, compare=False)
+    """Checks a copy of the rows in the same way, without looking for leaks."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -143,6 +146,7 @@ def check_source(
         max_length=config.max_length,
         dropped=dropped,
         readable=readable,
+        again=partial(check_source, config=config, kind=kind, tokenizer=tokenizer),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alignkit.contract import RawRows
 from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
 from alignkit.errors import DataError
 from alignkit.system.files import require_writable, staged_directory, write_jsonl
@@ -24,17 +25,30 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
         raise ValueError("this check has no rows")
     raw = readable.raw
     rules = {readable.rows[row].position: rule for row, rule in check.dropped.items()}
-    kept = [_storable(row) for position, row in enumerate(raw.rows) if position not in rules]
     left = [{"place": b.place, "rule": "broken", "about": b.why, "row": _storable(b.content)} for b in readable.broken]
-    left += [{"place": raw.where(i), "rule": rules[i], "row": _storable(raw.rows[i])} for i in sorted(rules)]
     log, partial = fixed_files(path)
     with staged_directory(partial) as staged:
-        write_jsonl(staged / path.name, kept)
+        kept = _write_until_clean(check, staged / path.name, raw, rules)
+        left += [{"place": raw.where(i), "rule": rules[i], "row": _storable(raw.rows[i])} for i in sorted(rules)]
         write_jsonl(staged / log.name, left)
     (partial / log.name).replace(log)
     (partial / path.name).replace(path)
     shutil.rmtree(partial)
-    return len(kept), len(left)
+    return kept, len(left)
+
+
+def _write_until_clean(check: Check, path: Path, raw: RawRows, rules: dict[int, str]) -> int:
+    """Write the rows that no rule drops to ``path``, add those that a rule drops from that copy, and return how many are kept.
+
+    Rows are judged beside each other: without the dropped ones, other columns can be those that most rows have.
+    """
+    while True:
+        kept = [position for position in range(len(raw.rows)) if position not in rules]
+        write_jsonl(path, [_storable(raw.rows[position]) for position in kept])
+        again = check.again(str(path)) if kept and rules and check.again else None
+        if again is None or again.readable is None or again.readable.broken or not again.dropped:
+            return len(kept)
+        rules |= {kept[again.readable.rows[row].position]: rule for row, rule in again.dropped.items()}
 
 
 def fixed_files(path: Path) -> tuple[Path, Path]:
