@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
-IMPORTED = "alignkit.runs.api alignkit.runs.execute alignkit.runs.export alignkit.training.trainer alignkit_eval.cli"
+IMPORTED = "alignkit.runs.api alignkit.runs.execute alignkit.training.trainer alignkit_eval.cli alignkit_eval.export"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import alignkit
 from alignkit import settings
 from alignkit.errors import AlignError, ConfigError, InterruptedRun, shortened
 from alignkit.rundir.directory import RunDir, child_of
-from alignkit.runs.export import export
 from alignkit.system.files import digest, is_leftover, require_writable, write_json
 from alignkit.system.lock import directory_lock
 from alignkit.system.manifest import sealed
@@ -23,6 +22,7 @@ from alignkit.system.manifest import sealed
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.export import export
 from alignkit_eval.pipelines.inputs import inputs_digest
 from alignkit_eval.pipelines.planned import check_stages
 from alignkit_eval.pipelines.stages import Pipeline, Stage, as_list, read_pipeline, substituted

@@ -1,4 +1,4 @@
-"""Commands around training: status, chat, export, listings, plugin checks and the cache. Importing this loads nothing heavy."""
+"""Commands around training: status, chat, listings, plugin checks and the cache. Importing this loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ STATUS = Command("alignkit_commands.status:status", "Show the status, progress a
 WATCH = Command("alignkit_commands.status:watch", "Follow a run live in the terminal.")
 GENERATE = Command("alignkit_commands.models:generate", "Generate completions for prompts with one or more models.")
 CHAT = Command("alignkit_commands.models:chat", "Chat with a model.")
-EXPORT = Command("alignkit_commands.models:export", "Export a run's model, or the average of several.")
 METHODS = Command("alignkit_commands.listing:methods", "List the installed methods.")
 SUITES = Command("alignkit_commands.listing:suites", "List the installed evaluation suites.")
 REWARDS = Command("alignkit_commands.listing:rewards", "List the installed rewards.")

@@ -12,9 +12,9 @@ from alignkit.config import ModelConfig
 from alignkit.demo import data_path
 from alignkit.errors import ConfigError, ModelError
 from alignkit.models.load import build_model
-from alignkit.runs.export import export
 from alignkit_commands.chat import ChatModel, Sampling
 from alignkit_commands.progress import lines, read_status
+from alignkit_eval.export import export
 from alignkit_eval.pipelines.pipeline import run_pipeline
 from alignkit_eval.pipelines.stages import read_pipeline
 from transformers import AutoModelForCausalLM

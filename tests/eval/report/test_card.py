@@ -12,7 +12,7 @@ import yaml
 from alignkit import Run
 from alignkit.demo import data_path, model_path
 from alignkit.rundir.record import RunRecord
-from alignkit.runs.export import export
+from alignkit_eval.export import export
 from alignkit_eval.report.card import model_card
 
 from tests.helpers.runs import short_run

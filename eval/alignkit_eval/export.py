@@ -12,18 +12,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit import settings
-from alignkit.config import ModelConfig, RunConfig
-from alignkit.contract import Example, LoadedModel
-from alignkit.contract.registry import load_report
+from alignkit import Example, LoadedModel, RunConfig, build_model, settings
+from alignkit.config import ModelConfig
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.errors import ConfigError, ModelError, NoRowsError, RunFailedError
-from alignkit.models.load import build_model
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
 from alignkit.runs.data import run_data
 from alignkit.scoring.classifier import policy_of
 from alignkit.system.files import require_writable, staged_directory
+
+from alignkit_eval.report import write_card
 
 if TYPE_CHECKING:
     import torch
@@ -186,9 +185,7 @@ def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example])
 
 def _write_card(directory: Path, runs: Sequence[RunDir], shares: Sequence[float]) -> None:
     """Write the model card of the export: of the one run, its adapter merged, or of the mean of several."""
-    if (card := load_report("card")) is None:
-        return
     record = RunRecord.parse(runs[0].read_record(), runs[0].record)
     whole = record.model_copy(update={"model": record.model.model_copy(update={"adapter": False})})
     merged = [(run.path.name, share) for run, share in zip(runs, shares, strict=True)]
-    card(directory, whole, merged if len(runs) > 1 else ())
+    write_card(directory, whole, merged if len(runs) > 1 else ())

@@ -12,7 +12,7 @@ from alignkit import Run
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, RunFailedError
 from alignkit.models.load import build_model
-from alignkit.runs.export import export
+from alignkit_eval.export import export
 
 from tests.helpers.eval import byte_tokenizer, tiny_model
 from tests.helpers.runs import short_run
