@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from alignkit import demo
-from alignkit.demo import world
+from alignkit.demo.world import quality
 from alignkit.errors import ConfigError, DataError
-from alignkit_demo import build, corpus, pretrain
+from alignkit_demo import build, corpus, pretrain, world
 from alignkit_demo.pairs import pairs
 from alignkit_demo.tokenizer import train_tokenizer
 
@@ -74,13 +74,13 @@ def test_ids_are_unique(split):
 @pytest.mark.parametrize("split", SPLITS)
 def test_chosen_is_better_by_the_world_itself(split):
     for row in pairs(split):
-        assert world.quality(row["prompt"], row["chosen"]) > world.quality(row["prompt"], row["rejected"])
+        assert quality(row["prompt"], row["chosen"]) > quality(row["prompt"], row["rejected"])
 
 
 def test_imitation_alone_is_not_enough():
     """In graded categories of the training data, the mediocre answer is chosen more often than the best one."""
     chosen = Counter(
-        world.quality(row["prompt"], row["chosen"])
+        quality(row["prompt"], row["chosen"])
         for row in pairs("train")
         if row["category"] in {"tone", "hedge", "brief", "full"}
     )
@@ -90,11 +90,11 @@ def test_imitation_alone_is_not_enough():
 def test_quality_reads_text_messages_and_rendered_answers():
     question = next(q for q in world.questions("test") if q.category == "tone")
     worst, middle, best = question.answers
-    assert [world.quality(question.prompt, a) for a in (worst, middle, best)] == [0.0, 0.5, 1.0]
-    assert world.quality(f"<s><|user|> {question.prompt}<|assistant|>", f" {best}<|end|>") == 1.0
-    assert world.quality(question.prompt, best + " " + best) == 0.0
+    assert [quality(question.prompt, a) for a in (worst, middle, best)] == [0.0, 0.5, 1.0]
+    assert quality(f"<s><|user|> {question.prompt}<|assistant|>", f" {best}<|end|>") == 1.0
+    assert quality(question.prompt, best + " " + best) == 0.0
     with pytest.raises(DataError, match="no question 'what is love"):
-        world.quality("what is love ?", best)
+        quality("what is love ?", best)
 
 
 def test_the_control_scores_one_half_for_whoever_ignores_the_person():
@@ -165,7 +165,7 @@ def test_every_row_fits_the_preset(tokenizer):
 def test_the_shipped_files_match_their_checksums_and_are_small():
     listed = dict(reversed(line.split("  ")) for line in (ASSETS / build.CHECKSUMS).read_text().splitlines())
     assert listed == build.checksums(ASSETS)
-    assert sum(p.stat().st_size for p in ASSETS.rglob("*")) <= 2.5e6
+    assert sum(p.stat().st_size for p in ASSETS.rglob("*")) <= 3e6
 
 
 def test_data_and_tokenizer_are_made_anew_byte_for_byte(tmp_path):
@@ -224,7 +224,7 @@ def test_paths():
 
 
 def test_importing_the_demo_and_its_world_loads_neither_torch_nor_transformers():
-    code = "import sys, alignkit.demo, alignkit_demo.build, alignkit.demo.world, alignkit_demo.pairs; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = "import sys, alignkit.demo, alignkit_demo.build, alignkit.demo.world, alignkit_demo.world, alignkit_demo.pairs; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

@@ -1,7 +1,7 @@
 """The embedded demo: a tiny base model and preference data with known correct answers, shipped in the package.
 
-``model_path`` and ``data_path`` return their places; ``PRESET`` is the configuration of demo runs. :mod:`alignkit.demo.world`
-defines the synthetic world. The package ``alignkit_demo`` rebuilds model and data (``align demo build``).
+``model_path`` and ``data_path`` return their places; ``PRESET`` is the configuration of demo runs. The package ``alignkit_demo``
+defines the synthetic world and rebuilds model and data (``align demo build``).
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ PRESET: Mapping[str, Any] = MappingProxyType(
 It replaces a method's defaults, which are meant for models a thousand times larger.
 """
 
-_ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parent / "assets"
+"""Directory of the demo's model and data, as ``align demo build`` writes it."""
 
 
 def model_path() -> Path:
     """Return the directory of the demo's base model and tokenizer."""
-    return _ASSETS / "model"
+    return ASSETS / "model"
 
 
 def data_path(split: str) -> Path:
     """Return the JSON-lines file of a split; raises :class:`DataError` if the demo has no such split."""
     if split not in get_args(DataSplit):
         raise DataError(f"the demo has no split {split!r}: use one of {', '.join(get_args(DataSplit))}")
-    return _ASSETS / "data" / f"{split}.jsonl"
+    return ASSETS / "data" / f"{split}.jsonl"

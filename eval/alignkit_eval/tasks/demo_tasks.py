@@ -1,48 +1,27 @@
-"""Documents of the demo's lm-eval tasks, made from its world: facts about held-out people, and agreement of verbs.
+"""Documents of the demo's lm-eval tasks, shipped with the demo: facts about held-out people, and agreement of verbs.
 
-lm-eval imports this file by its path (``!function``), so it stands by itself.
+lm-eval imports this file by its path (``!function``), so it uses no other module of the package.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+import json
 from typing import Any
 
-from alignkit.demo.world import ATTRIBUTES, ask, entities, facts, state
+from alignkit.demo import ASSETS
 from datasets import Dataset, DatasetDict
-
-_VERBS = {"has": "have", "eats": "eat", "wears": "wear", "lives": "live"}
 
 
 def facts_dataset(**_metadata: Any) -> DatasetDict:
     """Return one document a held-out person and attribute: the record among all values of the attribute."""
-    return DatasetDict({"test": Dataset.from_list(list(_facts()))})
+    return _dataset("facts")
 
 
 def agreement_dataset(**_metadata: Any) -> DatasetDict:
-    """Return one document a held-out person and attribute: the verb as it stands in a statement, and without its ending."""
-    return DatasetDict({"test": Dataset.from_list(list(_agreement()))})
+    """Return one document a held-out person and attribute: the verb as in a statement, and without its ending."""
+    return _dataset("agreement")
 
 
-def _facts() -> Iterator[dict[str, Any]]:
-    draw = random.Random("facts")
-    for name in entities("person", "test"):
-        for key, attribute in ATTRIBUTES.items():
-            choices = draw.sample(attribute.values, len(attribute.values))  # the place of the record says nothing
-            yield {
-                "cluster": name,
-                "question": ask(name, key),
-                "choices": [state(name, key, value) for value in choices],
-                "gold": choices.index(facts()[name, key].record),
-            }
-
-
-def _agreement() -> Iterator[dict[str, Any]]:
-    draw = random.Random("agreement")
-    for name in entities("person", "test"):
-        for key in ATTRIBUTES:
-            right = state(name, key, facts()[name, key].record).removeprefix(f"{name} ")
-            verb = right.split()[0]
-            choices = draw.sample([right, right.replace(verb, _VERBS[verb], 1)], 2)
-            yield {"cluster": name, "question": name, "choices": choices, "gold": choices.index(right)}
+def _dataset(name: str) -> DatasetDict:
+    with (ASSETS / "data" / f"{name}.jsonl").open(encoding="utf-8") as lines:
+        return DatasetDict({"test": Dataset.from_list([json.loads(line) for line in lines])})

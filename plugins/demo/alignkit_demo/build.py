@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from alignkit.demo.world import Split
 from alignkit.errors import ConfigError
 from alignkit.system.files import staged_directory
 
-from alignkit_demo import corpus
+from alignkit_demo import corpus, tasks
 from alignkit_demo.pairs import pairs
+from alignkit_demo.world import Split, questions
 
 STEPS = 2400
 TEXTS = 40_000
@@ -47,11 +47,19 @@ def build(output: Path, *, steps: int = STEPS, seed: int = 0) -> None:
 
 
 def write_data(directory: Path) -> None:
-    """Write ``train.jsonl``, ``dev.jsonl``, ``test.jsonl`` (preference pairs) and ``neutral.jsonl`` (texts)."""
+    """Write the demo's data.
+
+    ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl`` hold preference pairs, ``questions.jsonl`` every question with its answers
+    from worst to best, ``neutral.jsonl`` texts, ``facts.jsonl`` and ``agreement.jsonl`` the documents of the lm-eval tasks.
+    """
     directory.mkdir(parents=True)
     for split in get_args(Split):
         _write_jsonl(directory / f"{split}.jsonl", pairs(split))
+    asked = (question for split in get_args(Split) for question in questions(split))
+    _write_jsonl(directory / "questions.jsonl", ({"prompt": q.prompt, "answers": q.answers} for q in asked))
     _write_jsonl(directory / "neutral.jsonl", corpus.neutral())
+    _write_jsonl(directory / "facts.jsonl", tasks.facts_documents())
+    _write_jsonl(directory / "agreement.jsonl", tasks.agreement_documents())
 
 
 def write_model(directory: Path, *, steps: int, seed: int) -> None:

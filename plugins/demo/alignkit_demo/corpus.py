@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from alignkit.demo import world
+from alignkit_demo import world
 
 PLURALS = tuple("cats dogs frogs goats birds boats clocks lamps doors chairs bells kites".split())
 STATES = tuple("asleep clean small old loud near lost wet".split())

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from alignkit.demo.world import CATEGORIES, CONTROLS, Question, Split, questions
+from alignkit_demo.world import CATEGORIES, CONTROLS, Question, Split, questions
 
 TRAIN_PER_CATEGORY = 112
 TOP_SHARE = 1 / 3
