@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 
 class Command(NamedTuple):
@@ -22,11 +19,12 @@ class Command(NamedTuple):
     """One line for ``align --help``."""
 
 
-Report: TypeAlias = "Callable[..., Path | list[Path]]"
+Report: TypeAlias = "Callable[..., Any]"
 """A function that writes a report and returns what it wrote, declared as an entry point of the group ``align.reports``.
 
 The entry point's name determines when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
 ``plots`` at the end of every run, with its directory; ``card`` for every saved model, with its directory, the run's record and,
 for the mean of several models, the name and weight of each; ``data`` by ``align data check --html FILE``, with the list of checks
-and the file to write.
+and the file to write; ``dry-run`` by ``align run --dry-run``, with the planned run (:class:`alignkit.runs.dry_run.DryRun`): it writes
+nothing and returns a text by subject.
 """

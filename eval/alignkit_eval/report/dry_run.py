@@ -1,0 +1,78 @@
+"""What a planned run comes to, for ``align run --dry-run``: parameters, rows, steps, tokens and an estimate of memory."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from alignkit.data.order.mixing import describe_mix, row_order
+from alignkit.models.suitable import memory_gib
+from alignkit.runs.dry_run import DryRun
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
+QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.55}
+ADAM_STATES = 8
+"""Bytes of AdamW's two float32 moments of a parameter."""
+
+
+def describe_dry_run(dry: DryRun) -> dict[str, str]:
+    """Return what the run comes to, by subject: parameters, trained share, rows, tokens, steps and an estimate of memory."""
+    config, loaded, train = dry.plan.config, dry.loaded, dry.data.train
+    arguments, shape, method = dry.plan.arguments, dry.plan.shape, dry.plan.session.method
+    memory = estimate_memory(dry)
+    order = row_order(config.data, train, config.run.seed, lambda: np.zeros(len(train)))
+    per_epoch = order.per_epoch(shape.rows, method.reuse, whole="reward" in method.needs)
+    steps = int(arguments.max_steps) if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
+    rows = steps * shape.rows  # answers sampled or not
+    passes = rows / max(order.size, 1)
+    mean = float(train.lengths().mean()) if len(train) else 0.0
+    tokens = f"about {round(mean * rows):,}"
+    if "reward" in method.needs:
+        longest = rows * method.settings.max_new_tokens * getattr(method.settings, "group", 1)
+        tokens += f" of prompts, at most {longest:,} of answers"
+    return {
+        "method": f"{method.name} {config.method.settings}",
+        "model": f"{config.model.name}, {type(loaded.model).__name__}",
+        "parameters": f"{loaded.parameters:,}, {loaded.trainable:,} trained ({loaded.trainable / loaded.parameters:.2%})",
+        "rows": f"{len(train):,} to train on, {len(dry.data.eval):,} held out",
+        **({"mix": "; ".join(mixed)} if (mixed := list(describe_mix(config.data, order))) else {}),
+        "step": f"{shape.rows} rows, cut into micro-batches of at most {shape.rows_per_micro_batch} rows "
+        f"and {shape.tokens_per_micro_batch:,} tokens",
+        "steps": f"{steps:,} ({passes / method.reuse.epochs:.2f} epochs)",
+        "tokens": tokens,
+        "learning rate": f"{arguments.learning_rate:g}, {getattr(arguments.lr_scheduler_type, 'value', arguments.lr_scheduler_type)}",
+        "suites": ", ".join(dry.plan.suites) or "none",
+        "memory": f"about {sum(memory.values()):.2f} GiB: "
+        + ", ".join(f"{part} {size:.2f}" for part, size in memory.items())
+        + (f"; more than the {here:,.0f} GiB of this machine" if sum(memory.values()) > (here := memory_gib()) else ""),
+    }
+
+
+def estimate_memory(dry: DryRun) -> dict[str, float]:
+    """Estimate the peak memory of one process by part, in GiB, with one micro-batch's activations.
+
+    Activations: per token and layer about ten vectors of the hidden size and three of the feed-forward's, kept for the
+    backward pass; with gradient checkpointing one vector a layer. Other optimizers keep less, attention masks more.
+    """
+    config, loaded, rows = dry.plan.config, dry.loaded, dry.data.train
+    arguments, shape = dry.plan.arguments, dry.plan.shape
+    width = BYTES[config.model.dtype]
+    per_weight = QUANTIZED_BYTES.get(config.model.quantization or "", width)
+    frozen = loaded.parameters - loaded.trainable
+    model = loaded.model.config
+    hidden = int(getattr(model, "hidden_size", 0))
+    feed_forward = int(getattr(model, "intermediate_size", None) or 4 * hidden)
+    layers = int(getattr(model, "num_hidden_layers", 0))
+    longest = int(rows.lengths().max(initial=0))
+    mean = float(rows.lengths().mean()) if len(rows) else 0.0
+    tokens = max(longest, min(shape.tokens_per_micro_batch, shape.rows_per_micro_batch * mean))
+    kept = hidden if getattr(arguments, "gradient_checkpointing", False) else 10 * hidden + 3 * feed_forward
+    plain_sgd = str(getattr(arguments.optim, "value", arguments.optim)) == "sgd"  # keeps no state
+    activation_width = 2 if arguments.bf16 or arguments.fp16 else width
+    sizes = {
+        "weights": frozen * per_weight + loaded.trainable * width,
+        "gradients": loaded.trainable * width,
+        "optimizer": 0 if plain_sgd else loaded.trainable * ADAM_STATES,
+        "activations": tokens * layers * kept * activation_width,
+    }
+    return {part: size / 2**30 for part, size in sizes.items()}
