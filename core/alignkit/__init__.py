@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 # Imported when first asked for, so that `import alignkit` costs nothing.
 _NAMES = {
     "config": "CheckConfig RunConfig",
-    "contract": "Answered Batch Contrast DataRule Estimate Example Hit LoadedModel LossOutput LossTerm Method Metric NamedReward "
+    "contract": "Answered Batch Contrast DataFormat DataRule Estimate Example Hit LoadedModel LossOutput LossTerm Method Metric NamedReward "
     "Omission Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scores Settings Suite SuiteResult Target TrainerParts "
     "nll_term plain_text preference_metrics texts_of",
     "contract.commands": "Command",

@@ -17,8 +17,7 @@ import pyarrow.parquet
 import pytest
 from alignkit.config import DataConfig
 from alignkit.contract.rows import RawRows
-from alignkit.data.sources.open import HELD_OUT_SPLITS, open_source
-from alignkit.data.sources.readers import READERS
+from alignkit.data.sources.open import HELD_OUT_SPLITS, formats, open_source
 from alignkit.errors import DataError
 
 from tests.helpers import data as helpers
@@ -155,8 +154,8 @@ MALFORMED: list[tuple[str, bytes | str, str]] = [
     ("empty.feather", b"", "{} cannot be read as Arrow: "),
     ("rows.pkl", pickle.dumps(ROWS), "{}: loading a .pkl file can run code"),
     ("rows.pt", b"", "{}: loading a .pt file can run code"),
-    ("rows.xml", "<a/>", '{}: unknown file type ".xml"; supported are .jsonl'),
-    ("rows", "a", "{}: the file name has no extension; supported are .jsonl"),
+    ("rows.xml", "<a/>", '{}: unknown file type ".xml"; supported are .arrow, .csv'),
+    ("rows", "a", "{}: the file name has no extension; supported are .arrow"),
     ("rows.parquet.gz", b"", "{}: decompress it first"),
 ]
 
@@ -266,5 +265,5 @@ def test_long_csv_field_and_the_global_limit(tmp_path: Path) -> None:
 
 def test_every_reader_is_tested() -> None:
     written = {Path(name.removesuffix(".gz")).suffix for name in WRITERS}
-    assert set(READERS) - written == {".ndjson"}  # an alias of .jsonl
-    assert READERS[".ndjson"] is READERS[".jsonl"]
+    assert set(formats()) - written == {".ndjson"}  # an alias of .jsonl
+    assert formats()[".ndjson"].value == formats()[".jsonl"].value

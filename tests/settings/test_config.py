@@ -6,6 +6,7 @@ from alignkit import RunConfig, settings
 from alignkit.errors import ConfigError
 from alignkit.settings import train_keys
 from alignkit.settings.layers import Layer, from_dotted, merge
+from alignkit_commands.schema import schema as schema_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -171,7 +172,7 @@ def test_a_repeat_of_a_run_takes_the_next_free_name(tmp_path):
 
 
 def test_the_schema_covers_every_section_and_the_methods_settings():
-    schema = settings.schema("orpo")
+    schema = schema_of("orpo")
     sections = schema["$defs"]
     assert sections["MethodConfig"]["properties"]["lambda"]["minimum"] == 0
     assert sections["MethodConfig"]["properties"]["name"]["const"] == "orpo"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 _NAMES = {
     "batch": "COUNTS Batch Example Scores by_length token_batches",
+    "data_formats": "DataFormat Located Unparsed",
     "data_rules": "DataRule Hit plain_text texts_of",
     "losses": "NLLReduction NLLScope nll_term preference_metrics",
     "model": "LoadedModel",
@@ -24,6 +25,7 @@ _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names
 
 if TYPE_CHECKING:
     from alignkit.contract.batch import *  # noqa: F403
+    from alignkit.contract.data_formats import *  # noqa: F403
     from alignkit.contract.data_rules import *  # noqa: F403
     from alignkit.contract.losses import *  # noqa: F403
     from alignkit.contract.model import *  # noqa: F403

@@ -13,6 +13,7 @@ Group = Literal[
     "align.suites",
     "align.rewards",
     "align.samplers",
+    "align.formats",
     "align.rules",
     "align.commands",
     "align.reports",
@@ -45,6 +46,10 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             return None  # any object can have hook implementations; the session checks those
         case "align.samplers":
             return None if callable(getattr(plugin, "unavailable", None)) else "has no function unavailable()"
+        case "align.formats":
+            from alignkit.contract.data_formats import DataFormat
+
+            return None if isinstance(plugin, DataFormat) else "is not an alignkit.DataFormat"
         case "align.rules":
             from alignkit.contract.data_rules import DataRule
 

@@ -13,6 +13,5 @@ from alignkit.settings.resolve import from_sets as from_sets
 from alignkit.settings.resolve import method_settings as method_settings
 from alignkit.settings.resolve import resolve as resolve
 from alignkit.settings.resolve import resolve_layers as resolve_layers
-from alignkit.settings.schema import schema as schema
 from alignkit.settings.yaml_files import read as read
 from alignkit.settings.yaml_files import write as write

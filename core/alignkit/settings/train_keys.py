@@ -65,24 +65,11 @@ def check_train(train: TrainConfig, layer: Layer, *, own_trainer: bool = False) 
 
 def argument_types() -> dict[str, Any]:
     """Return the type of every field of ``TrainingArguments`` that can be set."""
-    return {field.name: field.type for field in _fields()}
+    return {field.name: field.type for field in argument_fields()}
 
 
-def argument_schema() -> dict[str, Any]:
-    """Return the JSON schema of every field of ``TrainingArguments`` that can be set."""
-    from pydantic import TypeAdapter
-
-    schemas: dict[str, Any] = {}
-    for field in _fields():
-        annotation: Any = field.type
-        schema = TypeAdapter(annotation).json_schema()
-        choices = schema.pop("$defs", {})
-        sentence = " ".join(str(field.metadata.get("help", "")).split()).partition(". ")[0].rstrip(".")
-        schemas[field.name] = _inlined(schema, choices) | {"description": sentence}
-    return schemas
-
-
-def _fields() -> list[dataclasses.Field[Any]]:
+def argument_fields() -> list[dataclasses.Field[Any]]:
+    """Return the fields of ``TrainingArguments`` that can be set."""
     from transformers import TrainingArguments
 
     return [field for field in dataclasses.fields(TrainingArguments) if field.init and field.name not in OWNED]
@@ -123,12 +110,3 @@ def _choices(annotation: Any) -> list[str]:
     """Return the values of the enumeration in ``annotation``; empty if it has none."""
     parts = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
     return [str(member.value) for part in parts if issubclass(part, enum.Enum) for member in part]
-
-
-def _inlined(schema: Any, choices: Mapping[str, Any]) -> Any:
-    """Return ``schema`` with its references replaced by their definitions."""
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            return choices[schema["$ref"].rpartition("/")[2]]
-        return {key: _inlined(value, choices) for key, value in schema.items()}
-    return [_inlined(item, choices) for item in schema] if isinstance(schema, list) else schema

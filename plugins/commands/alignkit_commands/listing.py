@@ -66,6 +66,6 @@ services = _listing("align.services")
 @click.argument("method")
 def schema(method: str) -> None:
     """Print the JSON schema of METHOD's configuration, for editors that validate and complete YAML."""
-    from alignkit import settings
+    from alignkit_commands.schema import schema as schema_of
 
-    click.echo(json.dumps(settings.schema(method), indent=2))
+    click.echo(json.dumps(schema_of(method), indent=2))

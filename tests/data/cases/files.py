@@ -139,12 +139,12 @@ FILES: dict[str, Case] = {
     ),
     "an unknown ending": Case(
         lines(),
-        '{file}: unknown file type ".docx"; supported are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, and .gz of the text formats',
+        '{file}: unknown file type ".docx"; supported are .arrow, .csv, .feather, .json, .jsonl, .ndjson, .parquet, .tsv, and .gz of the text formats',
         "d.docx",
     ),
     "no ending": Case(
         lines(),
-        "{file}: the file name has no extension; supported are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, and .gz of the text formats",
+        "{file}: the file name has no extension; supported are .arrow, .csv, .feather, .json, .jsonl, .ndjson, .parquet, .tsv, and .gz of the text formats",
         "data",
     ),
     "a split of one file": Case(lines(), '{file} is a single file and has no split "test"', section={"split": "test"}),

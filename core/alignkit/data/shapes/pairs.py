@@ -15,10 +15,10 @@ from itertools import combinations
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
-from alignkit.contract import RawRows
+from alignkit.contract import Located, RawRows
 from alignkit.data.rows import describe_value, text_digest
 from alignkit.data.shapes.columns import read_label
-from alignkit.data.sources.chunks import Located, Source
+from alignkit.data.sources.chunks import Source
 from alignkit.errors import DataError
 
 GROUP = "group"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from alignkit.contract import RawRows
+from alignkit.contract import Located, RawRows, Unparsed
 from alignkit.contract.guard import running
 from alignkit.data.rows import describe_value
 from alignkit.errors import DataError, SourceError, suggest
@@ -20,12 +20,6 @@ ROWS = 1024
 
 BYTES = 4 << 20
 """Approximate maximum bytes of a chunk of JSON lines."""
-
-Unparsed: TypeAlias = Mapping[str, Any] | bytes
-"""A row's columns, or the line of JSON that holds them."""
-
-Located: TypeAlias = tuple[Unparsed, str]
-"""A row and its location (file:line)."""
 
 
 @dataclass(frozen=True)

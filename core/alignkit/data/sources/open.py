@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from alignkit.config import Reading
-from alignkit.contract import RawRows
-from alignkit.data.sources.chunks import Located, Source, choose_split, suffix_of
-from alignkit.data.sources.readers import READERS, read_json
+from alignkit.contract import DataFormat, Located, RawRows
+from alignkit.contract.guard import running
+from alignkit.contract.registry import PluginEntry, usable
+from alignkit.contract.registry import load as load_plugin
+from alignkit.data.sources.chunks import Source, choose_split, suffix_of
 from alignkit.data.sources.remote import dataset_source, open_hub, open_url
 from alignkit.errors import DataError, SourceError, first_line, suggest
+from alignkit.system.code import code_of
 
 TRAIN_SPLITS = ("train",)
 HELD_OUT_SPLITS = ("test", "validation", "dev", "eval", "train")
@@ -42,7 +45,7 @@ def open_source(
     """Open a source, whose rows are read on iteration. No source ever runs code.
 
     Args:
-        source: a file (.jsonl, .json, .csv, .tsv, .parquet, .arrow, .feather; text formats also gzipped), a URL of one, a
+        source: a file of an installed format (.jsonl, .json, .csv, .parquet, ...; text formats also gzipped), a URL, a
             directory of such files, a directory written by ``datasets``' ``save_to_disk``, a hub id, or ``demo``.
         split: the split to read; None takes the first of ``default_splits`` that the source has.
         config: ``subset`` selects the configuration of a hub data set; ``streaming`` reads without a full download.
@@ -107,20 +110,50 @@ def _file_source(path: Path, split: str | None) -> Source:
     suffix = suffix_of(path)
     if suffix in _EXECUTABLE:
         raise DataError(f"{path}: loading a {suffix} file can run code; save the rows as JSON Lines or Parquet")
-    if suffix not in READERS:
+    if suffix not in (known := formats()):
         problem = f'unknown file type "{suffix}"' if suffix else "the file name has no extension"
-        raise DataError(f"{path}: {problem}; supported are {', '.join(READERS)}, and .gz of the text formats")
-    if path.suffix.lower() == ".gz" and suffix in (".parquet", ".arrow", ".feather"):
-        raise DataError(f"{path}: decompress it first; only text formats can be read gzipped")
-    if split not in (None, "train") and suffix != ".json":
+        raise DataError(f"{path}: {problem}; supported are {', '.join(known)}, and .gz of the text formats")
+    if not _loaded(path, known[suffix]).splits and split not in (None, "train"):
         raise DataError(f'{path} is a single file and has no split "{split}"')
-    read = partial(read_json, path, split) if suffix == ".json" else partial(READERS[suffix], path)
-    return Source(str(path), str(path), read, lambda: f"{_digest([path])} {split or ''}")
+    read = partial(_rows, path, known[suffix], split)
+    return Source(str(path), str(path), read, lambda: f"{_digest([path], known)} {split or ''}")
 
 
-def _digest(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of the suffixes and contents of files."""
+def formats() -> dict[str, PluginEntry]:
+    """Return the installed file formats by file name suffix."""
+    return {f".{name}": entry for name, entry in usable("align.formats").items()}
+
+
+def _loaded(path: Path, entry: PluginEntry) -> DataFormat:
+    found: DataFormat = load_plugin(entry)
+    if path.suffix.lower() == ".gz" and not found.gzipped:
+        raise DataError(f"{path}: decompress it first; only text formats can be read gzipped")
+    return found
+
+
+def _rows(path: Path, entry: PluginEntry, split: str | None = None) -> Iterator[Located]:
+    """Yield a file's rows; what another package's reader raises, prints or wrongly yields is an error that names it."""
+    what = f"{entry} cannot read {path}"
+    with running(what, DataError):
+        rows = iter(_loaded(path, entry).read(path, split))
+    if entry.built_in:
+        yield from rows
+        return
+    while True:
+        with running(what, DataError):
+            found = next(rows, None)
+            if found is None:
+                return
+            columns, place = found
+        yield columns, place
+
+
+def _digest(paths: Sequence[Path], known: Mapping[str, PluginEntry]) -> str:
+    """Return the SHA-256 of the suffixes and contents of files, and of the code of other packages that reads them."""
     content = hashlib.sha256()
+    for entry in dict.fromkeys(known[suffix_of(path)] for path in paths):
+        if not entry.built_in:
+            content.update(f"{entry} {code_of(entry.value)}\n".encode())
     try:
         for path in paths:
             content.update(f"{''.join(path.suffixes)} {path.stat().st_size}\n".encode())
@@ -133,7 +166,7 @@ def _digest(paths: Sequence[Path]) -> str:
 
 def _looks_like_path(source: str) -> bool:
     path = Path(source)
-    known = suffix_of(path) in READERS or suffix_of(path) in _EXECUTABLE
+    known = suffix_of(path) in formats() or suffix_of(path) in _EXECUTABLE
     return known or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source)
 
 
@@ -152,15 +185,16 @@ def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> S
         entries = sorted(entry for folder in folders for entry in folder.iterdir())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
-    files = [entry for entry in entries if entry.is_file() and suffix_of(entry) in READERS and entry.name[0] != "."]
+    known = formats()
+    files = [entry for entry in entries if entry.is_file() and suffix_of(entry) in known and entry.name[0] != "."]
     if not files:
-        raise DataError(f"{path} contains no data files ({', '.join(READERS)})")
+        raise DataError(f"{path} contains no data files ({', '.join(known)})")
     chosen = _files_of_split(path, files, split, defaults)
     return Source(
         str(path),
         str(path),
-        lambda: chain.from_iterable(READERS[suffix_of(file)](file) for file in chosen),
-        lambda: _digest(chosen),
+        lambda: chain.from_iterable(_rows(file, known[suffix_of(file)]) for file in chosen),
+        lambda: _digest(chosen, known),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from alignkit.config import SHORTHANDS, RunConfig
 from alignkit.contract import registry
-from alignkit.settings.train_keys import argument_schema
+from alignkit.settings.train_keys import argument_fields
 
 
 def schema(method: str) -> dict[str, Any]:
@@ -28,3 +29,26 @@ def schema(method: str) -> dict[str, Any]:
         word = field if name == "method" else {"type": "string", "description": field["description"]}
         whole["properties"][name] = {"anyOf": [word, whole["properties"][name]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole | {"title": f"align run: {method}"}
+
+
+def argument_schema() -> dict[str, Any]:
+    """Return the JSON schema of every field of ``TrainingArguments`` that can be set."""
+    from pydantic import TypeAdapter
+
+    schemas: dict[str, Any] = {}
+    for field in argument_fields():
+        annotation: Any = field.type
+        schema = TypeAdapter(annotation).json_schema()
+        choices = schema.pop("$defs", {})
+        sentence = " ".join(str(field.metadata.get("help", "")).split()).partition(". ")[0].rstrip(".")
+        schemas[field.name] = _inlined(schema, choices) | {"description": sentence}
+    return schemas
+
+
+def _inlined(schema: Any, choices: Mapping[str, Any]) -> Any:
+    """Return ``schema`` with its references replaced by their definitions."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return choices[schema["$ref"].rpartition("/")[2]]
+        return {key: _inlined(value, choices) for key, value in schema.items()}
+    return [_inlined(item, choices) for item in schema] if isinstance(schema, list) else schema

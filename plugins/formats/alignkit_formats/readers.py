@@ -9,19 +9,18 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
+from alignkit.contract import Located
 from alignkit.data.rows import describe_value, few, without_fill_ins
-from alignkit.data.sources.chunks import ROWS, Located, decode_line, numbered
+from alignkit.data.sources.chunks import ROWS, decode_line, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.files import InvalidJSON, parse_json
-
-Reader: TypeAlias = Callable[[Path], Iterator[Located]]
 
 LINE = 64 << 20
 """Maximum bytes of a line of JSON, or characters of a CSV field."""
@@ -40,7 +39,7 @@ _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[bytes, str]]:
+def read_jsonl(path: Path, _split: str | None = None) -> Iterator[tuple[bytes, str]]:
     """Read JSON Lines (also gzipped), to be parsed later; empty lines are skipped."""
     last = 0
     with _opened(path) as file:
@@ -78,7 +77,7 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Located]:
         yield row, place
 
 
-def read_csv(path: Path) -> Iterator[Located]:
+def read_csv(path: Path, _split: str | None = None) -> Iterator[Located]:
     """Read a table with a header, separated by commas (in a file named .tsv by tabs).
 
     A header without that separator but with one of the others (comma, semicolon, tab, vertical bar) is split at that one.
@@ -114,7 +113,7 @@ def read_csv(path: Path) -> Iterator[Located]:
             _refuse_encoding(path)
 
 
-def read_parquet(path: Path) -> Iterator[Located]:
+def read_parquet(path: Path, _split: str | None = None) -> Iterator[Located]:
     """Read a Parquet file in parts of row groups."""
     import pyarrow.parquet as pq
 
@@ -122,7 +121,7 @@ def read_parquet(path: Path) -> Iterator[Located]:
         yield from numbered(_rows(file.iter_batches(ROWS), file.schema_arrow), path)
 
 
-def read_arrow(path: Path) -> Iterator[Located]:
+def read_arrow(path: Path, _split: str | None = None) -> Iterator[Located]:
     """Read a memory-mapped Arrow file (Feather, or the stream format that ``datasets`` writes)."""
     import pyarrow as pa
 
@@ -135,19 +134,6 @@ def read_arrow(path: Path) -> Iterator[Located]:
             batches = iter(reader := pa.ipc.open_stream(file))
         cut = (batch.slice(at, ROWS) for batch in batches for at in range(0, batch.num_rows, ROWS))
         yield from numbered(_rows(cut, reader.schema), path)
-
-
-READERS: Mapping[str, Reader] = {
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".json": read_json,
-    ".csv": read_csv,
-    ".tsv": read_csv,
-    ".parquet": read_parquet,
-    ".arrow": read_arrow,
-    ".feather": read_arrow,
-}
-"""File name suffix -> reader. Text formats may be gzipped (``.jsonl.gz``)."""
 
 
 @contextmanager

@@ -1,0 +1,11 @@
+"""The file formats of data that alignkit comes with."""
+
+from alignkit import DataFormat
+
+from alignkit_formats.readers import read_arrow, read_csv, read_json, read_jsonl, read_parquet
+
+JSONL = DataFormat(read_jsonl, gzipped=True)
+JSON = DataFormat(read_json, gzipped=True, splits=True)
+CSV = DataFormat(read_csv, gzipped=True)
+PARQUET = DataFormat(read_parquet)
+ARROW = DataFormat(read_arrow)

@@ -1,0 +1,81 @@
+"""File formats of data from other packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alignkit.config import DataConfig
+from alignkit.data.sources.open import open_source
+from alignkit.errors import DataError, PluginError
+
+from tests.helpers.third_party import Site
+
+PAIRS = """
+from alignkit import DataFormat
+
+def read(path, split):
+    print("reading")
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        prompt, chosen, rejected = line.split("|")
+        yield {"prompt": prompt, "chosen": chosen, "rejected": rejected}, f"{path}:{number}"
+
+PAIRS = DataFormat(read)
+"""
+ROWS = [{"prompt": "2 + 2 ?", "chosen": "4", "rejected": "5"}, {"prompt": "3 + 3 ?", "chosen": "6", "rejected": "7"}]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "train.pairs"
+    path.write_text("".join("|".join(row.values()) + "\n" for row in ROWS))
+    return path
+
+
+def test_rows_of_another_package_s_format_are_data(site: Site, file: Path) -> None:
+    site.install("align-pairs", PAIRS, group="formats", pairs="align_pairs:PAIRS")
+    for source in (file, file.parent):
+        assert list(open_source(str(source), None, DataConfig()).read().rows) == ROWS
+    done = site.align("data", "check", file)
+    assert done.returncode == 0
+    assert "train.pairs: 2 rows" in done.stdout
+    assert "reading" not in done.stdout
+
+
+def test_a_named_split_and_a_gzipped_file_need_a_format_for_them(site: Site, file: Path) -> None:
+    site.install("align-pairs", PAIRS, group="formats", pairs="align_pairs:PAIRS")
+    with pytest.raises(DataError, match='is a single file and has no split "test"'):
+        open_source(str(file), "test", DataConfig())
+    zipped = file.rename(file.with_name("train.pairs.gz"))
+    for source in (zipped, zipped.parent):
+        with pytest.raises(DataError, match=r"train\.pairs\.gz: decompress it first"):
+            open_source(str(source), None, DataConfig()).read()
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (('line.split("|")', 'line.split(",")'), "ValueError: not enough values to unpack"),
+        ((', f"{path}:{number}"', ""), "ValueError: too many values to unpack"),
+        (("    print(", "    raise SystemExit(1)\n    print("), "SystemExit: 1"),
+    ],
+)
+def test_a_reader_that_fails_is_named(site: Site, file: Path, change: tuple[str, str], cause: str) -> None:
+    site.install("align-pairs", PAIRS.replace(*change), group="formats", pairs="align_pairs:PAIRS")
+    with pytest.raises(DataError, match=rf'format "pairs" \(align-pairs 1.2.3\) cannot read .*train.pairs: {cause}'):
+        open_source(str(file), None, DataConfig()).read()
+
+
+def test_what_is_not_a_format_is_refused(site: Site, file: Path) -> None:
+    site.install("align-pairs", PAIRS, group="formats", pairs="align_pairs:read")
+    with pytest.raises(PluginError, match=r"align_pairs:read is not an alignkit\.DataFormat"):
+        open_source(str(file), None, DataConfig())
+
+
+def test_cached_rows_are_known_by_the_code_that_reads_them(site: Site, file: Path) -> None:
+    info = site.install("align-pairs", PAIRS, group="formats", pairs="align_pairs:PAIRS")
+    before = open_source(str(file), None, DataConfig()).digest()
+    assert open_source(str(file), None, DataConfig()).digest() == before
+    about = info / "METADATA"
+    about.write_text(about.read_text().replace("1.2.3", "1.2.4"))
+    assert open_source(str(file), None, DataConfig()).digest() != before
