@@ -16,6 +16,7 @@ from alignkit import Example, LoadedModel, RunConfig, build_model, settings
 from alignkit.config import ModelConfig
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.errors import ConfigError, ModelError, NoRowsError, RunFailedError
+from alignkit.models.positions import position_limit
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
 from alignkit.runs.data import run_data
@@ -165,7 +166,7 @@ def _architecture(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _held_out(config: RunConfig, loaded: LoadedModel) -> list[Example]:
-    data = run_data(config, loaded.tokenizer)
+    data = run_data(config, loaded.tokenizer, position_limit(loaded.model))
     for kind in ("preference", "completion"):
         with suppress(NoRowsError):
             if rows := list(islice(data.held_out.examples(kind), CHECKED)):

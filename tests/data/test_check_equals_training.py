@@ -16,6 +16,7 @@ from alignkit.__main__ import main
 from alignkit.data.load import Data
 from alignkit.data.table.report import SUMS
 from alignkit.errors import DataError
+from alignkit.models.positions import named_positions
 from alignkit.models.tokenizer import load_tokenizer
 from alignkit.runs.data import run_data
 from hypothesis import given, settings
@@ -100,14 +101,14 @@ def trained(file: Path) -> Data | DataError:
     """Load what a run would train on."""
     config = run_settings.resolve(file).config
     try:
-        return run_data(config, load_tokenizer(config.model, "unused"))
+        return run_data(config, load_tokenizer(config.model, "unused"), named_positions(config.model))
     except DataError as error:
         return error
 
 
 def refused(error: DataError, found: list[dict[str, Any]] | str) -> bool:
     """Whether a check refuses what a run refuses: an unreadable row, a row the template rejects, or no row that is left."""
-    if isinstance(found, str) or "is shorter than every prompt" in str(error):
+    if isinstance(found, str) or re.search("is shorter than every prompt|are too few for every", str(error)):
         return True
     counts = {one["source"]: {finding["rule"]: finding["count"] for finding in one["findings"]} for one in found}
     none_left = re.match(r"(.*): ([\d,]+) of \2 rows cannot be used", str(error))

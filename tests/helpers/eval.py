@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from alignkit import Example, Scores, SuiteResult, Target
 from alignkit.contract.rows import Row
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 BOS, EOS, PAD = 256, 257, 258
 VOCABULARY = 259
@@ -46,6 +47,23 @@ def tiny_model(seed: int = 0) -> LlamaForCausalLM:
         pad_token_id=PAD,
     )
     return LlamaForCausalLM(config).eval()
+
+
+_ROTARY = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+_TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+POSITIONED = {
+    "learned": lambda: GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64, **_TOKENS),
+    "rotary": lambda: LlamaConfig(**_ROTARY, max_position_embeddings=64, **_TOKENS),
+}
+
+
+def save_positioned(path: Path) -> Path:
+    """Save models of one token per byte, with 64 learned or rotary positions, and return ``path``."""
+    for name, config in POSITIONED.items():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config()).save_pretrained(path / name)
+        byte_tokenizer().save_pretrained(path / name)
+    return path
 
 
 class ReferencePolicy:

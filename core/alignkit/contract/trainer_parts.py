@@ -50,6 +50,10 @@ class TrainerParts(Protocol):
         """The run's callbacks: logging, checkpoints, signals."""
 
     @property
+    def max_length(self) -> int:
+        """Maximum tokens of a row: ``data.max_length``, or the model's positions if they are fewer."""
+
+    @property
     def rows_per_step(self) -> int:
         """Number of rows of an optimizer step over all ranks."""
 

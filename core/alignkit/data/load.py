@@ -20,7 +20,7 @@ from alignkit.data.table.report import DataReport, SetReport, SourceReport
 from alignkit.data.table.split import held_out
 from alignkit.data.table.tokenised_rows import RowSelection, TextRows, TokenisedRows, TokenTable, joined
 from alignkit.data.tokenise.encode import Recipe, encode, with_progress
-from alignkit.data.tokenise.rules import TokenRules
+from alignkit.data.tokenise.rules import ENDLESS, Room, TokenRules
 from alignkit.errors import DataError, NoRowsError, SourceError
 
 if TYPE_CHECKING:
@@ -119,14 +119,20 @@ class Data:
         return TextRows(self.train)
 
 
-def load_data(config: RunConfig, kind: RowKind, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> Data:
+def load_data(
+    config: RunConfig,
+    kind: RowKind,
+    tokenizer: PreTrainedTokenizerBase,
+    load: Load | None = None,
+    room: Room = ENDLESS,
+) -> Data:
     """Load, check, split and tokenise the data of a run.
 
     The held-out rows are the first of these that is configured: one fold (``data.folds``); the rows of
     ``data.eval_source``; the split named by ``data.eval_split``; the demo's test split, if the source is the demo; else a
     share ``data.eval_split`` of the rows, by cluster.
 
-    ``load``, a plugin's loader, is called for each source first.
+    ``load``, a plugin's loader, is called for each source first. Rows longer than ``room`` are truncated.
 
     Raises:
         DataError: a source or row cannot be used, or more rows are unusable than ``data.max_dropped`` allows.
@@ -134,7 +140,7 @@ def load_data(config: RunConfig, kind: RowKind, tokenizer: PreTrainedTokenizerBa
     import pyarrow.compute as pc
 
     data = config.data
-    loader = Loader(data, tokenizer, load)
+    loader = Loader(data, tokenizer, load, room)
     sources = loader.training_sources()
     held = loader.held_out_sources()
     tables = loader.tables(sources, kind)
@@ -154,9 +160,11 @@ def load_data(config: RunConfig, kind: RowKind, tokenizer: PreTrainedTokenizerBa
     return Data(kind, train, evaluated, report, held_out)
 
 
-def load_held_out(data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Load | None = None) -> HeldOut:
+def load_held_out(
+    data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Load | None = None, room: Room = ENDLESS
+) -> HeldOut:
     """Load every row of the held-out sources, or else of the sources; raises :class:`DataError` as :func:`load_data`."""
-    loader = Loader(data, tokenizer, load)
+    loader = Loader(data, tokenizer, load, room)
     sources = loader.held_out_sources() or loader.training_sources(HELD_OUT_SPLITS, data.eval_limit)
     return HeldOut(lambda kind, whole: loader.prepare(sources, kind, whole), max_dropped=data.max_dropped)
 
@@ -228,6 +236,7 @@ class Loader:
     config: DataConfig
     tokenizer: PreTrainedTokenizerBase
     load: Load | None = None
+    room: Room = ENDLESS
 
     def training_sources(self, defaults: Sequence[str] = TRAIN_SPLITS, limit: int | None = None) -> list[OpenSource]:
         data = self.config
@@ -271,8 +280,9 @@ class Loader:
         positions: Sequence[Positions] | None = None,
     ) -> PreparedRows:
         """Return the usable rows of the sources (None) or those at ``positions`` of each; ``whole``: not truncated."""
-        config = self.config.model_copy(update={"max_length": _WHOLE}) if whole else self.config
-        tables = replace(self, config=config).tables(sources, kind)
+        config = self.config.model_copy(update={"max_length": _WHOLE})
+        loader = replace(self, config=config, room=ENDLESS) if whole else self
+        tables = loader.tables(sources, kind)
         return PreparedRows(_usable(tables, positions), _reports(tables, positions))
 
     def tables(self, sources: Sequence[OpenSource], kind: RowKind) -> list[TokenTable]:
@@ -280,7 +290,7 @@ class Loader:
         return [self._table(*source, kind) for source in sources]
 
     def _table(self, source: Source, reading: Reading, label: str, kind: RowKind) -> TokenTable:
-        rules = TokenRules(self.config.max_length, self.config.append_eos)
+        rules = TokenRules.of(self.config, self.room, kind)
         recipe = Recipe(kind, rules, reading.columns, reading.template, reading.pairs, self.config.train_on)
 
         def make() -> Iterator[pa.RecordBatch]:
@@ -288,16 +298,16 @@ class Loader:
 
         key = cache_key(source.digest(), self.tokenizer, recipe) if self.config.cache else None
         found = in_memory(make()) if key is None else cached(key, make)
-        table = TokenTable(found, kind, source.name, source.root, label)
-        self._check_length(table)
+        table = TokenTable(found, kind, source.name, source.root, label, rules.limit)
+        _check_length(table, rules)
         return table
 
-    def _check_length(self, table: TokenTable) -> None:
-        lengths = table.numbers("prompt_tokens")
-        shortest = int(lengths[lengths >= 0].min(initial=1 << 62))
-        if shortest < 1 << 62 and shortest + (table.kind != "prompt") > self.config.max_length:
-            needed = "every prompt" if table.kind == "prompt" else "every prompt with one completion token"
-            raise DataError(
-                f"data.max_length {self.config.max_length} is shorter than {needed} of {table.source} "
-                f"(the shortest prompt has {shortest} tokens)"
-            )
+
+def _check_length(table: TokenTable, rules: TokenRules) -> None:
+    lengths = table.numbers("prompt_tokens")
+    shortest = int(lengths[lengths >= 0].min(initial=1 << 62))
+    if shortest < 1 << 62 and shortest + (table.kind != "prompt") > rules.max_length:
+        needed = "every prompt" if table.kind == "prompt" else "every prompt with one completion token"
+        setting = f"data.max_length {rules.max_length} is shorter than"
+        limit = setting if rules.limit in setting else f"{rules.limit} are too few for"
+        raise DataError(f"{limit} {needed} of {table.source} (the shortest prompt has {shortest} tokens)")

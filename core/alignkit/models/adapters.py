@@ -21,7 +21,7 @@ def load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrain
 
     try:
         loaded = PeftModel.from_pretrained(model, path, is_trainable=trainable, ignore_mismatched_sizes=True)
-        # Once more for the names that do not fit, of which from_pretrained only warns.
+        # Once more for all names that do not fit: peft's own load result leaves out those of modules_to_save.
         found = set_peft_model_state_dict(loaded, load_peft_weights(path, device="cpu"), ignore_mismatched_sizes=True)
     except Exception as error:
         raise ModelError(f"cannot load the adapter {path}: {first_line(error)}") from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alignkit.errors import RunFailedError
+from alignkit.errors import ConfigError, RunFailedError
+from alignkit.models.positions import position_limit
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,7 @@ def generate(
 
     Raises:
         RunFailedError: the logits contain NaN.
+        ConfigError: the model has too few positions for a prompt and its answer.
     """
     import torch
 
@@ -81,6 +83,12 @@ def generate(
     from alignkit.scoring.padding import pad_rows
 
     generator: Any = model
+    longest, limit = max(map(len, prompts), default=0), position_limit(model)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise ConfigError(
+            f"the model has {limit:,} positions, too few for a prompt of {longest:,} tokens and an answer of "
+            f"{max_new_tokens:,} (max_new_tokens): shorten one of them"
+        )
     temperature = temperature if temperature >= COLDEST else 0.0
     ends = _end_tokens(model, tokenizer) | set(stop)
     pad = next((token for token in (tokenizer.pad_token_id, *sorted(ends)) if token is not None), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
 from alignkit.models.weights import fingerprint, require_fit, switch_off_dropout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def build_model(config: ModelConfig, *, seed: int = 0, meta: bool = False) -> LoadedModel:
@@ -47,17 +48,19 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
 
     path = resolve_path(config.name)
     base_path, adapter_path = adapter_parts(path, config)
-    read_config(base_path, config, classifier=classifier, meta=meta)  # its errors are clearer than the tokenizer's
+    own = read_config(
+        base_path, config, classifier=classifier, meta=meta
+    )  # its errors are clearer than the tokenizer's
     for where in dict.fromkeys([path, base_path]):
         require_intact(where)
     tokenizer = load_tokenizer(config, path if has_tokenizer(path) else base_path, classifier=classifier)
-    model = _load_base(base_path, config, meta, head_seed=seed if classifier else None)
+    model = _load_base(base_path, config, own, meta, head_seed=seed if classifier else None)
     align_special_tokens(model, tokenizer)  # as Trainer does, so that a model is the same in a run and loaded from it
     if classifier:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if classifier and adapter_path is not None and not is_classifier(adapter_path):
         # A language model's adapter is merged into the trunk that the new head is put on.
-        tuned = load_adapter(_load_base(base_path, config, meta), adapter_path, trainable=False).merge_and_unload()
+        tuned = load_adapter(_load_base(base_path, config, own, meta), adapter_path, trainable=False).merge_and_unload()
         model.base_model.load_state_dict(tuned.base_model.state_dict())
         adapter_path = None
     if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
@@ -86,29 +89,33 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
     return LoadedModel(model, tokenizer, path, digest, is_adapter, classifier, own_dropout)
 
 
-def _load_base(path: str, config: ModelConfig, meta: bool, head_seed: int | None = None) -> PreTrainedModel:
-    """Load the causal language model, or with ``head_seed`` a sequence classifier with one output."""
-    return with_own_code(lambda trusted: _load(path, config, meta, head_seed, trusted), path, config)
+def _load_base(
+    path: str, config: ModelConfig, own: PreTrainedConfig, meta: bool, head_seed: int | None = None
+) -> PreTrainedModel:
+    """Load the causal language model of configuration ``own``, or with ``head_seed`` a sequence classifier with one output."""
+    return with_own_code(lambda trusted: _load(path, config, own, meta, head_seed, trusted), path, config)
 
 
-def _load(path: str, config: ModelConfig, meta: bool, head_seed: int | None, trusted: bool) -> PreTrainedModel:
+def _load(
+    path: str, config: ModelConfig, own: PreTrainedConfig, meta: bool, head_seed: int | None, trusted: bool
+) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     kwargs: dict[str, Any] = {"revision": config.revision, "trust_remote_code": trusted}
-    model_config = read_config(path, config, classifier=head_seed is not None, meta=meta)
     auto, what = AutoModelForCausalLM, "causal language model"
     if head_seed is not None:
         auto, what = AutoModelForSequenceClassification, "sequence classifier"
-        model_config.num_labels = 1
-        kwargs["config"] = model_config
+        own = copy.deepcopy(own)
+        own.num_labels = 1
+        kwargs["config"] = own
     if config.quantization is not None:
         kwargs["quantization_config"] = _quantization(config)
         kwargs["device_map"] = {"": torch.cuda.current_device()}
     try:
         if meta:
             with torch.device("meta"):
-                return auto.from_config(model_config, trust_remote_code=trusted)
+                return auto.from_config(own, trust_remote_code=trusted)
         with torch.random.fork_rng():
             torch.manual_seed(head_seed or 0)  # for a new head
             dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)

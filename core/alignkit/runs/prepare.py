@@ -17,6 +17,7 @@ from alignkit.data.order.mixing import row_order
 from alignkit.data.order.row_order import RowOrder
 from alignkit.errors import ConfigError, ModelError, PluginError, first_line
 from alignkit.models.load import build_model
+from alignkit.models.positions import position_limit
 from alignkit.onpolicy.rewards import open_rewards
 from alignkit.runs.data import run_data
 from alignkit.runs.evaluation import open_suites
@@ -145,7 +146,7 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
         from alignkit.scoring.critic import add_critic
 
         add_critic(loaded.model, getattr(session.method.settings, "critic", "shared"))
-    return loaded, run_data(config, loaded.tokenizer, session)
+    return loaded, run_data(config, loaded.tokenizer, position_limit(loaded.model), session)
 
 
 def prepare(plan: RunPlan) -> PreparedRun:

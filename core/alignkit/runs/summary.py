@@ -11,6 +11,7 @@ from alignkit.contract.registry import load_report
 from alignkit.display.console import Console, comparison_table
 from alignkit.errors import AlignError
 from alignkit.models.generate import generate_samples
+from alignkit.models.positions import position_limit
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
 
@@ -21,10 +22,14 @@ def sample_answers(loaded: LoadedModel, rows: Sequence[Example], config: EvalCon
     if not wanted or not len(rows) or loaded.classifier:
         return []
     chosen = [rows[i * len(rows) // wanted] for i in range(min(wanted, len(rows)))]
-    answers = generate_samples(loaded.model, tokenizer, [e.prompt for e in chosen], config.sample_tokens, seed)
+    limit = position_limit(loaded.model)
+    tokens = config.sample_tokens if limit is None else min(config.sample_tokens, limit - 1)
+    prompts = [e.prompt if limit is None else e.prompt[tokens - limit :] for e in chosen]
+    answers = generate_samples(loaded.model, tokenizer, prompts, tokens, seed)
+    texts = [tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
     return [
-        {"id": e.id, "prompt": tokenizer.decode(e.prompt, skip_special_tokens=True), "answer": answer}
-        for e, answer in zip(chosen, answers, strict=True)
+        {"id": e.id, "prompt": prompt, "answer": answer}
+        for e, prompt, answer in zip(chosen, texts, answers, strict=True)
     ]
 
 

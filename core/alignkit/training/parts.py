@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from alignkit.config import RunConfig
 from alignkit.contract import Batch, Example, Row, by_length
 from alignkit.data.order.row_order import RowOrder
+from alignkit.models.positions import position_limit
 from alignkit.system.environment import peak_memory_gb
 from alignkit.training.checkpoints import WholeCheckpoints
 from alignkit.training.session import Session
@@ -60,6 +61,11 @@ class EngineParts:
     @property
     def config(self) -> RunConfig:
         return self.session.config
+
+    @property
+    def max_length(self) -> int:
+        limit, longest = position_limit(self.model), self.config.data.max_length
+        return longest if limit is None else min(limit, longest)
 
     def cut(self, batch: Batch) -> list[Batch]:
         """Cut a step into micro-batches, longest rows first: similar lengths together, peak memory at the first one."""

@@ -16,6 +16,7 @@ from alignkit.data.load import HeldOut
 from alignkit.errors import ModelError, NoRowsError
 from alignkit.models.load import build_classifier, build_model
 from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
+from alignkit.models.positions import position_limit
 from alignkit.rundir.directory import RunDir
 from alignkit.runs.data import held_out_data, run_data
 from alignkit.runs.evaluation import Subject, data_rules
@@ -107,7 +108,7 @@ def open_target(source: TargetSpec) -> tuple[Subject, Subject | None]:
         name=source.name,
         policy=_policy(loaded, config.model),
         tokenizer=loaded.tokenizer,
-        held_out=held_out_rows(source, loaded.tokenizer),
+        held_out=held_out_rows(source, loaded.tokenizer, position_limit(loaded.model)),
         weights=loaded.fingerprint,
         rules=data_rules(config.data),
         scored_by=f"{_device().type} {config.model.scorer}",
@@ -151,8 +152,8 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def held_out_rows(source: TargetSpec, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
-    """Return the rows a target is evaluated on, tokenised with its tokenizer."""
+def held_out_rows(source: TargetSpec, tokenizer: PreTrainedTokenizerBase, limit: int | None = None) -> HeldOut:
+    """Return the rows a target is evaluated on, tokenised with its tokenizer; ``limit`` is its model's positions."""
 
     def no_rows(kind: RowKind, _whole: bool) -> Any:
         raise NoRowsError(f"there are no {kind} rows: name a source with --data")
@@ -160,8 +161,9 @@ def held_out_rows(source: TargetSpec, tokenizer: PreTrainedTokenizerBase) -> Hel
     if not source.has_data:
         return HeldOut(no_rows)
     if source.own_data and source.run is not None:
-        return run_data(source.config, tokenizer).held_out  # which rows are held out follows from the method's row kind
-    return held_out_data(source.config, tokenizer)
+        # Which rows are held out follows from the method's row kind.
+        return run_data(source.config, tokenizer, limit).held_out
+    return held_out_data(source.config, tokenizer, limit)
 
 
 class LazyPolicy:

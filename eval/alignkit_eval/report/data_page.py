@@ -26,6 +26,7 @@ class Check(Protocol):
     words: Mapping[str, Sequence[int]]
     token_lengths: Sequence[int]
     max_length: int
+    limit: str
 
 
 def data_report(checks: Sequence[Check], path: Path) -> Path:
@@ -75,7 +76,7 @@ def _sections(check: Check, several: bool) -> Iterator[Section]:
             f"Tokens{name}",
             ("quantity", "count"),
             [(TableCell(key.replace("_", " ")), number_cell(value, ",d")) for key, value in check.tokens.items()],
-            f"As in training with data.max_length {check.max_length:,}.",
+            f"As in training, at most {check.max_length:,} tokens a row ({check.limit}).",
         )
     if figures := list(_figures(check)):
         yield Figures(f"Lengths{name}", figures)

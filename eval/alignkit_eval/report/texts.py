@@ -69,6 +69,7 @@ def held_out_pairs(run: Path, content: str | None) -> dict[str, PairTexts]:
 
     Logs and returns none if they are unreadable, or their digest is not ``content``, that of the evaluated pairs.
     """
+    from alignkit.models.positions import named_positions
     from alignkit.models.tokenizer import load_tokenizer
 
     from alignkit_eval.evaluation.targets import find_target, held_out_rows
@@ -76,8 +77,9 @@ def held_out_pairs(run: Path, content: str | None) -> dict[str, PairTexts]:
 
     try:
         source = find_target(str(run))
-        tokenizer = load_tokenizer(source.config.model.model_copy(update={"tokenizer": None}), str(run / "model"))
-        rows = held_out_rows(source, tokenizer).rows("preference")
+        model = source.config.model.model_copy(update={"name": str(run), "tokenizer": None})
+        tokenizer = load_tokenizer(model, str(run / "model"))
+        rows = held_out_rows(source, tokenizer, named_positions(model)).rows("preference")
     except (AlignError, OSError) as error:
         logger.warning("the report shows ids without texts: %s", error)
         return {}

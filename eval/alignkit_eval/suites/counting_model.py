@@ -6,8 +6,7 @@ from typing import Any
 
 from alignkit import Omission, Target
 from alignkit.errors import RunFailedError
-
-from alignkit_eval.suites.positions import position_limit
+from alignkit.models.positions import position_limit
 
 
 def counting_model(target: Target, batch_size: int) -> Any:

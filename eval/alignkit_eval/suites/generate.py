@@ -13,12 +13,13 @@ from alignkit.contract import Answered, RewardSpecs, Row
 from alignkit.contract.guard import named
 from alignkit.errors import ConfigError, RunFailedError
 from alignkit.models.generate import generate
+from alignkit.models.positions import position_limit
 from alignkit.onpolicy.rewards import load_function, open_rewards, score_answers
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, nonnegative
 from alignkit_eval.suites.diversity import distinct, repetition
-from alignkit_eval.suites.positions import fitted, position_limit
+from alignkit_eval.suites.positions import fitted
 from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest, suite_result
 
 CONTRASTS = (

@@ -64,8 +64,7 @@ class KLSuite(Suite[KLSettings]):
         """Compare the two models' distributions; ``NoRowsError`` is also raised where there is no start model."""
         other = self._other_model(target)
         first = [example.narrow(0) for example in target.examples("completion")]
-        examples, left_out = fitted(target.policy.model, first)
-        examples, more = fitted(other, examples)
+        examples, left_out = fitted(other, first)
         require_rows(self.name, "completion", examples)
         divergences = kl_of(target.policy.model, other, examples, self.settings.tokens_per_batch)
         broken = [e.id for e, kl in zip(examples, divergences, strict=True) if not math.isfinite(kl)]
@@ -81,7 +80,7 @@ class KLSuite(Suite[KLSettings]):
             {"id": e.id, "cluster": c, "kl": kl, "tokens": n}
             for e, c, kl, n in zip(examples, clusters, divergences, tokens, strict=True)
         ]
-        return replace(suite_result(self, items, metrics, CONTRASTS), left_out=[*left_out, *more])
+        return replace(suite_result(self, items, metrics, CONTRASTS), left_out=left_out)
 
     def _other_model(self, target: Target) -> Any:
         """Return the model that the target is compared with, on the target's device."""

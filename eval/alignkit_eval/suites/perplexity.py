@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from alignkit import Contrast, Estimate, Example, Omission, Settings, Suite, SuiteResult, Target
+from alignkit.models.positions import position_limit
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_ratio, nonnegative, transformed
 from alignkit_eval.suites.documents import document_row, read_documents, windows
-from alignkit_eval.suites.positions import position_limit
 from alignkit_eval.suites.scores import cluster_of, finite_scores, require_rows, rows_digest, suite_result
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from alignkit.errors import RunFailedError
 from pydantic import Field
 
 from alignkit_eval.statistics import Floats, clustered_mean, clustered_proportion
-from alignkit_eval.suites.positions import fitted
 from alignkit_eval.suites.scores import (
     CompletionScore,
     cluster_of,
@@ -107,12 +106,12 @@ class PreferenceSuite(Suite[PreferenceSettings]):
         return rows_digest(target.rows("preference"))
 
     def evaluate(self, target: Target) -> SuiteResult:
-        examples, left_out = fitted(target.policy.model, target.examples("preference"))
+        examples = target.examples("preference")
         require_rows(self.name, "preference", examples)
         pairs = make_pairs(examples, finite_scores(self, target, examples), target.start)
         items = [pair.item() | best for pair, best in zip(pairs, best_of(pairs), strict=True)]
         metrics = pair_metrics(pairs, self.settings.calibration_bins)
-        return replace(suite_result(self, items, metrics, CONTRASTS), left_out=left_out)
+        return suite_result(self, items, metrics, CONTRASTS)
 
 
 def credit(margin: float) -> float:

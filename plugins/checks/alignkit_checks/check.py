@@ -18,6 +18,7 @@ from alignkit.data.shapes.templates import variables
 from alignkit.data.sources.open import HELD_OUT_SPLITS, Load
 from alignkit.data.table.report import UNREAD
 from alignkit.data.tokenise.render import unread
+from alignkit.data.tokenise.rules import ENDLESS, Room, TokenRules
 
 from alignkit_checks.reading import Readable, read_source
 from alignkit_checks.tokenised import token_rules, tokenize_for_check
@@ -45,6 +46,8 @@ class Check:
     read_as: int = 0
     """Number of readable rows after a row with several rejected answers has become several."""
     max_length: int = 0
+    limit: str = "data.max_length"
+    """What sets ``max_length``."""
     dropped: Mapping[int, str] = field(default_factory=dict, repr=False)
     """Index of a readable row that ``--fix`` removes -> rule."""
     readable: Readable | None = field(default=None, repr=False)
@@ -99,6 +102,7 @@ def check_source(
     held_out: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     load: Load | None = None,
+    room: Room = ENDLESS,
 ) -> Check:
     """Check the rows of a source.
 
@@ -110,6 +114,7 @@ def check_source(
         held_out: a source whose prompts must not occur in this one.
         tokenizer: if given, rows are also checked as rendered and tokenised by it.
         load: a plugin's loader, called before alignkit loads a source itself.
+        room: the positions of the model.
 
     Raises:
         DataError: the source as a whole cannot be read.
@@ -131,7 +136,8 @@ def check_source(
         everything = SourceConfig(source=held_out, columns=config.columns, template=config.template, pairs=config.pairs)
         named = config.eval_split if isinstance(config.eval_split, str) else None
         other = read_source(held_out, named, everything, load=load, default_splits=HELD_OUT_SPLITS).rows
-    seen = None if tokenizer is None else tokenize_for_check(rows, tokenizer, config, all_turns=all_turns)
+    rules = TokenRules.of(config, room, readable.kind)
+    seen = None if tokenizer is None else tokenize_for_check(rows, tokenizer, rules, all_turns=all_turns)
     found, dropped = find(rows, other, config.check, total, () if seen is None else token_rules(seen))
     return Check(
         source=source,
@@ -143,10 +149,11 @@ def check_source(
         words=_words(rows),
         tokens={} if seen is None else seen.counts(),
         token_lengths=[] if seen is None else seen.tokens.tolist(),
-        max_length=config.max_length,
+        max_length=rules.max_length,
+        limit=rules.limit,
         dropped=dropped,
         readable=readable,
-        again=partial(check_source, config=config, kind=kind, tokenizer=tokenizer),
+        again=partial(check_source, config=config, kind=kind, tokenizer=tokenizer, room=room),
     )
 
 

@@ -54,7 +54,9 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     sources are checked, with its columns and thresholds (data.check).
     """
     from alignkit.contract.registry import load_report
+    from alignkit.data.tokenise.rules import ENDLESS
     from alignkit.models.paths import resolve_path
+    from alignkit.models.positions import named_positions, room
     from alignkit.models.tokenizer import load_tokenizer
 
     from alignkit_checks.check import check_source
@@ -76,6 +78,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     if named := options.pop("model"):
         model = model.model_copy(update={"name": named})
     tokenizer = load_tokenizer(model, resolve_path(model.name)) if configured or named else None
+    fits = ENDLESS if tokenizer is None else room(named_positions(model), session.method if session else None)
     eval_data = options.pop("eval_data")
     found = [
         check_source(
@@ -86,6 +89,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
             held_out=eval_data or section.eval_source,
             tokenizer=tokenizer,
             load=session.load_data if session else None,
+            room=fits,
         )
         for section in (_with_options(section, **options) for section in sections)
     ]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-from alignkit.config import DataConfig
 from alignkit.contract import DataRule, Hit, Row
 from alignkit.data.table.report import SUMS
 from alignkit.data.tokenise.render import Rendered, render
@@ -27,6 +26,8 @@ class CheckedRows(NamedTuple):
     """Rows tokenised as in training."""
 
     rows: Sequence[Tokenised]
+    limit: str
+    """What the rows are truncated to."""
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -48,10 +49,10 @@ class CheckedRows(NamedTuple):
 
 
 def tokenize_for_check(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: DataConfig, *, all_turns: bool = False
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, rules: TokenRules, *, all_turns: bool = False
 ) -> CheckedRows:
     """Render and tokenise rows as in training; a row the chat template rejects does not affect the others."""
-    encoder = Encoder(tokenizer, TokenRules(config.max_length, config.append_eos))
+    encoder = Encoder(tokenizer, rules)
     found: list[Tokenised] = [None] * len(rows)
     for begin in range(0, len(rows), _BATCH):
         rendered: dict[int, Rendered] = {}
@@ -66,7 +67,7 @@ def tokenize_for_check(
                 found[i] = str(error).removeprefix(rows[i].place).lstrip(": ")
         for i, row in zip(rendered, encoder.encode(list(rendered.values())), strict=True):
             found[i] = row
-    return CheckedRows(found)
+    return CheckedRows(found, rules.limit)
 
 
 def _truncated(row: Tokenised) -> str | None:
@@ -90,7 +91,7 @@ _NO_END = "{} answers have no end token, and none is added"
 TOKEN_RULES: tuple[tuple[str, str, Callable[[Tokenised], str | None], bool], ...] = (
     ("template", "conversations the chat template rejects", lambda row: row if isinstance(row, str) else None, True),
     ("lost", "rows without a trainable token", lambda row: getattr(row, "unusable", None), True),
-    ("truncated", "rows truncated to data.max_length", _truncated, False),
+    ("truncated", "rows truncated to {limit}", _truncated, False),
     ("border", "answers whose first token straddles the prompt boundary", _counted("border_merges", _STRADDLES), False),
     # A model cannot learn to stop from these answers.
     ("no-end", "answers without an end token", _counted("eos_missing", _NO_END), False),
@@ -112,4 +113,7 @@ def token_rules(seen: CheckedRows) -> list[DataRule]:
     def of(problem: Callable[[Tokenised], str | None]) -> Callable[..., Iterator[Hit]]:
         return lambda *_: (Hit(i, about) for i, row in enumerate(seen.rows) if (about := problem(row)) is not None)
 
-    return [DataRule(name, title, of(problem), drops) for name, title, problem, drops in TOKEN_RULES]
+    return [
+        DataRule(name, title.format(limit=seen.limit), of(problem), drops)
+        for name, title, problem, drops in TOKEN_RULES
+    ]

@@ -94,6 +94,11 @@ def chat(target: str, system: str | None, seed: int, **sampling: Any) -> None:
             click.echo(f"{unknown}/clear: a new conversation, /exit: end the chat, /help: this list", err=True)
             continue
         messages.append({"role": "user", "content": line})
-        answer = model.answer(messages, Sampling(**sampling, seed=seed + len(messages)))
+        try:
+            answer = model.answer(messages, Sampling(**sampling, seed=seed + len(messages)))
+        except ConfigError as error:  # the conversation is longer than the model's positions
+            click.echo(f"{error}; /clear starts a new conversation", err=True)
+            messages.pop()
+            continue
         messages.append({"role": "assistant", "content": answer})
         click.echo(answer)

@@ -37,7 +37,7 @@ class TRLMethod(Method[Settings]):
 
         given = self.settings.model_dump(exclude={"rewards"}) | dict(self.fixed)
         if given.get("max_length", 0) is None:
-            given["max_length"] = parts.config.data.max_length
+            given["max_length"] = parts.max_length
         train = bridge.columns(parts.rows("train"), self.rows)
         if self.fixed:  # sequential rows: in the engine's order of the first epoch
             train = train.select(parts.rows_of_epoch(0))
@@ -56,7 +56,7 @@ class TRLMethod(Method[Settings]):
         if self.own_order and not self.fixed:
             kind = bridge.in_our_order(kind, parts)
             given["train_sampling_strategy"] = "sequential"  # a plain sampler, which ours replaces
-        return kind(
+        trainer = kind(
             model=parts.model,
             args=bridge.arguments(load(self.config), parts, given),
             train_dataset=train,
@@ -65,6 +65,12 @@ class TRLMethod(Method[Settings]):
             callbacks=[bridge.RunMetrics(parts, parts.memory_gb), *parts.callbacks],
             **more,
         )
+        if self.own_order and (lost := len(train) - len(trainer.train_dataset)) > 0:
+            raise ConfigError(
+                f"{self.name}: TRL truncates rows on the right, and {lost} prompts alone fill max_length "
+                f"{given.get('max_length')}, which leaves no answer: shorten these prompts or remove the rows"
+            )
+        return trainer
 
 
 class TRLSFT(TRLMethod):

@@ -11,30 +11,18 @@ import pytest
 import torch
 import transformers as hf
 from alignkit.errors import ConfigError, DataError
+from alignkit.models.positions import position_limit
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.evaluation.evaluate import Evaluation, evaluate
-from alignkit_eval.suites.positions import position_limit
 
-from tests.helpers.eval import BOS, EOS, PAD, VOCABULARY, byte_tokenizer
+from tests.helpers.eval import BOS, EOS, POSITIONED, byte_tokenizer, save_positioned
 from tests.helpers.runs import align
-
-ROTARY = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-KINDS = {
-    "learned": lambda: hf.GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64, **TOKENS),
-    "rotary": lambda: hf.LlamaConfig(**ROTARY, max_position_embeddings=64, **TOKENS),
-}
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models of one token per byte, with 64 learned or rotary positions."""
-    path = tmp_path_factory.mktemp("models")
-    for name, config in KINDS.items():
-        torch.manual_seed(0)
-        hf.AutoModelForCausalLM.from_config(config()).save_pretrained(path / name)
-        byte_tokenizer().save_pretrained(path / name)
-    return path
+    return save_positioned(tmp_path_factory.mktemp("models"))
 
 
 def written(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -79,7 +67,7 @@ def test_equal_rows_of_a_source_with_unusable_ones_do_not_take_its_result(
     assert [evaluation.results["prefs"].provenance["cached"] for evaluation in found] == [False, False, True]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", POSITIONED)
 def test_every_suite_stays_within_the_positions_and_says_what_it_cut(models: Path, kind: str, tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", [pair(0), pair(1, prompt="long " * 20), pair(2, chosen="many " * 20)])
     model = str(models / kind)
@@ -87,12 +75,13 @@ def test_every_suite_stays_within_the_positions_and_says_what_it_cut(models: Pat
     sets = ["eval.settings.generate.max_new_tokens=16", f"eval.settings.kl.against={model}"]
     (found,) = evaluate([model], suites, data=data, sets=sets, output=tmp_path)
     assert said(found, "prefs") == [
-        "2 of 3 prompts cut on the left to fit the model's 64 positions",
-        "1 of 6 completions cut on the right to fit the model's 64 positions",
+        "2 of 3 prompts truncated on the left to fit the model's 64 positions",
+        "1 of 6 completions truncated on the right to fit the model's 64 positions",
     ]
     assert said(found, "kl")[0] == said(found, "prefs")[0]
     assert said(found, "generate") == [
-        "1 of 3 prompts cut on the left to fit the model's 64 positions with 16 new tokens"
+        "1 of 3 prompts truncated on the left to fit the model's 64 positions",
+        "1 of 3 prompts cut on the left to fit the model's 64 positions with 16 new tokens",
     ]
     assert said(found, "perplexity") == []
     assert found.results["perplexity"].notes == [
@@ -131,8 +120,8 @@ def test_more_new_tokens_than_positions_are_refused(models: Path, tmp_path: Path
 
 def test_a_comparison_says_what_was_cut_where_it_differs(models: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", [pair(0), pair(1, prompt="long " * 20)])
-    found = [evaluate([str(models / kind)], ["prefs"], data=data, output=tmp_path)[0] for kind in KINDS]
-    cut = "suite prefs: 1 of 2 prompts cut on the left to fit the model's 64 positions"
+    found = [evaluate([str(models / kind)], ["prefs"], data=data, output=tmp_path)[0] for kind in POSITIONED]
+    cut = "suite prefs: 1 of 2 prompts truncated on the left to fit the model's 64 positions"
     assert cut in compare([evaluation.directory for evaluation in found]).notes
     (demo,) = evaluate(["demo"], ["prefs"], data=data, output=tmp_path)
     notes = compare([found[0].directory, demo.directory]).notes

@@ -19,8 +19,8 @@ from alignkit.data.tokenise.encode import SEGMENTS
 from alignkit.errors import DataError
 
 _COUNTED = {
-    "truncated_prompts": "prompts truncated on the left to fit data.max_length",
-    "truncated_completions": "completions truncated on the right to fit data.max_length",
+    "truncated_prompts": "prompts truncated on the left to fit {limit}",
+    "truncated_completions": "completions truncated on the right to fit {limit}",
     "border_merges": "completions whose first token straddles the prompt boundary",
     "eos_added": "completions given an end token",
     "eos_missing": "completions without an end token",
@@ -58,6 +58,8 @@ class SourceReport:
     bos_removed: int = 0
     unread: tuple[str, ...] = ()
     """Columns that are part of neither prompts nor answers, and keys of messages that the chat template does not name."""
+    limit: str = "data.max_length"
+    """What the rows are truncated to."""
 
     @classmethod
     def of(cls, table: TokenTable, positions: NDArray[np.int64] | None = None) -> SourceReport:
@@ -78,6 +80,7 @@ class SourceReport:
             dropped={why: Dropped(count, table.place(first[why])) for why, count in Counter(reasons).items()},
             truncated_prompts=int((table.numbers("prompt_lost")[kept] > 0).sum()),
             unread=tuple(sorted({name for found in unread if found for name in json.loads(found)})),
+            limit=table.limit,
             **{name: int(table.numbers(name)[kept].sum()) for name in SUMS},
         )
 
@@ -87,7 +90,7 @@ class SourceReport:
 
     def lines(self) -> list[str]:
         """Return the report as log lines; counts of zero are left out."""
-        counts = ((getattr(self, name), label) for name, label in _COUNTED.items())
+        counts = ((getattr(self, name), label.format(limit=self.limit)) for name, label in _COUNTED.items())
         lines = [
             f"{self.read:,} {self.kind} rows read, {self.kept:,} kept",
             *(f"{rows.count:,} dropped: {why} (first: {rows.first})" for why, rows in self.dropped.items()),
@@ -109,7 +112,9 @@ class SourceReport:
         """The prompts and completions that are truncated."""
         totals = {"truncated_prompts": self.kept, "truncated_completions": self.kept * (SEGMENTS[self.kind] - 1)}
         found = [(_COUNTED[name].split(" ", 1), getattr(self, name), total) for name, total in totals.items()]
-        return [Omission(what, count, total, why) for (what, why), count, total in found if count]
+        return [
+            Omission(what, count, total, why.format(limit=self.limit)) for (what, why), count, total in found if count
+        ]
 
     def check(self, max_dropped: float) -> None:
         """Raise :class:`DataError` if no row is left, or more than a share ``max_dropped`` of the rows was unusable."""

@@ -26,11 +26,15 @@ _BLOCK = 4096
 class TokenTable:
     """Every row of one source as tokenised rows of one kind; see :func:`alignkit.data.tokenise.encode.encode`.
 
-    ``root`` is the common beginning of the rows' locations, ``label`` the source's name in a mix of several, else empty.
+    ``root`` is the common beginning of the rows' locations, ``label`` the source's name in a mix of several, else empty,
+    ``limit`` what the rows are truncated to.
     """
 
-    def __init__(self, table: pa.Table, kind: RowKind, source: str, root: str, label: str = "") -> None:
+    def __init__(
+        self, table: pa.Table, kind: RowKind, source: str, root: str, label: str = "", limit: str = "data.max_length"
+    ) -> None:
         self.table, self.kind, self.source, self.root, self.label = table, kind, source, root, label
+        self.limit = limit
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

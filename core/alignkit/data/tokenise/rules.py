@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from alignkit.config import DataConfig
+from alignkit.contract import RowKind
 from alignkit.data.tokenise.prefix import PrefixEncoder
 from alignkit.data.tokenise.render import Rendered, common_prefix
 
@@ -35,12 +37,33 @@ NOTHING_SCORED = "no assistant token is left (after truncation)"
 Ids: TypeAlias = list[int]
 
 
+class Room(NamedTuple):
+    """The positions a model has (None: no limit), and those that are kept free after a prompt for a sampled answer."""
+
+    positions: int | None = None
+    reserved: int = 0
+
+
+ENDLESS = Room()
+
+
 @dataclass(frozen=True)
 class TokenRules:
     """The settings of tokenisation."""
 
     max_length: int
     append_eos: bool = True
+    limit: str = "data.max_length"
+    """What sets ``max_length``, for messages."""
+
+    @classmethod
+    def of(cls, config: DataConfig, room: Room, kind: RowKind) -> TokenRules:
+        """Return the rules for rows of ``kind``: they fit ``data.max_length`` and the model's positions."""
+        reserved = room.reserved if kind == "prompt" else 0
+        if room.positions is None or (left := room.positions - reserved) >= config.max_length:
+            return cls(config.max_length, config.append_eos)
+        limit = f"the model's {room.positions:,} positions" + f" with {reserved:,} new tokens" * bool(reserved)
+        return cls(left, config.append_eos, limit)
 
 
 class Truncated(NamedTuple):
