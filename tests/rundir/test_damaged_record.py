@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from alignkit.__main__ import main
+from alignkit.rundir.metrics import MetricsLog
+from alignkit.system.manifest import warn_changed
 
 RECORD: dict[str, Any] = {
     "status": "failed",
@@ -116,6 +118,36 @@ def test_damaged_metrics(says: str, line: str, tmp_path: Path, capfd: pytest.Cap
     sentence = refused(capfd, "status", run)
     assert sentence.startswith(f"Error: {run}/metrics.jsonl:2: ")
     assert says in sentence
+
+
+@pytest.mark.parametrize("damage", ["number", "key", "lines", "end", "file"])
+def test_a_damaged_log_is_said_by_status(
+    damage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_directory(tmp_path, json.dumps({**RECORD, "status": "finished", "steps": 3}))
+    log = MetricsLog(run / "metrics.jsonl")
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": 2.5})
+    assert main(["status", str(run)]) == 0
+    assert "metrics" not in "".join(capfd.readouterr())
+    text = log.path.read_text()
+    warn_changed.cache_clear()
+    match damage:
+        case "number":
+            log.path.write_text(text.replace("2.5", "2.7", 1))
+        case "key":
+            log.path.write_text(text.replace("loss", "lost", 1))
+        case "lines":
+            log.path.write_text("".join(text.splitlines(keepends=True)[:2]))
+        case "end":
+            log.path.write_text(text[:-1])
+        case _:
+            log.path.unlink()
+    assert main(["status", str(run)]) == 0
+    where = {"number": f"{run}/metrics.jsonl:1 has changed", "file": f"{run}/metrics.jsonl is missing"}
+    where["key"] = where["number"]
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert where.get(damage, f"the metrics are damaged: {run}/metrics.jsonl:2 is the last whole line") in said
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda file: file.symlink_to("/dev/zero")], ids=["pipe", "device"])

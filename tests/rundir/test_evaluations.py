@@ -1,15 +1,22 @@
 """Evaluation results and the metrics log are read as they were written, also after a crash."""
 
 import json
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from alignkit import Contrast, Estimate, SuiteResult
 from alignkit.errors import CheckpointError, ConfigError
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.rundir.metrics import MetricsLog
+from alignkit.system.manifest import warn_changed
+from hypothesis import given
+from hypothesis import strategies as st
 
 ITEMS = [{"id": "a", "cluster": "x"}, {"id": "b", "cluster": "x"}]
 
@@ -62,7 +69,43 @@ def test_a_half_written_line_is_dropped_even_within_a_character(tmp_path: Path) 
         file.write('{"step": 2, "é'.encode()[:-1])
     assert log.read() == [{"step": 1}]
     log.cut_back(2)
-    assert log.path.read_text() == '{"step": 1}\n'
+    assert log.path.read_text().startswith('{"step": 1, "checksum": ')
+    assert log.path.read_text().count("\n") == 1
+
+
+@given(at=st.integers(0, 500), bit=st.integers(0, 7))
+def test_a_flipped_bit_of_the_log_is_said_with_its_line(at: int, bit: int) -> None:
+    with TemporaryDirectory() as directory, capture() as said:
+        log = MetricsLog(Path(directory) / "metrics.jsonl")
+        for step in range(1, 4):
+            log.append({"step": step, "loss": 1 / step, "note": "é"})
+        whole, content = log.read(), bytearray(log.path.read_bytes())
+        at %= len(content) - 1  # without its end, the last line counts as half written
+        content[at] ^= 1 << bit
+        log.path.write_bytes(content)
+        line = bytes(content[:at]).count(b"\n") + 1
+        try:
+            same = log.read() == whole
+        except CheckpointError as error:
+            same = False
+            said.append(str(error))
+        places = tuple(f"metrics.jsonl:{line}{after}" for after in " :")  # changed, or not JSON
+        assert same or any(place in one for one in said for place in places), said
+
+
+@contextmanager
+def capture() -> Iterator[list[str]]:
+    """Collect what is logged."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("alignkit")
+    logger.addHandler(handler)
+    warn_changed.cache_clear()
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize(("line", "message"), [("{broken", "invalid JSON"), ("[1]", "expected a JSON object")])

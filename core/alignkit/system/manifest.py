@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 """Name of the file with a checkpoint's manifest."""
-_SEAL = "checksum"
+SEAL = "checksum"
+"""Key of the checksum of a JSON object."""
 
 
 def manifest(directory: Path) -> dict[str, dict[str, Any]]:
@@ -55,15 +56,15 @@ def sha256(file: Path) -> str:
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object with the checksum of all its keys but ``status``, which may be overwritten in place."""
     shown = json.loads(redact(json.dumps(to_json(value))))  # as write_json writes it
-    plain: dict[str, Any] = {key: entry for key, entry in shown.items() if key != _SEAL}
-    return plain | {_SEAL: digest({key: entry for key, entry in plain.items() if key != "status"})}
+    plain: dict[str, Any] = {key: entry for key, entry in shown.items() if key != SEAL}
+    return plain | {SEAL: digest({key: entry for key, entry in plain.items() if key != "status"})}
 
 
 def unsealed(stored: Any, path: Path) -> Any:
     """Return a stored JSON object without its checksum; a file that was changed after alignkit wrote it is logged."""
     if not isinstance(stored, Mapping):
         return stored
-    plain = {key: entry for key, entry in stored.items() if key != _SEAL}
-    if _SEAL in stored and stored[_SEAL] != sealed(plain)[_SEAL]:
+    plain = {key: entry for key, entry in stored.items() if key != SEAL}
+    if SEAL in stored and stored[SEAL] != sealed(plain)[SEAL]:
         warn_changed(path)
     return plain

@@ -45,6 +45,8 @@ class RunStatus:
     """Why training was stopped early."""
     changes: Sequence[Mapping[str, Any]] = ()
     """Settings that were changed by a resume: ``{step, key, from, to}``."""
+    lost: str | None = None
+    """What a finished run's metrics.jsonl lacks."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
@@ -64,6 +66,7 @@ def read_status(path: Path) -> RunStatus:
     status = str(record.get("status", "starting"))
     if status in GOING_ON and run.locked_by() is None:
         status = "dead"
+    lost = _lost(record, entries, run.metrics) if status == "finished" else None
     left = None
     if status == "running" and steps and len(history) > 1:
         # At the mean pace from the run's start to its last logging step.
@@ -71,7 +74,7 @@ def read_status(path: Path) -> RunStatus:
         left = spent / done * (steps - done) if done and spent > 0 else None
     samples = read_jsonl(run.samples) if run.samples.is_file() else []
     method, evaluation, error = str(record.get("method", "run")), record.get("evaluation", {}), record.get("error")
-    course = record.get("stopped"), record.get("changes", ())
+    course = record.get("stopped"), record.get("changes", ()), lost
     return RunStatus(path, status, method, step, steps, left, latest, history, evaluation, samples, error, *course)
 
 
@@ -89,6 +92,14 @@ def _total(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> i
     return None
 
 
+def _lost(record: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], log: Path) -> str | None:
+    """Return what is missing at the end of a finished run's log."""
+    last, steps = entries[-1].get("step", 0) if entries else 0, record.get("steps") or 0
+    if not log.is_file():
+        return f"{log} is missing" if steps else None
+    return f"{log}:{len(entries)} is the last whole line, of step {last} of {steps}" if last < steps else None
+
+
 def lines(found: RunStatus) -> list[str]:
     of = "" if found.steps is None else f" of {found.steps}"
     left = "" if found.seconds_left is None else f", about {duration(found.seconds_left)} left"
@@ -97,6 +108,8 @@ def lines(found: RunStatus) -> list[str]:
         out.append(f"  {found.error}")
     if found.status == "dead":
         out.append(f"  the process has died; resume with: align resume {found.path}")
+    if found.lost:
+        out.append(f"  the metrics are damaged: {found.lost}")
     if found.stopped:
         out.append(f"  stopped early: {found.stopped}")
     out += ["  after step {step}: {key} changed from {from} to {to}".format_map(change) for change in found.changes]
