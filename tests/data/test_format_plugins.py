@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,17 @@ def test_cached_rows_are_known_by_the_code_that_reads_them(site: Site, file: Pat
     about = info / "METADATA"
     about.write_text(about.read_text().replace("1.2.3", "1.2.4"))
     assert open_source(str(file), None, DataConfig()).digest() != before
+
+
+def test_of_formats_for_one_suffix_a_built_in_one_is_used_and_others_are_refused(site: Site, file: Path) -> None:
+    site.install("align-pairs", PAIRS, group="formats", pairs="align_pairs:PAIRS", jsonl="align_pairs:PAIRS")
+    path = file.with_name("rows.jsonl")
+    path.write_text(json.dumps(ROWS[0]) + "\n")
+    assert list(open_source(str(path), None, DataConfig()).read().rows) == ROWS[:1]
+    site.install("align-more", PAIRS, group="formats", pairs="align_more:PAIRS")
+    with pytest.raises(
+        PluginError, match=r'by format "pairs" \(align-more 1.2.3\) and by format "pairs" \(align-pairs'
+    ):
+        open_source(str(file), None, DataConfig())
+    with pytest.raises(DataError, match=r"supported are \.arrow, \.csv, .*\.tsv, \.pairs, and"):
+        open_source(str(file.rename(file.with_name("rows.other"))), None, DataConfig())

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from alignkit.config import Reading
-from alignkit.contract import DataFormat, Located, RawRows
+from alignkit.contract import DataFormat, Located, RawRows, registry
 from alignkit.contract.guard import running
-from alignkit.contract.registry import PluginEntry, usable
-from alignkit.contract.registry import load as load_plugin
 from alignkit.data.sources.chunks import Source, choose_split, suffix_of
 from alignkit.data.sources.remote import dataset_source, open_hub, open_url
-from alignkit.errors import DataError, SourceError, first_line, suggest
+from alignkit.errors import DataError, PluginError, SourceError, first_line, suggest
 from alignkit.system.code import code_of
 
 TRAIN_SPLITS = ("train",)
@@ -113,29 +111,39 @@ def _file_source(path: Path, split: str | None) -> Source:
     if suffix not in (known := formats()):
         problem = f'unknown file type "{suffix}"' if suffix else "the file name has no extension"
         raise DataError(f"{path}: {problem}; supported are {', '.join(known)}, and .gz of the text formats")
-    if not _loaded(path, known[suffix]).splits and split not in (None, "train"):
+    if not _loaded(path).splits and split not in (None, "train"):
         raise DataError(f'{path} is a single file and has no split "{split}"')
-    read = partial(_rows, path, known[suffix], split)
-    return Source(str(path), str(path), read, lambda: f"{_digest([path], known)} {split or ''}")
+    return Source(str(path), str(path), partial(_rows, path, split), lambda: f"{_digest([path])} {split or ''}")
 
 
-def formats() -> dict[str, PluginEntry]:
-    """Return the installed file formats by file name suffix."""
-    return {f".{name}": entry for name, entry in usable("align.formats").items()}
+def formats() -> list[str]:
+    """Return the file name suffixes of the installed formats."""
+    return list(dict.fromkeys(f".{entry.name}" for entry in registry.usable("align.formats").values()))
 
 
-def _loaded(path: Path, entry: PluginEntry) -> DataFormat:
-    found: DataFormat = load_plugin(entry)
+def _format(path: Path) -> registry.PluginEntry:
+    """Return the format that reads a file: a built-in one, else the only one installed for its suffix."""
+    found = [entry for entry in registry.usable("align.formats").values() if f".{entry.name}" == suffix_of(path)]
+    if len(found) > 1 and not found[0].built_in:
+        raise PluginError(
+            f"{path} can be read by {' and by '.join(map(str, found))}: allow one of them (ALIGN_PLUGINS)"
+        )
+    return found[0]
+
+
+def _loaded(path: Path) -> DataFormat:
+    found: DataFormat = registry.load(_format(path))
     if path.suffix.lower() == ".gz" and not found.gzipped:
         raise DataError(f"{path}: decompress it first; only text formats can be read gzipped")
     return found
 
 
-def _rows(path: Path, entry: PluginEntry, split: str | None = None) -> Iterator[Located]:
+def _rows(path: Path, split: str | None = None) -> Iterator[Located]:
     """Yield a file's rows; what another package's reader raises, prints or wrongly yields is an error that names it."""
+    entry = _format(path)
     what = f"{entry} cannot read {path}"
     with running(what, DataError):
-        rows = iter(_loaded(path, entry).read(path, split))
+        rows = iter(_loaded(path).read(path, split))
     if entry.built_in:
         yield from rows
         return
@@ -148,10 +156,10 @@ def _rows(path: Path, entry: PluginEntry, split: str | None = None) -> Iterator[
         yield columns, place
 
 
-def _digest(paths: Sequence[Path], known: Mapping[str, PluginEntry]) -> str:
+def _digest(paths: Sequence[Path]) -> str:
     """Return the SHA-256 of the suffixes and contents of files, and of the code of other packages that reads them."""
     content = hashlib.sha256()
-    for entry in dict.fromkeys(known[suffix_of(path)] for path in paths):
+    for entry in dict.fromkeys(map(_format, paths)):
         if not entry.built_in:
             content.update(f"{entry} {code_of(entry.value)}\n".encode())
     try:
@@ -193,8 +201,8 @@ def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> S
     return Source(
         str(path),
         str(path),
-        lambda: chain.from_iterable(_rows(file, known[suffix_of(file)]) for file in chosen),
-        lambda: _digest(chosen, known),
+        lambda: chain.from_iterable(map(_rows, chosen)),
+        lambda: _digest(chosen),
     )
 
 
