@@ -16,7 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_environment()
     from alignkit.cli import run_command
     from alignkit.system.distributed import leave
+    from alignkit.system.worker import follow_launcher
 
+    follow_launcher()
     code = run_command(sys.argv[1:] if arguments is None else arguments)
     if code in ENDED_TOGETHER:  # after a failure the other processes may be waiting inside a collective
         leave()

@@ -15,6 +15,7 @@ def split_words(value: Any) -> Any:
 Words = Annotated[list[str], BeforeValidator(split_words)]
 """A list of words, also accepted as text separated by commas."""
 
+Processes = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
 
 SHORTHANDS = {"method": "name", "model": "name", "data": "source"}
 """Section that can be written as a single word -> key the word sets."""
@@ -134,9 +135,7 @@ class CurriculumConfig(Section):
         description="measure of difficulty: length (tokens), margin (log-probability of chosen minus rejected under the "
         "start model; large is easy), or a numeric column"
     )
-    descending: bool = Field(
-        False, description="hard rows first: longest, smallest margin, largest number (false: easy rows first)"
-    )
+    descending: bool = Field(False, description="hard rows first: longest, smallest margin, largest number")
     buckets: int | None = Field(
         None, ge=1, description="number of difficulty levels; rows are shuffled within each (default: strictly sorted)"
     )
@@ -260,9 +259,7 @@ class TrainConfig(BaseModel):
         ge=1,
         description="evaluations without a better value after which training stops (default: 1 with stop_on, else never)",
     )
-    early_stopping_threshold: float = Field(
-        0.0, ge=0, description="a value better by at most this still counts as no better"
-    )
+    early_stopping_threshold: float = Field(0.0, ge=0, description="a value better by at most this counts as no better")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -295,6 +292,11 @@ class RunSection(Section):
     seed: int = Field(0, ge=0, description="random seed of data order, adapter initialisation, dropout and sampling")
     services: Words = Field(default_factory=list, description="names of service plugins to activate (default: none)")
     plots: bool = Field(True, description="write plots/*.png and report.html at the end")
+    processes: Processes = Field(1, description="processes on each node; auto: one per visible accelerator, else one")
+    nodes: int = Field(1, ge=1, le=65536, description="machines that train together (default: as Slurm says, else 1)")
+    strategy: Literal["auto", "ddp", "fsdp", "zero2", "zero3"] = Field(
+        "auto", description="what processes share: ddp nothing, zero2 all but weights, fsdp and zero3 all; auto: ddp"
+    )
 
 
 class RunConfig(Section):

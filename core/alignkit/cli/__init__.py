@@ -11,9 +11,12 @@ import click
 from alignkit import __version__
 from alignkit.cli.failures import State, complete_command, explain
 from alignkit.contract import registry
+from alignkit.contract.commands import Command
 from alignkit.errors import AlignError, PluginError
+from alignkit.system.distributed import rank, world_size
 from alignkit.system.terminal import printable_streams
 from alignkit.system.trust import command_line
+from alignkit.system.worker import Ended, is_worker, tell_end
 
 
 class CommandGroup(click.Group):
@@ -25,7 +28,9 @@ class CommandGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command; shell completion leaves out those that cannot be imported."""
         try:
-            command = registry.load_command(registry.find("align.commands", cmd_name))
+            entry = registry.find("align.commands", cmd_name)
+            _require_one_process(registry.load(entry), cmd_name)
+            command = registry.load_command(entry)
         except PluginError:
             if ctx.resilient_parsing:
                 return None
@@ -68,9 +73,19 @@ def align() -> None:
 complete_command(align)
 
 
+def _require_one_process(command: Command, name: str) -> None:
+    """Refuse a command that would be carried out once in every process that a launcher started; one of them says so."""
+    if world_size() > 1 and not command.distributed:
+        if rank() > 0:
+            raise SystemExit(2)
+        raise click.UsageError(
+            f"align {name} runs in one process, and a launcher started {world_size()}: call it without the launcher"
+        )
+
+
 def run_command(arguments: Sequence[str]) -> int:
     """Run ``align ARGUMENTS``, print any error as one sentence on stderr, and return the exit code."""
-    state = State()
+    state = State(arguments=tuple(arguments))
     with printable_streams():
         try:
             Path.cwd()  # raises if it was deleted; libraries would end the process without a word
@@ -79,6 +94,8 @@ def run_command(arguments: Sequence[str]) -> int:
                 result = align.main(list(arguments), prog_name="align", obj=state, standalone_mode=False)
         except BaseException as error:
             return explain(error, state)
+    if is_worker():
+        tell_end(Ended())
     return result if isinstance(result, int) else 0
 
 

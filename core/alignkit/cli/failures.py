@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import click
 
 from alignkit.errors import AlignError, InterruptedRun, described, readable
 from alignkit.system import trust
+from alignkit.system.distributed import rank
 from alignkit.system.files import os_fault
+from alignkit.system.worker import Ended, is_worker, lost_connection, tell_end
 
 FAILED = 1
 FAULT = 2
@@ -23,6 +26,8 @@ class State:
     """Options that apply to the whole command line."""
 
     debug: bool = False
+    arguments: tuple[str, ...] = ()
+    """The words of the command line."""
 
 
 def _set_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -72,37 +77,48 @@ def _bounded(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> An
 
 
 def explain(error: BaseException, state: State) -> int:
-    """Print what went wrong on stderr and return the exit code."""
+    """Print what went wrong on stderr and return the exit code; a worker leaves both to its launcher."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else FAILED
-    if state.debug:
-        import traceback
+    trace = "".join(traceback.format_exception(error)) if state.debug else ""
+    head, message, code = _described(error, state)
+    if is_worker():
+        # A signal that stopped every process at the same step has no cause; one that reached this process alone has.
+        together = isinstance(error, InterruptedRun) and error.__cause__ is None
+        tell_end(Ended(code, head, message, trace, together, lost_connection(error)))
+        return 0 if together else code
+    with suppress(OSError):  # the terminal may be gone
+        click.echo(trace, err=True, nl=False)
+        if isinstance(error, click.UsageError):
+            click.UsageError(message, error.ctx).show()
+        else:
+            where = f"rank {rank()}: " if rank() else ""
+            click.echo(f"{head}: {where}{message}" if head else message, err=True)
+    return code
 
-        traceback.print_exception(error)
+
+def _described(error: BaseException, state: State) -> tuple[str, str, int]:
+    """Return what kind of end an error is, its sentence, and the exit code."""
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        return 128 + getattr(error, "number", 2)
+        return "", "Interrupted.", 128 + getattr(error, "number", 2)
     if isinstance(error, click.UsageError):
-        click.UsageError(readable(error.format_message()), error.ctx).show()
-        return error.exit_code
-    head = "Error"
+        return "Error", readable(error.format_message()), error.exit_code
+    head, advice = "Error", ""
     if isinstance(error, InterruptedRun):
-        head, message, advice, code = "Interrupted", str(error), "", error.exit_code
+        head, message, code = "Interrupted", str(error), error.exit_code
     elif isinstance(error, OSError) and (fault := os_fault(error)):
-        message, advice, code = fault, "", FAULT
+        message, code = fault, FAULT
     elif isinstance(error, click.ClickException):
-        message, advice, code = error.format_message(), "", error.exit_code
+        message, code = error.format_message(), error.exit_code
     elif isinstance(error, AlignError):
-        message, advice, code = str(error), "", error.exit_code
+        message, code = str(error), error.exit_code
     else:
-        message = described(error)
-        advice, code = "" if state.debug else " (run again with --debug for the traceback)", FAILED
+        message, code = described(error), FAILED
+        advice = "" if state.debug else " (run again with --debug for the traceback)"
     if notes := getattr(error, "__notes__", []):
         message += f" ({'; '.join(notes)})"
     try:
         Path.cwd()
     except FileNotFoundError:
         message, advice, code = "the current directory has been deleted: change to another one", "", FAULT
-    with suppress(OSError):  # the terminal may be gone
-        click.echo(f"{head}: {readable(message)}{advice}", err=True)
-    return code
+    return head, f"{readable(message)}{advice}", code

@@ -7,6 +7,12 @@ from typing import Any
 
 import click
 
+from alignkit import settings
+from alignkit.cli.failures import State
+from alignkit.rundir.directory import RunDir
+from alignkit.runs.workers import launch_options, run_in_workers
+from alignkit.system.distributed import rank
+
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
@@ -18,47 +24,59 @@ import click
 @click.option("--name", metavar="NAME", help="Name of the run directory (default: method, date and time).")
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), help="Random seed (default: 0).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key: lambda=0.1, train.max_steps=9.")
+@click.option("--strategy", metavar="NAME", help="What processes share: auto, ddp, fsdp, zero2 or zero3.")
+@launch_options
 @click.option("--resume", is_flag=True, help="Resume the interrupted run called --name.")
 @click.option("--change", is_flag=True, help="With --resume: accept settings that differ, and record them.")
 @click.option("--dry-run", is_flag=True, help="Check configuration and data and print the plan, without training.")
-def run(config: Path | None, resume: bool, change: bool, dry_run: bool, **options: Any) -> None:
+@click.pass_obj
+def run(state: State, /, config: Path | None, resume: bool, change: bool, dry_run: bool, **options: Any) -> int | None:
     """Train a model with one method and evaluate it before and after.
 
     Every option is also a key of the file CONFIG (YAML); the command line overrides the file, the file the method's defaults.
     Without a model and data, the embedded demo is trained, offline.
     """
-    from alignkit import settings
-
+    where = {name: options.pop(name) for name in ("node_rank", "rendezvous")}
     resolved = settings.resolve(config, resume=resume, **options)
-    for note in resolved.notes:
+    where |= {name: options[name] for name in ("processes", "nodes")}
+    if not dry_run and (code := run_in_workers(resolved.config, state.arguments, **where)) is not None:
+        return code
+    for note in resolved.notes if rank() == 0 else []:
         click.echo(f"Note: {note}", err=True)
     from alignkit.runs.api import run as start
 
     done = start(resolved.config, resume=resume, change=change, dry_run=dry_run)
     if done is not None:
         _write_report(done.directory)
+    return None
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Another value of a setting; needs --change.")
 @click.option("--change", is_flag=True, help="Accept settings that differ from the run's, and record them.")
-def resume(run: Path, sets: tuple[str, ...], change: bool) -> None:
+@launch_options
+@click.pass_obj
+def resume(state: State, /, run: Path, sets: tuple[str, ...], change: bool, **where: Any) -> int | None:
     """Resume the interrupted run in directory RUN from its last complete checkpoint.
 
     A finished run is trained further with --set train.max_steps=N --change.
     """
+    sets += tuple(f"run.{key}={where[key]}" for key in ("processes", "nodes") if where[key] is not None)
+    if (file := RunDir(run).config).is_file():
+        config = settings.resolve(file, sets=sets, resume=True).config
+        if (code := run_in_workers(config, state.arguments, **where)) is not None:
+            return code
     from alignkit.runs.api import resume as resume_run
 
     _write_report(resume_run(run, sets=sets, change=change).directory)
+    return None
 
 
 def _write_report(directory: Path) -> None:
     """Write the report of a finished run, on the first process, if an installed package provides one."""
     from alignkit.contract.registry import load_report
     from alignkit.errors import AlignError
-    from alignkit.rundir.directory import RunDir
-    from alignkit.system.distributed import rank
 
     if rank() != 0 or not RunDir(directory).read_record().get("config", {}).get("run", {}).get("plots"):
         return

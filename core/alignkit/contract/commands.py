@@ -17,6 +17,8 @@ class Command(NamedTuple):
     """Location of the click command: ``package.module:function``."""
     summary: str
     """One line for ``align --help``."""
+    distributed: bool = False
+    """Whether it runs in all processes of a launcher such as torchrun; otherwise it is refused in several."""
 
 
 Report: TypeAlias = "Callable[..., Any]"
@@ -27,4 +29,11 @@ The entry point's name determines when it is called: ``run`` after ``align run``
 for the mean of several models, the name and weight of each; ``data`` by ``align data check --html FILE``, with the list of checks
 and the file to write; ``dry-run`` by ``align run --dry-run``, with the planned run (:class:`alignkit.runs.dry_run.DryRun`): it writes
 nothing and returns a text by subject.
+"""
+
+Launcher: TypeAlias = "Callable[..., int | None]"
+"""A function that starts a command in several processes, declared as the entry point ``torch`` of ``align.launchers``.
+
+Called with the configuration, the words of the command line, and what was given of ``processes``, ``nodes``, ``node_rank`` and
+``rendezvous``; it returns the exit code, or None where this process shall carry the command out itself.
 """

@@ -17,6 +17,7 @@ Group = Literal[
     "align.rules",
     "align.commands",
     "align.reports",
+    "align.launchers",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -60,7 +61,7 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             if not isinstance(plugin, Command):
                 return "is not an alignkit.Command"
             return None if plugin.summary.strip() else "has an empty summary"
-        case "align.reports":
+        case "align.reports" | "align.launchers":
             return None if callable(plugin) else "is not a function"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -102,9 +103,28 @@ class TrainRecord(_Record):
     loss: float | None = None
     tokens: int | None = None
     tokens_per_second: float | None = None
+    """Over all processes."""
+    tokens_per_second_per_device: float | None = None
     seconds: float | None = None
     memory_gb: float | None = None
     flops: float | None = None
+
+
+class ProcessesRecord(_Record):
+    """The processes that trained, and what each of them had."""
+
+    world_size: int = 1
+    nodes: int = 1
+    strategy: str = "none"
+    devices: list[str] = []
+    """Device of every rank."""
+    peak_memory_gb: list[float] = []
+    """Peak memory of every rank in training."""
+
+    def __str__(self) -> str:
+        many = f"{self.world_size} process{'es' * (self.world_size > 1)} on {self.nodes} node{'s' * (self.nodes > 1)}"
+        devices = ", ".join(f"{count} x {name}" for name, count in Counter(self.devices).items())
+        return f"{many}, strategy {self.strategy}, devices {devices or 'unknown'}"
 
 
 class BestRecord(_Record):
@@ -138,6 +158,7 @@ class RunRecord(_Record):
     model: ModelRecord
     data: DataRecord = DataRecord()
     environment: EnvironmentRecord = EnvironmentRecord()
+    processes: ProcessesRecord = ProcessesRecord()
     evaluation: EvaluationRecord = EvaluationRecord()
     steps: int | None = None
     train: TrainRecord = TrainRecord()

@@ -14,6 +14,8 @@ from alignkit.display.console import Console
 from alignkit.errors import CheckpointError, ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
+from alignkit.settings.strategies import processes_of
+from alignkit.system.distributed import rank, world_size
 from alignkit.system.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def run(
         if config.run.name is None:
             raise CheckpointError("--resume needs the run's name: --name NAME, or align resume DIRECTORY")
         return _resume(config, RunDir.open(Path(config.run.output) / config.run.name), change, quiet)
+    _require_processes(config)
     return Run(execute.start(config, quiet=quiet))
 
 
@@ -111,6 +114,16 @@ def _resume(config: RunConfig, directory: RunDir, change: bool, quiet: bool) -> 
     from alignkit.runs.changes import accepted_changes
 
     if directory.status == "finished" and not accepted_changes(directory, config, accept=change):
-        Console(quiet=quiet).info(f"{directory.path} is already finished")
+        Console(quiet=quiet or rank() > 0).info(f"{directory.path} is already finished")
         return Run(directory.path)
+    _require_processes(config)
     return Run(execute.resume(config, directory, change=change, quiet=quiet))
+
+
+def _require_processes(config: RunConfig) -> None:
+    """Refuse to train in one process what was asked for in several: a step would have fewer rows."""
+    if (processes := processes_of(config)) > 1 == world_size():
+        raise ConfigError(
+            f"run.processes and run.nodes ask for {processes} processes, but this is one: start them with align run, or "
+            f"start this program with torchrun --nproc-per-node {processes}"
+        )

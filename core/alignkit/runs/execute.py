@@ -28,8 +28,8 @@ from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
 from alignkit.runs.saving import release, require_space, save_model, try_saving
 from alignkit.runs.summary import pair_samples, present, sample_answers, write_documents
-from alignkit.system.distributed import from_first, rank
-from alignkit.system.environment import forget_peak_memory
+from alignkit.system.distributed import from_first, gather, rank
+from alignkit.system.environment import forget_peak_memory, peak_memory_gb
 from alignkit.system.files import write_jsonl, write_text
 from alignkit.system.manifest import manifest
 from alignkit.training.best import Evaluated, best_model, watch_best
@@ -109,6 +109,7 @@ def _carry_out(
         evaluate = partial(evaluator.during_training, start=before)
         changed = [change["key"] for change in changes]
         trainer = _train(plan, run, logps, recorder, checkpoint, changed, evaluate)
+        peaks = gather(round(peak_memory_gb(), 3))
         release(trainer)
         if not recorder.first:
             return directory.path
@@ -132,6 +133,7 @@ def _carry_out(
             train=numbers,
             files={name: about for name, about in manifest(directory.model).items() if name != "README.md"},
             error=None,
+            processes=about["processes"] | {"peak_memory_gb": peaks},
             **best_model(trainer),
         )
         write_documents(recorder.console, directory, record)

@@ -23,6 +23,7 @@ from alignkit.runs.data import run_data
 from alignkit.runs.evaluation import open_suites
 from alignkit.scoring.classifier import policy_of
 from alignkit.settings.no_effect import refuse_idle
+from alignkit.settings.strategies import distribute
 from alignkit.settings.training_arguments import StepShape, training_arguments, watched_suite
 from alignkit.training.session import Session
 
@@ -77,6 +78,7 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
     Raises ``ConfigError`` for a name, setting or combination of settings, and ``PluginError`` for a plugin.
     """
     refuse_idle(config)
+    distribute(config)
     session = Session.open(config)
     method = session.method
     if missing := method.needs - SUPPORTED_NEEDS:

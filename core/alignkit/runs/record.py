@@ -9,13 +9,15 @@ from alignkit.config import RunConfig
 from alignkit.contract import LoadedModel, Method
 from alignkit.data.table.report import DataReport
 from alignkit.rundir.metrics import MetricsLog
-from alignkit.system.environment import environment
+from alignkit.settings.strategies import strategy_name
+from alignkit.system.distributed import gather, world_size
+from alignkit.system.environment import device_name, environment
 
 
 def description(
     config: RunConfig, method: Method[Any], loaded: LoadedModel, scorer: str, data: DataReport, started: float
 ) -> dict[str, Any]:
-    """Return the record of a run before training: configuration, conventions, hashes, versions."""
+    """Return the record of a run before training: configuration, conventions, hashes, versions. Every process must call it."""
     return {
         "status": "running",
         "method": method.name,
@@ -35,6 +37,12 @@ def description(
         "data": data.to_dict(),
         "started": started,
         "environment": environment(),
+        "processes": {
+            "world_size": world_size(),
+            "nodes": config.run.nodes,
+            "strategy": strategy_name(config),
+            "devices": gather(device_name(use_cpu=bool(config.train.arguments.get("use_cpu")))),
+        },
     }
 
 
@@ -55,7 +63,8 @@ def training_numbers(
     return {
         "loss": last.get("loss"),
         "tokens": tokens,
-        "tokens_per_second": sum(speeds) / len(speeds) if speeds else None,
+        "tokens_per_second": (speed := sum(speeds) / len(speeds) if speeds else None),
+        "tokens_per_second_per_device": None if speed is None else speed / world_size(),
         "reference_tokens": reference_tokens,
         "rollout_tokens": rollout_tokens,
         "seconds": seconds,

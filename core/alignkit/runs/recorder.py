@@ -15,12 +15,14 @@ from alignkit.display.console import Console
 from alignkit.errors import AlignError, CheckpointError, InterruptedRun, RunFailedError, described
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
+from alignkit.rundir.record import ProcessesRecord
 from alignkit.system.distributed import rank
 from alignkit.system.files import file_fault, remove_leftovers, write_json
 from alignkit.system.manifest import sealed
 from alignkit.system.quiet import quiet_libraries
 from alignkit.system.stopwatch import Stopwatch
 from alignkit.system.terminal import printable
+from alignkit.system.worker import lost_connection, tell
 from alignkit.training.checkpoints import step_of
 from alignkit.training.session import Session
 from alignkit.training.signals import terminable
@@ -55,6 +57,7 @@ class RunRecorder:
             yield
             return
         with self.directory.lock(), terminable():
+            tell("run", str(self.directory.path.absolute()))
             remove_leftovers(self.directory.path)
             self._is = self.directory.path.stat()
             self.console.log_to(self.directory.log)
@@ -89,9 +92,11 @@ class RunRecorder:
             return
         self._metrics.cut_back(step_of(checkpoint) if checkpoint else -1)
         self._record = dict(description)
-        settings = {key: description[key] for key in ("config", "conventions", "seed")}
+        settings = {key: description[key] for key in ("config", "conventions", "seed", "processes")}
         made = [*self._stored().get("changes", []), *changes]
         self.update(**{"status": "running", "changes": made, **settings} if self.directory.status else description)
+        if (processes := ProcessesRecord.model_validate(description["processes"])).world_size > 1:
+            self.console.info(str(processes))
         if checkpoint:
             self.console.info(f"resuming from {checkpoint.name}")
         for change in changes:
@@ -172,6 +177,10 @@ class RunRecorder:
             return InterruptedRun(how, getattr(error, "number", signal.SIGINT))
         if isinstance(error, SystemExit | GeneratorExit):  # the exit code is that of a failed run
             return RunFailedError(f"the run was ended by code that it called: {described(error)}")
+        if lost_connection(error):
+            return RunFailedError(
+                f"another process of the run has ended; its error says why; resume with: align resume {path}"
+            )
         if (cause := file_fault(error, path)) is None:
             return error
         saved = max(map(step_of, self.directory.checkpoints.glob("checkpoint-*")), default=-1)

@@ -98,7 +98,8 @@ def expectation(error: ErrorDetails) -> str:
         word, key = _BOUNDS[kind]
         return f"{word} {context[key]:g}" if isinstance(context[key], float) else f"{word} {context[key]}"
     if kind in ("literal_error", "enum"):
-        return f"one of {context['expected']}".replace("'", "")
+        expected = context["expected"].replace("'", "")
+        return f"one of {expected}" if " " in expected else expected
     first = kind.partition("_")[0]
     if first in _EXPECTED and kind.endswith(("_type", "_parsing", "_number", "_from_float", "_required")):
         return _EXPECTED[first]

@@ -40,6 +40,9 @@ def resolve(
     output: str | None = None,
     name: str | None = None,
     seed: int | None = None,
+    processes: int | str | None = None,
+    nodes: int | None = None,
+    strategy: str | None = None,
     sets: Iterable[str] = (),
     resume: bool = False,
     over: Sequence[Path] = (),
@@ -66,6 +69,9 @@ def resolve(
         ("run", "output"): ("--output", output),
         ("run", "name"): ("--name", name),
         ("run", "seed"): ("--seed", seed),
+        ("run", "processes"): ("--processes", processes),
+        ("run", "nodes"): ("--nodes", nodes),
+        ("run", "strategy"): ("--strategy", strategy),
     }
     command = from_sets(sets)
     for path, (option, value) in options.items():

@@ -32,6 +32,9 @@ _AT_LEAST: Mapping[str, float] = {
 
 _POSITIVE = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "ddp_timeout", "torch_empty_cache_steps")
 
+_WIDER: Mapping[str, Any] = {"fsdp": bool | str | None}
+"""Type of a field where transformers annotates another for its own command line."""
+
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
 
 
@@ -65,7 +68,7 @@ def check_train(train: TrainConfig, layer: Layer, *, own_trainer: bool = False) 
 
 def argument_types() -> dict[str, Any]:
     """Return the type of every field of ``TrainingArguments`` that can be set."""
-    return {field.name: field.type for field in argument_fields()}
+    return {field.name: _WIDER.get(field.name, field.type) for field in argument_fields()}
 
 
 def argument_fields() -> list[dataclasses.Field[Any]]:

@@ -9,6 +9,8 @@ from alignkit.config import RunConfig
 from alignkit.contract import registry
 from alignkit.errors import ConfigError
 from alignkit.settings.no_effect import refuse_without_effect
+from alignkit.settings.strategies import SHARDING, processes_of
+from alignkit.system.distributed import world_size
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -51,6 +53,8 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
 
     given = DEFAULTS | _best_model(config) | config.train.arguments
     accumulation = int(given.pop("gradient_accumulation_steps", 1))
+    if (processes := processes_of(config)) > 1 == world_size():  # a dry run: nothing is shared between processes here
+        given = {key: value for key, value in given.items() if key not in SHARDING}
     gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
     if gpu and not {"bf16", "fp16"} & set(given) and config.model.dtype == "float32":
         given["bf16"] = torch.cuda.is_bf16_supported()
@@ -70,14 +74,16 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
         arguments = TrainingArguments(**(given | owned))
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"train: {' '.join(str(error).split())}") from error
-    if arguments.n_gpu > 1:
+    if arguments.n_gpu > 1 and processes == 1:
         raise ConfigError(
-            f"one process sees {arguments.n_gpu} GPUs: start one process per GPU with torchrun --nproc-per-node, "
-            "or select one GPU with CUDA_VISIBLE_DEVICES"
+            f"one process sees {arguments.n_gpu} GPUs: use all of them with --processes auto, or select one with "
+            "CUDA_VISIBLE_DEVICES"
         )
     refuse_without_effect(config.train, arguments)
     rows = arguments.per_device_train_batch_size
-    shape = StepShape(rows * accumulation * arguments.world_size, rows, config.train.tokens_per_micro_batch)
+    shape = StepShape(
+        rows * accumulation * max(arguments.world_size, processes), rows, config.train.tokens_per_micro_batch
+    )
     return arguments, shape
 
 

@@ -20,6 +20,29 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_world_size() -> int:
+    """Return the number of processes of the run on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def accelerators(*, use_cpu: bool = False) -> int:
+    """Return the number of accelerators that this process sees, 1 if there is none or they are not to be used."""
+    import torch
+
+    return 1 if use_cpu else max(torch.accelerator.device_count(), 1)
+
+
+def gather(value: T) -> list[T]:
+    """Return every process's value, in the order of their ranks, on every process."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    box: list[T] = [value] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
 def from_first(value: T) -> T:
     """Return the first process's value on every process."""
     if world_size() == 1:

@@ -71,6 +71,15 @@ def _gpus() -> list[dict[str, Any]]:
     return [{"name": device.name, "memory": device.total_memory} for device in devices]
 
 
+def device_name(*, use_cpu: bool = False) -> str:
+    """Return the name of the device that this process trains on."""
+    import torch
+
+    if use_cpu or not torch.accelerator.is_available():
+        return "cpu"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else str(torch.accelerator.current_accelerator())
+
+
 def forget_peak_memory() -> None:
     """Begin a new peak, so that a run's does not depend on what ran before it in this process (off Linux: on the GPU only)."""
     import ctypes

@@ -82,7 +82,8 @@ class TrainingLog:
         values = {name: total / (count or steps) for name, (total, count) in pairs.items()}
         now = time.perf_counter()
         spent, tokens = (over_ranks(n, self.sums.device) for n in (self._window_tokens, self.tokens))
-        values |= {"tokens": tokens, "memory_gb": peak_memory_gb()}
+        memory = over_ranks(round(peak_memory_gb() * 2**30), self.sums.device, dist.ReduceOp.MAX)
+        values |= {"tokens": tokens, "memory_gb": memory / 2**30}
         values["tokens_per_second"] = spent / max(now - self._window_start, 1e-9)
         self._window_tokens, self._window_start = 0, now
         return values

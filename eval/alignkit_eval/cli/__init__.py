@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from alignkit import Command
 
-EVAL = Command("alignkit_eval.cli.evaluate:evaluate", "Evaluate models: preferences, perplexity, benchmarks.")
+EVAL = Command(
+    "alignkit_eval.cli.evaluate:evaluate", "Evaluate models: preferences, perplexity, benchmarks.", distributed=True
+)
 COMPARE = Command("alignkit_eval.cli.compare:compare", "Compare runs on the same items, with confidence intervals.")
 SWEEP = Command("alignkit_eval.cli.sweep:sweep", "Train a grid of settings and seeds and compare the results.")
 PIPELINE = Command("alignkit_eval.cli.pipeline:pipeline", "Train in stages, e.g. sft, reward, ppo, eval, export.")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from alignkit import RunConfig
+from alignkit.runs.workers import launch_options, run_in_workers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @click.option("--rate", is_flag=True, help="Write a page for blind A/B ratings of two targets' completions.")
 @click.option("--ratings", metavar="CSV", type=click.Path(path_type=Path), help="Report the result of such ratings.")
+@launch_options
 @click.pass_context
 def evaluate(
     context: click.Context,
+    /,
     targets: tuple[str, ...],
     suites: str,
     data: str | None,
@@ -53,13 +57,18 @@ def evaluate(
     as_json: bool,
     rate: bool,
     ratings: Path | None,
-) -> None:
+    **where: Any,
+) -> int | None:
     """Evaluate models: run, model or adapter directories, hub ids, or demo.
 
     The default target is the newest finished run under runs/, or the demo's start model where there is none.
     """
     from alignkit.display.console import Console
     from alignkit.system.quiet import quiet_libraries
+
+    asked = RunConfig(method="eval", run={key: where[key] or 1 for key in ("processes", "nodes")})
+    if (code := run_in_workers(asked, context.obj.arguments, **where)) is not None:
+        return code
 
     from alignkit_eval.evaluation.evaluate import default_target
     from alignkit_eval.evaluation.evaluate import evaluate as run
@@ -70,7 +79,7 @@ def evaluate(
         from alignkit_eval.rating import rating_result
 
         click.echo(rating_result(Path(output), ratings).sentence())
-        return
+        return None
     if rate and len(targets) != 2:
         raise click.UsageError("--rate needs two targets to compare")
     if not targets:
@@ -96,6 +105,7 @@ def evaluate(
             for line in evaluation.lines():
                 console.info(f"{evaluation.target}: {line}")
             console.info(f"{evaluation.target}: {evaluation.directory / 'eval'}")
+    return None
 
 
 def _settings(data: str | None, tasks: str | None, include_path: str | None, sets: Sequence[str]) -> list[str]:

@@ -132,15 +132,23 @@ def _hyper_parameters(record: RunRecord) -> str:
 
 def _cost(record: RunRecord) -> str:
     model, train, hardware = record.model, record.train, record.environment.hardware
+    several = record.processes if record.processes.world_size > 1 else None
+    each = (
+        f" ({train.tokens_per_second_per_device:,.0f} per device)"
+        if several and train.tokens_per_second_per_device
+        else ""
+    )
     gpus = [str(gpu["name"]) for gpu in hardware.get("gpus") or ()]
     values = {
         "trained parameters": f"{model.trainable:,} of {model.parameters:,}",
         "training loss, last": None if train.loss is None else f"{train.loss:.4g}",
         "tokens": None if train.tokens is None else f"{train.tokens:,}",
-        "tokens per second": None if train.tokens_per_second is None else f"{train.tokens_per_second:,.0f}",
+        "tokens per second": None if train.tokens_per_second is None else f"{train.tokens_per_second:,.0f}{each}",
         "training time": None if train.seconds is None else duration(train.seconds),
         "peak memory": None if train.memory_gb is None else f"{train.memory_gb:.2f} GiB",
         "compute": None if train.flops is None else f"{train.flops:.3g} FLOPs (estimate)",
+        "processes": several,
+        "peak memory by rank": several and ", ".join(f"{peak:.2f} GiB" for peak in several.peak_memory_gb),
         "hardware": ", ".join(gpus) or hardware.get("cpu"),
     }
     return _table("### Cost", ("quantity", "value"), ((key, str(v)) for key, v in values.items() if v is not None))

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
+from alignkit import RunConfig
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.models.suitable import memory_gib
 from alignkit.runs.dry_run import DryRun
+from alignkit.settings.strategies import SHARDING, processes_of, strategy_name
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.55}
 ADAM_STATES = 8
 """Bytes of AdamW's two float32 moments of a parameter."""
+
+SHARED = {
+    "zero1": ("optimizer",),
+    "zero2": ("gradients", "optimizer"),
+    **dict.fromkeys(("zero3", "fsdp"), ("weights", "gradients", "optimizer")),
+}
+"""Parts of the memory that the processes of a strategy divide among them; the others are whole in each."""
 
 
 def describe_dry_run(dry: DryRun) -> dict[str, str]:
@@ -38,6 +48,7 @@ def describe_dry_run(dry: DryRun) -> dict[str, str]:
         **({"mix": "; ".join(mixed)} if (mixed := list(describe_mix(config.data, order))) else {}),
         "step": f"{shape.rows} rows, cut into micro-batches of at most {shape.rows_per_micro_batch} rows "
         f"and {shape.tokens_per_micro_batch:,} tokens",
+        **_processes(config),
         "steps": f"{steps:,} ({passes / method.reuse.epochs:.2f} epochs)",
         "tokens": tokens,
         "learning rate": f"{arguments.learning_rate:g}, {getattr(arguments.lr_scheduler_type, 'value', arguments.lr_scheduler_type)}",
@@ -48,11 +59,22 @@ def describe_dry_run(dry: DryRun) -> dict[str, str]:
     }
 
 
+def _processes(config: RunConfig) -> dict[str, str]:
+    """Return the lines about several processes: their number, their strategy, and the keys of ``train:`` it stands for."""
+    if (total := processes_of(config)) == 1:
+        return {}
+    keys = {key: config.train.arguments[key] for key in SHARDING if key in config.train.arguments}
+    stands_for = "".join(f"; train.{key}: {json.dumps(value)}" for key, value in keys.items())
+    nodes = f"{config.run.nodes} node{'s' * (config.run.nodes > 1)}"
+    return {"processes": f"{total} on {nodes}", "strategy": f"{strategy_name(config)}{stands_for}"}
+
+
 def estimate_memory(dry: DryRun) -> dict[str, float]:
     """Estimate the peak memory of one process by part, in GiB, with one micro-batch's activations.
 
     Activations: per token and layer about ten vectors of the hidden size and three of the feed-forward's, kept for the
-    backward pass; with gradient checkpointing one vector a layer. Other optimizers keep less, attention masks more.
+    backward pass; with gradient checkpointing one vector a layer. Other optimizers keep less, attention masks more, and a
+    strategy that divides the weights needs one layer whole at a time.
     """
     config, loaded, rows = dry.plan.config, dry.loaded, dry.data.train
     arguments, shape = dry.plan.arguments, dry.plan.shape
@@ -67,6 +89,7 @@ def estimate_memory(dry: DryRun) -> dict[str, float]:
     mean = float(rows.lengths().mean()) if len(rows) else 0.0
     tokens = max(longest, min(shape.tokens_per_micro_batch, shape.rows_per_micro_batch * mean))
     kept = hidden if getattr(arguments, "gradient_checkpointing", False) else 10 * hidden + 3 * feed_forward
+    ranks, shared = processes_of(config), SHARED.get(strategy_name(config), ())
     plain_sgd = str(getattr(arguments.optim, "value", arguments.optim)) == "sgd"  # keeps no state
     activation_width = 2 if arguments.bf16 or arguments.fp16 else width
     sizes = {
@@ -75,4 +98,4 @@ def estimate_memory(dry: DryRun) -> dict[str, float]:
         "optimizer": 0 if plain_sgd else loaded.trainable * ADAM_STATES,
         "activations": tokens * layers * kept * activation_width,
     }
-    return {part: size / 2**30 for part, size in sizes.items()}
+    return {part: size / 2**30 / (ranks if part in shared else 1) for part, size in sizes.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.rundir.directory import RunDir
+from alignkit.rundir.record import ProcessesRecord
 
 from alignkit_eval.report.parts import Fact, Facts, fact_text
 
@@ -39,10 +40,22 @@ def _run(name: str, path: Path) -> Iterator[Fact]:
         ("versions", _pairs(about.get("versions", {}))),
         ("git", "no repository" if about.get("git") is None else _pairs(about["git"])),
         ("hardware", _pairs(about.get("hardware", {}))),
+        ("processes", _processes(record)),
         ("platform", fact_text(about.get("platform"))),
     ]
     text = run.config.read_text(encoding="utf-8") if run.config.is_file() else ""
     yield Fact(f"{name}: align run {shlex.quote(str(run.config))}", values, text)
+
+
+def _processes(record: Mapping[str, Any]) -> str:
+    """Return the processes that trained, their speed, and the peak memory of each rank."""
+    found, train = ProcessesRecord.model_validate(record.get("processes", {})), record.get("train", {})
+    speeds = [
+        (train.get(f"tokens_per_second{key}"), words) for key, words in (("", ""), ("_per_device", " per device"))
+    ]
+    words = [f"{speed:,.0f} tokens/s{which}" for speed, which in speeds if speed]
+    peaks = ", ".join(f"{peak:.2f}" for peak in found.peak_memory_gb)
+    return ", ".join([str(found), *words, *([f"peak memory by rank {peaks} GiB"] if peaks else [])])
 
 
 def subtitle(record: Mapping[str, Any]) -> str:
@@ -50,7 +63,9 @@ def subtitle(record: Mapping[str, Any]) -> str:
     model, train = record.get("model", {}), record.get("train", {})
     tokens = f", {train['tokens']:,} tokens" if train.get("tokens") else ""
     method, name, steps = map(fact_text, (record.get("method"), model.get("name"), record.get("steps")))
-    return f"{method} on {name}, {steps} steps{tokens}"
+    processes = ProcessesRecord.model_validate(record.get("processes", {}))
+    several = f", {processes.world_size} processes" if processes.world_size > 1 else ""
+    return f"{method} on {name}, {steps} steps{tokens}{several}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from alignkit.config import RunConfig
 from alignkit.display.headline import duration, headline, with_interval
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
+from alignkit.rundir.record import ProcessesRecord
 from alignkit.system.files import read_jsonl
 
 SHOWN = tuple(
@@ -47,6 +48,8 @@ class RunStatus:
     """Settings that were changed by a resume: ``{step, key, from, to}``."""
     lost: str | None = None
     """What a finished run's metrics.jsonl lacks."""
+    processes: Mapping[str, Any] = field(default_factory=dict)
+    """As in run.json: ``world_size, nodes, strategy, devices, peak_memory_gb``."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
@@ -74,7 +77,7 @@ def read_status(path: Path) -> RunStatus:
         left = spent / done * (steps - done) if done and spent > 0 else None
     samples = read_jsonl(run.samples) if run.samples.is_file() else []
     method, evaluation, error = str(record.get("method", "run")), record.get("evaluation", {}), record.get("error")
-    course = record.get("stopped"), record.get("changes", ()), lost
+    course = record.get("stopped"), record.get("changes", ()), lost, record.get("processes", {})
     return RunStatus(path, status, method, step, steps, left, latest, history, evaluation, samples, error, *course)
 
 
@@ -110,6 +113,11 @@ def lines(found: RunStatus) -> list[str]:
         out.append(f"  the process has died; resume with: align resume {found.path}")
     if found.lost:
         out.append(f"  the metrics are damaged: {found.lost}")
+    processes = ProcessesRecord.model_validate(found.processes)
+    if processes.world_size > 1:
+        speed = found.latest.get("tokens_per_second")
+        each = "" if speed is None else f", {speed / processes.world_size:,.0f} tokens/s per device"
+        out.append(f"  {processes}{each}")
     if found.stopped:
         out.append(f"  stopped early: {found.stopped}")
     out += ["  after step {step}: {key} changed from {from} to {to}".format_map(change) for change in found.changes]

@@ -7,7 +7,7 @@ from typing import Any
 
 from alignkit.config import SHORTHANDS, RunConfig
 from alignkit.contract import registry
-from alignkit.settings.train_keys import argument_fields
+from alignkit.settings.train_keys import argument_fields, argument_types
 
 
 def schema(method: str) -> dict[str, Any]:
@@ -36,8 +36,9 @@ def argument_schema() -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     schemas: dict[str, Any] = {}
+    types = argument_types()
     for field in argument_fields():
-        annotation: Any = field.type
+        annotation: Any = types[field.name]
         schema = TypeAdapter(annotation).json_schema()
         choices = schema.pop("$defs", {})
         sentence = " ".join(str(field.metadata.get("help", "")).split()).partition(". ")[0].rstrip(".")

@@ -1,0 +1,79 @@
+"""Strategies of training in several processes, each a preset of ``transformers.TrainingArguments``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alignkit.config import RunConfig
+from alignkit.errors import ConfigError, first_line
+from alignkit.system.distributed import accelerators, local_world_size, world_size
+
+SHARDING = ("fsdp", "fsdp_config", "deepspeed")
+"""Keys of ``train:`` for what processes share."""
+
+_ZERO_KEYS = "gradient_clipping gradient_accumulation_steps train_batch_size train_micro_batch_size_per_gpu".split()
+_ZERO3_KEYS = "reduce_bucket_size stage3_prefetch_bucket_size stage3_param_persistence_threshold".split()
+
+
+def preset(strategy: str) -> dict[str, Any]:
+    """Return the keys of ``train:`` that a strategy stands for; DeepSpeed's "auto" is what the other keys of ``train:`` say."""
+    common = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}, **dict.fromkeys(_ZERO_KEYS, "auto")}
+    gathered = {"stage3_gather_16bit_weights_on_model_save": True}
+    match strategy:
+        case "fsdp":
+            raise ConfigError("run.strategy: fsdp cannot be used yet: use ddp, zero2 or zero3")
+        case "zero2":
+            return {"deepspeed": {"zero_optimization": {"stage": 2}, **common}}
+        case "zero3":
+            stage3 = {"stage": 3, **dict.fromkeys(_ZERO3_KEYS, "auto"), **gathered}
+            return {"deepspeed": {"zero_optimization": stage3, **common}}
+    return {}
+
+
+def named_strategy(arguments: Mapping[str, Any]) -> str | None:
+    """Return what the keys ``fsdp`` and ``deepspeed`` of ``train:`` ask for: ``fsdp``, ``zero0`` to ``zero3``, or None."""
+    if arguments.get("fsdp"):
+        return "fsdp"
+    given = arguments.get("deepspeed")
+    try:
+        content = json.loads(Path(given).read_text(encoding="utf-8")) if isinstance(given, str) else given
+        return f"zero{int(content.get('zero_optimization', {}).get('stage', 0))}" if content else None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"train.deepspeed is not a DeepSpeed configuration: {first_line(error)}") from error
+
+
+def strategy_name(config: RunConfig) -> str:
+    """Return the strategy in use as the console and the record name it."""
+    return named_strategy(config.train.arguments) or ("none" if processes_of(config) == 1 else config.run.strategy)
+
+
+def processes_of(config: RunConfig) -> int:
+    """Return how many processes a configuration asks for, on all machines."""
+    run, use_cpu = config.run, bool(config.train.arguments.get("use_cpu"))
+    return run.nodes * (accelerators(use_cpu=use_cpu) if run.processes == "auto" else run.processes)
+
+
+def distribute(config: RunConfig) -> None:
+    """Fill in the processes and machines, as a launcher started them or as asked for, and the strategy with its preset.
+
+    Raises :class:`ConfigError` for a strategy that cannot be used.
+    """
+    run, arguments = config.run, config.train.arguments
+    if world_size() > 1:
+        run.processes, run.nodes = local_world_size(), -(-world_size() // local_world_size())
+    run.processes = processes_of(config) // run.nodes
+    several, named = processes_of(config) > 1, named_strategy(arguments)
+    strategy = run.strategy if run.strategy != "auto" else named or ("ddp" if several else "auto")
+    if named not in (None, strategy):
+        raise ConfigError(f"run.strategy is {strategy}, but the train section asks for {named}: set one of them")
+    if not several and strategy not in ("auto", named):
+        raise ConfigError(f"run.strategy: {strategy} needs several processes: add --processes N, or use strategy auto")
+    values = preset(strategy) | arguments
+    if values.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(f"the strategy {strategy} needs a package that is not installed: pip install deepspeed")
+    config.train = config.train.model_copy(update=values)
+    config.run = run.model_copy(update={"strategy": "auto" if strategy in ("zero0", "zero1") else strategy})

@@ -1,0 +1,66 @@
+"""What a worker tells the launcher that started it: its run's directory, and how it ended."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from alignkit.system.distributed import rank
+
+FOLDER = "ALIGN_LAUNCHER"
+"""Variable with the directory where workers leave their files; set by the launcher."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a worker ended: exit code and sentence of its command, as if it were the only process."""
+
+    code: int = 0
+    head: str = ""
+    message: str = ""
+    traceback: str = ""
+    together: bool = False
+    """Whether all processes stopped at the same step, after a signal to any of them."""
+    lost: bool = False
+    """Whether it failed because another process had ended."""
+    rank: int = field(default_factory=rank)
+    time: float = field(default_factory=time.time)
+
+
+def is_worker() -> bool:
+    """Return whether ``align`` itself started this process."""
+    return FOLDER in os.environ
+
+
+def follow_launcher() -> None:
+    """Receive SIGTERM when the launcher is killed, so that this process saves a checkpoint and ends (on Linux)."""
+    if is_worker() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def tell(name: str, text: str) -> None:
+    """Leave a file for the launcher."""
+    if is_worker():
+        with suppress(OSError):  # the launcher is gone
+            Path(os.environ[FOLDER], f".{name}").write_text(text)
+            Path(os.environ[FOLDER], f".{name}").rename(Path(os.environ[FOLDER], name))
+
+
+def tell_end(ended: Ended) -> None:
+    """Leave the end for the launcher, who tells one of all workers' ends."""
+    tell(f"end-{ended.rank}", json.dumps(asdict(ended)))
+
+
+def lost_connection(error: BaseException | None) -> bool:
+    """Return whether an error is that of a collective operation whose peer has ended, or comes from one."""
+    words = ("gloo/", "closed by peer", "NCCL", "DistBackendError", "DistNetworkError")
+    while error is not None and not any(word in f"{type(error).__name__}: {error}" for word in words):
+        error = error.__cause__ or error.__context__
+    return error is not None
