@@ -17,12 +17,17 @@ SHORT = {"max_steps": 4, "logging_steps": 2, "save_strategy": "steps", "save_ste
 
 def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **sections: dict[str, Any]) -> Run:
     """Train on the demo for a few steps and evaluate on a few rows."""
+    train, evaluation = SHORT | sections.pop("train", {}), {"samples": 1, **sections.pop("eval", {})}
+    if train["save_strategy"] != "steps" and "stop_on" not in train:
+        train.pop("save_steps")
+    if evaluation["samples"]:
+        evaluation = {"sample_tokens": 8, **evaluation}
     config = RunConfig.model_validate(
         {
             "method": method,
-            "train": SHORT | sections.pop("train", {}),
+            "train": train,
             "data": {"eval_limit": 30} | sections.pop("data", {}),
-            "eval": {"samples": 1, "sample_tokens": 8} | sections.pop("eval", {}),
+            "eval": evaluation,
             "run": {"output": str(output), "name": name} | sections.pop("run", {}),
             **sections,
         }

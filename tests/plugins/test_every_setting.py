@@ -124,11 +124,6 @@ def test_the_setting_changes_training(method: str, setting: str) -> None:
         ("grpo", ["kl_in=reward", "reward=length"], "kl_in has no effect without beta"),
         ("grpo", ["clip=0.5", "reward=length"], "clip and clip_high have no effect where every rollout is trained on"),
         ("trl-grpo", ["reward_weights=[1]"], "unknown key method.reward_weights: here it is called reward"),
-        (
-            "trl-dpo",
-            ["train.tokens_per_micro_batch=9"],
-            "train.tokens_per_micro_batch has no effect: this method's trainer",
-        ),
     ],
 )
 def test_a_setting_that_changes_nothing_is_refused(method: str, sets: list[str], message: str) -> None:

@@ -14,7 +14,7 @@ from alignkit.errors import AlignError, ConfigError, ModelError
 from alignkit.models.load import build_model
 from alignkit.runs.saving import try_saving
 
-from tests.helpers.runs import short_run
+from tests.helpers.runs import records, short_run
 
 QUICK: dict[str, Any] = {"eval": {"suites": [], "samples": 0}, "data": {"limit": 40, "eval_limit": 4}}
 
@@ -47,6 +47,23 @@ def test_keys_of_a_generation_configuration_without_effect_are_left_out(
     assert not saved.keys() & set(unset.split(", "))
     said = (done.directory / "train.log").read_text()
     assert f"generation_config.json of {model}: {unset} without effect, left out of the saved model" in said
+
+
+def test_a_metric_that_does_not_exist_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    train = {"load_best_model_at_end": True, "metric_for_best_model": "rewards/margin", "eval_strategy": "steps"}
+    with pytest.raises(
+        ConfigError, match=r'no evaluation gives eval_rewards/margin, did you mean "eval_rewards/margins"'
+    ):
+        short_run(tmp_path, "run", "dpo", train={**train, "eval_steps": 2}, **QUICK)
+    assert not any("loss" in record for record in records(tmp_path / "run"))
+
+
+def test_settings_of_a_suite_that_is_left_out_are_checked(tmp_path: Path) -> None:
+    settings = {"generate": {"max_new_token": 3}}
+    with pytest.raises(
+        ConfigError, match=r'unknown key eval\.settings\.generate\.max_new_token, did you mean "max_new_tok'
+    ):
+        short_run(tmp_path, "run", eval={"suites": ["prefs"], "samples": 0, "settings": settings})
 
 
 def test_a_model_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ ROWS: dict[str, Row] = {
     "torch_compile_mode": Row("reduce-overhead", "compiled", COMPILED),
     "full_determinism": Row(True, "deterministic"),
     # logging
-    "logging_strategy": Row("epoch", "logged", {"max_steps": 4, "per_device_train_batch_size": 4}),
+    "logging_strategy": Row(
+        "epoch", "logged", {"max_steps": 4, "per_device_train_batch_size": 4, "logging_steps": 500}
+    ),
     "logging_steps": Row(2, "logged", {"max_steps": 3}),
     "logging_first_step": Row(False, "logged", {"logging_steps": 2}),
     "log_level": Row("error", "verbosity"),
@@ -202,7 +204,7 @@ def test_what_only_other_trainers_use_is_refused(key: str) -> None:
         ({"max_steps": 5, "num_train_epochs": 2}, "train.num_train_epochs has no effect: train.max_steps is set"),
         (
             {"optim_args": "momentum=0.9", "optim": "adamw_torch"},
-            "train.optim_args has no effect with train.optim: adamw",
+            "train.optim_args (momentum) has no effect with train.optim: adamw",
         ),
         ({"adam_beta2": 0.9, "optim": "sgd"}, "train.adam_beta2 has no effect with train.optim: sgd"),
         ({"optim_target_modules": "all-linear"}, "train.optim_target_modules has no effect with train.optim: sgd"),
@@ -213,7 +215,7 @@ def test_what_only_other_trainers_use_is_refused(key: str) -> None:
         ),
         (
             {**LINEAR, "lr_scheduler_kwargs": {"cycles": 2}},
-            "train.lr_scheduler_type: get_linear_schedule_with_warmup()",
+            "train.lr_scheduler_kwargs: get_linear_schedule_with_warmup()",
         ),
         (
             {"activation_checkpointing_kwargs": {"every_n_layers": 2}},
@@ -235,19 +237,24 @@ def test_defaults_are_accepted_beside_any_other_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sets", "message"),
+    ("train", "message"),
     [
-        (["data.fold=2"], "data.fold has no effect without data.folds"),
-        (["data.steps_per_group=3"], "data.steps_per_group has no effect without data.group_by"),
-        (["data.exhausted=all"], "data.exhausted has no effect without a weight for every source"),
-        (["data.interleave=even"], "data.interleave has no effect without several data.sources"),
-        (["data.streaming=true"], "data.streaming has no effect without a hub data set or a URL"),
-        (["data.check.script_share=0.5"], "data.check.script_share has no effect without data.check.script"),
-        (["model.revision=v2"], "model.revision has no effect: demo is not on the hub"),
+        ({"optim_args": "foo=1,momentum=0.9"}, "train.optim_args (foo) has no effect with train.optim: sgd"),
+        ({"optim_args": "x"}, "train.optim_args must be key=value,key=value, not 'x'"),
+        ({"optim_args": "momentum=fast"}, "train.optim_args: could not convert string to float: 'fast'"),
+        ({"gradient_checkpointing_kwargs": {"every_n_layers": 2}}, "train.gradient_checkpointing_kwargs has no effect"),
+        ({"save_strategy": "epoch", "save_steps": 3}, "train.save_steps has no effect: set train.save_strategy: steps"),
+        ({"save_total_limit": 3}, "train.save_total_limit has no effect: set train.save_strategy"),
+        ({"logging_strategy": "epoch"}, "train.logging_steps has no effect: set train.logging_strategy: steps"),
+        ({**CHECKPOINTING, "activation_checkpointing_kwargs": {"nope": 1}}, "train.activation_checkpointing_kwargs: "),
+        (
+            {**CHECKPOINTING, "activation_checkpointing_kwargs": {"every_n_layers": 0}},
+            "train.activation_checkpointing_kwargs: every_n_layers must be a whole number from 1 on",
+        ),
     ],
     ids=str,
 )
-def test_a_key_of_another_section_that_changes_nothing_is_refused(sets: list[str], message: str) -> None:
+def test_what_is_wrong_is_refused_before_anything_is_loaded(train: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        plan_run(settings.resolve(method="orpo", sets=sets).config)
-    assert str(refused.value) == message
+        plan_run(configuration("orpo", **train))
+    assert message in str(refused.value)

@@ -147,6 +147,8 @@ class Method(ABC, Generic[SettingsT]):
     """The pydantic model of its settings; every field has a description."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Defaults of the configuration by dotted key, e.g. ``{"train.learning_rate": 5e-7}``."""
+    unused: ClassVar[Mapping[str, str]] = {}
+    """Keys of the configuration without effect on the method, with the reason; a run that sets one is refused."""
     contract: ClassVar[int] = 1
     """The version of the plugin contract it was written for; a version later than alignkit's is refused."""
     demo: ClassVar[Mapping[str, Any]] = {}

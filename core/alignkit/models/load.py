@@ -14,7 +14,7 @@ from alignkit.models.own_code import with_own_code
 from alignkit.models.paths import adapter_parts, is_classifier, require_intact, resolve_path
 from alignkit.models.suitable import read_config
 from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
-from alignkit.models.weights import fingerprint, require_fit, switch_off_dropout
+from alignkit.models.weights import dropouts, fingerprint, require_fit, switch_off_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -84,6 +84,8 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
         model = add_adapter(model, config.lora, seed, "SEQ_CLS" if classifier else "CAUSAL_LM")
     elif adapter_path is None and config.quantization is not None:
         raise ModelError("model.quantization needs model.lora: a quantized base model cannot be trained")
+    if config.dropout and not dropouts(model):
+        raise ModelError(f"model.dropout has no effect: {config.name} has no dropout")
     own_dropout = {} if config.dropout else switch_off_dropout(model)
     is_adapter = config.lora is not None or adapter_path is not None
     return LoadedModel(model, tokenizer, path, digest, is_adapter, classifier, own_dropout)

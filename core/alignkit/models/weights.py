@@ -23,30 +23,30 @@ def require_fit(path: str, missing: Collection[str], unused: Collection[str]) ->
         raise ModelError(f"the weights of {path} do not fit its configuration: {', '.join(found)}")
 
 
-def switch_off_dropout(model: PreTrainedModel) -> dict[str, float]:
-    """Set every dropout of the model to 0, except in adapters (``model.lora.dropout`` is a separate setting).
+def dropouts(model: PreTrainedModel) -> list[tuple[object, str]]:
+    """Return owner and attribute of every dropout above 0, except in adapters (``model.lora.dropout`` is a separate setting).
 
     The probability may be in ``nn.Dropout.p``, in a float attribute that a module's forward reads, or in the model's
-    configuration. Return the previous values of the configuration by key.
+    configuration.
     """
     import torch
 
-    for name, module in model.named_modules():
-        if "lora_dropout" in name:
-            continue
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        _zero_dropouts(module)
-    return _zero_dropouts(model.config.get_text_config())
+    owners = [module for name, module in model.named_modules() if "lora_dropout" not in name]
+    return [
+        (owner, key)
+        for owner in [*owners, model.config.get_text_config()]
+        for key, value in vars(owner).items()
+        if isinstance(value, float) and value > 0 and ("drop" in key or isinstance(owner, torch.nn.Dropout))
+    ]
 
 
-def _zero_dropouts(owner: object) -> dict[str, float]:
-    found = {
-        key: value for key, value in vars(owner).items() if "drop" in key and isinstance(value, float) and value > 0
-    }
-    for name in found:
-        setattr(owner, name, 0.0)
-    return found
+def switch_off_dropout(model: PreTrainedModel) -> dict[str, float]:
+    """Set every dropout of the model to 0; return the previous values of the configuration by key."""
+    found, config = dropouts(model), model.config.get_text_config()
+    before = {key: getattr(owner, key) for owner, key in found if owner is config}
+    for owner, key in found:
+        setattr(owner, key, 0.0)
+    return before
 
 
 _NOT_COMPUTED = {

@@ -31,17 +31,17 @@ _CACHE = ContentCache("evaluation")
 def open_suites(config: EvalConfig, watched: str | None = None) -> dict[str, Suite[Any]]:
     """Load every suite of the configuration, those run during training among them, and ``watched``, with its settings.
 
-    Raises for an unknown suite, key or value.
+    Raises for an unknown suite, key or value, also in the settings of a suite that is left out.
     """
     suites = {}
     place = Layer({"eval": {"settings": config.settings}}, default_place="RunConfig")
-    for name in dict.fromkeys([*config.suites, *config.during, *([watched] if watched else [])]):
+    wanted = dict.fromkeys([*config.suites, *config.during, *([watched] if watched else [])])
+    for name in [*wanted, *(name for name in config.settings if name not in wanted)]:
         entry, suite_type = registry.load_suite(name)
         values = validate(suite_type.settings_type, config.settings.get(name, {}), place, ("eval", "settings", name))
-        with loading(f"{entry} cannot be set up"):
-            suites[name] = suite_type(values)
-    for name in config.settings:  # settings of a suite that is left out are fine, of one that does not exist not
-        registry.find("align.suites", name)
+        if name in wanted:
+            with loading(f"{entry} cannot be set up"):
+                suites[name] = suite_type(values)
     return suites
 
 

@@ -211,6 +211,7 @@ def _train(
     from transformers.trainer_callback import PrinterCallback
 
     from alignkit.training.callbacks import AtEnd, CheckpointSaved, EvaluateDuring, RecordMetrics, ShowProgress
+    from alignkit.training.held_out import held_out_loss
     from alignkit.training.signals import StopOnSignal
     from alignkit.training.trainer import AlignTrainer
 
@@ -224,6 +225,7 @@ def _train(
         return values_of(found), directions_of(found)
 
     directory = recorder.directory
+    best = watch_best(plan.config, plan.arguments, evaluate_watched if plan.watched else None, recorder.log)
     order = order_by_margin(plan.config, run.data.train, run.order, logps)
     for line in describe_mix(plan.config.data, order):
         recorder.console.info(f"mix: {line}")
@@ -233,7 +235,7 @@ def _train(
         EvaluateDuring(
             plan.config.eval.during, lambda names: values_of(evaluate_now(names)), recorder.log, plan.watched
         ),
-        *watch_best(plan.config, plan.arguments, evaluate_watched if plan.watched else None, recorder.log),
+        *best,
         CheckpointSaved(directory.checkpoints, plan.session.checkpoint_saved),
         ShowProgress(recorder.console),
         stop,
@@ -244,6 +246,8 @@ def _train(
     trainer.pop_callback(PrinterCallback)
     if external is not None:
         recorder.update(engine="external")
+    elif best and plan.watched is None and (row := parts.eval[:1]):  # a metric that does not exist is refused at once
+        best[0].require(held_out_loss(trainer.steps, trainer.model, row, 0.0, trainer.compute_loss_context_manager))
 
     def save() -> None:
         if stop.received is None or trainer.state.global_step >= trainer.state.max_steps:

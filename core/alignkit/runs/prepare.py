@@ -77,10 +77,10 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
 
     Raises ``ConfigError`` for a name, setting or combination of settings, and ``PluginError`` for a plugin.
     """
-    refuse_idle(config)
     distribute(config)
     session = Session.open(config)
     method = session.method
+    refuse_idle(config, method)
     if missing := method.needs - SUPPORTED_NEEDS:
         raise ConfigError(
             f"method {method.name} needs a {min(missing)}, which this version of alignkit does not provide"
@@ -115,11 +115,29 @@ def _try_trainer(arguments: TrainingArguments) -> None:
     model = torch.nn.Linear(1, 1)
     model.config = PretrainedConfig()
     try:
+        if given.activation_checkpointing:
+            _try_checkpointing(**(given.activation_checkpointing_kwargs or {}))
         trainer = Trainer(model, given, eval_dataset=[{}])
         if not given.optim_target_modules:
             trainer.create_optimizer_and_scheduler(2)
     except (ValueError, TypeError, RuntimeError, ImportError, AttributeError, KeyError) as error:
         raise ConfigError(f"train: {first_line(error)}") from error
+
+
+def _try_checkpointing(every_n_layers: Any = 1, offload: Any = False, **options: Any) -> None:
+    """Run a checkpointed forward pass with the values of ``train.activation_checkpointing_kwargs``."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    def layer(x: Any) -> Any:
+        return x
+
+    try:
+        if type(every_n_layers) is not int or every_n_layers < 1 or type(offload) is not bool:
+            raise ValueError("every_n_layers must be a whole number from 1 on, and offload true or false")
+        checkpoint(layer, torch.zeros(1, requires_grad=True), **{"use_reentrant": False, **options})
+    except Exception as error:
+        raise ConfigError(f"train.activation_checkpointing_kwargs: {first_line(error)}") from error
 
 
 def _check_rewards(method: Method[Any]) -> None:

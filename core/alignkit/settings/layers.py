@@ -49,11 +49,10 @@ class Layer:
         return found
 
     def expanded(self) -> Layer:
-        """Return the layer with one-word sections (``method: orpo``) expanded and empty sections removed."""
+        """Return the layer with one-word sections (``method: orpo``) expanded."""
         values = {
             section: {SHORTHANDS[section]: value} if isinstance(value, str) and section in SHORTHANDS else value
             for section, value in self.values.items()
-            if value is not None or section not in SECTIONS
         }
         return Layer(values, dict(self.places), self.default_place)
 

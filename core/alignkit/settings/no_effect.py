@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.config import DataConfig, RunConfig, TrainConfig
+from pydantic import BaseModel
+
+from alignkit.config import Reading, RunConfig, TrainConfig
+from alignkit.contract import Method
+from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
@@ -24,44 +28,76 @@ _NEEDS: Mapping[str, tuple[Callable[[TrainingArguments], bool], str]] = {
     "eval_delay": (lambda a: a.eval_strategy != "no", "set train.eval_strategy: steps or epoch"),
     "metric_for_best_model": (_finds_best, "set train.stop_on, or train.load_best_model_at_end: true"),
     "greater_is_better": (_finds_best, "set train.stop_on, or train.load_best_model_at_end: true"),
-    "activation_checkpointing_kwargs": (
-        lambda a: bool(a.activation_checkpointing),
-        "set train.activation_checkpointing: true",
+    **dict.fromkeys(
+        ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"),
+        (lambda a: bool(a.activation_checkpointing), "set train.activation_checkpointing: true"),
     ),
+    "save_steps": (lambda a: a.save_strategy == "steps", "set train.save_strategy: steps"),
+    "save_total_limit": (lambda a: a.save_strategy != "no", "set train.save_strategy: steps or epoch"),
+    "logging_steps": (lambda a: a.logging_strategy == "steps", "set train.logging_strategy: steps"),
     "num_train_epochs": (lambda a: a.max_steps <= 0, "train.max_steps is set as well: remove one of them"),
 }
 """Key -> whether it has an effect, and what to do if it has none."""
-
-
-_DATA: Mapping[str, tuple[Callable[[DataConfig], bool], str]] = {
-    "fold": (lambda d: d.folds is not None, "data.folds"),
-    "steps_per_group": (lambda d: d.group_by is not None, "data.group_by"),
-    "exhausted": (lambda d: bool(d.phases) or any(s.weight for s in d.sources), "a weight for every source"),
-    "interleave": (lambda d: len(d.sources) > 1 or d.group_by is not None, "several data.sources"),
-    "streaming": (lambda d: not all(map(_is_local, (part.source for part in d.parts))), "a hub data set or a URL"),
-}
-"""Key of ``data:`` -> whether it has an effect, and what it needs."""
 
 
 def _is_local(name: str) -> bool:
     return name == "demo" or Path(name).expanduser().exists()
 
 
-def refuse_idle(config: RunConfig) -> None:
-    """Raise :class:`ConfigError` for a key of ``data:`` or ``model:`` that is not at its default and changes nothing."""
-    data = config.data
-    for key, (has_effect, needed) in _DATA.items():
-        if getattr(data, key) != DataConfig.model_fields[key].default and not has_effect(data):
-            raise ConfigError(f"data.{key} has no effect without {needed}")
-    if data.check.script is None and data.check.script_share != type(data.check)().script_share:
-        raise ConfigError("data.check.script_share has no effect without data.check.script")
-    if config.model.revision is not None and _is_local(config.model.name):
-        raise ConfigError(f"model.revision has no effect: {config.model.name} is not on the hub")
+def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
+    """Yield keys that change nothing beside the others, or with the method, and why."""
+    d, local = config.data, _is_local(config.model.name)
+    share, mix = not isinstance(d.eval_split, str), len(d.sources) > 1
+    on_demo = share and d.source == "demo" and not d.sources
+    streamed = [part.source for part in d.parts if part.streaming] + [d.eval_source or "demo"] * d.streaming
+    for idle, keys, why in (
+        (d.folds is None, "data.fold", "without data.folds"),
+        (d.folds is not None, "data.eval_source data.eval_split", "beside data.folds"),
+        (share and d.eval_source, "data.eval_split", "as a share beside data.eval_source (name a split of it)"),
+        (on_demo, "data.eval_split", "as a share on the demo, which has held-out rows (name its split: dev or test)"),
+        (d.eval_split == 0 and not d.eval_source and not d.folds, "data.eval_limit", "with data.eval_split: 0"),
+        (not mix, "data.sources.weight", "without several data.sources"),
+        (d.phases, "data.sources.weight data.sources.repeat", "beside data.phases, which have weights of their own"),
+        (not (d.phases or any(s.weight for s in d.sources)), "data.exhausted", "without a weight for every source"),
+        (not (mix or (d.group_by and d.phases)), "data.interleave", "without several data.sources"),
+        (d.curriculum and not d.curriculum.epochs, "data.interleave", "beside data.curriculum"),
+        (d.group_by is None, "data.steps_per_group", "without data.group_by"),
+        (all(map(_is_local, streamed)), "data.streaming data.sources.streaming", "without a hub data set or a URL"),
+        (d.check.script is None, "data.check.script_share", "without data.check.script"),
+        (not d.check.enabled, "data.check.rows data.check.most", "with data.check.enabled: false"),
+        (method.rows != "completion", "data.train_on", f"with {method.name}: it does not train on completion rows"),
+        (local, "model.revision", f"on {config.model.name}, which is not on the hub"),
+        (not config.eval.suites, "eval.before", "without eval.suites"),
+        (not config.eval.samples, "eval.sample_tokens", "with eval.samples: 0"),
+        *((True, key, f"with {method.name}: {why}") for key, why in method.unused.items()),
+    ):
+        yield from ((key, why) for key in keys.split() if idle)
+
+
+def refuse_idle(config: RunConfig, method: Method[Any]) -> None:
+    """Raise :class:`ConfigError` for a key that is not at its default and changes nothing beside others, or with the method."""
+    data, preset = config.data, {**PRESET, **method.defaults, **method.demo}
+    for key, why in _idle(config, method):
+        if any(value != preset.get(key) for value in _changed(config, key.split("."))):
+            raise ConfigError(f"{key} has no effect {why}")
+    for key in [key for key in Reading.model_fields if key != "source" and data.sources and not data.eval_source]:
+        if any(_changed(data, [key])) and all(getattr(part, key) != getattr(data, key) for part in data.sources):
+            raise ConfigError(f"data.{key} has no effect: every one of data.sources sets its own")
+
+
+def _changed(section: BaseModel, path: Sequence[str]) -> Iterator[Any]:
+    """Yield the values at ``path`` that are not the default; a list of sections is one value for each."""
+    key, *rest = path
+    value = getattr(section, key)
+    if not rest and value != type(section).model_fields[key].get_default(call_default_factory=True):
+        yield value
+    for part in (value if isinstance(value, list) else [value]) if rest else ():
+        yield from () if part is None else _changed(part, rest)
 
 
 def refuse_without_effect(train: TrainConfig, arguments: TrainingArguments) -> None:
     """Raise :class:`ConfigError` for a key that is not at its default and changes nothing."""
-    given = [key for key, value in train.arguments.items() if value != _default(key)]
+    given = [k for k, value in train.arguments.items() if value not in (_default(k), PRESET.get(f"train.{k}"))]
     for key in (key for key in given if key in _NEEDS):
         has_effect, remedy = _NEEDS[key]
         if not has_effect(arguments):
@@ -69,16 +105,34 @@ def refuse_without_effect(train: TrainConfig, arguments: TrainingArguments) -> N
     if train.early_stopping_threshold and train.early_stopping_patience is None and train.stop_on is None:
         raise ConfigError("train.early_stopping_threshold has no effect: set train.stop_on, or early_stopping_patience")
     for made, decider, keys in _MADE:
-        with_it = _try(made, arguments, decider)
-        for key in (key for key in given if key in keys and with_it is not None):
+        with_it = _try(made, arguments)
+        for key, part, rest in ((k, *found) for k in given if k in keys for found in _parts(k, getattr(arguments, k))):
             without = copy.copy(arguments)
-            setattr(without, key, _default(key))
-            if _try(made, without, decider) == with_it:
+            setattr(without, key, rest)
+            if isinstance(other := _try(made, without), Exception):
+                continue  # a package or a model that is missing is reported where it is used
+            if isinstance(with_it, Exception):
+                raise ConfigError(f"train.{key}: {first_line(with_it)}") from with_it
+            if other == with_it:
                 hint = " (constant_with_warmup has a warm-up)" if key == "warmup_steps" else ""
                 chosen = getattr(arguments, decider)
                 raise ConfigError(
-                    f"train.{key} has no effect with train.{decider}: {getattr(chosen, 'value', chosen)}{hint}"
+                    f"train.{key}{part} has no effect with train.{decider}: {getattr(chosen, 'value', chosen)}{hint}"
                 )
+        if isinstance(with_it, TypeError):
+            raise ConfigError(f"train.{decider}: {first_line(with_it)}") from with_it
+
+
+def _parts(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each part of a key's value, and the value without it; most values are one part without a name."""
+    if key != "optim_args":
+        yield "", _default(key)
+        return
+    entries = value.split(",")
+    if wrong := [entry for entry in entries if entry.count("=") != 1]:
+        raise ConfigError(f"train.optim_args must be key=value,key=value, not {wrong[0]!r}")
+    for entry in entries:
+        yield f" ({entry.partition('=')[0].strip()})", ",".join(e for e in entries if e is not entry) or None
 
 
 def _default(key: str) -> Any:
@@ -116,11 +170,9 @@ _MADE = (
 """What a key decides the making of, the key that names it, and the keys of its details."""
 
 
-def _try(make: Callable[[TrainingArguments], Any], arguments: TrainingArguments, decider: str) -> Any:
-    """Return what is made; None where the model is needed for it."""
+def _try(make: Callable[[TrainingArguments], Any], arguments: TrainingArguments) -> Any:
+    """Return what is made, or the error it ends with."""
     try:
         return make(arguments)
-    except TypeError as error:
-        raise ConfigError(f"train.{decider}: {first_line(error)}") from error
-    except Exception:  # a package or a model that is missing is reported where it is used
-        return None
+    except Exception as error:
+        return error

@@ -152,7 +152,8 @@ def _check_sections(layer: Layer, given: Sequence[Layer]) -> None:
             hint = hint or f" (the sections are {', '.join(SECTIONS)})"
             raise problem_at(layer, (section,), f"unknown key {section}{hint}")
         if not isinstance(value, dict):
-            raise problem_at(layer, (section,), f"{section} must be a mapping of keys to values")
+            hint = ": it is empty, write its keys under it or remove it" if value is None else ""
+            raise problem_at(layer, (section,), f"{section} must be a mapping of keys to values{hint}")
 
 
 def _settings_of(given: Sequence[Layer]) -> list[str]:

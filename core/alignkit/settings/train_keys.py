@@ -47,12 +47,6 @@ def check_train(train: TrainConfig, layer: Layer, *, own_trainer: bool = False) 
     wrong type. Imports transformers only if there is a key to check.
     """
     arguments = train.arguments
-    if own_trainer and train.tokens_per_micro_batch != TrainConfig().tokens_per_micro_batch:
-        key = "tokens_per_micro_batch"
-        message = (
-            f"train.{key} has no effect: this method's trainer divides a step by train.per_device_train_batch_size"
-        )
-        raise problem_at(layer, ("train", key), message)
     refused = OWNED if own_trainer else {**OWNED, **UNUSED}
     for key in arguments:
         if key in refused:

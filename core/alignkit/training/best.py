@@ -86,6 +86,11 @@ class WatchBest(TrainerCallback):
             raise _unknown(self.key, metrics)
         self._look(args, state, control)
 
+    def require(self, losses: Mapping[str, float]) -> None:
+        """Raise ``ConfigError`` unless the metric is among a held-out loss and its metrics."""
+        if self.key not in (known := {f"eval_{name}": value for name, value in losses.items()}):
+            raise _unknown(self.key, known)
+
     def _evaluated(self, args: Any, *, first: bool) -> Mapping[str, float]:
         """Evaluate the suite on the first process; raise ``ConfigError`` if it lacks the metric or its direction."""
         assert self.evaluate is not None

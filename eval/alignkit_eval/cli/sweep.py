@@ -49,6 +49,7 @@ def sweep(
     Resume an interrupted sweep with --resume, or with the same command and --name.
     """
     from alignkit.display.console import Console
+    from alignkit.settings import yaml_files
     from alignkit.system.quiet import quiet_libraries
 
     from alignkit_eval.cli.compare import show
@@ -57,6 +58,8 @@ def sweep(
 
     quiet_libraries()
     console = Console()
+    if config is not None:
+        yaml_files.read(config)  # a file that cannot be read is named first
     if resume is not None and not over:
         if not resume and name is None:
             raise ConfigError("--resume needs a sweep: give --resume DIR, or --name NAME")

@@ -86,6 +86,7 @@ def evaluate(
         ModelError, DataError: a model or source cannot be loaded.
         RunFailedError: a score is not finite.
     """
+    _refuse_unread(sets)
     names = list(dict.fromkeys(suites))
     overrides = [*sets, f"eval.suites={','.join(names)}", "eval.during={}"]
     sources = [find_target(str(target), data=data, sets=overrides) for target in targets]
@@ -102,6 +103,20 @@ def evaluate(
     if not any(evaluation.results for evaluation in done):
         raise NoRowsError("nothing could be evaluated: " + "; ".join(dict.fromkeys(done[0].skipped)))
     return done
+
+
+_ORDER = "exhausted interleave shuffle curriculum phases group_by steps_per_group check".split()
+"""Keys of ``data`` that are about training alone."""
+
+
+def _refuse_unread(sets: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a key that no evaluation reads."""
+    for key in (text.partition("=")[0].strip() for text in sets):
+        if not key.startswith(("model.", "data.", "eval.settings.")) or key.split(".")[1] in _ORDER:
+            raise ConfigError(
+                f"--set {key} has no effect on an evaluation: it reads keys of model, keys of data that decide rows and tokens, "
+                "and eval.settings.SUITE.KEY (suites are named with --suite)"
+            )
 
 
 def _evaluate(source: TargetSpec, directory: Path, say: Callable[[str], None]) -> Evaluation:

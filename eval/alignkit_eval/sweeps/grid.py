@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit import RunConfig, settings
+from alignkit.config import EvalConfig
 from alignkit.contract import registry
 from alignkit.errors import ConfigError
 from alignkit.settings.yaml_files import parse_value
@@ -110,6 +111,9 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 def _cell(spec: SweepSpec, swept: Mapping[str, str], seed: int, name: str, directory: Path) -> SweepCell:
     sets = [f"{key}={value}" for key, value in swept.items() if key not in RESERVED]
+    quick = [*QUICK]
+    if not any(text.startswith("eval.sample") for text in [*spec.sets, *sets]):
+        quick.append(f"eval.sample_tokens={EvalConfig().sample_tokens}")  # the file's are of its own samples
     try:
         config = settings.resolve(
             None if spec.file is None else Path(spec.file),
@@ -120,7 +124,7 @@ def _cell(spec: SweepSpec, swept: Mapping[str, str], seed: int, name: str, direc
             output=str(directory),
             name=name,
             seed=seed,
-            sets=[*QUICK, *spec.sets, *sets],
+            sets=[*quick, *spec.sets, *sets],
             over=[Path(swept["config"])] if "config" in swept else [],
         ).config
     except ConfigError as error:  # in the words of the sweep's own options

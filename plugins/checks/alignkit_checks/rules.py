@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from alignkit import CheckConfig, DataRule, Hit, Row, plain_text, text_digest, texts_of
+from alignkit.errors import ConfigError, suggest
 
 from alignkit_checks.similar import Sketches
 
@@ -68,12 +69,28 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
+@lru_cache
+def known_script(name: str) -> str:
+    """Return a script's name in capitals, as in names of characters; raise ``ConfigError`` if no letter has such a name."""
+    letters = (letter for letter in map(chr, range(0x20000)) if letter.isalpha())
+    names = (
+        name for name in (unicodedata.name(letter, "") for letter in letters) if not name.endswith(" SIGN")
+    )  # KELVIN SIGN
+    scripts = {name.partition(" ")[0] for name in names}
+    if (wanted := name.upper()) not in scripts:
+        hint = suggest(name.title(), sorted(map(str.title, scripts)))
+        raise ConfigError(
+            f'data.check.script: no letter is of the script "{name}"{hint} (such as Latin, Arabic or CJK)'
+        )
+    return wanted
+
+
 @_by_field
 def wrong_script(name: str, text: str, limits: CheckConfig) -> str | None:
     """Too few letters of the expected script; text without letters passes."""
     if limits.script is None:
         return None
-    wanted = limits.script.upper()
+    wanted = known_script(limits.script)
     letters = [letter for letter in text if letter.isalpha()]
     share = sum(_script(letter) == wanted for letter in letters) / len(letters) if letters else 1.0
     return f"{share:.0%} of the letters of {name} are {limits.script}" if share < limits.script_share else None

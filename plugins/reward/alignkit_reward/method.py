@@ -41,6 +41,7 @@ class RewardModelling(Method[RewardSettings]):
     paper = "Stiennon et al. 2020, Learning to summarize from human feedback, https://arxiv.org/abs/2009.01325"
     rows = "preference"
     settings_type = RewardSettings
+    unused = {"model.scorer": "a reward model is called directly"}
     defaults = {"train.learning_rate": 1e-5, "train.num_train_epochs": 1, "eval.suites": ["prefs"]}
     demo = {"eval.suites": ["prefs"]}
 

@@ -11,6 +11,14 @@ from alignkit.errors import ConfigError
 
 from alignkit_trl.settings import load, settings_of
 
+_OWN_TOKENS = "TRL tokenises the rows itself"
+_UNUSED = {
+    "train.tokens_per_micro_batch": "TRL divides a step by train.per_device_train_batch_size",
+    "data.append_eos": _OWN_TOKENS,
+    "data.phases": "TRL's trainer takes the same rows in every epoch",
+}
+_OWN_ORDER = "TRL's trainer takes the prompts in an order of its own"
+
 
 class TRLMethod(Method[Settings]):
     """Base of the methods that train with a TRL trainer."""
@@ -25,6 +33,7 @@ class TRLMethod(Method[Settings]):
     """Whether rows come in alignkit's order; trainers that sample answers repeat prompts in their own order."""
     fixed: ClassVar[Mapping[str, Any]] = {}
     """Values of TRL's configuration that the trainer requires."""
+    unused = _UNUSED
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -99,6 +108,10 @@ class TRLKTO(TRLMethod):
     paper = "Ethayarajh et al. 2024, KTO, https://arxiv.org/abs/2402.01306, in TRL's KTOTrainer"
     trainer, config = "trl:KTOTrainer", "trl:KTOConfig"
     has_reference = True
+    unused = {
+        **_UNUSED,
+        "data.curriculum.epochs": "TRL's trainer takes the rows of every epoch in the order of the first",
+    }
     fixed = {"train_sampling_strategy": "sequential"}  # its KL is estimated over neighbours in a fixed order
     defaults = {"train.learning_rate": 1e-6}
 
@@ -111,6 +124,12 @@ class TRLGRPO(TRLMethod):
     trainer, config = "trl:GRPOTrainer", "trl:GRPOConfig"
     has_rewards, own_order = True, False
     defaults = {"train.learning_rate": 1e-6}
+    unused = {
+        **_UNUSED,
+        "data.shuffle": f"{_OWN_ORDER}, see method.shuffle_dataset",
+        **dict.fromkeys(("data.curriculum", "data.group_by", "data.interleave", "data.exhausted"), _OWN_ORDER),
+        **dict.fromkeys(("data.sources.weight", "data.sources.repeat"), _OWN_ORDER),
+    }
     demo = {"method.rewards": "alignkit.demo.world:quality", "method.max_completion_length": 32}
 
 

@@ -89,6 +89,9 @@ def test_without_data_it_says_what_is_missing(tmp_path: Path) -> None:
 def test_wrong_words_are_refused_before_anything_is_loaded(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="calibration_bins"):
         evaluate(["demo"], ["prefs"], sets=["eval.settings.prefs.calibration_bin=3"])
+    for unread in ("train.max_steps", "eval.samples", "data.curriculum.by", "run.seed", "nll_scope"):
+        with pytest.raises(ConfigError, match=f"--set {unread} has no effect on an evaluation"):
+            evaluate(["demo"], ["prefs"], sets=[f"{unread}=3"])
     with pytest.raises(ConfigError, match="demo is named twice"):
         evaluate(["demo", "demo"], ["prefs"], output=tmp_path)
     with pytest.raises(ModelError, match="there is no model or run at"):

@@ -201,6 +201,7 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (["--method", "orpo"], "nothing to sweep"),
+        (["nope.yaml"], "nope.yaml: no such file"),
         (["--method", "orpo", "--over", "lambda=0", "--seeds", "a"], "write whole numbers"),
         (["--resume", "--name", "none"], "is not a sweep directory"),
         (["--over", "lambda=0"], "no method given"),
