@@ -97,17 +97,21 @@ def test_two_processes_resume_inside_a_rollout(two: Path) -> None:
 
 
 def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
-    """One process speaks and writes; both leave in peace."""
-    options = ["--method", "dpo", "--name", "pair", "--set", "train.max_steps=2", "--set", "eval.before=false"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "alignkit", "run", *options, "--set", "eval.samples=0"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (done.stdout + done.stderr).count("parameters") == 1
-    assert not re.search("warn|error|terminate", done.stdout + done.stderr, re.IGNORECASE)
-    assert json.loads((tmp_path / "runs/pair/run.json").read_text())["status"] == "finished"
+    """Both processes evaluate, one speaks and writes; both leave in peace."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "alignkit"]
+    sets = ("train.max_steps=2", "train.stop_on=prefs/accuracy_sum", "train.eval_steps=1", "data.eval_limit=20")
+    options = ["--method", "dpo", "--name", "pair", *(word for text in sets for word in ("--set", text))]
+    outputs = []
+    for words in (["run", *options], ["eval", "runs/pair", "--suite", "prefs,perplexity", "--json"]):
+        done = subprocess.run([*launcher, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert not re.search("warn|error|terminate", done.stderr, re.IGNORECASE)
+        outputs.append(done)
+    record = json.loads((tmp_path / "runs/pair/run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["best"]["metric"] == "prefs/accuracy_sum"
+    assert (outputs[0].stdout + outputs[0].stderr).count("parameters") == 1
+    (found,) = json.loads(outputs[1].stdout)
+    assert found["suites"]["perplexity"]["cached"] is True  # the run's own result
+    metrics = record["evaluation"]["after"]["perplexity"]
+    assert found["suites"]["perplexity"]["metrics"]["perplexity"] == metrics["perplexity"]

@@ -77,16 +77,22 @@ def _bounded(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> An
 
 
 def explain(error: BaseException, state: State) -> int:
-    """Print what went wrong on stderr and return the exit code; a worker leaves both to its launcher."""
+    """Print what went wrong on stderr, on the process that it comes from, and return the exit code.
+
+    A worker leaves both to its launcher.
+    """
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else FAILED
     trace = "".join(traceback.format_exception(error)) if state.debug else ""
     head, message, code = _described(error, state)
+    origin = getattr(error, "origin", rank())
     if is_worker():
         # A signal that stopped every process at the same step has no cause; one that reached this process alone has.
         together = isinstance(error, InterruptedRun) and error.__cause__ is None
-        tell_end(Ended(code, head, message, trace, together, lost_connection(error)))
+        tell_end(Ended(code, head, message, trace, together, lost_connection(error), origin))
         return 0 if together else code
+    if origin != rank():
+        return code
     with suppress(OSError):  # the terminal may be gone
         click.echo(trace, err=True, nl=False)
         if isinstance(error, click.UsageError):

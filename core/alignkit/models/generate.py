@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.errors import ConfigError, RunFailedError
 from alignkit.models.positions import position_limit
+from alignkit.system.together import shared
 
 if TYPE_CHECKING:
     import torch
@@ -70,13 +71,14 @@ def generate(
         top_p: nucleus sampling: sample from the most likely tokens with this total probability (arXiv:1904.09751).
         top_k: sample from this many most likely tokens; 0 for all.
         stop: tokens that end an answer, in addition to the model's end tokens.
-        seed: seed of the sampling.
-        batch_size: prompts per batch.
+        seed: seed of the sampling; batches after the first one have seeds derived from it.
+        batch_size: prompts per batch. Inside ``together``, the batches are shared out among processes.
 
     Raises:
         RunFailedError: the logits contain NaN.
         ConfigError: the model has too few positions for a prompt and its answer.
     """
+    import numpy as np
     import torch
 
     from alignkit.scoring.evaluating import undisturbed
@@ -105,14 +107,20 @@ def generate(
         "eos_token_id": sorted(ends) or None,
         "logits_processor": [_refuse_nan],
     }
-    answers: list[GeneratedAnswer] = []
+    batches = [prompts[first : first + batch_size] for first in range(0, len(prompts), batch_size)]
+
+    def answer(number: int) -> list[GeneratedAnswer]:
+        # Every batch has its own seed, so that the answers do not depend on the process that generates it.
+        torch.manual_seed(seed if number == 0 else int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+        ids, mask = pad_rows(batches[number], pad, next(model.parameters()).device, left=True)
+        output = generator.generate(input_ids=ids, attention_mask=mask, **options)  # (B, T)
+        return [cut_at_end(tokens, ends) for tokens in output[:, ids.shape[1] :].tolist()]
+
     with undisturbed(model):
-        torch.manual_seed(seed)
-        for first in range(0, len(prompts), batch_size):
-            ids, mask = pad_rows(prompts[first : first + batch_size], pad, next(model.parameters()).device, left=True)
-            output = generator.generate(input_ids=ids, attention_mask=mask, **options)  # (B, T)
-            answers += [cut_at_end(answer, ends) for answer in output[:, ids.shape[1] :].tolist()]
-    return answers
+        shared_answers = shared(
+            "answers", [sum(map(len, batch)) for batch in batches], lambda which: list(map(answer, which))
+        )
+    return [answer for batch in shared_answers for answer in batch]
 
 
 def _refuse_nan(_tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

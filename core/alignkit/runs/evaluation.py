@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import DataConfig, EvalConfig
@@ -15,12 +16,15 @@ from alignkit.data.load import HeldOut
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.errors import NoRowsError
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
+from alignkit.scoring.evaluating import drawn_alike
+from alignkit.scoring.ranks import share
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import validate
 from alignkit.system.cache import ContentCache
 from alignkit.system.code import code_of
 from alignkit.system.environment import versions
 from alignkit.system.files import digest
+from alignkit.system.together import together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,13 +82,14 @@ def run_suites(
 ) -> dict[str, SuiteResult]:
     """Run every suite on a model, or take its result from the cache where the same was evaluated before.
 
-    A suite whose rows the held-out data cannot give is skipped and says so. Raises
+    Every process calls this; what the model does is shared out among them, and all of them return the same. A suite whose
+    rows the held-out data cannot give is skipped and says so. Raises
     :class:`~alignkit.errors.RunFailedError` from a suite whose scores are not finite.
     """
     results = {}
     for name, suite in suites.items():
         try:
-            results[name] = _run_suite(suite, subject, (start or {}).get(name))
+            results[name] = together(f"suite {name}", partial(_run_suite, suite, subject, (start or {}).get(name)))
         except NoRowsError as error:
             skipped(f"suite {name} is skipped: {error}")
     return results
@@ -94,15 +99,15 @@ def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -
     started = time.process_time()
     if getattr(subject.policy, "classifier", False) and not suite.classifiers:
         raise NoRowsError(f"{subject.name} is a reward model, and the suite needs a language model")
-    used = subject.held_out.unused()
+    used, load_start = subject.held_out.unused(), subject.start_policy
     target = Target(
         name=subject.name,
-        policy=subject.policy,
+        policy=share(subject.policy),
         tokenizer=subject.tokenizer,
         examples=used.examples,
         rows=used.rows,
         start=start if suite.uses_start else None,
-        start_policy=subject.start_policy,
+        start_policy=None if load_start is None else lambda: share(load_start()),
         whole=used.whole,
     )
     failed = f"{registry.find('align.suites', suite.name)} failed"
@@ -112,7 +117,7 @@ def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -
     key = digest([identity, used.left_out()])
 
     def make() -> SuiteResult:
-        with running(failed):
+        with running(failed), drawn_alike():
             result = check_result(suite.evaluate(target), f"suite {suite.name}: evaluate")
         provenance = {**identity, "cpu_seconds": time.process_time() - started}
         return replace(result, left_out=[*used.left_out(), *result.left_out], provenance=provenance)
@@ -120,7 +125,7 @@ def _run_suite(suite: Suite[Any], subject: Subject, start: SuiteResult | None) -
     if content is None or not suite.cacheable:
         result, cached = make(), False
     else:
-        result, cached = _CACHE.fetch(
+        result, cached = _CACHE.fetch_together(
             key,
             make,
             read=lambda path: read_evaluation(path, suite.name),

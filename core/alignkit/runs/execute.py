@@ -1,7 +1,7 @@
 """One run from its configuration to its record: plan, prepare, evaluate, train, save, evaluate, report.
 
 :func:`start` and :func:`resume` are the entrances, :func:`_carry_out` the order of the stages. Every process of a
-distributed run comes through here; only the first one writes, prints and evaluates (:class:`RunRecorder`).
+distributed run comes through here and evaluates; only the first one writes and prints (:class:`RunRecorder`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
 from alignkit.runs.saving import release, require_space, save_model, try_saving
 from alignkit.runs.summary import pair_samples, present, sample_answers, write_documents
-from alignkit.system.distributed import from_first, gather, rank
 from alignkit.system.environment import forget_peak_memory, peak_memory_gb
 from alignkit.system.files import write_jsonl, write_text
 from alignkit.system.manifest import manifest
+from alignkit.system.together import first_does, gathered, together
 from alignkit.training.best import Evaluated, best_model, watch_best
 from alignkit.training.checkpoints import last_checkpoint
 
@@ -44,10 +44,11 @@ if TYPE_CHECKING:
 def start(config: RunConfig, *, quiet: bool = False) -> Path:
     """Create the run directory and carry the run out; a run that fails before training leaves no directory behind."""
     plan = plan_run(config)
-    made = None
-    if rank() == 0:
-        made = RunDir.create(config.run.output, config.run.name, method=plan.session.method.name).path
-    directory = RunDir(from_first(made) or "")
+    method = plan.session.method.name
+    made = first_does(
+        "making the run directory", lambda: RunDir.create(config.run.output, config.run.name, method=method)
+    )
+    directory = RunDir(made.path)
     config.run.name = directory.path.name
     recorder = RunRecorder(directory, plan.session, quiet=quiet)
     with recorder.open():
@@ -67,7 +68,7 @@ def resume(config: RunConfig, directory: RunDir, *, change: bool = False, quiet:
     ``change``: accept a configuration that differs from the run's record.
     """
     plan = plan_run(config)
-    changes = from_first(accepted_changes(directory, config, accept=change) if rank() == 0 else [])
+    changes = first_does("comparing the settings", lambda: accepted_changes(directory, config, accept=change))
     checkpoint = last_checkpoint(directory.checkpoints)
     recorder = RunRecorder(directory, plan.session, quiet=quiet)
     with recorder.open():
@@ -92,34 +93,35 @@ def _carry_out(
         start_policy=lambda: load_start_policy(config, plan.session, run.loaded),
         warn=recorder.warn_once,
     )
-    samples_of_model = partial(sample_answers, run.loaded, run.data.eval, config.eval, config.run.seed)
+    samples_of_model = partial(
+        together, "the samples", partial(sample_answers, run.loaded, run.data.eval, config.eval, config.run.seed)
+    )
     method = plan.session.method
     about = description(config, method, run.loaded, run.scorer, run.data.report, recorder.started)
     before: Results = {}
     samples: list[dict[str, Any]] = []
     with recorder.outcome():
-        recorder.begin(about, checkpoint, changes)
-        if recorder.first:
-            if config.eval.before:
-                before = _evaluate_start(evaluator, config.eval.suites, recorder)
-            with recorder.stage("present"):
-                samples = samples_of_model()
+        together("the run's record", lambda: recorder.begin(about, checkpoint, changes))
+        if config.eval.before:
+            before = _evaluate_start(evaluator, config.eval.suites, recorder)
+        with recorder.stage("present"):
+            samples = samples_of_model()
         splits = scored_splits(config, method.needs, plan.arguments, run.data)
         logps = _score_reference(plan, run, splits, recorder)
         evaluate = partial(evaluator.during_training, start=before)
         changed = [change["key"] for change in changes]
         trainer = _train(plan, run, logps, recorder, checkpoint, changed, evaluate)
-        peaks = gather(round(peak_memory_gb(), 3))
+        peaks = gathered("the peak of memory", round(peak_memory_gb(), 3))
         release(trainer)
-        if not recorder.first:
-            return directory.path
         with recorder.stage("evaluate after"):
             after = evaluator.trained_model(config.eval.suites, before)
-            for result in after.values():
-                write_evaluation(directory.evaluation, result, target=str(directory.path))
         with recorder.stage("present"):
             samples = pair_samples(samples, samples_of_model())
-            write_jsonl(directory.samples, samples)
+        if not recorder.first:
+            return directory.path
+        for result in after.values():
+            write_evaluation(directory.evaluation, result, target=str(directory.path))
+        write_jsonl(directory.samples, samples)
         numbers = training_numbers(
             directory.metrics,
             run.loaded,
@@ -147,19 +149,23 @@ def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
     """Load model and data, check the data, and print what there is."""
     plan.arguments.output_dir = str(recorder.directory.checkpoints)
     forget_peak_memory()
-    with recorder.stage("prepare"):
+
+    def checked() -> tuple[PreparedRun, list[str]]:
         run = prepare(plan)
         notes = run.notes
         if recorder.first:
             steps = len(run.data.train) // plan.shape.rows
             require_space(run.loaded, plan.arguments, steps, recorder.directory.path)
             notes += try_saving(run.loaded, recorder.directory.path)
-        findings = check_before_training(run.data, plan.config.data.check)
+        return run, [*check_before_training(run.data, plan.config.data.check), *notes]
+
+    with recorder.stage("prepare"):
+        run, notes = together("model and data", checked)
     recorder.console.info(
         f"{plan.session.method.name} on {plan.config.model.name}: {run.loaded.parameters:,} parameters, "
         f"{run.loaded.trainable / max(run.loaded.parameters, 1):.1%} trained; scorer {run.scorer}"
     )
-    for line in [*run.data.report.lines(), *findings, *notes]:
+    for line in [*run.data.report.lines(), *notes]:
         recorder.console.info(line)
     return run
 
@@ -167,11 +173,18 @@ def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
 def _evaluate_start(evaluator: RunEvaluator, names: list[str], recorder: RunRecorder) -> Results:
     """Evaluate the start model with every suite that has no result from before an interruption."""
     kept = recorder.directory.evaluation / "before"
-    results = {name: read_evaluation(kept, name) for name in names if (kept / f"{name}.json").is_file()}
+    results = first_does(
+        "the results of the start model",
+        lambda: {name: read_evaluation(kept, name) for name in names if (kept / f"{name}.json").is_file()},
+    )
     with recorder.stage("evaluate before"):
         found = evaluator.start_model(name for name in names if name not in results)
-    for result in found.values():
-        write_evaluation(kept, result, target="start model")
+
+    def write() -> None:
+        for result in found.values():
+            write_evaluation(kept, result, target="start model")
+
+    first_does("writing the results of the start model", write)
     results |= found
     recorder.update(evaluation={"before": _metrics(results)})
     return results

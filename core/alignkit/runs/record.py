@@ -10,8 +10,9 @@ from alignkit.contract import LoadedModel, Method
 from alignkit.data.table.report import DataReport
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.settings.strategies import strategy_name
-from alignkit.system.distributed import gather, world_size
+from alignkit.system.distributed import world_size
 from alignkit.system.environment import device_name, environment
+from alignkit.system.together import gathered
 
 
 def description(
@@ -41,7 +42,7 @@ def description(
             "world_size": world_size(),
             "nodes": config.run.nodes,
             "strategy": strategy_name(config),
-            "devices": gather(device_name(use_cpu=bool(config.train.arguments.get("use_cpu")))),
+            "devices": gathered("the devices", device_name(use_cpu=bool(config.train.arguments.get("use_cpu")))),
         },
     }
 

@@ -13,9 +13,10 @@ from alignkit.contract import Need, Policy
 from alignkit.data.load import Data
 from alignkit.data.order.mixing import row_order
 from alignkit.data.order.row_order import RowOrder
+from alignkit.scoring.ranks import share
 from alignkit.scoring.reference import reference_logps
-from alignkit.system.distributed import rank, wait_for_all
 from alignkit.system.environment import versions
+from alignkit.system.together import together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,31 +52,32 @@ def references(
 ) -> tuple[References, bool]:
     """Return the step-0 log-probabilities of every split, and whether all of them came from the cache.
 
-    They are computed in the precision of training, so that a preference loss starts at its exact start value. With
-    several processes the first one computes, and the others read what it cached. ``weights`` is the fingerprint of the
-    start model ``policy``; ``tick`` is called with the number of rows of each finished batch.
+    They are computed in the precision of training, so that a preference loss starts at its exact start value.
+    ``weights`` is the fingerprint of the start model ``policy``; ``tick`` is called with the number of rows of each
+    finished batch.
     """
-    found: References = {}
-    cached = True
     model = config.model
     software = " ".join(f"{name} {version}" for name, version in versions().items())
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
-    for turn in ("first", "others") if splits else ():
-        if (rank() == 0) == (turn == "first"):
-            for split, rows in splits.items():
-                with _autocast(arguments, precision):
-                    found[split], hit = reference_logps(
-                        policy,
-                        rows,
-                        rows_fingerprint=rows.fingerprint,
-                        weights_fingerprint=weights,
-                        computed=f"{model.dtype} {precision} {model.quantization} {model.scorer} {arguments.device.type} {software}",
-                        max_tokens=config.train.tokens_per_micro_batch,
-                        tick=tick,
-                    )
-                cached = cached and hit
-        wait_for_all()
-    return found, cached
+
+    def score() -> tuple[References, bool]:
+        found: References = {}
+        cached = True
+        for split, rows in splits.items():
+            with _autocast(arguments, precision):
+                found[split], hit = reference_logps(
+                    share(policy),
+                    rows,
+                    rows_fingerprint=rows.fingerprint,
+                    weights_fingerprint=weights,
+                    computed=f"{model.dtype} {precision} {model.quantization} {model.scorer} {arguments.device.type} {software}",
+                    max_tokens=config.train.tokens_per_micro_batch,
+                    tick=tick,
+                )
+            cached = cached and hit
+        return found, cached
+
+    return together("the reference log-probabilities", score)
 
 
 def order_by_margin(config: RunConfig, train: TokenisedRows, order: RowOrder, references: References) -> RowOrder:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from alignkit.system.together import from_first, sharers
+
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
@@ -27,16 +29,34 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(*models: nn.Module) -> Iterator[None]:
-    """Evaluate models without a trace: like :func:`evaluating`, and every random state is restored as well.
+    """Evaluate models without a trace: like :func:`evaluating`, and every random state is restored as well."""
+    with random_states_kept(), evaluating(*models):
+        yield
 
-    The random states are those of Python, NumPy, and torch on the CPU and on every CUDA device.
-    """
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Restore the random states of Python, NumPy, and torch on the CPU and on every CUDA device afterwards."""
     initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if initialised else ()
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices), evaluating(*models):
+    with torch.random.fork_rng(devices):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def drawn_alike() -> Iterator[None]:
+    """Let every process draw the first one's random numbers in the block; with one process nothing changes."""
+    if sharers() == 1:
+        yield
+        return
+    with random_states_kept():
+        python, numpy, cpu = from_first((random.getstate(), np.random.get_state(), torch.get_rng_state()))
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        yield

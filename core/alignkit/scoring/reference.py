@@ -19,6 +19,7 @@ from alignkit.contract import Example, Need, Policy, by_length
 from alignkit.scoring.critic import is_critics
 from alignkit.system.cache import ContentCache
 from alignkit.system.files import digest
+from alignkit.system.together import shared_limit
 
 _CACHE = ContentCache("reference", ".npy")
 
@@ -80,7 +81,7 @@ def score_rows(
     """Score every completion of ``examples`` without gradient; ``tick`` is called with the number of rows of each batch."""
     lengths = _scored_tokens(examples)
     rows: dict[int, NDArray[np.float32]] = {}
-    for batch in by_length(examples, max_tokens):
+    for batch in by_length(examples, shared_limit([example.tokens for example in examples], max_tokens)):
         flat = policy.score([examples[i] for i in batch], grad=False).logps.float().cpu().numpy()
         rows.update(zip(batch, np.split(flat, np.cumsum([lengths[i] for i in batch])[:-1]), strict=True))
         tick(len(batch))
@@ -106,7 +107,7 @@ def reference_logps(
         with path.open("wb") as file:
             np.save(file, made().flat)
 
-    return _CACHE.fetch(
+    return _CACHE.fetch_together(
         digest([rows_fingerprint, weights_fingerprint, computed]),
         lambda: score_rows(policy, examples, max_tokens, tick),
         read=lambda path: ReferenceLogps(np.load(path), _scored_tokens(examples)),

@@ -18,11 +18,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from alignkit.errors import first_line
+from alignkit.system.distributed import rank
 from alignkit.system.files import digest, sync, sync_tree
 from alignkit.system.lock import file_lock
+from alignkit.system.together import gathered, sharers
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +107,19 @@ class ContentCache:
         except OSError as error:
             _warn_once(SECTIONS[self.section], os.environ.get("ALIGN_CACHE"), str(error))
             return make(), False
+
+    def fetch_together(self, key: str, make: Callable[[], T], **how: Any) -> tuple[T, bool]:
+        """As :meth:`fetch`, called by all processes: the first one reads and writes, and all make what is not there."""
+        place = f"the cache of {SECTIONS[self.section]}"
+        if sharers() == 1:
+            return self.fetch(key, make, **how)
+        if rank() > 0:
+            found: list[T] = gathered(place, [])[0]
+            return (found[0], True) if found else (make(), False)
+        value, hit = self.fetch(key, lambda: (gathered(place, []), make())[1], **how)
+        if hit:
+            gathered(place, [value])
+        return value, hit
 
     def _find(self, directory: Path, key: str, read: Callable[[Path], T], *, replace: bool = False) -> tuple[T] | None:
         """Return the value of an intact entry; with ``replace``, remove damaged ones."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 def rank() -> int:
@@ -30,28 +27,6 @@ def accelerators(*, use_cpu: bool = False) -> int:
     import torch
 
     return 1 if use_cpu else max(torch.accelerator.device_count(), 1)
-
-
-def gather(value: T) -> list[T]:
-    """Return every process's value, in the order of their ranks, on every process."""
-    if world_size() == 1:
-        return [value]
-    import torch.distributed as dist
-
-    box: list[T] = [value] * world_size()
-    dist.all_gather_object(box, value)
-    return box
-
-
-def from_first(value: T) -> T:
-    """Return the first process's value on every process."""
-    if world_size() == 1:
-        return value
-    import torch.distributed as dist
-
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 def wait_for_all() -> None:

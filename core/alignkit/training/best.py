@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alignkit.config import RunConfig
 from alignkit.errors import ConfigError, suggest
-from alignkit.system.distributed import from_first
+from alignkit.system.together import from_first
 from alignkit.training.checkpoints import step_of
 
 Evaluated = tuple[Mapping[str, float], Mapping[str, bool]]
@@ -46,7 +46,7 @@ class WatchBest(TrainerCallback):
 
     Args:
         metric: ``SUITE/METRIC``, or a held-out metric such as ``eval_loss``.
-        evaluate: evaluates the suite now, on the first process; None: the metric is a held-out one.
+        evaluate: evaluates the suite now, on every process; None: the metric is a held-out one.
         open_direction: whether the suite says if a higher metric is better.
         patience: evaluations without a better one after which training stops; None: never.
         write: called with the record of an evaluation of the suite.
@@ -72,12 +72,12 @@ class WatchBest(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.evaluate is not None:  # a metric that does not exist is refused before the first step
-            self._evaluated(args, first=state.is_world_process_zero)
+            self._evaluated(args)
         self._look(args, state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if self.evaluate is not None:
-            values = self._evaluated(args, first=state.is_world_process_zero)
+            values = self._evaluated(args)
             metrics.update({f"eval_{name}": value for name, value in values.items()})
             state.log_history.append({"step": state.global_step, self.key: metrics[self.key]})
             if state.is_world_process_zero:
@@ -91,10 +91,10 @@ class WatchBest(TrainerCallback):
         if self.key not in (known := {f"eval_{name}": value for name, value in losses.items()}):
             raise _unknown(self.key, known)
 
-    def _evaluated(self, args: Any, *, first: bool) -> Mapping[str, float]:
-        """Evaluate the suite on the first process; raise ``ConfigError`` if it lacks the metric or its direction."""
+    def _evaluated(self, args: Any) -> Mapping[str, float]:
+        """Evaluate the suite; raise ``ConfigError`` if it lacks the metric or its direction."""
         assert self.evaluate is not None
-        values, directions = from_first(self.evaluate() if first else ({}, {}))
+        values, directions = from_first(self.evaluate())  # the decisions of all processes are the same
         if self.metric not in values:
             raise _unknown(self.metric, values)
         if self.open_direction:

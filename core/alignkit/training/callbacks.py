@@ -51,7 +51,7 @@ class CheckpointSaved(TrainerCallback):
 
 
 class EvaluateDuring(TrainerCallback):
-    """Run suites during training, on the first process, and log their metrics as one record a step.
+    """Run suites during training, on every process, and log their metrics as one record a step.
 
     Args:
         every: suite -> steps between its evaluations. The last step is left to the evaluation after training.
@@ -72,8 +72,10 @@ class EvaluateDuring(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         due = [name for name, steps in self.every.items() if state.global_step % steps == 0]
         due = [name for name in due if not (name == self.watched and control.should_evaluate)]
-        if due and state.global_step < state.max_steps and state.is_world_process_zero:
-            self.write({"step": state.global_step, "epoch": state.epoch, **self.evaluate(due)})
+        if due and state.global_step < state.max_steps:
+            values = self.evaluate(due)
+            if state.is_world_process_zero:
+                self.write({"step": state.global_step, "epoch": state.epoch, **values})
 
 
 class ShowProgress(TrainerCallback):

@@ -64,6 +64,7 @@ def evaluate(
     The default target is the newest finished run under runs/, or the demo's start model where there is none.
     """
     from alignkit.display.console import Console
+    from alignkit.system.distributed import rank
     from alignkit.system.quiet import quiet_libraries
 
     asked = RunConfig(method="eval", run={key: where[key] or 1 for key in ("processes", "nodes")})
@@ -74,7 +75,7 @@ def evaluate(
     from alignkit_eval.evaluation.evaluate import evaluate as run
 
     quiet_libraries()
-    console = Console()
+    console = Console(quiet=rank() > 0)
     if ratings is not None:
         from alignkit_eval.rating import rating_result
 
@@ -91,6 +92,8 @@ def evaluate(
     names = ["generate"] if rate else [name.strip() for name in suites.split(",") if name.strip()]
     keys = _settings(data, tasks, include_path, sets)
     found = run(targets, names, data=data, sets=keys, output=output, say=console.warn)
+    if rank() > 0:
+        return None
     if rate:
         from alignkit_eval.rating import write_rating_page
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from alignkit.errors import ConfigError, NoRowsError, first_line
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.runs.evaluation import open_suites, run_suites
+from alignkit.system.distributed import rank
 from alignkit.system.files import require_writable
+from alignkit.system.together import first_does, together
 
 from alignkit_eval.evaluation.places import claim, names_of, release
-from alignkit_eval.evaluation.targets import TargetSpec, find_target, open_target
+from alignkit_eval.evaluation.targets import TargetSpec, find_target, join, open_target
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def evaluate(
     output: Path | str = "evaluations",
     say: Callable[[str], None] = lambda message: None,
 ) -> list[Evaluation]:
-    """Evaluate every target with every suite.
+    """Evaluate every target with every suite; several processes (torchrun) share the work, and the first one writes.
 
     Results of a run on its own held-out rows are stored in its ``eval/`` and run.json, all others in
     ``OUTPUT/NAME/eval/``, where no two targets have the same NAME. Results are cached by content (weights, rows, settings), not by name.
@@ -86,19 +89,29 @@ def evaluate(
         ModelError, DataError: a model or source cannot be loaded.
         RunFailedError: a score is not finite.
     """
+    join()
+    return together("the evaluation", partial(_evaluate_all, targets, suites, data, sets, Path(output), say))
+
+
+def _evaluate_all(
+    targets: Sequence[str | Path],
+    suites: Sequence[str],
+    data: str | None,
+    sets: Sequence[str],
+    output: Path,
+    say: Callable[[str], None],
+) -> list[Evaluation]:
     _refuse_unread(sets)
     names = list(dict.fromkeys(suites))
     overrides = [*sets, f"eval.suites={','.join(names)}", "eval.during={}"]
     sources = [find_target(str(target), data=data, sets=overrides) for target in targets]
     for source in sources:
         open_suites(source.config.eval)  # reports a wrong name or setting before any model is loaded
-    placed = _placed(sources, Path(output))
+    placed = first_does("the places of results", lambda: _placed(sources, output))
     try:
-        for _, directory in placed:
-            require_writable(directory / "eval", directory=True)  # before anything is computed
         done = [_evaluate(source, directory, say) for source, directory in placed]
     finally:
-        for _, directory in placed:
+        for _, directory in placed if rank() == 0 else ():
             release(directory)
     if not any(evaluation.results for evaluation in done):
         raise NoRowsError("nothing could be evaluated: " + "; ".join(dict.fromkeys(done[0].skipped)))
@@ -129,6 +142,11 @@ def _evaluate(source: TargetSpec, directory: Path, say: Callable[[str], None]) -
     results = run_suites(suites, subject, start=start, skipped=skipped.append)
     for reason in skipped:
         say(f"{source.name}: {reason}")
+    first_does("writing the results", lambda: _write(source, directory, results, say))
+    return Evaluation(source.name, directory, results, tuple(skipped))
+
+
+def _write(source: TargetSpec, directory: Path, results: Mapping[str, SuiteResult], say: Callable[[str], None]) -> None:
     try:
         for result in results.values():
             if _replaced(directory / "eval", result):
@@ -137,7 +155,6 @@ def _evaluate(source: TargetSpec, directory: Path, say: Callable[[str], None]) -
         _record(source, directory, results)
     except OSError as error:
         raise ConfigError(f"cannot write results to {error.filename or directory}: {first_line(error)}") from error
-    return Evaluation(source.name, directory, results, tuple(skipped))
 
 
 def _record(source: TargetSpec, directory: Path, results: Mapping[str, SuiteResult]) -> None:
@@ -161,7 +178,10 @@ def _replaced(directory: Path, result: SuiteResult) -> bool:
 
 
 def _placed(sources: Sequence[TargetSpec], output: Path) -> list[tuple[TargetSpec, Path]]:
-    """Return the targets under names of their own, with the directories of their results: the run's own, or one in ``output``."""
+    """Return the targets under names of their own, with the directories of their results: the run's own, or one in ``output``.
+
+    All of them are tried before anything is computed.
+    """
     placed = []
     for source, name in zip(sources, names_of([source.origin for source in sources]), strict=True):
         if source.run is not None and source.own_data:
@@ -174,4 +194,11 @@ def _placed(sources: Sequence[TargetSpec], output: Path) -> list[tuple[TargetSpe
         else:
             name, directory = claim(output, source.origin, name)
             placed.append((replace(source, name=name), directory))
+    try:
+        for _, directory in placed:
+            require_writable(directory / "eval", directory=True)
+    except BaseException:
+        for _, directory in placed:
+            release(directory)
+        raise
     return placed

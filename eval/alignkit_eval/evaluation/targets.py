@@ -20,6 +20,7 @@ from alignkit.models.positions import position_limit
 from alignkit.rundir.directory import RunDir
 from alignkit.runs.data import held_out_data, run_data
 from alignkit.runs.evaluation import Subject, data_rules
+from alignkit.system.distributed import world_size
 
 from alignkit_eval.evaluation.places import Origin
 
@@ -144,6 +145,17 @@ def _policy(loaded: LoadedModel, config: ModelConfig) -> Policy:
 
     loaded.model.eval()
     return policy_of(loaded, config, _device())
+
+
+def join() -> None:
+    """Make the process group of a command that has no trainer to make it, and choose this process's accelerator."""
+    import torch
+    import torch.distributed as dist
+
+    if world_size() > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        dist.init_process_group()
 
 
 def _device() -> torch.device:

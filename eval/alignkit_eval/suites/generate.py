@@ -15,6 +15,7 @@ from alignkit.errors import ConfigError, RunFailedError
 from alignkit.models.generate import generate
 from alignkit.models.positions import position_limit
 from alignkit.onpolicy.rewards import load_function, open_rewards, score_answers
+from alignkit.system.together import shared
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, nonnegative
@@ -125,9 +126,6 @@ class GenerateSuite(Suite[GenerateSettings]):
                 "repetition": repetition(answer.tokens),
                 "token_ids": answer.tokens,
             }
-            if self.checker is not None:
-                with named(f"{self.settings.checker} failed on row {row.place or row.id}"):
-                    item["quality"] = self._quality(self.checker(row.prompt, text), row)
             items.append(item)
             ids, fields = example.prompt, example.fields
             answered.append(
@@ -135,16 +133,27 @@ class GenerateSuite(Suite[GenerateSettings]):
                     example.id, row.prompt, text, ids, answer.completion, answer.ended, tokenizer, fields, row.place
                 )
             )
-        for name, values in score_answers(self.rewards, answered).parts.items():
-            for item, value in zip(items, values, strict=True):
-                item[f"reward/{name}"] = None if math.isnan(value) else value
-        return items
+        sizes = [len(answer.tokens) for answer in answers]
+        judged = shared("judgements", sizes, lambda which: self._judged([answered[i] for i in which]))
+        return [item | found for item, found in zip(items, judged, strict=True)]
 
-    def _quality(self, value: Any, row: Row) -> float:
+    def _judged(self, answered: Sequence[Answered]) -> list[dict[str, Any]]:
+        """Return what the checker and the rewards find in each answer."""
+        found: list[dict[str, Any]] = [{} if self.checker is None else {"quality": self._quality(a)} for a in answered]
+        for name, values in score_answers(self.rewards, answered).parts.items():
+            for item, value in zip(found, values, strict=True):
+                item[f"reward/{name}"] = None if math.isnan(value) else value
+        return found
+
+    def _quality(self, answer: Answered) -> float:
+        assert self.checker is not None
+        place = answer.place or answer.id
+        with named(f"{self.settings.checker} failed on row {place}"):
+            value = self.checker(answer.prompt, answer.answer)
         if isinstance(value, bool | int | float) and math.isfinite(value):
             return float(value)
         raise RunFailedError(
-            f"{self.settings.checker} returned {value!r:.80} for row {row.place or row.id}, which is not a finite number"
+            f"{self.settings.checker} returned {value!r:.80} for row {place}, which is not a finite number"
         )
 
 

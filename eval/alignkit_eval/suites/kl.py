@@ -20,6 +20,7 @@ from alignkit import Contrast, Example, Settings, Suite, SuiteResult, Target
 from alignkit.config import ModelConfig
 from alignkit.contract import by_length
 from alignkit.errors import ConfigError, NoRowsError, RunFailedError
+from alignkit.system.together import shared, shared_limit
 from pydantic import Field
 
 from alignkit_eval.statistics import clustered_mean, clustered_ratio, nonnegative
@@ -111,8 +112,13 @@ def kl_of(
 
     divergences = [0.0] * len(examples)
     with evaluating(model, other):
-        for rows in by_length(examples, tokens_per_batch, padded=True):
-            for i, value in zip(rows, _batch_kl(model, other, [examples[i] for i in rows]), strict=True):
+        sizes = [example.tokens for example in examples]
+        for rows in by_length(examples, shared_limit(sizes, tokens_per_batch), padded=True):
+
+            def work(which: list[int], rows: Sequence[int] = rows) -> Iterator[float]:
+                return _batch_kl(model, other, [examples[rows[i]] for i in which])
+
+            for i, value in zip(rows, shared("divergences", [sizes[i] for i in rows], work), strict=True):
                 divergences[i] = value
     return divergences
 

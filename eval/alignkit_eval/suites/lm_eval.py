@@ -27,6 +27,8 @@ from alignkit import Estimate, Omission, Settings, Suite, SuiteResult, Target
 from alignkit.config import Words
 from alignkit.errors import AlignError, ConfigError, DataError, NoRowsError, RunFailedError, first_line, suggest
 from alignkit.system import trust
+from alignkit.system.distributed import rank
+from alignkit.system.together import from_first
 from pydantic import Field
 
 from alignkit_eval.suites.counting_model import counting_model
@@ -36,6 +38,9 @@ from alignkit_eval.suites.task_metrics import TaskMetrics, key_of, measure
 
 TASKS = Path(__file__).parents[1] / "tasks"
 """Directory of the demo's tasks, which come with alignkit."""
+
+_RESULTS = ("samples", "results", "groups", "higher_is_better")
+"""Parts of lm-eval's results that are used."""
 
 
 class HarnessSettings(Settings):
@@ -177,6 +182,8 @@ class HarnessSuite(Suite[HarnessSettings]):
             raise
         except Exception as error:
             raise RunFailedError(f"lm-eval stopped: {type(error).__name__}: {first_line(error)}") from error
+        # lm-eval returns its results on the first process only.
+        found = from_first(found and {name: found[name] for name in _RESULTS if name in found})
         if not found or not any(found["samples"].values()):
             raise NoRowsError(f"the tasks {', '.join(settings.tasks or ())} have no documents")
         return found, model.left_out()
@@ -240,7 +247,7 @@ def _quiet() -> Iterator[None]:
     through ``sys.stderr``.
     """
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    watched = sys.stderr.isatty()
+    watched = rank() == 0 and sys.stderr.isatty()
     saved = os.dup(2)
     with (
         open(os.devnull, "wb") as nowhere,

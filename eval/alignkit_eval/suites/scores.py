@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from alignkit import Contrast, Estimate, Example, Policy, Suite, SuiteResult, Target
 from alignkit.contract import Row, by_length
 from alignkit.errors import NoRowsError, RunFailedError
+from alignkit.system.distributed import rank
 from alignkit.system.terminal import rich_console
+from alignkit.system.together import shared_limit
 
 _NAMED = 5
 """Maximum number of ids that an error names."""
@@ -35,15 +37,16 @@ def score_completions(
 ) -> list[tuple[CompletionScore, ...]]:
     """Score every completion of every row, in the order of ``examples``, with a labelled progress bar on a terminal.
 
-    Rows are scored from the longest to the shortest, at most ``tokens_per_batch`` tokens per forward pass (a longer row
-    alone). Log-probabilities are summed in double precision on the CPU.
+    Rows are scored from the longest to the shortest, at most ``tokens_per_batch`` tokens per forward pass and process (a
+    longer row alone). Log-probabilities are summed in double precision on the CPU.
     """
     from rich.progress import Progress
 
+    limit = shared_limit([example.tokens for example in examples], tokens_per_batch)
     results: list[tuple[CompletionScore, ...]] = [()] * len(examples)
-    with Progress(console=rich_console(), transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(console=rich_console(), transient=True, disable=rank() > 0 or not sys.stderr.isatty()) as progress:
         task = progress.add_task(label, total=len(examples))
-        for rows in by_length(examples, tokens_per_batch):
+        for rows in by_length(examples, limit):
             for i, scores in zip(rows, _score_batch(policy, [examples[i] for i in rows]), strict=True):
                 results[i] = scores
             progress.advance(task, len(rows))
