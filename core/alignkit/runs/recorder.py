@@ -53,11 +53,11 @@ class RunRecorder:
 
         What killed processes left is removed; SIGTERM and SIGHUP raise in the block, as Ctrl-C does.
         """
+        tell("run", str(self.directory.path.absolute()))
         if not self.first:
             yield
             return
         with self.directory.lock(), terminable():
-            tell("run", str(self.directory.path.absolute()))
             remove_leftovers(self.directory.path)
             self._is = self.directory.path.stat()
             self.console.log_to(self.directory.log)

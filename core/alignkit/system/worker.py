@@ -49,8 +49,9 @@ def tell(name: str, text: str) -> None:
     """Leave a file for the launcher."""
     if is_worker():
         with suppress(OSError):  # the launcher is gone
-            Path(os.environ[FOLDER], f".{name}").write_text(text)
-            Path(os.environ[FOLDER], f".{name}").rename(Path(os.environ[FOLDER], name))
+            partial = Path(os.environ[FOLDER], f".{name}-{rank()}")
+            partial.write_text(text)
+            partial.rename(partial.with_name(name))
 
 
 def tell_end(ended: Ended) -> None:

@@ -1,9 +1,13 @@
-"""Commands around training: status, chat, listings, plugin checks and the cache. Importing this loads nothing heavy."""
+"""Commands for training and around it: run, resume, status, chat, listings, plugin checks and the cache. Importing this loads nothing heavy."""
 
 from __future__ import annotations
 
 from alignkit import Command
 
+RUN = Command(
+    "alignkit_commands.runs:run", "Train a model with one method and evaluate it before and after.", distributed=True
+)
+RESUME = Command("alignkit_commands.runs:resume", "Resume an interrupted run.", distributed=True)
 STATUS = Command("alignkit_commands.status:status", "Show the status, progress and latest metrics of a run.")
 WATCH = Command("alignkit_commands.status:watch", "Follow a run live in the terminal.")
 GENERATE = Command("alignkit_commands.models:generate", "Generate completions for prompts with one or more models.")

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from alignkit import settings
-from alignkit.cli.failures import State
 from alignkit.rundir.directory import RunDir
 from alignkit.runs.workers import launch_options, run_in_workers
 from alignkit.system.distributed import rank
@@ -30,7 +28,7 @@ from alignkit.system.distributed import rank
 @click.option("--change", is_flag=True, help="With --resume: accept settings that differ, and record them.")
 @click.option("--dry-run", is_flag=True, help="Check configuration and data and print the plan, without training.")
 @click.pass_obj
-def run(state: State, /, config: Path | None, resume: bool, change: bool, dry_run: bool, **options: Any) -> int | None:
+def run(state: Any, /, config: Path | None, resume: bool, change: bool, dry_run: bool, **options: Any) -> int | None:
     """Train a model with one method and evaluate it before and after.
 
     Every option is also a key of the file CONFIG (YAML); the command line overrides the file, the file the method's defaults.
@@ -57,7 +55,7 @@ def run(state: State, /, config: Path | None, resume: bool, change: bool, dry_ru
 @click.option("--change", is_flag=True, help="Accept settings that differ from the run's, and record them.")
 @launch_options
 @click.pass_obj
-def resume(state: State, /, run: Path, sets: tuple[str, ...], change: bool, **where: Any) -> int | None:
+def resume(state: Any, /, run: Path, sets: tuple[str, ...], change: bool, **where: Any) -> int | None:
     """Resume the interrupted run in directory RUN from its last complete checkpoint.
 
     A finished run is trained further with --set train.max_steps=N --change.
