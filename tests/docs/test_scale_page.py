@@ -1,0 +1,62 @@
+"""The commands of docs/scale.md, run as they stand; those of other machines are planned, not started."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from alignkit.__main__ import main
+
+from tests.helpers.runs import align, short_options
+
+PAGE = (Path(__file__).parents[2] / "docs/scale.md").read_text()
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    for line in block.splitlines()
+]
+ELSEWHERE = [command for command in COMMANDS if "--rendezvous" in command]
+HERE = [command for command in COMMANDS if command[:2] == ["align", "run"] and command not in ELSEWHERE]
+SLURM = [command for command in COMMANDS if "slurm" in command]
+
+
+@pytest.mark.parametrize("command", [c for c in HERE if "--dry-run" in c] + ELSEWHERE, ids=" ".join)
+def test_plans(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orpo.yaml").write_text("method: orpo")
+    assert main([*command[1:], *["--dry-run"] * ("--dry-run" not in command)]) == 0
+    said = capsys.readouterr().err
+    assert ("32 on 4 nodes" in said) == (command in ELSEWHERE)
+
+
+@pytest.mark.slow
+def test_runs_of_one_machine(tmp_path: Path) -> None:
+    (run,) = [command for command in HERE if "--dry-run" not in command]
+    done = align(*run[1:], *short_options(), "--set", "eval.before=false", "--set", "eval.suites=prefs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "runs/pair/run.json").read_text())["processes"]["world_size"] == 2
+    (status,) = [command for command in COMMANDS if command[:2] == ["align", "status"]]
+    assert "2 processes on 1 node" in align(*status[1:], cwd=tmp_path).stdout
+
+
+def test_the_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orpo.yaml").write_text("method: orpo")
+    ((*command, arrow, file),) = SLURM
+    assert arrow == ">"
+    assert main(command[1:]) == 0
+    (tmp_path / file).write_text(capsys.readouterr().out)
+    subprocess.run(["bash", "-n", file], check=True)
+    assert "#SBATCH --time=8:00:00\n" in (tmp_path / file).read_text()
+
+
+def test_the_memory_of_a_large_model() -> None:
+    whole, zero2, zero3 = (int(n) for n in re.findall(r"(\d+) GiB", PAGE.partition("8 billion parameters")[2]))
+    gib = 8e9 / 2**30
+    assert (whole, zero2, zero3) == (round(16 * gib), round(4 * gib + 12 * gib / 8), round(16 * gib / 8))
