@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from alignkit import settings
-from alignkit.contract import registry
+from alignkit.config import ModelConfig
+from alignkit.contract import Batch, registry
 from alignkit.errors import ConfigError
+from alignkit.models.load import build_classifier
+from alignkit.scoring.classifier import ClassifierPolicy
 
 from tests.helpers.engine import build_trainer, configuration, random_pairs, random_prompts, weights
 
@@ -130,3 +134,19 @@ def test_a_setting_that_changes_nothing_is_refused(method: str, sets: list[str],
     with pytest.raises(ConfigError) as refused:
         settings.resolve(method=method, data="d", model="m", sets=sets)
     assert message in str(refused.value)
+
+
+REWARD = {"margin": "gap", "center": 0.5, "label_smoothing": 0.2}
+
+
+def test_every_setting_of_the_reward_method_changes_its_loss() -> None:
+    method = registry.load_method("reward")[1]
+    assert {*REWARD} == {*method.settings_type.model_fields}
+    policy = ClassifierPolicy(build_classifier(ModelConfig()).model)
+    batch = Batch([replace(example, fields={"gap": 2.0}) for example in random_pairs(4, longest=6)])
+
+    def loss(**given: Any) -> float:
+        terms = method(method.settings_type(**given)).align_compute_loss(policy, batch).terms  # type: ignore[attr-defined]
+        return sum(float(term.sum) * term.weight for term in terms)
+
+    assert len({loss(), *(loss(**{key: value}) for key, value in REWARD.items())}) == 1 + len(REWARD)

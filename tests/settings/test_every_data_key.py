@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
 import pytest
 from alignkit import RunConfig, settings
@@ -16,19 +16,10 @@ from alignkit.data.order.mixing import row_order
 from alignkit.errors import AlignError, ConfigError
 from alignkit.settings.layers import SECTIONS
 from alignkit.settings.no_effect import refuse_idle
-from pydantic import BaseModel
 
 from tests.helpers.data import TOKENIZER, write_jsonl
+from tests.helpers.keys import Row, keys_of
 from tests.helpers.runs import align
-
-
-class Row(NamedTuple):
-    value: Any
-    seen: str
-    """What must differ: a key of :func:`outcome`."""
-    beside: dict[str, Any] = {}
-    """Other keys that the key needs."""
-
 
 LONG = " and two" * 12
 MIX = {"source": "demo", "sources": ["pairs.jsonl", "more.jsonl"]}
@@ -170,15 +161,6 @@ def outcome(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         }
 
     return of
-
-
-def keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield every key of a section and of the sections in it, as dotted names."""
-    for name, field in section.model_fields.items():
-        yield prefix + name
-        for inner in (field.annotation, *get_args(field.annotation)):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                yield from keys_of(inner, f"{prefix}{name}.")
 
 
 def test_every_key_has_a_row() -> None:

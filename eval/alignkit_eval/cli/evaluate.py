@@ -113,8 +113,12 @@ def evaluate(
 
 def _settings(data: str | None, tasks: str | None, include_path: str | None, sets: Sequence[str]) -> list[str]:
     """Return the options as ``--set`` texts, the user's own ``--set`` last."""
+    from alignkit_eval.suites.perplexity import PerplexitySettings
+
     values = {
-        "perplexity.text": None if data is None else "null",  # the named data in place of the texts of a demo run
+        # The named data in place of a run's texts.
+        "perplexity.text": None if data is None else "null",
+        "perplexity.max_length": None if data is None else str(PerplexitySettings().max_length),
         "lm-eval.tasks": tasks,
         "lm-eval.include_path": include_path,
     }

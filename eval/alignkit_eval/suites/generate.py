@@ -16,7 +16,7 @@ from alignkit.models.generate import generate
 from alignkit.models.positions import position_limit
 from alignkit.onpolicy.rewards import load_function, open_rewards, score_answers
 from alignkit.system.together import shared
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, nonnegative
 from alignkit_eval.suites.diversity import distinct, repetition
@@ -49,6 +49,13 @@ class GenerateSettings(Settings):
         None,
         description="function (package.module:name or path/to/file.py:name) of (prompt, completion) that returns a number, reported as quality",
     )
+
+    @model_validator(mode="after")
+    def _sampled(self) -> GenerateSettings:
+        for key, default in (("top_p", 1.0), ("seed", 0)):
+            if self.temperature == 0 and getattr(self, key) != default:
+                raise ValueError(f"{key} has no effect with temperature: 0, which is greedy")
+        return self
 
 
 class GenerateSuite(Suite[GenerateSettings]):

@@ -95,6 +95,7 @@ class HarnessSuite(Suite[HarnessSettings]):
         from alignkit.scoring.evaluating import undisturbed
 
         manager, tasks = self._tasks
+        notes = self._without_examples(tasks)
         model = target.policy.model
         with undisturbed(model), _quiet():  # lm-eval seeds all random generators
             _require_numbers(model, target)
@@ -120,7 +121,7 @@ class HarnessSuite(Suite[HarnessSettings]):
                 whole.metrics[f"{name}/{key}"] = Estimate(value)
                 whole.notes.append(f"{name}/{key} has no interval: it combines several tasks")
         result = suite_result(self, items, whole.metrics, whole.contrasts)
-        return replace(result, left_out=cut, notes=whole.notes)
+        return replace(result, left_out=cut, notes=[*notes, *whole.notes])
 
     # ------------------------------------------------------------------ tasks
 
@@ -143,6 +144,15 @@ class HarnessSuite(Suite[HarnessSettings]):
                     else " (a stock task needs its data set on disk or access to the hub)"
                 )
                 raise DataError(f"lm-eval cannot load {', '.join(names)}: {_cause(error)}{hint}") from error
+
+    def _without_examples(self, tasks: Mapping[str, Any]) -> list[str]:
+        """Return a note on tasks that ``num_fewshot`` does not change, because they ask for no examples themselves."""
+        fixed = sorted(
+            name for name, task in tasks.items() if self.settings.num_fewshot and task.config.num_fewshot == 0
+        )
+        if fixed and len(fixed) == len(tasks):
+            raise ConfigError(f"eval.settings.lm-eval.num_fewshot has no effect: {fixed[0]} sets num_fewshot: 0 itself")
+        return [f"num_fewshot does not change {', '.join(fixed)}, set to 0 in the task itself"] if fixed else []
 
     def _manager(self, names: Sequence[str]) -> Any:
         """Return a manager of the named tasks. The 14,000 stock tasks take seconds to read, so only where one is named."""

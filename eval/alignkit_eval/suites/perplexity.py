@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from alignkit import Contrast, Estimate, Example, Omission, Settings, Suite, SuiteResult, Target
 from alignkit.models.positions import position_limit
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alignkit_eval.statistics import clustered_ratio, nonnegative, transformed
 from alignkit_eval.suites.documents import document_row, read_documents, windows
@@ -32,6 +32,10 @@ CONTRASTS = (
 )
 
 
+DOCUMENT = 1024
+"""Default window of plain documents, in tokens."""
+
+
 class PerplexitySettings(Settings):
     """Settings of the perplexity suite."""
 
@@ -39,11 +43,17 @@ class PerplexitySettings(Settings):
         None,
         description='plain documents to score in place of held-out completions: a .jsonl with "text", a .txt, or demo',
     )
-    max_length: int = Field(1024, ge=2, description="maximum window of a plain document, in tokens")
+    max_length: int = Field(DOCUMENT, ge=2, description="maximum window of a plain document, in tokens")
     stride: int | None = Field(
         None, ge=1, description="tokens by which the windows of a longer text advance (default: half a window)"
     )
     tokens_per_batch: int = Field(16384, ge=1, description="maximum tokens per forward pass")
+
+    @model_validator(mode="after")
+    def _of_documents(self) -> PerplexitySettings:
+        if self.text is None and self.max_length != DOCUMENT:
+            raise ValueError("max_length has no effect without text: completions are scored to data.max_length")
+        return self
 
 
 class Document(NamedTuple):

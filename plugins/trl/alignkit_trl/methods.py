@@ -39,12 +39,16 @@ class TRLMethod(Method[Settings]):
         super().__init_subclass__(**options)
         cls.settings_type = settings_of(cls.config, rewards=cls.has_rewards)
 
+    def given(self) -> dict[str, Any]:
+        """Return the method's values of TRL's configuration."""
+        return self.settings.model_dump(exclude={"rewards"}) | dict(self.fixed)
+
     @hookimpl
     def align_build_trainer(self, parts: Any) -> Any:
         """Build TRL's trainer with the run's model, rows, arguments and callbacks."""
         from alignkit_trl import bridge
 
-        given = self.settings.model_dump(exclude={"rewards"}) | dict(self.fixed)
+        given = self.given()
         if given.get("max_length", 0) is None:
             given["max_length"] = parts.max_length
         train = bridge.columns(parts.rows("train"), self.rows)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from alignkit import RewardSpecs, Settings
 from alignkit.errors import PluginError
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 
 @cache
@@ -51,7 +52,56 @@ def settings_of(path: str, *, rewards: bool) -> type[Settings]:
         other_names: Any = {"elsewhere": ["reward_weights", "reward_funcs"]}
         key: Any = Field(default_factory=list, alias="reward", description=about, json_schema_extra=other_names)
         fields["rewards"] = (RewardSpecs, key)
-    return create_model(f"{source.__name__}Settings", __base__=Settings, __doc__=source.__doc__, **fields)
+    return create_model(f"{source.__name__}Settings", __base__=TRLSettings, __doc__=source.__doc__, **fields)
+
+
+class TRLSettings(Settings):
+    """Base of the settings of TRL's configurations; a key without effect is refused."""
+
+    @model_validator(mode="after")
+    def _have_effect(self) -> TRLSettings:
+        fields = type(self).model_fields
+        given = {key for key, field in fields.items() if key != "rewards" and getattr(self, key) != field.default}
+        for key in sorted(given):
+            if key in _REFUSED:
+                raise ValueError(f"{key} {_REFUSED[key]}")
+            for beginning, other, wanted in _NEEDS:
+                if key.startswith(beginning) and key != other and other in fields:
+                    value = getattr(self, other)
+                    values = value if isinstance(value, list) else [value]
+                    if not (any(v in wanted for v in values) if wanted else value):
+                        raise ValueError(f"{key} has no effect without {other}" + (f": {wanted[0]}" if wanted else ""))
+        return self
+
+
+_PACKED = "cannot be used: rows come in alignkit's order, one by one"
+_REFUSED = {
+    "model_init_kwargs": "has no effect: alignkit loads the model (keys of model:)",
+    "trust_remote_code": "has no effect: alignkit loads the model, set model.trust_remote_code in a configuration file",
+    "dataset_text_field": "has no effect: rows are prompts and completions",
+    "log_multimodal": "has no effect: rows have no images",
+    "max_tool_calling_iterations": "has no effect: rows have no tools",
+    **dict.fromkeys(("packing", "packing_strategy", "eval_packing"), _PACKED),
+}
+"""Keys for what alignkit gives TRL itself, and why they are refused."""
+
+_NEEDS: Sequence[tuple[str, str, Sequence[str]]] = (
+    ("f_alpha_divergence_coef", "f_divergence_type", ("alpha_divergence",)),
+    ("discopop_tau", "loss_type", ("discopop",)),
+    ("precompute_ref_batch_size", "precompute_ref_log_probs", ()),
+    ("ref_model_", "sync_ref_model", ()),
+    ("vllm_", "use_vllm", ()),
+    ("sapo_", "loss_type", ("sapo",)),
+    ("vespo_", "loss_type", ("vespo",)),
+    ("entropy_coef_", "use_adaptive_entropy", ()),
+    ("entropy_target", "use_adaptive_entropy", ()),
+    ("num_completions_to_print", "log_completions", ()),
+    ("log_unique_prompts", "log_completions", ()),
+    ("log_completions_hub_repo", "log_completions", ()),
+    ("max_completion_length", "is_encoder_decoder", ()),
+    ("transformers_continuous_batching_config", "use_transformers_continuous_batching", ()),
+)
+"""Beginning of a key, the key it needs, and the values that it needs (empty: any that is set)."""
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,0 +1,136 @@
+"""Every setting of the built-in suites changes a result or its cost, or is refused: a new one needs a row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alignkit import Target
+from alignkit.config import EvalConfig, ModelConfig
+from alignkit.contract import registry
+from alignkit.errors import AlignError, ConfigError
+from alignkit.models.load import build_model
+from alignkit.runs.evaluation import open_suites
+from alignkit.scoring.policy import ModelPolicy
+
+from tests.helpers.eval import ReferencePolicy, random_pairs, target, tiny_model
+from tests.helpers.keys import Row
+
+SAMPLED = {"temperature": 1.0}
+TASK = {"tasks": "demo_facts", "limit": 6}
+
+ROWS: dict[str, dict[str, Row]] = {
+    "prefs": {"tokens_per_batch": Row(20, "calls"), "calibration_bins": Row(1, "metrics")},
+    "perplexity": {
+        "text": Row("texts.jsonl", "items"),
+        "max_length": Row(16, "metrics", {"text": "texts.jsonl"}),
+        "stride": Row(3, "metrics", {"text": "texts.jsonl", "max_length": 16}),
+        "tokens_per_batch": Row(20, "calls"),
+    },
+    "kl": {"against": Row("demo", "refused"), "tokens_per_batch": Row(20, "forwards")},
+    "generate": {
+        "prompts": Row(2, "items"),
+        "samples": Row(2, "items"),
+        "max_new_tokens": Row(3, "items"),
+        "temperature": Row(1.0, "items"),
+        "top_p": Row(0.1, "items", SAMPLED),
+        "seed": Row(1, "items", SAMPLED),
+        "rewards": Row("length", "metrics"),
+        "checker": Row("checking.py:size", "metrics"),
+    },
+    "lm-eval": {
+        "tasks": Row("demo_agreement", "items", TASK),
+        "include_path": Row("tasks", "refused", {"tasks": "own_choices"}),
+        "limit": Row(3, "items", TASK),
+        "num_fewshot": Row(1, "refused", TASK),
+        "batch_size": Row(1, "forwards", TASK),
+        "apply_chat_template": Row(True, "metrics", TASK),
+        "resamples": Row(0, "metrics", {**TASK, "tasks": "own_choices", "include_path": "tasks"}),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Documents, a checker and a task."""
+    path = tmp_path_factory.mktemp("settings")
+    texts = [f"Mia eats soup number {number}{'.' * number} It is good." for number in range(4)]
+    (path / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": text, "gold": len(text) % 2}) + "\n" for text in texts)
+    )
+    (path / "checking.py").write_text("def size(prompt, answer):\n    return len(answer)\n")
+    (path / "tasks").mkdir()
+    (path / "tasks" / "own_choices.yaml").write_text(
+        "task: own_choices\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {path / 'texts.jsonl'}}}}}\ntest_split: test\n"
+        "output_type: multiple_choice\ndoc_to_text: '{{text}}'\ndoc_to_choice: [bad, good]\ndoc_to_target: gold\n"
+        "metric_list: [{metric: f1}]\n"
+    )
+    return path
+
+
+@cache
+def demo() -> Target:
+    loaded = build_model(ModelConfig(name="demo"))
+    return replace(target(ModelPolicy(loaded.model), []), tokenizer=loaded.tokenizer)
+
+
+def suite_of(name: str, settings: dict[str, Any]) -> Any:
+    return open_suites(EvalConfig(suites=[name], settings={name: settings}))[name]
+
+
+def outcome(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate a tiny model and return everything that a setting can change."""
+    policy = ReferencePolicy(tiny_model())
+    where = replace(target(policy, random_pairs(6)), start_policy=lambda: ReferencePolicy(tiny_model(1)))
+    where = demo() if name == "lm-eval" else where
+    forwards: list[int] = []
+    hook = where.policy.model.register_forward_hook(lambda *_: forwards.append(1))
+    try:
+        result = suite_of(name, settings).evaluate(where)
+    except AlignError as error:
+        return {"refused": str(error)}
+    finally:
+        hook.remove()
+    return {
+        "refused": None,
+        "metrics": dict(result.metrics),
+        "items": [dict(item) for item in result.items],
+        "calls": policy.calls,
+        "forwards": len(forwards),
+    }
+
+
+def test_every_setting_has_a_row() -> None:
+    assert {*ROWS} == {*registry.usable("align.suites")}
+    for name, rows in ROWS.items():
+        fields = registry.load_suite(name)[1].settings_type.model_fields
+        assert {*rows} == {field.alias or key for key, field in fields.items()}
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, rows in ROWS.items() for key in rows])
+def test_the_setting_changes_what_it_says(name: str, key: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    row = ROWS[name][key]
+    few = {"max_new_tokens": 6} if name == "generate" else {}
+    without, with_it = outcome(name, {**few, **row.beside}), outcome(name, {**few, **row.beside, key: row.value})
+    assert row.seen == "refused" or not (with_it["refused"] or without["refused"])
+    assert with_it[row.seen] != without[row.seen]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("generate", {"top_p": 0.5}, "eval.settings.generate: top_p has no effect with temperature: 0"),
+        ("generate", {"seed": 5}, "eval.settings.generate: seed has no effect with temperature: 0"),
+        ("perplexity", {"max_length": 64}, "eval.settings.perplexity: max_length has no effect without text"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_refused(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        suite_of(name, settings)
+    assert message in str(refused.value)
