@@ -12,9 +12,11 @@ from alignkit.errors import ModelError, first_line
 from alignkit.models.adapters import add_adapter, load_adapter, saved_rows
 from alignkit.models.own_code import with_own_code
 from alignkit.models.paths import adapter_parts, is_classifier, require_intact, resolve_path
+from alignkit.models.sharding import run_hooks, sharding
 from alignkit.models.suitable import read_config
 from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
 from alignkit.models.weights import dropouts, fingerprint, require_fit, switch_off_dropout
+from alignkit.system.sharded import shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -86,6 +88,8 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
         raise ModelError("model.quantization needs model.lora: a quantized base model cannot be trained")
     if config.dropout and not dropouts(model):
         raise ModelError(f"model.dropout has no effect: {config.name} has no dropout")
+    if shards() > 1 and (config.lora is not None or adapter_path is not None):
+        run_hooks(model)
     own_dropout = {} if config.dropout else switch_off_dropout(model)
     is_adapter = config.lora is not None or adapter_path is not None
     return LoadedModel(model, tokenizer, path, digest, is_adapter, classifier, own_dropout)
@@ -121,6 +125,8 @@ def _load(
         with torch.random.fork_rng():
             torch.manual_seed(head_seed or 0)  # for a new head
             dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
+            if shards() > 1:
+                kwargs["distributed_config"] = sharding(auto, model_config, shards(), trusted)
             model, info = auto.from_pretrained(
                 path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.errors import ModelError
 from alignkit.system.code import code_beside
 from alignkit.system.files import digest
+from alignkit.system.sharded import reshard, unsharded_class, whole
 
 if TYPE_CHECKING:
     import torch
@@ -60,18 +61,19 @@ def fingerprint(model: torch.nn.Module) -> str:
     """Return the SHA-256 of everything that decides what the policy computes.
 
     That is its configuration (of the model, generation and adapters), the code of its class unless that is a library's, and
-    names, dtypes, shapes and bytes of its parameters and buffers.
+    names, dtypes, shapes and bytes of its parameters and buffers. Every process of a sharded model must call this.
     """
     import torch
 
     from alignkit.scoring.critic import is_critics
 
+    reshard(model)
     content = hashlib.sha256(digest(_configuration(model)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if is_critics(name):
             continue  # not part of the policy
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        flat = whole(tensor).to("cpu").contiguous().reshape(-1)
         content.update(memoryview(flat.view(torch.uint8).numpy()))
     return content.hexdigest()
 
@@ -80,9 +82,10 @@ def _configuration(model: Any) -> dict[str, Any]:
     adapters = getattr(model, "peft_config", {})
     inner = model.get_base_model() if adapters else model
     generation = getattr(inner, "generation_config", None)
+    own = unsharded_class(inner)
     return {
-        "class": type(inner).__name__,
-        "code": code_beside(type(inner)),
+        "class": own.__name__,
+        "code": code_beside(own),
         "config": _computed(inner.config.to_diff_dict()),
         "generation": None if generation is None else _computed(generation.to_diff_dict()),
         "adapters": _computed({name: adapter.to_dict() for name, adapter in adapters.items()}),

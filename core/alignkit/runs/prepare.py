@@ -25,6 +25,8 @@ from alignkit.scoring.classifier import policy_of
 from alignkit.settings.no_effect import refuse_idle
 from alignkit.settings.strategies import distribute
 from alignkit.settings.training_arguments import StepShape, training_arguments, watched_suite
+from alignkit.system.distributed import world_size
+from alignkit.system.sharded import sharded_loading
 from alignkit.training.session import Session
 
 if TYPE_CHECKING:
@@ -169,10 +171,16 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
     return loaded, run_data(config, loaded.tokenizer, position_limit(loaded.model), session)
 
 
+def shards_of(config: RunConfig) -> int:
+    """Return the number of processes that a run's models are sharded over."""
+    return world_size() if config.run.strategy == "fsdp" else 1
+
+
 def prepare(plan: RunPlan) -> PreparedRun:
     """Load model and data, move the model to its device, and choose the scoring backend by a probe."""
     config = plan.config
-    loaded, data = load_parts(config, plan.session)
+    with sharded_loading(shards_of(config)):
+        loaded, data = load_parts(config, plan.session)
     # An order that cannot be made is refused here, before anything is evaluated.
     order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))
     return PreparedRun(loaded, data, policy_of(loaded, config.model, plan.arguments.device), order)
@@ -180,7 +188,8 @@ def prepare(plan: RunPlan) -> PreparedRun:
 
 def load_start_policy(config: RunConfig, session: Session, like: LoadedModel) -> ModelPolicy | ClassifierPolicy:
     """Load the start model once more, beside the trained one ``like``; raises :class:`ModelError` if it has changed."""
-    loaded = session.build_model() or build_model(config.model, seed=config.run.seed)
+    with sharded_loading(shards_of(config)):
+        loaded = session.build_model() or build_model(config.model, seed=config.run.seed)
     if loaded.fingerprint != like.fingerprint:
         raise ModelError(f"the start model {config.model.name} has changed since the run began")
     return policy_of(loaded, config.model, next(like.model.parameters()).device)

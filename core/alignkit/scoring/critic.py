@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from alignkit.errors import CheckpointError
+from alignkit.errors import CheckpointError, ConfigError
 from alignkit.scoring.backends import hidden_states, innermost, text_config
 from alignkit.scoring.plan import Plan
+from alignkit.system.sharded import is_sharded, shard_alike, whole
 
 FILE = "critic.safetensors"
 _NAME = "critic"
@@ -49,13 +50,16 @@ def add_critic(model: nn.Module, kind: Literal["shared", "separate"]) -> None:
     """
     base = innermost(model)
     trunk = None
+    if kind == "separate" and is_sharded(model):
+        raise ConfigError("method.critic separate copies the model, which cannot be copied once it is sharded: use shared")
     if kind == "separate":
         kept: dict[int, Any] = {id(p): p for p in base.base_model.parameters() if not p.requires_grad}
         # One attention implementation for both.
         kept |= {id(config): config for config in (base.config, text_config(base))}
         trunk = copy.deepcopy(base.base_model, kept)
-    critic = Critic(int(text_config(base).hidden_size), trunk)
-    base.add_module(_NAME, critic.to(next(model.parameters()).device))
+    critic = Critic(int(text_config(base).hidden_size), trunk).to(next(model.parameters()).device)
+    base.add_module(_NAME, critic)
+    shard_alike(critic, model)
 
 
 def critic_of(model: nn.Module) -> Critic | None:
@@ -68,14 +72,18 @@ def is_critics(name: str) -> bool:
     return _NAME in name.split(".")
 
 
-def save_critic(model: nn.Module, directory: Path) -> None:
-    """Write the critic's trained weights to ``critic.safetensors``, if the model has a critic."""
+def save_critic(model: nn.Module, directory: Path, *, write: bool = True) -> None:
+    """Write the critic's trained weights to ``critic.safetensors``, if the model has a critic.
+
+    Every process of a sharded model calls this, and one has to ``write``.
+    """
     from safetensors.torch import save_file
 
     critic = critic_of(model)
     if critic is not None:
-        weights = {name: p.detach().contiguous() for name, p in critic.named_parameters() if p.requires_grad}
-        save_file(weights, directory / FILE)
+        weights = {name: whole(p).contiguous() for name, p in critic.named_parameters() if p.requires_grad}
+        if write:
+            save_file(weights, directory / FILE)
 
 
 def load_critic(model: nn.Module, directory: Path) -> None:

@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from alignkit.system.sharded import reshard
 from alignkit.system.together import from_first, sharers
 
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put models into evaluation mode, without gradients, and restore the mode of every module afterwards."""
+    """Put models into evaluation mode, without gradients, and restore the mode of every module afterwards.
+
+    Sharded models keep no whole parameters.
+    """
     training = [module for model in models for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -25,6 +29,8 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+        for model in models:
+            reshard(model)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch import nn
 from alignkit.contract import Example
 from alignkit.errors import ModelError, first_line
 from alignkit.scoring import attention
-from alignkit.scoring.backends import score_plan, text_config
+from alignkit.scoring.backends import TokenLogps, text_config
 from alignkit.scoring.evaluating import undisturbed
 from alignkit.scoring.masks import CHUNKED, FULL, SLIDING, layer_types
 from alignkit.scoring.plan import Backend, Scorer
@@ -87,7 +87,7 @@ def _disagreement(model: Any, scorer: Scorer, examples: Sequence[Example], expec
         if scorer.backend == "packed":
             attention.register()
             _set_attention(model, attention.NAME)
-        scored = score_plan(model, scorer.plan(examples, prompt=True).to(model.device))
+        scored: TokenLogps = model(plan=scorer.plan(examples, prompt=True).to(model.device))
         logps = torch.cat([scored.completions, scored.prompts])
     except Exception as error:  # models raise all kinds of errors
         return f"{type(error).__name__}: {first_line(error)}"
@@ -148,7 +148,7 @@ def _reference(model: Any, examples: Sequence[Example]) -> torch.Tensor:
     for example in examples:
         for k, completion in enumerate(example.completions):
             ids = torch.tensor([[*example.prompt, *completion]], device=model.device)
-            logits = type(model).forward(model, input_ids=ids, use_cache=False, return_dict=True).logits
+            logits = model(input_ids=ids, use_cache=False, return_dict=True).logits
             logps = logits[0, :-1].float().log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1)
             first = len(example.prompt) - 1
             completions.append(logps[first:])

@@ -19,6 +19,7 @@ from alignkit.contract import Example, Need, Policy, by_length
 from alignkit.scoring.critic import is_critics
 from alignkit.system.cache import ContentCache
 from alignkit.system.files import digest
+from alignkit.system.sharded import local, reshard
 from alignkit.system.together import shared_limit
 
 _CACHE = ContentCache("reference", ".npy")
@@ -52,8 +53,10 @@ class StartWeights:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
+        reshard(model)
+        self._model = model
         trained = [p for name, p in model.named_parameters() if p.requires_grad and not is_critics(name)]
-        self._pairs = [(parameter, parameter.detach().clone()) for parameter in trained]
+        self._pairs = [(parameter, local(parameter).clone()) for parameter in trained]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -66,9 +69,16 @@ class StartWeights:
             self._swap()
 
     def _swap(self) -> None:
+        reshard(self._model)
         for i, (parameter, other) in enumerate(self._pairs):
-            self._pairs[i] = (parameter, parameter.data)
-            parameter.data = other
+            own = local(parameter)
+            if type(own) is type(parameter.data):
+                self._pairs[i] = (parameter, parameter.data)
+                parameter.data = other
+            else:  # a sharded model gathers from the memory of its shards: they are exchanged in place
+                kept = own.clone()
+                own.copy_(other)
+                other.copy_(kept)
 
 
 def _scored_tokens(examples: Sequence[Example]) -> list[int]:

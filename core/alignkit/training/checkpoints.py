@@ -103,8 +103,7 @@ class CriticApart(Base):
         if state_dict is None and critic_of(self.model) is not None:
             state_dict = {name: value for name, value in self.model.state_dict().items() if not is_critics(name)}
         super()._save(output_dir, state_dict)
-        if self.args.should_save:  # one process writes, as the model's own saving does
-            save_critic(self.model, Path(output_dir or self.args.output_dir))
+        save_critic(self.model, Path(output_dir or self.args.output_dir), write=self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

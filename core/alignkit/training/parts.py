@@ -16,6 +16,7 @@ from alignkit.models.positions import position_limit
 from alignkit.system.environment import peak_memory_gb
 from alignkit.training.checkpoints import WholeCheckpoints
 from alignkit.training.session import Session
+from alignkit.training.sharded import ShardedState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,7 +80,7 @@ class EngineParts:
         return self.order.step(self.rows_per_step, step, total)
 
     def staged(self, trainer: type[Trainer]) -> type[Trainer]:
-        return type(trainer.__name__, (WholeCheckpoints, trainer), {})
+        return type(trainer.__name__, (WholeCheckpoints, ShardedState, trainer), {})
 
     def memory_gb(self) -> float:
         return peak_memory_gb()

@@ -32,10 +32,11 @@ from alignkit.training.held_out import held_out_loss
 from alignkit.training.metrics import TrainingLog
 from alignkit.training.non_finite import check_finite, gradient_norm, guilty_rows
 from alignkit.training.parts import EngineParts
+from alignkit.training.sharded import ShardedState
 from alignkit.training.steps import Steps
 
 
-class AlignTrainer(WholeCheckpoints, CriticApart, Trainer):
+class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
     """``transformers.Trainer`` with alignkit's optimizer step, logging, held-out loss and checkpoints."""
 
     def __init__(self, parts: EngineParts) -> None:

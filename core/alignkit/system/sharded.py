@@ -1,0 +1,142 @@
+"""Models whose parameters are sharded over the processes (FSDP2): shards, and whole tensors made of them.
+
+A sharded parameter is a ``DTensor``; each process holds a slice of it. While a module runs, its parameters are whole, and
+the outermost module keeps its own whole until the next backward pass: :func:`reshard` returns all of them to shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_SHARDS: ContextVar[int] = ContextVar("shards", default=1)
+
+
+@contextmanager
+def sharded_loading(shards: int) -> Iterator[None]:
+    """Models that are loaded inside the ``with`` block are sharded over ``shards`` processes; 1: not sharded."""
+    token = _SHARDS.set(shards)
+    try:
+        yield
+    finally:
+        _SHARDS.reset(token)
+
+
+def shards() -> int:
+    """Return the number of processes that a model loaded now is sharded over."""
+    return _SHARDS.get()
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether the model was sharded when it was loaded."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def trains_shards(model: torch.nn.Module) -> bool:
+    """Whether weights that are trained are sharded (with an adapter, only frozen ones are)."""
+    from torch.distributed.tensor import DTensor
+
+    reshard(model)
+    return any(isinstance(p.data, DTensor) for p in model.parameters() if p.requires_grad)
+
+
+def reshard(model: torch.nn.Module) -> None:
+    """Free the whole parameters that a forward pass left behind; nothing happens in a model that is not sharded."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def unsharded_class(model: torch.nn.Module) -> type[torch.nn.Module]:
+    """Return the class that the model had before it was sharded, which derives a new one from it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+
+
+def shard_alike(added: torch.nn.Module, model: torch.nn.Module) -> None:
+    """Shard a module that was added to a model if the model's trained weights are sharded: optimizers do not take both."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    reshard(model)
+    meshes = [p.data.device_mesh for p in model.parameters() if p.requires_grad and isinstance(p.data, DTensor)]
+    if meshes:
+        fully_shard(added, mesh=meshes[0])
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this process's slice of a tensor (all of it where it is not sharded), sharing its memory."""
+    from torch.distributed.tensor import DTensor
+
+    plain = tensor.detach()
+    return plain.to_local() if isinstance(plain, DTensor) else plain
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor with the slices of all processes, each of which must call this for it."""
+    from torch.distributed.tensor import DTensor
+
+    plain = tensor.detach()
+    return plain.full_tensor() if isinstance(plain, DTensor) else plain
+
+
+def whole_state(model: torch.nn.Module, *, first: bool) -> dict[str, torch.Tensor]:
+    """Return the model's state with whole tensors in main memory on the ``first`` process, nothing on the others.
+
+    Every process must call this. One tensor at a time is whole on the devices.
+    """
+    reshard(model)
+    made: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
+    state = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in made:
+            gathered = whole(tensor)
+            made[id(tensor)] = gathered.cpu() if first else gathered.new_empty(0)
+        state[name] = made[id(tensor)]
+    return state if first else {}
+
+
+@contextmanager
+def saving_what_is_given(model: torch.nn.Module) -> Iterator[None]:
+    """Inside the ``with`` block, ``model.save_pretrained`` saves its ``state_dict`` argument: it would gather the weights itself."""
+    config: Any = model.config
+    kept = getattr(config, "distributed_config", None)
+    if kept is not None:
+        config.distributed_config = None
+    try:
+        yield
+    finally:
+        if kept is not None:
+            config.distributed_config = kept
+
+
+def localised(state: Any) -> Any:
+    """Return nested dictionaries and lists of tensors with every sharded tensor replaced by this process's slice."""
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        return local(state)
+    if isinstance(state, Mapping):
+        return {key: localised(value) for key, value in state.items()}
+    return [localised(value) for value in state] if isinstance(state, list) else state
+
+
+def like(slice_: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Return this process's slice as a tensor sharded like ``parameter``; unchanged where that is not sharded or has another shape."""
+    from torch.distributed.tensor import DTensor
+
+    plain = parameter.detach()
+    if not isinstance(plain, DTensor) or slice_.shape != plain.to_local().shape:
+        return slice_
+    place = {"shape": plain.shape, "stride": plain.stride()}
+    return DTensor.from_local(slice_, plain.device_mesh, plain.placements, run_check=False, **place)
