@@ -26,7 +26,9 @@ def sharding(auto: Any, config: PreTrainedConfig, shards: int, trusted: bool) ->
         raise ConfigError("run.strategy fsdp needs transformers 5.23 or newer: pip install -U transformers") from None
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=trusted)
-    layers = {re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, module in model.named_modules() if _is_layer(model, module)}
+    layers = {
+        re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, module in model.named_modules() if _is_layer(model, module)
+    }
     if not layers:
         raise ConfigError(f"run.strategy fsdp: transformers does not say what the layers of {type(model).__name__} are")
     return DistributedConfig(fsdp_size=shards, fsdp_plan=dict.fromkeys(layers, "free_full_weight"))

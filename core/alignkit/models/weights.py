@@ -74,7 +74,7 @@ def fingerprint(model: torch.nn.Module) -> str:
             continue  # not part of the policy
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = whole(tensor).to("cpu").contiguous().reshape(-1)
-        content.update(memoryview(flat.view(torch.uint8).numpy()))
+        content.update(flat.view(torch.uint8).numpy().data)
     return content.hexdigest()
 
 

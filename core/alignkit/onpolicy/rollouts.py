@@ -54,6 +54,8 @@ class ModelRollouts:
 
     def sample(self, batch: Batch, n: int = 1) -> Batch:
         """Return the rows with ``n`` sampled answers each and the columns ``reward``, ``reward/NAME`` and ``ended``."""
+        if (meeting := getattr(self.policy, "meeting", None)) is not None:
+            meeting.sample()
         prompts = [list(example.prompt) for example in batch.examples for _ in range(n)]
         seeds = np.random.SeedSequence([self.parts.seed, self.number, self.rank, int(self.training)])
         answers = self.parts.sampler(prompts, int(seeds.generate_state(1)[0])) if prompts else []

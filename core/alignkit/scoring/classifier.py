@@ -17,6 +17,7 @@ from alignkit.errors import DataError
 if TYPE_CHECKING:
     import torch
 
+    from alignkit.scoring.in_step import Meeting
     from alignkit.scoring.policy import ModelPolicy
 
 
@@ -31,6 +32,7 @@ class ClassifierPolicy:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
+        self.meeting: Meeting | None = None
 
     def score(
         self,
@@ -59,6 +61,8 @@ class ClassifierPolicy:
         wrapped: Any = self.model
         model = wrapped.module if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel) else wrapped
         ids, mask = pad_rows(rows, model.config.get_text_config().pad_token_id, next(model.parameters()).device)
+        if self.meeting is not None:
+            self.meeting.forward(gradient=grad and torch.is_grad_enabled(), values=False, reference=False)
         with nullcontext() if grad else evaluating(model):
             logits = (wrapped if grad else model)(input_ids=ids, attention_mask=mask).logits
         rewards = logits[:, 0].float()

@@ -51,7 +51,9 @@ def add_critic(model: nn.Module, kind: Literal["shared", "separate"]) -> None:
     base = innermost(model)
     trunk = None
     if kind == "separate" and is_sharded(model):
-        raise ConfigError("method.critic separate copies the model, which cannot be copied once it is sharded: use shared")
+        raise ConfigError(
+            "method.critic separate copies the model, which cannot be copied once it is sharded: use shared"
+        )
     if kind == "separate":
         kept: dict[int, Any] = {id(p): p for p in base.base_model.parameters() if not p.requires_grad}
         # One attention implementation for both.

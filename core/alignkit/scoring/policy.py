@@ -12,6 +12,7 @@ from torch import nn
 from alignkit.contract import Example, Scores
 from alignkit.scoring.backends import TokenLogps
 from alignkit.scoring.evaluating import evaluating
+from alignkit.scoring.in_step import Meeting
 from alignkit.scoring.plan import Scorer, Wanted
 from alignkit.scoring.reference import StartWeights
 from alignkit.scoring.scorer import install
@@ -27,6 +28,7 @@ class ModelPolicy:
     def __init__(self, model: nn.Module, scorer: Scorer | None = None) -> None:
         self.start: StartWeights | None = None
         """The weights of step 0; None if the method does not need them."""
+        self.meeting: Meeting | None = None
         self.model = model
         self.scorer = scorer or install(model)
 
@@ -49,14 +51,16 @@ class ModelPolicy:
 
         Raises :class:`~alignkit.errors.DataError` for rows that cannot be scored.
         """
-        if reference:
-            if self.start is None:
-                raise KeyError('the policy of step 0 is not kept: declare needs = frozenset({"start"}) on the method')
-            with self.start.in_place():
-                return self.score(
-                    examples, prompt=prompt, grad=False, values=values, entropy=entropy, temperature=temperature
-                )
-        plan = self.scorer.plan(examples, prompt=prompt, wanted=Wanted(values, entropy, temperature)).to(self.device)
+        if reference and self.start is None:
+            raise KeyError('the policy of step 0 is not kept: declare needs = frozenset({"start"}) on the method')
+        if self.meeting is not None:
+            gradient = grad and not reference and torch.is_grad_enabled()
+            self.meeting.forward(gradient=gradient, values=values, reference=reference)
+        with self.start.in_place() if reference and self.start else nullcontext():
+            return self._score(examples, prompt, grad and not reference, Wanted(values, entropy, temperature))
+
+    def _score(self, examples: Sequence[Example], prompt: bool, grad: bool, wanted: Wanted) -> Scores:
+        plan = self.scorer.plan(examples, prompt=prompt, wanted=wanted).to(self.device)
         model: Any = self.model
         if not grad and isinstance(model, nn.parallel.DistributedDataParallel):
             # Without gradients there is nothing to synchronise, and the wrapper would broadcast buffers, for which all

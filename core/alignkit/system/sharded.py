@@ -56,7 +56,7 @@ def reshard(model: torch.nn.Module) -> None:
             module.reshard()
 
 
-def unsharded_class(model: torch.nn.Module) -> type[torch.nn.Module]:
+def unsharded_class(model: torch.nn.Module) -> type:
     """Return the class that the model had before it was sharded, which derives a new one from it."""
     from torch.distributed.fsdp import FSDPModule
 
@@ -138,5 +138,5 @@ def like(slice_: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     plain = parameter.detach()
     if not isinstance(plain, DTensor) or slice_.shape != plain.to_local().shape:
         return slice_
-    place = {"shape": plain.shape, "stride": plain.stride()}
-    return DTensor.from_local(slice_, plain.device_mesh, plain.placements, run_check=False, **place)
+    mesh, placements = plain.device_mesh, plain.placements
+    return DTensor.from_local(slice_, mesh, placements, run_check=False, shape=plain.shape, stride=plain.stride())

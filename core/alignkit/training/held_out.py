@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 
 from alignkit.contract import Example, by_length
 from alignkit.scoring.evaluating import undisturbed
-from alignkit.training.metrics import MetricSums, over_ranks
+from alignkit.scoring.in_step import in_step
+from alignkit.training.metrics import MetricSums
 
 if TYPE_CHECKING:
     from alignkit.training.steps import Steps
@@ -35,7 +35,7 @@ def held_out_loss(
     sums, weights = MetricSums(device), dict[str, float]()
     mine = range(steps.rank, len(examples), steps.world_size)
     batches = list(by_length([examples[i] for i in mine], parts.tokens_per_micro_batch))
-    with undisturbed(model):
+    with undisturbed(model), in_step(parts.policy, steps.filler):
         for number, which in enumerate(batches):
             rows = steps.rows("eval", examples, [mine[i] for i in which])
             with autocast():
@@ -46,7 +46,5 @@ def held_out_loss(
                         weights[f"loss/{term.name}"] = term.weight
                     for name, metric in output.metrics.items():
                         sums.add(name, metric.sum, counts[metric.per])
-        for _ in range(over_ranks(len(batches), device, dist.ReduceOp.MAX) - len(batches)):
-            steps.zero_loss()  # sharded weights: every rank takes part in every forward, or none does
     values = {name: total / max(count, 1) for name, (total, count) in sums.drain().items()}
     return {"loss": sum(values[name] * weight for name, weight in weights.items()), **values}

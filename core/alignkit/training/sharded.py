@@ -88,7 +88,9 @@ class ShardedState(Base):
         trained = {name: local(p) for name, p in self.model.named_parameters() if p.requires_grad}
         found = self._read_shard(checkpoint)["model"]
         if {name: tensor.shape for name, tensor in found.items()} != {n: t.shape for n, t in trained.items()}:
-            raise CheckpointError(f"{checkpoint} belongs to another model, or was sharded over another number of processes")
+            raise CheckpointError(
+                f"{checkpoint} belongs to another model, or was sharded over another number of processes"
+            )
         for name, tensor in trained.items():
             tensor.copy_(found[name])
 

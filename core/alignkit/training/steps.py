@@ -87,12 +87,15 @@ class Steps:
             rollouts = ModelRollouts(parts.rollouts, parts.policy, number, training, *place, spent=self.spent)
         return parts.session.prepare_batch(parts.policy, batch, progress, rollouts)
 
+    @property
+    def filler(self) -> Example:
+        """A row to score where this rank has none and others do."""
+        example = self.parts.train[0]
+        return example if example.completions else replace(example, completions=(list(example.prompt[-1:]),))
+
     def zero_loss(self) -> torch.Tensor:
         """Return a loss of zero that every trained weight takes part in, for a rank that has no rows left."""
-        example = self.parts.train[0]
-        if not example.completions:
-            example = replace(example, completions=(list(example.prompt[-1:]),))
-        scores = self.parts.policy.score([example], values=critic_of(self.parts.model) is not None)
+        scores = self.parts.policy.score([self.filler], values=critic_of(self.parts.model) is not None)
         total = scores.logps.sum() * 0.0
         return total if scores.values is None else total + scores.values.sum() * 0.0
 

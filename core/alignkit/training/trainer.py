@@ -27,6 +27,7 @@ import torch.distributed as dist
 from transformers import Trainer
 
 from alignkit.contract import Batch, LossOutput
+from alignkit.scoring.in_step import in_step
 from alignkit.training.checkpoints import CriticApart, WholeCheckpoints
 from alignkit.training.held_out import held_out_loss
 from alignkit.training.metrics import TrainingLog
@@ -70,7 +71,7 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
             self.optimizer.train()  # schedule-free optimizers
         self.parts.policy.model = model
         self.steps.total = self.state.max_steps
-        with self.compute_loss_context_manager():
+        with self.compute_loss_context_manager(), in_step(self.parts.policy, self.steps.filler):
             batch = self.steps.batch(self.state.global_step, self.progress)
         cuts = self.parts.cut(batch)
         counts, passes = self._counts_of_step(batch, len(cuts))
@@ -79,7 +80,8 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
             last = k == passes - 1  # gradients are reduced over ranks in the last pass only
             self.accelerator.sync_gradients = last  # DeepSpeed's boundary
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self._micro_batch_loss(cuts[k], counts) if k < len(cuts) else self.steps.zero_loss()
+                with in_step(self.parts.policy, self.steps.filler):
+                    loss = self._micro_batch_loss(cuts[k], counts) if k < len(cuts) else self.steps.zero_loss()
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
         self._check_finite(model, cuts, losses)

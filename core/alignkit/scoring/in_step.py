@@ -1,0 +1,72 @@
+"""Processes of a sharded model in step: each takes part in every forward pass, whatever rows it has itself.
+
+Processes score different rows, cut into different numbers of batches. A sharded model gathers its weights from all of them in
+every forward pass, so a process without a batch of its own runs a row of no meaning along with the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from alignkit.contract import Example
+from alignkit.system.sharded import is_sharded
+
+_LEFT, _PLAIN, _GRADIENT, _SAMPLE = 0, 1, 5, 6
+"""What a process is about to do. Between 1 and 5: passes without gradient, with values (+ 1), by the start weights (+ 2)."""
+
+
+class Meeting:
+    """The forward passes of a block of code that all processes run; see :func:`in_step`."""
+
+    def __init__(self, policy: Any, filler: Example) -> None:
+        self.policy, self.filler = policy, filler
+
+    def forward(self, *, gradient: bool, values: bool, reference: bool) -> None:
+        """Announce a forward pass; returns when all processes make one of this kind, each with rows of its own or a filler."""
+        self._wait(_GRADIENT if gradient else _PLAIN + values + 2 * reference)
+
+    def sample(self) -> None:
+        """Return once every process is about to sample."""
+        self._wait(_SAMPLE)
+
+    def leave(self) -> None:
+        """Take part in the others' forward passes until all of them leave."""
+        self._wait(_LEFT)
+
+    def _wait(self, mine: int) -> None:
+        device = next(self.policy.model.parameters()).device
+        while True:
+            box = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=device)
+            box[dist.get_rank()] = mine
+            dist.all_reduce(box)
+            first = min((kind for kind in box.tolist() if kind), default=_LEFT)
+            if first == mine:
+                return
+            if first >= _GRADIENT:
+                raise RuntimeError("a process of a sharded run trains or samples where others have ended their step")
+            self.policy.meeting = None
+            values, reference = bool((first - _PLAIN) & 1), bool((first - _PLAIN) & 2)
+            self.policy.score([self.filler], grad=False, values=values, reference=reference)
+            self.policy.meeting = self
+
+
+@contextmanager
+def in_step(policy: Any, filler: Example) -> Iterator[None]:
+    """Keep the policy's forward passes inside the ``with`` block in step over all processes, each of which runs it.
+
+    ``filler`` is a row that can be scored. Nothing happens where the model is not sharded.
+    """
+    if not dist.is_initialized() or not is_sharded(policy.model):
+        yield
+        return
+    policy.meeting = Meeting(policy, filler)
+    try:
+        yield
+        policy.meeting.leave()
+    finally:
+        policy.meeting = None
