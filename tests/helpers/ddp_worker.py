@@ -8,11 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from alignkit.models.sharding import sharding
 from alignkit.runs.saving import release
-from alignkit.system.distributed import leave
+from alignkit.system.distributed import leave, rank, wait_for_all, world_size
+from alignkit.system.sharded import local
 from alignkit.training.checkpoints import last_checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
-from tests.helpers.engine import StopAt, build_trainer, configuration, random_pairs, random_prompts, weights
+from tests.helpers.engine import StopAt, build_trainer, configuration, random_pairs, random_prompts, tiny_llama, weights
+
+
+def sharded_llama(output: Path) -> Any:
+    """Return the tiny model sharded over the processes as it is loaded."""
+    if rank() == 0:
+        tiny_llama().save_pretrained(output / "start")
+    _ = TrainingArguments(output_dir=str(output), use_cpu=True).device  # makes the process group
+    wait_for_all()
+    config = AutoConfig.from_pretrained(output / "start")
+    plan = sharding(AutoModelForCausalLM, config, world_size(), trusted=False)
+    return AutoModelForCausalLM.from_pretrained(output / "start", distributed_config=plan)
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +36,14 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     config = configuration(job["method"], **job["train"])
     stop = [StopAt(job["stop"])] if job.get("stop") else []
     rows = random_prompts if job.get("prompts") else random_pairs
-    trainer, seen = build_trainer(config, output / "checkpoints", rows(20), held_out=rows(5, seed=1), callbacks=stop)
+    trainer, seen = build_trainer(
+        config,
+        output / "checkpoints",
+        rows(20),
+        model=sharded_llama(output) if job.get("sharded") else None,
+        held_out=rows(5, seed=1),
+        callbacks=stop,
+    )
     resume = str(last_checkpoint(output / "checkpoints")) if job.get("resume") else None
     trainer.train(resume_from_checkpoint=resume)
     result = {
@@ -30,10 +51,13 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         "gradients": seen.gradients,
         "losses": seen.losses(),
         "weights": weights(trainer.model),
+        "sharded": sum(local(p).numel() for p in trainer.model.parameters()),
         "accuracies": [record.get("rewards/accuracies") for record in seen.logs if "loss" in record],
         "lengths": [record.get("length") for record in seen.logs if "loss" in record],
         "wrapper": type(trainer.model_wrapped).__name__,
     }
+    if job.get("save"):
+        trainer.save_model(str(output / "model"))
     if trainer.args.process_index == 0:
         torch.save(result, output / job["result"])
     release(trainer)

@@ -12,6 +12,7 @@ import torch
 from alignkit.config import RunConfig
 from alignkit.contract.batch import Example
 from alignkit.data.order.row_order import RowOrder
+from alignkit.system.sharded import reshard, whole
 from alignkit.testing import engine
 from alignkit.testing.engine import RewardFunction, configuration, rollout_parts
 from alignkit.testing.tiny import VOCABULARY as VOCAB
@@ -61,10 +62,11 @@ class StopAt(TrainerCallback):
 
 
 def flat(tensors: Any) -> torch.Tensor:
-    return torch.cat([t.detach().flatten().clone() for t in tensors])
+    return torch.cat([whole(t).flatten().clone() for t in tensors])
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
+    reshard(model)
     return flat(model.parameters())
 
 

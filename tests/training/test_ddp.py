@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from tests.helpers import ddp_worker
+from tests.helpers.engine import flat
 
 ROOT = Path(__file__).parents[2]
 METHODS: dict[str, Any] = {"orpo": "orpo", "dpo": "dpo", "lambda0": {"name": "orpo", "lambda": 0.0}}
@@ -50,11 +52,23 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ppo | {"output": str(folder / "ppo-cut"), "result": "first.pt", "stop": 3},
         ppo | {"output": str(folder / "ppo-cut"), "result": "second.pt", "resume": True},
     ]
+    sharded = {"sharded": True, "save": True}
+    jobs += [
+        {"method": "orpo", "train": CUT, "output": str(folder / "sharded"), "result": "two.pt", **sharded},
+        adam | sharded | {"method": "dpo", "output": str(folder / "sharded-whole"), "result": "whole.pt"},
+        adam | sharded | {"method": "dpo", "output": str(folder / "sharded-cut"), "result": "first.pt", "stop": 3},
+        adam
+        | sharded
+        | {"method": "dpo", "output": str(folder / "sharded-cut"), "result": "second.pt", "resume": True},
+        ppo | sharded | {"output": str(folder / "sharded-ppo"), "result": "whole.pt"},
+        ppo | sharded | {"output": str(folder / "sharded-ppo-cut"), "result": "first.pt", "stop": 3},
+        ppo | sharded | {"output": str(folder / "sharded-ppo-cut"), "result": "second.pt", "resume": True},
+    ]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*launcher, "-m", "tests.helpers.ddp_worker", json.dumps(jobs)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         check=False,
@@ -94,6 +108,39 @@ def test_two_processes_resume_inside_a_rollout(two: Path) -> None:
     assert torch.equal(second["weights"], whole["weights"])
     assert whole["eval"]["eval_reward"] <= 1
     assert all(length is not None and 0 < length <= 6 for length in whole["lengths"])
+
+
+def test_a_sharded_model_trains_as_a_whole_one(two: Path) -> None:
+    """Each process holds half of the weights; losses, gradients, weights and what is saved are those of data parallelism."""
+    for name, other in (("sharded/two.pt", "orpo/two.pt"), ("sharded-ppo/whole.pt", "ppo/whole.pt")):
+        a, b = load(two / name), load(two / other)
+        assert a["wrapper"] == "FSDPLlamaForCausalLM"
+        assert b["sharded"] / 2 <= a["sharded"] < b["sharded"] / 1.9
+        assert a["losses"] == pytest.approx(b["losses"], rel=1e-5, abs=1e-6)
+        assert a["eval"]["eval_loss"] == pytest.approx(b["eval"]["eval_loss"], rel=1e-5, abs=1e-6)
+        for mine, their in zip(a["gradients"], b["gradients"], strict=True):
+            assert float((mine - their).norm() / their.norm()) < 1e-4
+        assert float((a["weights"] - b["weights"]).norm() / b["weights"].norm()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["sharded", "sharded-ppo"])
+def test_a_sharded_model_resumes_bit_for_bit(two: Path, name: str) -> None:
+    start = two / ("sharded-whole" if name == "sharded" else "sharded-ppo")
+    whole = load(start / "whole.pt")
+    cut = two / ("sharded-cut" if name == "sharded" else "sharded-ppo-cut")
+    assert not torch.equal(load(cut / "first.pt")["weights"], whole["weights"])
+    assert torch.equal(load(cut / "second.pt")["weights"], whole["weights"])
+
+
+def test_what_a_sharded_run_saves_is_a_stock_model(two: Path) -> None:
+    """Its weights are whole, the critic is beside it, and plain transformers loads both without a remark."""
+    for name, result in (("sharded-whole", "whole.pt"), ("sharded-ppo", "whole.pt")):
+        model, info = AutoModelForCausalLM.from_pretrained(two / name / "model", output_loading_info=True)
+        assert not info["missing_keys"] | info["unexpected_keys"]
+        assert "distributed" not in (two / name / "model" / "config.json").read_text()
+        own = flat(model.parameters())
+        assert torch.equal(own, load(two / name / result)["weights"][: len(own)])
+    assert (two / "sharded-ppo/model/critic.safetensors").is_file()
 
 
 def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
