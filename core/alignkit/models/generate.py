@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.errors import ConfigError, RunFailedError
 from alignkit.models.positions import position_limit
-from alignkit.system.together import shared
+from alignkit.system.sharded import most_of_all
+from alignkit.system.together import shared, sharers
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +109,9 @@ def generate(
         "logits_processor": [_refuse_nan],
     }
     batches = [prompts[first : first + batch_size] for first in range(0, len(prompts), batch_size)]
+    asked = len(batches)
+    if sharers() == 1:  # a process of a sharded model generates along with the others
+        batches += [prompts[:1] or [[pad]]] * (most_of_all(asked, model) - asked)
 
     def answer(number: int) -> list[GeneratedAnswer]:
         # Every batch has its own seed, so that the answers do not depend on the process that generates it.
@@ -120,7 +124,7 @@ def generate(
         shared_answers = shared(
             "answers", [sum(map(len, batch)) for batch in batches], lambda which: list(map(answer, which))
         )
-    return [answer for batch in shared_answers for answer in batch]
+    return [answer for batch in shared_answers[:asked] for answer in batch]
 
 
 def _refuse_nan(_tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ class ModelRollouts:
             meeting.sample()
         prompts = [list(example.prompt) for example in batch.examples for _ in range(n)]
         seeds = np.random.SeedSequence([self.parts.seed, self.number, self.rank, int(self.training)])
-        answers = self.parts.sampler(prompts, int(seeds.generate_state(1)[0])) if prompts else []
+        answers = self.parts.sampler(prompts, int(seeds.generate_state(1)[0])) if prompts or meeting else []
         self.spent["sampled"] += sum(map(len, prompts)) + sum(len(answer.completion) for answer in answers)
         groups = [answers[i : i + n] for i in range(0, len(answers), n)]
         examples = [

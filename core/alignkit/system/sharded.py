@@ -74,6 +74,18 @@ def shard_alike(added: torch.nn.Module, model: torch.nn.Module) -> None:
         fully_shard(added, mesh=meshes[0])
 
 
+def most_of_all(count: int, model: torch.nn.Module) -> int:
+    """Return the highest count of all processes if the model is sharded, in which case each of them calls this."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or not is_sharded(model):
+        return count
+    box = torch.tensor([count], device=next(model.parameters()).device)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return int(box)
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return this process's slice of a tensor (all of it where it is not sharded), sharing its memory."""
     from torch.distributed.tensor import DTensor
