@@ -11,7 +11,7 @@ from alignkit.contract import LoadedModel
 from alignkit.errors import ConfigError, ModelError
 from alignkit.system.distributed import rank, wait_for_all
 from alignkit.system.files import os_fault, replace_directory, staged_directory
-from alignkit.system.sharded import is_sharded, saving_what_is_given
+from alignkit.system.sharded import is_sharded, plain_state, saving_what_is_given
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, Trainer, TrainingArguments
@@ -33,8 +33,10 @@ def try_saving(loaded: LoadedModel, directory: Path) -> list[str]:
             notes = _unset_without_effect(generation, loaded.path)
             generation._original_object_hash = None  # as strict as after training, which sets its special tokens
         with staged_directory(directory / ".trial") as staged, loaded.as_saved(), saving_what_is_given(loaded.model):
-            whole = loaded.is_adapter or (_weights(loaded) <= TRIED and not is_sharded(loaded.model))
-            loaded.model.save_pretrained(staged, **{} if whole else {"state_dict": {}})
+            sharded, adapter = is_sharded(loaded.model), loaded.is_adapter
+            some = plain_state(loaded.model) if adapter else {}
+            whole = not sharded and (adapter or _weights(loaded) <= TRIED)
+            loaded.model.save_pretrained(staged, **{} if whole else {"state_dict": some})
             loaded.tokenizer.save_pretrained(staged)
         shutil.rmtree(directory / ".trial")
     except Exception as error:

@@ -118,6 +118,14 @@ def whole_state(model: torch.nn.Module, *, first: bool) -> dict[str, torch.Tenso
     return state if first else {}
 
 
+def plain_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of the model's state that are not sharded: an adapter's, beside a sharded base model."""
+    from torch.distributed.tensor import DTensor
+
+    reshard(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if not isinstance(tensor, DTensor)}
+
+
 @contextmanager
 def saving_what_is_given(model: torch.nn.Module) -> Iterator[None]:
     """Inside the ``with`` block, ``model.save_pretrained`` saves its ``state_dict`` argument: it would gather the weights itself."""

@@ -19,6 +19,7 @@ from alignkit.system.sharded import (
     like,
     local,
     localised,
+    plain_state,
     reshard,
     saving_what_is_given,
     trains_shards,
@@ -47,19 +48,20 @@ class ShardedState(Base):
         self._shards = trains_shards(self.model)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the whole model; in a checkpoint its configuration only, as its weights are in the shards."""
-        if not self._shards:
+        """Write the whole model or adapter; in a checkpoint its configuration only where its weights are in the shards."""
+        if not is_sharded(self.model):
             super()._save(output_dir, state_dict)
-        elif self._stage is not None:
+            return
+        if self._shards and self._stage is not None:
             if self.args.should_save:
                 self.model.config.save_pretrained(output_dir)
-        else:
-            whole = whole_state(self.model, first=self.args.should_save)
-            policy = {name: tensor for name, tensor in whole.items() if not is_critics(name)}
-            self.is_distributed_loading_by_transformers = False  # the first process alone writes
-            with saving_what_is_given(self.model):
-                super()._save(output_dir, policy)
-            self.is_distributed_loading_by_transformers = True
+            return
+        state = whole_state(self.model, first=self.args.should_save) if self._shards else plain_state(self.model)
+        policy = {name: tensor for name, tensor in state.items() if not is_critics(name)}
+        self.is_distributed_loading_by_transformers = False  # the first process alone writes
+        with saving_what_is_given(self.model):
+            super()._save(output_dir, policy)
+        self.is_distributed_loading_by_transformers = True
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self._shards:
