@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
 from alignkit.contract import LoadedModel
-from alignkit.errors import ModelError, first_line
+from alignkit.errors import ConfigError, ModelError, first_line
 from alignkit.models.adapters import add_adapter, load_adapter, saved_rows
 from alignkit.models.own_code import with_own_code
 from alignkit.models.paths import adapter_parts, is_classifier, require_intact, resolve_path
@@ -65,11 +65,19 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
         tuned = load_adapter(_load_base(base_path, config, own, meta), adapter_path, trainable=False).merge_and_unload()
         model.base_model.load_state_dict(tuned.base_model.state_dict())
         adapter_path = None
+    if shards() > 1 and (config.quantization is not None or (config.lora and config.lora.modules_to_save)):
+        key = "quantization" if config.quantization is not None else "lora.modules_to_save"
+        raise ConfigError(f"model.{key} cannot be combined with run.strategy fsdp: use ddp or zero2")
     if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
         if not config.resize_embeddings and (adapter_path is None or saved_rows(adapter_path) != len(tokenizer)):
             raise ModelError(
                 f"the tokenizer has {len(tokenizer):,} tokens and {base_path} only {rows:,} embeddings: name the model's own "
                 "tokenizer, or add embeddings with model.resize_embeddings: true"
+            )
+        if shards() > 1:
+            raise ConfigError(
+                "model.resize_embeddings cannot be combined with run.strategy fsdp: save the resized model first, with an "
+                "`align run` of one step"
             )
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the start model is the same for every seed
@@ -126,7 +134,7 @@ def _load(
             torch.manual_seed(head_seed or 0)  # for a new head
             dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
             if shards() > 1:
-                kwargs["distributed_config"] = sharding(auto, model_config, shards(), trusted)
+                kwargs["distributed_config"] = sharding(auto, own, shards(), trusted)
             model, info = auto.from_pretrained(
                 path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )

@@ -24,8 +24,6 @@ def preset(strategy: str) -> dict[str, Any]:
     common = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}, **dict.fromkeys(_ZERO_KEYS, "auto")}
     gathered = {"stage3_gather_16bit_weights_on_model_save": True}
     match strategy:
-        case "fsdp":
-            raise ConfigError("run.strategy: fsdp cannot be used yet: use ddp, zero2 or zero3")
         case "zero2":
             return {"deepspeed": {"zero_optimization": {"stage": 2}, **common}}
         case "zero3":
@@ -57,6 +55,18 @@ def processes_of(config: RunConfig) -> int:
     return run.nodes * (accelerators(use_cpu=use_cpu) if run.processes == "auto" else run.processes)
 
 
+def _refuse_other_sharding(values: Mapping[str, Any]) -> None:
+    """Refuse what ``train.fsdp`` and ``train.fsdp_config`` ask of accelerate: transformers shards the model as it is loaded."""
+    asked = values.get("fsdp", True)
+    words = set(asked.split() if isinstance(asked, str) else asked if isinstance(asked, list) else [])
+    if other := words - {"full_shard", "auto_wrap"}:
+        raise ConfigError(
+            f"train.fsdp: {min(other)} is not supported: fsdp shards weights, gradients and optimizer in full"
+        )
+    if values.get("fsdp_config"):
+        raise ConfigError("train.fsdp_config is not read: the strategy fsdp has no options; remove it")
+
+
 def distribute(config: RunConfig) -> None:
     """Fill in the processes and machines, as a launcher started them or as asked for, and the strategy with its preset.
 
@@ -73,6 +83,8 @@ def distribute(config: RunConfig) -> None:
     if not several and strategy not in ("auto", named):
         raise ConfigError(f"run.strategy: {strategy} needs several processes: add --processes N, or use strategy auto")
     values = preset(strategy) | arguments
+    if strategy == "fsdp":
+        _refuse_other_sharding(values)
     if values.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(f"the strategy {strategy} needs a package that is not installed: pip install deepspeed")
     config.train = config.train.model_copy(update=values)

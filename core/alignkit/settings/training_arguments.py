@@ -55,6 +55,7 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
     accumulation = int(given.pop("gradient_accumulation_steps", 1))
     if (processes := processes_of(config)) > 1 == world_size():  # a dry run: nothing is shared between processes here
         given = {key: value for key, value in given.items() if key not in SHARDING}
+    given.pop("fsdp", None)  # the model is sharded as it is loaded, not by accelerate
     gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
     if gpu and not {"bf16", "fp16"} & set(given) and config.model.dtype == "float32":
         given["bf16"] = torch.cuda.is_bf16_supported()
