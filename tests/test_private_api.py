@@ -53,6 +53,7 @@ OVERRIDDEN = (
     Pin("transformers:Trainer", "_save", "self, output_dir, state_dict", "a critic is saved beside the model"),
     Pin("transformers:Trainer", "_load_from_checkpoint", "self, resume_from_checkpoint, model", "and loaded with it"),
     Pin("transformers:Trainer", "_load_optimizer_and_scheduler", "self, checkpoint", "and changed settings kept"),
+    Pin("transformers:Trainer", "_save_optimizer_and_scheduler", "self, output_dir", "shards of a sharded model"),
     Pin("transformers:Trainer", "_load_best_model", "self", "and loaded with the best model"),
     Pin("transformers:Trainer", "_issue_warnings_after_load", "self, load_result", "a critic is not a missing key"),
     Pin("evaluate:Metric", "_info", "self", "evaluate's way to define a metric"),
@@ -79,6 +80,8 @@ OVERRIDDEN = (
 
 READ = (
     Pin("transformers:PreTrainedConfig", "_attn_implementation", None, "which attention a model runs, to restore it"),
+    Pin("transformers:PreTrainedModel", "_no_split_modules", None, "what the layers of a model are, to shard it by layer"),
+    Pin("transformers:PreTrainedModel", "is_distributed_loading_by_transformers", None, "a sharded model; Trainer reads it"),
     Pin("transformers:PreTrainedModel", "_is_stateful", None, "state-space models cannot share a prompt"),
     Pin("transformers:PreTrainedModel", "_supports_attention_backend", None, "whether packed attention can be tried"),
     Pin("torch.compile", "_orig_mod", None, "the scorer is installed on the model inside torch.compile"),
@@ -107,7 +110,7 @@ OPERATORS = (
         f"grad_out, {_QUERY}, out, logsumexp, dropout_p, is_causal, attn_mask, scale", "packed attention, backward"),
 )  # fmt: skip
 
-DOCUMENTED = {"_asdict", "_replace", "_exit"}
+DOCUMENTED = {"_asdict", "_replace", "_fields", "_exit"}
 """Underscored names that are public: of named tuples, of ``os``."""
 
 
