@@ -129,6 +129,11 @@ def test_a_service_that_takes_the_method_s_place(site: Any) -> None:
 HOOK = "from alignkit import RawRows, hookimpl\n@hookimpl\ndef {}\n"
 SERVICES = {
     "leaves while it logs": ("align_log(record): raise SystemExit(0)", "failed", r"failed in align_log: SystemExit: 0"),
+    "ends the process": (
+        "align_log(record): import os; os._exit(0)",
+        "failed",
+        r"failed in align_log: SystemExit: os\._exit\(0\)",
+    ),
     "fails when all is done": ("align_run_finished(summary): 1 / 0", "finished", r"failed in align_run_finished: Zero"),
     "loads a list": ("align_load_data(source): return [1]", None, r"must return alignkit\.RawRows .*not list"),
 }
@@ -168,6 +173,7 @@ class Bad(Suite[Settings]):
     ("body", "says"),
     [
         ("raise SystemExit(0)", 'suite "bad" (align-bad 1.2.3) failed: SystemExit: 0'),
+        ("import os; os._exit(0)", 'suite "bad" (align-bad 1.2.3) failed: SystemExit: os._exit(0)'),
         ("return {'accuracy': 1.0}", "suite bad: evaluate must return an alignkit.SuiteResult, not dict"),
     ],
 )

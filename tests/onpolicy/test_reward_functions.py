@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -64,9 +65,20 @@ def ends(prompt: Any, answer: str) -> float:
     return float(len(prompt)) or sys.exit(0)
 
 
+def test_only_the_process_of_the_run_is_kept_from_ending() -> None:
+    def in_a_fork(prompt: Any, answer: str) -> float:
+        child = os.fork() or os._exit(3)
+        return float(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    leave = os._exit
+    assert LoadedReward("f", 1.0, as_reward(in_a_fork, "f"))([answered()]) == [3.0]
+    assert os._exit is leave
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
+        (lambda prompt, answer: os._exit(0), r"reward f failed on row row-1: SystemExit: os\._exit\(0\)"),
         (
             lambda prompt, answer: 1 / len(prompt),
             r"reward f failed on row p\.jsonl:7: ZeroDivisionError: division by zero",

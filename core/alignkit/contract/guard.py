@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from alignkit.errors import AlignError, PluginError, RunFailedError, described
 from alignkit.system.quiet import stdout_to_stderr
@@ -17,11 +19,29 @@ def named(what: str, failure: type[AlignError] = RunFailedError) -> Iterator[Non
     alignkit's own errors, an interrupt and a lack of memory pass.
     """
     try:
-        yield
+        with _exits_raised():
+            yield
     except BaseException as error:
         if passes(error):
             raise
         raise failure(f"{what}: {described(error)}") from error
+
+
+@contextmanager
+def _exits_raised() -> Iterator[None]:
+    """Let ``os._exit`` raise ``SystemExit`` in the block: it would end the process with any code and without a word."""
+    process, leave = os.getpid(), os._exit
+
+    def exit_or_raise(status: int) -> NoReturn:
+        if os.getpid() == process:
+            raise SystemExit(f"os._exit({status})")
+        leave(status)  # a process that the plugin forked
+
+    os._exit = exit_or_raise
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 @contextmanager
