@@ -50,8 +50,8 @@ SIZES: dict[str, tuple[dict[str, Any], str]] = {
     "a vocabulary of 10 ** 12": ({"vocab_size": 10**12}, "GiB for its weights in float32, and this machine has"),
     "wide": ({"hidden_size": 10**6}, "needs at least"),
     "a wide feed-forward": ({"intermediate_size": 10**11}, "needs at least"),
-    "text for a number": ({"num_hidden_layers": "many"}, "cannot read a model configuration"),
-    "an unknown type": ({"model_type": "banana"}, "model type `banana`"),
+    "text for a number": ({"num_hidden_layers": "many"}, "num_hidden_layers must be int"),
+    "an unknown type": ({"model_type": "banana"}, "model_type 'banana'"),
     "an encoder-decoder": ({"model_type": "t5"}, "encoder-decoder"),
     "a picture model": (
         {"model_type": "vit"},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkit.config import LoraConfig
 from alignkit.errors import ModelError, first_line, suggest
+from alignkit.models.directory import blamed, read_object
 from alignkit.models.suitable import memory_gib
 from alignkit.models.weights import require_fit
 
@@ -16,15 +18,19 @@ if TYPE_CHECKING:
 
 def load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrainedModel:
     """Return ``model`` with the adapter in directory ``path``; raises :class:`ModelError` if it cannot be loaded or does not fit."""
-    from peft import PeftModel, set_peft_model_state_dict
+    from peft import PeftModel, PeftType, set_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
+
+    file = Path(path) / "adapter_config.json"
+    if (kind := read_object(file).get("peft_type")) not in list(PeftType):
+        raise ModelError(f"{file}: peft_type {kind!r} is none of those that peft has")
 
     try:
         loaded = PeftModel.from_pretrained(model, path, is_trainable=trainable, ignore_mismatched_sizes=True)
         # Once more for all names that do not fit: peft's own load result leaves out those of modules_to_save.
         found = set_peft_model_state_dict(loaded, load_peft_weights(path, device="cpu"), ignore_mismatched_sizes=True)
     except Exception as error:
-        raise ModelError(f"cannot load the adapter {path}: {first_line(error)}") from error
+        raise blamed(f"cannot load the adapter {path}", [file], error, partial(_try_adapter, model)) from error
     tensors = loaded.state_dict()
     present = {tensor.data_ptr() for name, tensor in tensors.items() if name not in found.missing_keys}
     own = [name for name in found.missing_keys if f".{loaded.active_adapter}" in name and "prompt_encoder" not in name]
@@ -33,6 +39,16 @@ def load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrain
     foreign = [name for name in found.unexpected_keys if not any(part in name for part in again)]
     require_fit(path, [name for name in own if tensors[name].data_ptr() not in present], foreign)
     return loaded
+
+
+def _try_adapter(model: PreTrainedModel, directory: str) -> None:
+    """Add the adapter to a model like ``model`` without weights."""
+    import torch
+    from peft import PeftModel
+
+    with torch.device("meta"):
+        empty = type(model)(model.config)
+    PeftModel.from_pretrained(empty, directory, low_cpu_mem_usage=True, ignore_mismatched_sizes=True)
 
 
 def saved_rows(path: str) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
 from alignkit.contract import LoadedModel
-from alignkit.errors import ConfigError, ModelError, first_line
+from alignkit.errors import ConfigError, ModelError
 from alignkit.models.adapters import add_adapter, load_adapter, saved_rows
+from alignkit.models.directory import blamed
 from alignkit.models.own_code import with_own_code
 from alignkit.models.paths import adapter_parts, is_classifier, require_intact, resolve_path
 from alignkit.models.sharding import run_hooks, sharding
@@ -128,8 +132,7 @@ def _load(
         kwargs["device_map"] = {"": torch.cuda.current_device()}
     try:
         if meta:
-            with torch.device("meta"):
-                return auto.from_config(own, trust_remote_code=trusted)
+            return _empty(auto, own, trust_remote_code=trusted)
         with torch.random.fork_rng():
             torch.manual_seed(head_seed or 0)  # for a new head
             dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -139,7 +142,8 @@ def _load(
                 path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )
     except Exception as error:
-        raise ModelError(f"cannot load a {what} from {path}: {first_line(error)}") from error
+        files = [Path(path) / name for name in ("config.json", "generation_config.json")]
+        raise blamed(f"cannot load a {what} from {path}", files, error, partial(_try_files, auto)) from error
     missing, unused = info["missing_keys"], info["unexpected_keys"]
     if head_seed is not None:
         # A language model has its own head and lacks the classifier's, and some encoders lack the pooler.
@@ -148,6 +152,24 @@ def _load(
         unused = [name for name in unused if name.startswith(trunk)]
     require_fit(path, [*missing, *(name for name, *_ in info["mismatched_keys"])], unused)
     return model
+
+
+def _try_files(auto: Any, directory: str) -> None:
+    """Read the JSON files of a model and build it without weights."""
+    from transformers import AutoConfig, GenerationConfig
+
+    _empty(auto, AutoConfig.from_pretrained(directory))
+    with suppress(OSError):  # there is no such file
+        GenerationConfig.from_pretrained(directory)
+
+
+def _empty(auto: Any, own: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    """Return a model without weights."""
+    import torch
+
+    with torch.device("meta"):
+        model: PreTrainedModel = auto.from_config(own, **options)
+        return model
 
 
 def _quantization(config: ModelConfig) -> Any:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
-from alignkit.errors import ModelError, first_line
+from alignkit.errors import ModelError
+from alignkit.models.directory import blamed, read_object
 from alignkit.models.own_code import with_own_code
 
 if TYPE_CHECKING:
@@ -31,10 +35,13 @@ def read_config(path: str, config: ModelConfig, *, classifier: bool, meta: bool)
         try:
             return AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=trusted)
         except Exception as error:
-            raise ModelError(f"cannot read a model configuration from {path}: {first_line(error)}") from error
+            raise _unreadable(path, error) from error
 
     found = with_own_code(load, path, config)
-    _require_kind(path, found, classifier)
+    try:
+        _require_kind(path, found, classifier)
+    except (TypeError, AttributeError) as error:
+        raise _unreadable(path, error, partial(_require_kind, path, classifier=classifier)) from error
     sizes = _sizes(found.get_text_config())
     for name, size in sizes.items():
         if size < 1:
@@ -50,6 +57,24 @@ def read_config(path: str, config: ModelConfig, *, classifier: bool, meta: bool)
             f"{', '.join(f'{name} {size:,}' for name, size in sizes.items())})"
         )
     return found
+
+
+def _unreadable(path: str, error: Exception, use: Callable[[Any], object] = bool) -> ModelError:
+    """Return an error that names the key of ``config.json`` without which it can be read, and ``use`` works on it."""
+    from transformers import CONFIG_MAPPING, AutoConfig, __version__
+
+    file = Path(path) / "config.json"
+    if file.is_file() and "auto_map" not in (values := read_object(file)):
+        name = values.get("model_type")
+        if not isinstance(name, str) or name not in CONFIG_MAPPING:
+            known = f"none of those that transformers {__version__} has; if it is newer, upgrade transformers"
+            return ModelError(f"{file}: model_type {name!r} is {known}")
+    return blamed(
+        f"cannot read a model configuration from {path}",
+        (file,),
+        error,
+        lambda place: use(AutoConfig.from_pretrained(place)),
+    )
 
 
 def _require_kind(path: str, found: Any, classifier: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError, first_line, suggest
 from alignkit.models.chat_templates import NAMED
-from alignkit.models.directory import check_files
+from alignkit.models.directory import blamed, check_files
 from alignkit.models.own_code import with_own_code
 from alignkit.models.paths import resolve_path
 from alignkit.system.files import read_regular
@@ -38,7 +38,10 @@ def load_tokenizer(config: ModelConfig, path: str, *, classifier: bool = False) 
         try:
             return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=trusted)
         except Exception as error:
-            raise ModelError(f"cannot load a tokenizer from {where}: {first_line(error)}") from error
+            files = [Path(where) / f"{name}.json" for name in ("tokenizer_config", "special_tokens_map")]
+            raise blamed(
+                f"cannot load a tokenizer from {where}", files, error, AutoTokenizer.from_pretrained
+            ) from error
 
     tokenizer = with_own_code(load, where, config)
     if classifier and tokenizer.eos_token_id is None and tokenizer.sep_token is not None:
