@@ -51,19 +51,18 @@ def blamed(failed: str, files: Sequence[Path], error: Exception, attempt: Callab
     plain = ModelError(f"{failed}: {first_line(error)}")
     found = [file for file in files if file.is_file()]
     with suppress(OSError), TemporaryDirectory() as place:
-        for source in found[0].parent.iterdir() if found else ():
-            (Path(place) / source.name).symlink_to(source.resolve())
-        if not found or _works(attempt, place):
-            return plain
         for file in found:
             values, copy = read_object(file), Path(place) / file.name
+            for source in file.parent.iterdir():
+                (Path(place) / source.name).unlink(missing_ok=True)
+                (Path(place) / source.name).symlink_to(source.resolve())
+            if _works(attempt, place):
+                break
             for key in values:
                 copy.unlink()
                 copy.write_text(json.dumps({name: value for name, value in values.items() if name != key}))
                 if _works(attempt, place):
                     return ModelError(f"{file}: {key} {_fault(values[key], str(error))}")
-            copy.unlink()
-            copy.symlink_to(file.resolve())
     return plain
 
 

@@ -132,7 +132,8 @@ def _load(
         kwargs["device_map"] = {"": torch.cuda.current_device()}
     try:
         if meta:
-            return _empty(auto, own, trust_remote_code=trusted)
+            with torch.device("meta"):
+                return auto.from_config(own, trust_remote_code=trusted)
         with torch.random.fork_rng():
             torch.manual_seed(head_seed or 0)  # for a new head
             dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -156,20 +157,13 @@ def _load(
 
 def _try_files(auto: Any, directory: str) -> None:
     """Read the JSON files of a model and build it without weights."""
+    import torch
     from transformers import AutoConfig, GenerationConfig
 
-    _empty(auto, AutoConfig.from_pretrained(directory))
+    with torch.device("meta"):
+        auto.from_config(AutoConfig.from_pretrained(directory))
     with suppress(OSError):  # there is no such file
         GenerationConfig.from_pretrained(directory)
-
-
-def _empty(auto: Any, own: PreTrainedConfig, **options: Any) -> PreTrainedModel:
-    """Return a model without weights."""
-    import torch
-
-    with torch.device("meta"):
-        model: PreTrainedModel = auto.from_config(own, **options)
-        return model
 
 
 def _quantization(config: ModelConfig) -> Any:
