@@ -61,6 +61,16 @@ def sweep(
     if config is not None:
         yaml_files.read(config)  # a file that cannot be read is named first
     if resume is not None and not over:
+        given = {
+            "CONFIG": config,
+            "--method": method,
+            "--model": model,
+            "--data": data,
+            "--eval-data": eval_data,
+            "--set": sets,
+        }
+        if idle := [option for option, value in given.items() if value]:
+            raise ConfigError(f"{idle[0]} has no effect with --resume, which takes the sweep's own settings: remove it")
         if not resume and name is None:
             raise ConfigError("--resume needs a sweep: give --resume DIR, or --name NAME")
         directory = Path(resume) if resume else Path(output) / str(name)

@@ -202,6 +202,7 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     [
         (["--method", "orpo"], "nothing to sweep"),
         (["nope.yaml"], "nope.yaml: no such file"),
+        (["--resume", "x", "--set", "lambda=3"], "--set has no effect with --resume"),
         (["--method", "orpo", "--over", "lambda=0", "--seeds", "a"], "write whole numbers"),
         (["--resume", "--name", "none"], "is not a sweep directory"),
         (["--over", "lambda=0"], "no method given"),
