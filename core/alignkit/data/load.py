@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from alignkit.config import DataConfig, Reading, RunConfig
 from alignkit.contract import Omission, Row, RowKind
+from alignkit.data.rows import few
 from alignkit.data.sources.chunks import Source
 from alignkit.data.sources.open import HELD_OUT_SPLITS, TRAIN_SPLITS, Load, open_source
 from alignkit.data.table.cache import cache_key, cached, in_memory
-from alignkit.data.table.report import DataReport, SetReport, SourceReport
+from alignkit.data.table.report import UNREAD, DataReport, SetReport, SourceReport
 from alignkit.data.table.split import held_out
 from alignkit.data.table.tokenised_rows import RowSelection, TextRows, TokenisedRows, TokenTable, joined
 from alignkit.data.tokenise.encode import Recipe, encode, with_progress
@@ -83,6 +84,13 @@ class HeldOut:
         """Return what is left out of, or truncated in, the rows used so far."""
         used = [(report, whole) for kind, whole in self.used.items() for report in self._ready[kind, False].reports]
         return [found for report, whole in used for found in report.left_out + ([] if whole else report.truncated)]
+
+    def unread(self) -> list[str]:
+        """Return a line for each source with columns that none of the kinds prepared so far has used."""
+        names: dict[str, set[str]] = {}
+        for report in (report for prepared in self._ready.values() for report in prepared.reports):
+            names[report.source] = names.get(report.source, set(report.unread)) & set(report.unread)
+        return [f"{source}: {UNREAD}: {few(sorted(unread))}" for source, unread in names.items() if unread]
 
     def _of(self, kind: RowKind, whole: bool = False) -> PreparedRows:
         if (kind, whole) not in self._ready:

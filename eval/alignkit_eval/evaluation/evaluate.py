@@ -82,7 +82,7 @@ def evaluate(
         data: rows to evaluate on, in place of each target's own data.
         sets: ``key=value`` texts as for ``--set``: ``data.*``, ``model.*``, ``eval.settings.SUITE.KEY``.
         output: directory for results that are not stored in a run.
-        say: called with a message for each suite that is skipped.
+        say: called with a message for each suite that is skipped, and the columns that are not used.
 
     Raises:
         ConfigError: a name or setting is invalid, or no suite has rows to evaluate.
@@ -140,7 +140,7 @@ def _evaluate(source: TargetSpec, directory: Path, say: Callable[[str], None]) -
     start = run_suites(against, start_subject) if start_subject else {}
     skipped: list[str] = []
     results = run_suites(suites, subject, start=start, skipped=skipped.append)
-    for reason in skipped:
+    for reason in [*skipped, *subject.held_out.unread()]:
         say(f"{source.name}: {reason}")
     first_does("writing the results", lambda: _write(source, directory, results, say))
     return Evaluation(source.name, directory, results, tuple(skipped))

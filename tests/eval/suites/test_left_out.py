@@ -67,6 +67,14 @@ def test_equal_rows_of_a_source_with_unusable_ones_do_not_take_its_result(
     assert [evaluation.results["prefs"].provenance["cached"] for evaluation in found] == [False, False, True]
 
 
+def test_columns_that_no_suite_uses_are_named_also_those_of_one_row(tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", [pair(0), pair(1), {**pair(2), "mood": "good"}])
+    for suites, named in (["prefs", "perplexity"], "mood"), (["generate"], "chosen, mood, rejected"):
+        heard: list[str] = []
+        evaluate(["demo"], suites, data=data, output=tmp_path, say=heard.append)
+        assert f"demo: {data}: columns that are part of neither prompts nor answers: {named}" in heard
+
+
 @pytest.mark.parametrize("kind", POSITIONED)
 def test_every_suite_stays_within_the_positions_and_says_what_it_cut(models: Path, kind: str, tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", [pair(0), pair(1, prompt="long " * 20), pair(2, chosen="many " * 20)])
