@@ -288,9 +288,8 @@ class Loader:
         positions: Sequence[Positions] | None = None,
     ) -> PreparedRows:
         """Return the usable rows of the sources (None) or those at ``positions`` of each; ``whole``: not truncated."""
-        config = self.config.model_copy(update={"max_length": _WHOLE})
-        loader = replace(self, config=config, room=ENDLESS) if whole else self
-        tables = loader.tables(sources, kind)
+        unlimited = self.config.model_copy(update={"max_length": _WHOLE})
+        tables = (replace(self, config=unlimited, room=ENDLESS) if whole else self).tables(sources, kind)
         return PreparedRows(_usable(tables, positions), _reports(tables, positions))
 
     def tables(self, sources: Sequence[OpenSource], kind: RowKind) -> list[TokenTable]:
