@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
 # Before torch is imported: two spinning OpenMP threads on busy cores are slower than one by a factor of forty.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0")
@@ -20,3 +22,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What tests cache and consent to stays out of the user's directories."""
     os.environ["ALIGN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+_modules = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Leave what imports made out of garbage collections: every training run asks for several, of a million objects."""
+    global _modules
+    if len(sys.modules) > _modules + 100:
+        _modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
