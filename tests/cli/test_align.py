@@ -16,7 +16,8 @@ from alignkit.errors import AlignError, InterruptedRun, RunFailedError
 from alignkit.system import quiet
 from click.testing import CliRunner
 
-from tests.helpers.third_party import ALIGN, METHOD
+from tests.helpers.runs import ALIGN
+from tests.helpers.third_party import METHOD
 
 HEAVY = (
     "torch",

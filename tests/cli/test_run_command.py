@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import ALIGN, align, records, saved_weights, short_options
+from tests.helpers.forked import At
+from tests.helpers.runs import ALIGN, align, installed_align, records, saved_weights, short_options
 
 
 @pytest.fixture(scope="module")
@@ -23,32 +22,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where / "runs" / "whole"
 
 
-def start(where: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [str(ALIGN), *arguments],
-        cwd=where,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGHUP, signal.SIG_DFL
-        ),  # tests may run under nohup, which is respected
-    )
-
-
-def wait_for_step(run: Path, step: int) -> None:
-    """Return once metrics.jsonl has reached a step."""
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        file = run / "metrics.jsonl"
-        if file.is_file() and len(file.read_text().splitlines()) >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was never reached")
-
-
 def test_not_one_warning_line(tmp_path: Path) -> None:
-    done = align("run", "--method", "dpo", "--set", "model.lora.r=4", *short_options(), cwd=tmp_path)
+    done = installed_align("run", "--method", "dpo", "--set", "model.lora.r=4", *short_options(), cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout == ""
     assert "arning" not in done.stderr
@@ -58,10 +33,8 @@ def test_not_one_warning_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [3, 8])
 def test_killed_run_resumes_to_the_same_weights(whole: Path, tmp_path: Path, step: int) -> None:
     run = tmp_path / "runs" / "killed"
-    process = start(tmp_path, "run", "--method", "orpo", "--name", "killed", *short_options(12))
-    wait_for_step(run, step)
-    process.kill()
-    process.wait()
+    at = At("open runs/killed/metrics.jsonl", step + 1)
+    assert align("run", "--method", "orpo", "--name", "killed", *short_options(12), cwd=tmp_path, at=at).killed
     assert json.loads((run / "run.json").read_text())["status"] == "running"
     done = align("resume", run, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -75,12 +48,10 @@ def test_signal_saves_a_checkpoint_and_says_how_to_go_on(
     whole: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     run = tmp_path / "runs" / "stopped"
-    process = start(tmp_path, "run", "--method", "orpo", "--name", "stopped", *short_options(12))
-    wait_for_step(run, 3)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == code, stderr
-    assert f"align resume runs/{run.name}" in stderr
+    at = At("open runs/stopped/metrics.jsonl", 4, number)
+    stopped = align("run", "--method", "orpo", "--name", "stopped", *short_options(12), cwd=tmp_path, at=at)
+    assert stopped.returncode == code, stopped.stderr
+    assert f"align resume runs/{run.name}" in stopped.stderr
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
     done = align("run", "--method", "orpo", "--name", "stopped", "--resume", *short_options(12), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

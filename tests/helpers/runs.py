@@ -11,6 +11,8 @@ from typing import Any
 
 from alignkit import Run, RunConfig, run
 
+from tests.helpers.forked import At, Ended, run_forked
+
 ALIGN = Path(sys.executable).with_name("align")
 SHORT = {"max_steps": 4, "logging_steps": 2, "save_strategy": "steps", "save_steps": 2}
 
@@ -38,18 +40,22 @@ def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **
 
 
 def align(
-    *arguments: str | Path, cwd: Path, input: str | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the installed command and return it with its output."""
+    *arguments: str | Path, cwd: Path, input: str | None = None, at: At | None = None, **environment: str
+) -> Ended:
+    """Run a command as the installed one does, in a fork, and return it with its output; send it a signal at a moment."""
+    return run_forked(arguments, cwd, input=input, variables=environment, at=at)
+
+
+def installed_align(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the installed command in a process of its own: for what is imported, and what imports say."""
     return subprocess.run(
         [str(ALIGN), *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
-        input=input,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,
-        timeout=250,
+        timeout=280,
     )
 
 

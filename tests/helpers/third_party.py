@@ -8,7 +8,7 @@ from textwrap import dedent
 
 import pytest
 
-ALIGN = Path(sys.executable).with_name("align")
+from tests.helpers.runs import align
 
 METHOD = """
 import torch
@@ -67,8 +67,8 @@ class Site:
         )
 
     def align(self, *arguments, **environment):
-        """Run the installed ``align``."""
-        return self.run(ALIGN, *arguments, **environment)
+        """Run ``align`` with this folder on the import path."""
+        return align(*arguments, cwd=self.path, **{"PYTHONPATH": str(self.path)} | environment)
 
 
 @pytest.fixture

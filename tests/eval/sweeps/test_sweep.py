@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,8 @@ from alignkit.errors import ConfigError
 from alignkit_eval.sweeps.grid import SweepSpec, cells, parse_over
 from alignkit_eval.sweeps.sweep import Sweep, failure, resume, sweep
 
-from tests.helpers.runs import ALIGN, align, saved_weights
+from tests.helpers.forked import At
+from tests.helpers.runs import align, saved_weights
 
 QUICK = [
     *("train.max_steps=4", "train.logging_steps=2", "train.save_strategy=no", "data.eval_limit=60"),
@@ -177,18 +175,13 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     options += ["--set", "eval.before=false"]
     directory = tmp_path / "runs/cut"
 
-    def stop(run: str, how: int, *arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([str(ALIGN), *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL, env=os.environ)
-        metrics = directory / run / "metrics.jsonl"
-        while process.poll() is None and not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2):
-            time.sleep(0.02)
-        process.send_signal(how)
-        process.wait()
-        return process
+    def stop(run: str, how: signal.Signals, *arguments: str) -> int:
+        at = At(f"open runs/cut/{run}/metrics.jsonl", 4, how)
+        return align(*arguments, cwd=tmp_path, at=at).returncode
 
-    assert stop("lambda=0-seed=0", signal.SIGTERM, *options).returncode == 143
+    assert stop("lambda=0-seed=0", signal.SIGTERM, *options) == 143
     assert status(directory) == {"lambda=0-seed=0": "interrupted", "lambda=1-seed=0": "pending"}
-    assert stop("lambda=1-seed=0", signal.SIGKILL, *options).returncode == -9
+    assert stop("lambda=1-seed=0", signal.SIGKILL, *options) == -signal.SIGKILL
     assert status(directory) == {"lambda=0-seed=0": "finished", "lambda=1-seed=0": "running"}
     ended = align("sweep", "--resume", directory, "--json", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
