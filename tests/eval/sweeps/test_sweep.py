@@ -170,7 +170,8 @@ def test_side_by_side_gives_the_same_weights(done: Sweep, tmp_path: Path) -> Non
 def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     """SIGTERM in the first cell, SIGKILL in the second, then resume to the end."""
     options = ["sweep", "--method", "orpo", "--over", "lambda=0,1", "--name", "cut"]
-    for setting in (*QUICK[2:], "train.max_steps=24", "train.save_strategy=steps", "train.save_steps=4"):
+    steps = "train.max_steps=24 train.logging_steps=1 train.save_strategy=steps train.save_steps=4"
+    for setting in (*QUICK[2:], *steps.split()):
         options += ["--set", setting]
     options += ["--set", "eval.before=false"]
     directory = tmp_path / "runs/cut"
