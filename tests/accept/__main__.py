@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.accept import components, faults, training
+from tests.accept import components, faults, ranks, training
 from tests.accept.commands import OUTPUT
 
 CHECKS: list[Callable[[Path], dict[str, Any]]] = [
@@ -29,6 +29,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     faults.kill_campaign,
     training.kill_and_resume,
     training.kill_and_resume_ppo,
+    ranks.kill_a_rank,
     components.statistics,
     components.harness,
     training.demo_sweep,

@@ -56,7 +56,7 @@ def _killed_and_resumed(work: Path, method: list[str], *files: str) -> dict[str,
         process = subprocess.Popen(arguments, cwd=work, env=environment(), stderr=subprocess.DEVNULL)
         target = STEPS * (kill + 1) // (KILLS + 1)
         in_save += _kill(process, run, target, draw, inside_save=kill % 2 == 1)
-        killed_at.append(_last_step(run))
+        killed_at.append(last_step(run))
         arguments = [str(ALIGN), "resume", str(run)]
     assert in_save, "no kill happened while a checkpoint was being written"
     command(*arguments, cwd=work)
@@ -66,7 +66,8 @@ def _killed_and_resumed(work: Path, method: list[str], *files: str) -> dict[str,
     return {"kills": KILLS, "inside a save": in_save, "steps at the kills": killed_at}
 
 
-def _last_step(run: Path) -> int:
+def last_step(run: Path) -> int:
+    """Return the last step in a run's metrics, 0 if there is none yet."""
     lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
     return int(json.loads(lines[-1])["step"]) if lines and lines[-1].endswith("}") else 0
 
@@ -74,7 +75,7 @@ def _last_step(run: Path) -> int:
 def _kill(process: subprocess.Popen[bytes], run: Path, target: int, draw: random.Random, *, inside_save: bool) -> bool:
     """Kill a run after it has reached a step: at a random moment, or while a checkpoint is in ``.partial``."""
     partial = run / "checkpoints" / ".partial"
-    while process.poll() is None and _last_step(run) < target:
+    while process.poll() is None and last_step(run) < target:
         time.sleep(0.002)
     if inside_save:
         while process.poll() is None and not any(partial.glob("checkpoint-*/*")):

@@ -167,6 +167,11 @@ BOTH = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
             {},
             "Error: run.strategy is ddp, but the train section asks for fsdp: set one of them",
         ),
+        (
+            "--set train.fsdp=true",
+            {},
+            "Error: run.strategy: fsdp needs several processes: add --processes N, or use strat",
+        ),
         ("--strategy zero", {}, "Error: --strategy: run.strategy must be one of auto, ddp, fsdp, zero2 or zero3"),
         ("--processes many", {}, "Error: Invalid value for '--processes': 'many' is not a valid "),
         ("--set run.processes=0", {}, "Error: --set run.processes=0: run.processes must be at least 1 or auto, not 0"),

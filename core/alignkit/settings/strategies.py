@@ -80,7 +80,7 @@ def distribute(config: RunConfig) -> None:
     strategy = run.strategy if run.strategy != "auto" else named or ("ddp" if several else "auto")
     if named not in (None, strategy):
         raise ConfigError(f"run.strategy is {strategy}, but the train section asks for {named}: set one of them")
-    if not several and strategy not in ("auto", named):
+    if not several and (strategy == "fsdp" or strategy not in ("auto", named)):
         raise ConfigError(f"run.strategy: {strategy} needs several processes: add --processes N, or use strategy auto")
     values = preset(strategy) | arguments
     if strategy == "fsdp":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
-import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -40,9 +39,16 @@ def is_worker() -> bool:
 
 
 def follow_launcher() -> None:
-    """Receive SIGTERM when the launcher is killed, so that this process saves a checkpoint and ends (on Linux)."""
-    if is_worker() and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    """Receive SIGTERM once when the launcher is killed, so that this process saves a checkpoint and ends."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if is_worker():
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def tell(name: str, text: str) -> None:
@@ -56,7 +62,7 @@ def tell(name: str, text: str) -> None:
 
 def tell_end(ended: Ended) -> None:
     """Leave the end for the launcher, who tells one of all workers' ends."""
-    tell(f"end-{ended.rank}", json.dumps(asdict(ended)))
+    tell(f"end-{rank()}", json.dumps(asdict(ended)))
 
 
 def lost_connection(error: BaseException | None) -> bool:

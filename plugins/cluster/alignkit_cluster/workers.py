@@ -95,9 +95,8 @@ def launch(arguments: Sequence[str], processes: int, nodes: Nodes) -> Verdict:
 
 def verdict(folder: Path, exits: Mapping[int, int], received: int) -> Verdict:
     """Choose what the command says and returns, from what every worker left and from how it was killed."""
-    ends = [Ended(**json.loads(file.read_text())) for file in folder.glob("end-*")]
-    ends.sort(key=lambda end: end.time)
-    told = {end.rank for end in ends}
+    told = {int(file.name.removeprefix("end-")): Ended(**json.loads(file.read_text())) for file in folder.glob("end-*")}
+    ends = sorted(told.values(), key=lambda end: end.time)
     run = Path((folder / "run").read_text()) if (folder / "run").is_file() else None
     stopped = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
     failed = [end for end in ends if end.code not in (0, *stopped)]

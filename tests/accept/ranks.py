@@ -1,0 +1,71 @@
+"""Acceptance checks of several processes: one of them killed, the command stopped or killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.accept.commands import ALIGN, command, settings
+from tests.accept.training import KILLS, STEPS, last_step
+from tests.helpers.processes import alive, start, until, workers
+
+
+def kill_a_rank(work: Path) -> dict[str, Any]:
+    """kill -9 of one of two processes at ten random moments: its rank is named, no process is left, and no weight differs.
+
+    After every third kill the next part of the run is ended by SIGINT, SIGHUP or SIGKILL to the command itself.
+    """
+    options = ["--method", "orpo", "--processes", "2"]
+    options += settings(train__max_steps=STEPS, train__save_strategy="steps", train__save_steps=3)
+    options += settings(train__logging_steps=1, eval__suites="[]", eval__samples=0, run__plots="false")
+    command(ALIGN, "run", *options, "--name", "whole", cwd=work)
+    run, draw = work / "runs/killed", random.Random(0)
+    arguments = ["run", *options, "--name", "killed"]
+    found: dict[str, Any] = {"killed": [], "stopped": []}
+    commanded = [signal.SIGINT, signal.SIGHUP, signal.SIGKILL]
+    for kill in range(KILLS + len(commanded)):
+        launcher = start(*arguments, cwd=work)
+        target = STEPS * (kill + 1) // (KILLS + len(commanded) + 1)
+        until(lambda target=target: last_step(run) >= target, launcher)
+        time.sleep(draw.random() * 0.3)
+        ranks = workers(launcher.pid)
+        rank = None if kill % 4 == 3 and commanded else draw.choice(sorted(ranks))
+        number = commanded.pop(0) if rank is None else signal.SIGKILL
+        os.kill(launcher.pid if rank is None else ranks[rank], number)
+        _check_end(launcher.wait(), (work / "err").read_text(), run, rank, number, list(ranks.values()))
+        found["stopped" if rank is None else "killed"].append(
+            [last_step(run), rank if rank is not None else number.name]
+        )
+        arguments = ["resume", str(run)]
+    command(ALIGN, *arguments, cwd=work)
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, STEPS + 1)), "a step is missing or duplicated"
+    weights = [(work / "runs" / name / "model/model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1], "the weights differ"
+    return found
+
+
+def _check_end(code: int, said: str, run: Path, rank: int | None, number: int, ranks: list[int]) -> None:
+    """Check the exit code, the only sentence, the record, and that no process is left."""
+    errors = re.findall(r"^(?:Error|Interrupted): .*", said, re.M)
+    if rank is None and number == signal.SIGKILL:
+        assert (code, errors) == (-number, []), f"{code}: {said}"
+    else:
+        words, expected = (f"Interrupted: stopped at step {last_step(run)}", 128 + number)
+        if rank is not None:
+            words, expected = f"Error: rank {rank} was killed by SIGKILL", 1
+        assert code == expected, f"exit code {code}: {said}"
+        assert len(errors) == 1, said
+        assert errors[0].startswith(words), said
+    patience = time.monotonic() + 120  # the processes of a killed command save a checkpoint first
+    while any(map(alive, ranks)):
+        assert time.monotonic() < patience, "a process is left"
+        time.sleep(0.1)
+    status = json.loads((run / "run.json").read_text())["status"]
+    assert status == ("interrupted" if rank is None else "failed"), status
