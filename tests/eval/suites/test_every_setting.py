@@ -83,8 +83,10 @@ def suite_of(name: str, settings: dict[str, Any]) -> Any:
     return open_suites(EvalConfig(suites=[name], settings={name: settings}))[name]
 
 
-def outcome(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate a tiny model and return everything that a setting can change."""
+@cache
+def outcome(name: str, given: str) -> dict[str, Any]:
+    """Evaluate a tiny model with settings written as JSON, and return everything that a setting can change."""
+    settings = json.loads(given)
     policy = ReferencePolicy(tiny_model())
     where = replace(target(policy, random_pairs(6)), start_policy=lambda: ReferencePolicy(tiny_model(1)))
     where = demo() if name == "lm-eval" else where
@@ -117,7 +119,9 @@ def test_the_setting_changes_what_it_says(name: str, key: str, folder: Path, mon
     monkeypatch.chdir(folder)
     row = ROWS[name][key]
     few = {"max_new_tokens": 6} if name == "generate" else {}
-    without, with_it = outcome(name, {**few, **row.beside}), outcome(name, {**few, **row.beside, key: row.value})
+    without, with_it = (
+        outcome(name, json.dumps({**few, **row.beside, **changed})) for changed in ({}, {key: row.value})
+    )
     assert row.seen == "refused" or not (with_it["refused"] or without["refused"])
     assert with_it[row.seen] != without[row.seen]
 
