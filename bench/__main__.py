@@ -13,6 +13,7 @@ from bench.cells import BenchCell, grid, select
 from bench.process import prepare
 
 if TYPE_CHECKING:
+    from bench.evaluation import Shared
     from bench.scoring import ScoringResult
 
 
@@ -27,7 +28,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpointing", action="store_true", help="also measure with gradient checkpointing")
     parser.add_argument("--scoring", action="store_true", help="measure only evaluation, against lm-eval's HFLM")
     parser.add_argument("--data", action="store_true", help="measure only data preparation, against TRL's")
-    parser.add_argument("--processes", type=int, default=2, help="processes for data preparation, on both sides")
+    parser.add_argument("--evaluation", action="store_true", help="measure only evaluation by several processes")
+    parser.add_argument("--processes", type=int, default=2, help="processes for data preparation and evaluation")
     parser.add_argument("--no-memory", action="store_true", help="measure only time")
     parser.add_argument("--output", type=Path, default=Path("bench.json"), help="JSON file to write")
     options = parser.parse_args(words)
@@ -35,7 +37,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         options.repeats = 1
     if options.repeats < 1 or options.threads < 1:
         parser.error("--repeats and --threads must be at least 1")
-    if options.scoring or options.data:
+    if options.scoring or options.data or options.evaluation:
         options.cells = []
         return options
     try:
@@ -67,17 +69,19 @@ def main(words: Sequence[str] | None = None) -> int:
             results.append(result)
             print(line(result), flush=True)
         _write(options.output, options.cells, results, options)
-    everything = not (options.only or options.scoring or options.data)
+    everything = not (options.only or options.scoring or options.data or options.evaluation)
     scored = _score(options) if options.scoring or everything else []
     prepared = _prepare(options) if options.data else {}
-    _write(options.output, options.cells, results, options, scored, prepared)
+    evaluated = _evaluate(options) if options.evaluation or everything else []
+    _write(options.output, options.cells, results, options, scored, prepared, evaluated)
     slow = [f"{s.choices.name}: scoring" for s in scored if not s.met] + prepared.get("missed", [])
+    slow += ["evaluation by several processes" for found in evaluated if not found.met]
     for sentence in missed(results) + slow:
         print(f"missed: {sentence}")
     print(f"written to {options.output}")
     agreed = all(result.parity.agrees for result in results) and all(s.times is not None for s in scored)
     agreed = agreed and all(found["agrees"] for found in prepared.get("speed", []))
-    return 0 if agreed else 1
+    return 0 if agreed and all(found.agrees for found in evaluated) else 1
 
 
 def _score(options: argparse.Namespace) -> list[ScoringResult]:
@@ -90,6 +94,16 @@ def _score(options: argparse.Namespace) -> list[ScoringResult]:
         found.append(compare(choices, options.repeats, options.device))
         print(found[-1].line(), flush=True)
     return found
+
+
+def _evaluate(options: argparse.Namespace) -> list[Shared]:
+    """Measure evaluation by several processes against one."""
+    from bench.evaluation import HEADER, compare
+
+    print(HEADER, "-" * len(HEADER), sep="\n", flush=True)
+    found = compare(options.processes, options.repeats)
+    print(found.line(), flush=True)
+    return [found]
 
 
 def _prepare(options: argparse.Namespace) -> dict[str, Any]:
@@ -122,6 +136,7 @@ def _write(
     options: argparse.Namespace,
     scored: Sequence[ScoringResult] = (),
     prepared: dict[str, Any] | None = None,
+    evaluated: Sequence[Shared] = (),
 ) -> None:
     """Write the results so far, atomically."""
     from alignkit.system.files import atomic_path
@@ -133,6 +148,7 @@ def _write(
         "rows": [row for result in results for row in result.rows()],
         "scoring": [found.row() for found in scored],
         "data": prepared or {},
+        "evaluation": [found.row() for found in evaluated],
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -35,18 +35,14 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(*models: nn.Module) -> Iterator[None]:
-    """Evaluate models without a trace: like :func:`evaluating`, and every random state is restored as well."""
-    with random_states_kept(), evaluating(*models):
-        yield
+    """Evaluate models without a trace: like :func:`evaluating`, and every random state is restored as well.
 
-
-@contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Restore the random states of Python, NumPy, and torch on the CPU and on every CUDA device afterwards."""
+    The random states are those of Python, NumPy, and torch on the CPU and on every CUDA device.
+    """
     initialised = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if initialised else ()
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), evaluating(*models):
         try:
             yield
         finally:
@@ -60,7 +56,8 @@ def drawn_alike() -> Iterator[None]:
     if sharers() == 1:
         yield
         return
-    with random_states_kept():
+    with_gradients = torch.is_grad_enabled()
+    with undisturbed(), torch.set_grad_enabled(with_gradients):
         python, numpy, cpu = from_first((random.getstate(), np.random.get_state(), torch.get_rng_state()))
         random.setstate(python)
         np.random.set_state(numpy)

@@ -60,32 +60,24 @@ def gathered(place: str, value: T, error: BaseException | None = None) -> list[T
     import torch.distributed as dist
 
     block = _block.get() or _Block()
+    found: list[Any] = [None] * world_size()
     if block.failed is None:
-        found: list[Any] = [None] * world_size()
         try:
             dist.all_gather_object(found, (place, value, error and _sendable(error)))
         except RuntimeError as lost:
             block.failed = RunFailedError("another process of the run has ended")
             block.failed.__cause__ = lost
         else:
-            block.failed = _failure([at for at, _, _ in found], [sent for _, _, sent in found], error)
+            at, failure = next(((i, sent) for i, (_, _, sent) in enumerate(found) if sent is not None), (0, None))
+            differs = next((i for i, (at_place, *_) in enumerate(found) if at_place != found[0][0]), 0)
+            if failure is None and differs:
+                failure = RunFailedError(f"process 0 is at {found[0][0]} and process {differs} at {found[differs][0]}")
+            block.failed = error if error is not None and at == rank() else failure
+            if block.failed is not None:
+                block.failed.origin = at  # type: ignore[union-attr]  # the process that prints it
     if block.failed is not None:
         raise block.failed
     return [sent for _, sent, _ in found]
-
-
-def _failure(
-    places: Sequence[str], errors: Sequence[BaseException | None], own: BaseException | None
-) -> BaseException | None:
-    """Return what ends every process, if something does."""
-    differs = next((i for i, place in enumerate(places) if place != places[0]), 0)
-    at = next((i for i, error in enumerate(errors) if error is not None), 0)
-    failure = own if own is not None and at == rank() else errors[at]
-    if failure is None and differs:
-        failure = RunFailedError(f"process 0 is at {places[0]} and process {differs} at {places[differs]}")
-    if failure is not None:
-        failure.origin = at  # type: ignore[attr-defined]  # the process that prints it
-    return failure
 
 
 def _sendable(error: BaseException) -> BaseException:
@@ -114,11 +106,8 @@ def sharers() -> int:
 def shared(what: str, sizes: Sequence[int], work: Callable[[list[int]], Iterable[T]]) -> list[T]:
     """Return ``work``'s result for every item, in their order; inside :func:`together`, each process does its share.
 
-    Args:
-        what: name of the work.
-        sizes: size of each item, such as its tokens.
-        work: returns a result for each item at the given positions. It is called once, with equally many items on every
-            process, because all processes take part in each forward of a sharded model.
+    ``work`` is given positions of items, equally many on every process, because all of them take part in each forward of a
+    sharded model. ``what`` names it, and ``sizes`` are those of the items, such as their tokens.
     """
     if sharers() == 1 or not sizes:
         return list(work(list(range(len(sizes)))))
