@@ -106,7 +106,7 @@ class PreferenceSuite(Suite[PreferenceSettings]):
         return rows_digest(target.rows("preference"))
 
     def evaluate(self, target: Target) -> SuiteResult:
-        examples = target.examples("preference")
+        examples = list(target.examples("preference"))  # read once, as every process does
         require_rows(self.name, "preference", examples)
         pairs = make_pairs(examples, finite_scores(self, target, examples), target.start)
         items = [pair.item() | best for pair, best in zip(pairs, best_of(pairs), strict=True)]

@@ -139,7 +139,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list
 
 def _launch(count: int, folder: Path, jobs: list[dict[str, Any]]) -> None:
     (folder / str(count)).mkdir()
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
     path = os.pathsep.join(filter(None, [str(ROOT), str(folder / "site"), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "tests.helpers.ranks_worker", str(folder / str(count)), json.dumps(jobs)],
