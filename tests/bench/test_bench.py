@@ -11,7 +11,7 @@ import torch
 from alignkit.contract.batch import Example
 
 from bench import __main__ as command
-from bench import scoring
+from bench import evaluation, scoring
 from bench.cells import SHAPES, SPECIAL, WORKLOADS, BenchCell, Shape, Workload, grid, select
 from bench.clock import Seconds, Times, measure, take_turns
 from bench.memory import peak
@@ -210,3 +210,13 @@ def test_wrong_usage_is_said(words: list[str], capsys: pytest.CaptureFixture[str
 def test_every_side_says_who_it_is() -> None:
     assert {side.name for side in (Ours, Theirs)} == {"alignkit", "TRL"}
     assert all(issubclass(side, Side) for side in (Ours, Theirs))
+
+
+def test_a_share_of_one_process_is_judged_by_wall_time() -> None:
+    found = evaluation.Shared(2, one=[(2.0, 2.0), (4.0, 2.0)], all=[(1.0, 1.5), (2.4, 1.0)], difference=1e-7)
+    assert (found.share, found.cpu_share) == (0.55, 0.625)
+    assert found.met
+    assert found.agrees
+    assert found.row()["cpu_ratio"] == 0.625
+    assert not evaluation.Shared(2, [(1.0, 1.0)], [(0.7, 0.5)], 1e-3).met
+    assert found.line().split()[-2:] == ["0.55", "0.62"]
