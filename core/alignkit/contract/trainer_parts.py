@@ -25,6 +25,9 @@ class TrainerParts(Protocol):
     def model(self) -> PreTrainedModel:
         """The model to train, its adapter included."""
 
+    def start_model(self) -> PreTrainedModel:
+        """Return a second model with the weights the run starts with, before training: a trainer's reference model."""
+
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""

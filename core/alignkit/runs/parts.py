@@ -10,7 +10,7 @@ from alignkit.data.order.row_order import RowOrder
 from alignkit.onpolicy.rewards import open_rewards
 from alignkit.onpolicy.rollouts import RolloutParts
 from alignkit.onpolicy.samplers import make_sampler
-from alignkit.runs.prepare import PreparedRun, RunPlan
+from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy
 from alignkit.runs.references import References
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.reference import StartWeights, keeps_start
@@ -42,6 +42,7 @@ def engine_parts(
         row_order=order,
         source_rows=rows,
         callbacks=callbacks,
+        load_start=lambda: load_start_policy(plan.config, plan.session, run.loaded),
     )
 
 

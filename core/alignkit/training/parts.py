@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from alignkit.contract import Batch, Example, Row, by_length
 from alignkit.data.order.row_order import RowOrder
 from alignkit.models.positions import position_limit
 from alignkit.system.environment import peak_memory_gb
+from alignkit.system.sharded import is_sharded
 from alignkit.training.checkpoints import WholeCheckpoints
 from alignkit.training.session import Session
 from alignkit.training.sharded import ShardedState
@@ -51,6 +53,14 @@ class EngineParts:
     """Order of the training rows; None: a permutation an epoch."""
     source_rows: Mapping[str, Callable[[], Sequence[Row]]] = field(default_factory=dict)
     """Rows of ``train`` and ``eval`` as text or messages, read when asked for."""
+    load_start: Callable[[], ModelPolicy | ClassifierPolicy] | None = None
+    """Loads the start model once more."""
+
+    def start_model(self) -> PreTrainedModel:
+        if is_sharded(self.model) and self.load_start is not None:  # it cannot be copied
+            start: PreTrainedModel = self.load_start().model
+            return start
+        return copy.deepcopy(self.model)
 
     def rows(self, split: str) -> Sequence[Row]:
         return self.source_rows[split]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -58,7 +57,7 @@ class TRLMethod(Method[Settings]):
         more: dict[str, Any] = {}
         if self.has_reference and not hasattr(parts.model, "disable_adapter"):
             # TRL would load the reference from the model's path, whose content may have changed.
-            more["ref_model"] = copy.deepcopy(parts.model)
+            more["ref_model"] = parts.start_model()
         if self.has_rewards:
             if not (rewards := open_rewards(getattr(self.settings, "rewards", []))):
                 raise ConfigError(f"method {self.name} needs a reward: --set reward=NAME (align rewards lists them)")
