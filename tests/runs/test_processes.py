@@ -153,9 +153,14 @@ BOTH = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
             "Error: run.strategy: ddp needs several processes: add --processes N, or use strategy auto",
         ),
         (
+            "--strategy zero2 --processes 2",
+            {},
+            "Error: the strategy zero2 needs a package that is not installed: pip in",
+        ),
+        (
             "--strategy zero3 --processes 2",
             {},
-            "Error: the strategy zero3 needs a package that is not installed: pip in",
+            "Error: the strategy zero3 is not supported: use fsdp, which shares the same, wei",
         ),
         (
             "--set train.deepspeed=none.json",

@@ -16,20 +16,12 @@ SHARDING = ("fsdp", "fsdp_config", "deepspeed")
 """Keys of ``train:`` for what processes share."""
 
 _ZERO_KEYS = "gradient_clipping gradient_accumulation_steps train_batch_size train_micro_batch_size_per_gpu".split()
-_ZERO3_KEYS = "reduce_bucket_size stage3_prefetch_bucket_size stage3_param_persistence_threshold".split()
 
 
 def preset(strategy: str) -> dict[str, Any]:
     """Return the keys of ``train:`` that a strategy stands for; DeepSpeed's "auto" is what the other keys of ``train:`` say."""
     common = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}, **dict.fromkeys(_ZERO_KEYS, "auto")}
-    gathered = {"stage3_gather_16bit_weights_on_model_save": True}
-    match strategy:
-        case "zero2":
-            return {"deepspeed": {"zero_optimization": {"stage": 2}, **common}}
-        case "zero3":
-            stage3 = {"stage": 3, **dict.fromkeys(_ZERO3_KEYS, "auto"), **gathered}
-            return {"deepspeed": {"zero_optimization": stage3, **common}}
-    return {}
+    return {"deepspeed": {"zero_optimization": {"stage": 2}, **common}} if strategy == "zero2" else {}
 
 
 def named_strategy(arguments: Mapping[str, Any]) -> str | None:
@@ -83,6 +75,8 @@ def distribute(config: RunConfig) -> None:
     if not several and (strategy == "fsdp" or strategy not in ("auto", named)):
         raise ConfigError(f"run.strategy: {strategy} needs several processes: add --processes N, or use strategy auto")
     values = preset(strategy) | arguments
+    if strategy == "zero3":
+        raise ConfigError("the strategy zero3 is not supported: use fsdp, which shares the same, weights included")
     if strategy == "fsdp":
         _refuse_other_sharding(values)
     if values.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
