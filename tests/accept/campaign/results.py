@@ -10,7 +10,7 @@ from typing import Any
 
 CHANGING = frozenset(
     "checksum started ended finished seconds cpu_seconds timings memory_gb tokens_per_second environment cached hardware "
-    "train_runtime flops_per_second".split()
+    "train_runtime flops_per_second peak_memory_gb tokens_per_second_per_device".split()
 )
 """Keys whose values differ between two runs of the same command."""
 UNREAD = (".html", ".log", ".png", ".svg", ".md")
