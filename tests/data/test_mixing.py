@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from alignkit.config import CheckConfig, DataConfig
-from alignkit.data.checking import check_before_training
 from alignkit.data.load import Data
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.data.order.row_order import RowOrder
 from alignkit.demo import data_path
 from alignkit.errors import AlignError, ConfigError, DataError
+from alignkit_checks.before_training import check_before_training
 from pydantic import ValidationError
 
 from tests.helpers.data import load_all, pairs, write_jsonl

@@ -17,7 +17,7 @@ from alignkit.errors import AlignError, ModelError
 from alignkit.models.load import build_model
 from alignkit.models.weights import dropouts
 from alignkit.scoring.classifier import policy_of
-from alignkit.settings.no_effect import refuse_idle
+from alignkit_checks.no_effect import refuse_idle
 from transformers import AutoTokenizer
 
 from tests.helpers.keys import Row, keys_of

@@ -12,7 +12,7 @@ from alignkit.config import ModelConfig
 from alignkit.demo import model_path
 from alignkit.errors import AlignError, ConfigError, ModelError
 from alignkit.models.load import build_model
-from alignkit.runs.saving import try_saving
+from alignkit_checks.saving import try_saving
 
 from tests.helpers.runs import records, short_run
 

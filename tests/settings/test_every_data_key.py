@@ -10,12 +10,12 @@ import pytest
 from alignkit import RunConfig, settings
 from alignkit.config import DataConfig
 from alignkit.contract import registry
-from alignkit.data.checking import check_before_training
 from alignkit.data.load import load_data
 from alignkit.data.order.mixing import row_order
 from alignkit.errors import AlignError, ConfigError
 from alignkit.settings.layers import SECTIONS
-from alignkit.settings.no_effect import refuse_idle
+from alignkit_checks.before_training import check_before_training
+from alignkit_checks.no_effect import refuse_idle
 
 from tests.helpers.data import TOKENIZER, write_jsonl
 from tests.helpers.keys import Row, keys_of

@@ -17,6 +17,7 @@ from alignkit.runs.prepare import plan_run
 from alignkit.settings import train_keys
 from alignkit.settings.training_arguments import training_arguments
 from alignkit.training.best import watch_best
+from alignkit_checks.no_effect import refuse_without_effect
 
 from tests.helpers.engine import build_trainer, configuration, random_pairs, tiny_llama
 
@@ -225,15 +226,18 @@ def test_what_only_other_trainers_use_is_refused(key: str) -> None:
     ids=str,
 )
 def test_a_key_that_changes_nothing_beside_the_others_is_refused(train: dict[str, Any], message: str) -> None:
+    config = configuration("orpo", **train)
     with pytest.raises(ConfigError) as refused:
-        training_arguments(configuration("orpo", **train), Path("unused"))
+        refuse_without_effect(config.train, training_arguments(config, Path("unused"))[0])
     assert message in str(refused.value)
 
 
 def test_defaults_are_accepted_beside_any_other_key() -> None:
     train = {"warmup_steps": 0, "adam_beta2": 0.999, "eval_delay": 0, "max_steps": -1, "num_train_epochs": 3.0}
     given = RunConfig.model_validate({"method": "orpo", "data": "d", "model": "m", "train": {"optim": "sgd", **train}})
-    assert training_arguments(settings.check_config(given), Path("unused"))[0].optim == "sgd"
+    arguments, _ = training_arguments(settings.check_config(given), Path("unused"))
+    refuse_without_effect(given.train, arguments)
+    assert arguments.optim == "sgd"
 
 
 @pytest.mark.parametrize(

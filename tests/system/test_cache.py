@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from alignkit.config import CheckConfig, EvalConfig
-from alignkit.data.checking import check_before_training
 from alignkit.runs.evaluation import Subject, open_suites, run_suites
 from alignkit.scoring.reference import reference_logps
 from alignkit.system.cache import ContentCache, cache_directory, entries
 from alignkit.system.files import digest
+from alignkit_checks.before_training import check_before_training
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

@@ -1,4 +1,4 @@
-"""The types of entry points that add a command to ``align`` or write reports; importing them imports nothing heavy."""
+"""The types of entry points that add a command to ``align``, write reports or check runs; importing them imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -36,4 +36,13 @@ Launcher: TypeAlias = "Callable[..., int | None]"
 
 Called with the configuration, the words of the command line, and what was given of ``processes``, ``nodes``, ``node_rank`` and
 ``rendezvous``; it returns the exit code, or None where this process shall carry the command out itself.
+"""
+
+RunCheck: TypeAlias = "Callable[..., Any]"
+"""A function that checks a run before it trains, declared as an entry point of the group ``align.checks``.
+
+It raises an :class:`~alignkit.errors.AlignError` for a run that is refused. The entry point's name determines when it is called:
+``settings`` with the configuration, the method and the training arguments, before anything is loaded; ``data`` with the tokenised
+data and ``data.check``, ``saving`` with the loaded model, the training arguments, the steps of an epoch and the run's directory:
+these two return lines for the console.
 """

@@ -18,6 +18,7 @@ Group = Literal[
     "align.commands",
     "align.reports",
     "align.launchers",
+    "align.checks",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -61,7 +62,7 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             if not isinstance(plugin, Command):
                 return "is not an alignkit.Command"
             return None if plugin.summary.strip() else "has an empty summary"
-        case "align.reports" | "align.launchers":
+        case "align.reports" | "align.launchers" | "align.checks":
             return None if callable(plugin) else "is not a function"
 
 

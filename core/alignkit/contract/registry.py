@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
@@ -25,7 +26,6 @@ from alignkit.errors import PluginError, described, suggest
 if TYPE_CHECKING:
     import click
 
-    from alignkit.contract.commands import Report
     from alignkit.contract.suites import Suite
     from alignkit.contract.types import Method
 
@@ -173,18 +173,18 @@ def load_command(entry: PluginEntry) -> click.Command:
     return command
 
 
-def load_report(name: str) -> Report | None:
-    """Import the function that writes the report called ``name``; None where no installed package provides it."""
-    entry = usable("align.reports").get(name)
+def provided(group: Group, name: str) -> Callable[..., Any] | None:
+    """Import the function that an installed package provides as ``name``; None where none does."""
+    entry = usable(group).get(name)
     if entry is None:
         return None
-    write: Report = load(entry)
+    function = load(entry)
 
-    def report(*arguments: Any) -> Any:
+    def run(*arguments: Any, **options: Any) -> Any:
         with running(f"{entry} failed"):
-            return write(*arguments)
+            return function(*arguments, **options)
 
-    return report
+    return run
 
 
 def _import(entry: PluginEntry, value: str) -> Any:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from alignkit.config import RunConfig
 from alignkit.contract import LoadedModel
-from alignkit.contract.registry import load_report
-from alignkit.data.checking import check_before_training
+from alignkit.contract.registry import provided
 from alignkit.display.console import Console
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import child_of
@@ -35,14 +34,15 @@ def plan_without_weights(config: RunConfig, *, rewards: bool = True) -> DryRun:
     """Plan a run and check its data, without weights."""
     plan = plan_run(config, rewards=rewards)
     loaded, data = load_parts(config, plan.session, meta=True)
-    return DryRun(plan, loaded, data, check_before_training(data, config.data.check))
+    check = provided("align.checks", "data")
+    return DryRun(plan, loaded, data, check(data, config.data.check) if check else [])
 
 
 def show_dry_run(config: RunConfig) -> None:
     """Print what ``config`` comes to, as the report ``dry-run`` describes it."""
     from rich.table import Table
 
-    describe = load_report("dry-run")
+    describe = provided("align.reports", "dry-run")
     if describe is None:
         raise ConfigError("--dry-run: no installed package describes a run (entry-point group align.reports)")
     console = Console()

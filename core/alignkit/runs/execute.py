@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import settings
 from alignkit.config import RunConfig
-from alignkit.data.checking import check_before_training
+from alignkit.contract.registry import provided
 from alignkit.data.order.mixing import describe_mix
 from alignkit.errors import CheckpointError, InterruptedRun
 from alignkit.rundir.directory import RunDir
@@ -26,7 +26,7 @@ from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy, plan_
 from alignkit.runs.record import description, training_numbers
 from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
-from alignkit.runs.saving import release, require_space, save_model, try_saving
+from alignkit.runs.saving import release, save_model
 from alignkit.runs.summary import pair_samples, present, sample_answers, write_documents
 from alignkit.system.environment import forget_peak_memory, peak_memory_gb
 from alignkit.system.files import write_jsonl, write_text
@@ -153,11 +153,12 @@ def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
     def checked() -> tuple[PreparedRun, list[str]]:
         run = prepare(plan)
         notes = run.notes
-        if recorder.first:
+        if recorder.first and (check_saving := provided("align.checks", "saving")):
             steps = len(run.data.train) // plan.shape.rows
-            require_space(run.loaded, plan.arguments, steps, recorder.directory.path)
-            notes += try_saving(run.loaded, recorder.directory.path)
-        return run, [*check_before_training(run.data, plan.config.data.check), *notes]
+            notes += check_saving(run.loaded, plan.arguments, steps, recorder.directory.path)
+        if check_data := provided("align.checks", "data"):
+            notes = [*check_data(run.data, plan.config.data.check), *notes]
+        return run, notes
 
     with recorder.stage("prepare"):
         run, notes = together("model and data", checked)

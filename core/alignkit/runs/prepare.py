@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config import RunConfig
-from alignkit.contract import LoadedModel, Method, Need, Suite
+from alignkit.contract import LoadedModel, Method, Need, Suite, registry
 from alignkit.data.load import Data
 from alignkit.data.order.mixing import row_order
 from alignkit.data.order.row_order import RowOrder
-from alignkit.errors import ConfigError, ModelError, PluginError, first_line
+from alignkit.errors import ConfigError, ModelError, PluginError
 from alignkit.models.load import build_model
 from alignkit.models.positions import position_limit
 from alignkit.onpolicy.rewards import open_rewards
 from alignkit.runs.data import run_data
 from alignkit.runs.evaluation import open_suites
 from alignkit.scoring.classifier import policy_of
-from alignkit.settings.no_effect import refuse_idle
 from alignkit.settings.strategies import distribute
 from alignkit.settings.training_arguments import StepShape, training_arguments, watched_suite
 from alignkit.system.distributed import world_size
@@ -82,7 +79,6 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
     distribute(config)
     session = Session.open(config)
     method = session.method
-    refuse_idle(config, method)
     if missing := method.needs - SUPPORTED_NEEDS:
         raise ConfigError(
             f"method {method.name} needs a {min(missing)}, which this version of alignkit does not provide"
@@ -94,52 +90,9 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
     watched = watched_suite(config)
     suites = open_suites(config.eval, watched)
     arguments, shape = training_arguments(config, Path("unused"))
-    _try_trainer(arguments)
+    if check := registry.provided("align.checks", "settings"):
+        check(config, method, arguments)
     return RunPlan(config, session, suites, arguments, shape, watched)
-
-
-def _try_trainer(arguments: TrainingArguments) -> None:
-    """Build a ``Trainer`` of one weight with its optimizer and scheduler: it refuses what would fail after start-up.
-
-    Trackers, optimizers and kernels whose packages are missing, schedulers without their settings and the like.
-    """
-    import torch
-    from transformers import PretrainedConfig, Trainer
-
-    if arguments.deepspeed or arguments.fsdp:  # which change the arguments they are given
-        return
-    if "mlflow" in arguments.report_to and not importlib.util.find_spec("mlflow"):
-        raise ConfigError(
-            "train: report_to needs mlflow: pip install mlflow"
-        )  # its callback fails as it is deleted, too
-    given = copy.copy(arguments)
-    given.output_dir = "."
-    model = torch.nn.Linear(1, 1)
-    model.config = PretrainedConfig()
-    try:
-        if given.activation_checkpointing:
-            _try_checkpointing(**(given.activation_checkpointing_kwargs or {}))
-        trainer = Trainer(model, given, eval_dataset=[{}])
-        if not given.optim_target_modules:
-            trainer.create_optimizer_and_scheduler(2)
-    except (ValueError, TypeError, RuntimeError, ImportError, AttributeError, KeyError) as error:
-        raise ConfigError(f"train: {first_line(error)}") from error
-
-
-def _try_checkpointing(every_n_layers: Any = 1, offload: Any = False, **options: Any) -> None:
-    """Run a checkpointed forward pass with the values of ``train.activation_checkpointing_kwargs``."""
-    import torch
-    from torch.utils.checkpoint import checkpoint
-
-    def layer(x: Any) -> Any:
-        return x
-
-    try:
-        if type(every_n_layers) is not int or every_n_layers < 1 or type(offload) is not bool:
-            raise ValueError("every_n_layers must be a whole number from 1 on, and offload true or false")
-        checkpoint(layer, torch.zeros(1, requires_grad=True), **{"use_reentrant": False, **options})
-    except Exception as error:
-        raise ConfigError(f"train.activation_checkpointing_kwargs: {first_line(error)}") from error
 
 
 def _check_rewards(method: Method[Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from alignkit.config import EvalConfig
 from alignkit.contract import Example, LoadedModel, SuiteResult
-from alignkit.contract.registry import load_report
+from alignkit.contract.registry import provided
 from alignkit.display.console import Console, comparison_table
 from alignkit.errors import AlignError
 from alignkit.models.generate import generate_samples
@@ -46,9 +46,9 @@ def pair_samples(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
 def write_documents(console: Console, directory: RunDir, record: Mapping[str, Any]) -> None:
     """Write the model card and the plots; what fails is a warning, because the run has its results already."""
     try:
-        if (card := load_report("card")) is not None:
+        if (card := provided("align.reports", "card")) is not None:
             card(directory.model, RunRecord.parse(record, directory.record))
-        if record["config"]["run"]["plots"] and (draw := load_report("plots")) is not None:
+        if record["config"]["run"]["plots"] and (draw := provided("align.reports", "plots")) is not None:
             draw(directory.path)
     except AlignError as error:
         console.warn(f"no card or plots were written: {error}")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alignkit.config import RunConfig
 from alignkit.contract import registry
 from alignkit.errors import ConfigError
-from alignkit.settings.no_effect import refuse_without_effect
 from alignkit.settings.strategies import SHARDING, processes_of
 from alignkit.system.distributed import world_size
 
@@ -80,7 +79,6 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
             f"one process sees {arguments.n_gpu} GPUs: use all of them with --processes auto, or select one with "
             "CUDA_VISIBLE_DEVICES"
         )
-    refuse_without_effect(config.train, arguments)
     rows = arguments.per_device_train_batch_size
     shape = StepShape(
         rows * accumulation * max(arguments.world_size, processes), rows, config.train.tokens_per_micro_batch

@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from alignkit.data.checking import Finding
 
 from alignkit_eval.report.curves import COLOURS
 from alignkit_eval.report.parts import EmbeddedFigure, Figures, Page, Section, SortableTable, TableCell, number_cell
 from alignkit_eval.report.plots import embed
 from alignkit_eval.report.render import write_page
+
+
+class Finding(Protocol):
+    """The rows found by one rule (``alignkit_checks.before_training.Finding``)."""
+
+    rule: str
+    title: str
+    count: int
+    rate: float
+    drops: bool
+    examples: Sequence[Mapping[str, str]]
 
 
 class Check(Protocol):

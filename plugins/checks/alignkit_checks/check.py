@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from alignkit.config import DataConfig, SourceConfig
 from alignkit.contract import Row, RowKind, plain_text, texts_of
-from alignkit.data.checking import EXAMPLES, Finding, find
 from alignkit.data.rows import few
 from alignkit.data.shapes.templates import variables
 from alignkit.data.sources.open import HELD_OUT_SPLITS, Load
@@ -20,6 +19,7 @@ from alignkit.data.table.report import UNREAD
 from alignkit.data.tokenise.render import unread
 from alignkit.data.tokenise.rules import ENDLESS, Room, TokenRules
 
+from alignkit_checks.before_training import EXAMPLES, Finding, find
 from alignkit_checks.reading import Readable, read_source
 from alignkit_checks.tokenised import token_rules, tokenize_for_check
 

@@ -53,7 +53,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     SOURCE is a file, directory, URL, saved data set, hub id or demo, or the configuration of a run (.yaml): then all of its
     sources are checked, with its columns and thresholds (data.check).
     """
-    from alignkit.contract.registry import load_report
+    from alignkit.contract.registry import provided
     from alignkit.data.tokenise.rules import ENDLESS
     from alignkit.models.paths import resolve_path
     from alignkit.models.positions import named_positions, room
@@ -66,7 +66,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     sections, model, session = (
         _sections(Path(source)) if configured else ([DataConfig(source=source)], ModelConfig(), None)
     )
-    write_page = load_report("data") if html else None
+    write_page = provided("align.reports", "data") if html else None
     if html and write_page is None:
         raise ConfigError("--html: no installed package provides a data report (entry-point group align.reports)")
     if fix is not None and len(sections) > 1:

@@ -73,13 +73,13 @@ def resume(state: Any, /, run: Path, sets: tuple[str, ...], change: bool, **wher
 
 def _write_report(directory: Path) -> None:
     """Write the report of a finished run, on the first process, if an installed package provides one."""
-    from alignkit.contract.registry import load_report
+    from alignkit.contract.registry import provided
     from alignkit.errors import AlignError
 
     if rank() != 0 or not RunDir(directory).read_record().get("config", {}).get("run", {}).get("plots"):
         return
     try:
-        if (write := load_report("run")) is not None:
+        if (write := provided("align.reports", "run")) is not None:
             click.echo(f"report: {write(directory)}", err=True)
     except AlignError as error:
         click.echo(f"Note: no report was written: {error}", err=True)

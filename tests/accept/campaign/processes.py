@@ -169,7 +169,7 @@ def _child(job: Mapping[str, Any], output: Sequence[int]) -> None:
 IMPORTS = """
 torch transformers peft datasets pyarrow pyarrow.parquet accelerate trl pandas scipy.stats jinja2 safetensors.torch
 transformers.models.llama.modeling_llama transformers.models.qwen3.modeling_qwen3 torch.optim.adamw torch.utils._foreach_utils
-alignkit.runs.api alignkit.runs.execute alignkit.training.trainer alignkit.data.checking alignkit_eval.export
+alignkit.runs.api alignkit.runs.execute alignkit.training.trainer alignkit_checks.before_training alignkit_eval.export
 alignkit_eval.cli.evaluate alignkit_eval.sweeps.sweep alignkit_eval.pipelines.pipeline alignkit_eval.comparison.compare
 alignkit_eval.suites.prefs alignkit_eval.suites.perplexity alignkit_eval.report.pages alignkit_dpo alignkit_orpo alignkit_sft
 alignkit_checks.rules

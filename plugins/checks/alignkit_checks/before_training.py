@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from alignkit.config import CheckConfig
 from alignkit.contract import DataRule, Row
 from alignkit.contract.registry import load, usable

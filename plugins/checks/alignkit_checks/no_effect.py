@@ -1,4 +1,4 @@
-"""Keys that would change nothing beside a run's other keys."""
+"""Keys that would change nothing beside a run's other keys, and settings that training would fail with."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from alignkit.config import Reading, RunConfig, TrainConfig
 from alignkit.contract import Method
 from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, first_line
+from pydantic import BaseModel
+
+from alignkit_checks.trial import try_trainer
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -72,6 +73,13 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
         *((True, key, f"with {method.name}: {why}") for key, why in method.unused.items()),
     ):
         yield from ((key, why) for key in keys.split() if idle)
+
+
+def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingArguments) -> None:
+    """Raise :class:`ConfigError` for a key without effect, and for settings that training would fail with."""
+    refuse_idle(config, method)
+    refuse_without_effect(config.train, arguments)
+    try_trainer(arguments)
 
 
 def refuse_idle(config: RunConfig, method: Method[Any]) -> None:
