@@ -108,6 +108,12 @@ def test_what_a_checkpoint_holds_cannot_be_changed(cut: Path, change: str) -> No
         api.resume(cut, sets=[change], change=True, quiet=True)
 
 
+def test_the_strategy_cannot_be_changed(cut: Path) -> None:
+    changed = settings.resolve(cut / "run.yaml", sets=["run.strategy=ddp"], resume=True).config
+    with pytest.raises(CheckpointError, match=r"run\.strategy cannot be changed in the middle of a run"):
+        accepted_changes(RunDir(cut), changed, accept=True)
+
+
 def test_an_accepted_change_holds_from_the_checkpoint_on_and_is_recorded(cut: Path) -> None:
     rates = [1e-3, 7.5e-4, 5e-5, 2.5e-5]
     run = api.resume(cut, sets=["train.learning_rate=1e-4", "lambda=0.2"], change=True, quiet=True)

@@ -24,7 +24,7 @@ FREE = frozenset(
 )
 """Keys that do not alter the model or its evaluation."""
 
-FIXED = ("method.name", "model.dtype", "model.lora", "model.quantization", "train.optim")
+FIXED = ("method.name", "run.strategy", "model.dtype", "model.lora", "model.quantization", "train.optim")
 """Keys that decide what a checkpoint holds."""
 
 BY_METRIC = {"reduce_lr_on_plateau", "greedy"}
