@@ -16,7 +16,7 @@ from alignkit.errors import AlignError, PluginError
 from alignkit.system.distributed import rank, world_size
 from alignkit.system.terminal import printable_streams
 from alignkit.system.trust import command_line
-from alignkit.system.worker import Ended, is_worker, tell_end
+from alignkit.system.worker import Ended, tell_end
 
 
 class CommandGroup(click.Group):
@@ -94,8 +94,7 @@ def run_command(arguments: Sequence[str]) -> int:
                 result = align.main(list(arguments), prog_name="align", obj=state, standalone_mode=False)
         except BaseException as error:
             return explain(error, state)
-    if is_worker():
-        tell_end(Ended())
+    tell_end(Ended())
     return result if isinstance(result, int) else 0
 
 

@@ -103,7 +103,6 @@ class TrainRecord(_Record):
     loss: float | None = None
     tokens: int | None = None
     tokens_per_second: float | None = None
-    """Over all processes."""
     tokens_per_second_per_device: float | None = None
     seconds: float | None = None
     memory_gb: float | None = None
@@ -111,15 +110,13 @@ class TrainRecord(_Record):
 
 
 class ProcessesRecord(_Record):
-    """The processes that trained, and what each of them had."""
+    """The processes that trained, with the device and the peak memory (GiB) of every rank."""
 
     world_size: int = 1
     nodes: int = 1
     strategy: str = "none"
     devices: list[str] = []
-    """Device of every rank."""
     peak_memory_gb: list[float] = []
-    """Peak memory of every rank in training."""
 
     def __str__(self) -> str:
         many = f"{self.world_size} process{'es' * (self.world_size > 1)} on {self.nodes} node{'s' * (self.nodes > 1)}"

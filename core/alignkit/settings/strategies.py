@@ -12,8 +12,7 @@ from alignkit.config import RunConfig
 from alignkit.errors import ConfigError, first_line
 from alignkit.system.distributed import accelerators, local_world_size, world_size
 
-SHARDING = ("fsdp", "fsdp_config", "deepspeed")
-"""Keys of ``train:`` for what processes share."""
+SHARDING = ("fsdp", "fsdp_config", "deepspeed")  # keys of train: for what processes share
 
 _ZERO_KEYS = "gradient_clipping gradient_accumulation_steps train_batch_size train_micro_batch_size_per_gpu".split()
 

@@ -32,8 +32,7 @@ _AT_LEAST: Mapping[str, float] = {
 
 _POSITIVE = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "ddp_timeout", "torch_empty_cache_steps")
 
-_WIDER: Mapping[str, Any] = {"fsdp": bool | str | None}
-"""Type of a field where transformers annotates another for its own command line."""
+_WIDER: Mapping[str, Any] = {"fsdp": bool | str | None}  # its annotation is for transformers' command line
 
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from alignkit.system.distributed import rank
 
-FOLDER = "ALIGN_LAUNCHER"
-"""Variable with the directory where workers leave their files; set by the launcher."""
+FOLDER = "ALIGN_LAUNCHER"  # variable with the directory where workers leave their files; set by the launcher
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,10 @@ def follow_launcher() -> None:
 
 def tell(name: str, text: str) -> None:
     """Leave a file for the launcher."""
-    if is_worker():
-        with suppress(OSError):  # the launcher is gone
-            partial = Path(os.environ[FOLDER], f".{name}-{rank()}")
-            partial.write_text(text)
-            partial.rename(partial.with_name(name))
+    with suppress(OSError, KeyError):  # the launcher is gone, or there is none
+        partial = Path(os.environ[FOLDER], f".{name}-{rank()}")
+        partial.write_text(text)
+        partial.rename(partial.with_name(name))
 
 
 def tell_end(ended: Ended) -> None:
