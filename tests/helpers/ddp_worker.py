@@ -1,9 +1,7 @@
-"""One process of data-parallel training jobs, started by torchrun."""
+"""One process of data-parallel training jobs."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +62,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-if __name__ == "__main__":
+def work(jobs: list[dict[str, Any]]) -> None:
+    """Run jobs one after the other."""
     torch.set_num_threads(1)
-    for job in json.loads(sys.argv[1]):
+    for job in jobs:
         train(job)
     leave()

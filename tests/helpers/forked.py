@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
@@ -106,7 +107,8 @@ def run_forked(
             file.write_text(text, encoding="utf-8")
         found = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **added}
         path = [str(folder) for folder in filter(None, added.get("PYTHONPATH", "").split(os.pathsep))]
-        process = server().Process(target=_work, args=(words, str(cwd), list(map(str, files)), found, path, at))
+        place = ([str(file) for file in files[:3]], str(cwd), found, path)
+        process = server().Process(target=_work, args=(words, place, str(files[3]), at))
         process.start()
         process.join(timeout)
         if late := process.exitcode is None:
@@ -120,25 +122,87 @@ def run_forked(
     return ended
 
 
-def _work(
-    words: list[str], cwd: str, files: list[str], variables: Mapping[str, str], path: list[str], at: At | None
+def run_ranks(
+    count: int,
+    function: Callable[..., object],
+    *given: object,
+    cwd: Path,
+    path: Sequence[str | Path] = (),
+    **added: str,
 ) -> None:
-    """Carry out a command as the installed one would, and end this process."""
+    """Call a function in processes that find each other as those of torchrun do; all must return.
+
+    ``path`` is added to the import path, ``added`` to the environment.
+    """
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # a port is free once it is listened on
+    found = {**os.environ, "OMP_NUM_THREADS": "1", **added}
+    launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    launched |= {"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    with tempfile.TemporaryDirectory() as folder:
+        processes = []
+        for rank in range(count):
+            files = [f"{folder}/{name}" for name in ("in", f"out.{rank}", f"err.{rank}")]
+            variables = found | ({**launched, "RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {})
+            place = (files, str(cwd), variables, [str(entry) for entry in path])
+            processes.append(server().Process(target=_rank, args=(place, function, given)))
+            processes[-1].start()
+        left = {process.sentinel: process for process in processes}
+        while left:
+            for sentinel in wait(list(left)):
+                if left.pop(sentinel).exitcode:  # type: ignore[call-overload]
+                    for process in left.values():  # they wait for it
+                        process.kill()
+        read = lambda name: Path(folder, name).read_text(encoding="utf-8", errors="replace")
+        said = [(read(f"out.{rank}"), read(f"err.{rank}")) for rank in range(count)]
+    assert not any(process.exitcode for process in processes), [err[-4000:] for _, err in said]
+    return said
+
+
+Place = tuple[list[str], str, Mapping[str, str], list[str]]
+"""Files for stdin, stdout and stderr; working directory; environment; folders before the others of the import path."""
+
+
+def _enter(place: Place) -> None:
+    """Make of this process one that was started in a place."""
+    files, cwd, variables, path = place
     gc.freeze()  # a collection would copy every page of the server's
-    for number, file in enumerate(files[:3]):
-        os.dup2(os.open(file, os.O_RDWR), number)
-    log = os.open(files[3], os.O_WRONLY)
+    for number, file in enumerate(files):
+        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  multiprocessing has closed it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup or in the background of a shell,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is respected
+    os.chdir(cwd)
+    _set_environment(variables)
+    sys.path[:0] = path
+
+
+def _leave(code: int) -> None:
+    """End this process at once: what it has of the server's is not to be cleaned up."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _rank(place: Place, function: Callable[..., int | None], given: tuple[object, ...]) -> None:
+    code = 1
+    try:
+        _enter(place)
+        code = int(function(*given) or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _leave(code)
+
+
+def _work(words: list[str], place: Place, operations: str, at: At | None) -> None:
+    """Carry out a command as the installed one would."""
     code = 70
     try:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115  multiprocessing has closed it
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup or in the background of a shell,
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # which is respected
-        os.chdir(cwd)
-        _set_environment(variables)
-        sys.path[:0] = path
+        _enter(place)
         sys.argv = words
-        left = at.number if at else 0
-        own = os.getpid()
+        log, own, left = os.open(operations, os.O_WRONLY), os.getpid(), at.number if at else 0
 
         def act(operation: str) -> None:
             nonlocal left
@@ -157,9 +221,7 @@ def _work(
     except BaseException:  # whatever is raised must not reach the server's own code
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave(code)
 
 
 def watch(below: str, act: Callable[[str], None]) -> None:

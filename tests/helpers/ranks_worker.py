@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -53,8 +52,4 @@ def main(folder: Path, jobs: list[dict[str, Any]]) -> None:
             found["error"] = str(error)
         found |= {"forwards": dict(FORWARDS), "draws": [torch.rand(()).item(), random.random()]}
         (folder / f"{job['name']}.{rank()}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
     leave()

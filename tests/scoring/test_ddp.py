@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import socket
-
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from alignkit.scoring.policy import ModelPolicy
 
+from tests.helpers.forked import run_ranks
 from tests.helpers.scoring import assert_same_gradients, build, gradients, rows
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def work(rank, port, path):
+def work(path):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
     for checkpointing in (False, True):
-        torch.save(half(rank, checkpointing), f"{path}.{checkpointing}.{rank}")
+        torch.save(half(dist.get_rank(), checkpointing), f"{path}.{checkpointing}.{dist.get_rank()}")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -50,7 +42,7 @@ def test_gradients_of_two_processes_equal_those_of_one(tmp_path):
     (scores.sums().sum() + scores.prompt_sums().sum()).backward()
     expected = gradients(model)
     path = tmp_path / "gradients"
-    mp.start_processes(work, (free_port(), str(path)), nprocs=2, start_method="spawn")
+    run_ranks(2, work, str(path), cwd=tmp_path)
     for checkpointing in (False, True):
         for rank in (0, 1):
             assert_same_gradients(torch.load(f"{path}.{checkpointing}.{rank}"), expected, tol=1e-5)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers import ranks_worker
+from tests.helpers.forked import run_ranks
 from tests.helpers.third_party import Site
-
-ROOT = Path(__file__).parents[3]
 
 SUITES = """
 import random
@@ -129,27 +125,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list
         for name, (how, process, _) in BREAKS.items() if count == 2 else ():
             here = [f"eval.settings.breaks.how={how}", f"eval.settings.breaks.process={process}", "data.eval_limit=9"]
             jobs.append({"name": name, "suites": ["breaks"], "sets": here})
-        _launch(count, folder, jobs)
+        own = folder / str(count)
+        own.mkdir()
+        cache = str(folder / f"cache{count}")
+        run_ranks(count, ranks_worker.main, own, jobs, cwd=folder, path=[folder / "site"], ALIGN_CACHE=cache)
 
     def read(name: str, count: int) -> list[dict[str, Any]]:
         return [json.loads((folder / str(count) / f"{name}.{rank}.json").read_text()) for rank in range(count)]
 
     return read
-
-
-def _launch(count: int, folder: Path, jobs: list[dict[str, Any]]) -> None:
-    (folder / str(count)).mkdir()
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
-    path = os.pathsep.join(filter(None, [str(ROOT), str(folder / "site"), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "tests.helpers.ranks_worker", str(folder / str(count)), json.dumps(jobs)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "ALIGN_CACHE": str(folder / f"cache{count}")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[:6000]
 
 
 def _same(one: Any, two: Any) -> None:
