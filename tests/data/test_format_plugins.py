@@ -94,3 +94,38 @@ def test_of_formats_for_one_suffix_a_built_in_one_is_used_and_others_are_refused
         open_source(str(file), None, DataConfig())
     with pytest.raises(DataError, match=r"supported are \.arrow, \.csv, .*\.tsv, \.pairs, and"):
         open_source(str(file.rename(file.with_name("rows.other"))), None, DataConfig())
+
+
+SOURCES = """
+from alignkit import RawRows
+
+def open_notes(source, split, reading, defaults, limit):
+    print("opening")
+    if source != "notes:today":
+        return None
+    rows = [{"prompt": "2 + 2 ?", "chosen": "4", "rejected": "5"}, {"prompt": "3 + 3 ?", "chosen": "6", "rejected": "7"}]
+    return RawRows(rows, lambda i: f"note {i + 1}", source)
+"""
+
+
+def test_sources_of_another_package_are_opened_by_it_and_others_as_before(site: Site, tmp_path: Path) -> None:
+    site.install("align-notes", SOURCES, group="sources", notes="align_notes:open_notes")
+    assert list(open_source("notes:today", None, DataConfig()).read().rows) == ROWS
+    assert list(open_source("notes:today", None, DataConfig(), limit=1).read().rows) == ROWS[:1]
+    with pytest.raises(DataError, match=r"nowhere\.jsonl does not exist"):
+        open_source(str(tmp_path / "nowhere.jsonl"), None, DataConfig())
+    done = site.align("data", "check", "notes:today")
+    assert done.returncode == 0
+    assert "notes:today: 2 rows" in done.stdout
+    assert "opening" not in done.stdout
+
+
+def test_a_source_that_fails_is_named_with_its_package(site: Site) -> None:
+    site.install(
+        "align-notes",
+        SOURCES.replace("if source", "1 / 0\n    if source"),
+        group="sources",
+        notes="align_notes:open_notes",
+    )
+    with pytest.raises(DataError, match=r'source "notes" \(align-notes .*\) cannot open demo: ZeroDivisionError'):
+        open_source("demo", None, DataConfig())

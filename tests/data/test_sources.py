@@ -18,8 +18,9 @@ import pytest
 from alignkit.config import DataConfig
 from alignkit.contract.registry import find
 from alignkit.contract.rows import RawRows
-from alignkit.data.sources.open import HELD_OUT_SPLITS, formats, open_source
+from alignkit.data.sources.open import HELD_OUT_SPLITS, open_source
 from alignkit.errors import DataError
+from alignkit_formats.sources import formats
 
 from tests.helpers import data as helpers
 

@@ -1,4 +1,4 @@
-"""File formats of data, declared in the entry-point group ``align.formats``: an entry point's name is the file name suffix."""
+"""Sources of data (entry-point group ``align.sources``), and file formats (``align.formats``: an entry point's name is the suffix)."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ class DataFormat(NamedTuple):
     """Whether a file can hold several splits; for other formats a named split is refused."""
     gzipped: bool = False
     """Whether ``read`` also reads files compressed with gzip, whose names end in ``.gz`` after the suffix."""
+
+
+DataSource: TypeAlias = "Callable[..., Any]"
+"""A function that opens a source of data by its name, declared as an entry point of the group ``align.sources``.
+
+``open(source, split, reading, defaults, limit)`` returns the rows (:class:`~alignkit.contract.rows.RawRows`, or a source that is read
+in chunks), or None for a source that it does not know. alignkit's own comes last. ``reading`` has the other keys of ``data``,
+``defaults`` the splits to try in order if ``split`` is None, ``limit`` the number of rows that are needed, if that is known.
+"""

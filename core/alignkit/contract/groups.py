@@ -14,6 +14,7 @@ Group = Literal[
     "align.rewards",
     "align.samplers",
     "align.formats",
+    "align.sources",
     "align.rules",
     "align.commands",
     "align.reports",
@@ -62,7 +63,7 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             if not isinstance(plugin, Command):
                 return "is not an alignkit.Command"
             return None if plugin.summary.strip() else "has an empty summary"
-        case "align.reports" | "align.launchers" | "align.checks":
+        case "align.reports" | "align.launchers" | "align.checks" | "align.sources":
             return None if callable(plugin) else "is not a function"
 
 

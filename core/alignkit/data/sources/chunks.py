@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from alignkit.contract import Located, RawRows, Unparsed
 from alignkit.contract.guard import running
 from alignkit.data.rows import describe_value
-from alignkit.errors import DataError, SourceError, suggest
+from alignkit.errors import DataError, SourceError
 from alignkit.system.files import InvalidJSON, digest, parse_json
 
 ROWS = 1024
@@ -124,19 +123,3 @@ class Source:
     def read(self) -> RawRows:
         located = list(self.rows())
         return Chunk([row for row, _ in located], [place for _, place in located]).read(self.name)
-
-
-def suffix_of(path: Path) -> str:
-    """Return the suffix of the file format: ``.jsonl`` for ``prefs.jsonl.gz``."""
-    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
-
-
-def choose_split(source: str, names: list[str], split: str | None, defaults: Sequence[str]) -> str:
-    """Return ``split``, or if None the first of ``defaults`` among ``names``; raises :class:`DataError` if there is none."""
-    for wanted in defaults if split is None else (split,):
-        if wanted in names:
-            return wanted
-    if split is None and len(names) == 1:
-        return names[0]
-    problem = f'has no split "{split}"{suggest(split, names)}' if split is not None else "needs a split: set data.split"
-    raise DataError(f"{source} {problem}; its splits are {', '.join(names)}")

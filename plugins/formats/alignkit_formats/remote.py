@@ -14,9 +14,11 @@ from typing import IO, Any
 
 from alignkit.config import Reading
 from alignkit.data.rows import without_fill_ins
-from alignkit.data.sources.chunks import ROWS, Source, choose_split, numbered, suffix_of
+from alignkit.data.sources.chunks import ROWS, Source, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.terminal import redact
+
+from alignkit_formats.splits import choose_split, suffix_of
 
 _BUILDERS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 _BUILDERS |= {".parquet": "parquet", ".arrow": "arrow"}
@@ -25,7 +27,7 @@ _BUILDERS |= {".parquet": "parquet", ".arrow": "arrow"}
 def open_hub(
     source: str, split: str | None, config: Reading, defaults: Sequence[str], limit: int | None = None
 ) -> Source:
-    """Open a hub data set; see :func:`alignkit.data.sources.open.open_source`."""
+    """Open a hub data set; see :func:`alignkit_formats.sources.open_source`."""
     import datasets
 
     def what() -> str:

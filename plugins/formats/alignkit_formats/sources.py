@@ -1,0 +1,196 @@
+"""Opening a source by name: a file, a URL, a directory, a hub data set, or the demo."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import NoReturn
+
+from alignkit.config import Reading
+from alignkit.contract import DataFormat, Located, registry
+from alignkit.contract.guard import running
+from alignkit.data.sources.chunks import Source
+from alignkit.errors import DataError, PluginError, first_line, suggest
+from alignkit.system.code import code_of
+
+from alignkit_formats.remote import dataset_source, open_hub, open_url
+from alignkit_formats.splits import choose_split, suffix_of
+
+_EXECUTABLE = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz"})
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_SHARD = re.compile(r"-\d+(-of-\d+)?$")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+
+
+def open_source(source: str, split: str | None, config: Reading, defaults: Sequence[str], limit: int | None) -> Source:
+    """Open a source, whose rows are read on iteration. No source ever runs code.
+
+    Args:
+        source: a file of an installed format (.jsonl, .json, .csv, .parquet, ...; text formats also gzipped), a URL, a
+            directory of such files, a directory written by ``datasets``' ``save_to_disk``, a hub id, or ``demo``.
+        split: the split to read; None takes the first of ``defaults`` that the source has.
+        config: ``subset`` selects the configuration of a hub data set; ``streaming`` reads without a full download.
+        defaults: splits tried in this order if none is named.
+        limit: rows that are read of a stream.
+    """
+    if source == "demo":
+        from alignkit.demo import data_path
+
+        return _file_source(data_path(choose_split("demo", ["train", "dev", "test"], split, defaults)), None)
+    if _URL.match(source):
+        return open_url(source, split, config, limit)
+    path = Path(source).expanduser()
+    try:
+        is_directory, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source!r} cannot be read: {first_line(error)}") from None
+    if (is_directory or is_file) and config.subset is not None:
+        raise DataError(f'data.subset "{config.subset}" applies to hub data sets only, and {source} is a local path')
+    if is_directory:
+        return _open_directory(path, split, defaults)
+    if is_file:
+        return _file_source(path, split)
+    if path.exists():
+        raise DataError(f"{source} is a pipe or device, which cannot be read twice: write the rows to a file")
+    if _looks_like_path(source):
+        _refuse_missing(path)
+    return open_hub(source, split, config, defaults, limit)
+
+
+def _file_source(path: Path, split: str | None) -> Source:
+    suffix = suffix_of(path)
+    if suffix in _EXECUTABLE:
+        raise DataError(f"{path}: loading a {suffix} file can run code; save the rows as JSON Lines or Parquet")
+    if suffix not in (known := formats()):
+        problem = f'unknown file type "{suffix}"' if suffix else "the file name has no extension"
+        raise DataError(f"{path}: {problem}; supported are {', '.join(known)}, and .gz of the text formats")
+    if not _loaded(path).splits and split not in (None, "train"):
+        raise DataError(f'{path} is a single file and has no split "{split}"')
+    return Source(str(path), str(path), partial(_rows, path, split), lambda: f"{_digest([path])} {split or ''}")
+
+
+def formats() -> list[str]:
+    """Return the file name suffixes of the installed formats."""
+    return list(dict.fromkeys(f".{entry.name}" for entry in registry.usable("align.formats").values()))
+
+
+def _format(path: Path) -> registry.PluginEntry:
+    """Return the format that reads a file: a built-in one, else the only one installed for its suffix."""
+    found = [entry for entry in registry.usable("align.formats").values() if f".{entry.name}" == suffix_of(path)]
+    if len(found) > 1 and not found[0].built_in:
+        raise PluginError(
+            f"{path} can be read by {' and by '.join(map(str, found))}: allow one of them (ALIGN_PLUGINS)"
+        )
+    return found[0]
+
+
+def _loaded(path: Path) -> DataFormat:
+    found: DataFormat = registry.load(_format(path))
+    if path.suffix.lower() == ".gz" and not found.gzipped:
+        raise DataError(f"{path}: decompress it first; only text formats can be read gzipped")
+    return found
+
+
+def _rows(path: Path, split: str | None = None) -> Iterator[Located]:
+    """Yield a file's rows; what another package's reader raises, prints or wrongly yields is an error that names it."""
+    entry = _format(path)
+    what = f"{entry} cannot read {path}"
+    with running(what, DataError):
+        rows = iter(_loaded(path).read(path, split))
+    if entry.built_in:
+        yield from rows
+        return
+    while True:
+        with running(what, DataError):
+            found = next(rows, None)
+            if found is None:
+                return
+            columns, place = found
+        yield columns, place
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of the suffixes and contents of files, and of the code of other packages that reads them."""
+    content = hashlib.sha256()
+    for entry in dict.fromkeys(map(_format, paths)):
+        if not entry.built_in:
+            content.update(f"{entry} {code_of(entry.value)}\n".encode())
+    try:
+        for path in paths:
+            content.update(f"{''.join(path.suffixes)} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: content)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {first_line(error)}") from None
+    return content.hexdigest()
+
+
+def _looks_like_path(source: str) -> bool:
+    path = Path(source)
+    known = suffix_of(path) in formats() or suffix_of(path) in _EXECUTABLE
+    return known or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source)
+
+
+def _refuse_missing(path: Path) -> NoReturn:
+    if not path.parent.is_dir():
+        raise DataError(f"{path} does not exist (directory {path.parent} does not exist)")
+    siblings = sorted(entry.name for entry in path.parent.iterdir())
+    raise DataError(f"{path} does not exist{suggest(path.name, siblings)}")
+
+
+def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> Source:
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _open_saved(path, split, defaults)
+    try:
+        folders = [path, path / "data"] if (path / "data").is_dir() else [path]
+        entries = sorted(entry for folder in folders for entry in folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from None
+    known = formats()
+    files = [entry for entry in entries if entry.is_file() and suffix_of(entry) in known and entry.name[0] != "."]
+    if not files:
+        raise DataError(f"{path} contains no data files ({', '.join(known)})")
+    chosen = _files_of_split(path, files, split, defaults)
+    return Source(
+        str(path),
+        str(path),
+        lambda: chain.from_iterable(map(_rows, chosen)),
+        lambda: _digest(chosen),
+    )
+
+
+def _files_of_split(path: Path, files: list[Path], split: str | None, defaults: Sequence[str]) -> list[Path]:
+    """Return the files of a split: ``train.jsonl``, ``train-00000-of-00002.parquet``, ``train_prefs.csv``."""
+    by_name: dict[str, list[Path]] = {}
+    for file in files:
+        stem = file.name[: file.name.lower().rindex(suffix_of(file))]
+        by_name.setdefault(_SHARD.sub("", stem), []).append(file)
+    for wanted in defaults if split is None else (split,):
+        if wanted in by_name:
+            return by_name[wanted]
+        matching = [file for name in by_name for file in by_name[name] if re.match(rf"{re.escape(wanted)}[-_.]", name)]
+        if matching:
+            return matching
+    if split is None:
+        return files
+    raise DataError(
+        f'{path} has no split "{split}"; its files are {", ".join(sorted(by_name))}{suggest(split, [*by_name])}'
+    )
+
+
+def _open_saved(path: Path, split: str | None, defaults: Sequence[str]) -> Source:
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be loaded as a saved data set: {first_line(error)}") from None
+    if isinstance(saved, Mapping):
+        saved = saved[choose_split(str(path), list(saved), split, defaults)]
+    elif split not in (None, "train"):
+        raise DataError(f'{path} is a single data set and has no split "{split}"')
+    return dataset_source(saved, str(path))
