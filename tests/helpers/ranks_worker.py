@@ -49,7 +49,7 @@ def main(folder: Path, jobs: list[dict[str, Any]]) -> None:
         try:
             found["results"] = work(job, folder)
         except AlignError as error:
-            found["error"] = str(error)
+            found |= {"error": str(error), "origin": getattr(error, "origin", None)}
         found |= {"forwards": dict(FORWARDS), "draws": [torch.rand(()).item(), random.random()]}
         (folder / f"{job['name']}.{rank()}.json").write_text(json.dumps(found))
     leave()

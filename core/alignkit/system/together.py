@@ -74,7 +74,7 @@ def gathered(place: str, value: T, error: BaseException | None = None) -> list[T
                 failure = RunFailedError(f"process 0 is at {found[0][0]} and process {differs} at {found[differs][0]}")
             block.failed = error if error is not None and at == rank() else failure
             if block.failed is not None:
-                block.failed.origin = at  # type: ignore[union-attr]  # the process that prints it
+                block.failed.origin = getattr(block.failed, "origin", at)  # type: ignore[union-attr]  # the process that prints it
     if block.failed is not None:
         raise block.failed
     return [sent for _, sent, _ in found]

@@ -189,4 +189,8 @@ def test_evaluation_leaves_training_as_it_was(found: Any) -> None:
 def test_what_fails_on_one_process_fails_on_all(found: Any, name: str) -> None:
     first, second = found(name, 2)
     assert first["error"] == second["error"]
-    assert BREAKS[name][2] in first["error"]
+    _, process, words = BREAKS[name]
+    assert words in first["error"]
+    assert first["origin"] == second["origin"]
+    if name.startswith("raise"):
+        assert first["origin"] == process
