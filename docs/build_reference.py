@@ -42,11 +42,24 @@ TYPES = (
         "Answered",
         "RewardModel",
     ),
-    *("Command", "RawRows", "Row", "LoadedModel", "TrainerParts", "NamedReward", "Run", "RunConfig"),
+    *(
+        "Scheduler",
+        "SchedulerSettings",
+        "Task",
+        "Outcome",
+        "Command",
+        "RawRows",
+        "Row",
+        "LoadedModel",
+        "TrainerParts",
+        "NamedReward",
+        "Run",
+        "RunConfig",
+    ),
 )
 FUNCTIONS = (
     *("run", "nll_term", "preference_metrics", "rollout_metrics", "whiten", "build_model", "build_classifier"),
-    *("as_reward", "open_rewards"),
+    *("as_reward", "open_rewards", "carry_out"),
 )
 
 

@@ -31,8 +31,8 @@ __version__ = "0.1.0"
 _NAMES = {
     "config": "CheckConfig RunConfig",
     "contract": "Answered Batch Contrast DataFormat DataRule Estimate Example Hit LoadedModel LossOutput LossTerm Method Metric NamedReward "
-    "Omission Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scores Settings Suite SuiteResult Target TrainerParts "
-    "nll_term plain_text preference_metrics texts_of",
+    "Omission Outcome Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scheduler SchedulerSettings Scores Settings Suite "
+    "SuiteResult Target Task TrainerParts carry_out nll_term plain_text preference_metrics texts_of",
     "contract.commands": "Command",
     "contract.hooks": "hookimpl",
     "data.rows": "text_digest",

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ("simpo", "kto", "tracker")
-KINDS = ("method", "suite", "reward", "service", "rule", "command")
+KINDS = ("method", "suite", "reward", "service", "rule", "command", "scheduler")
 
 
 class Environment:

@@ -17,6 +17,7 @@ _NAMES = {
     "model": "LoadedModel",
     "rewards": "Answered NamedReward Reward RewardSpec RewardSpecs",
     "rows": "Message RawRows Row Text",
+    "schedulers": "Outcome Scheduler SchedulerSettings Task carry_out",
     "suites": "Contrast Estimate Omission Suite SuiteResult Target",
     "trainer_parts": "TrainerParts",
     "types": "LossOutput LossTerm Method Metric Need Policy Reuse Rollouts RowKind Settings SettingsT",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from alignkit.contract.model import *  # noqa: F403
     from alignkit.contract.rewards import *  # noqa: F403
     from alignkit.contract.rows import *  # noqa: F403
+    from alignkit.contract.schedulers import *  # noqa: F403
     from alignkit.contract.suites import *  # noqa: F403
     from alignkit.contract.trainer_parts import *  # noqa: F403
     from alignkit.contract.types import *  # noqa: F403

@@ -13,6 +13,7 @@ Group = Literal[
     "align.suites",
     "align.rewards",
     "align.samplers",
+    "align.schedulers",
     "align.formats",
     "align.sources",
     "align.rules",
@@ -53,6 +54,10 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             from alignkit.contract.data_formats import DataFormat
 
             return None if isinstance(plugin, DataFormat) else "is not an alignkit.DataFormat"
+        case "align.schedulers":
+            from alignkit.contract.schedulers import Scheduler
+
+            return _check_class(name, plugin, Scheduler)
         case "align.rules":
             from alignkit.contract.data_rules import DataRule
 

@@ -19,6 +19,7 @@ from alignkit.testing.commands import CommandConformance
 from alignkit.testing.methods import MethodConformance
 from alignkit.testing.rewards import RewardConformance
 from alignkit.testing.rules import RuleConformance
+from alignkit.testing.schedulers import SchedulerConformance
 from alignkit.testing.services import ServiceConformance
 from alignkit.testing.suites import SuiteConformance
 
@@ -27,6 +28,7 @@ __all__ = [
     "MethodConformance",
     "RewardConformance",
     "RuleConformance",
+    "SchedulerConformance",
     "ServiceConformance",
     "SuiteConformance",
 ]

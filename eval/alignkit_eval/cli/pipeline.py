@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from alignkit_eval.cli.scheduling import chosen, scheduling_options
 
 
 @click.command()
@@ -16,8 +19,15 @@ import click
     "--name", metavar="NAME", help="Name of the pipeline's directory (default: name in the file, or its file name)."
 )
 @click.option("--set", "sets", metavar="SECTION.KEY=VALUE", multiple=True, help="Set a key for every training stage.")
+@scheduling_options
 def pipeline(
-    file: Path, start: str | None, skip: tuple[str, ...], output: str | None, name: str | None, sets: tuple[str, ...]
+    file: Path,
+    start: str | None,
+    skip: tuple[str, ...],
+    output: str | None,
+    name: str | None,
+    sets: tuple[str, ...],
+    **scheduling: Any,
 ) -> None:
     """Run the stages listed in FILE: training from another stage's model, evaluation, and export.
 
@@ -31,7 +41,10 @@ def pipeline(
 
     quiet_libraries()
     console = Console()
-    done = run_pipeline(file, start=start, skip=skip, sets=sets, output=output, name=name, say=console.info)
+    given = chosen(**scheduling)
+    if given == {"scheduler": "local", "options": {}}:
+        given = {}  # this process carries the stages out
+    done = run_pipeline(file, start=start, skip=skip, sets=sets, output=output, name=name, say=console.info, **given)
     if done.comparison is not None:
         show(done.comparison)
     console.info(f"pipeline: {done.directory}    report: {done.directory / 'report.html'}")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from alignkit.errors import ConfigError
+
+from alignkit_eval.cli.scheduling import chosen, scheduling_options
 
 
 @click.command()
@@ -16,9 +19,6 @@ from alignkit.errors import ConfigError
     "--over", metavar="KEY=V1,V2", multiple=True, help="Values to sweep: lambda=0,0.1,1 or train.learning_rate=..."
 )
 @click.option("--seeds", metavar="N,N", default="0", show_default=True, help="Seeds to train every combination with.")
-@click.option(
-    "--jobs", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Number of parallel runs."
-)
 @click.option("--model", metavar="M", help="Model or adapter directory, hub id, run directory, or demo.")
 @click.option("--data", metavar="D", help="File, saved data set, hub id, or demo.")
 @click.option("--eval-data", metavar="D", help="Source of the held-out rows.")
@@ -29,12 +29,12 @@ from alignkit.errors import ConfigError
     "--resume", metavar="[DIR]", is_flag=False, flag_value="", help="Resume the sweep in DIR, or with --name."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print sweep.json.")
+@scheduling_options
 def sweep(
     config: Path | None,
     method: str | None,
     over: tuple[str, ...],
     seeds: str,
-    jobs: int,
     model: str | None,
     data: str | None,
     eval_data: str | None,
@@ -43,6 +43,7 @@ def sweep(
     sets: tuple[str, ...],
     resume: str | None,
     as_json: bool,
+    **scheduling: Any,
 ) -> None:
     """Train a grid of settings and seeds, compare the cells on the same items, and plot the results.
 
@@ -74,7 +75,7 @@ def sweep(
         if not resume and name is None:
             raise ConfigError("--resume needs a sweep: give --resume DIR, or --name NAME")
         directory = Path(resume) if resume else Path(output) / str(name)
-        done = sweeping.resume(directory, jobs=jobs, say=console.info)
+        done = sweeping.resume(directory, **chosen(**scheduling), say=console.info)
     else:
         if not over:
             raise ConfigError("nothing to sweep: give --over KEY=V1,V2")
@@ -87,7 +88,7 @@ def sweep(
             eval_data=eval_data,
             sets=sets,
             seeds=_seeds(seeds),
-            jobs=jobs,
+            **chosen(**scheduling),
             output=output,
             name=name if name is not None or not resume else Path(resume).name,
             say=console.info,

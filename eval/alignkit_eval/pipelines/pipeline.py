@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import gc
 import json
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import alignkit
-from alignkit import settings
-from alignkit.errors import AlignError, ConfigError, InterruptedRun, shortened
+from alignkit import Scheduler, Task, settings
+from alignkit.errors import AlignError, ConfigError, InterruptedRun, RunFailedError, shortened
 from alignkit.rundir.directory import RunDir, child_of
 from alignkit.system.files import digest, is_leftover, require_writable, write_json
 from alignkit.system.lock import directory_lock
@@ -21,13 +20,15 @@ from alignkit.system.manifest import sealed
 
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
-from alignkit_eval.evaluation.evaluate import evaluate
-from alignkit_eval.export import export
 from alignkit_eval.pipelines.inputs import inputs_digest
 from alignkit_eval.pipelines.planned import check_stages
 from alignkit_eval.pipelines.stages import Pipeline, Stage, as_list, read_pipeline, substituted
+from alignkit_eval.pipelines.work import evaluate_stage, export_stage, messages_of, train_stage
 from alignkit_eval.records import read_records
-from alignkit_eval.report import comparison_report, pipeline_report, run_report
+from alignkit_eval.report import comparison_report, pipeline_report
+from alignkit_eval.scheduling.carry import carry_out_all
+from alignkit_eval.scheduling.choice import make_ready, open_scheduler
+from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
 
 RECORD = "pipeline.json"
 
@@ -62,6 +63,8 @@ def run_pipeline(
     sets: Sequence[str] = (),
     output: str | None = None,
     name: str | None = None,
+    scheduler: str | None = None,
+    options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> PipelineRun:
     """Run a pipeline: keep finished stages, resume an interrupted one, and run the others.
@@ -72,6 +75,7 @@ def run_pipeline(
         skip: stages to skip.
         sets: ``section.key=value`` texts for every training stage.
         output, name: override the file's.
+        scheduler, options: what carries out each stage, and its settings; by default this process does.
         say: called with progress messages.
 
     Raises:
@@ -79,6 +83,7 @@ def run_pipeline(
         InterruptedRun: the pipeline was interrupted; the same command resumes it.
         AlignError: a stage failed with this error.
     """
+    chosen = None if scheduler is None else open_scheduler(scheduler, options or {})
     pipeline = read_pipeline(file)
     for given in sets:
         if "." not in given.partition("=")[0]:
@@ -89,11 +94,14 @@ def run_pipeline(
     skipped = {pipeline.stage(word, "--skip").name for word in skip}
     if start is not None:
         pipeline.stage(start, "--from")
-    check_stages(pipeline, directory, sets, lambda stage: False)
+    with one_visible_device(visible_devices()):
+        check_stages(pipeline, directory, sets, lambda stage: False)
+    if chosen is not None:
+        make_ready(chosen)
     require_writable(directory, directory=True)
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):
-        runner = PipelineRunner(pipeline, directory, skipped, list(sets), say)
+        runner = PipelineRunner(pipeline, directory, skipped, list(sets), say, chosen)
         if start is not None:
             runner.redo(start)
         return runner.run()
@@ -103,9 +111,18 @@ class PipelineRunner:
     """One execution of a pipeline."""
 
     def __init__(
-        self, pipeline: Pipeline, directory: Path, skipped: set[str], sets: list[str], say: Callable[[str], None]
+        self,
+        pipeline: Pipeline,
+        directory: Path,
+        skipped: set[str],
+        sets: list[str],
+        say: Callable[[str], None],
+        scheduler: Scheduler[Any] | None = None,
     ) -> None:
         self.pipeline, self.directory, self.skipped, self.sets, self.say = pipeline, directory, skipped, sets, say
+        self.scheduler = scheduler
+        self._spent = 0.0
+        """CPU seconds that the scheduler's process spent on the stage."""
         self.records = self._read()
         self.comparison: Comparison | None = None
 
@@ -122,7 +139,8 @@ class PipelineRunner:
 
     def run(self) -> PipelineRun:
         ended = {name for name, record in self.records.items() if record.status == "finished"} | self.skipped
-        check_stages(self.pipeline, self.directory, self.sets, lambda stage: stage.name not in ended)
+        with one_visible_device(visible_devices()):
+            check_stages(self.pipeline, self.directory, self.sets, lambda stage: stage.name not in ended)
         for number, stage in enumerate(self.pipeline.stages, start=1):
             head = f"[{number}/{len(self.pipeline.stages)}] {stage.name}"
             record = self.records[stage.name]
@@ -156,7 +174,7 @@ class PipelineRunner:
     def _run_stage(self, stage: Stage, record: StageRecord, identity: str) -> None:
         record.status, record.identity, record.error = "running", identity, None
         self._write()
-        began, cpu = time.time(), time.process_time()
+        began, cpu, self._spent = time.time(), time.process_time(), 0.0
         try:
             {"train": self._train, "eval": self._evaluate, "export": self._export}[stage.kind](stage)
             record.status = "finished"
@@ -172,19 +190,16 @@ class PipelineRunner:
             raise
         finally:
             record.seconds += time.time() - began
-            record.cpu_seconds += time.process_time() - cpu
+            record.cpu_seconds += max(time.process_time() - cpu, self._spent)
             self._write()
             gc.collect()  # free the stage's model before the next one is loaded
 
     def _train(self, stage: Stage) -> None:
         config = self.pipeline.config(stage, self.directory, self.sets)
-        run = RunDir(self.directory / stage.name)
-        resumable = run.record.is_file() and any(run.checkpoints.glob("checkpoint-*"))
-        alignkit.run(config, resume=resumable or run.status == "finished")  # a finished run is kept as it is
-        if config.run.plots:
-            run_report(run.path)
+        self._do(stage, partial(train_stage, config, self.directory / stage.name))
 
     def _evaluate(self, stage: Stage) -> None:
+        directory = self.directory / stage.name
         suites = as_list(stage.values.get("suites", []))
         if suites:
             given = substituted(stage.values.get("settings", {}), self.directory)
@@ -193,9 +208,11 @@ class PipelineRunner:
                 for suite, values in given.items()
                 for key, value in values.items()
             ]
-            evaluate(self._evaluated(stage), suites, sets=sets, say=self.say)
+            self._do(stage, partial(evaluate_stage, self._evaluated(stage), suites, sets, directory))
+            for message in messages_of(directory):
+                self.say(message)
         self.comparison = self._compare(stage)
-        write_json(self.directory / stage.name / "comparison.json", self.comparison.to_json())
+        write_json(directory / "comparison.json", self.comparison.to_json())
 
     def _compare(self, stage: Stage) -> Comparison:
         runs = self._evaluated(stage)
@@ -212,10 +229,24 @@ class PipelineRunner:
 
     def _export(self, stage: Stage) -> None:
         names = [*as_list(stage.values["export"]), *as_list(stage.values.get("merge", []))]
-        path = self.directory / stage.name
-        shutil.rmtree(path, ignore_errors=True)  # left by an unfinished attempt
         weights = [float(share) for share in as_list(stage.values.get("weights", []))]
-        export([self.directory / name for name in names], path, weights or None)
+        models = [self.directory / name for name in names]
+        self._do(stage, partial(export_stage, models, self.directory / stage.name, weights or None))
+
+    def _do(self, stage: Stage, work: Callable[[], None]) -> None:
+        """Do a stage's work, here or with the scheduler; raises the error that ended it."""
+        if self.scheduler is None:
+            work()
+            return
+        make_ready(self.scheduler)
+        task = Task(stage.name, work, (self.directory / stage.name).absolute())
+        for outcome in carry_out_all(self.scheduler, [task], started=lambda name: None, say=self.say):
+            self._spent = outcome.cpu_seconds
+            message = str(outcome.error)
+            if outcome.status == "interrupted":
+                raise InterruptedRun(message, outcome.exit_code - 128)
+            if outcome.status == "failed":
+                raise ConfigError(message) if outcome.exit_code == ConfigError.exit_code else RunFailedError(message)
 
     # ------------------------------------------------------------------ stages and records
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from alignkit import settings
+from alignkit import Outcome, settings
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.system.files import write_json, write_text
@@ -18,7 +18,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from alignkit_eval.records import read_records
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec
-from alignkit_eval.sweeps.scheduler import Outcome
 
 
 @dataclass
@@ -34,6 +33,8 @@ class CellRecord:
     cpu_seconds: float | None = None
     error: str | None = None
     timings: Mapping[str, Any] | None = None
+    host: str | None = None
+    """Machine on which it ended."""
 
 
 class Manifest:
@@ -51,7 +52,7 @@ class Manifest:
 
     def ended(self, outcome: Outcome) -> None:
         entry = self.entries[outcome.name]
-        entry.status, entry.error = outcome.status, outcome.error
+        entry.status, entry.error, entry.host = outcome.status, outcome.error, outcome.host or None
         entry.seconds = (entry.seconds or 0.0) + outcome.seconds
         entry.cpu_seconds = (entry.cpu_seconds or 0.0) + outcome.cpu_seconds
         entry.timings = RunDir(Path(entry.run)).read_record().get("timings")
@@ -78,6 +79,7 @@ def _cell_record(cell: SweepCell, before: CellRecord | None) -> CellRecord:
         before.cpu_seconds if before else None,
         before.error if before and status == "failed" else None,
         record.get("timings"),
+        before.host if before else None,
     )
 
 

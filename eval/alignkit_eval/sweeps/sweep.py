@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignkit import settings
+from alignkit import Outcome, Scheduler, Task, settings
 from alignkit.config import RunSection
 from alignkit.display.headline import headline, number
 from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
@@ -21,9 +22,12 @@ from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.report import sweep_report
 from alignkit_eval.report.plots import draw
+from alignkit_eval.scheduling.carry import carry_out_all
+from alignkit_eval.scheduling.choice import make_ready, open_scheduler
+from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
+from alignkit_eval.scheduling.work import train_cell
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, cells
 from alignkit_eval.sweeps.manifest import CellRecord, Manifest, read_spec, write_spec
-from alignkit_eval.sweeps.scheduler import Outcome, run_cells
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ def sweep(
     eval_data: str | None = None,
     sets: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
-    jobs: int = 1,
+    jobs: int | None = None,
+    scheduler: str = "local",
+    options: Mapping[str, Any] | None = None,
     output: Path | str = "runs",
     name: str | None = None,
     say: Callable[[str], None] = lambda message: None,
@@ -66,7 +72,9 @@ def sweep(
             methods, ``config`` sweeps files that override the base.
         method, config, model, data, eval_data, sets: the base configuration, as for ``align run``.
         seeds: seeds to train every combination with.
-        jobs: number of training processes.
+        jobs: most cells at a time; by default as many as the scheduler has room for, on a machine without accelerators one.
+        scheduler: what carries out the cells: an installed plugin of ``align.schedulers``.
+        options: settings of the scheduler.
         output: parent of the sweep's directory.
         name: name of the sweep's directory.
         say: called with progress messages.
@@ -86,22 +94,33 @@ def sweep(
         sets=list(sets),
     )
     directory = child_of(Path(output), name or default_run_name("sweep"))
-    return _run(spec, directory, jobs=jobs, say=say)
+    return _run(spec, directory, open_scheduler(scheduler, _with_jobs(options, jobs)), say)
 
 
-def resume(directory: Path, *, jobs: int = 1, say: Callable[[str], None] = lambda message: None) -> Sweep:
-    """Resume the sweep in ``directory``; raises ``ConfigError`` if there is none."""
-    return _run(read_spec(directory), directory, jobs=jobs, say=say)
+def resume(
+    directory: Path,
+    *,
+    jobs: int | None = None,
+    scheduler: str = "local",
+    options: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Sweep:
+    """Resume the sweep in ``directory``, with any scheduler; raises ``ConfigError`` if there is none."""
+    return _run(read_spec(directory), directory, open_scheduler(scheduler, _with_jobs(options, jobs)), say)
 
 
-def _run(spec: SweepSpec, directory: Path, *, jobs: int, say: Callable[[str], None]) -> Sweep:
+def _with_jobs(options: Mapping[str, Any] | None, jobs: int | None) -> dict[str, Any]:
+    return dict(options or {}) | ({} if jobs is None else {"jobs": jobs})
+
+
+def _run(spec: SweepSpec, directory: Path, scheduler: Scheduler[Any], say: Callable[[str], None]) -> Sweep:
     """Train the unfinished cells, then compare, plot and report."""
-    if jobs < 1:
-        raise ConfigError("--jobs must be at least 1")
     planned, notes = cells(spec, directory)  # validates every cell before anything is written
     distinct = {settings.dump(c.config.model_copy(update={"run": RunSection()})): c.config for c in planned}
-    for config in distinct.values():
-        plan(config)  # with its plugins and functions, and the consent to their code
+    with one_visible_device(visible_devices()):
+        for config in distinct.values():
+            plan(config)  # with its plugins and functions, and the consent to their code
+    make_ready(scheduler)
     if (
         directory.is_dir()
         and not (directory / "sweep.yaml").is_file()
@@ -115,7 +134,7 @@ def _run(spec: SweepSpec, directory: Path, *, jobs: int, say: Callable[[str], No
         manifest.write()
         for note in notes:
             say(f"note: {note}")
-        _train(planned, manifest, jobs, say)
+        _train(planned, manifest, scheduler, say)
         comparison = _compare(planned, manifest)
         manifest.comparison = None if comparison is None else comparison.to_json()
         manifest.write()
@@ -133,26 +152,37 @@ def failure(sweep: Sweep) -> RunFailedError | None:
     return RunFailedError(f"{len(sweep.failed)} of {len(sweep.cells)} cells failed: {errors}")
 
 
-def _train(planned: Sequence[SweepCell], manifest: Manifest, jobs: int, say: Callable[[str], None]) -> None:
+def _train(
+    planned: Sequence[SweepCell], manifest: Manifest, scheduler: Scheduler[Any], say: Callable[[str], None]
+) -> None:
     unfinished = [cell for cell in planned if manifest.entries[cell.name].status != "finished"]
-    done = len(planned) - len(unfinished)
-    if done:
+    if done := len(planned) - len(unfinished):
         say(f"{done} of {len(planned)} cells are already finished")
-    interrupted: list[Outcome] = []
-    for outcome in run_cells(unfinished, jobs, manifest.started):
-        manifest.ended(outcome)
-        done += outcome.status != "interrupted"
-        if outcome.status == "interrupted":
-            interrupted.append(outcome)
-        result = outcome.error or _headline(RunDir(manifest.directory / outcome.name))
-        say(f"[{done}/{len(planned)}] {outcome.name}: {outcome.status} in {outcome.seconds:.1f} s; {result}")
-    if interrupted:
+    tasks = [
+        Task(cell.name, partial(train_cell, cell.config, cell.directory), cell.directory.absolute())
+        for cell in unfinished
+    ]
+    exit_code = 0
+    try:
+        for outcome in carry_out_all(scheduler, tasks, started=manifest.started, say=say):
+            manifest.ended(outcome)
+            done += outcome.status != "interrupted"
+            exit_code = max(exit_code, outcome.exit_code if outcome.status == "interrupted" else 0)
+            say(f"[{done}/{len(planned)}] {_ended(outcome, manifest.directory)}")
+    except KeyboardInterrupt as error:
+        exit_code = 128 + getattr(error, "number", 2)
+    if exit_code:
         finished = sum(entry.status == "finished" for entry in manifest.entries.values())
         raise InterruptedRun(
             f"the sweep was interrupted with {finished} of {len(planned)} cells finished; "
             f"resume with: align sweep --resume {manifest.directory}",
-            max(outcome.exit_code for outcome in interrupted) - 128,
+            exit_code - 128,
         )
+
+
+def _ended(outcome: Outcome, directory: Path) -> str:
+    result = outcome.error or _headline(RunDir(directory / outcome.name))
+    return f"{outcome.name}: {outcome.status} in {outcome.seconds:.1f} s; {result}"
 
 
 def _headline(run: RunDir) -> str:

@@ -1,0 +1,44 @@
+"""Tasks carried out by a scheduler, with progress, and an outcome for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from alignkit import Outcome, Scheduler, Task
+from alignkit.contract import registry
+from alignkit.contract.guard import named
+from alignkit.training.signals import terminable
+
+from alignkit_eval.scheduling.progress import Progress
+
+
+def carry_out_all(
+    scheduler: Scheduler[Any],
+    tasks: Sequence[Task],
+    *,
+    started: Callable[[str], None],
+    say: Callable[[str], None],
+) -> Iterator[Outcome]:
+    """Yield the outcome of each task when it ends; SIGTERM stops them as Ctrl-C does.
+
+    Raises:
+        KeyboardInterrupt: after the outcomes of the tasks that an interrupt stopped.
+        RunFailedError: an error of the scheduler itself.
+    """
+    directories = {task.name: task.directory for task in tasks}
+    interrupted = False
+    with terminable(), Progress(say) as progress:
+
+        def begin(name: str) -> None:
+            progress.started(name, directories[name])
+            started(name)
+
+        with named(f"{registry.find('align.schedulers', scheduler.name)} failed"):
+            for outcome in scheduler.run(tasks, begin, say):
+                progress.ended(outcome.name)
+                del directories[outcome.name]
+                interrupted |= outcome.status == "interrupted"
+                yield outcome
+    for name in () if interrupted else directories:
+        yield Outcome(name, "failed", error=f"scheduler {scheduler.name} gave no outcome for it", exit_code=1)

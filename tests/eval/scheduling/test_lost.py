@@ -1,0 +1,86 @@
+"""Cells whose process, node or job is lost, and commands that are killed: nothing is lost, and no process is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alignkit import Outcome, Scheduler
+from alignkit_eval.scheduling.choice import make_ready, open_scheduler
+
+from tests.helpers.scheduling import appears, gone, second_time, task
+
+ROOT = Path(__file__).parents[3]
+
+
+def ready(name: str, **options: Any) -> Scheduler[Any]:
+    scheduler = open_scheduler(name, options)
+    make_ready(scheduler)
+    return scheduler
+
+
+def carried_out(scheduler: Scheduler[Any], path: Path) -> tuple[list[Outcome], list[str]]:
+    said: list[str] = []
+    return list(scheduler.run([task(path, second_time)], lambda name: None, said.append)), said
+
+
+def when_it_runs(path: Path, act: Any) -> None:
+    def wait() -> None:
+        appears(path / "first")
+        act(*map(int, (path / "first").read_text().split()))
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_a_cell_whose_workers_die_again_and_again_fails(tmp_path: Path, ray_cluster: Any) -> None:
+    when_it_runs(tmp_path / "cell", lambda process, parent: os.kill(process, signal.SIGKILL))
+    (outcome,), _ = carried_out(ready("ray", address=ray_cluster.address, retries=0), tmp_path / "cell")
+    assert (outcome.status, outcome.error) == ("failed", "its worker was lost (WorkerCrashedError), 1 times")
+
+
+def test_a_job_that_is_preempted_saves_a_checkpoint_and_is_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
+    # Slurm's warning before the time limit or preemption.
+    when_it_runs(tmp_path / "cell", lambda process, parent: os.kill(process, signal.SIGUSR2))
+    (outcome,), said = carried_out(ready("slurm", cluster="local"), tmp_path / "cell")
+    assert outcome.status == "finished", outcome
+    assert (tmp_path / "cell" / "saved").exists()
+    assert said == ["cell: checkpoint saved; submitted again"]
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from alignkit_eval.scheduling.choice import make_ready, open_scheduler
+from tests.helpers.scheduling import second_time, task
+if __name__ == "__main__":
+    scheduler = open_scheduler("local", {"jobs": 2})
+    make_ready(scheduler)
+    for outcome in scheduler.run([task(Path(path), second_time) for path in sys.argv[1:]], lambda name: None, print):
+        print(outcome)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_cells_of_a_command_that_is_killed_save_a_checkpoint_and_end(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "command.py").write_text(COMMAND)
+    paths = [tmp_path / name for name in ("a", "b")]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = subprocess.Popen(
+        [sys.executable, "command.py", *map(str, paths)], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}
+    )
+    for each in paths:
+        appears(each / "first")
+    command.send_signal(number)
+    assert command.wait() != 0
+    for each in paths:
+        assert gone(int((each / "first").read_text().split()[0]))
+        assert (each / "saved").exists() == (number == signal.SIGKILL)  # SIGINT is the run's own to handle
