@@ -30,6 +30,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     training.kill_and_resume,
     training.kill_and_resume_ppo,
     ranks.kill_a_rank,
+    ranks.kill_a_rank_sharded,
     components.statistics,
     components.harness,
     training.demo_sweep,

@@ -21,7 +21,16 @@ def kill_a_rank(work: Path) -> dict[str, Any]:
 
     After every third kill the next part of the run is ended by SIGINT, SIGHUP or SIGKILL to the command itself.
     """
-    options = ["--method", "orpo", "--processes", "2"]
+    return _kill(work, "ddp")
+
+
+def kill_a_rank_sharded(work: Path) -> dict[str, Any]:
+    """The same with sharded weights: their checkpoints hold a file of each process."""
+    return _kill(work, "fsdp")
+
+
+def _kill(work: Path, strategy: str) -> dict[str, Any]:
+    options = ["--method", "orpo", "--processes", "2", "--strategy", strategy]
     options += settings(train__max_steps=STEPS, train__save_strategy="steps", train__save_steps=3)
     options += settings(train__logging_steps=1, eval__suites="[]", eval__samples=0, run__plots="false")
     command(ALIGN, "run", *options, "--name", "whole", cwd=work)
