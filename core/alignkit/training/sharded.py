@@ -50,7 +50,8 @@ class ShardedState(Base):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the whole model or adapter; in a checkpoint its configuration only where its weights are in the shards."""
         if not is_sharded(self.model):
-            super()._save(output_dir, state_dict)
+            # Under ZeRO-2 every process has all weights, and accelerate's clones of them are not tied.
+            super()._save(output_dir, None if self.is_deepspeed_enabled else state_dict)
             return
         if self._shards and self._stage is not None:
             if self.args.should_save:
