@@ -13,7 +13,7 @@ run: $(VENV)/.installed
 	$(BIN)/align run --method orpo
 
 test: $(VENV)/.installed-test lint types
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

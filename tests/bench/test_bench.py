@@ -154,7 +154,7 @@ def test_sides_take_turns() -> None:
 def test_cpu_time_is_that_of_the_process() -> None:
     import time
 
-    assert measure(lambda _: time.sleep(0.3), 0, "cpu").total < 0.2
+    assert measure(lambda _: time.sleep(1), 0, "cpu").total < 0.9
 
 
 def test_targets_are_compared_the_right_way_round() -> None:

@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.forked import At
 from tests.helpers.runs import ALIGN, align, installed_align, records, saved_weights, short_options
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:

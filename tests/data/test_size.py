@@ -107,7 +107,7 @@ def test_eight_runs_on_one_cache_of_which_one_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LOADS, str(path), "2"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
     killed = _kill_the_one_that_writes(folder, {process.pid for process in running})
-    outputs = {process.pid: process.communicate(timeout=120)[0].strip() for process in running}
+    outputs = {process.pid: process.communicate()[0].strip() for process in running}
     codes = {process.pid: process.returncode for process in running}
     assert codes.pop(killed) == -signal.SIGKILL
     assert set(codes.values()) == {0}
@@ -118,8 +118,7 @@ def test_eight_runs_on_one_cache_of_which_one_is_killed(tmp_path: Path) -> None:
 
 
 def _kill_the_one_that_writes(folder: Path, candidates: set[int]) -> int:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
+    while not list(folder.glob("*.arrow")):
         for partial in folder.glob("*.partial"):
             lock = partial.with_suffix(".lock")
             holder = lock.read_text().strip() if lock.exists() else ""

@@ -76,7 +76,7 @@ def test_on_a_terminal_the_bar_shows_steps_and_numbers(monkeypatch: pytest.Monke
     with os.fdopen(theirs, "w") as terminal, Console(stream=terminal).progress(total=7) as progress:
         progress.update(3, loss=0.125, accuracy=0.75, tokens_per_second=4321.0)
         progress.update(4)  # between logging steps the previous metrics stay
-    watcher.join(timeout=10)
+    watcher.join()
     os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(shown).decode())
     assert "4/7" in text

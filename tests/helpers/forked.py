@@ -97,7 +97,7 @@ def run_forked(
     input: str | None = None,
     variables: Mapping[str, str] | None = None,
     at: At | None = None,
-    timeout: float = 250,
+    timeout: float = 900,
 ) -> Ended:
     """Run ``align ARGUMENTS`` in ``cwd``; ``variables`` are added to the environment."""
     words, added = ["align", *map(str, arguments)], dict(variables or {})

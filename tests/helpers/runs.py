@@ -55,7 +55,7 @@ def installed_align(*arguments: str | Path, cwd: Path) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=900,
     )
 
 

@@ -63,7 +63,7 @@ class Site:
             text=True,
             env=variables | environment,
             cwd=self.path,
-            timeout=120,
+            timeout=900,
         )
 
     def align(self, *arguments, **environment):

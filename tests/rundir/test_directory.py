@@ -147,7 +147,7 @@ def test_the_record_is_updated_key_by_key(tmp_path: Path) -> None:
 HOLD = (
     "import sys, time; from alignkit.rundir.directory import RunDir\n"
     "with RunDir(sys.argv[1]).lock():\n"
-    "    print('held', flush=True); time.sleep(60)\n"
+    "    print('held', flush=True); time.sleep(3600)\n"
 )
 
 

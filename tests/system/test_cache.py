@@ -182,14 +182,14 @@ def fetching(log: Path, how: str = "") -> subprocess.Popen[str]:
 
 def test_of_several_processes_one_makes_an_entry_and_the_others_wait(cache: Path, tmp_path: Path) -> None:
     running = [fetching(tmp_path / "log") for _ in range(4)]
-    printed = sorted(process.communicate(timeout=100)[0] for process in running)
+    printed = sorted(process.communicate()[0] for process in running)
     assert printed == ["True False\n"] + ["True True\n"] * 3
     assert (tmp_path / "log").read_text() == "made\n"
     assert len(names(cache / "checks")) == 1
 
 
 def test_what_a_killed_process_left_is_removed(cache: Path, tmp_path: Path) -> None:
-    fetching(tmp_path / "log", "killed").communicate(timeout=100)
+    fetching(tmp_path / "log", "killed").communicate()
     assert names(cache / "checks") == [f"{KEY}.lock", f"{KEY}.partial"]
     assert fetch(key=digest("another key")) == (b"value", False)
     (entry,) = (cache / "checks").iterdir()
@@ -200,7 +200,7 @@ def test_what_a_killed_process_left_is_removed(cache: Path, tmp_path: Path) -> N
 
 
 def test_a_full_disk_ends_nothing(cache: Path, tmp_path: Path) -> None:
-    out, err = fetching(tmp_path / "log", "full").communicate(timeout=100)
+    out, err = fetching(tmp_path / "log", "full").communicate()
     assert out == "True False\n"
     assert err.startswith("data checks are not cached: ")
     assert err.count("\n") == 1

@@ -11,6 +11,8 @@ from tests.accept.campaign import flips, kills, malformed
 from tests.accept.campaign.base import Base
 from tests.accept.campaign.processes import Align
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {"sweep", "pipeline", "task"}
 """Kinds of input whose commands take many seconds, or need results that the small base lacks."""
 

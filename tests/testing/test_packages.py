@@ -48,7 +48,7 @@ class Environment:
 
     def _run(self, command: list[str], cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False, timeout=280)
+        done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False, timeout=900)
         assert done.returncode == 0 or not ok, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done
 
@@ -90,7 +90,7 @@ def test_examples_pass_the_kit(environment: Environment, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_outside_methods_are_run_evaluated_and_compared(environment: Environment, tmp_path: Path) -> None:
-    short = "--set train.max_steps=4 --set data.eval_limit=30 --set eval.samples=0 --set run.plots=false".split()
+    short = "--set train.max_steps=4 --set data.eval_limit=30 --set eval.samples=0 --set eval.suites=prefs --set run.plots=false".split()
     over = ["--over", "method=simpo,kto", "--set", "run.services=tracker", "--name", "outside"]
     environment.run("align", "sweep", *over, *short, cwd=tmp_path)
     stored = json.loads((tmp_path / "runs" / "outside" / "sweep.json").read_text())

@@ -18,6 +18,8 @@ from tests.helpers import ddp_worker
 from tests.helpers.engine import flat
 from tests.helpers.forked import run_ranks
 
+pytestmark = pytest.mark.slow
+
 METHODS: dict[str, Any] = {"orpo": "orpo", "dpo": "dpo", "lambda0": {"name": "orpo", "lambda": 0.0}}
 PPO: dict[str, Any] = {
     "name": "ppo",

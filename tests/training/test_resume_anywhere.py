@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from tests.helpers.data import TOKENIZER, load_all, pairs, write_jsonl
 from tests.helpers.engine import Recorder, build_trainer, configuration, tiny_llama, weights
 
+pytestmark = pytest.mark.slow
+
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Checkpoints are synced to disk: in memory that costs nothing."""
 

@@ -26,6 +26,8 @@ from hypothesis import strategies as st
 
 from tests.helpers.runs import short_run
 
+pytestmark = pytest.mark.slow
+
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """A hundred runs are written, each file synced to disk: in memory that costs nothing."""
 

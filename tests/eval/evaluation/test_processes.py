@@ -12,6 +12,8 @@ from tests.helpers import ranks_worker
 from tests.helpers.forked import run_ranks
 from tests.helpers.third_party import Site
 
+pytestmark = pytest.mark.slow
+
 SUITES = """
 import random
 import torch
