@@ -12,7 +12,7 @@ from alignkit import settings
 from alignkit.errors import AlignError, CheckpointError
 from alignkit.rundir.directory import RunDir
 from alignkit.runs import api
-from alignkit.runs.changes import accepted_changes
+from alignkit_checks.changes import accepted_changes
 from alignkit_commands.progress import lines, read_status
 
 from tests.helpers.engine import build_trainer, configuration, random_pairs

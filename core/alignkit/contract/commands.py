@@ -44,5 +44,6 @@ RunCheck: TypeAlias = "Callable[..., Any]"
 It raises an :class:`~alignkit.errors.AlignError` for a run that is refused. The entry point's name determines when it is called:
 ``settings`` with the configuration, the method and the training arguments, before anything is loaded; ``data`` with the tokenised
 data and ``data.check``, ``saving`` with the loaded model, the training arguments, the steps of an epoch and the run's directory:
-these two return lines for the console.
+these two return lines for the console; ``resume`` with the run's directory, its configuration now and whether changes are accepted
+(``--change``): it returns them.
 """

@@ -111,9 +111,8 @@ def resume(path: Path, *, sets: Iterable[str] = (), change: bool = False, quiet:
 
 def _resume(config: RunConfig, directory: RunDir, change: bool, quiet: bool) -> Run:
     from alignkit.runs import execute
-    from alignkit.runs.changes import accepted_changes
 
-    if directory.status == "finished" and not accepted_changes(directory, config, accept=change):
+    if directory.status == "finished" and not execute.accepted_changes(directory, config, accept=change):
         Console(quiet=quiet or rank() > 0).info(f"{directory.path} is already finished")
         return Run(directory.path)
     _require_processes(config)

@@ -19,7 +19,6 @@ from alignkit.data.order.mixing import describe_mix
 from alignkit.errors import CheckpointError, InterruptedRun
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
-from alignkit.runs.changes import Change, accepted_changes
 from alignkit.runs.evaluator import Results, RunEvaluator, directions_of, values_of
 from alignkit.runs.parts import engine_parts
 from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy, plan_run, prepare
@@ -62,6 +61,12 @@ def start(config: RunConfig, *, quiet: bool = False) -> Path:
         return _carry_out(plan, run, recorder, checkpoint=None)
 
 
+def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> list[dict[str, Any]]:
+    """Return what ``config`` changes of a run that is resumed, as an installed package allows it."""
+    check = provided("align.checks", "resume")
+    return check(directory, config, accept=accept) if check else []
+
+
 def resume(config: RunConfig, directory: RunDir, *, change: bool = False, quiet: bool = False) -> Path:
     """Resume a run in its directory, from its last whole checkpoint or, where there is none, from the start.
 
@@ -80,7 +85,11 @@ def resume(config: RunConfig, directory: RunDir, *, change: bool = False, quiet:
 
 
 def _carry_out(
-    plan: RunPlan, run: PreparedRun, recorder: RunRecorder, checkpoint: Path | None, changes: Sequence[Change] = ()
+    plan: RunPlan,
+    run: PreparedRun,
+    recorder: RunRecorder,
+    checkpoint: Path | None,
+    changes: Sequence[dict[str, Any]] = (),
 ) -> Path:
     """Carry out the stages of a prepared run; whatever ends it is in its record."""
     directory, config = recorder.directory, plan.config

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from pydantic import ValidationError
-
 from alignkit.config import RunConfig
 from alignkit.contract import registry
 from alignkit.errors import CheckpointError
@@ -16,6 +14,7 @@ from alignkit.rundir.directory import RunDir
 from alignkit.settings.training_arguments import argument_default
 from alignkit.system.terminal import redact
 from alignkit.training.checkpoints import last_checkpoint, step_of
+from pydantic import ValidationError
 
 FREE = frozenset(
     "run.name run.output run.plots data.cache data.workers train.logging_steps train.logging_strategy "
@@ -30,12 +29,11 @@ FIXED = ("method.name", "run.strategy", "model.dtype", "model.lora", "model.quan
 BY_METRIC = {"reduce_lr_on_plateau", "greedy"}
 """Schedules of the learning rate with a state unlike that of the others."""
 
-Change = dict[str, Any]
-"""``{step, key, from, to}``."""
 
-
-def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> list[Change]:
+def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> list[dict[str, Any]]:
     """Return what ``config`` changes of the run in ``directory``, from the step of its last checkpoint on.
+
+    A change is ``{step, key, from, to}``.
 
     Raises :class:`CheckpointError` if there is a change and not ``accept``, or one that a checkpoint does not allow.
     """
