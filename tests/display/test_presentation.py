@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from alignkit import Estimate, SuiteResult
-from alignkit.display.console import Console, comparison_table
+from alignkit.display.console import Console
 from alignkit.display.headline import headline, number
+from alignkit_eval.report.summary import comparison_table
 
 # ------------------------------------------------------------------------------------------------- console
 

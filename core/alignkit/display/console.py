@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from alignkit.display.headline import headline, signed, with_interval
 from alignkit.system.terminal import printable, rich_console
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
-    from rich.table import Table
-
-    from alignkit.contract import SuiteResult
 
 _LOG_LINES = 20
 """Progress lines a run writes to its log."""
@@ -109,21 +105,6 @@ class StepProgress:
             self._lines_due = lines_due
             seconds = time.monotonic() - self._started
             self._console._write_log("INFO", f"step {step}/{self._total}  {self._details}  {seconds:.1f} s")
-
-
-def comparison_table(before: Mapping[str, SuiteResult], after: Mapping[str, SuiteResult]) -> Table:
-    """Return the table of the main metrics by suite before (may be empty) and after training, with 95 % intervals."""
-    from rich.table import Table
-
-    table = Table(title="held-out metrics, with 95 % intervals", title_justify="left", title_style="bold")
-    table.add_column("metric", overflow="fold")
-    for name in ("before", "after", "change") if before else ("after",):
-        table.add_column(name, justify="right")
-    metrics = [{suite: result.metrics for suite, result in results.items()} for results in (before, after)]
-    for line in headline(*metrics):
-        cells = with_interval(line.before), with_interval(line.after), signed(line.change)
-        table.add_row(line.title, *(cells if before else cells[1:2]))
-    return table
 
 
 def _as_text(renderable: RenderableType) -> str:

@@ -26,7 +26,7 @@ from alignkit.runs.record import description, training_numbers
 from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
 from alignkit.runs.saving import release, save_model
-from alignkit.runs.summary import pair_samples, present, sample_answers, write_documents
+from alignkit.runs.summary import pair_samples, sample_answers, write_documents
 from alignkit.system.environment import forget_peak_memory, peak_memory_gb
 from alignkit.system.files import write_jsonl, write_text
 from alignkit.system.manifest import manifest
@@ -149,7 +149,9 @@ def _carry_out(
         )
         write_documents(recorder.console, directory, record)
         record = recorder.finish("finished")
-    present(recorder.console, directory, before, after, samples)
+    if summary := provided("align.reports", "summary"):
+        summary(recorder.console, before, after, samples)
+    recorder.console.info(f"run: {directory.path}    model: {directory.model}")
     recorder.finished(record)
     return directory.path
 

@@ -1,4 +1,4 @@
-"""The end of a run: sample answers, the table of metrics before and after, plots, and the model card."""
+"""The end of a run: sample answers, plots, and the model card."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignkit.config import EvalConfig
-from alignkit.contract import Example, LoadedModel, SuiteResult
+from alignkit.contract import Example, LoadedModel
 from alignkit.contract.registry import provided
-from alignkit.display.console import Console, comparison_table
+from alignkit.display.console import Console
 from alignkit.errors import AlignError
 from alignkit.models.generate import generate_samples
 from alignkit.models.positions import position_limit
@@ -52,29 +52,3 @@ def write_documents(console: Console, directory: RunDir, record: Mapping[str, An
             draw(directory.path)
     except AlignError as error:
         console.warn(f"no card or plots were written: {error}")
-
-
-def present(
-    console: Console,
-    directory: RunDir,
-    before: Mapping[str, SuiteResult],
-    after: Mapping[str, SuiteResult],
-    samples: Sequence[Mapping[str, Any]],
-) -> None:
-    """Print the table of metrics and two of the samples."""
-    if after:
-        console.table(comparison_table(before, after))
-    for sample in samples[:2]:
-        for part in ("prompt", "before", "after"):
-            console.info(f"{part:>7}: {short(sample[part])}")
-    console.info(f"run: {directory.path}    model: {directory.model}")
-
-
-def short(text: str, width: int = 160) -> str:
-    r"""Return a text on one line, cut to ``width`` characters.
-
-    >>> short("two  lines\nof text", 12)
-    'two lines...'
-    """
-    line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width - 3]}..."

@@ -1,0 +1,52 @@
+"""What a run prints at its end: the metrics before and after training, and sample answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from alignkit import SuiteResult
+from alignkit.display.console import Console
+from alignkit.display.headline import headline, signed, with_interval
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def print_summary(
+    console: Console,
+    before: Mapping[str, SuiteResult],
+    after: Mapping[str, SuiteResult],
+    samples: Sequence[Mapping[str, Any]],
+) -> None:
+    """Print the table of metrics and two of the samples."""
+    if after:
+        console.table(comparison_table(before, after))
+    for sample in samples[:2]:
+        for part in ("prompt", "before", "after"):
+            console.info(f"{part:>7}: {short(sample[part])}")
+
+
+def comparison_table(before: Mapping[str, SuiteResult], after: Mapping[str, SuiteResult]) -> Table:
+    """Return the table of the main metrics by suite before (may be empty) and after training, with 95 % intervals."""
+    from rich.table import Table
+
+    table = Table(title="held-out metrics, with 95 % intervals", title_justify="left", title_style="bold")
+    table.add_column("metric", overflow="fold")
+    for name in ("before", "after", "change") if before else ("after",):
+        table.add_column(name, justify="right")
+    metrics = [{suite: result.metrics for suite, result in results.items()} for results in (before, after)]
+    for line in headline(*metrics):
+        cells = with_interval(line.before), with_interval(line.after), signed(line.change)
+        table.add_row(line.title, *(cells if before else cells[1:2]))
+    return table
+
+
+def short(text: str, width: int = 160) -> str:
+    r"""Return a text on one line, cut to ``width`` characters.
+
+    >>> short("two  lines\nof text", 12)
+    'two lines...'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
