@@ -27,8 +27,8 @@ Report: TypeAlias = "Callable[..., Any]"
 The entry point's name determines when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
 ``plots`` at the end of every run, with its directory; ``card`` for every saved model, with its directory, the run's record and,
 for the mean of several models, the name and weight of each; ``data`` by ``align data check --html FILE``, with the list of checks
-and the file to write; ``dry-run`` by ``align run --dry-run``, with the planned run (:class:`alignkit.runs.dry_run.DryRun`): it writes
-nothing and returns a text by subject; ``summary`` when a run has finished, with its console, the results of the suites before and
+and the file to write; ``dry-run`` by ``align run --dry-run``, with the configuration: it prints what the run
+comes to; ``summary`` when a run has finished, with its console, the results of the suites before and
 after training, and the samples: it prints them.
 """
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import settings
 from alignkit.config import ModelConfig, RunConfig
+from alignkit.contract import registry
 from alignkit.display.console import Console
 from alignkit.errors import CheckpointError, ConfigError
 from alignkit.rundir.directory import RunDir
@@ -76,9 +77,10 @@ def run(
     if change and not resume:
         raise ConfigError("--change applies to a run that is resumed: add --resume")
     if dry_run:
-        from alignkit.runs.dry_run import show_dry_run
-
-        show_dry_run(config)
+        describe = registry.provided("align.reports", "dry-run")
+        if describe is None:
+            raise ConfigError("--dry-run: no installed package describes a run (entry-point group align.reports)")
+        describe(config)
         return None
     if resume:
         if config.run.name is None:

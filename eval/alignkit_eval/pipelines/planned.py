@@ -9,13 +9,13 @@ from typing import Annotated, Any
 from alignkit import RunConfig
 from alignkit.config import EvalConfig, Words, split_words
 from alignkit.errors import AlignError, ConfigError
-from alignkit.runs.dry_run import plan_without_weights
 from alignkit.runs.evaluation import open_suites
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import validate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from alignkit_eval.pipelines.stages import Kind, Pipeline, Stage, as_list, references, substituted
+from alignkit_eval.report.dry_run import plan_without_weights
 
 
 class _Values(BaseModel):

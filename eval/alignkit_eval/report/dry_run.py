@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from alignkit import RunConfig
+from alignkit import LoadedModel, RunConfig
+from alignkit.contract.registry import provided
+from alignkit.data.load import Data
 from alignkit.data.order.mixing import describe_mix, row_order
+from alignkit.display.console import Console
 from alignkit.models.suitable import memory_gib
-from alignkit.runs.dry_run import DryRun
+from alignkit.rundir.directory import child_of
+from alignkit.runs.prepare import RunPlan, load_parts, plan_run
 from alignkit.settings.strategies import SHARDING, processes_of, strategy_name
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
@@ -23,6 +29,42 @@ SHARED = {
     **dict.fromkeys(("zero3", "fsdp"), ("weights", "gradients", "optimizer")),
 }
 """Parts of the memory that the processes of a strategy divide among them; the others are whole in each."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """All of a run that can be known without weights."""
+
+    plan: RunPlan
+    loaded: LoadedModel
+    """The model on the meta device: its modules and the sizes of their parameters."""
+    data: Data
+    findings: list[str]
+    """A line for each finding of the data check."""
+
+
+def plan_without_weights(config: RunConfig, *, rewards: bool = True) -> DryRun:
+    """Plan a run and check its data, without weights."""
+    plan = plan_run(config, rewards=rewards)
+    loaded, data = load_parts(config, plan.session, meta=True)
+    check = provided("align.checks", "data")
+    return DryRun(plan, loaded, data, check(data, config.data.check) if check else [])
+
+
+def print_dry_run(config: RunConfig) -> None:
+    """Print what ``config`` comes to."""
+    from rich.table import Table
+
+    console = Console()
+    if config.run.name is not None:
+        child_of(Path(config.run.output), config.run.name)
+    dry = plan_without_weights(config)
+    for line in [*dry.data.report.lines(), *dry.findings]:
+        console.info(line)
+    table = Table(title="dry run: nothing is trained", title_justify="left", show_header=False)
+    for name, value in describe_dry_run(dry).items():
+        table.add_row(name, value)
+    console.table(table)
 
 
 def describe_dry_run(dry: DryRun) -> dict[str, str]:
