@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignkit import Estimate
-from alignkit.display.headline import with_interval
 from alignkit.errors import DataError
 from alignkit.system.files import digest, write_json, write_text
 
 from alignkit_eval.comparison.paired import judge
 from alignkit_eval.comparison.verdict import p_text
+from alignkit_eval.headline import with_interval
 from alignkit_eval.report.render import render_template
 from alignkit_eval.statistics import clustered_proportion, effect
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from alignkit import Estimate, SuiteResult
 from alignkit.display.console import Console
-from alignkit.display.headline import headline, number
+from alignkit_eval.headline import headline, number
 from alignkit_eval.report.summary import comparison_table
 
 # ------------------------------------------------------------------------------------------------- console

@@ -65,3 +65,17 @@ def rich_console(stream: IO[str] | None = None, *, quiet: bool = False) -> Conso
 
     raw = getattr(stream or sys.stderr, "stream", stream or sys.stderr)
     return PrintableConsole(file=raw, quiet=quiet, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in words.
+
+    >>> duration(42), duration(90), duration(7300)
+    ('42 s', '1 min 30 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

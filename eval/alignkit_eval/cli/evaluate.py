@@ -127,8 +127,9 @@ def _settings(data: str | None, tasks: str | None, include_path: str | None, set
 
 def _table(found: Sequence[Evaluation]) -> Table:
     """Return a table with one row per metric and one column per target."""
-    from alignkit.display.headline import headline, with_interval
     from rich.table import Table
+
+    from alignkit_eval.headline import headline, with_interval
 
     table = Table(title="evaluation, with 95 % intervals", title_justify="left", title_style="bold")
     table.add_column("metric", overflow="fold")

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignkit.display.headline import duration, headline, signed, with_interval
 from alignkit.rundir.record import ModelRecord, RunRecord
 from alignkit.system.files import write_text
+from alignkit.system.terminal import duration
+
+from alignkit_eval.headline import headline, signed, with_interval
 
 Merged = Sequence[tuple[str, float]]
 

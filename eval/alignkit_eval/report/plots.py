@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit import Estimate
-from alignkit.display.headline import TITLES, with_interval
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.files import atomic_path
 
 from alignkit_eval.comparison.result import Arm, Comparison
+from alignkit_eval.headline import TITLES, with_interval
 from alignkit_eval.report.curves import COLOURS, figures
 from alignkit_eval.report.parts import EmbeddedFigure, Figures
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import SuiteResult
 from alignkit.display.console import Console
-from alignkit.display.headline import headline, signed, with_interval
+
+from alignkit_eval.headline import headline, signed, with_interval
 
 if TYPE_CHECKING:
     from rich.table import Table

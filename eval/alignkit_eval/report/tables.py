@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignkit import Estimate
-from alignkit.display.headline import TITLES, Line, headline, number, signed, with_interval
 from alignkit.rundir.record import stored_estimate
 
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.verdict import p_text
+from alignkit_eval.headline import TITLES, Line, headline, number, signed, with_interval
 from alignkit_eval.report.parts import SortableTable, TableCell, amount_cell, fact_text, number_cell
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from alignkit import Outcome, Scheduler, Task, settings
 from alignkit.config import RunSection
-from alignkit.display.headline import headline, number
 from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
 from alignkit.rundir.directory import RunDir, child_of, default_run_name
 from alignkit.runs.api import plan
@@ -20,6 +19,7 @@ from alignkit.system.lock import directory_lock
 
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
+from alignkit_eval.headline import headline, number
 from alignkit_eval.report import sweep_report
 from alignkit_eval.report.plots import draw
 from alignkit_eval.scheduling.carry import carry_out_all

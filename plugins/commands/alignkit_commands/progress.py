@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import RunConfig
-from alignkit.display.headline import duration, headline, with_interval
+from alignkit.contract.registry import provided
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.rundir.record import ProcessesRecord
 from alignkit.system.files import read_jsonl
+from alignkit.system.terminal import duration
 
 SHOWN = tuple(
     "loss reward kl rewards/margins rewards/accuracies logps/chosen logps/rejected entropy length learning_rate grad_norm "
@@ -125,5 +126,5 @@ def lines(found: RunStatus) -> list[str]:
     if names:
         out.append("  " + "  ".join(f"{name} {found.latest[name]:.4g}" for name in names))
     before, after = (found.evaluation.get(when) or {} for when in ("before", "after"))
-    table = headline(before, after)
-    return out + [f"  {line.title}: {with_interval(line.before)} -> {with_interval(line.after)}" for line in table]
+    describe = provided("align.reports", "metrics")
+    return out + [f"  {line}" for line in (describe(before, after) if describe else [])]

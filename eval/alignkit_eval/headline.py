@@ -1,4 +1,4 @@
-"""The main metrics before and after training, for the console and the model card."""
+"""The main metrics before and after training, for the terminal, pages and the model card."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ def headline(before: Metrics, after: Metrics) -> list[Line]:
     return [Line(TITLES.get(key, key[1]), _estimate(before, *key), _estimate(after, *key)) for key in names]
 
 
+def describe_metrics(before: Metrics, after: Metrics) -> list[str]:
+    """Return a line for each main metric, for ``align status``."""
+    shown = headline(before, after)
+    return [f"{line.title}: {with_interval(line.before)} -> {with_interval(line.after)}" for line in shown]
+
+
 def number(value: float) -> str:
     """Return a number as text: three decimals below 10, one below 1000, none above.
 
@@ -74,17 +80,3 @@ def signed(change: float | None) -> str:
 def _estimate(metrics: Metrics, suite: str, name: str) -> Estimate | None:
     estimate: Estimate | None = stored_estimate(metrics.get(suite, {}).get(name))
     return estimate
-
-
-def duration(seconds: float) -> str:
-    """Return a time span in words.
-
-    >>> duration(42), duration(90), duration(7300)
-    ('42 s', '1 min 30 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
