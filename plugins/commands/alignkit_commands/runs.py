@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from alignkit import settings
 from alignkit.rundir.directory import RunDir
 from alignkit.runs.workers import launch_options, run_in_workers
 from alignkit.system.distributed import rank
@@ -35,7 +34,9 @@ def run(state: Any, /, config: Path | None, resume: bool, change: bool, dry_run:
     Without a model and data, the embedded demo is trained, offline.
     """
     where = {name: options.pop(name) for name in ("node_rank", "rendezvous")}
-    resolved = settings.resolve(config, resume=resume, **options)
+    from alignkit.settings import resolve  # imports pydantic, which the help does not need
+
+    resolved = resolve(config, resume=resume, **options)
     where |= {name: options[name] for name in ("processes", "nodes")}
     if not dry_run and (code := run_in_workers(resolved.config, state.arguments, **where)) is not None:
         return code
@@ -62,7 +63,9 @@ def resume(state: Any, /, run: Path, sets: tuple[str, ...], change: bool, **wher
     """
     sets += tuple(f"run.{key}={where[key]}" for key in ("processes", "nodes") if where[key] is not None)
     if (file := RunDir(run).config).is_file():
-        config = settings.resolve(file, sets=sets, resume=True).config
+        from alignkit.settings import resolve
+
+        config = resolve(file, sets=sets, resume=True).config
         if (code := run_in_workers(config, state.arguments, **where)) is not None:
             return code
     from alignkit.runs.api import resume as resume_run
