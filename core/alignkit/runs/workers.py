@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from alignkit.config import RunConfig
 from alignkit.contract import registry
+
+if TYPE_CHECKING:
+    from alignkit.config import RunConfig
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from alignkit.rundir.directory import RunDir
 from alignkit.runs.workers import launch_options, run_in_workers
 from alignkit.system.distributed import rank
 
@@ -61,6 +60,8 @@ def resume(state: Any, /, run: Path, sets: tuple[str, ...], change: bool, **wher
 
     A finished run is trained further with --set train.max_steps=N --change.
     """
+    from alignkit.rundir.directory import RunDir
+
     sets += tuple(f"run.{key}={where[key]}" for key in ("processes", "nodes") if where[key] is not None)
     if (file := RunDir(run).config).is_file():
         from alignkit.settings import resolve
@@ -78,6 +79,7 @@ def _write_report(directory: Path) -> None:
     """Write the report of a finished run, on the first process, if an installed package provides one."""
     from alignkit.contract.registry import provided
     from alignkit.errors import AlignError
+    from alignkit.rundir.directory import RunDir
 
     if rank() != 0 or not RunDir(directory).read_record().get("config", {}).get("run", {}).get("plots"):
         return
