@@ -16,8 +16,8 @@ from alignkit.errors import ConfigError
 from alignkit.runs.prepare import plan_run
 from alignkit.settings import train_keys
 from alignkit.settings.training_arguments import training_arguments
-from alignkit.training.best import watch_best
 from alignkit_checks.no_effect import refuse_without_effect
+from alignkit_eval.best import watch_best
 
 from tests.helpers.engine import build_trainer, configuration, random_pairs, tiny_llama
 

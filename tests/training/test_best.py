@@ -13,8 +13,9 @@ import torch
 from alignkit import RunConfig, settings
 from alignkit.errors import AlignError, ConfigError
 from alignkit.runs.prepare import plan_run
+from alignkit.runs.record import callbacks_record
 from alignkit.settings.training_arguments import training_arguments
-from alignkit.training.best import WatchBest, best_model, best_of
+from alignkit_eval.best import WatchBest, best_of
 
 from tests.helpers.engine import Recorder, StopAt, build_trainer, configuration, random_pairs, weights
 from tests.helpers.runs import short_run
@@ -70,7 +71,7 @@ def test_training_stops_and_the_best_model_is_loaded(memory: Path, higher: bool)
     trainer, _, written = trainer_with(memory, Scripted(higher=higher))
     trainer.train()
     assert trainer.state.global_step == 4, "two evaluations after the best one"
-    found = best_model(trainer)
+    found = callbacks_record(trainer)
     value = 0.7 if higher else -0.7
     assert found["best"] == {"metric": "suite/metric", "value": value, "step": 2, "saved": True}
     assert found["stopped"] == f"no better suite/metric in 2 evaluations: best {value} at step 2"
@@ -90,7 +91,7 @@ def test_a_resumed_run_stops_where_the_whole_one_does(memory: Path, stop: int) -
     again, seen, _ = trainer_with(memory / "moved", Scripted())
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 4
-    assert best_model(again) == best_model(whole)
+    assert callbacks_record(again) == callbacks_record(whole)
     assert torch.equal(weights(again.model), weights(whole.model))
     assert len(seen.losses()) == 4 - stop
 

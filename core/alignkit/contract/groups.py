@@ -21,6 +21,7 @@ Group = Literal[
     "align.reports",
     "align.launchers",
     "align.checks",
+    "align.callbacks",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -68,7 +69,7 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             if not isinstance(plugin, Command):
                 return "is not an alignkit.Command"
             return None if plugin.summary.strip() else "has an empty summary"
-        case "align.reports" | "align.launchers" | "align.checks" | "align.sources":
+        case "align.reports" | "align.launchers" | "align.checks" | "align.callbacks" | "align.sources":
             return None if callable(plugin) else "is not a function"
 
 

@@ -22,7 +22,7 @@ from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.runs.evaluator import Results, RunEvaluator, directions_of, values_of
 from alignkit.runs.parts import engine_parts
 from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy, plan_run, prepare
-from alignkit.runs.record import description, training_numbers
+from alignkit.runs.record import callbacks_record, description, training_numbers
 from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
 from alignkit.runs.saving import release, save_model
@@ -31,7 +31,6 @@ from alignkit.system.environment import forget_peak_memory, peak_memory_gb
 from alignkit.system.files import write_jsonl, write_text
 from alignkit.system.manifest import manifest
 from alignkit.system.together import first_does, gathered, together
-from alignkit.training.best import Evaluated, best_model, watch_best
 from alignkit.training.checkpoints import last_checkpoint
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def _carry_out(
             files={name: about for name, about in manifest(directory.model).items() if name != "README.md"},
             error=None,
             processes=about["processes"] | {"peak_memory_gb": peaks},
-            **best_model(trainer),
+            **callbacks_record(trainer),
         )
         write_documents(recorder.console, directory, record)
         record = recorder.finish("finished")
@@ -245,12 +244,13 @@ def _train(
             found: Results = evaluate(names)
             return found
 
-    def evaluate_watched() -> Evaluated:
+    def evaluate_watched() -> tuple[Mapping[str, float], Mapping[str, bool]]:
         found = evaluate_now([plan.watched])
         return values_of(found), directions_of(found)
 
     directory = recorder.directory
-    best = watch_best(plan.config, plan.arguments, evaluate_watched if plan.watched else None, recorder.log)
+    watch = provided("align.callbacks", "best")
+    best = watch(plan.config, plan.arguments, evaluate_watched if plan.watched else None, recorder.log) if watch else []
     order = order_by_margin(plan.config, run.data.train, run.order, logps)
     for line in describe_mix(plan.config.data, order):
         recorder.console.info(f"mix: {line}")
@@ -290,7 +290,7 @@ def _train(
             f"resume with: align resume {directory.path}",
             stop.received,
         )
-    if why := best_model(trainer).get("stopped"):
+    if why := callbacks_record(trainer).get("stopped"):
         recorder.console.info(f"stopped early at step {trainer.state.global_step}: {why}")
     return trainer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
 from alignkit.contract import LoadedModel, Method
@@ -13,6 +13,9 @@ from alignkit.settings.strategies import strategy_name
 from alignkit.system.distributed import world_size
 from alignkit.system.environment import device_name, environment
 from alignkit.system.together import gathered
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 
 def description(
@@ -72,3 +75,9 @@ def training_numbers(
         "memory_gb": max((record["memory_gb"] for record in records if record.get("memory_gb")), default=None),
         "flops": (4 * size + 2 * trained) * tokens + 2 * size * (reference_tokens + rollout_tokens),
     }
+
+
+def callbacks_record(trainer: Trainer) -> dict[str, Any]:
+    """Return what the callbacks of installed packages add to the record."""
+    found = [c.for_record(trainer) for c in trainer.callback_handler.callbacks if hasattr(c, "for_record")]
+    return {key: value for one in found for key, value in one.items()}

@@ -71,7 +71,15 @@ def quick_check(name: str, kind: str | None) -> int:
     """
     if find_spec("pytest") is None:
         raise ConfigError("align plugins check needs pytest: pip install pytest")
-    without = ("report", "sampler", "format", "launcher", "check", "source")  # kinds that have no conformance tests
+    without = (
+        "report",
+        "sampler",
+        "format",
+        "launcher",
+        "check",
+        "source",
+        "callback",
+    )  # kinds that have no conformance tests
     checked = [e for group in registry.GROUPS for e in registry.entries(group) if e.kind not in without]
     kinds = list(dict.fromkeys(e.kind for e in checked if name in (e.name, e.qualified) and kind in (None, e.kind)))
     if not kinds:

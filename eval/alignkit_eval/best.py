@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import Trainer, TrainerCallback, TrainingArguments
-
-from alignkit.config import RunConfig
+from alignkit import RunConfig
 from alignkit.errors import ConfigError, suggest
 from alignkit.system.together import from_first
 from alignkit.training.checkpoints import step_of
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 Evaluated = tuple[Mapping[str, float], Mapping[str, bool]]
 """Metrics by ``SUITE/METRIC``, and whether a higher one is better, where that is known."""
@@ -91,6 +90,15 @@ class WatchBest(TrainerCallback):
         if self.key not in (known := {f"eval_{name}": value for name, value in losses.items()}):
             raise _unknown(self.key, known)
 
+    def for_record(self, trainer: Trainer) -> dict[str, Any]:
+        """Return what run.json says of the best model: ``best``, and ``stopped`` if training was stopped early."""
+        if self.best is None:
+            return {}
+        saved = trainer.args.load_best_model_at_end and step_of(Path(trainer.state.best_model_checkpoint or ""))
+        best: dict[str, Any] = {"metric": self.metric, "value": self.best.value, "step": self.best.step}
+        best["saved"] = saved == self.best.step
+        return {"best": best, "stopped": self.stopped}
+
     def _evaluated(self, args: Any) -> Mapping[str, float]:
         """Evaluate the suite; raise ``ConfigError`` if it lacks the metric or its direction."""
         assert self.evaluate is not None
@@ -144,14 +152,3 @@ def watch_best(
             threshold=train.early_stopping_threshold,
         )
     ]
-
-
-def best_model(trainer: Trainer) -> dict[str, Any]:
-    """Return what run.json says of the best model: ``best``, and ``stopped`` if training was stopped early."""
-    found = next((c for c in trainer.callback_handler.callbacks if isinstance(c, WatchBest)), None)
-    if found is None or found.best is None:
-        return {}
-    saved = trainer.args.load_best_model_at_end and step_of(Path(trainer.state.best_model_checkpoint or ""))
-    best: dict[str, Any] = {"metric": found.metric, "value": found.best.value, "step": found.best.step}
-    best["saved"] = saved == found.best.step
-    return {"best": best, "stopped": found.stopped}
