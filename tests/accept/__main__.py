@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.accept import components, faults, ranks, training
+from tests.accept import clusters, components, faults, ranks, training
 from tests.accept.commands import OUTPUT
 
 CHECKS: list[Callable[[Path], dict[str, Any]]] = [
@@ -34,6 +34,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     components.statistics,
     components.harness,
     training.demo_sweep,
+    clusters.ray_sweep,
     components.onpolicy,
     training.ppo,
     training.rlhf,

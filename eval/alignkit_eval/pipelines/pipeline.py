@@ -240,7 +240,7 @@ class PipelineRunner:
             return
         make_ready(self.scheduler)
         task = Task(stage.name, work, (self.directory / stage.name).absolute())
-        for outcome in carry_out_all(self.scheduler, [task], started=lambda name: None, say=self.say):
+        for outcome in list(carry_out_all(self.scheduler, [task], started=lambda name: None, say=self.say)):
             self._spent = outcome.cpu_seconds
             message = str(outcome.error)
             if outcome.status == "interrupted":

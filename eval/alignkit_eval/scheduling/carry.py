@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from alignkit import Outcome, Scheduler, Task
@@ -19,7 +19,7 @@ def carry_out_all(
     *,
     started: Callable[[str], None],
     say: Callable[[str], None],
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Yield the outcome of each task when it ends; SIGTERM stops them as Ctrl-C does.
 
     Raises:
@@ -34,11 +34,19 @@ def carry_out_all(
             progress.started(name, directories[name])
             started(name)
 
-        with named(f"{registry.find('align.schedulers', scheduler.name)} failed"):
-            for outcome in scheduler.run(tasks, begin, say):
+        outcomes = scheduler.run(tasks, begin, say)
+        try:
+            while True:
+                with named(f"{registry.find('align.schedulers', scheduler.name)} failed"):
+                    outcome = next(outcomes, None)
+                if outcome is None:
+                    break
                 progress.ended(outcome.name)
                 del directories[outcome.name]
                 interrupted |= outcome.status == "interrupted"
                 yield outcome
+        finally:
+            if isinstance(outcomes, Generator):
+                outcomes.close()  # no process is left if the caller fails
     for name in () if interrupted else directories:
         yield Outcome(name, "failed", error=f"scheduler {scheduler.name} gave no outcome for it", exit_code=1)

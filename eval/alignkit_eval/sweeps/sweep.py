@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -164,11 +165,12 @@ def _train(
     ]
     exit_code = 0
     try:
-        for outcome in carry_out_all(scheduler, tasks, started=manifest.started, say=say):
-            manifest.ended(outcome)
-            done += outcome.status != "interrupted"
-            exit_code = max(exit_code, outcome.exit_code if outcome.status == "interrupted" else 0)
-            say(f"[{done}/{len(planned)}] {_ended(outcome, manifest.directory)}")
+        with closing(carry_out_all(scheduler, tasks, started=manifest.started, say=say)) as outcomes:
+            for outcome in outcomes:
+                manifest.ended(outcome)
+                done += outcome.status != "interrupted"
+                exit_code = max(exit_code, outcome.exit_code if outcome.status == "interrupted" else 0)
+                say(f"[{done}/{len(planned)}] {_ended(outcome, manifest.directory)}")
     except KeyboardInterrupt as error:
         exit_code = 128 + getattr(error, "number", 2)
     if exit_code:
