@@ -35,7 +35,9 @@ def test_a_run_killed_before_it_trains_can_be_started_again(at: str, tmp_path: P
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.parametrize("at", ["os.rename runs/x/checkpoints", "os.rename runs/x/.model.partial"])
+@pytest.mark.parametrize(
+    "at", ["os.rename runs/x/checkpoints", "os.rename runs/x/.model.partial", "os.rename runs/x/model/.README.md"]
+)
 def test_a_run_killed_while_it_saves_is_resumed(at: str, tmp_path: Path) -> None:
     assert align(*RUN, cwd=tmp_path, at=At(at)).killed
     assert "dead" in align("status", "runs/x", cwd=tmp_path).stdout
@@ -43,6 +45,7 @@ def test_a_run_killed_while_it_saves_is_resumed(at: str, tmp_path: Path) -> None
     assert resumed.returncode == 0, resumed.stderr
     assert left_behind(tmp_path) == []
     assert RunDir(tmp_path / "runs" / "x").status == "finished"
+    assert (tmp_path / "runs" / "x" / "model" / "README.md").is_file()
 
 
 def fix(where: Path, at: At | None = None) -> Ended:

@@ -1,6 +1,7 @@
 """YAML: scalars of YAML 1.2, round trips, command-line values, files that cannot be read."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from alignkit.settings import yaml_files as files
@@ -89,6 +90,11 @@ def test_text_that_looks_like_something_else_stays_text(write, text):
         ("- orpo\n", "1: a configuration must be a mapping of sections"),
         ("data: !!python/object:os.system {}\n", "1: the tag !!python/object:os.system is not supported"),
         ("data: !secret x\n", "1: the tag !!!secret is not supported"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(f"{x}: &{x} [{','.join([f'*{y}'] * 9)}]\n" for y, x in pairwise("abcdef")),
+            "1: the configuration has more than 100,000 values, aliases expanded",
+        ),
         ("data: &a [*a]\n", "1: this alias is inside its own anchor"),
         ("? [a]\n: b\n", "1: a key must be a single word"),
     ],
