@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from tests.helpers.runs import ALIGN
 
 
 def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start the installed command, its stderr in ``cwd/err``."""
+    """Start the installed command, its stderr in ``cwd/err``. It hears SIGHUP, also where the tests run under nohup."""
     with (cwd / "err").open("w") as err:
         return subprocess.Popen(
             [str(ALIGN), *map(str, arguments)],
@@ -21,6 +22,7 @@ def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.P
             stdout=subprocess.DEVNULL,
             stderr=err,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
 
 
