@@ -19,7 +19,7 @@ def named(what: str, failure: type[AlignError] = RunFailedError) -> Iterator[Non
     alignkit's own errors, an interrupt and a lack of memory pass.
     """
     try:
-        with _exits_raised():
+        with exits_raised():
             yield
     except BaseException as error:
         if passes(error):
@@ -28,7 +28,7 @@ def named(what: str, failure: type[AlignError] = RunFailedError) -> Iterator[Non
 
 
 @contextmanager
-def _exits_raised() -> Iterator[None]:
+def exits_raised() -> Iterator[None]:
     """Let ``os._exit`` raise ``SystemExit`` in the block: it would end the process with any code and without a word."""
     process, leave = os.getpid(), os._exit
 

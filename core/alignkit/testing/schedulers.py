@@ -23,6 +23,14 @@ class SchedulerConformance(InstalledPlugin):
     group = "align.schedulers"
     settings: ClassVar[Mapping[str, Any]] = {"jobs": 2}
 
+    def setup_method(self) -> None:
+        """Hear Ctrl-C, and let the tasks' processes hear it: a shell's background jobs ignore it."""
+        self._before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def teardown_method(self) -> None:
+        """Put back what was heard before."""
+        signal.signal(signal.SIGINT, self._before)
+
     def test_every_task_has_one_outcome(self, tmp_path: Path) -> None:
         """Tasks are begun and end once, with the results in their directories; a failed one does not stop the others."""
         started, outcomes = self._run(tmp_path, [_write, _fail, _die, _write])

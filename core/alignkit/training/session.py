@@ -18,7 +18,7 @@ from alignkit import settings
 from alignkit.config import RunConfig
 from alignkit.contract import Batch, LoadedModel, LossOutput, Method, Policy, RawRows, Rollouts, TrainerParts, registry
 from alignkit.contract.checks import check_batch, check_loss, check_method, check_rows, check_service, implementations
-from alignkit.contract.guard import loading, passes
+from alignkit.contract.guard import exits_raised, loading, passes
 from alignkit.contract.hooks import PROJECT, AlignSpecs
 from alignkit.errors import PluginError, RunFailedError, described
 from alignkit.system.quiet import stdout_to_stderr
@@ -113,7 +113,7 @@ class Session:
         if not implementations:
             return None
         try:
-            with stdout_to_stderr():
+            with stdout_to_stderr(), exits_raised():
                 return caller(**arguments)
         except BaseException as error:  # the plugin is the last one with a hook in the traceback
             codes = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
