@@ -38,9 +38,10 @@ def _kill(work: Path, strategy: str) -> dict[str, Any]:
     arguments = ["run", *options, "--name", "killed"]
     found: dict[str, Any] = {"killed": [], "stopped": []}
     commanded = [signal.SIGINT, signal.SIGHUP, signal.SIGKILL]
-    for kill in range(KILLS + len(commanded)):
+    parts = KILLS + len(commanded) + 1
+    for kill in range(parts - 1):
         launcher = start(*arguments, cwd=work)
-        target = STEPS * (kill + 1) // (KILLS + len(commanded) + 1)
+        target = STEPS * (kill + 1) // parts
         until(lambda target=target: last_step(run) >= target, launcher)
         time.sleep(draw.random() * 0.3)
         ranks = workers(launcher.pid)
