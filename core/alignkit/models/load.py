@@ -162,7 +162,7 @@ def _try_files(auto: Any, directory: str) -> None:
 
     with torch.device("meta"):
         auto.from_config(AutoConfig.from_pretrained(directory))
-    with suppress(OSError):  # there is no such file
+    with suppress(OSError):  # a model need not have one
         GenerationConfig.from_pretrained(directory)
 
 

@@ -38,10 +38,9 @@ def _is_layer(model: PreTrainedModel, module: Any) -> bool:
     return type(module).__name__ in (getattr(model, "_no_split_modules", None) or ())
 
 
-def run_hooks(model: Any) -> Any:
-    """Return a sharded model with an adapter whose forward goes through the base model's hooks, which make its layers whole.
+def run_hooks(model: Any) -> None:
+    """Let the forward of a sharded model with an adapter go through the base model's hooks, which make its layers whole.
 
     peft calls the base model's ``forward`` directly.
     """
     model.base_model.forward = model.get_base_model().__call__
-    return model

@@ -18,7 +18,7 @@ _ZERO_KEYS = "gradient_clipping gradient_accumulation_steps train_batch_size tra
 
 
 def preset(strategy: str) -> dict[str, Any]:
-    """Return the keys of ``train:`` that a strategy stands for; DeepSpeed's "auto" is what the other keys of ``train:`` say."""
+    """Return the keys of ``train:`` that a strategy sets; DeepSpeed's "auto" is what the other keys of ``train:`` say."""
     common = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}, **dict.fromkeys(_ZERO_KEYS, "auto")}
     return {"deepspeed": {"zero_optimization": {"stage": 2}, **common}} if strategy == "zero2" else {}
 

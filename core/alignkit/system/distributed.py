@@ -5,6 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def rank() -> int:
@@ -27,6 +31,18 @@ def accelerators(*, use_cpu: bool = False) -> int:
     import torch
 
     return 1 if use_cpu else max(torch.accelerator.device_count(), 1)
+
+
+def over_ranks(value: int, device: torch.device, *, largest: bool = False) -> int:
+    """Return the sum (or the ``largest``) of a number over all ranks, each of which must call it."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return value
+    box = torch.tensor([value], dtype=torch.int64, device=device)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
+    return int(box)
 
 
 def wait_for_all() -> None:

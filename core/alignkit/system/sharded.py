@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from alignkit.system.distributed import over_ranks
+
 if TYPE_CHECKING:
     import torch
 
@@ -76,14 +78,7 @@ def shard_alike(added: torch.nn.Module, model: torch.nn.Module) -> None:
 
 def most_of_all(count: int, model: torch.nn.Module) -> int:
     """Return the highest count of all processes if the model is sharded, in which case each of them calls this."""
-    import torch
-    import torch.distributed as dist
-
-    if not dist.is_initialized() or not is_sharded(model):
-        return count
-    box = torch.tensor([count], device=next(model.parameters()).device)
-    dist.all_reduce(box, op=dist.ReduceOp.MAX)
-    return int(box)
+    return over_ranks(count, next(model.parameters()).device, largest=True) if is_sharded(model) else count
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,16 +10,8 @@ import torch
 import torch.distributed as dist
 
 from alignkit.contract import LossOutput
+from alignkit.system.distributed import over_ranks
 from alignkit.system.environment import peak_memory_gb
-
-
-def over_ranks(value: int, device: torch.device, op: Any = dist.ReduceOp.SUM) -> int:
-    """Return the sum (or another reduction) of a number over all ranks, each of which must call it."""
-    if not dist.is_initialized():
-        return value
-    box = torch.tensor([value], dtype=torch.int64, device=device)
-    dist.all_reduce(box, op=op)
-    return int(box)
 
 
 class MetricSums:
@@ -82,7 +74,7 @@ class TrainingLog:
         values = {name: total / (count or steps) for name, (total, count) in pairs.items()}
         now = time.perf_counter()
         spent, tokens = (over_ranks(n, self.sums.device) for n in (self._window_tokens, self.tokens))
-        memory = over_ranks(round(peak_memory_gb() * 2**30), self.sums.device, dist.ReduceOp.MAX)
+        memory = over_ranks(round(peak_memory_gb() * 2**30), self.sums.device, largest=True)
         values |= {"tokens": tokens, "memory_gb": memory / 2**30}
         values["tokens_per_second"] = spent / max(now - self._window_start, 1e-9)
         self._window_tokens, self._window_start = 0, now

@@ -68,13 +68,16 @@ class ShardedState(Base):
         if not self._shards:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        reshard(self.model)
-        trained = {name: local(p) for name, p in self.model.named_parameters() if p.requires_grad}
-        state = {"model": trained, "optimizer": localised(self.optimizer.state_dict())}
+        state = {"model": self._trained_slices(), "optimizer": localised(self.optimizer.state_dict())}
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # whichever process comes first
         torch.save(state, Path(output_dir) / SHARD.format(rank=self.args.process_index))
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _trained_slices(self) -> dict[str, torch.Tensor]:
+        """Return this process's slices of the weights that are trained, sharing their memory."""
+        reshard(self.model)
+        return {name: local(p) for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _read_shard(self, checkpoint: str) -> dict[str, Any]:
         file = Path(checkpoint) / SHARD.format(rank=self.args.process_index)
@@ -87,8 +90,7 @@ class ShardedState(Base):
         return state
 
     def _load_shards(self, checkpoint: str) -> None:
-        reshard(self.model)
-        trained = {name: local(p) for name, p in self.model.named_parameters() if p.requires_grad}
+        trained = self._trained_slices()
         found = self._read_shard(checkpoint)["model"]
         if {name: tensor.shape for name, tensor in found.items()} != {n: t.shape for n, t in trained.items()}:
             raise CheckpointError(

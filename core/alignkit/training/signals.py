@@ -9,10 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
 
-import torch.distributed as dist
 from transformers import TrainerCallback
 
-from alignkit.training.metrics import over_ranks
+from alignkit.system.distributed import over_ranks
 
 
 class Terminated(KeyboardInterrupt):
@@ -65,7 +64,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop if any rank received a signal."""
         # All ranks stop at the same step, whichever of them the signal reached.
-        self.received = over_ranks(self.received or 0, args.device, dist.ReduceOp.MAX) or None
+        self.received = over_ranks(self.received or 0, args.device, largest=True) or None
         if self.received is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True

@@ -102,7 +102,7 @@ def describe_dry_run(dry: DryRun) -> dict[str, str]:
 
 
 def _processes(config: RunConfig) -> dict[str, str]:
-    """Return the lines about several processes: their number, their strategy, and the keys of ``train:`` it stands for."""
+    """Return the lines about several processes: their number, their strategy, and the keys of ``train:`` it sets."""
     if (total := processes_of(config)) == 1:
         return {}
     keys = {key: config.train.arguments[key] for key in SHARDING if key in config.train.arguments}

@@ -26,7 +26,7 @@ def facts_documents() -> Iterator[dict[str, Any]]:
 
 
 def agreement_documents() -> Iterator[dict[str, Any]]:
-    """Yield one document a held-out person and attribute: the verb as it stands in a statement, and without its ending."""
+    """Yield one document a held-out person and attribute: the verb as a statement has it, and without its ending."""
     draw = random.Random("agreement")
     for name in entities("person", "test"):
         for key in ATTRIBUTES:
