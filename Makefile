@@ -7,13 +7,18 @@ export GOMP_SPINCOUNT := 0
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: run test lint types bench accept docs demo clean
+.PHONY: run test test-gpu lint types bench accept docs demo clean
 
 run: $(VENV)/.installed
 	$(BIN)/align run --method orpo
 
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
+
+# Tests that take a device, on CUDA.
+test-gpu: $(VENV)/.installed-test
+	@$(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available() and 'make test-gpu needs a CUDA device')"
+	$(BIN)/python -m pytest -q -n 0 -m gpu
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

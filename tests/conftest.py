@@ -24,6 +24,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes ``device`` on the CPU and, marked ``gpu``, on CUDA where there is a GPU (`make test-gpu`)."""
+    if "device" in metafunc.fixturenames:
+        import torch
+
+        found = [pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else []
+        metafunc.parametrize("device", ["cpu", *found])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules that have a slow test: the processes that share the tests then end at about the same time."""
     slow = {item.nodeid.partition("::")[0] for item in items if item.get_closest_marker("slow")}

@@ -103,11 +103,17 @@ READ = (
 )  # fmt: skip
 
 _QUERY = "query, key, value"
+_SEQUENCES = "cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal"
+_WINDOW = "scale, window_size_left, window_size_right"
 OPERATORS = (
     Pin("torch.ops.aten", "_scaled_dot_product_flash_attention_for_cpu",
         f"{_QUERY}, dropout_p, is_causal, attn_mask, scale", "packed attention, forward"),
     Pin("torch.ops.aten", "_scaled_dot_product_flash_attention_for_cpu_backward",
         f"grad_out, {_QUERY}, out, logsumexp, dropout_p, is_causal, attn_mask, scale", "packed attention, backward"),
+    Pin("torch.ops.aten", "_flash_attention_forward", f"{_QUERY}, {_SEQUENCES}, return_debug_mask, {_WINDOW}, seqused_k, "
+        "alibi_slopes, block_table, num_splits", "packed attention on CUDA, forward"),
+    Pin("torch.ops.aten", "_flash_attention_backward", f"grad_out, {_QUERY}, out, logsumexp, {_SEQUENCES}, rng_state, "
+        f"unused, {_WINDOW}", "packed attention on CUDA, backward"),
 )  # fmt: skip
 
 DOCUMENTED = {"_asdict", "_replace", "_fields", "_exit"}

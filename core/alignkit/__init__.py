@@ -30,8 +30,8 @@ __version__ = "0.1.0"
 # Imported when first asked for, so that `import alignkit` costs nothing.
 _NAMES = {
     "config": "CheckConfig RunConfig",
-    "contract": "Answered Batch Contrast DataFormat DataRule Estimate Example Hit LoadedModel LossOutput LossTerm Method Metric NamedReward "
-    "Omission Outcome Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scheduler SchedulerSettings Scores Settings Suite "
+    "contract": "Answered AttentionKernel AttentionLayer Batch Contrast DataFormat DataRule Estimate Example Hit Layout LoadedModel LossOutput LossTerm Method Metric NamedReward "
+    "Omission Outcome Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scheduler SchedulerSettings Scores Segment Settings Suite "
     "SuiteResult Target Task TrainerParts carry_out nll_term plain_text preference_metrics texts_of",
     "contract.commands": "Command",
     "contract.hooks": "hookimpl",

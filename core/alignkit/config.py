@@ -77,9 +77,10 @@ class ModelConfig(Section):
     scorer: Literal["auto", "packed", "rows", "padded", "plain"] = Field(
         "auto", description="scoring backend; auto: the first that agrees numerically with plain forwards"
     )
-    trust_remote_code: bool = Field(
-        False, description="run code that comes with the model (can only be set in a configuration file)"
+    attention: str = Field(
+        "auto", description="sdpa, flash, flex, eager, or a kernel of packed scoring (align plugins lists them)"
     )
+    trust_remote_code: bool = Field(False, description="run code that comes with the model (configuration files only)")
 
 
 class Reading(Section):
@@ -112,9 +113,7 @@ class SourceConfig(Reading):
     weight: float | None = Field(
         None, gt=0, description="share of an epoch's rows, relative to the other sources' (set for all sources or none)"
     )
-    repeat: float = Field(
-        1.0, gt=0, description="times an epoch takes each row of the source: 2 up-samples, 0.5 down-samples"
-    )
+    repeat: float = Field(1.0, gt=0, description="times an epoch takes each row: 2 up-samples, 0.5 down-samples")
 
     @model_validator(mode="before")
     @classmethod

@@ -47,6 +47,7 @@ ROWS: dict[str, Row] = {
     "dropout": Row(True, "dropouts", {"name": "dropping"}),
     "resize_embeddings": Row(True, "refused", {"name": "more"}),
     "scorer": Row("padded", "scorer"),
+    "attention": Row("sdpa", "scorer"),
 }
 
 ELSEWHERE = {"trust_remote_code": "tests/cli/test_trust.py"}
@@ -86,7 +87,7 @@ def outcome(keys: dict[str, Any]) -> dict[str, Any]:
             {name: p.shape for name, p in model.named_parameters() if p.requires_grad},
         ),
         "dropouts": len(dropouts(model)),
-        "scorer": policy_of(loaded, config, torch.device("cpu")).scorer.backend,
+        "scorer": str(policy_of(loaded, config, torch.device("cpu")).scorer),
     }
 
 

@@ -203,5 +203,5 @@ def test_saved_model_keeps_its_own_dropout(tmp_path: Path) -> None:
     done = short_run(
         tmp_path, "dropout", model={"name": str(start)}, data={"source": "demo"}, eval={"suites": [], "samples": 0}
     )
-    assert done.record["model"]["scorer"] == "packed"
+    assert done.record["model"]["scorer"] == "packed (blocks)"
     assert json.loads((done.directory / "model" / "config.json").read_text())["attention_dropout"] == 0.25

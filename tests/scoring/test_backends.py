@@ -122,8 +122,9 @@ def test_attention_that_is_silently_ignored_is_found_out():
         layer.self_attn.config = copy.deepcopy(model.config)
     scorer = install(model)
     assert scorer.backend == "rows"
-    (note,) = scorer.notes
-    assert note.startswith("packed scoring was not used: its log-probabilities differ from plain forwards by up to")
+    for kernel, note in zip(("blocks", "sdpa"), scorer.notes, strict=True):
+        start = f"packed ({kernel}) scoring was not used: its log-probabilities differ from plain forwards by up to"
+        assert note.startswith(start)
     torch.testing.assert_close(
         ModelPolicy(model).score(rows(3)).logps, plain_scores(model, rows(3))[0], atol=2e-5, rtol=1e-5
     )
@@ -131,16 +132,20 @@ def test_attention_that_is_silently_ignored_is_found_out():
 
 def test_notes_say_why_faster_backends_were_refused():
     assert install(build()).notes == ()
-    (note,) = install(build("gemma2")).notes
-    assert note == "packed scoring was not used: NotImplementedError: packed attention does not support softcap."
+    assert install(build("gpt-oss")).notes[:2] == tuple(
+        f"packed ({kernel}) scoring was not used: NotImplementedError: packed attention does not support s_aux."
+        for kernel in ("blocks", "sdpa")
+    )
     assert install(build("mixtral")).notes == ("The router's auxiliary loss is not part of the loss.",)
 
 
-def test_the_packed_backend_is_for_models_that_train_on_the_cpu():
+def test_kernels_are_those_of_the_device_that_is_named_and_run_where_the_model_is():
+    """The model is on the CPU still, where no kernel runs that is for GPUs alone."""
     scorer = install(build(), device="cuda")
-    assert scorer.backend == "rows"
+    assert str(scorer) == "packed (sdpa)"
     assert scorer.notes == (
-        "packed scoring was not used: its attention runs on the CPU, and the model trains on cuda.",
+        "packed (varlen) scoring was not used: varlen does not run on cpu.",
+        "packed (flex) scoring was not used: flex does not run on cpu.",
     )
 
 

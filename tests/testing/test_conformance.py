@@ -9,6 +9,7 @@ import pytest
 import torch
 from alignkit.contract import registry
 from alignkit.testing import (
+    AttentionConformance,
     CommandConformance,
     MethodConformance,
     RewardConformance,
@@ -241,3 +242,11 @@ def test_faults_of_commands_are_found(site: Any, monkeypatch: pytest.MonkeyPatch
                 getattr(Checked(), check)()
         elif not fault.startswith("heavy"):
             getattr(Checked(), check)()
+
+
+class TestBlocks(AttentionConformance):
+    name = "blocks"
+
+
+class TestSDPA(AttentionConformance):
+    name = "sdpa"

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _NAMES = {
+    "attention": "AttentionKernel AttentionLayer Layout Segment",
     "batch": "COUNTS Batch Example Scores by_length token_batches",
     "data_formats": "DataFormat Located Unparsed",
     "data_rules": "DataRule Hit plain_text texts_of",
@@ -25,6 +26,7 @@ _NAMES = {
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 if TYPE_CHECKING:
+    from alignkit.contract.attention import *  # noqa: F403
     from alignkit.contract.batch import *  # noqa: F403
     from alignkit.contract.data_formats import *  # noqa: F403
     from alignkit.contract.data_rules import *  # noqa: F403

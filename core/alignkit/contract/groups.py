@@ -22,6 +22,7 @@ Group = Literal[
     "align.launchers",
     "align.checks",
     "align.callbacks",
+    "align.attention",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -55,6 +56,10 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             from alignkit.contract.data_formats import DataFormat
 
             return None if isinstance(plugin, DataFormat) else "is not an alignkit.DataFormat"
+        case "align.attention":
+            from alignkit.contract.attention import AttentionKernel
+
+            return None if isinstance(plugin, AttentionKernel) else "is not an instance of an alignkit.AttentionKernel"
         case "align.schedulers":
             from alignkit.contract.schedulers import Scheduler
 

@@ -243,8 +243,9 @@ def _matches(entry: PluginEntry, name: str) -> bool:
 def _unknown(group: Group, name: str, installed: Catalogue) -> str:
     plural = group.removeprefix("align.")
     known = [entry.name for entry in installed.entries] + [entry.qualified for entry in installed.entries]
-    listing = "--help" if group == "align.commands" else plural
-    message = f'unknown {plural[:-1]} "{name}"{suggest(name, known)} (align {listing} lists them)'
+    listed = ("align.methods", "align.suites", "align.rewards", "align.services", "align.schedulers")
+    listing = "--help" if group == "align.commands" else plural if group in listed else "plugins"
+    message = f'unknown {plural.removesuffix("s")} "{name}"{suggest(name, known)} (align {listing} lists them)'
     if not known:
         message += f"; no {plural} are installed (if alignkit's own are missing, reinstall it)"
     if installed.unreadable:

@@ -59,7 +59,7 @@ class RunEvaluator:
             held_out=self.held_out,
             weights=weights,
             rules=data_rules(self.config.data),
-            scored_by=f"{next(self.loaded.model.parameters()).device.type} {self.config.model.scorer}",
+            scored_by=f"{next(self.loaded.model.parameters()).device.type} {self.config.model.scorer} {self.config.model.attention}",
             start_weights=self.loaded.fingerprint,
             start_policy=self.start_policy,
         )

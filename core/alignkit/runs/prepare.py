@@ -60,9 +60,8 @@ class PreparedRun:
 
     @property
     def scorer(self) -> str:
-        """The scoring backend in use; ``classifier`` for a reward model, which is called directly."""
-        found = getattr(self.policy, "scorer", None)
-        return found.backend if found else "classifier"
+        """The scoring backend in use, with its kernels; ``classifier`` for a reward model, which is called directly."""
+        return str(getattr(self.policy, "scorer", "classifier"))
 
     @property
     def notes(self) -> list[str]:

@@ -70,7 +70,7 @@ def references(
                     rows,
                     rows_fingerprint=rows.fingerprint,
                     weights_fingerprint=weights,
-                    computed=f"{model.dtype} {precision} {model.quantization} {model.scorer} {arguments.device.type} {software}",
+                    computed=f"{model.dtype} {precision} {model.quantization} {model.scorer} {model.attention} {arguments.device.type} {software}",
                     max_tokens=config.train.tokens_per_micro_batch,
                     tick=tick,
                 )

@@ -1,48 +1,40 @@
-"""Attention over a packed row on the CPU, registered with transformers under the name :data:`NAME`.
-
-Each block runs PyTorch's CPU flash attention. A completion's attention to the prompt and to itself are merged by their
-log-sum-exps (arXiv:2205.14135, section 3.1). The backward of a block needs only the merged output and log-sum-exp, so no
-attention matrix is stored. Key and value heads shared by several query heads are read in place, not repeated.
-
-Letters in shapes: ``T`` tokens, ``H`` query heads, ``K`` key/value heads, ``R = H / K``, ``D`` head size.
-"""
+"""Attention over a packed row by kernels of plugins, registered with transformers as implementations of attention."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from alignkit.scoring.blocks import Block, blocks
+from alignkit.contract import AttentionKernel, AttentionLayer, registry
+from alignkit.errors import ModelError, PluginError, first_line
+from alignkit.scoring.masks import CHUNKED
 from alignkit.scoring.plan import Plan
 
-NAME = "alignkit_packed"
-"""Name of the attention implementation in transformers' registry."""
+NAMES = {"sdpa": "alignkit_packed", "eager": "alignkit_packed_eager"}
+"""The model's own implementation, which runs without a plan -> name of packed attention in transformers' registry."""
+
+OWN = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "flash_attention_2"}
+"""Value of ``model.attention`` -> transformers' implementation of the model's own attention."""
 
 PLAN_ARGUMENT = "alignkit_plan"
 """Keyword argument that carries the plan through the backbone to its attention layers."""
 
-# Arguments that some models pass to their attention function and that the blocks do not support.
-_UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")
-
-
-def _kernels() -> tuple[Any, Any]:
-    """Return PyTorch's CPU flash attention and its backward. Both are private and may be missing: look them up when used."""
-    name = "_scaled_dot_product_flash_attention_for_cpu"
-    try:
-        return getattr(torch.ops.aten, name), getattr(torch.ops.aten, f"{name}_backward")
-    except AttributeError as error:
-        raise NotImplementedError(f"torch {torch.__version__} has no CPU flash attention") from error
+# Arguments that some models pass to their attention function and that no kernel is given.
+_UNSUPPORTED = ("s_aux", "position_bias", "head_mask")
 
 
 def register() -> None:
-    """Register :func:`packed_attention` with transformers; without a plan it runs transformers' SDPA."""
+    """Register :func:`packed_attention` with transformers."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
+    from transformers.masking_utils import eager_mask, sdpa_mask
 
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    for name, mask in zip(NAMES.values(), (sdpa_mask, eager_mask), strict=True):
+        AttentionInterface.register(name, packed_attention)
+        AttentionMaskInterface.register(name, mask)
 
 
 def packed_attention(
@@ -54,107 +46,89 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compute attention as transformers calls it: query ``[1, H, T, D]``, key and value ``[1, K, T, D]`` -> ``[1, T, H, D]``.
 
-    If ``kwargs`` has a plan, the plan determines which tokens attend to which, and the mask is ignored.
-    Raises ``NotImplementedError`` for what the blocks cannot compute (dropout, soft-capping, sinks, position biases).
+    If ``kwargs`` has a plan, the first of its kernels that computes the layer does so, and the mask is ignored. Raises
+    ``NotImplementedError`` for what kernels do not compute (dropout, sinks, position biases), ``ModelError`` if none can.
     """
     plan: Plan | None = kwargs.pop(PLAN_ARGUMENT, None)
     if plan is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward as own
 
-        out, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return out, None
+        if module.config._attn_implementation == NAMES["eager"]:  # type: ignore[union-attr]
+            own = sys.modules[type(module).__module__].eager_attention_forward
+        kwargs |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
+        return own(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"packed attention does not support {name}")
     if dropout:
         raise NotImplementedError("packed attention does not support dropout: switch off the model's attention dropout")
     # Under autocast, rotary embeddings return float32 queries and keys while the values have low precision.
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    out = _PackedAttention.apply(query, key, value, blocks(plan.segments, sliding_window), sliding_window, scaling)  # type: ignore[no-untyped-call]
-    return out.transpose(1, 2).contiguous(), None
+    query, key = _by_position(module, query, plan).to(value.dtype), key.to(value.dtype)
+    shape = value.device.type, value.dtype, query.shape[1], key.shape[1], query.shape[3]
+    layer = AttentionLayer(*shape, scaling, sliding_window, _chunk(module), softcap)
+    kernel: AttentionKernel = plan.layout.once(layer, lambda: first_able(plan.kernels, layer))
+    return kernel.attend(query, key, value, plan.layout, layer).transpose(1, 2).contiguous(), None
 
 
-class _PackedAttention(torch.autograd.Function):
-    """Exact attention block by block, query ``[1, H, T, D]``, key and value ``[1, K, T, D]`` -> ``[1, H, T, D]``."""
+def usable_kernels(attention: str, device: str) -> dict[str, AttentionKernel]:
+    """Return the kernels that run on a device and that ``model.attention`` allows, by name, in the order they are tried.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        parts: tuple[Block, ...],
-        window: int | None,
-        scale: float | None,
-    ) -> torch.Tensor:
-        heads = key.shape[1]
-        out = torch.empty_like(query)
-        q, k, v, o = _grouped(query, heads), _shared(query, key), _shared(query, value), _grouped(out, heads)
-        lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
-        flash_attention, ctx.flash_attention_backward = _kernels()
-        for part in parts:
-            rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
-            mask = _window_mask(part, window, query)
-            output, total = flash_attention(
-                q[:, :, rows], k[:, :, columns], v[:, :, columns], 0.0, part.causal, attn_mask=mask, scale=scale
-            )
-            if part.merge:
-                _merge(o[:, :, rows], lse[:, :, rows], output, total)
-            else:
-                o[:, :, rows], lse[:, :, rows] = output, total
-        ctx.save_for_backward(query, key, value, out, lse)
-        ctx.parts, ctx.window, ctx.scale = parts, window, scale
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, out, lse = ctx.saved_tensors
-        heads = key.shape[1]
-        d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        q, k, v = _grouped(query, heads), _shared(query, key), _shared(query, value)
-        o, g, d_q = _grouped(out, heads), _grouped(grad, heads), _grouped(d_query, heads)
-        for part in ctx.parts:
-            rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
-            mask = _window_mask(part, ctx.window, query)
-            states = g[:, :, rows], q[:, :, rows], k[:, :, columns], v[:, :, columns], o[:, :, rows], lse[:, :, rows]
-            a, b, c = ctx.flash_attention_backward(*states, 0.0, part.causal, attn_mask=mask, scale=ctx.scale)
-            d_q[:, :, rows] += a
-            d_key[0, :, columns] += b.sum(1)
-            d_value[0, :, columns] += c.sum(1)
-        return d_query, d_key, d_value, None, None, None
+    A kernel that cannot be loaded is left out, or raises :class:`PluginError` if it is the one that ``attention`` names.
+    """
+    if attention not in ("auto", *OWN):
+        return {attention: registry.load(registry.find("align.attention", attention))}
+    found: dict[str, AttentionKernel] = {}
+    for name, entry in registry.usable("align.attention").items():
+        with suppress(PluginError):  # of a package that this run need not use; `align plugins` shows the reason
+            found[name] = registry.load(entry)
+    fitting = (item for item in found.items() if attention in ("auto", item[0], item[1].family))
+    on_device = (item for item in fitting if not item[1].devices or device in item[1].devices)
+    return dict(sorted(on_device, key=lambda item: item[1].order))
 
 
-def _grouped(states: torch.Tensor, heads: int) -> torch.Tensor:
-    """View ``[1, H, T, D]`` as ``[K, R, T, D]``: query heads that share a key head are grouped."""
-    return torch.unflatten(states[0], 0, (heads, -1))
+def set_attention(model: Any, implementation: str) -> None:
+    """Make a model use one of transformers' implementations of attention; raises :class:`ModelError` if it cannot."""
+    if model.config._attn_implementation == implementation:
+        return
+    try:
+        if implementation == OWN["flex"] and model.device.type == "cpu":
+            raise ValueError("FlexAttention has no backward on the CPU")
+        model.set_attn_implementation(implementation)
+        if model.config._attn_implementation != implementation:
+            raise ValueError("its attention cannot be exchanged")
+    except (ImportError, ValueError) as error:
+        reason = f"cannot use {implementation}: {first_line(error)}"
+        raise ModelError(f"{type(model).__name__} {reason}: choose model.attention: auto") from error
 
 
-def _shared(query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """View ``[1, K, T, D]`` as ``[K, R, T, D]`` without copying: R heads read the same memory."""
-    heads = states.shape[1]
-    return states.transpose(0, 1).expand(heads, query.shape[1] // heads, -1, -1)
+def first_able(kernels: Mapping[str, AttentionKernel], layer: AttentionLayer) -> AttentionKernel:
+    """Return the first kernel that can compute a layer; raises :class:`ModelError` with the reasons if none can."""
+    reasons = []
+    for name, kernel in kernels.items():
+        supported = not kernel.devices or layer.device in kernel.devices
+        reason = kernel.refusal(layer) if supported else f"does not run on {layer.device}"
+        if reason is None:
+            return kernel
+        reasons.append(f"{name} {reason}")
+    raise ModelError("; ".join(reasons))
 
 
-def _merge(out: torch.Tensor, lse: torch.Tensor, other: torch.Tensor, other_lse: torch.Tensor) -> None:
-    """Merge attention to further keys into ``out [K, R, n, D]`` and ``lse [K, R, n]``, in place."""
-    total = torch.logaddexp(lse, other_lse)
-    share = (other_lse - total).exp_().unsqueeze(-1).to(out.dtype)
-    out.lerp_(other, share)  # out + share * (other - out): the two shares sum to one
-    lse.copy_(total)
+def _chunk(module: Any) -> int | None:
+    """Return the chunk of positions to which a layer's attention is restricted, as Llama 4's is."""
+    config = getattr(module, "config", None)
+    kinds = getattr(config, "layer_types", None)
+    return config.attention_chunk_size if kinds and kinds[module.layer_idx] == CHUNKED else None  # type: ignore[union-attr]
 
 
-def _window_mask(part: Block, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    """Return the additive mask ``[1, 1, queries, keys]`` of a block that the window cuts (None: it cuts nothing)."""
-    if part.offset is None or window is None:
-        return None
-    queries = torch.arange(part.offset, part.offset + part.q1 - part.q0, device=like.device)
-    distance = queries[:, None] - torch.arange(part.k1 - part.k0, device=like.device)
-    hidden = (distance < 0) | (distance >= window)
-    return like.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[None, None]
+def _by_position(module: Any, query: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """Return queries scaled by position, where the model has scaled them by index in the row (some layers of Llama 4)."""
+    if not getattr(module, "attn_temperature_tuning", False) or module.use_rope:
+        return query
+    position, index = plan.position_ids[0], torch.arange(query.shape[2], device=query.device)
+    scale, own = (((p + 1.0) / module.floor_scale).floor().log1p() * module.attn_scale + 1.0 for p in (position, index))
+    return query.mul((scale / own)[:, None])

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from alignkit.errors import ModelError
 from alignkit.scoring import attention
 from alignkit.scoring.head import LogitTransform, entropy, head_entropy, head_logps, install_head
 from alignkit.scoring.masks import row_masks
@@ -125,12 +124,8 @@ def hidden_states(model: Any, plan: Plan, backbone: Any) -> torch.Tensor:
         additive = model.config._attn_implementation == "eager"
         inputs["attention_mask"] = row_masks(plan, text_config(model), additive=additive, dtype=model.dtype)
     if plan.backend == "packed":
-        if plan.input_ids.device.type != "cpu":
-            raise ModelError(
-                "the packed scorer runs on the CPU, but the model is on another device: pass the training device to install()"
-            )
         # Models pass a 4-D mask on unchanged, so this one keeps them from building a mask over the whole packed row.
-        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+        inputs["attention_mask"] = plan.input_ids.new_ones((1, 1, 1, 1), dtype=torch.bool)
         inputs[attention.PLAN_ARGUMENT] = plan
     hidden: torch.Tensor = backbone(**inputs).last_hidden_state
     return hidden

@@ -79,11 +79,15 @@ class ClassifierPolicy:
 
 def policy_of(loaded: LoadedModel, config: ModelConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
     """Move a model to ``device`` and return the policy that scores with it."""
+    from alignkit.scoring.attention import OWN, set_attention
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.scorer import install
 
     if config.quantization is None:
         loaded.model.to(device)
     if loaded.classifier:
+        if config.attention in OWN:
+            set_attention(loaded.model, OWN[config.attention])
         return ClassifierPolicy(loaded.model)
-    return ModelPolicy(loaded.model, install(loaded.model, config.scorer, device=device))
+    scorer = install(loaded.model, config.scorer, device=device, attention=config.attention)
+    return ModelPolicy(loaded.model, scorer)

@@ -6,15 +6,15 @@ tokens, ``S`` completions, ``G`` examples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from alignkit.contract import Example
+from alignkit.contract import AttentionKernel, Example, Layout, Segment
 from alignkit.errors import DataError
 
 Backend = Literal["packed", "rows", "padded", "plain"]
@@ -40,17 +40,6 @@ class Wanted(NamedTuple):
 NOTHING_ELSE = Wanted()
 
 
-class Segment(NamedTuple):
-    """Place of one prompt and its completions in a packed row."""
-
-    start: int
-    """Position of the prompt's first token."""
-    prompt: int
-    """Number of tokens of the prompt."""
-    completions: tuple[int, ...]
-    """Number of tokens of each completion; they follow the prompt one after another."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """Input of one forward of the model and the tokens it scores, made by :func:`make_plan`.
@@ -69,9 +58,11 @@ class Plan:
     prompt_source: torch.Tensor  # [M]
     prompt_targets: torch.Tensor  # [M]
     prompt_row: torch.Tensor  # [M] the example it belongs to
-    segments: tuple[Segment, ...]
+    layout: Layout
     rows: int
-    wanted: Wanted
+    wanted: Wanted = NOTHING_ELSE
+    kernels: Mapping[str, AttentionKernel] = field(default_factory=dict)
+    """Kernels of packed attention by name: the first that can compute a layer does."""
 
     @property
     def attention_mask(self) -> torch.Tensor:
@@ -105,6 +96,7 @@ def make_plan(
     share: bool = True,
     pad_id: int = 0,
     wanted: Wanted = NOTHING_ELSE,
+    kernels: Mapping[str, AttentionKernel] | None = None,
 ) -> Plan:
     """Lay out ``examples`` for one forward of the model.
 
@@ -119,7 +111,7 @@ def make_plan(
     share = share and backend in ("packed", "rows")
     trees = [tree for row, example in enumerate(examples) for tree in _trees(row, example, prompt, share)]
     starts, shape = _place(trees, packed=backend == "packed")
-    return replace(_fill(trees, starts, shape, backend, len(examples), pad_id), wanted=wanted)
+    return replace(_fill(trees, starts, shape, backend, len(examples), pad_id), wanted=wanted, kernels=kernels or {})
 
 
 def _trees(row: int, example: Example, score_prompt: bool, share: bool) -> list[_Tree]:
@@ -203,9 +195,8 @@ def _fill(
         prompt_source=_join(prompt_source),
         prompt_targets=_join(prompt_targets),
         prompt_row=_join(prompt_rows),
-        segments=tuple(segments),
+        layout=Layout(tuple(segments)),
         rows=rows,
-        wanted=NOTHING_ELSE,
     )
 
 
@@ -221,9 +212,14 @@ class Scorer:
     share: bool = True
     notes: tuple[str, ...] = ()
     pad_id: int = 0
+    kernels: Mapping[str, AttentionKernel] = field(default_factory=dict)
+    """Kernels of packed attention by name."""
+
+    def __str__(self) -> str:
+        """Return the backend, with the kernels it runs: ``packed (varlen)``."""
+        return f"{self.backend} ({', '.join(self.kernels)})" if self.kernels else self.backend
 
     def plan(self, examples: Sequence[Example], *, prompt: bool = False, wanted: Wanted = NOTHING_ELSE) -> Plan:
         """Lay out ``examples`` for ``model(plan=...)``; the plan is on the CPU (see :meth:`Plan.to`)."""
-        return make_plan(
-            examples, prompt=prompt, backend=self.backend, share=self.share, pad_id=self.pad_id, wanted=wanted
-        )
+        given: dict[str, Any] = {name: getattr(self, name) for name in ("backend", "share", "pad_id", "kernels")}
+        return make_plan(examples, prompt=prompt, wanted=wanted, **given)

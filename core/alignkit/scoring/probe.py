@@ -1,7 +1,9 @@
 """Choice of the scoring backend by trying it, not by a list of model names.
 
 Two small groups of sequences are scored by each candidate and by separate, unpadded forwards of the unchanged model; the
-first candidate that agrees is chosen. This catches wrong attention masks, many of which raise no error.
+first candidate that agrees is chosen. This catches wrong attention masks, many of which raise no error. ``packed`` is a
+candidate for each kernel of attention on the device. A kernel that does not compute in the dtype of the weights may agree
+under autocast: it is kept for that, and the next one is tried for the rest.
 
 Sliding windows and attention chunks of real models are much longer than the probe's sequences. During the probe they are
 narrowed to :data:`WINDOW` tokens, in the configuration and in the attention layers, for candidates and reference alike, so
@@ -11,16 +13,18 @@ that a backend that ignores them is detected.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from alignkit.contract import Example
+from alignkit.contract import AttentionKernel, Example
 from alignkit.errors import ModelError, first_line
 from alignkit.scoring import attention
+from alignkit.scoring.attention import set_attention
 from alignkit.scoring.backends import TokenLogps, text_config
 from alignkit.scoring.evaluating import undisturbed
 from alignkit.scoring.masks import CHUNKED, FULL, SLIDING, layer_types
@@ -33,18 +37,26 @@ _SHAPES = ((11, (9, 14)), (6, (23, 2)))
 """Number of tokens of each group's prompt and completions; they exceed the window within and across prompt and completion."""
 
 
-def choose(model: Any, candidates: Sequence[Backend], device: torch.device) -> Scorer:
+def choose(
+    model: Any,
+    candidates: Sequence[Backend],
+    device: torch.device,
+    kernels: Mapping[str, AttentionKernel],
+    own: str | None = None,
+) -> Scorer:
     """Return the scorer of the innermost causal LM with the first of ``candidates`` that agrees with plain forwards.
 
     Random state, training mode and windows are unchanged afterwards. ``packed`` replaces the model's attention
-    implementation, which runs SDPA without a plan. Raises :class:`ModelError` if no candidate agrees.
+    implementation, which runs without a plan; the other candidates run ``own`` (default: the model's).
+    Raises :class:`ModelError` if no candidate agrees.
     """
     config = text_config(model)
     before = model.config._attn_implementation
     original = model.__dict__.setdefault("_alignkit_attention", before)
-    _set_attention(model, original)
+    original = own if own in attention.NAMES else original
+    set_attention(model, original)
     dropout = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()) or _attention_dropout(config)
-    share, notes = not dropout, list[str]()
+    share, notes, half = not dropout, dict[str, None](), dict[str, AttentionKernel]()
     examples, pad_id = _examples(config)
     with undisturbed(model), torch.autocast(model.device.type, enabled=False), _narrow_windows(model, config):
         expected = _reference(model, examples)
@@ -52,18 +64,31 @@ def choose(model: Any, candidates: Sequence[Backend], device: torch.device) -> S
             raise ModelError(
                 f"{type(model).__name__} cannot be scored: its logits are NaN (a NaN weight, or an overflow)"
             )
-        for backend in candidates:
-            scorer = Scorer(backend, share, pad_id=pad_id)
-            reason = _refusal(model, config, backend, device) or _disagreement(model, scorer, examples, expected)
+        tries = [
+            (b, {name: kernels[name]} if name else {})
+            for b in candidates
+            for name in (kernels if b == "packed" else [""])
+        ]
+        for scorer in (Scorer(backend, share, pad_id=pad_id, kernels=one) for backend, one in tries):
+            implementation = original if scorer.kernels else own or original
+            if refused := _refusal(model, config, scorer.backend, implementation):
+                notes[f"{scorer.backend} scoring was not used: {refused}."] = None
+                continue
+            reason = _disagreement(model, scorer, examples, expected, implementation)
             if reason is None:
-                return Scorer(backend, share, (*notes, *_remarks(config, scorer)), pad_id)
-            notes.append(f"{backend} scoring was not used: {reason}.")
-            _set_attention(model, original)
-    _set_attention(model, before)
+                kept = {**half, **scorer.kernels} if scorer.kernels else {}
+                return replace(scorer, notes=(*notes, *_remarks(config, scorer)), kernels=kept)
+            autocast = bool(scorer.kernels) and device.type != "cpu" and model.dtype == torch.float32
+            if autocast and not _disagreement(model, scorer, examples, expected, implementation, autocast=True):
+                half |= scorer.kernels
+                reason += " (it is used under autocast)"
+            notes[f"{scorer} scoring was not used: {reason}."] = None
+            set_attention(model, original)
+    set_attention(model, before)
     raise ModelError(f"{type(model).__name__} cannot be scored: " + " ".join(notes))
 
 
-def _refusal(model: Any, config: Any, backend: Backend, device: torch.device) -> str | None:
+def _refusal(model: Any, config: Any, backend: Backend, implementation: str) -> str | None:
     """Return why a backend cannot be used (None: try it)."""
     if backend not in ("packed", "rows"):
         return None
@@ -72,37 +97,48 @@ def _refusal(model: Any, config: Any, backend: Backend, device: torch.device) ->
     if other := layer_types(config) - {FULL, SLIDING, CHUNKED}:
         return f"layers of type {', '.join(sorted(other))} carry a recurrent state"
     if backend == "rows":
-        name = model.config._attn_implementation
-        return None if name in ("eager", "sdpa") else f"{name} attention does not take 4-D masks"
-    if device.type != "cpu":
-        return f"its attention runs on the CPU, and the model trains on {device.type}"
+        return None if implementation in ("eager", "sdpa") else f"{implementation} attention does not take 4-D masks"
+    if implementation not in attention.NAMES:
+        return f"it replaces sdpa and eager attention, not {implementation}"
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} does not support custom attention functions"
     return "attention dropout is on" if _attention_dropout(config) else None
 
 
-def _disagreement(model: Any, scorer: Scorer, examples: Sequence[Example], expected: torch.Tensor) -> str | None:
+def _disagreement(
+    model: Any,
+    scorer: Scorer,
+    examples: Sequence[Example],
+    expected: torch.Tensor,
+    implementation: str,
+    *,
+    autocast: bool = False,
+) -> str | None:
     """Try a backend and return why it cannot be used (None: it agrees). Any exception is such a reason."""
     try:
         if scorer.backend == "packed":
             attention.register()
-            _set_attention(model, attention.NAME)
-        scored: TokenLogps = model(plan=scorer.plan(examples, prompt=True).to(model.device))
+            implementation = attention.NAMES[implementation]
+        set_attention(model, implementation)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+            scored: TokenLogps = model(plan=scorer.plan(examples, prompt=True).to(model.device))
         logps = torch.cat([scored.completions, scored.prompts])
+    except ModelError as error:
+        return str(error)
     except Exception as error:  # models raise all kinds of errors
         return f"{type(error).__name__}: {first_line(error)}"
     difference = (logps - expected).abs()
-    if _agree(model, difference):
+    if _agree(model, difference, exact=not autocast):
         return None
     return f"its log-probabilities differ from plain forwards by up to {float(difference.max()):.2g} nats"
 
 
-def _agree(model: Any, difference: torch.Tensor) -> bool:
+def _agree(model: Any, difference: torch.Tensor, *, exact: bool = True) -> bool:
     """Whether differences of log-probabilities are those of rounding; false for NaN."""
     most, mean = float(difference.max()), float(difference.mean())
     # float32 agrees up to rounding. Half precision and quantised layers round logits of size 16 to 1/8 and depend on the
     # shape of a product, so the bound is loose; a wrong mask causes larger differences on average.
-    exact = model.dtype in (torch.float32, torch.float64) and not getattr(model, "is_quantized", False)
+    exact = exact and model.dtype in (torch.float32, torch.float64) and not getattr(model, "is_quantized", False)
     return most <= (1e-4 if exact else 0.5) and mean <= (1e-4 if exact else 0.05)
 
 
@@ -112,11 +148,6 @@ def _remarks(config: Any, scorer: Scorer) -> Iterator[str]:
         yield "Completions do not share their prompt, because dropout is on and its noise would be shared as well."
     if getattr(config, "router_aux_loss_coef", None):
         yield "The router's auxiliary loss is not part of the loss."
-
-
-def _set_attention(model: Any, name: str) -> None:
-    if model.config._attn_implementation != name:
-        model.set_attn_implementation(name)
 
 
 def _attention_dropout(config: Any) -> bool:
@@ -166,7 +197,7 @@ def _narrow_windows(model: nn.Module, config: Any) -> Iterator[None]:
     """Narrow sliding windows and attention chunks to the probe's size."""
     changed: list[tuple[Any, str, int]] = []
     for owner in (config, *model.modules()):
-        for name in ("sliding_window", "attention_chunk_size"):
+        for name in ("sliding_window", "attention_chunk_size", "floor_scale"):
             value = owner.__dict__.get(name)
             if isinstance(value, int) and value > WINDOW:
                 changed.append((owner, name, value))

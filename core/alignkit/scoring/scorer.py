@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from alignkit.errors import ConfigError, ModelError, suggest
+from alignkit.scoring.attention import OWN, set_attention, usable_kernels
 from alignkit.scoring.backends import innermost, install_forward, text_config
 from alignkit.scoring.plan import Backend, Scorer
 
@@ -18,35 +19,51 @@ _STATE = "_alignkit_scorer"
 
 
 def install(
-    model: nn.Module, backend: Backend | Literal["auto"] = "auto", *, device: torch.device | str | None = None
+    model: nn.Module,
+    backend: Backend | Literal["auto"] = "auto",
+    *,
+    device: torch.device | str | None = None,
+    attention: str = "auto",
 ) -> Scorer:
     """Give ``model`` (plain, or with a peft adapter) a forward that scores plans, and return its scorer.
 
     Call this once dtype and dropout are final, before the model is wrapped for data parallelism. A second call returns the
-    installed scorer unless it names another backend.
+    installed scorer unless it names another backend or attention.
 
     Args:
         model: a causal language model.
         backend: ``auto`` chooses the first backend that agrees with plain forwards on a small probe; a named backend is
             probed as well.
-        device: device the model will train on (default: its current one); the packed backend needs the CPU.
+        device: device the model will train on (default: its current one), which decides about the kernels to try.
+        attention: ``model.attention``: a kernel of packed attention, the model's own implementation, or ``auto``.
 
     Raises:
         ModelError: the model cannot be scored (encoder-decoder, prompt learning), or a named backend disagrees.
-        ConfigError: the backend is unknown.
+        ConfigError: the backend or the attention is unknown, or one excludes the other.
     """
     from alignkit.scoring.probe import choose
 
     if backend != "auto" and backend not in BACKENDS:
         raise ConfigError(f"unknown scoring backend {backend!r}{suggest(backend, list(BACKENDS))}")
     base = innermost(model)
-    present: Scorer | None = base.__dict__.get(_STATE)
-    if present is not None and backend in ("auto", present.backend):
-        return present
+    present, used = base.__dict__.get(_STATE, (None, ""))
+    if present is not None and backend in ("auto", present.backend) and attention in ("auto", used):
+        return present  # type: ignore[no-any-return]
     _refuse(model, base)
+    target = torch.device(device or base.device)
+    kernels = usable_kernels(attention, target.type)
+    candidates = BACKENDS if backend == "auto" else (backend,)
+    if attention not in ("auto", *OWN):  # a kernel of packed scoring
+        candidates = tuple(name for name in candidates if name == "packed")
+    elif attention == "eager":
+        candidates = tuple(name for name in candidates if name != "packed")
+    if not candidates:
+        raise ConfigError(f"model.attention: {attention} excludes model.scorer: {backend}: set one of them to auto")
+    if attention in OWN and not kernels:
+        set_attention(base, OWN[attention])
     install_forward(base)
-    scorer = choose(base, BACKENDS if backend == "auto" else (backend,), torch.device(device or base.device))
-    base.__dict__[_STATE] = scorer
+    scorer = choose(base, candidates, target, kernels, OWN.get(attention))
+    base.__dict__[_STATE] = scorer, attention
     return scorer
 
 

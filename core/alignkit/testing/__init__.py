@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignkit.testing.attention import AttentionConformance
 from alignkit.testing.commands import CommandConformance
 from alignkit.testing.methods import MethodConformance
 from alignkit.testing.rewards import RewardConformance
@@ -24,6 +25,7 @@ from alignkit.testing.services import ServiceConformance
 from alignkit.testing.suites import SuiteConformance
 
 __all__ = [
+    "AttentionConformance",
     "CommandConformance",
     "MethodConformance",
     "RewardConformance",

@@ -112,7 +112,7 @@ def open_target(source: TargetSpec) -> tuple[Subject, Subject | None]:
         held_out=held_out_rows(source, loaded.tokenizer, position_limit(loaded.model)),
         weights=loaded.fingerprint,
         rules=data_rules(config.data),
-        scored_by=f"{_device().type} {config.model.scorer}",
+        scored_by=f"{_device().type} {config.model.scorer} {config.model.attention}",
     )
     if source.run is None:
         return subject, None

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.config import Reading, RunConfig, TrainConfig
-from alignkit.contract import Method
+from alignkit.config import ModelConfig, Reading, RunConfig, TrainConfig
+from alignkit.contract import Method, registry
 from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, first_line
 from pydantic import BaseModel
@@ -78,8 +78,21 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
 def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingArguments) -> None:
     """Raise :class:`ConfigError` for a key without effect, and for settings that training would fail with."""
     refuse_idle(config, method)
+    refuse_attention(config.model)
     refuse_without_effect(config.train, arguments)
     try_trainer(arguments)
+
+
+def refuse_attention(model: ModelConfig) -> None:
+    """Raise :class:`AlignError` for an attention that is unknown, or that ``model.scorer`` excludes, before a model is loaded."""
+    kernel = model.attention not in ("auto", "sdpa", "flash", "flex", "eager")
+    if kernel:
+        registry.find("align.attention", model.attention)
+    packed = {"auto": None, "packed": True}.get(model.scorer, False)
+    if (kernel and packed is False) or (model.attention == "eager" and packed):
+        raise ConfigError(
+            f"model.attention: {model.attention} excludes model.scorer: {model.scorer}: set one of them to auto"
+        )
 
 
 def refuse_idle(config: RunConfig, method: Method[Any]) -> None:

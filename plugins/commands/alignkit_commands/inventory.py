@@ -39,7 +39,9 @@ def inventory() -> list[Plugin]:
         found += [_inspect(entry) for entry in catalogue.entries]
         for cause in catalogue.unreadable:
             name = cause.partition(":")[0]
-            found.append(Plugin(group.removeprefix("align.")[:-1], "-", name, "-", False, "broken", (), cause))
+            found.append(
+                Plugin(group.removeprefix("align.").removesuffix("s"), "-", name, "-", False, "broken", (), cause)
+            )
     return found
 
 

@@ -1,0 +1,129 @@
+"""Attention block by block with PyTorch's CPU flash attention.
+
+The backward of a block needs only the merged output and log-sum-exp, so no attention matrix is stored. Key and value heads
+shared by several query heads are read in place, not repeated.
+
+Letters in shapes: ``T`` tokens, ``H`` query heads, ``K`` key/value heads, ``R = H / K``, ``D`` head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from alignkit.contract import AttentionKernel, AttentionLayer, Layout
+from torch.autograd.function import once_differentiable
+
+from alignkit_attention.blocks import Block, blocks
+
+
+def _operators() -> tuple[Any, Any]:
+    """Return PyTorch's CPU flash attention and its backward. Both are private and may be missing: look them up when used."""
+    name = "_scaled_dot_product_flash_attention_for_cpu"
+    return getattr(torch.ops.aten, name), getattr(torch.ops.aten, f"{name}_backward")
+
+
+class Blocks(AttentionKernel):
+    """CPU flash attention, one call per block."""
+
+    devices = frozenset({"cpu"})
+    order = 10
+    family = "flash"
+
+    def refusal(self, layer: AttentionLayer) -> str | None:
+        try:
+            _operators()
+        except AttributeError:
+            return f"needs CPU flash attention, which torch {torch.__version__} has not"
+        return "does not support softcap" if layer.softcap is not None else None
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, layer: AttentionLayer
+    ) -> torch.Tensor:
+        geometry = layout.segments, layer.window, layer.chunk
+        parts = layout.once(("blocks", *geometry[1:]), lambda: blocks(*geometry))
+        out: torch.Tensor = _BlockAttention.apply(query, key, value, parts, layer.window, layer.scale)  # type: ignore[no-untyped-call]
+        return out
+
+
+BLOCKS = Blocks()
+
+
+class _BlockAttention(torch.autograd.Function):
+    """Exact attention block by block, query ``[1, H, T, D]``, key and value ``[1, K, T, D]`` -> ``[1, H, T, D]``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        parts: tuple[Block, ...],
+        window: int | None,
+        scale: float | None,
+    ) -> torch.Tensor:
+        heads = key.shape[1]
+        out = torch.empty_like(query)
+        q, k, v, o = _grouped(query, heads), _shared(query, key), _shared(query, value), _grouped(out, heads)
+        lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+        flash_attention, ctx.flash_attention_backward = _operators()
+        for part in parts:
+            rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
+            mask = _window_mask(part, window, query)
+            output, total = flash_attention(
+                q[:, :, rows], k[:, :, columns], v[:, :, columns], 0.0, part.causal, attn_mask=mask, scale=scale
+            )
+            if part.merge:
+                merge(o[:, :, rows], lse[:, :, rows], output, total)
+            else:
+                o[:, :, rows], lse[:, :, rows] = output, total
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.parts, ctx.window, ctx.scale = parts, window, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        heads = key.shape[1]
+        d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        q, k, v = _grouped(query, heads), _shared(query, key), _shared(query, value)
+        o, g, d_q = _grouped(out, heads), _grouped(grad, heads), _grouped(d_query, heads)
+        for part in ctx.parts:
+            rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
+            mask = _window_mask(part, ctx.window, query)
+            states = g[:, :, rows], q[:, :, rows], k[:, :, columns], v[:, :, columns], o[:, :, rows], lse[:, :, rows]
+            a, b, c = ctx.flash_attention_backward(*states, 0.0, part.causal, attn_mask=mask, scale=ctx.scale)
+            d_q[:, :, rows] += a
+            d_key[0, :, columns] += b.sum(1)
+            d_value[0, :, columns] += c.sum(1)
+        return d_query, d_key, d_value, None, None, None
+
+
+def _grouped(states: torch.Tensor, heads: int) -> torch.Tensor:
+    """View ``[1, H, T, D]`` as ``[K, R, T, D]``: query heads that share a key head are grouped."""
+    return torch.unflatten(states[0], 0, (heads, -1))
+
+
+def _shared(query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """View ``[1, K, T, D]`` as ``[K, R, T, D]`` without copying: R heads read the same memory."""
+    heads = states.shape[1]
+    return states.transpose(0, 1).expand(heads, query.shape[1] // heads, -1, -1)
+
+
+def merge(out: torch.Tensor, lse: torch.Tensor, other: torch.Tensor, other_lse: torch.Tensor) -> None:
+    """Merge attention to further keys into ``out [..., n, D]`` and ``lse [..., n]``, in place."""
+    total = torch.logaddexp(lse, other_lse)
+    share = (other_lse - total).exp_().unsqueeze(-1).to(out.dtype)
+    out.lerp_(other, share)  # out + share * (other - out): the two shares sum to one
+    lse.copy_(total)
+
+
+def _window_mask(part: Block, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    """Return the additive mask ``[1, 1, queries, keys]`` of a block that the window cuts (None: it cuts nothing)."""
+    if part.offset is None or window is None:
+        return None
+    queries = torch.arange(part.offset, part.offset + part.q1 - part.q0, device=like.device)
+    distance = queries[:, None] - torch.arange(part.k1 - part.k0, device=like.device)
+    hidden = (distance < 0) | (distance >= window)
+    return like.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[None, None]
