@@ -79,9 +79,8 @@ def effect(numerators: ArrayLike, denominators: ArrayLike | None = None) -> Effe
 
 def cluster_codes(clusters: Sequence[Hashable]) -> tuple[NDArray[np.intp], int]:
     """Return each item's cluster as an integer, ``[n]``, and the number of clusters C."""
-    codes: dict[Hashable, int] = {}
-    numbers = [codes.setdefault(name, len(codes)) for name in clusters]
-    return np.asarray(numbers, dtype=np.intp), len(codes)
+    codes = {name: code for code, name in enumerate(dict.fromkeys(clusters))}
+    return np.fromiter(map(codes.__getitem__, clusters), np.intp, len(clusters)), len(codes)
 
 
 def clustered_variance(influence: Floats, codes: NDArray[np.intp], count: int) -> float:

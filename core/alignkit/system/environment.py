@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def environment(directory: Path | None = None) -> dict[str, Any]:
     return {"versions": versions(), "git": git, "hardware": hardware, "platform": platform.platform()}
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of python and of the packages numbers depend on, without importing them."""
     found = {"python": platform.python_version()}

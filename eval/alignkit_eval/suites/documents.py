@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,17 +43,20 @@ def read_documents(source: str) -> list[Text]:
     return documents
 
 
-def document_row(document: Text, tokenizer: PreTrainedTokenizerBase) -> Example | None:
-    """Return a document as a row whose completion is its tokens; None if no token of it can be scored.
+def document_rows(documents: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> list[Example | None]:
+    """Return documents as rows whose completion is their tokens; None for one of which no token can be scored.
 
     The first token is predicted from the beginning-of-sequence token, or the end-of-sequence token where the tokenizer
     has none; without either, it is not scored.
     """
-    tokens: list[int] = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+    texts = [document.text for document in documents]
+    found: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if start is not None:
-        tokens = [start, *tokens]
-    return Example(document.id, tokens[:1], (tokens[1:],), cluster=document.cluster) if tokens[1:] else None
+    rows = [tokens if start is None else [start, *tokens] for tokens in found]
+    return [
+        Example(document.id, tokens[:1], (tokens[1:],), cluster=document.cluster) if tokens[1:] else None
+        for document, tokens in zip(documents, rows, strict=True)
+    ]
 
 
 def windows(row: Example, length: int | None, stride: int | None = None) -> list[Example]:

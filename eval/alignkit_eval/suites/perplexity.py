@@ -20,7 +20,7 @@ from alignkit.models.positions import position_limit
 from pydantic import Field, model_validator
 
 from alignkit_eval.statistics import clustered_ratio, nonnegative, transformed
-from alignkit_eval.suites.documents import document_row, read_documents, windows
+from alignkit_eval.suites.documents import document_rows, read_documents, windows
 from alignkit_eval.suites.scores import cluster_of, finite_scores, require_rows, rows_digest, suite_result
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class PerplexitySuite(Suite[PerplexitySettings]):
         """Return plain documents; one of which no token can be scored is left out."""
         texts, lost = [], []
         documents = read_documents(str(self.settings.text))
-        for document in documents:
-            row = document_row(document, target.tokenizer)
+        for document, row in zip(documents, document_rows(documents, target.tokenizer), strict=True):
             if row is None:
                 lost.append(document.id)
             else:

@@ -113,7 +113,7 @@ def cluster_of(example: Example) -> str:
 def rows_digest(rows: Iterable[Row]) -> str:
     """Return the SHA-256 of held-out rows: ids, clusters, categories, prompts and completions as text."""
     content = hashlib.sha256()
+    encode = json.JSONEncoder(ensure_ascii=False, default=dict).encode
     for row in rows:
-        fields = (row.id, row.cluster, row.category, row.prompt, row.answers)
-        content.update(json.dumps(fields, ensure_ascii=False, default=dict).encode() + b"\n")
+        content.update(encode((row.id, row.cluster, row.category, row.prompt, row.answers)).encode() + b"\n")
     return content.hexdigest()

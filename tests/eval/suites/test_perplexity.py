@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from alignkit import Example, SuiteResult, Target
 from alignkit.errors import ConfigError, DataError, RunFailedError
-from alignkit_eval.suites.documents import Text, document_row, read_documents, windows
+from alignkit_eval.suites.documents import Text, document_rows, read_documents, windows
 from alignkit_eval.suites.perplexity import PerplexitySettings, PerplexitySuite, completion_bytes
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -150,7 +150,7 @@ def test_windows_score_every_token_once_and_never_exceed_their_length() -> None:
     tokenizer = byte_tokenizer()
     for length, stride in product(range(1, 12), (None, 1, 2, 3, 9)):
         text = "abcdefghijk"[:length]
-        row = document_row(Text("d", "d", text), tokenizer)
+        [row] = document_rows([Text("d", "d", text)], tokenizer)
         assert row is not None
         parts = windows(row, 4, stride)
         assert [t for w in parts for t in w.completions[0]] == tokenizer(text)["input_ids"]
@@ -175,10 +175,10 @@ def test_windows_of_a_row_keep_prompt_and_mask() -> None:
 def test_a_tokenizer_without_special_tokens_leaves_the_first_token_unscored() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.bos_token = tokenizer.eos_token = None
-    row = document_row(Text("d", "d", "abc"), tokenizer)
+    [row] = document_rows([Text("d", "d", "abc")], tokenizer)
     assert row is not None
     assert (len(row.prompt), len(row.completions[0])) == (1, 2)
-    assert document_row(Text("d", "d", "a"), tokenizer) is None
+    assert document_rows([Text("d", "d", "a")], tokenizer) == [None]
 
 
 def test_documents_of_one_token_that_cannot_be_scored_are_left_out(texts: Path) -> None:
