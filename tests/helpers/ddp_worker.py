@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from alignkit.models.sharding import sharding
 from alignkit.runs.saving import release
-from alignkit.system.distributed import leave, rank, wait_for_all, world_size
+from alignkit.system.distributed import leave, rank, world_size
 from alignkit.system.sharded import local
+from alignkit.system.together import gathered
 from alignkit.training.checkpoints import last_checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
@@ -21,7 +22,7 @@ def sharded_llama(output: Path) -> Any:
     if rank() == 0:
         tiny_llama().save_pretrained(output / "start")
     _ = TrainingArguments(output_dir=str(output), use_cpu=True).device  # makes the process group
-    wait_for_all()
+    gathered("the start model", None)
     config = AutoConfig.from_pretrained(output / "start")
     plan = sharding(AutoModelForCausalLM, config, world_size(), trusted=False)
     return AutoModelForCausalLM.from_pretrained(output / "start", distributed_config=plan)

@@ -125,33 +125,39 @@ def _carry_out(
             after = evaluator.trained_model(config.eval.suites, before)
         with recorder.stage("present"):
             samples = pair_samples(samples, samples_of_model())
-        if not recorder.first:
-            return directory.path
-        for result in after.values():
-            write_evaluation(directory.evaluation, result, target=str(directory.path))
-        write_jsonl(directory.samples, samples)
-        numbers = training_numbers(
-            directory.metrics,
-            run.loaded,
-            reference_tokens=sum(int(rows.lengths().sum()) for rows in splits.values()),
-            rollout_tokens=sum(trainer.steps.spent.values()) if hasattr(trainer, "steps") else 0,
-            seconds=recorder.timings()["train"]["seconds"],
-        )
-        record = recorder.update(
-            steps=trainer.state.global_step,
-            evaluation={"before": _metrics(before), "after": _metrics(after)},
-            train=numbers,
-            files={name: about for name, about in manifest(directory.model).items() if name != "README.md"},
-            error=None,
-            processes=about["processes"] | {"peak_memory_gb": peaks},
-            **callbacks_record(trainer),
-        )
-        write_documents(recorder.console, directory, record)
-        record = recorder.finish("finished")
-    if summary := provided("align.reports", "summary"):
-        summary(recorder.console, before, after, samples)
-    recorder.console.info(f"run: {directory.path}    model: {directory.model}")
-    recorder.finished(record)
+
+        def write() -> dict[str, Any]:
+            for result in after.values():
+                write_evaluation(directory.evaluation, result, target=str(directory.path))
+            write_jsonl(directory.samples, samples)
+            numbers = training_numbers(
+                directory.metrics,
+                run.loaded,
+                reference_tokens=sum(int(rows.lengths().sum()) for rows in splits.values()),
+                rollout_tokens=sum(trainer.steps.spent.values()) if hasattr(trainer, "steps") else 0,
+                seconds=recorder.timings()["train"]["seconds"],
+            )
+            record = recorder.update(
+                steps=trainer.state.global_step,
+                evaluation={"before": _metrics(before), "after": _metrics(after)},
+                train=numbers,
+                files={name: about for name, about in manifest(directory.model).items() if name != "README.md"},
+                error=None,
+                processes=about["processes"] | {"peak_memory_gb": peaks},
+                **callbacks_record(trainer),
+            )
+            write_documents(recorder.console, directory, record)
+            return recorder.finish("finished")
+
+        record = first_does("writing the run's results", write)
+
+    def end() -> None:
+        if summary := provided("align.reports", "summary"):
+            summary(recorder.console, before, after, samples)
+        recorder.console.info(f"run: {directory.path}    model: {directory.model}")
+        recorder.finished(record)
+
+    first_does("the end of the run", end)
     return directory.path
 
 

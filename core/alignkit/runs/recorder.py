@@ -22,7 +22,7 @@ from alignkit.system.manifest import sealed
 from alignkit.system.quiet import quiet_libraries
 from alignkit.system.stopwatch import Stopwatch
 from alignkit.system.terminal import printable
-from alignkit.system.worker import lost_connection, tell
+from alignkit.system.worker import last_word, lost_connection, tell
 from alignkit.training.checkpoints import step_of
 from alignkit.training.session import Session
 from alignkit.training.signals import terminable
@@ -148,12 +148,14 @@ class RunRecorder:
         except BaseException as raised:
             error = self._explained(raised)
             status = "interrupted" if isinstance(error, InterruptedRun) else "failed"
+            why = str(error) if isinstance(error, AlignError) else described(error)
             with suppress(OSError, RunFailedError):
-                remove_leftovers(self.directory.path)  # on a full disk, what was half written makes room for the record
+                if self.first:
+                    remove_leftovers(self.directory.path)  # on a full disk, this makes room for the record
+                elif status == "failed" and not lost_connection(error):
+                    last_word(f"rank {rank()} failed: {why}")
                 try:
-                    record = self.finish(
-                        status, error=str(error) if isinstance(error, AlignError) else described(error)
-                    )
+                    record = self.finish(status, error=why)
                 except OSError:
                     self.directory.overwrite_status(status)
                 else:
@@ -178,9 +180,8 @@ class RunRecorder:
         if isinstance(error, SystemExit | GeneratorExit):  # the exit code is that of a failed run
             return RunFailedError(f"the run was ended by code that it called: {described(error)}")
         if lost_connection(error):
-            return RunFailedError(
-                f"another process of the run has ended; its error says why; resume with: align resume {path}"
-            )
+            why = "another process of the run has ended; its error says why"
+            return RunFailedError(f"{last_word() or why}; resume with: align resume {path}")
         if (cause := file_fault(error, path)) is None:
             return error
         saved = max(map(step_of, self.directory.checkpoints.glob("checkpoint-*")), default=-1)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkit.contract import LoadedModel
-from alignkit.system.distributed import rank, wait_for_all
+from alignkit.system.distributed import rank
 from alignkit.system.files import replace_directory
+from alignkit.system.together import gathered
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -19,14 +20,14 @@ def save_model(trainer: Trainer, loaded: LoadedModel, directory: Path) -> None:
     staged = directory.with_name(f".{directory.name}.partial")
     if rank() == 0:
         shutil.rmtree(staged, ignore_errors=True)
-    wait_for_all()
+    gathered("the directory of the model", None)
     with loaded.as_saved():
         trainer.save_model(str(staged))
     if rank() == 0:
         (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.yaml holds the same
         loaded.tokenizer.save_pretrained(staged)
         replace_directory(staged, directory)
-    wait_for_all()
+    gathered("the saved model", None)
 
 
 def release(trainer: Trainer) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +47,15 @@ def over_ranks(value: int, device: torch.device, *, largest: bool = False) -> in
     return int(box)
 
 
-def wait_for_all() -> None:
-    """Return once every process has called this."""
-    if world_size() > 1:
-        import torch.distributed as dist
+@cache
+def patient_group() -> Any:
+    """Return a group of all processes, in which the end of one ends the others' wait for it, and time does not.
 
-        dist.barrier()
+    One of them may write a large model, or wait for a lock that another run holds.
+    """
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo", timeout=timedelta(days=7))
 
 
 def leave() -> None:
@@ -64,6 +69,7 @@ def leave() -> None:
         return
     import torch.distributed as dist
 
+    patient_group.cache_clear()
     gc.collect()
     if dist.is_initialized():
         dist.destroy_process_group()

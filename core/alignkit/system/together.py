@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from alignkit.errors import AlignError, RunFailedError, described
-from alignkit.system.distributed import rank, world_size
+from alignkit.system.distributed import patient_group, rank, world_size
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def gathered(place: str, value: T, error: BaseException | None = None) -> list[T
     found: list[Any] = [None] * world_size()
     if block.failed is None:
         try:
-            dist.all_gather_object(found, (place, value, error and _sendable(error)))
+            dist.all_gather_object(found, (place, value, error and _sendable(error)), group=patient_group())
         except RuntimeError as lost:
             block.failed = RunFailedError("another process of the run has ended")
             block.failed.__cause__ = lost

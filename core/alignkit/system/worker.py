@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from alignkit.system.distributed import rank
@@ -61,6 +62,19 @@ def tell(name: str, text: str) -> None:
 def tell_end(ended: Ended) -> None:
     """Leave the end for the launcher, who tells one of all workers' ends."""
     tell(f"end-{rank()}", json.dumps(asdict(ended)))
+
+
+def last_word(text: str | None = None) -> str | None:
+    """Keep why this process failed for those that lose the connection to it, or return what another one kept."""
+    import torch.distributed as dist
+
+    with suppress(Exception):  # the processes did not meet at an address, or nobody answers there
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=9))
+        if text is not None:
+            store.set("align/failed", text)
+        return store.get("align/failed").decode() if store.check(["align/failed"]) else None
+    return None
 
 
 def lost_connection(error: BaseException | None) -> bool:

@@ -22,10 +22,10 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from alignkit.errors import CheckpointError
 from alignkit.scoring.critic import critic_of, is_critics, load_critic, save_critic
-from alignkit.system.distributed import wait_for_all
 from alignkit.system.files import replace_directory
 from alignkit.system.manifest import MANIFEST as MANIFEST
 from alignkit.system.manifest import manifest, problems
+from alignkit.system.together import gathered
 
 if TYPE_CHECKING:
     from transformers import Trainer as Base
@@ -190,7 +190,7 @@ class WholeCheckpoints(Base):
         stage, name = directory / STAGE, f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             shutil.rmtree(stage, ignore_errors=True)
-        wait_for_all()
+        gathered("the directory of the checkpoint", None)
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotation would look into the stage
         self._stage = stage
         try:
@@ -202,11 +202,11 @@ class WholeCheckpoints(Base):
         best = self.state.best_global_step
         if best:  # Trainer looks for it in the stage and does not find it
             self.state.best_model_checkpoint = str(directory / f"checkpoint-{best}")
-        wait_for_all()  # the other ranks' random and engine states are in the stage as well
+        gathered("the states of the checkpoint", None)  # the other ranks' random and engine states are in the stage as well
         if self.args.should_save:
             self.state.save_to_json(str(stage / name / "trainer_state.json"))
             write_manifest(stage / name)
             replace_directory(stage / name, directory / name)
             shutil.rmtree(stage, ignore_errors=True)
             rotate_checkpoints(str(directory), limit, self.state.best_model_checkpoint)
-        wait_for_all()
+        gathered("the checkpoint", None)
