@@ -49,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a task; ``status`` is finished, failed or interrupted."""
+    """The end of a task; ``status`` is finished, failed or interrupted. Before that, ``waiting`` is a lost attempt's."""
 
     name: str
     status: str
@@ -76,7 +76,7 @@ class Scheduler(ABC, Generic[SettingsT]):
     def run(
         self, tasks: Sequence[Task], started: Callable[[str], None], say: Callable[[str], None]
     ) -> Iterator[Outcome]:
-        """Carry out the tasks in order, call ``started`` with the name of each, and yield its outcome when it ends.
+        """Carry out the tasks in order, call ``started`` with the name at each attempt, and yield the outcome when it ends.
 
         A failed task does not stop the others, and one whose process or machine is lost has an outcome too. After
         ``KeyboardInterrupt`` (Ctrl-C; SIGTERM has its ``number``), running tasks receive the signal and get time to save a

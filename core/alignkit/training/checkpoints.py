@@ -202,7 +202,7 @@ class WholeCheckpoints(Base):
         best = self.state.best_global_step
         if best:  # Trainer looks for it in the stage and does not find it
             self.state.best_model_checkpoint = str(directory / f"checkpoint-{best}")
-        gathered("the states of the checkpoint", None)  # the other ranks' random and engine states are in the stage as well
+        gathered("states", None)  # the other ranks' random and engine states are in the stage as well
         if self.args.should_save:
             self.state.save_to_json(str(stage / name / "trainer_state.json"))
             write_manifest(stage / name)

@@ -20,7 +20,7 @@ def carry_out_all(
     started: Callable[[str], None],
     say: Callable[[str], None],
 ) -> Generator[Outcome, None, None]:
-    """Yield the outcome of each task when it ends; SIGTERM stops them as Ctrl-C does.
+    """Yield the outcome of each task and lost attempt when it ends; SIGTERM stops them as Ctrl-C does.
 
     Raises:
         KeyboardInterrupt: after the outcomes of the tasks that an interrupt stopped.
@@ -42,7 +42,8 @@ def carry_out_all(
                 if outcome is None:
                     break
                 progress.ended(outcome.name)
-                del directories[outcome.name]
+                if outcome.status != "waiting":
+                    del directories[outcome.name]
                 interrupted |= outcome.status == "interrupted"
                 yield outcome
         finally:

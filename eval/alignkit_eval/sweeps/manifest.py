@@ -52,7 +52,8 @@ class Manifest:
 
     def ended(self, outcome: Outcome) -> None:
         entry = self.entries[outcome.name]
-        entry.status, entry.error, entry.host = outcome.status, outcome.error, outcome.host or None
+        entry.status = "pending" if outcome.status == "waiting" else outcome.status
+        entry.error, entry.host = outcome.error, outcome.host or None
         entry.seconds = (entry.seconds or 0.0) + outcome.seconds
         entry.cpu_seconds = (entry.cpu_seconds or 0.0) + outcome.cpu_seconds
         entry.timings = RunDir(Path(entry.run)).read_record().get("timings")

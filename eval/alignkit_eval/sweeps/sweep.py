@@ -168,6 +168,8 @@ def _train(
         with closing(carry_out_all(scheduler, tasks, started=manifest.started, say=say)) as outcomes:
             for outcome in outcomes:
                 manifest.ended(outcome)
+                if outcome.status == "waiting":
+                    continue
                 done += outcome.status != "interrupted"
                 exit_code = max(exit_code, outcome.exit_code if outcome.status == "interrupted" else 0)
                 say(f"[{done}/{len(planned)}] {_ended(outcome, manifest.directory)}")

@@ -9,7 +9,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import alignkit
@@ -112,8 +112,7 @@ class OnRay(Scheduler[RaySettings]):
                         attempt = waiting.popleft()
                         attempt.began = time.monotonic()
                         running[self._submit(attempt.task)] = attempt
-                        if not attempt.number:
-                            started(attempt.task.name)
+                        started(attempt.task.name)
                     done, _ = ray.wait(list(running), timeout=_INTERVAL)
                     for ref in done:
                         attempt = running.pop(ref)
@@ -125,6 +124,7 @@ class OnRay(Scheduler[RaySettings]):
                                 f"{self.settings.retries} times)"
                             )
                             waiting.appendleft(attempt)
+                            yield replace(outcome, status="waiting", seconds=time.monotonic() - attempt.began)
                             continue
                         if outcome.status == "lost":
                             outcome = _failed(attempt, f"{outcome.error}, {attempt.number + 1} times")

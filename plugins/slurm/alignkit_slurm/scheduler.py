@@ -10,7 +10,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +107,8 @@ class OnSlurm(Scheduler[SlurmSettings]):
                         if early and interrupt is None and attempt.number < self.settings.retries:
                             say(f"{outcome.name}: {outcome.error}; submitted again")
                             attempt.number, attempt.job = attempt.number + 1, _submit(executor, [attempt.task])[0]
+                            attempt.started = False
+                            yield replace(outcome, status="waiting")
                             continue
                         running.remove(attempt)
                         yield _final(outcome, interrupt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignkit import Outcome, Scheduler
+from alignkit import Outcome, RunConfig, Scheduler
+from alignkit_eval.scheduling.carry import carry_out_all
 from alignkit_eval.scheduling.choice import make_ready, open_scheduler
+from alignkit_eval.sweeps.grid import SweepCell
+from alignkit_eval.sweeps.manifest import Manifest
 
 from tests.helpers.scheduling import appears, gone, second_time, task
 
@@ -30,6 +34,24 @@ def carried_out(scheduler: Scheduler[Any], path: Path) -> tuple[list[Outcome], l
     return list(scheduler.run([task(path, second_time)], lambda name: None, said.append)), said
 
 
+def written(scheduler: Scheduler[Any], path: Path) -> tuple[list[str], list[str]]:
+    """Return the status of a cell in sweep.json after each event, and what was said."""
+    cell = SweepCell("cell", {}, 0, RunConfig(method="orpo"), path)
+    manifest, said, events = Manifest(path.parent, [cell], []), list[str](), list[str]()
+
+    def read() -> None:
+        events.append(json.loads((path.parent / "sweep.json").read_text())["cells"][0]["status"])
+
+    def started(name: str) -> None:
+        manifest.started(name)
+        read()
+
+    for outcome in carry_out_all(scheduler, [task(path, second_time)], started=started, say=said.append):
+        manifest.ended(outcome)
+        read()
+    return events, said
+
+
 def when_it_runs(path: Path, act: Any) -> None:
     def wait() -> None:
         appears(path / "first")
@@ -44,14 +66,21 @@ def test_a_cell_whose_workers_die_again_and_again_fails(tmp_path: Path, ray_clus
     assert (outcome.status, outcome.error) == ("failed", "its worker was lost (WorkerCrashedError), 1 times")
 
 
+def test_a_cell_whose_worker_died_waits_and_runs_again(tmp_path: Path, ray_cluster: Any) -> None:
+    when_it_runs(tmp_path / "cell", lambda process, parent: os.kill(process, signal.SIGKILL))
+    events, (said,) = written(ready("ray", address=ray_cluster.address), tmp_path / "cell")
+    assert events == ["running", "pending", "running", "finished"]
+    assert said == "cell: its worker was lost (WorkerCrashedError); resumed elsewhere (1 of at most 3 times)"
+
+
 def test_a_job_that_is_preempted_saves_a_checkpoint_and_is_submitted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
     # Slurm's warning before the time limit or preemption.
     when_it_runs(tmp_path / "cell", lambda process, parent: os.kill(process, signal.SIGUSR2))
-    (outcome,), said = carried_out(ready("slurm", cluster="local"), tmp_path / "cell")
-    assert outcome.status == "finished", outcome
+    events, said = written(ready("slurm", cluster="local"), tmp_path / "cell")
+    assert events == ["running", "pending", "running", "finished"]
     assert (tmp_path / "cell" / "saved").exists()
     assert said == ["cell: checkpoint saved; submitted again"]
 
