@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,16 @@ def test_a_named_split_and_a_gzipped_file_need_a_format_for_them(site: Site, fil
     for source in (zipped, zipped.parent):
         with pytest.raises(DataError, match=r"train\.pairs\.gz: decompress it first"):
             open_source(str(source), None, DataConfig()).read()
+
+
+def test_a_package_that_is_replaced_while_its_file_is_read_is_named(site: Site, file: Path) -> None:
+    info = site.install("align-pairs", PAIRS, group="formats", pairs="align_pairs:PAIRS")
+    source = open_source(str(file), None, DataConfig())
+    shutil.rmtree(info)
+    words = r"train\.pairs: the package that reads \.pairs files is no longer installed, or is being replaced"
+    for use in (source.read, source.digest):
+        with pytest.raises(PluginError, match=words):
+            use()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from alignkit.system.distributed import leave, rank, world_size
 from alignkit.system.sharded import local
 from alignkit.system.together import gathered
 from alignkit.training.checkpoints import last_checkpoint
+from alignkit.training.held_out import held_out_loss
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
 from tests.helpers.engine import StopAt, build_trainer, configuration, random_pairs, random_prompts, tiny_llama, weights
@@ -55,6 +56,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         "lengths": [record.get("length") for record in seen.logs if "loss" in record],
         "wrapper": type(trainer.model_wrapped).__name__,
     }
+    if job["method"] == "orpo":  # one held-out row: the second process has none
+        given = trainer.model, rows(1, seed=2), 0.0, trainer.compute_loss_context_manager
+        result["losses_of_one_row"] = gathered("the loss", held_out_loss(trainer.steps, *given)["loss"])
     if job.get("save"):
         trainer.save_model(str(output / "model"))
     if trainer.args.process_index == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -26,11 +27,13 @@ def count(module: torch.nn.Module, _inputs: Any) -> None:
 
 
 def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Evaluate (``suites``, ``sets``), or train (``run``: method and sections of the configuration)."""
+    """Evaluate (``suites``, ``sets``, ``strategy``), or train (``run``: method and sections of the configuration)."""
     if "run" in job:
         done = short_run(folder / "runs", job["name"], **job["run"])
         return {"evaluation": done.evaluation, "metrics": done.metrics, "weights": saved_weights(done.directory).hex()}
-    (found,) = evaluate(["demo"], job["suites"], sets=job["sets"], output=folder / job["name"])
+    strategy = job.get("strategy", "auto")
+    os.environ["ALIGN_CACHE"] = str(folder / f"cache-{strategy}")
+    (found,) = evaluate(["demo"], job["suites"], sets=job["sets"], output=folder / job["name"], strategy=strategy)
     return {
         suite: {"metrics": result.metrics, "items": list(result.items), "settings": dict(result.settings)}
         for suite, result in found.results.items()

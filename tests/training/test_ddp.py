@@ -88,6 +88,11 @@ def test_two_processes_equal_one(two: Path, tmp_path: Path, name: str) -> None:
     assert float((a["weights"] - b["weights"]).norm() / b["weights"].norm()) < 1e-6
 
 
+def test_a_process_without_held_out_rows_knows_their_loss(two: Path) -> None:
+    first, second = load(two / "orpo/two.pt")["losses_of_one_row"]
+    assert first == second > 0
+
+
 def test_two_processes_resume_bit_for_bit(two: Path) -> None:
     whole, first, second = (load(two / p) for p in ("whole/whole.pt", "cut/first.pt", "cut/second.pt"))
     assert not torch.equal(first["weights"], whole["weights"])

@@ -70,7 +70,7 @@ def last_word(text: str | None = None) -> str | None:
 
     with suppress(Exception):  # the processes did not meet at an address, or nobody answers there
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=9))
+        store = dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=9))  # type: ignore[attr-defined]
         if text is not None:
             store.set("align/failed", text)
         return store.get("align/failed").decode() if store.check(["align/failed"]) else None

@@ -11,6 +11,7 @@ import torch
 from alignkit.contract import Example, by_length
 from alignkit.scoring.evaluating import undisturbed
 from alignkit.scoring.in_step import in_step
+from alignkit.system.together import from_first
 from alignkit.training.metrics import MetricSums
 
 if TYPE_CHECKING:
@@ -47,4 +48,5 @@ def held_out_loss(
                     for name, metric in output.metrics.items():
                         sums.add(name, metric.sum, counts[metric.per])
     values = {name: total / max(count, 1) for name, (total, count) in sums.drain().items()}
-    return {"loss": sum(values[name] * weight for name, weight in weights.items()), **values}
+    # A process without rows knows no weights; the first one has rows.
+    return from_first({"loss": sum(values[name] * weight for name, weight in weights.items()), **values})

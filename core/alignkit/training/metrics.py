@@ -12,6 +12,7 @@ import torch.distributed as dist
 from alignkit.contract import LossOutput
 from alignkit.system.distributed import over_ranks
 from alignkit.system.environment import peak_memory_gb
+from alignkit.system.together import gathered
 
 
 class MetricSums:
@@ -30,11 +31,7 @@ class MetricSums:
 
     def drain(self) -> dict[str, tuple[float, float]]:
         """Return sums and counts over all ranks and reset them. Every rank must call it."""
-        names = sorted(self.pairs)
-        if dist.is_initialized():  # a rank without rows has no names: agree on them first
-            box: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(box, names)
-            names = sorted(set().union(*box))
+        names = sorted(set().union(*gathered("names of metrics", list(self.pairs))))  # a rank without rows has none
         if not names:
             return {}
         zero = torch.zeros(2, dtype=self.dtype, device=self.device)

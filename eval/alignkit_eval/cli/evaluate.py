@@ -42,6 +42,13 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @click.option("--rate", is_flag=True, help="Write a page for blind A/B ratings of two targets' completions.")
 @click.option("--ratings", metavar="CSV", type=click.Path(path_type=Path), help="Report the result of such ratings.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "ddp", "fsdp"]),
+    default="auto",
+    show_default=True,
+    help="What processes share: nothing (ddp), or the weights of a model too large for one (fsdp); auto: as the run.",
+)
 @launch_options
 @click.pass_context
 def evaluate(
@@ -57,6 +64,7 @@ def evaluate(
     as_json: bool,
     rate: bool,
     ratings: Path | None,
+    strategy: str,
     **where: Any,
 ) -> int | None:
     """Evaluate models: run, model or adapter directories, hub ids, or demo.
@@ -67,7 +75,9 @@ def evaluate(
     from alignkit.system.distributed import rank
     from alignkit.system.quiet import quiet_libraries
 
-    asked = RunConfig(method="eval", run={key: where[key] or 1 for key in ("processes", "nodes")})
+    asked = RunConfig(
+        method="eval", run={"strategy": strategy, **{key: where[key] or 1 for key in ("processes", "nodes")}}
+    )
     if (code := run_in_workers(asked, context.obj.arguments, **where)) is not None:
         return code
 
@@ -91,7 +101,7 @@ def evaluate(
         suites = "lm-eval"
     names = ["generate"] if rate else [name.strip() for name in suites.split(",") if name.strip()]
     keys = _settings(data, tasks, include_path, sets)
-    found = run(targets, names, data=data, sets=keys, output=output, say=console.warn)
+    found = run(targets, names, data=data, sets=keys, output=output, strategy=strategy, say=console.warn)
     if rank() > 0:
         return None
     if rate:

@@ -14,8 +14,9 @@ from alignkit.errors import ConfigError, NoRowsError, first_line
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.runs.evaluation import open_suites, run_suites
-from alignkit.system.distributed import rank
+from alignkit.system.distributed import rank, world_size
 from alignkit.system.files import require_writable
+from alignkit.system.sharded import sharded_loading
 from alignkit.system.together import first_does, together
 
 from alignkit_eval.evaluation.places import claim, names_of, release
@@ -69,6 +70,7 @@ def evaluate(
     data: str | None = None,
     sets: Sequence[str] = (),
     output: Path | str = "evaluations",
+    strategy: str = "auto",
     say: Callable[[str], None] = lambda message: None,
 ) -> list[Evaluation]:
     """Evaluate every target with every suite; several processes (torchrun) share the work, and the first one writes.
@@ -82,6 +84,7 @@ def evaluate(
         data: rows to evaluate on, in place of each target's own data.
         sets: ``key=value`` texts as for ``--set``: ``data.*``, ``model.*``, ``eval.settings.SUITE.KEY``.
         output: directory for results that are not stored in a run.
+        strategy: ``fsdp``: several processes share the weights of each model; ``ddp``: each holds them all; ``auto``: as the run.
         say: called with a message for each suite that is skipped, and the columns that are not used.
 
     Raises:
@@ -89,8 +92,10 @@ def evaluate(
         ModelError, DataError: a model or source cannot be loaded.
         RunFailedError: a score is not finite.
     """
+    if strategy == "fsdp" and world_size() == 1:
+        raise ConfigError("strategy fsdp needs several processes: add --processes N, or leave it out")
     join()
-    return together("the evaluation", partial(_evaluate_all, targets, suites, data, sets, Path(output), say))
+    return together("the evaluation", partial(_evaluate_all, targets, suites, data, sets, Path(output), strategy, say))
 
 
 def _evaluate_all(
@@ -99,6 +104,7 @@ def _evaluate_all(
     data: str | None,
     sets: Sequence[str],
     output: Path,
+    strategy: str,
     say: Callable[[str], None],
 ) -> list[Evaluation]:
     _refuse_unread(sets)
@@ -109,7 +115,7 @@ def _evaluate_all(
         open_suites(source.config.eval)  # reports a wrong name or setting before any model is loaded
     placed = first_does("the places of results", lambda: _placed(sources, output))
     try:
-        done = [_evaluate(source, directory, say) for source, directory in placed]
+        done = [_evaluate(source, directory, strategy, say) for source, directory in placed]
     finally:
         for _, directory in placed if rank() == 0 else ():
             release(directory)
@@ -132,14 +138,16 @@ def _refuse_unread(sets: Sequence[str]) -> None:
             )
 
 
-def _evaluate(source: TargetSpec, directory: Path, say: Callable[[str], None]) -> Evaluation:
+def _evaluate(source: TargetSpec, directory: Path, strategy: str, say: Callable[[str], None]) -> Evaluation:
     suites = open_suites(source.config.eval)
-    subject, start_subject = open_target(source)
-    against = {name: suite for name, suite in suites.items() if suite.uses_start}
-    # Suites that are skipped for the start model are skipped, and reported, for the target as well.
-    start = run_suites(against, start_subject) if start_subject else {}
     skipped: list[str] = []
-    results = run_suites(suites, subject, start=start, skipped=skipped.append)
+    shared = "fsdp" in (strategy, strategy == "auto" and source.config.run.strategy)
+    with sharded_loading(world_size() if shared else 1):
+        subject, start_subject = open_target(source)
+        against = {name: suite for name, suite in suites.items() if suite.uses_start}
+        # Suites that are skipped for the start model are skipped, and reported, for the target as well.
+        start = run_suites(against, start_subject) if start_subject else {}
+        results = run_suites(suites, subject, start=start, skipped=skipped.append)
     for reason in [*skipped, *subject.held_out.unread()]:
         say(f"{source.name}: {reason}")
     first_does("writing the results", lambda: _write(source, directory, results, say))

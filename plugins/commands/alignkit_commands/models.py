@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +28,11 @@ def _sampling(command: Any) -> Any:
 _DEFAULTS = {"show_default": True}
 
 
+def _is_text(target: str) -> bool:
+    """Return whether a name is neither that of a directory nor a hub id."""
+    return not re.fullmatch(r"[\w.~/-]+(@[\w.-]+)?", target) and not Path(target).exists()
+
+
 @click.command(context_settings=_DEFAULTS)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @click.option("--prompt", "prompts", metavar="TEXT", multiple=True, help="Prompt (default: each line of stdin).")
@@ -41,9 +49,12 @@ def generate(
     from alignkit_commands.chat import ChatModel, Sampling, each_answer, vote
 
     quiet_libraries()
+    for text in () if prompts else filter(_is_text, targets):
+        raise ConfigError(f"no model is called {text!r}; if it is the prompt: --prompt {shlex.quote(text)}")
     asked = list(prompts) or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not asked:
-        raise ConfigError("no prompt is given: use --prompt TEXT, or write prompts to stdin, one per line")
+        mistaken = f" ({targets[-1]} is taken as a second model)" if targets[1:] else ""
+        raise ConfigError(f"no prompt is given{mistaken}: use --prompt TEXT, or write prompts to stdin, one per line")
     models = [ChatModel(target) for target in targets]
     for prompt, answers in zip(asked, each_answer(models, asked, Sampling(**sampling), raw=raw), strict=True):
         by_target = dict(zip(targets, answers, strict=True))

@@ -85,6 +85,10 @@ def _format(path: Path) -> registry.PluginEntry:
         raise PluginError(
             f"{path} can be read by {' and by '.join(map(str, found))}: allow one of them (ALIGN_PLUGINS)"
         )
+    if not found:
+        raise PluginError(
+            f"{path}: the package that reads {suffix_of(path)} files is no longer installed, or is being replaced at the moment"
+        )
     return found[0]
 
 

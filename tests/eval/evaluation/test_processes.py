@@ -116,6 +116,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list
         jobs: list[dict[str, Any]] = [
             {"name": "suites", "suites": ["prefs", "perplexity", "lm-eval", "generate", "own"], "sets": sets}
         ]
+        if count == 2:
+            jobs.append({**jobs[0], "name": "sharded", "strategy": "fsdp"})
         for during in ({}, {"prefs": 1, "generate": 3})[2 - count :]:
             settings: dict[str, Any] = {
                 "method": "dpo",
@@ -156,6 +158,14 @@ def test_two_processes_find_what_one_finds(found: Any) -> None:
     (one,), (first, second) = found("suites", 1), found("suites", 2)
     assert first["results"].keys() == {"prefs", "perplexity", "lm-eval", "generate", "own"}
     assert len(first["results"]["lm-eval"]["items"]) == 42
+    assert first["results"] == second["results"]
+    _same(one["results"], first["results"])
+
+
+def test_a_model_sharded_over_two_processes_has_the_same_results(found: Any) -> None:
+    (one,), (first, second) = found("suites", 1), found("sharded", 2)
+    assert first["forwards"] == second["forwards"]
+    assert first["forwards"].keys() == {"FSDPLlamaForCausalLM"}
     assert first["results"] == second["results"]
     _same(one["results"], first["results"])
 
