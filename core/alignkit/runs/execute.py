@@ -107,7 +107,6 @@ def _carry_out(
     method = plan.session.method
     about = description(config, method, run.loaded, run.scorer, run.data.report, recorder.started)
     before: Results = {}
-    samples: list[dict[str, Any]] = []
     with recorder.outcome():
         together("the run's record", lambda: recorder.begin(about, checkpoint, changes))
         if config.eval.before:

@@ -152,7 +152,7 @@ class RunRecorder:
             with suppress(OSError, RunFailedError):
                 if self.first:
                     remove_leftovers(self.directory.path)  # on a full disk, this makes room for the record
-                elif status == "failed" and not lost_connection(error):
+                elif status == "failed" and not lost_connection(raised):
                     last_word(f"rank {rank()} failed: {why}")
                 try:
                     record = self.finish(status, error=why)
@@ -180,8 +180,7 @@ class RunRecorder:
         if isinstance(error, SystemExit | GeneratorExit):  # the exit code is that of a failed run
             return RunFailedError(f"the run was ended by code that it called: {described(error)}")
         if lost_connection(error):
-            why = "another process of the run has ended; its error says why"
-            return RunFailedError(f"{last_word() or why}; resume with: align resume {path}")
+            return RunFailedError(f"{last_word()}; resume with: align resume {path}")
         if (cause := file_fault(error, path)) is None:
             return error
         saved = max(map(step_of, self.directory.checkpoints.glob("checkpoint-*")), default=-1)
@@ -192,8 +191,6 @@ class RunRecorder:
 
     def finish(self, status: str, **changes: Any) -> dict[str, Any]:
         """Write how the run ended and return the record (empty on other processes than the first)."""
-        if not self.first:
-            return {}
         seconds = self._stored().get("seconds", 0.0) + time.time() - self.started
         return self.update(status=status, ended=time.time(), seconds=seconds, timings=self.timings(), **changes)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignkit.contract import LoadedModel
-from alignkit.system.distributed import rank
 from alignkit.system.files import replace_directory
-from alignkit.system.together import gathered
+from alignkit.system.together import first_does
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 def save_model(trainer: Trainer, loaded: LoadedModel, directory: Path) -> None:
     """Write weights and tokenizer to ``directory``, which appears whole or not at all; every process must call it."""
     staged = directory.with_name(f".{directory.name}.partial")
-    if rank() == 0:
-        shutil.rmtree(staged, ignore_errors=True)
-    gathered("the directory of the model", None)
+    first_does("the directory of the model", partial(shutil.rmtree, staged, ignore_errors=True))
     with loaded.as_saved():
         trainer.save_model(str(staged))
-    if rank() == 0:
+
+    def complete() -> None:
         (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle, and run.yaml holds the same
         loaded.tokenizer.save_pretrained(staged)
         replace_directory(staged, directory)
-    gathered("the saved model", None)
+
+    first_does("saving the model", complete)
 
 
 def release(trainer: Trainer) -> None:

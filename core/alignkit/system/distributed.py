@@ -49,10 +49,7 @@ def over_ranks(value: int, device: torch.device, *, largest: bool = False) -> in
 
 @cache
 def patient_group() -> Any:
-    """Return a group of all processes, in which the end of one ends the others' wait for it, and time does not.
-
-    One of them may write a large model, or wait for a lock that another run holds.
-    """
+    """Return a group of all processes in which one may keep the others waiting for days: by a lock, or a large model."""
     import torch.distributed as dist
 
     return dist.new_group(backend="gloo", timeout=timedelta(days=7))

@@ -118,9 +118,7 @@ def shared(what: str, sizes: Sequence[int], work: Callable[[list[int]], Iterable
     finally:
         _block.reset(before)
     found = gathered(f"{what} of {len(sizes)} items, size {sum(sizes)}", own)
-    results = dict(
-        pair for share, values in zip(shares, found, strict=True) for pair in zip(share, values, strict=True)
-    )
+    results = {i: v for share, values in zip(shares, found, strict=True) for i, v in zip(share, values, strict=True)}
     return [results[i] for i in range(len(sizes))]
 
 

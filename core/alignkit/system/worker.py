@@ -64,7 +64,7 @@ def tell_end(ended: Ended) -> None:
     tell(f"end-{rank()}", json.dumps(asdict(ended)))
 
 
-def last_word(text: str | None = None) -> str | None:
+def last_word(text: str | None = None) -> str:
     """Keep why this process failed for those that lose the connection to it, or return what another one kept."""
     import torch.distributed as dist
 
@@ -73,8 +73,9 @@ def last_word(text: str | None = None) -> str | None:
         store = dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=9))  # type: ignore[attr-defined]
         if text is not None:
             store.set("align/failed", text)
-        return store.get("align/failed").decode() if store.check(["align/failed"]) else None
-    return None
+        if store.check(["align/failed"]):
+            return str(store.get("align/failed").decode())
+    return "another process of the run has ended; its error says why"
 
 
 def lost_connection(error: BaseException | None) -> bool:

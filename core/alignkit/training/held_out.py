@@ -25,7 +25,7 @@ def held_out_loss(
     progress: float,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> dict[str, float]:
-    """Return ``loss``, ``loss/TERM`` and the method's metrics, each divided by its count over all rows and ranks.
+    """Return ``loss``, ``loss/TERM`` and the method's metrics, each divided by its count over all rows and ranks, to all of them.
 
     Random states and the model's mode are restored, so that a run resumes to the same weights whether or not it
     evaluated. ``model`` is the model itself, not DDP's wrapper, whose forward waits for ranks with more batches;
@@ -48,5 +48,4 @@ def held_out_loss(
                     for name, metric in output.metrics.items():
                         sums.add(name, metric.sum, counts[metric.per])
     values = {name: total / max(count, 1) for name, (total, count) in sums.drain().items()}
-    # A process without rows knows no weights; the first one has rows.
     return from_first({"loss": sum(values[name] * weight for name, weight in weights.items()), **values})

@@ -104,7 +104,7 @@ def verdict(folder: Path, exits: Mapping[int, int], received: int) -> Verdict:
     # The launcher stops the others by SIGTERM, and after a while by SIGKILL.
     killed = [(rank, code) for rank, code in exits.items() if rank not in told and code != -signal.SIGTERM]
     if own or (failed and not killed):
-        first = (own or failed)[0]
+        first = min(own or failed, key=lambda end: (told.get(end.rank) != end, end.time))  # itself, if it can be
         message = f"rank {first.rank}: {first.message}"
         return Verdict(first.code, message, first.traceback, first.head, run, first.rank != 0)
     if killed:
