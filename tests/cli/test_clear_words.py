@@ -38,6 +38,10 @@ def sets(*values: str) -> list[str]:
 
 
 COMMAND_LINES: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    # words in the wrong place
+    "a prompt as an argument": (["generate", "demo", "Say hi"], ("no model is called 'Say hi'", "--prompt 'Say hi'")),
+    "a question as an argument": (["generate", "demo", "why?"], ("--prompt 'why?'",)),
+    "fsdp in one process": (["eval", "demo", "--strategy", "fsdp"], ("fsdp needs several processes: add --processes",)),
     # numbers
     "5,000 digits": (sets(f"train.max_steps={DIGITS}"), ("train.max_steps", "5,000 digits")),
     "10 ** 30": (sets(f"train.max_steps=1{'0' * 30}"), ("train.max_steps must be at most 4,294,967,295",)),
