@@ -13,9 +13,11 @@ from alignkit.system.sharded import local
 from alignkit.system.together import gathered
 from alignkit.training.checkpoints import last_checkpoint
 from alignkit.training.held_out import held_out_loss
+from alignkit.training.trainer import AlignTrainer
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
 from tests.helpers.engine import StopAt, build_trainer, configuration, random_pairs, random_prompts, tiny_llama, weights
+from tests.helpers.onpolicy import lora
 
 
 def sharded_llama(output: Path) -> Any:
@@ -30,20 +32,27 @@ def sharded_llama(output: Path) -> Any:
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a training job with the keys method, train (settings), output, result (file name), stop (step), resume."""
+    """Run a training job with the keys method, train (settings), output, result (file name), stop (step), resume.
+
+    ``prompts`` trains on prompts, held-out ones too (``held_out``: how many); ``sharded`` and ``lora`` are about the model, ``at_once`` is the number of
+    tokens that a rollout scores at once, and ``save`` keeps the model.
+    """
     output = Path(job["output"])
     output.mkdir(parents=True, exist_ok=True)
     config = configuration(job["method"], **job["train"])
     stop = [StopAt(job["stop"])] if job.get("stop") else []
     rows = random_prompts if job.get("prompts") else random_pairs
+    model = sharded_llama(output) if job.get("sharded") else lora(tiny_llama()) if job.get("lora") else None
     trainer, seen = build_trainer(
         config,
         output / "checkpoints",
         rows(20),
-        model=sharded_llama(output) if job.get("sharded") else None,
-        held_out=rows(5, seed=1),
+        model=model,
+        held_out=rows(job.get("held_out", 5), seed=1),
         callbacks=stop,
     )
+    if job.get("at_once"):
+        trainer.parts.rollouts.max_tokens = job["at_once"]
     resume = str(last_checkpoint(output / "checkpoints")) if job.get("resume") else None
     trainer.train(resume_from_checkpoint=resume)
     result = {
@@ -54,6 +63,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         "sharded": sum(local(p).numel() for p in trainer.model.parameters()),
         "accuracies": [record.get("rewards/accuracies") for record in seen.logs if "loss" in record],
         "lengths": [record.get("length") for record in seen.logs if "loss" in record],
+        "logs": seen.logs,
+        "answers": gathered("answers", answers(trainer)),
         "wrapper": type(trainer.model_wrapped).__name__,
     }
     if job["method"] == "orpo":  # one held-out row: the second process has none
@@ -65,6 +76,12 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         torch.save(result, output / job["result"])
     release(trainer)
     return result
+
+
+def answers(trainer: AlignTrainer) -> list[list[list[int]]]:
+    """Return the answers to each row of the last rollout, if a rollout is kept."""
+    buffer = trainer.steps.buffer
+    return [] if buffer is None else [[[*ids] for ids in example.completions] for example in buffer.examples]
 
 
 def work(jobs: list[dict[str, Any]]) -> None:

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from alignkit.models.generate import generate_samples
+from alignkit.models.generate import GeneratedAnswer, generate
 from alignkit.scoring.scorer import install
 
 from tests.helpers.eval import BOS, EOS, byte_tokenizer, tiny_model
@@ -30,10 +30,9 @@ def test_samples_are_the_greedy_answers_whatever_stands_beside_them(scored: bool
         install(model)
     rng = random.Random(0)
     prompts = [[BOS, *(rng.randrange(256) for _ in range(rng.randint(0, 20)))] for _ in range(19)]
-    answers = generate_samples(model, tokenizer, prompts, max_new_tokens=8)
-    expected = [tokenizer.decode(greedy(model, prompt, 8), skip_special_tokens=True) for prompt in prompts]
-    assert answers == expected
-    assert generate_samples(model, tokenizer, [], max_new_tokens=8) == []
+    answers = generate(model, tokenizer, prompts, max_new_tokens=8)
+    assert [answer.tokens for answer in answers] == [greedy(model, prompt, 8) for prompt in prompts]
+    assert generate(model, tokenizer, [], max_new_tokens=8) == []
 
 
 def test_samples_end_at_the_end_token() -> None:
@@ -42,7 +41,7 @@ def test_samples_end_at_the_end_token() -> None:
     first, second, *_ = greedy(model, prompt, 8)
     assert first != second
     model.generation_config.eos_token_id = [EOS, second]
-    assert generate_samples(model, tokenizer, [prompt], max_new_tokens=8) == [tokenizer.decode([first])]
+    assert generate(model, tokenizer, [prompt], max_new_tokens=8) == [GeneratedAnswer([first], second)]
 
 
 def test_sampling_leaves_training_undisturbed() -> None:
@@ -52,7 +51,7 @@ def test_sampling_leaves_training_undisturbed() -> None:
     modes = [module.training for module in model.modules()]
     torch.manual_seed(1)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    generate_samples(model, tokenizer, [[BOS, 1]], max_new_tokens=4, seed=3)
+    generate(model, tokenizer, [[BOS, 1]], max_new_tokens=4, seed=3)
     assert [module.training for module in model.modules()] == modes
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
@@ -64,5 +63,5 @@ def test_sampling_leaves_training_undisturbed() -> None:
 def test_the_modes_come_back_after_a_failure() -> None:
     model = tiny_model().train()
     with pytest.raises(IndexError):
-        generate_samples(model, byte_tokenizer(), [[BOS, 100_000]], max_new_tokens=4)
+        generate(model, byte_tokenizer(), [[BOS, 100_000]], max_new_tokens=4)
     assert model.training

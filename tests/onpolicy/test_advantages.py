@@ -72,6 +72,13 @@ def test_k3_is_positive_and_right_on_average() -> None:
 
 def test_explained_variance() -> None:
     returns = torch.tensor([0.0, 1.0, 2.0])
-    assert explained_variance(returns, returns) == 1.0
-    assert explained_variance(torch.zeros(3), returns) == 0.0
-    assert explained_variance(torch.zeros(3), torch.ones(3)) == 0.0
+    variance = float(returns.var(unbiased=False))
+    for values, expected in ((returns, 1.0), (torch.zeros(3), 0.0), (returns / 2, 0.75)):
+        assert explained_variance(float((returns - values).var(unbiased=False)), variance) == pytest.approx(expected)
+    assert explained_variance(0.0, 0.0) == 0.0
+
+
+def test_no_rows_have_no_advantages() -> None:
+    """A process may have no held-out rows."""
+    none = torch.empty(0)
+    assert len(gae(none, none, torch.empty(0, dtype=torch.long), gamma=1.0, lam=1.0)) == 0

@@ -62,7 +62,7 @@ def test_padding_changes_no_answer() -> None:
     prompts = [list(example.prompt) for example in random_prompts(6)]
     sampler = model_sampler(model, Words(), settings, ())  # type: ignore[arg-type]
     assert len({len(prompt) for prompt in prompts}) > 1
-    assert sampler(prompts, 0) == [answer for prompt in prompts for answer in sampler([prompt], 0)]
+    assert sampler(prompts, range(6)) == [answer for i in range(6) for answer in sampler(prompts[i : i + 1], [i])]
 
 
 def test_an_answer_s_end_counts_and_its_absence_costs() -> None:

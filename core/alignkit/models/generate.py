@@ -34,18 +34,6 @@ class GeneratedAnswer(NamedTuple):
         return self.tokens if self.end is None else [*self.tokens, self.end]
 
 
-def generate_samples(
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    seed: int = 0,
-) -> list[str]:
-    """Return greedy answers as text without special tokens (see :func:`generate`)."""
-    answers = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed)
-    return [tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
-
-
 def generate(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -56,11 +44,12 @@ def generate(
     top_p: float = 1.0,
     top_k: int = 0,
     stop: Collection[int] = (),
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 16,
 ) -> list[GeneratedAnswer]:
     """Generate one answer per prompt, in the order of the prompts.
 
+    An answer depends on the model, its prompt and its seed, not on what else is generated (up to rounding of the logits).
     Training is not affected: random state, training mode and gradients are unchanged afterwards.
 
     Args:
@@ -72,16 +61,17 @@ def generate(
         top_p: nucleus sampling: sample from the most likely tokens with this total probability (arXiv:1904.09751).
         top_k: sample from this many most likely tokens; 0 for all.
         stop: tokens that end an answer, in addition to the model's end tokens.
-        seed: seed of the sampling; batches after the first one have seeds derived from it.
+        seed: seed of each answer (0 to 2**63 - 1), or one number from which they are derived.
         batch_size: prompts per batch. Inside ``together``, the batches are shared out among processes.
 
     Raises:
         RunFailedError: the logits contain NaN.
         ConfigError: the model has too few positions for a prompt and its answer.
     """
-    import numpy as np
     import torch
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+    from alignkit.models.seeded import answer_seeds, noisy
     from alignkit.scoring.evaluating import undisturbed
     from alignkit.scoring.padding import pad_rows
 
@@ -97,33 +87,36 @@ def generate(
     pad = next((token for token in (tokenizer.pad_token_id, *sorted(ends)) if token is not None), 0)
     options = {
         "max_new_tokens": max_new_tokens,
-        "do_sample": bool(temperature),
+        "do_sample": False,  # with Gumbel noise the most likely token is a sample
         # None overrides the checkpoint's settings, which cause a warning when decoding greedily.
-        "temperature": temperature or None,
-        "top_p": top_p if temperature else None,
-        "top_k": top_k if temperature else None,
+        **dict.fromkeys(("temperature", "top_p", "top_k")),
         "num_beams": 1,
         "use_cache": True,
         "pad_token_id": pad,
         "eos_token_id": sorted(ends) or None,
-        "logits_processor": [_refuse_nan],
     }
-    batches = [prompts[first : first + batch_size] for first in range(0, len(prompts), batch_size)]
+    warpers: list[Any] = [TopKLogitsWarper(top_k)] if top_k else []
+    warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+    rows = list(zip(prompts, answer_seeds([seed], len(prompts)) if isinstance(seed, int) else seed, strict=True))
+    batches = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
     asked = len(batches)
     if sharers() == 1:  # a process of a sharded model generates along with the others
-        batches += [prompts[:1] or [[pad]]] * (most_of_all(asked, model) - asked)
+        batches += [rows[:1] or [([pad], 0)]] * (most_of_all(asked, model) - asked)
 
     def answer(number: int) -> list[GeneratedAnswer]:
-        # Every batch has its own seed, so that the answers do not depend on the process that generates it.
-        torch.manual_seed(seed if number == 0 else int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-        ids, mask = pad_rows(batches[number], pad, next(model.parameters()).device, left=True)
-        output = generator.generate(input_ids=ids, attention_mask=mask, **options)  # (B, T)
+        own_prompts, own_seeds = zip(*batches[number], strict=True)
+        ids, mask = pad_rows(own_prompts, pad, next(model.parameters()).device, left=True)
+        seeded = torch.tensor(own_seeds, device=ids.device)
+        processors: list[Any] = [_refuse_nan]
+        if temperature:
+            processors += [TemperatureLogitsWarper(temperature), *warpers]
+            processors.append(lambda tokens, logits: noisy(logits, seeded, tokens.shape[1] - ids.shape[1]))
+        output = generator.generate(input_ids=ids, attention_mask=mask, logits_processor=processors, **options)
         return [cut_at_end(tokens, ends) for tokens in output[:, ids.shape[1] :].tolist()]
 
+    sizes = [sum(len(prompt) for prompt, _ in batch) for batch in batches]
     with undisturbed(model):
-        shared_answers = shared(
-            "answers", [sum(map(len, batch)) for batch in batches], lambda which: list(map(answer, which))
-        )
+        shared_answers = shared("answers", sizes, lambda which: list(map(answer, which)))
     return [answer for batch in shared_answers[:asked] for answer in batch]
 
 

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 
 from alignkit.contract import Answered, Batch, Example, Policy, Row, Scores, by_length
+from alignkit.models.seeded import answer_seeds
 from alignkit.onpolicy.rewards import LoadedReward, score_answers
 from alignkit.onpolicy.samplers import Sampler
 from alignkit.onpolicy.settings import OnPolicySettings
+from alignkit.scoring.in_step import EXCHANGE
+from alignkit.scoring.ranks import by_row, joined
+from alignkit.system.distributed import each_rank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +47,7 @@ class ModelRollouts:
     parts: RolloutParts
     policy: Policy
     number: int
-    """Number of the rollout, from 0. With the seed and the rank it determines the sampled answers."""
+    """Number of the rollout, from 0; the run's seed, it and a row's place among those of all processes decide the answers."""
     training: bool = True
     rank: int = 0
     world_size: int = 1
@@ -54,13 +56,16 @@ class ModelRollouts:
 
     def sample(self, batch: Batch, n: int = 1) -> Batch:
         """Return the rows with ``n`` sampled answers each and the columns ``reward``, ``reward/NAME`` and ``ended``."""
-        if (meeting := getattr(self.policy, "meeting", None)) is not None:
-            meeting.sample()
+        if meeting := getattr(self.policy, "meeting", None):
+            meeting.wait(EXCHANGE)
         prompts = [list(example.prompt) for example in batch.examples for _ in range(n)]
-        seeds = np.random.SeedSequence([self.parts.seed, self.number, self.rank, int(self.training)])
-        answers = self.parts.sampler(prompts, int(seeds.generate_state(1)[0])) if prompts or meeting else []
+        places = range(self.rank, len(batch) * self.world_size, self.world_size)  # they are dealt out one by one
+        key = self.parts.seed, self.number, int(self.training)
+        seeds = [seed for place in places for seed in answer_seeds((*key, place), n)]
+        answers = self.parts.sampler(prompts, seeds) if prompts or meeting else []
         self.spent["sampled"] += sum(map(len, prompts)) + sum(len(answer.completion) for answer in answers)
-        groups = [answers[i : i + n] for i in range(0, len(answers), n)]
+        of_row = [slice(i, i + n) for i in range(0, len(answers), n)]
+        groups = [answers[row] for row in of_row]
         examples = [
             replace(example, completions=tuple(answer.completion for answer in group), masks=None)
             for example, group in zip(batch.examples, groups, strict=True)
@@ -82,54 +87,35 @@ class ModelRollouts:
             for answer in group
         ]
         found, penalty = score_answers(self.parts.rewards, answered), self.parts.settings.missing_end_penalty
+        parts = found.parts.items()
         ended = [float(answer.ended) for answer in answers]
         total = [r - penalty * (1 - e) for r, e in zip(found.total, ended, strict=True)]
-        flat = {"reward": total, "ended": ended} | {f"reward/{k}": v for k, v in found.parts.items()}
+        flat = {"reward": total, "ended": ended} | {f"reward/{name}": values for name, values in parts}
         if self.training and self.number == 0 and len(total) > 1 and len(set(total)) == 1:
             text = "every answer of the first rollout got the reward %g, so there is nothing to learn from"
             logger.warning(text, total[0])
-        columns = {name: [values[i : i + n] for i in range(0, len(values), n)] for name, values in flat.items()}
-        judged = {f"judged/{k}": [not math.isnan(v) for v in values] for k, values in found.parts.items()}
-        counts = {name: [sum(values[i : i + n]) for i in range(0, len(values), n)] for name, values in judged.items()}
-        row_counts: Mapping[str, Sequence[int]] = {**batch.row_counts, **counts}
-        return replace(batch, examples=examples, columns={**batch.columns, **columns}, row_counts=row_counts)
+        columns = {name: [values[row] for row in of_row] for name, values in flat.items()}
+        judged = {f"judged/{name}": [n - sum(map(math.isnan, values[row])) for row in of_row] for name, values in parts}
+        counts: Mapping[str, Sequence[int]] = {**batch.row_counts, **judged}
+        return replace(batch, examples=examples, columns={**batch.columns, **columns}, row_counts=counts)
 
     def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
         """Return the scores of every answer, in the order of the rows, without gradient and in host memory."""
-        examples = batch.examples
-        lengths = [[e.scored_tokens(i) for i in range(len(e.completions))] for e in examples]
-        names = ["logps", *(["values"] if values else []), *(["entropy"] if entropy else [])]
-        parts: dict[str, dict[int, torch.Tensor]] = {name: {} for name in names}
+        examples, rows = batch.examples, dict[int, tuple[Any, ...]]()
         wanted: dict[str, Any] = {"values": values, "entropy": entropy, "reference": reference}
         wanted["temperature"] = self.parts.settings.temperature
-        for rows in by_length(examples, self.parts.max_tokens):
-            scores = self.policy.score([examples[i] for i in rows], grad=False, **wanted)
-            for name, found in parts.items():
-                flat: torch.Tensor = getattr(scores, name).float().cpu()
-                found.update(zip(rows, flat.split_with_sizes([sum(lengths[i]) for i in rows]), strict=True))
+        for which in by_length(examples, self.parts.max_tokens):
+            scored = [examples[i] for i in which]
+            rows.update(zip(which, by_row(self.policy.score(scored, grad=False, **wanted), scored), strict=True))
         self.spent["scored"] += sum(example.tokens for example in examples)
-        flat_lengths = torch.tensor([n for row in lengths for n in row], dtype=torch.long)
-        order = range(len(examples))
-        joined = {name: torch.cat([found[i] for i in order] or [torch.empty(0)]) for name, found in parts.items()}
-        return Scores(
-            logps=joined["logps"],
-            sequence=torch.repeat_interleave(torch.arange(len(flat_lengths)), flat_lengths),
-            lengths=flat_lengths,
-            prompt_logps=torch.empty(0),
-            prompt_row=torch.empty(0, dtype=torch.long),
-            rows=len(examples),
-            values=joined.get("values"),
-            entropy=joined.get("entropy"),
-        )
+        return joined([rows[i] for i in range(len(examples))], torch.device("cpu"))
 
     def total(self, *values: float | torch.Tensor) -> list[float]:
-        """Return each number summed over all processes; in evaluation, of this process alone."""
-        box = torch.tensor([float(value) for value in values], dtype=torch.float64)
-        if self.training and self.world_size > 1:
-            box = box.to(next(self.policy.model.parameters()).device)
-            dist.all_reduce(box)
-        found: list[float] = box.tolist()
-        return found
+        """Return each number summed over all processes."""
+        if meeting := getattr(self.policy, "meeting", None):
+            meeting.wait(EXCHANGE)
+        device = next(self.policy.model.parameters()).device
+        return [sum(column) for column in zip(*each_rank(device, *map(float, values)), strict=True)]
 
 
 def moments(values: torch.Tensor, rollouts: Any) -> tuple[float, float]:

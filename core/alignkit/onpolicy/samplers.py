@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-Sampler: TypeAlias = Callable[[Sequence[Sequence[int]], int], list[GeneratedAnswer]]
-"""Generates one answer per prompt with the policy's current weights, given the prompts and a seed."""
+Sampler: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[int]], list[GeneratedAnswer]]
+"""Generates one answer per prompt with the policy's current weights, given the prompts and a seed for each (0 to 2**63 - 1)."""
 
 
 def model_sampler(
@@ -27,7 +27,7 @@ def model_sampler(
     """Return a sampler that generates with the trained model itself (``model.generate`` with its key-value cache)."""
     options = settings.model_dump(include={"max_new_tokens", "temperature", "top_p", "top_k"})
     options |= {"stop": stop, "batch_size": settings.samples_per_batch}
-    return lambda prompts, seed: generate(model, tokenizer, prompts, seed=seed, **options)
+    return lambda prompts, seeds: generate(model, tokenizer, prompts, seed=seeds, **options)
 
 
 def make_sampler(

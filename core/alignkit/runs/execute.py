@@ -101,9 +101,7 @@ def _carry_out(
         start_policy=lambda: load_start_policy(config, plan.session, run.loaded),
         warn=recorder.warn_once,
     )
-    samples_of_model = partial(
-        together, "the samples", partial(sample_answers, run.loaded, run.data.eval, config.eval, config.run.seed)
-    )
+    samples_of_model = partial(together, "the samples", partial(sample_answers, run.loaded, run.data.eval, config.eval))
     method = plan.session.method
     about = description(config, method, run.loaded, run.scorer, run.data.report, recorder.started)
     before: Results = {}

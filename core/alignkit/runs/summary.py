@@ -10,13 +10,13 @@ from alignkit.contract import Example, LoadedModel
 from alignkit.contract.registry import provided
 from alignkit.display.console import Console
 from alignkit.errors import AlignError
-from alignkit.models.generate import generate_samples
+from alignkit.models.generate import generate
 from alignkit.models.positions import position_limit
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.record import RunRecord
 
 
-def sample_answers(loaded: LoadedModel, rows: Sequence[Example], config: EvalConfig, seed: int) -> list[dict[str, Any]]:
+def sample_answers(loaded: LoadedModel, rows: Sequence[Example], config: EvalConfig) -> list[dict[str, Any]]:
     """Return greedy answers to ``config.samples`` held-out prompts, spread evenly over ``rows``; none for a reward model."""
     wanted, tokenizer = config.samples, loaded.tokenizer
     if not wanted or not len(rows) or loaded.classifier:
@@ -25,10 +25,10 @@ def sample_answers(loaded: LoadedModel, rows: Sequence[Example], config: EvalCon
     limit = position_limit(loaded.model)
     tokens = config.sample_tokens if limit is None else min(config.sample_tokens, limit - 1)
     prompts = [e.prompt if limit is None else e.prompt[tokens - limit :] for e in chosen]
-    answers = generate_samples(loaded.model, tokenizer, prompts, tokens, seed)
+    answers = generate(loaded.model, tokenizer, prompts, max_new_tokens=tokens)
     texts = [tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
     return [
-        {"id": e.id, "prompt": prompt, "answer": answer}
+        {"id": e.id, "prompt": prompt, "answer": tokenizer.decode(answer.tokens, skip_special_tokens=True)}
         for e, prompt, answer in zip(chosen, texts, answers, strict=True)
     ]
 

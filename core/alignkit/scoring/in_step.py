@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from alignkit.contract import Example
+from alignkit.system.distributed import each_rank
 from alignkit.system.sharded import is_sharded
 
-_LEFT, _PLAIN, _GRADIENT, _SAMPLE = 0, 1, 5, 6
+LEAVE, _PLAIN, _GRADIENT, EXCHANGE = 0, 1, 5, 6
 """What a process is about to do. Between 1 and 5: passes without gradient, with values (+ 1), by the start weights (+ 2)."""
 
 
@@ -28,27 +28,19 @@ class Meeting:
 
     def forward(self, *, gradient: bool, values: bool, reference: bool) -> None:
         """Announce a forward pass; returns when all processes make one of this kind, each with rows of its own or a filler."""
-        self._wait(_GRADIENT if gradient else _PLAIN + values + 2 * reference)
+        self.wait(_GRADIENT if gradient else _PLAIN + values + 2 * reference)
 
-    def sample(self) -> None:
-        """Return once every process is about to sample."""
-        self._wait(_SAMPLE)
-
-    def leave(self) -> None:
-        """Take part in the others' forward passes until all of them leave."""
-        self._wait(_LEFT)
-
-    def _wait(self, mine: int) -> None:
+    def wait(self, mine: int) -> None:
+        """Take part in the others' forward passes until all processes are about to do this."""
         device = next(self.policy.model.parameters()).device
         while True:
-            box = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=device)
-            box[dist.get_rank()] = mine
-            dist.all_reduce(box)
-            first = min((kind for kind in box.tolist() if kind), default=_LEFT)
+            first = min((int(kind) for (kind,) in each_rank(device, mine) if kind), default=LEAVE)
             if first == mine:
                 return
             if first >= _GRADIENT:
-                raise RuntimeError("a process of a sharded run trains or samples where others have ended their step")
+                raise RuntimeError(
+                    "a process of a sharded run trains, samples or exchanges numbers where others have ended their step"
+                )
             self.policy.meeting = None
             values, reference = bool((first - _PLAIN) & 1), bool((first - _PLAIN) & 2)
             self.policy.score([self.filler], grad=False, values=values, reference=reference)
@@ -59,14 +51,14 @@ class Meeting:
 def in_step(policy: Any, filler: Example) -> Iterator[None]:
     """Keep the policy's forward passes inside the ``with`` block in step over all processes, each of which runs it.
 
-    ``filler`` is a row that can be scored. Nothing happens where the model is not sharded.
+    ``filler`` is a row that can be scored. Nothing happens where the model is not sharded, or inside another such block.
     """
-    if not dist.is_initialized() or not is_sharded(policy.model):
+    if not dist.is_initialized() or not is_sharded(policy.model) or policy.meeting is not None:
         yield
         return
     policy.meeting = Meeting(policy, filler)
     try:
         yield
-        policy.meeting.leave()
+        policy.meeting.wait(LEAVE)
     finally:
         policy.meeting = None

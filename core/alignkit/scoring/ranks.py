@@ -35,34 +35,37 @@ class SharedPolicy:
             return self._policy.score(examples, grad=grad, **wanted)
 
         def work(which: list[int]) -> Iterator[tuple[Any, ...]]:
-            scores = self._policy.score([examples[i] for i in which], grad=False, **wanted)
-            return _rows(scores, [len(examples[i].completions) for i in which])
+            own = [examples[i] for i in which]
+            return by_row(self._policy.score(own, grad=False, **wanted), own)
 
         rows = shared("scores", [example.tokens for example in examples], work)
-        return _joined(rows, next(self.model.parameters()).device)
+        return joined(rows, next(self.model.parameters()).device)
 
 
-def _rows(scores: Scores, completions: list[int]) -> Iterator[tuple[Any, ...]]:
-    """Yield for each row, of so many completions, its lengths, log-probabilities, values, entropy and prompt's, as arrays."""
+_NO_ROW = np.empty(0, np.int64), *(np.empty(0, np.float32),) * 4
+
+
+def by_row(scores: Scores, examples: Sequence[Example]) -> Iterator[tuple[Any, ...]]:
+    """Yield for each row its lengths, log-probabilities, values, entropy and prompt's log-probabilities, as arrays."""
 
     def split(flat: torch.Tensor | None, counts: Sequence[int]) -> list[Any]:
         if flat is None:
             return [None] * scores.rows
         return np.split((flat.float() if flat.is_floating_point() else flat).cpu().numpy(), np.cumsum(counts)[:-1])
 
-    lengths = split(scores.lengths, completions)
+    lengths = split(scores.lengths, [len(example.completions) for example in examples])
     tokens = [int(row.sum()) for row in lengths]
     prompts = torch.bincount(scores.prompt_row.cpu(), minlength=scores.rows).tolist()
     per_token = (split(flat, tokens) for flat in (scores.logps, scores.values, scores.entropy))
     yield from zip(lengths, *per_token, split(scores.prompt_logps, prompts), strict=True)
 
 
-def _joined(rows: Sequence[tuple[Any, ...]], device: torch.device) -> Scores:
+def joined(rows: Sequence[tuple[Any, ...]], device: torch.device) -> Scores:
     """Return the scores of rows from their parts."""
 
     def join(column: Sequence[Any]) -> Any:
-        return None if column[0] is None else torch.from_numpy(np.concatenate(column)).to(device)
+        return None if column[-1] is None else torch.from_numpy(np.concatenate(column)).to(device)
 
-    lengths, logps, values, entropy, prompts = map(join, zip(*rows, strict=True))
-    prompt_row = torch.repeat_interleave(torch.tensor([len(row[-1]) for row in rows], device=device))
+    lengths, logps, values, entropy, prompts = map(join, zip(_NO_ROW, *rows, strict=True))
+    prompt_row = torch.repeat_interleave(torch.tensor([len(row[-1]) for row in rows], dtype=torch.long, device=device))
     return Scores(logps, torch.repeat_interleave(lengths), lengths, prompts, prompt_row, len(rows), values, entropy)

@@ -35,16 +35,18 @@ def accelerators(*, use_cpu: bool = False) -> int:
     return 1 if use_cpu else max(torch.accelerator.device_count(), 1)
 
 
-def over_ranks(value: int, device: torch.device, *, largest: bool = False) -> int:
-    """Return the sum (or the ``largest``) of a number over all ranks, each of which must call it."""
+def each_rank(device: torch.device, *values: float) -> list[list[float]]:
+    """Return the numbers of every rank, each of which must call it with as many."""
     import torch
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        return value
-    box = torch.tensor([value], dtype=torch.int64, device=device)
-    dist.all_reduce(box, op=dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
-    return int(box)
+        return [[*map(float, values)]]
+    box = torch.zeros(dist.get_world_size(), len(values), dtype=torch.float64, device=device)
+    box[dist.get_rank()] = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(box)
+    found: list[list[float]] = box.tolist()
+    return found
 
 
 @cache

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from alignkit.system.distributed import over_ranks
+from alignkit.system.distributed import each_rank
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ def shard_alike(added: torch.nn.Module, model: torch.nn.Module) -> None:
 
 def most_of_all(count: int, model: torch.nn.Module) -> int:
     """Return the highest count of all processes if the model is sharded, in which case each of them calls this."""
-    return over_ranks(count, next(model.parameters()).device, largest=True) if is_sharded(model) else count
+    return int(max(each_rank(next(model.parameters()).device, count))[0]) if is_sharded(model) else count
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -35,12 +35,14 @@ def held_out_loss(
     parts.policy.model = model
     sums, weights = MetricSums(device), dict[str, float]()
     mine = range(steps.rank, len(examples), steps.world_size)
-    batches = list(by_length([examples[i] for i in mine], parts.tokens_per_micro_batch))
+    own = [examples[i] for i in mine]
+    # A rollout is prepared as a whole: its statistics are over the answers of all ranks.
+    batches = [list(range(len(own)))] if parts.rollouts else list(by_length(own, parts.tokens_per_micro_batch))
     with undisturbed(model), in_step(parts.policy, steps.filler):
-        for number, which in enumerate(batches):
+        for which in batches:
             rows = steps.rows("eval", examples, [mine[i] for i in which])
             with autocast():
-                for batch in parts.cut(steps.prepare(rows, number, progress, training=False)):
+                for batch in parts.cut(steps.prepare(rows, 0, progress, training=False)):
                     output, counts = parts.session.compute_loss(parts.policy, batch, progress), batch.counts
                     for term in output.terms:
                         sums.add(f"loss/{term.name}", term.sum, counts[term.per])

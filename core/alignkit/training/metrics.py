@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from alignkit.contract import LossOutput
-from alignkit.system.distributed import over_ranks
+from alignkit.system.distributed import each_rank
 from alignkit.system.environment import peak_memory_gb
 from alignkit.system.together import gathered
 
@@ -31,15 +30,12 @@ class MetricSums:
 
     def drain(self) -> dict[str, tuple[float, float]]:
         """Return sums and counts over all ranks and reset them. Every rank must call it."""
-        names = sorted(set().union(*gathered("names of metrics", list(self.pairs))))  # a rank without rows has none
-        if not names:
-            return {}
-        zero = torch.zeros(2, dtype=self.dtype, device=self.device)
-        table = torch.stack([self.pairs.get(name, zero) for name in names])
-        if dist.is_initialized():
-            dist.all_reduce(table)
+        names, numbers = sorted(self.pairs), [self.pairs[name] for name in sorted(self.pairs)]
+        own = dict(zip(names, torch.stack(numbers).tolist() if numbers else [], strict=True))
+        found = gathered("the sums of training", own)  # a rank without rows has no names
         self.pairs = {}
-        return {name: (total, count) for name, (total, count) in zip(names, table.tolist(), strict=True)}
+        totals = {name: [r.get(name, (0.0, 0.0)) for r in found] for name in sorted(set().union(*found))}
+        return {name: (sum(t for t, _ in pairs), sum(c for _, c in pairs)) for name, pairs in totals.items()}
 
 
 class TrainingLog:
@@ -70,10 +66,10 @@ class TrainingLog:
         steps = max(pairs["loss"][1], 1)
         values = {name: total / (count or steps) for name, (total, count) in pairs.items()}
         now = time.perf_counter()
-        spent, tokens = (over_ranks(n, self.sums.device) for n in (self._window_tokens, self.tokens))
-        memory = over_ranks(round(peak_memory_gb() * 2**30), self.sums.device, largest=True)
-        values |= {"tokens": tokens, "memory_gb": memory / 2**30}
-        values["tokens_per_second"] = spent / max(now - self._window_start, 1e-9)
+        own = self._window_tokens, self.tokens, peak_memory_gb()
+        spent, tokens, memory = zip(*each_rank(self.sums.device, *own), strict=True)
+        values |= {"tokens": int(sum(tokens)), "memory_gb": max(memory)}
+        values["tokens_per_second"] = sum(spent) / max(now - self._window_start, 1e-9)
         self._window_tokens, self._window_start = 0, now
         return values
 

@@ -16,6 +16,8 @@ from alignkit.contract import Batch, Example
 from alignkit.errors import CheckpointError
 from alignkit.onpolicy.rollouts import ModelRollouts, buffer_state, restored_buffer
 from alignkit.scoring.critic import critic_of
+from alignkit.scoring.in_step import in_step
+from alignkit.system.distributed import each_rank
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +61,16 @@ class Steps:
             self.buffer = self.prepare(self.rows_of_step(step), rollout, progress)
         if self.buffer is None:
             raise CheckpointError(f"the checkpoint of step {step} lacks the rollout that this step trains on")
-        epoch, minibatch = divmod(inner, self.reuse.minibatches)
-        order = np.random.default_rng([self.parts.seed, rollout, epoch]).permutation(len(self.buffer))
-        return self.buffer.rows([int(i) for i in order[minibatch :: self.reuse.minibatches]])
+        return self._minibatch(self.buffer, rollout, *divmod(inner, self.reuse.minibatches))
+
+    def _minibatch(self, buffer: Batch, rollout: int, epoch: int, minibatch: int) -> Batch:
+        """Return this rank's rows of a minibatch, which has the same rows for any number of ranks (a rank may have none)."""
+        counts = np.array(each_rank(self.parts.arguments.device, len(buffer)), int)[:, 0]
+        before = np.arange(self.world_size) < self.rank
+        # The rows were dealt out one by one, so a row comes after those of the ranks before this one and of the rounds before.
+        mine = {int(np.minimum(counts, i + before).sum()): i for i in range(len(buffer))}
+        order = np.random.default_rng([self.parts.seed, rollout, epoch]).permutation(counts.sum())
+        return buffer.rows([mine[i] for i in order[minibatch :: self.reuse.minibatches].tolist() if i in mine])
 
     def rows_of_step(self, step: int) -> Batch:
         """Return this rank's rows of a step (of a rollout: of all its steps) as the data has them."""
@@ -85,7 +94,8 @@ class Steps:
         if parts.rollouts is not None:
             place = self.rank, self.world_size
             rollouts = ModelRollouts(parts.rollouts, parts.policy, number, training, *place, spent=self.spent)
-        return parts.session.prepare_batch(parts.policy, batch, progress, rollouts)
+        with in_step(parts.policy, self.filler):
+            return parts.session.prepare_batch(parts.policy, batch, progress, rollouts)
 
     @property
     def filler(self) -> Example:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from transformers import Trainer
 
 from alignkit.contract import Batch, LossOutput
 from alignkit.scoring.in_step import in_step
+from alignkit.system.distributed import each_rank
 from alignkit.training.checkpoints import CriticApart, WholeCheckpoints
 from alignkit.training.held_out import held_out_loss
 from alignkit.training.metrics import TrainingLog
@@ -71,7 +71,7 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
             self.optimizer.train()  # schedule-free optimizers
         self.parts.policy.model = model
         self.steps.total = self.state.max_steps
-        with self.compute_loss_context_manager(), in_step(self.parts.policy, self.steps.filler):
+        with self.compute_loss_context_manager():
             batch = self.steps.batch(self.state.global_step, self.progress)
         cuts = self.parts.cut(batch)
         counts, passes = self._counts_of_step(batch, len(cuts))
@@ -96,14 +96,8 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
         """
         counts = batch.counts
         names = sorted(counts)
-        mine = torch.tensor([counts[name] for name in names] + [cuts], dtype=torch.int64, device=self.args.device)
-        table = mine[None]  # (ranks, names + 1)
-        if self.args.world_size > 1:
-            rows = [torch.empty_like(mine) for _ in range(self.args.world_size)]
-            dist.all_gather(rows, mine)
-            table = torch.stack(rows)
-        totals = table.sum(0).tolist()
-        return {name: float(max(total, 1)) for name, total in zip(names, totals, strict=False)}, int(table[:, -1].max())
+        *columns, passes = zip(*each_rank(self.args.device, *(counts[name] for name in names), cuts), strict=True)
+        return {name: max(sum(own), 1.0) for name, own in zip(names, columns, strict=True)}, int(max(passes))
 
     def _micro_batch_loss(self, cut: Batch, counts: Mapping[str, float]) -> torch.Tensor:
         """Return a micro-batch's share of the step's loss: ``sum_i weight_i * sum_i / count_i`` over its terms, a scalar."""

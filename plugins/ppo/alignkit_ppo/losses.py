@@ -23,6 +23,8 @@ def gae(
     >>> gae(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.25]), torch.tensor([2]), gamma=1.0, lam=1.0)
     tensor([0.5000, 0.7500])
     """
+    if not len(lengths):
+        return rewards
     pad = torch.nn.utils.rnn.pad_sequence
     parts: list[int] = lengths.tolist()
     r, v = (pad(list(torch.split(flat, parts)), batch_first=True) for flat in (rewards, values))  # (S, T)
@@ -61,8 +63,12 @@ def clipped_value_loss(
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
 
 
-def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> float:
-    """Return ``1 - Var(returns - values) / Var(returns)``: 1 for a perfect critic, 0 for a constant one."""
-    if len(returns) < 2 or float(returns.var()) == 0.0:
-        return 0.0
-    return 1.0 - float((returns - values).var() / returns.var())
+def explained_variance(unexplained: float, variance: float) -> float:
+    """Return ``1 - Var(returns - values) / Var(returns)``, given both: 1 for a perfect critic, 0 for a constant one.
+
+    It is 0 where the returns do not vary.
+
+    >>> explained_variance(0.5, 2.0)
+    0.75
+    """
+    return 1.0 - unexplained / variance if variance > 1e-12 else 0.0

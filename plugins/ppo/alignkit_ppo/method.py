@@ -17,6 +17,7 @@ from alignkit import (
     Reuse,
     Rollouts,
     hookimpl,
+    moments,
     rollout_metrics,
     whiten,
 )
@@ -114,7 +115,8 @@ class PPO(Method[PPOSettings]):
         if s.whiten_advantages:
             advantages = whiten(advantages, rollouts)
         kl = old.logps.new_zeros(len(old.lengths)).index_add(0, old.sequence, log_ratios)  # (S,)
-        shared = {"kl_coef": self.kl_coef, "explained_variance": explained_variance(old.values, returns)}
+        unexplained, variance = (moments(x, rollouts)[1] for x in (returns - old.values, returns))
+        shared = {"kl_coef": self.kl_coef, "explained_variance": explained_variance(unexplained, variance)}
         self._adapt(kl, rollouts)
         tokens = {"logps": old.logps, "values": old.values, "entropy": old.entropy}
         batch = batch.with_tokens(**tokens, advantages=advantages, returns=returns)

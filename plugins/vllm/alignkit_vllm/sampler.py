@@ -45,7 +45,7 @@ class VLLMSampler:
         self.engine: Any = vllm.LLM(model=path, gpu_memory_utilization=_MEMORY_SHARE, enforce_eager=True)
         self.parameters: Any = vllm.SamplingParams
 
-    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[GeneratedAnswer]:
+    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[GeneratedAnswer]:
         weights = list(merged_weights(self.model))
         self.engine.apply_model(lambda inner: inner.load_weights(weights) and None)
         self.engine.reset_prefix_cache()  # computed with older weights
@@ -56,7 +56,7 @@ class VLLMSampler:
             "top_k": self.settings.top_k or -1,
             "stop_token_ids": sorted(self.ends),
         }
-        parameters = [self.parameters(**options, seed=seed + i) for i in range(len(prompts))]
+        parameters = [self.parameters(**options, seed=seed) for seed in seeds]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self.engine.generate(inputs, parameters, use_tqdm=False)
         return [cut_at_end(list(output.outputs[0].token_ids), self.ends) for output in outputs]

@@ -74,7 +74,7 @@ SETS = {
     "eval.settings.lm-eval.tasks": "demo_facts,demo_written",
     "eval.settings.lm-eval.include_path": "tasks",
     "eval.settings.lm-eval.limit": 21,
-    "eval.settings.generate.prompts": 20,
+    "eval.settings.generate.prompts": 32,  # two batches, with an answer of full length in each: equally many forwards
     "eval.settings.generate.temperature": 1.0,
     "eval.settings.generate.max_new_tokens": 8,
     "eval.settings.generate.rewards": "length",
