@@ -110,9 +110,13 @@ def test_an_answer_depends_on_its_prompt_and_seed_alone() -> None:
         chosen = [prompts[i] for i in which]
         return generate(model, tokenizer, chosen, max_new_tokens=6, temperature=1.0, seed=seed, batch_size=size)
 
+    calls: list[int] = []  # rows of each forward
+    model.register_forward_pre_hook(lambda _, __, given: calls.append(len(given["input_ids"])), with_kwargs=True)
     alone = [answers([i], 1, [seeds[i]])[0] for i in range(13)]
     assert len({tuple(answer.tokens) for answer in alone}) == 13
     for which, size in ((range(13), 16), (range(13), 5), (range(12, -1, -1), 4), (range(3, 9), 2)):
+        calls.clear()
         assert answers(which, size, [seeds[i] for i in which]) == [alone[i] for i in which]
+        assert max(calls) == min(size, len(which))
     assert answers(range(13), 4, 7) == answers(range(13), 16, 7) == alone
     assert answers(range(13), 4, 8) != alone

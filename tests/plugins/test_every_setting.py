@@ -38,7 +38,6 @@ SAMPLED = {
     "epochs": Row(2),
     "minibatches": Row(2),
     "missing_end_penalty": Row(3.0),
-    "samples_per_batch": Row(1),
     "clip": Row(1e-4, {"epochs": 3}),
 }
 """Settings of every method that samples answers."""
@@ -89,6 +88,7 @@ ROWS: dict[str, dict[str, Row]] = {
 }
 
 ELSEWHERE = {"rewards": "tests/onpolicy", "stop": "tests/onpolicy", "sampler": "vLLM and a GPU"}
+ELSEWHERE |= {"samples_per_batch": "tests/models/test_seeded.py: it changes memory and speed, and no answer"}
 """Settings shown by other tests."""
 
 
