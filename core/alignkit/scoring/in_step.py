@@ -38,9 +38,7 @@ class Meeting:
             if first == mine:
                 return
             if first >= _GRADIENT:
-                raise RuntimeError(
-                    "a process of a sharded run trains, samples or exchanges numbers where others have ended their step"
-                )
+                raise RuntimeError("a process of a sharded run trains or samples where others have ended their step")
             self.policy.meeting = None
             values, reference = bool((first - _PLAIN) & 1), bool((first - _PLAIN) & 2)
             self.policy.score([self.filler], grad=False, values=values, reference=reference)

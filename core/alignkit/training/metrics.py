@@ -30,8 +30,7 @@ class MetricSums:
 
     def drain(self) -> dict[str, tuple[float, float]]:
         """Return sums and counts over all ranks and reset them. Every rank must call it."""
-        names, numbers = sorted(self.pairs), [self.pairs[name] for name in sorted(self.pairs)]
-        own = dict(zip(names, torch.stack(numbers).tolist() if numbers else [], strict=True))
+        own = dict(zip(self.pairs, torch.stack([*self.pairs.values()]).tolist() if self.pairs else [], strict=True))
         found = gathered("the sums of training", own)  # a rank without rows has no names
         self.pairs = {}
         totals = {name: [r.get(name, (0.0, 0.0)) for r in found] for name in sorted(set().union(*found))}
