@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.accept import clusters, components, faults, ranks, training
+from tests.accept import attention, clusters, components, faults, ranks, training
 from tests.accept.commands import OUTPUT
 
 CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     training.demo_run,
     components.closed_forms,
     components.parity,
+    attention.compiled_attention,
     components.invariance,
     components.bad_input,
     faults.cases,

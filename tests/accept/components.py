@@ -19,7 +19,7 @@ def closed_forms(work: Path) -> dict[str, Any]:
 
 def parity(work: Path) -> dict[str, Any]:
     """Loss and gradient of ORPO and DPO agree with TRL's, and every scoring backend with plain forwards."""
-    return run_tests("tests/scoring")
+    return run_tests("tests/scoring", "tests/attention")
 
 
 def invariance(work: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.config import ModelConfig, Reading, RunConfig, TrainConfig
 from alignkit.contract import Method, registry
 from alignkit.demo import PRESET
-from alignkit.errors import ConfigError, first_line
+from alignkit.errors import ConfigError, PluginError, first_line
 from pydantic import BaseModel
 
 from alignkit_checks.trial import try_trainer
@@ -78,16 +78,22 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
 def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingArguments) -> None:
     """Raise :class:`ConfigError` for a key without effect, and for settings that training would fail with."""
     refuse_idle(config, method)
-    refuse_attention(config.model)
+    refuse_attention(config.model, method)
     refuse_without_effect(config.train, arguments)
     try_trainer(arguments)
 
 
-def refuse_attention(model: ModelConfig) -> None:
-    """Raise :class:`AlignError` for an attention that is unknown, or that ``model.scorer`` excludes, before a model is loaded."""
+def refuse_attention(model: ModelConfig, method: Method[Any]) -> None:
+    """Raise :class:`ConfigError` for an attention that is unknown or excluded by another key, before a model is loaded."""
     kernel = model.attention not in ("auto", "sdpa", "flash", "flex", "eager")
     if kernel:
-        registry.find("align.attention", model.attention)
+        try:
+            registry.find("align.attention", model.attention)
+        except PluginError as error:
+            raise ConfigError(f"model.attention: {error}") from error
+        if "model.scorer" in method.unused:
+            why = f"{method.unused['model.scorer']}, not scored: set sdpa, flash, flex or eager"
+            raise ConfigError(f"model.attention: {model.attention} has no effect with {method.name}: {why}")
     packed = {"auto": None, "packed": True}.get(model.scorer, False)
     if (kernel and packed is False) or (model.attention == "eager" and packed):
         raise ConfigError(
