@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from alignkit import Estimate, SuiteResult
 from alignkit.display.console import Console
+from alignkit_commands.bars import progress
 from alignkit_eval.headline import headline, number
 from alignkit_eval.report.summary import comparison_table
 
@@ -34,8 +35,8 @@ def test_messages_go_to_the_stream_and_with_the_time_to_the_log(tmp_path: Path) 
 def test_a_quiet_console_writes_its_log_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     console = Console(tmp_path / "train.log", quiet=True)
     console.info("hello")
-    with console.progress(2) as progress:
-        progress.update(2)
+    with progress(console, 2) as steps:
+        steps.update(2)
     assert capfd.readouterr() == ("", "")
     assert "hello" in (tmp_path / "train.log").read_text()
 
@@ -47,10 +48,10 @@ def test_people_are_talked_to_on_stderr(capfd: pytest.CaptureFixture[str]) -> No
 
 def test_without_a_terminal_there_is_no_progress_bar_but_the_log_has_lines(tmp_path: Path) -> None:
     stream, log = io.StringIO(), tmp_path / "train.log"
-    with Console(log, stream).progress(total=200, start=100) as progress:
+    with progress(Console(log, stream), total=200, start=100) as steps:
         for step in range(101, 201):
-            progress.update(step)
-            progress.update(step, loss=1 / step, accuracy=0.5, tokens_per_second=12345.6)
+            steps.update(step)
+            steps.update(step, loss=1 / step, accuracy=0.5, tokens_per_second=12345.6)
     assert stream.getvalue() == ""
     lines = log.read_text().splitlines()
     assert len(lines) == 10
@@ -74,9 +75,9 @@ def test_on_a_terminal_the_bar_shows_steps_and_numbers(monkeypatch: pytest.Monke
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    with os.fdopen(theirs, "w") as terminal, Console(stream=terminal).progress(total=7) as progress:
-        progress.update(3, loss=0.125, accuracy=0.75, tokens_per_second=4321.0)
-        progress.update(4)  # between logging steps the previous metrics stay
+    with os.fdopen(theirs, "w") as terminal, progress(Console(stream=terminal), total=7) as steps:
+        steps.update(3, loss=0.125, accuracy=0.75, tokens_per_second=4321.0)
+        steps.update(4)  # between logging steps the previous metrics stay
     watcher.join()
     os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(shown).decode())

@@ -51,9 +51,9 @@ these two return lines for the console; ``resume`` with the run's directory, its
 """
 
 RunCallbacks: TypeAlias = "Callable[..., Any]"
-"""A function that returns callbacks of ``transformers.Trainer``, declared as the entry point ``best`` of ``align.callbacks``.
+"""A function that returns callbacks of ``transformers.Trainer``, declared as an entry point of ``align.callbacks``.
 
-Called with the configuration, the training arguments, a function that evaluates the suite whose metric chooses the best model (None:
-a held-out metric does) and one that writes a record to metrics.jsonl. A callback's ``require`` is called with the held-out loss and
+``progress`` is called with the console; ``best`` with the configuration, the training arguments, a function that evaluates the
+suite whose metric chooses the best model (None: a held-out metric does) and one that writes a record to metrics.jsonl. A callback's ``require`` is called with the held-out loss and
 its metrics before the first step; what its ``for_record`` returns of the trainer is added to run.json.
 """

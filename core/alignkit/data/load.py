@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import DataConfig, Reading, RunConfig
-from alignkit.contract import Omission, Row, RowKind
+from alignkit.contract import Omission, Row, RowKind, registry
 from alignkit.data.rows import few
 from alignkit.data.sources.chunks import Source
 from alignkit.data.sources.open import HELD_OUT_SPLITS, TRAIN_SPLITS, Load, open_source
@@ -20,7 +20,7 @@ from alignkit.data.table.cache import cache_key, cached, in_memory
 from alignkit.data.table.report import UNREAD, DataReport, SetReport, SourceReport
 from alignkit.data.table.split import held_out
 from alignkit.data.table.tokenised_rows import RowSelection, TextRows, TokenisedRows, TokenTable, joined
-from alignkit.data.tokenise.encode import Recipe, encode, with_progress
+from alignkit.data.tokenise.encode import Recipe, encode
 from alignkit.data.tokenise.rules import ENDLESS, Room, TokenRules
 from alignkit.errors import DataError, NoRowsError, SourceError
 
@@ -248,10 +248,9 @@ class Loader:
 
     def training_sources(self, defaults: Sequence[str] = TRAIN_SPLITS, limit: int | None = None) -> list[OpenSource]:
         data = self.config
-        labels = data.names if len(data.parts) > 1 else [""]
         return [
             self._open(part.source, part.split, part, defaults, limit or part.limit, label)
-            for part, label in zip(data.parts, labels, strict=True)
+            for part, label in zip(data.parts, data.names if len(data.parts) > 1 else [""], strict=True)
         ]
 
     def held_out_sources(self) -> list[OpenSource] | None:
@@ -301,7 +300,8 @@ class Loader:
         recipe = Recipe(kind, rules, reading.columns, reading.template, reading.pairs, self.config.train_on)
 
         def make() -> Iterator[pa.RecordBatch]:
-            return with_progress(encode(source, recipe, self.tokenizer, self.config.workers))
+            show = registry.provided("align.reports", "rows") or iter
+            return show(encode(source, recipe, self.tokenizer, self.config.workers))
 
         key = cache_key(source.digest(), self.tokenizer, recipe) if self.config.cache else None
         found = in_memory(make()) if key is None else cached(key, make)

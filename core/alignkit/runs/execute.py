@@ -209,7 +209,8 @@ def _score_reference(
 ) -> References:
     """Score the rows by the start model where the method or the order of the rows needs it."""
     rows = sum(map(len, splits.values()))
-    bars = recorder.console.progress(rows, description="reference") if rows else nullcontext()
+    show = provided("align.reports", "progress")
+    bars = show(recorder.console, rows, description="reference") if show and rows else nullcontext()
     with recorder.stage("reference"), bars as bar:
         done = 0
 
@@ -237,7 +238,7 @@ def _train(
     """Train from the start or a checkpoint; raises :class:`InterruptedRun` after a signal, with a checkpoint saved."""
     from transformers.trainer_callback import PrinterCallback
 
-    from alignkit.training.callbacks import AtEnd, CheckpointSaved, EvaluateDuring, RecordMetrics, ShowProgress
+    from alignkit.training.callbacks import AtEnd, CheckpointSaved, EvaluateDuring, RecordMetrics
     from alignkit.training.held_out import held_out_loss
     from alignkit.training.signals import StopOnSignal
     from alignkit.training.trainer import AlignTrainer
@@ -252,7 +253,7 @@ def _train(
         return values_of(found), directions_of(found)
 
     directory = recorder.directory
-    watch = provided("align.callbacks", "best")
+    watch, show = provided("align.callbacks", "best"), provided("align.callbacks", "progress")
     best = watch(plan.config, plan.arguments, evaluate_watched if plan.watched else None, recorder.log) if watch else []
     order = order_by_margin(plan.config, run.data.train, run.order, logps)
     for line in describe_mix(plan.config.data, order):
@@ -265,7 +266,7 @@ def _train(
         ),
         *best,
         CheckpointSaved(directory.checkpoints, plan.session.checkpoint_saved),
-        ShowProgress(recorder.console),
+        *(show(recorder.console) if show else []),
         stop,
     ]
     parts = engine_parts(plan, run, logps, order, callbacks)

@@ -1,16 +1,12 @@
-"""Callbacks of the training loop: metrics file, plugins, suites during training, progress bar."""
+"""Callbacks of the training loop: metrics file, plugins, suites during training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import TrainerCallback
-
-if TYPE_CHECKING:
-    from alignkit.display.console import Console, StepProgress
 
 
 class RecordMetrics(TrainerCallback):
@@ -76,31 +72,3 @@ class EvaluateDuring(TrainerCallback):
             values = self.evaluate(due)
             if state.is_world_process_zero:
                 self.write({"step": state.global_step, "epoch": state.epoch, **values})
-
-
-class ShowProgress(TrainerCallback):
-    """Advance the console's progress bar, with the numbers of the last logging step."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.stack = ExitStack()
-        self.bar: StepProgress | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = self.stack.enter_context(self.console.progress(state.max_steps, state.global_step))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar is not None:
-            self.bar.update(state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.bar is not None and "loss" in logs:
-            self.bar.update(
-                state.global_step,
-                loss=logs["loss"],
-                accuracy=logs.get("rewards/accuracies"),
-                tokens_per_second=logs.get("tokens_per_second"),
-            )
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.stack.close()

@@ -9,8 +9,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -27,7 +25,6 @@ from alignkit.data.tokenise.render import render_all, unread
 from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
 from alignkit.data.tokenise.workers import cores, in_order
 from alignkit.errors import DataError
-from alignkit.system.terminal import rich_console
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,9 +37,6 @@ SEGMENTS: Mapping[RowKind, int] = {"preference": 3, "completion": 2, "unpaired":
 
 FACTS = tuple(name for name in TokenRow._fields if name not in ("parts", "scored", "unusable"))
 """Counts kept for every row."""
-
-PATIENCE = 1.0
-"""Seconds before progress is shown."""
 
 _IN_PROCESS = 8
 """Chunks below which starting worker processes costs more time than it saves."""
@@ -216,18 +210,3 @@ def text_row(text: str) -> tuple[Text, tuple[Text, ...], tuple[Mapping[str, Any]
     prompt, answers, *tools = json.loads(text)
     prompt, *answers = (text if isinstance(text, str) else tuple(text) for text in (prompt, *answers))
     return prompt, tuple(answers), tuple(tools[0]) if tools else None
-
-
-def with_progress(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the batches, and show the number of rows on a terminal."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("tokenising: {task.completed:,.0f} rows"), TimeElapsedColumn())
-    started = time.monotonic()
-    rows = 0
-    with Progress(*columns, console=rich_console(), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("tokenising", total=None, visible=False)
-        for batch in batches:
-            rows += batch.num_rows
-            progress.update(task, completed=rows, visible=time.monotonic() - started > PATIENCE)
-            yield batch
