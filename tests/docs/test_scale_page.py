@@ -45,6 +45,31 @@ def test_runs_of_one_machine(tmp_path: Path) -> None:
     assert "2 processes on 1 node" in align(*status[1:], cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
+def test_a_sweep_of_one_machine(tmp_path: Path) -> None:
+    (command,) = [command for command in COMMANDS if command[:2] == ["align", "sweep"]]
+    quick = ["eval.before=false", "eval.suites=prefs", "eval.samples=0", "run.plots=false", "data.eval_limit=8"]
+    done = align(*command[1:], *(word for value in quick for word in ("--set", value)), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads((tmp_path / "runs/grid/sweep.json").read_text())["cells"]
+    assert [cell["status"] for cell in cells] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "missing"), [("ray", "no Ray cluster answers at 127.0.0.1:9"), ("slurm", "sbatch")]
+)
+def test_sweeps_of_a_cluster_lack_nothing_but_the_cluster(
+    scheduler: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (line,) = re.findall(rf"^align sweep .*--scheduler {scheduler} .*", PAGE, re.M)
+    words = line.replace("/shared", ".").replace("--address auto", "--address 127.0.0.1:9")
+    assert main(shlex.split(words)[1:]) == 2
+    assert missing in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "orpo.yaml").write_text("method: orpo")
