@@ -35,7 +35,7 @@ def fetch(folder: Path, key: str) -> None:
 
 
 def fail(folder: Path) -> None:
-    """Train with a method that fails in the second process."""
+    """Train with a method that fails in one process, and keep what this one is told."""
     try:
         short_run(folder / "runs", "one", {"name": "mine"}, eval={"suites": [], "samples": 0})
     except AlignError as error:

@@ -18,6 +18,13 @@ from tests.helpers.third_party import METHOD, Site
 pytestmark = pytest.mark.slow
 
 
+def failed(folder: Path, method: str) -> None:
+    """Train with a method in two processes, whose errors are in files."""
+    (folder / "site").mkdir()
+    Site(folder / "site").install("failing-method", method, mine="failing_method:Mine")
+    run_ranks(2, patience_worker.fail, folder, cwd=folder, path=[folder / "site"])
+
+
 def test_another_runs_lock_is_waited_for_longer_than_the_groups_time(tmp_path: Path) -> None:
     key = "0" * 64
     private_directory(cache_directory() / "checks")
@@ -31,12 +38,25 @@ def test_another_runs_lock_is_waited_for_longer_than_the_groups_time(tmp_path: P
     assert [json.loads((tmp_path / f"found.{rank}").read_text()) for rank in (0, 1)] == [["made", False]] * 2
 
 
+def test_what_fails_in_the_last_stage_fails_on_all(tmp_path: Path) -> None:
+    """The second process waits for the hooks at the end of the run, which the first one calls."""
+    hook = """
+    @hookimpl
+    def align_run_finished(self, summary, directory):
+        raise OverflowError(summary["status"])
+"""
+    failed(tmp_path, METHOD + hook)
+    assert (tmp_path / "error.0").read_text() == (tmp_path / "error.1").read_text()
+    record = json.loads((tmp_path / "runs/one/run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["error"].startswith('method "mine" (failing-method 1.2.3) failed in align_run_finished')
+    assert (tmp_path / "error.1").read_text() == record["error"]
+
+
 def test_the_record_has_the_reason_of_the_process_that_failed(tmp_path: Path) -> None:
     alone = "if rank() == 1:\n            raise OverflowError('too much')\n        weight ="
     source = "from alignkit.system.distributed import rank\n" + METHOD.replace("weight =", alone)
-    (tmp_path / "site").mkdir()
-    Site(tmp_path / "site").install("failing-method", source, mine="failing_method:Mine")
-    run_ranks(2, patience_worker.fail, tmp_path, cwd=tmp_path, path=[tmp_path / "site"])
+    failed(tmp_path, source)
     record = json.loads((tmp_path / "runs/one/run.json").read_text())
     assert record["status"] == "failed"
     assert record["error"] == (tmp_path / "error.0").read_text()
