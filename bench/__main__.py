@@ -26,6 +26,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="measured steps per side")
     parser.add_argument("--threads", type=int, default=1, help="threads of the timed process")
     parser.add_argument("--checkpointing", action="store_true", help="also measure with gradient checkpointing")
+    parser.add_argument("--bf16", action="store_true", help="also measure under bf16 autocast (cuda: always)")
     parser.add_argument("--scoring", action="store_true", help="measure only evaluation, against lm-eval's HFLM")
     parser.add_argument("--data", action="store_true", help="measure only data preparation, against TRL's")
     parser.add_argument("--evaluation", action="store_true", help="measure only evaluation by several processes")
@@ -41,7 +42,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         options.cells = []
         return options
     try:
-        options.cells = select(list(grid(options.device, checkpointing=options.checkpointing)), options.only)
+        options.cells = select(
+            list(grid(options.device, checkpointing=options.checkpointing, bf16=options.bf16)), options.only
+        )
     except ValueError as error:
         parser.error(str(error))
     if not options.cells:

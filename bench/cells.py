@@ -82,7 +82,8 @@ class BenchCell:
     def name(self) -> str:
         """The words matched by ``--only``, joined by slashes."""
         words = [self.method, self.workload.name, self.shape.name, self.tuning]
-        return "/".join([*words, "checkpointing"] if self.checkpointing else words)
+        words += ["checkpointing"] * self.checkpointing + ["bf16"] * (self.bf16 and self.device == "cpu")
+        return "/".join(words)
 
     @property
     def rows(self) -> int:
@@ -92,14 +93,14 @@ class BenchCell:
     @property
     def speed_target(self) -> float | None:
         """Target speed-up over TRL (None: no target)."""
-        if self.shape.name != "32k" or self.checkpointing or self.device != "cpu":
+        if self.shape.name != "32k" or self.checkpointing or self.bf16 or self.device != "cpu":
             return None
         return SPEED_TARGETS.get((self.method, self.workload.name))
 
     @property
     def memory_target(self) -> float | None:
         """Maximum memory of a step as a share of TRL's, above the resident model (None: no target)."""
-        if self.checkpointing or self.device != "cpu":
+        if self.checkpointing or self.bf16 or self.device != "cpu":
             return None
         return 0.55 if self.tuning == "full" and self.shape.name == "32k" else 0.5
 
@@ -128,14 +129,16 @@ class BenchCell:
         ]
 
 
-def grid(device: str, *, checkpointing: bool) -> Iterator[BenchCell]:
-    """Yield every cell, ordered by model and tuning."""
+def grid(device: str, *, checkpointing: bool, bf16: bool = False) -> Iterator[BenchCell]:
+    """Yield every cell, ordered by model and tuning; with ``bf16`` on a CPU, each in float32 and under autocast."""
+    types = (True,) if device == "cuda" else (False, True) if bf16 else (False,)
     for shape in SHAPES:
         for tuning in TUNINGS:
             for method in METHODS:
                 for workload in WORKLOADS:
                     for recompute in (False, True) if checkpointing else (False,):
-                        yield BenchCell(method, workload, shape, tuning, recompute, device, bf16=device == "cuda")
+                        for low in types:
+                            yield BenchCell(method, workload, shape, tuning, recompute, device, bf16=low)
 
 
 def select(cells: Sequence[BenchCell], only: Sequence[str]) -> list[BenchCell]:

@@ -55,6 +55,7 @@ class Ours(Side):
     name = "alignkit"
 
     def __init__(self, cell: BenchCell, steps: int) -> None:
+        from alignkit.scoring.backends import innermost
         from alignkit.scoring.policy import ModelPolicy
         from alignkit.scoring.reference import score_rows
         from alignkit.scoring.scorer import install
@@ -62,6 +63,7 @@ class Ours(Side):
         from alignkit.training.parts import EngineParts
         from alignkit.training.session import Session
         from alignkit.training.trainer import AlignTrainer
+        from alignkit_precision import set_precision
 
         super().__init__(cell, steps)
         config = _configuration(cell, steps)
@@ -75,6 +77,7 @@ class Ours(Side):
         if cell.checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
         policy = ModelPolicy(model, install(model))
+        set_precision(innermost(model), config)
         references = {}
         if "reference" in session.method.needs:
             references["train"] = score_rows(policy, self.examples, shape.tokens_per_micro_batch)

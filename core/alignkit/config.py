@@ -63,8 +63,10 @@ class ModelConfig(Section):
         None,
         description="Jinja, a file with Jinja, or chatml, zephyr, vicuna, alpaca, plain (default: the tokenizer's)",
     )
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
-        "float32", description="dtype of the weights in training; auto: as stored in the checkpoint"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "checkpoint"] = Field(
+        "auto",
+        description="dtype of the weights; auto: float32 if trained, as in the checkpoint if frozen, and products in bfloat16 "
+        "where the hardware is faster at it (train.bf16); checkpoint: all as in the checkpoint",
     )
     quantization: Literal["8bit", "4bit"] | None = Field(
         None, description="quantize the base model's weights to 8 or 4 bits (needs lora; default: no quantization)"

@@ -181,7 +181,7 @@ def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example])
     import torch
 
     loaded.model.eval()
-    return policy_of(loaded, config.model, torch.device("cpu")).score(examples, grad=False).logps.float().cpu()
+    return policy_of(loaded, config, torch.device("cpu")).score(examples, grad=False).logps.float().cpu()
 
 
 def _write_card(directory: Path, runs: Sequence[RunDir], shares: Sequence[float]) -> None:

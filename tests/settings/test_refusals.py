@@ -52,7 +52,10 @@ def test_wrong_keys_and_values_name_file_line_and_key(write, text, message, refu
         ("model: {lora: {r: 0}}\n", "model.lora.r must be at least 1, not 0"),
         ("model: {lora: {rank: 0}}\n", 'unknown key model.lora.rank, did you mean "model.lora.r"?'),
         ("model: {lora: 3}\n", "model.lora must be a mapping, not 3"),
-        ("model: {dtype: fp8}\n", 'model.dtype must be one of float32, bfloat16, float16 or auto, not "fp8"'),
+        (
+            "model: {dtype: fp8}\n",
+            'model.dtype must be one of auto, float32, bfloat16, float16 or checkpoint, not "fp8"',
+        ),
         ("model: {lora: {dropout: .inf}}\n", "model.lora.dropout must be a finite number, not Infinity"),
         ("model: 3\n", "model must be a mapping of keys to values"),
         ("data: {source: d, eval_split: [a]}\n", 'data.eval_split must be text or a number, not ["a"]'),

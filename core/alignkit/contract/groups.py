@@ -23,6 +23,7 @@ Group = Literal[
     "align.checks",
     "align.callbacks",
     "align.attention",
+    "align.models",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -74,7 +75,9 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             if not isinstance(plugin, Command):
                 return "is not an alignkit.Command"
             return None if plugin.summary.strip() else "has an empty summary"
-        case "align.reports" | "align.launchers" | "align.checks" | "align.callbacks" | "align.sources":
+        case (
+            "align.reports" | "align.launchers" | "align.checks" | "align.callbacks" | "align.sources" | "align.models"
+        ):
             return None if callable(plugin) else "is not a function"
 
 

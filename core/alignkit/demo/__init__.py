@@ -22,6 +22,7 @@ PRESET: Mapping[str, Any] = MappingProxyType(
         "eval.sample_tokens": 32,
         "eval.settings.generate.checker": "alignkit.demo.world:quality",
         "eval.settings.lm-eval.tasks": ["demo_facts", "demo_agreement"],
+        "model.dtype": "float32",  # the same numbers on every machine
         "eval.settings.perplexity.text": "demo",  # texts that are not answers: shows what training costs elsewhere
         "train.learning_rate": 1e-3,
         "train.logging_steps": 10,

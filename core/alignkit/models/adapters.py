@@ -27,7 +27,8 @@ def load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrain
 
     try:
         loaded = PeftModel.from_pretrained(model, path, is_trainable=trainable, ignore_mismatched_sizes=True)
-        # Once more for all names that do not fit: peft's own load result leaves out those of modules_to_save.
+        # Once more, for modules_to_save: peft's load result leaves them out, and their copies had the type of the base.
+        _in_float32(loaded)
         found = set_peft_model_state_dict(loaded, load_peft_weights(path, device="cpu"), ignore_mismatched_sizes=True)
     except Exception as error:
         raise blamed(f"cannot load the adapter {path}", [file], error, partial(_try_adapter, model)) from error
@@ -39,6 +40,14 @@ def load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrain
     foreign = [name for name in found.unexpected_keys if not any(part in name for part in again)]
     require_fit(path, [name for name in own if tensors[name].data_ptr() not in present], foreign)
     return loaded
+
+
+def _in_float32(model: PreTrainedModel) -> PreTrainedModel:
+    """Store trained weights in float32: peft copies modules_to_save in the type of the base."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
 
 
 def _try_adapter(model: PreTrainedModel, directory: str) -> None:
@@ -96,6 +105,6 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str
             model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return peft.get_peft_model(model, adapter)
+            return _in_float32(peft.get_peft_model(model, adapter))
     except Exception as error:  # of whatever kind, as its options are peft's
         raise ModelError(f"model.lora cannot be applied to this model: {first_line(error)}") from error

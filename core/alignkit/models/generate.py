@@ -72,7 +72,7 @@ def generate(
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     from alignkit.models.seeded import answer_seeds, noisy
-    from alignkit.scoring.evaluating import undisturbed
+    from alignkit.scoring.evaluating import cast_once, undisturbed
     from alignkit.scoring.padding import pad_rows
 
     generator: Any = model
@@ -115,7 +115,7 @@ def generate(
         return [cut_at_end(tokens, ends) for tokens in output[:, ids.shape[1] :].tolist()]
 
     sizes = [sum(len(prompt) for prompt, _ in batch) for batch in batches]
-    with undisturbed(model):
+    with undisturbed(model), cast_once():
         shared_answers = shared("answers", sizes, lambda which: list(map(answer, which)))
     return [answer for batch in shared_answers[:asked] for answer in batch]
 

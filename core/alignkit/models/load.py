@@ -54,6 +54,9 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
 
     path = resolve_path(config.name)
     base_path, adapter_path = adapter_parts(path, config)
+    if config.dtype == "auto":
+        frozen = config.lora is not None or adapter_path is not None
+        config = config.model_copy(update={"dtype": "checkpoint" if frozen else "float32"})
     own = read_config(
         base_path, config, classifier=classifier, meta=meta
     )  # its errors are clearer than the tokenizer's
@@ -130,13 +133,13 @@ def _load(
     if config.quantization is not None:
         kwargs["quantization_config"] = _quantization(config)
         kwargs["device_map"] = {"": torch.cuda.current_device()}
+    dtype = "auto" if config.dtype == "checkpoint" else getattr(torch, config.dtype)
     try:
         if meta:
             with torch.device("meta"):
-                return auto.from_config(own, trust_remote_code=trusted)
+                return auto.from_config(own, trust_remote_code=trusted, dtype=own.dtype if dtype == "auto" else dtype)
         with torch.random.fork_rng():
             torch.manual_seed(head_seed or 0)  # for a new head
-            dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
             if shards() > 1:
                 kwargs["distributed_config"] = sharding(auto, own, shards(), trusted)
             model, info = auto.from_pretrained(

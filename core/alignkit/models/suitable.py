@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_LAYERS = 10_000
 """Building so many modules takes minutes, whatever their size; real models have at most a few hundred layers."""
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "checkpoint": 2}
 
 
 def read_config(path: str, config: ModelConfig, *, classifier: bool, meta: bool) -> PreTrainedConfig:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from alignkit.config import DataConfig, EvalConfig
+from alignkit.config import DataConfig, EvalConfig, ModelConfig
 from alignkit.contract import Policy, RowKind, Suite, SuiteResult, Target, registry
 from alignkit.contract.checks import check_result
 from alignkit.contract.guard import loading, running
@@ -28,6 +28,9 @@ from alignkit.system.together import together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from alignkit.scoring.classifier import ClassifierPolicy
+    from alignkit.scoring.policy import ModelPolicy
 
 _CACHE = ContentCache("evaluation")
 
@@ -62,7 +65,7 @@ class Subject:
     rules: Mapping[str, Any]
     """Keys of the data section that determine tokenisation."""
     scored_by: str
-    """Type of the device and the configured scoring backend: ``cpu auto``."""
+    """What rounding depends on, see :func:`scored_by`: ``cpu auto auto float32``."""
     start_weights: str | None = None
     """Fingerprint of the start model, where the subject came from a run."""
     start_policy: Callable[[], Policy] | None = None
@@ -71,6 +74,12 @@ class Subject:
 def data_rules(config: DataConfig) -> dict[str, Any]:
     """Return the keys of the data section that decide how a row becomes tokens."""
     return config.model_dump(mode="json", include={"columns", "max_length", "append_eos"})
+
+
+def scored_by(policy: ModelPolicy | ClassifierPolicy, model: ModelConfig) -> str:
+    """Return the type of the device, scorer and attention as configured, and the type of the products."""
+    device = next(policy.model.parameters()).device.type
+    return " ".join([device, model.scorer, model.attention, policy.precision.get("products", "")])
 
 
 def run_suites(

@@ -10,7 +10,7 @@ from alignkit.config import RunConfig
 from alignkit.contract import LoadedModel, Policy, Suite, SuiteResult
 from alignkit.data.load import HeldOut
 from alignkit.models.weights import fingerprint
-from alignkit.runs.evaluation import Subject, data_rules, run_suites
+from alignkit.runs.evaluation import Subject, data_rules, run_suites, scored_by
 from alignkit.scoring.classifier import ClassifierPolicy
 from alignkit.scoring.evaluating import undisturbed
 from alignkit.scoring.policy import ModelPolicy
@@ -59,7 +59,7 @@ class RunEvaluator:
             held_out=self.held_out,
             weights=weights,
             rules=data_rules(self.config.data),
-            scored_by=f"{next(self.loaded.model.parameters()).device.type} {self.config.model.scorer} {self.config.model.attention}",
+            scored_by=scored_by(self.policy, self.config.model),
             start_weights=self.loaded.fingerprint,
             start_policy=self.start_policy,
         )

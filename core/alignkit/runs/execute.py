@@ -104,6 +104,7 @@ def _carry_out(
     samples_of_model = partial(together, "the samples", partial(sample_answers, run.loaded, run.data.eval, config.eval))
     method = plan.session.method
     about = description(config, method, run.loaded, run.scorer, run.data.report, recorder.started)
+    about["precision"] = run.policy.precision
     before: Results = {}
     with recorder.outcome():
         together("the run's record", lambda: recorder.begin(about, checkpoint, changes))
@@ -178,6 +179,7 @@ def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
     recorder.console.info(
         f"{plan.session.method.name} on {plan.config.model.name}: {run.loaded.parameters:,} parameters, "
         f"{run.loaded.trainable / max(run.loaded.parameters, 1):.1%} trained; scorer {run.scorer}"
+        + "".join(f"; {what} {dtype}" for what, dtype in run.policy.precision.items())
     )
     for line in [*run.data.report.lines(), *notes]:
         recorder.console.info(line)

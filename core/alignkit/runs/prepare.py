@@ -76,6 +76,8 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
     Raises ``ConfigError`` for a name, setting or combination of settings, and ``PluginError`` for a plugin.
     """
     distribute(config)
+    if settle := registry.provided("align.models", "settle"):
+        settle(config)
     session = Session.open(config)
     method = session.method
     if missing := method.needs - SUPPORTED_NEEDS:
@@ -135,7 +137,7 @@ def prepare(plan: RunPlan) -> PreparedRun:
         loaded, data = load_parts(config, plan.session)
     # An order that cannot be made is refused here, before anything is evaluated.
     order = row_order(config.data, data.train, config.run.seed, lambda: np.zeros(len(data.train)))
-    return PreparedRun(loaded, data, policy_of(loaded, config.model, plan.arguments.device), order)
+    return PreparedRun(loaded, data, policy_of(loaded, config, plan.arguments.device), order)
 
 
 def load_start_policy(config: RunConfig, session: Session, like: LoadedModel) -> ModelPolicy | ClassifierPolicy:
@@ -144,4 +146,4 @@ def load_start_policy(config: RunConfig, session: Session, like: LoadedModel) ->
         loaded = session.build_model() or build_model(config.model, seed=config.run.seed)
     if loaded.fingerprint != like.fingerprint:
         raise ModelError(f"the start model {config.model.name} has changed since the run began")
-    return policy_of(loaded, config.model, next(like.model.parameters()).device)
+    return policy_of(loaded, config, next(like.model.parameters()).device)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignkit.config import RunConfig
-from alignkit.contract import Need, Policy
+from alignkit.contract import Need
 from alignkit.data.load import Data
 from alignkit.data.order.mixing import row_order
 from alignkit.data.order.row_order import RowOrder
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from alignkit.data.table.tokenised_rows import TokenisedRows
+    from alignkit.scoring.classifier import ClassifierPolicy
+    from alignkit.scoring.policy import ModelPolicy
 
 References = dict[str, Sequence[Any]]
 """Log-probabilities by split (``train``, ``eval``), one array a row."""
@@ -44,7 +45,7 @@ def _by_margin(config: RunConfig) -> bool:
 
 def references(
     splits: Mapping[str, TokenisedRows],
-    policy: Policy,
+    policy: ModelPolicy | ClassifierPolicy,
     weights: str,
     config: RunConfig,
     arguments: TrainingArguments,
@@ -58,22 +59,20 @@ def references(
     """
     model = config.model
     software = " ".join(f"{name} {version}" for name, version in versions().items())
-    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
 
     def score() -> tuple[References, bool]:
         found: References = {}
         cached = True
         for split, rows in splits.items():
-            with _autocast(arguments, precision):
-                found[split], hit = reference_logps(
-                    share(policy),
-                    rows,
-                    rows_fingerprint=rows.fingerprint,
-                    weights_fingerprint=weights,
-                    computed=f"{model.dtype} {precision} {model.quantization} {model.scorer} {model.attention} {arguments.device.type} {software}",
-                    max_tokens=config.train.tokens_per_micro_batch,
-                    tick=tick,
-                )
+            found[split], hit = reference_logps(
+                share(policy),
+                rows,
+                rows_fingerprint=rows.fingerprint,
+                weights_fingerprint=weights,
+                computed=f"{policy.precision} {model.quantization} {model.scorer} {model.attention} {arguments.device.type} {software}",
+                max_tokens=config.train.tokens_per_micro_batch,
+                tick=tick,
+            )
             cached = cached and hit
         return found, cached
 
@@ -91,11 +90,3 @@ def order_by_margin(config: RunConfig, train: TokenisedRows, order: RowOrder, re
         return np.array([float(logps[:chosen].sum() - logps[chosen:].sum()) for logps, chosen in pairs])
 
     return row_order(config.data, train, config.run.seed, margins)
-
-
-def _autocast(arguments: TrainingArguments, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return the autocast context the trainer will use."""
-    import torch
-
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    return contextlib.nullcontext() if dtype is None else torch.autocast(arguments.device.type, dtype=dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -60,9 +61,14 @@ def _make_forward(cls: type) -> Callable[..., Any]:
     """Return the override. It uses ``self`` only, because a deep copy must run its own weights, not the original's."""
 
     def forward(self: Any, *args: Any, plan: Plan | None = None, **kwargs: Any) -> Any:
-        if plan is None:
-            return type(self).forward(self, *args, **kwargs)
-        return score_plan(self, plan)
+        context = self.__dict__.get("forward_context", nullcontext)  # of autocast
+        with context():
+            if plan is not None:
+                return score_plan(self, plan)
+            out = type(self).forward(self, *args, **kwargs)
+        if context is not nullcontext and getattr(out, "logits", None) is not None:
+            out.logits = out.logits.float()
+        return out
 
     # Generation and the trainer inspect the signature. functools.wraps would also set __wrapped__, which accelerate
     # follows when it unwraps a model, and the override would be lost.

@@ -6,12 +6,13 @@ in place of its log-probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from alignkit.config import ModelConfig
+from alignkit.config import RunConfig
 from alignkit.contract import Example, LoadedModel, Scores
+from alignkit.contract.registry import provided
 from alignkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class ClassifierPolicy:
     """
 
     classifier = True
+    precision: Mapping[str, str] = {}
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
@@ -77,17 +79,26 @@ class ClassifierPolicy:
         )
 
 
-def policy_of(loaded: LoadedModel, config: ModelConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
-    """Move a model to ``device`` and return the policy that scores with it."""
+def policy_of(loaded: LoadedModel, config: RunConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
+    """Move a model to ``device``, set its precision, and return the policy that scores with it."""
     from alignkit.scoring.attention import OWN, set_attention
+    from alignkit.scoring.backends import innermost, install_forward
     from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.scorer import install
 
-    if config.quantization is None:
+    if config.model.quantization is None:
         loaded.model.to(device)
+    base = innermost(loaded.model)
+    set_precision = provided("align.models", "precision") or (lambda model, config: {})
+    set_precision(base, None)  # the probe compares without further rounding
+    policy: ModelPolicy | ClassifierPolicy
     if loaded.classifier:
-        if config.attention in OWN:
-            set_attention(loaded.model, OWN[config.attention])
-        return ClassifierPolicy(loaded.model)
-    scorer = install(loaded.model, config.scorer, device=device, attention=config.attention)
-    return ModelPolicy(loaded.model, scorer)
+        install_forward(base)
+        if config.model.attention in OWN:
+            set_attention(loaded.model, OWN[config.model.attention])
+        policy = ClassifierPolicy(loaded.model)
+    else:
+        own = config.model
+        policy = ModelPolicy(loaded.model, install(loaded.model, own.scorer, device=device, attention=own.attention))
+    policy.precision = set_precision(base, config)
+    return policy

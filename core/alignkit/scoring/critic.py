@@ -39,7 +39,8 @@ class Critic(nn.Module):
         """
         if self.trunk is not None:
             hidden = hidden_states(model, plan, self.trunk).flatten(0, 1).index_select(0, plan.source)
-        values: torch.Tensor = self.head(hidden.float()).squeeze(-1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            values: torch.Tensor = self.head(hidden.float()).squeeze(-1)
         return values
 
 

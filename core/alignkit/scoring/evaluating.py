@@ -29,8 +29,20 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+        torch.clear_autocast_cache()  # casts that were made without gradient
         for model in models:
             reshard(model)
+
+
+@contextmanager
+def cast_once() -> Iterator[None]:
+    """Keep what autocast casts of trained weights for the block, in which they do not change."""
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,6 +24,9 @@ class ModelPolicy:
     ``model`` may be replaced by its wrapped form at any time: gradients are synchronised between processes only if the
     forward goes through the wrapper.
     """
+
+    precision: Mapping[str, str] = {}
+    """Types of the weights and of the matrix products, for the record."""
 
     def __init__(self, model: nn.Module, scorer: Scorer | None = None) -> None:
         self.start: StartWeights | None = None

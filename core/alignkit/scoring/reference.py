@@ -70,6 +70,7 @@ class StartWeights:
 
     def _swap(self) -> None:
         reshard(self._model)
+        torch.clear_autocast_cache()
         for i, (parameter, other) in enumerate(self._pairs):
             own = local(parameter)
             if type(own) is type(parameter.data):

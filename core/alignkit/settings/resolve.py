@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from alignkit.config import RunConfig
 from alignkit.contract import Method, registry
+from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, PluginError, shortened, suggest
 from alignkit.settings import yaml_files as files
 from alignkit.settings.hints import did_you_mean, known_keys
@@ -119,9 +120,9 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
     ]
     notes += _drop_other_settings(given, name)
     defaults = [from_dotted(method_type.defaults, f"default of {entry}")]
+    if users.get("model", "name") in (None, DEMO):
+        defaults.append(from_dotted({"model.dtype": PRESET["model.dtype"]}, "preset of the demo's model"))
     if _is_demo(users):
-        from alignkit.demo import PRESET
-
         defaults.append(from_dotted(PRESET, "preset of the demo"))
         defaults.append(from_dotted(method_type.demo, f"demo setting of {entry}"))
     ordered = [*defaults, *given]

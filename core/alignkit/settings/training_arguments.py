@@ -56,8 +56,8 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
         given = {key: value for key, value in given.items() if key not in SHARDING}
     given.pop("fsdp", None)  # the model is sharded as it is loaded, not by accelerate
     gpu = torch.cuda.is_available() and not given.get("use_cpu", False)
-    if gpu and not {"bf16", "fp16"} & set(given) and config.model.dtype == "float32":
-        given["bf16"] = torch.cuda.is_bf16_supported()
+    if config.run.strategy == "zero2":
+        given.pop("bf16", None)  # DeepSpeed would store the weights in it; the model's forward casts them
     owned = {
         "output_dir": str(output),
         "seed": config.run.seed,

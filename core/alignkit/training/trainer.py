@@ -26,6 +26,7 @@ import torch
 from transformers import Trainer
 
 from alignkit.contract import Batch, LossOutput
+from alignkit.scoring.evaluating import cast_once
 from alignkit.scoring.in_step import in_step
 from alignkit.system.distributed import each_rank
 from alignkit.training.checkpoints import CriticApart, WholeCheckpoints
@@ -64,6 +65,7 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
 
     # ------------------------------------------------------------------ the step
 
+    @cast_once()
     def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Run the forward and backward passes of one optimizer step and return its loss, a scalar."""
         model.train()

@@ -41,6 +41,7 @@ class Evaluation:
                 "clusters": result.clusters,
                 "metrics": {metric: estimate._asdict() for metric, estimate in result.metrics.items()},
                 "cached": result.provenance.get("cached", False),
+                "scored_by": result.provenance.get("scored_by"),
                 "left_out": [omission._asdict() for omission in result.left_out],
                 "notes": list(result.notes),
             }
@@ -52,9 +53,15 @@ class Evaluation:
     def lines(self) -> list[str]:
         """Return a line for each suite: the number of items, what was left out or cut, and notes."""
         return [
-            f"{name}: " + "; ".join([f"n {result.n:,}", *map(str, result.left_out), *result.notes])
+            f"{name}: " + "; ".join([f"n {result.n:,}", *_products(result), *map(str, result.left_out), *result.notes])
             for name, result in self.results.items()
         ]
+
+
+def _products(result: SuiteResult) -> list[str]:
+    """Return the type of the matrix products that a result was made with, where it is known."""
+    words = str(result.provenance.get("scored_by") or "").split()
+    return [f"products {words[3]}"] if len(words) > 3 else []
 
 
 def default_target(runs: Path | str = "runs") -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit import Example, Policy, RunConfig, Scores, settings
 from alignkit.config import DataConfig, ModelConfig
 from alignkit.contract import LoadedModel, RowKind
+from alignkit.contract.registry import provided
 from alignkit.data.load import HeldOut
 from alignkit.errors import ModelError, NoRowsError
 from alignkit.models.load import build_classifier, build_model
@@ -19,13 +20,15 @@ from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
 from alignkit.models.positions import position_limit
 from alignkit.rundir.directory import RunDir
 from alignkit.runs.data import held_out_data, run_data
-from alignkit.runs.evaluation import Subject, data_rules
+from alignkit.runs.evaluation import Subject, data_rules, scored_by
 from alignkit.system.distributed import world_size
 
 from alignkit_eval.evaluation.places import Origin
 
 if TYPE_CHECKING:
     import torch
+    from alignkit.scoring.classifier import ClassifierPolicy
+    from alignkit.scoring.policy import ModelPolicy
     from transformers import PreTrainedTokenizerBase
 
 
@@ -60,6 +63,7 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
         config = settings.resolve(run.config, eval_data=data, sets=sets, resume=True).config
         if data is not None:
             config.data = _for_other_data(config.data, sets)
+        _settle_precision(config, config, sets)
         origin = _origin(target, config)
         return TargetSpec(origin.name(1), config, run, own_data=data is None, has_data=True, origin=origin)
     is_demo = target == "demo"
@@ -68,8 +72,24 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
     model = None if is_demo else target
     config = settings.resolve(method="sft", model=model, data=data, eval_data=data, sets=sets).config
     own = is_demo and data is None
+    above = next((place for place in path.absolute().parents[:2] if (place / "run.json").is_file()), None)
+    of_run = path.exists() and above is not None and (above / "run.yaml").is_file()  # RUN/model, RUN/checkpoints/N
+    trained = settings.resolve(RunDir.open(above).config, resume=True).config if of_run and above else config
+    _settle_precision(config, trained, sets)
     origin = _origin(target, config)
     return TargetSpec(origin.name(1), config, None, own_data=own, has_data=own or data is not None, origin=origin)
+
+
+def _settle_precision(config: RunConfig, trained: RunConfig, sets: Sequence[str]) -> None:
+    """Score in the precision of the run ``trained``; where there is none, or a dtype is set, as a new run would."""
+    if not any(text.partition("=")[0].strip() == "model.dtype" for text in sets):
+        config.model = config.model.model_copy(update={"dtype": trained.model.dtype})
+        products = {key: trained.train.arguments.get(key) for key in ("bf16", "fp16")}
+    else:
+        products = {"bf16": None, "fp16": None}
+    config.train = config.train.model_copy(update=products)
+    if settle := provided("align.models", "settle"):
+        settle(config)
 
 
 def _origin(target: str, config: RunConfig) -> Origin:
@@ -104,25 +124,28 @@ def open_target(source: TargetSpec) -> tuple[Subject, Subject | None]:
         if not source.run.model.is_dir():
             raise ModelError(f"{source.run.path} holds no trained model (its status is {source.run.status})")
         model = model.model_copy(update={"name": str(source.run.path), "tokenizer": None, "chat_template": None})
+    if model.dtype == "auto" and adapter_parts(resolve_path(model.name), model)[1] is None:
+        model = model.model_copy(update={"dtype": "checkpoint"})  # no weights are trained
     loaded = build_model(model)
+    policy = _policy(loaded, config)
     subject = Subject(
         name=source.name,
-        policy=_policy(loaded, config.model),
+        policy=policy,
         tokenizer=loaded.tokenizer,
         held_out=held_out_rows(source, loaded.tokenizer, position_limit(loaded.model)),
         weights=loaded.fingerprint,
         rules=data_rules(config.data),
-        scored_by=f"{_device().type} {config.model.scorer} {config.model.attention}",
+        scored_by=scored_by(policy, config.model),
     )
     if source.run is None:
         return subject, None
     recorded = source.run.read_record().get("model", {})
     # A run that trained a reward model started from a classifier with a new head, initialized with the run's seed.
     classifier = is_classifier(str(source.run.model))
-    policy = LazyPolicy(lambda: _start_policy(source, recorded, classifier), classifier=classifier)
-    subject = replace(subject, start_weights=recorded.get("hash"), start_policy=lambda: policy)
+    start = LazyPolicy(lambda: _start_policy(source, recorded, classifier), classifier=classifier)
+    subject = replace(subject, start_weights=recorded.get("hash"), start_policy=lambda: start)
     name = f"start model of {source.name}"
-    return subject, replace(subject, name=name, policy=policy, weights=recorded.get("hash"))
+    return subject, replace(subject, name=name, policy=start, weights=recorded.get("hash"))
 
 
 def _start_policy(source: TargetSpec, recorded: Mapping[str, Any], classifier: bool) -> Policy:
@@ -137,10 +160,10 @@ def _start_policy(source: TargetSpec, recorded: Mapping[str, Any], classifier: b
             f"the start model {config.model.name} of {source.name} has changed since the run: what compares with it "
             "cannot be evaluated"
         )
-    return _policy(loaded, config.model)
+    return _policy(loaded, config)
 
 
-def _policy(loaded: LoadedModel, config: ModelConfig) -> Policy:
+def _policy(loaded: LoadedModel, config: RunConfig) -> ModelPolicy | ClassifierPolicy:
     from alignkit.scoring.classifier import policy_of
 
     loaded.model.eval()

@@ -16,9 +16,9 @@ from alignkit.display.console import Console
 from alignkit.models.suitable import memory_gib
 from alignkit.rundir.directory import child_of
 from alignkit.runs.prepare import RunPlan, load_parts, plan_run
+from alignkit.scoring.backends import innermost
 from alignkit.settings.strategies import SHARDING, processes_of, strategy_name
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.55}
 ADAM_STATES = 8
 """Bytes of AdamW's two float32 moments of a parameter."""
@@ -86,6 +86,7 @@ def describe_dry_run(dry: DryRun) -> dict[str, str]:
         "method": f"{method.name} {config.method.settings}",
         "model": f"{config.model.name}, {type(loaded.model).__name__}",
         "parameters": f"{loaded.parameters:,}, {loaded.trainable:,} trained ({loaded.trainable / loaded.parameters:.2%})",
+        **({"precision": ", ".join(map(" ".join, types.items()))} if (types := precision(dry)) else {}),
         "rows": f"{len(train):,} to train on, {len(dry.data.eval):,} held out",
         **({"mix": "; ".join(mixed)} if (mixed := list(describe_mix(config.data, order))) else {}),
         "step": f"{shape.rows} rows, cut into micro-batches of at most {shape.rows_per_micro_batch} rows "
@@ -99,6 +100,12 @@ def describe_dry_run(dry: DryRun) -> dict[str, str]:
         + ", ".join(f"{part} {size:.2f}" for part, size in memory.items())
         + (f"; more than the {here:,.0f} GiB of this machine" if sum(memory.values()) > (here := memory_gib()) else ""),
     }
+
+
+def precision(dry: DryRun) -> dict[str, str]:
+    """Return the types of the weights and of the matrix products."""
+    describe = provided("align.models", "precision")
+    return describe(innermost(dry.loaded.model), dry.plan.config) if describe else {}
 
 
 def _processes(config: RunConfig) -> dict[str, str]:
@@ -120,9 +127,10 @@ def estimate_memory(dry: DryRun) -> dict[str, float]:
     """
     config, loaded, rows = dry.plan.config, dry.loaded, dry.data.train
     arguments, shape = dry.plan.arguments, dry.plan.shape
-    width = BYTES[config.model.dtype]
-    per_weight = QUANTIZED_BYTES.get(config.model.quantization or "", width)
-    frozen = loaded.parameters - loaded.trainable
+    weights = list(loaded.model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in weights if p.requires_grad)
+    per_weight = QUANTIZED_BYTES.get(config.model.quantization or "")
+    frozen = sum(p.numel() * (per_weight or p.element_size()) for p in weights if not p.requires_grad)
     model = loaded.model.config
     hidden = int(getattr(model, "hidden_size", 0))
     feed_forward = int(getattr(model, "intermediate_size", None) or 4 * hidden)
@@ -133,11 +141,11 @@ def estimate_memory(dry: DryRun) -> dict[str, float]:
     kept = hidden if getattr(arguments, "gradient_checkpointing", False) else 10 * hidden + 3 * feed_forward
     ranks, shared = processes_of(config), SHARED.get(strategy_name(config), ())
     plain_sgd = str(getattr(arguments.optim, "value", arguments.optim)) == "sgd"  # keeps no state
-    activation_width = 2 if arguments.bf16 or arguments.fp16 else width
+    half = "16" in precision(dry).get("products", "")
     sizes = {
-        "weights": frozen * per_weight + loaded.trainable * width,
-        "gradients": loaded.trainable * width,
+        "weights": frozen + trained,
+        "gradients": trained,
         "optimizer": 0 if plain_sgd else loaded.trainable * ADAM_STATES,
-        "activations": tokens * layers * kept * activation_width,
+        "activations": tokens * layers * kept * (2 if half else 4),
     }
     return {part: size / 2**30 / (ranks if part in shared else 1) for part, size in sizes.items()}

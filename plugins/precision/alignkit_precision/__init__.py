@@ -1,0 +1,13 @@
+"""Precision of a run: which matrix products are made in bfloat16 (``model.dtype``, ``train.bf16``, ``train.fp16``).
+
+Core stores the weights as ``model.dtype`` says. :mod:`~alignkit_precision.settle` decides before a run what its matrix
+products are made in, and :mod:`~alignkit_precision.forward` has every forward pass of the model do so: training, reference
+log-probabilities, evaluation and generation.
+"""
+
+from __future__ import annotations
+
+from alignkit_precision.forward import set_precision
+from alignkit_precision.settle import settle_precision
+
+__all__ = ["set_precision", "settle_precision"]

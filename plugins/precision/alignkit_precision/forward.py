@@ -1,0 +1,43 @@
+"""Autocast inside the model's own forward, so that whoever calls the model gets products of the same type."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from alignkit import RunConfig
+from alignkit.system.sharded import is_sharded
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
+    """Let an innermost model make its products as ``config`` says (None: in the type of its weights), and return the types.
+
+    Where the weights have two types (a frozen base of bfloat16, an adapter of float32), products are made in the narrower
+    one unless ``config`` names another.
+
+    Returns:
+        The types of ``trained`` and ``frozen`` weights, if there are any, and of ``products``.
+    """
+    given = config.train.arguments if config else {}
+    types = {p.dtype: None for p in model.parameters() if p.is_floating_point()}
+    half = next((dtype for dtype in _HALF if dtype in types), None)
+    dtype = torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else half
+    model.__dict__.pop("forward_context", None)
+    if dtype is not None and set(types) != {dtype}:
+        # A sharded weight is whole during a layer only: its cast is not kept.
+        kept = not is_sharded(model)
+        model.__dict__["forward_context"] = partial(torch.autocast, model.device.type, dtype, cache_enabled=kept)
+    found: dict[str, set[str]] = {}
+    for p in model.parameters():
+        found.setdefault("trained" if p.requires_grad else "frozen", set()).add(_name(p.dtype))
+    products = dtype or next(iter(types), torch.float32)
+    return {kind: " and ".join(sorted(found[kind])) for kind in sorted(found, reverse=True)} | {
+        "products": _name(products)
+    }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
