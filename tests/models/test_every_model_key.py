@@ -87,7 +87,7 @@ def outcome(keys: dict[str, Any]) -> dict[str, Any]:
             {name: p.shape for name, p in model.named_parameters() if p.requires_grad},
         ),
         "dropouts": len(dropouts(model)),
-        "scorer": str(policy_of(loaded, config, torch.device("cpu")).scorer),
+        "scorer": str(policy_of(loaded, RunConfig(method="orpo", model=config), torch.device("cpu")).scorer),
     }
 
 

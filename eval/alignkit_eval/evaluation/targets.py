@@ -149,17 +149,22 @@ def open_target(source: TargetSpec) -> tuple[Subject, Subject | None]:
 
 
 def _start_policy(source: TargetSpec, recorded: Mapping[str, Any], classifier: bool) -> Policy:
+    import torch
+
     config = source.config
     build = build_classifier if classifier else build_model
     found, model = recorded.get("path"), config.model
     if found is not None and Path(found).is_dir():  # where it was found then, whatever directory we are in now
         model = model.model_copy(update={"name": found})
-    loaded = build(model, seed=config.run.seed)
+    own = source.run.read_record().get("config", {}).get("model", {}) if source.run else {}
+    loaded = build(model.model_copy(update={"dtype": own.get("dtype", model.dtype)}), seed=config.run.seed)
     if loaded.fingerprint != recorded.get("hash"):
         raise ModelError(
             f"the start model {config.model.name} of {source.name} has changed since the run: what compares with it "
             "cannot be evaluated"
         )
+    if model.dtype != own.get("dtype") and (dtype := getattr(torch, model.dtype, None)) is not None:
+        loaded.model.to(dtype)
     return _policy(loaded, config)
 
 
