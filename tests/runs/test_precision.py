@@ -128,7 +128,7 @@ def test_the_policy_starts_at_its_reference_exactly_and_evaluation_scores_as_the
     assert first["loss"] == pytest.approx(0.6931471805599453, abs=1e-7)
     assert tuned.record["precision"] == {"trained": "float32", "frozen": "bfloat16", "products": "bfloat16"}
     stored = json.loads((tuned.directory / "eval/prefs.json").read_text())
-    assert stored["provenance"]["scored_by"] == "cpu auto bfloat16"
+    assert stored["provenance"]["scored_by"] == "cpu auto auto bfloat16"
     (again,) = evaluate([tuned.directory], ["prefs"])
     assert again.results["prefs"].provenance["cached"]
     assert {name: e._asdict() for name, e in again.results["prefs"].metrics.items()} == stored["metrics"]
