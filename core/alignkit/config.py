@@ -65,8 +65,7 @@ class ModelConfig(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "checkpoint"] = Field(
         "auto",
-        description="dtype of the weights; auto: float32 if trained, as in the checkpoint if frozen, and products in bfloat16 "
-        "where the hardware is faster at it (train.bf16); checkpoint: all as in the checkpoint",
+        description="dtype of weights; auto: float32 if trained, else as in the checkpoint, with train.bf16 where it is faster",
     )
     quantization: Literal["8bit", "4bit"] | None = Field(
         None, description="quantize the base model's weights to 8 or 4 bits (needs lora; default: no quantization)"

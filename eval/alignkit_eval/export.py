@@ -55,7 +55,9 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
     shares = _shares(runs, weights)
     directories = [_finished(run) for run in runs]
     config = settings.resolve(directories[0].config, resume=True).config
-    loaded = build_model(ModelConfig(name=str(directories[0].path), dtype=config.model.dtype))
+    dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
+    config.train = config.train.model_copy(update={"bf16": False, "fp16": False})  # scores are compared exactly
+    loaded = build_model(ModelConfig(name=str(directories[0].path), dtype=dtype))
     score = partial(_scores, config=config, examples=_held_out(config, loaded))
     tied = loaded.model.config.tie_word_embeddings
     _merge(loaded, directories[0], score)
@@ -68,7 +70,7 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
             loaded.model.save_pretrained(staged)
         loaded.tokenizer.save_pretrained(staged)
         _write_card(staged, directories, shares)
-        _require_same(score(loaded), score(build_model(ModelConfig(name=str(staged)))), loaded, runs[0])
+        _require_same(score(loaded), score(build_model(ModelConfig(name=str(staged), dtype=dtype))), loaded, runs[0])
         if output.exists():
             output.rmdir()  # it was empty, and must still be
     return output
@@ -146,7 +148,7 @@ def _average(loaded: LoadedModel, runs: Sequence[RunDir], shares: Sequence[float
     _untie(loaded.model)
     mean = {name: tensor.double() * shares[0] for name, tensor in loaded.model.state_dict().items()}
     for run, share in zip(runs[1:], shares[1:], strict=True):
-        other = build_model(ModelConfig(name=str(run.path)))
+        other = build_model(ModelConfig(name=str(run.path), dtype="float32"))
         if tokenizer_content(other.tokenizer) != tokenizer_content(loaded.tokenizer):
             raise ModelError(f"{run.path} has another tokenizer than {runs[0].path}: their weights have no mean")
         _merge(other, run, score)

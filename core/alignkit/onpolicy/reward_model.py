@@ -45,7 +45,7 @@ class RewardModel:
     def _loaded(self) -> LoadedModel:
         import torch
 
-        loaded = build_classifier(ModelConfig(name=self.path))
+        loaded = build_classifier(ModelConfig(name=self.path, dtype="float32"))
         loaded.model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
         return loaded
 

@@ -48,7 +48,7 @@ class Run:
         """Load the trained model (with its adapter, if it is one) and its tokenizer."""
         from alignkit.models.load import build_model
 
-        loaded = build_model(ModelConfig(name=str(self.directory)))
+        loaded = build_model(ModelConfig(name=str(self.directory), dtype="float32"))
         return loaded.model.eval(), loaded.tokenizer
 
 

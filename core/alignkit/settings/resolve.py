@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from alignkit.config import RunConfig
 from alignkit.contract import Method, registry
-from alignkit.demo import PRESET
+from alignkit.demo import PRESET, model_path
 from alignkit.errors import ConfigError, PluginError, shortened, suggest
 from alignkit.settings import yaml_files as files
 from alignkit.settings.hints import did_you_mean, known_keys
@@ -120,7 +120,7 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
     ]
     notes += _drop_other_settings(given, name)
     defaults = [from_dotted(method_type.defaults, f"default of {entry}")]
-    if users.get("model", "name") in (None, DEMO):
+    if users.get("model", "name") in (None, DEMO, str(model_path())):
         defaults.append(from_dotted({"model.dtype": PRESET["model.dtype"]}, "preset of the demo's model"))
     if _is_demo(users):
         defaults.append(from_dotted(PRESET, "preset of the demo"))

@@ -124,7 +124,8 @@ def open_target(source: TargetSpec) -> tuple[Subject, Subject | None]:
         if not source.run.model.is_dir():
             raise ModelError(f"{source.run.path} holds no trained model (its status is {source.run.status})")
         model = model.model_copy(update={"name": str(source.run.path), "tokenizer": None, "chat_template": None})
-    if model.dtype == "auto" and adapter_parts(resolve_path(model.name), model)[1] is None:
+    whole = adapter_parts(resolve_path(model.name), model)[1] is None
+    if model.dtype == "auto" and whole and config.train.arguments.get("bf16"):
         model = model.model_copy(update={"dtype": "checkpoint"})  # no weights are trained
     loaded = build_model(model)
     policy = _policy(loaded, config)

@@ -85,8 +85,10 @@ class KLSuite(Suite[KLSettings]):
 
     def _other_model(self, target: Target) -> Any:
         """Return the model that the target is compared with, on the target's device."""
+        import torch
         from alignkit.data.table.cache import tokenizer_content
         from alignkit.models.load import build_model
+        from alignkit.scoring.backends import innermost, install_forward
 
         name = self.settings.against
         if name is None:
@@ -95,9 +97,15 @@ class KLSuite(Suite[KLSettings]):
                     f"{target.name} is not a run, so it has no start model: name one with eval.settings.kl.against"
                 )
             return target.start_policy().model
-        loaded = build_model(ModelConfig(name=name))
+        own = innermost(target.policy.model)
+        halves = any(p.dtype in (torch.bfloat16, torch.float16) for p in own.parameters())
+        loaded = build_model(ModelConfig(name=name, dtype="checkpoint" if halves else "float32"))
         if tokenizer_content(loaded.tokenizer) != tokenizer_content(target.tokenizer):
             raise ConfigError(f"eval.settings.kl.against: the tokenizers of {name} and {target.name} differ")
+        base = innermost(loaded.model)
+        install_forward(base)
+        if (context := vars(own).get("forward_context")) is not None:  # products of one type on both sides
+            vars(base)["forward_context"] = context
         return loaded.model.to(next(target.policy.model.parameters()).device)
 
 

@@ -31,7 +31,7 @@ class ChatModel:
         import torch
 
         self.name = Path(target).name or target
-        self.loaded: LoadedModel = build_model(ModelConfig(name=target))
+        self.loaded: LoadedModel = build_model(ModelConfig(name=target, dtype="float32"))
         if self.loaded.classifier:
             raise ModelError(f"{target} is a reward model: it scores answers and cannot generate them")
         switch_off_dropout(self.loaded.model)
