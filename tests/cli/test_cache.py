@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from alignkit.system.cache import SECTIONS, ContentCache, entries, prune
+from alignkit.system.cache import SECTIONS, ContentCache
 from alignkit.system.files import digest
+from alignkit_commands.entries import entries, prune
 
 from tests.helpers.runs import align
 

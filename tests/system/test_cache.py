@@ -15,9 +15,10 @@ import pytest
 from alignkit.config import CheckConfig, EvalConfig
 from alignkit.runs.evaluation import Subject, open_suites, run_suites
 from alignkit.scoring.reference import reference_logps
-from alignkit.system.cache import ContentCache, cache_directory, entries
+from alignkit.system.cache import ContentCache, cache_directory
 from alignkit.system.files import digest
 from alignkit_checks.before_training import check_before_training
+from alignkit_commands.entries import entries
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

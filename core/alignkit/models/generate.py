@@ -83,7 +83,7 @@ def generate(
             f"{max_new_tokens:,} (max_new_tokens): shorten one of them"
         )
     temperature = temperature if temperature >= COLDEST else 0.0
-    ends = _end_tokens(model, tokenizer) | set(stop)
+    ends = end_tokens(model, tokenizer) | set(stop)
     pad = next((token for token in (tokenizer.pad_token_id, *sorted(ends)) if token is not None), 0)
     options = {
         "max_new_tokens": max_new_tokens,
@@ -127,7 +127,8 @@ def _refuse_nan(_tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the tokens that end an answer, by the model's generation settings and the tokenizer."""
     configured = model.generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
     return {token for token in (*several, tokenizer.eos_token_id) if token is not None}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from alignkit.contract import Batch, Metric
+from alignkit.contract.guard import loading
 from alignkit.contract.registry import find, load
 from alignkit.errors import ConfigError
 from alignkit.models.generate import GeneratedAnswer, generate
@@ -33,12 +34,23 @@ def model_sampler(
 def make_sampler(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, settings: OnPolicySettings, path: str
 ) -> Sampler:
-    """Return the sampler named in the settings; raises :class:`ConfigError` if it is not available."""
+    """Return the sampler named in the settings."""
     stop = stop_tokens(tokenizer, settings.stop)
     if settings.sampler == "model":
         return model_sampler(model, tokenizer, settings, stop)
-    make: Callable[..., Sampler] = load(find("align.samplers", settings.sampler))
-    return make(model, tokenizer, settings, stop, path)
+    make: Callable[..., Sampler] = load(entry := find("align.samplers", settings.sampler))
+    with loading(f"{entry} cannot be set up"):
+        return make(model, tokenizer, settings, stop, path)
+
+
+def check_sampler(settings: OnPolicySettings) -> None:
+    """Raise :class:`ConfigError` if the sampler named in the settings cannot be used here."""
+    if settings.sampler == "model":
+        return
+    plugin = load(entry := find("align.samplers", settings.sampler))
+    own = (getattr(settings, entry.name),) if hasattr(plugin, "settings_type") else ()
+    if reason := plugin.unavailable(*own):
+        raise ConfigError(f"method.sampler: {settings.sampler} {reason}, or use sampler model")
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> set[int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, create_model
 
 from alignkit.config import Words
 from alignkit.contract import Reuse, RewardSpecs, Settings
@@ -33,7 +36,7 @@ class OnPolicySettings(Settings):
         default_factory=list, description="additional texts that end an answer; each must be a single token"
     )
     sampler: str = Field(
-        "model", description="generation backend: the trained model, or a plugin's (vllm, which needs a GPU)"
+        "model", description="generation backend: the trained model, or a plugin's (align samplers lists them)"
     )
     samples_per_batch: int = Field(128, ge=1, description="answers generated per batch")
     epochs: int = Field(1, ge=1, description="passes over each rollout")
@@ -42,13 +45,16 @@ class OnPolicySettings(Settings):
         0.0, ge=0, description="subtracted from the reward of an answer without an end token"
     )
 
-    @field_validator("sampler")
     @classmethod
-    def _check_sampler(cls, value: str) -> str:
-        reason = "" if value == "model" else load(find("align.samplers", value)).unavailable()
-        if reason:
-            raise ValueError(f"sampler {value} {reason}, or use sampler model")
-        return value
+    def with_sections(cls, values: Mapping[str, Any]) -> type[Self]:
+        """Return the model with the settings of the sampler that ``values`` name, in a section of its name."""
+        name = values.get("sampler", "model")
+        if name == "model" or not isinstance(name, str):
+            return cls
+        own: Any = getattr(load(entry := find("align.samplers", name)), "settings_type", None)
+        about = Field(default={}, description=f"settings of the sampler {entry.name}", validate_default=True)
+        sections: dict[str, Any] = {entry.name: (own, about)} if own else {}
+        return create_model(cls.__name__, __base__=cls, __module__=cls.__module__, **sections)
 
     @property
     def reuse(self) -> Reuse:

@@ -17,6 +17,8 @@ from alignkit.errors import ConfigError, ModelError, PluginError
 from alignkit.models.load import build_model
 from alignkit.models.positions import position_limit
 from alignkit.onpolicy.rewards import open_rewards
+from alignkit.onpolicy.samplers import check_sampler
+from alignkit.onpolicy.settings import OnPolicySettings
 from alignkit.runs.data import run_data
 from alignkit.runs.evaluation import open_suites
 from alignkit.scoring.classifier import policy_of
@@ -86,6 +88,8 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
         )
     if rewards:
         _check_rewards(method)
+    if isinstance(method.settings, OnPolicySettings):
+        check_sampler(method.settings)
     if config.data.group_by is not None and "reward" in method.needs:
         raise ConfigError("data.group_by applies to methods that train on the rows themselves, not on sampled answers")
     watched = watched_suite(config)

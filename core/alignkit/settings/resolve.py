@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -159,9 +159,9 @@ def _check_sections(layer: Layer, given: Sequence[Layer]) -> None:
 
 def _settings_of(given: Sequence[Layer]) -> list[str]:
     """Return the keys of the settings of the method that the layers name; empty if it cannot be loaded."""
-    name = merge(layer for layer in given if isinstance(layer.values.get("method"), dict)).get("method", "name")
+    method = merge(layer for layer in given if isinstance(layer.values.get("method"), dict)).get("method") or {}
     try:
-        return known_keys(registry.load_method(str(name))[1].settings_type)
+        return known_keys(_completed(registry.load_method(str(method.get("name")))[1].settings_type, method))
     except PluginError:
         return []
 
@@ -180,8 +180,9 @@ def from_sets(sets: Iterable[str]) -> Layer:
         if not equals:
             raise ConfigError(f"{place}: write key=value")
         path = key_path(key)
-        if path[0] not in SECTIONS:
-            raise ConfigError(f"{place}: unknown section {path[0]}{suggest(path[0], list(SECTIONS))}")
+        if path[0] not in SECTIONS and path[0] not in (samplers := registry.usable("align.samplers")):
+            raise ConfigError(f"{place}: unknown section {path[0]}{suggest(path[0], [*SECTIONS, *samplers])}")
+        path = path if path[0] in SECTIONS else ("method", *path)
         if path == ("model", "trust_remote_code"):
             raise ConfigError(f"{place}: model.trust_remote_code can only be set in a configuration file")
         try:
@@ -220,12 +221,19 @@ def _use_aliases(layer: Layer, settings_type: type[BaseModel]) -> None:
 def method_settings(method_type: type[Method[Any]], config: RunConfig, layer: Layer | None = None) -> BaseModel:
     """Return the method's validated settings; raises :class:`ConfigError` naming the key."""
     layer = layer or Layer(default_place="RunConfig")
-    settings_type, values = method_type.settings_type, config.method.settings
+    values = config.method.settings
+    settings_type = _completed(method_type.settings_type, values)
     # If a plugin's model ignored unknown keys, a misspelt setting would silently keep its default.
     unknown = [key for key in values if key not in known_keys(settings_type)]
     if unknown and settings_type.model_config.get("extra") != "allow":
         raise _unknown_setting(layer, unknown[0], settings_type)
     return validate(settings_type, values, layer, ("method",))
+
+
+def _completed(settings_type: type[BaseModel], values: Mapping[str, Any]) -> type[BaseModel]:
+    """Return a method's settings with the sections of the plugins that ``values`` name."""
+    complete = getattr(settings_type, "with_sections", None)
+    return complete(values) if complete else settings_type
 
 
 def _unknown_setting(layer: Layer, key: str, settings_type: type[BaseModel]) -> ConfigError:
@@ -235,6 +243,8 @@ def _unknown_setting(layer: Layer, key: str, settings_type: type[BaseModel]) -> 
         extra: Any = info.json_schema_extra
         if isinstance(extra, dict) and key in extra.get("elsewhere", ()):  # its name in other libraries
             return problem_at(layer, path, f"unknown key method.{key}: here it is called {name}")
+    if key in registry.usable("align.samplers"):
+        return problem_at(layer, path, f"method.{key} has no effect without method.sampler: {key}")
     if key in SECTIONS:
         return problem_at(layer, path, f"the method has no setting {key}; write {key}.KEY for a key of that section")
     hint = _home(key, known) or f" (the method's settings are {', '.join(known) or 'none'})"

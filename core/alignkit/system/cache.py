@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from alignkit.errors import first_line
 from alignkit.system.distributed import rank
@@ -94,15 +94,15 @@ class ContentCache:
             with file_lock(partial.with_suffix(".lock"), wait=True):
                 if found := self._find(directory, key, read, replace=True):  # made while this process waited
                     return found[0], True
-                _remove_leftovers(directory)
-                _remove(partial)
+                remove_leftovers(directory)
+                remove(partial)
                 try:
                     write(partial, make)
                     sync_tree(partial)
                     path = partial.rename(directory / self._name(partial, key))
                     sync(directory)
                 finally:
-                    _remove(partial)
+                    remove(partial)
                 return read(path), False
         except OSError as error:
             _warn_once(SECTIONS[self.section], os.environ.get("ALIGN_CACHE"), str(error))
@@ -123,7 +123,7 @@ class ContentCache:
 
     def _find(self, directory: Path, key: str, read: Callable[[Path], T], *, replace: bool = False) -> tuple[T] | None:
         """Return the value of an intact entry; with ``replace``, remove damaged ones."""
-        for path in filter(_is_entry, directory.glob(f"{key}.{'[0-9a-f]' * 64}*")):  # not 0.1.0's, without checksums
+        for path in filter(is_entry, directory.glob(f"{key}.{'[0-9a-f]' * 64}*")):  # not 0.1.0's, without checksums
             try:
                 if path.name != self._name(path, key):
                     raise ValueError("its checksum is wrong")
@@ -131,7 +131,7 @@ class ContentCache:
             except Exception as error:  # a damaged file can raise anything
                 if replace:
                     logger.warning("the cache entry %s is damaged (%s) and is made again", path, first_line(error))
-                    _remove(path)
+                    remove(path)
                 continue
             with suppress(OSError):  # record the time of last use, if possible
                 os.utime(path)
@@ -152,46 +152,8 @@ def _warn_once(what: str, cache: str | None, error: str) -> None:
         logger.warning("%s are not cached: %s (nor are other results)", what, error)
 
 
-class Entry(NamedTuple):
-    """An entry of the cache."""
-
-    section: str
-    key: str
-    bytes: int
-    last_used: float
-    """In seconds since 1970."""
-    path: Path
-
-
-def entries() -> list[Entry]:
-    """Return the entries of every section, the least recently used first."""
-    found = []
-    for section in SECTIONS:
-        for path in filter(_is_entry, (cache_directory() / section).glob("*")):
-            with suppress(FileNotFoundError):  # removed by another process
-                size = sum(file.lstat().st_size for file in [path, *path.rglob("*")] if not file.is_dir())
-                found.append(Entry(section, path.name.partition(".")[0], size, path.lstat().st_mtime, path))
-    return sorted(found, key=lambda entry: entry.last_used)
-
-
-def prune(unused_since: float = 0.0, max_bytes: float = float("inf")) -> list[Entry]:
-    """Remove entries last used before ``unused_since``, then the least recently used until ``max_bytes`` are left.
-
-    Returns the removed entries; raises ``OSError`` if one cannot be removed.
-    """
-    removed, found = [], entries()
-    left = sum(entry.bytes for entry in found)
-    for entry in found:
-        if entry.last_used < unused_since or left > max_bytes:
-            _remove(entry.path)
-            left -= entry.bytes
-            removed.append(entry)
-    for section in SECTIONS:
-        _remove_leftovers(cache_directory() / section)
-    return removed
-
-
-def _is_entry(path: Path) -> bool:
+def is_entry(path: Path) -> bool:
+    """Whether a path in a section is an entry, which this user made."""
     named = re.match(r"[0-9a-f]{64}(\.|$)", path.name) and path.suffix not in (".lock", ".partial")
     return bool(named) and is_owned(path)
 
@@ -212,7 +174,8 @@ def _checksum(path: Path, key: str) -> str:
         return hashlib.file_digest(file, lambda: hashlib.sha256(key.encode())).hexdigest()
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove an entry, if it is there."""
     with suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -220,8 +183,8 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _remove_leftovers(directory: Path) -> None:
+def remove_leftovers(directory: Path) -> None:
     """Remove the leftovers of killed processes: locks that no process holds, and their partial entries."""
     for path in [*directory.glob("*.partial"), *directory.glob("*.lock")]:
         with suppress(OSError), file_lock(path.with_suffix(".lock"), wait=False):
-            _remove(path.with_suffix(".partial"))
+            remove(path.with_suffix(".partial"))

@@ -16,6 +16,7 @@ METHODS = Command("alignkit_commands.listing:methods", "List the installed metho
 SUITES = Command("alignkit_commands.listing:suites", "List the installed evaluation suites.")
 REWARDS = Command("alignkit_commands.listing:rewards", "List the installed rewards.")
 SERVICES = Command("alignkit_commands.listing:services", "List the installed services (loggers, data sources).")
+SAMPLERS = Command("alignkit_commands.listing:samplers", "List the installed samplers of on-policy methods.")
 SCHEDULERS = Command("alignkit_commands.listing:schedulers", "List the installed schedulers of sweeps and pipelines.")
 PLUGINS = Command("alignkit_commands.plugins:plugins", "List all plugins with their state, or check one.")
 NEW_PLUGIN = Command("alignkit_commands.plugins:new_plugin", "Create a package with one working plugin.")

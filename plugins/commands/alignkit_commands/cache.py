@@ -23,8 +23,9 @@ def cache() -> None:
 )
 def list_entries(as_json: bool) -> None:
     """List the entries, least recently used first."""
-    from alignkit.system.cache import entries
     from alignkit.system.files import to_json
+
+    from alignkit_commands.entries import entries
 
     if as_json:
         click.echo(json.dumps(to_json(entries()), indent=2))
@@ -37,7 +38,9 @@ def list_entries(as_json: bool) -> None:
 @cache.command()
 def size() -> None:
     """Print the number and size of entries per section and in total."""
-    from alignkit.system.cache import SECTIONS, cache_directory, entries
+    from alignkit.system.cache import SECTIONS, cache_directory
+
+    from alignkit_commands.entries import entries
 
     found = entries()
     for section, content in SECTIONS.items():
@@ -59,7 +62,7 @@ def size() -> None:
 @click.option("--all", "everything", is_flag=True, help="Remove every entry.")
 def prune(older_than: float | None, max_size: float | None, everything: bool) -> None:
     """Remove entries; a run that is using one is not affected."""
-    from alignkit.system.cache import prune as remove
+    from alignkit_commands.entries import prune as remove
 
     if older_than is None and max_size is None and not everything:
         raise click.UsageError("choose what to remove: --older-than DAYS, --max-size GB or --all")

@@ -1,4 +1,4 @@
-"""``align methods``, ``suites``, ``rewards``, ``services`` and ``schedulers``: the installed plugins, from metadata alone; ``align schema``."""
+"""``align methods``, ``suites``, ``rewards``, ``samplers``, ...: the installed plugins, from metadata alone; ``align schema``."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ methods = _listing("align.methods")
 suites = _listing("align.suites")
 rewards = _listing("align.rewards")
 services = _listing("align.services")
+samplers = _listing("align.samplers")
 schedulers = _listing("align.schedulers")
 
 

@@ -1,32 +1,43 @@
-"""Sampling with vLLM in the same process; it receives the policy's weights before every rollout."""
+"""Sampling with vLLM, which receives the policy's weights before every rollout."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from alignkit.errors import ConfigError
-from alignkit.models.generate import GeneratedAnswer, cut_at_end
+from alignkit.errors import ConfigError, RunFailedError
+from alignkit.models.generate import COLDEST, GeneratedAnswer, cut_at_end, end_tokens
 from alignkit.onpolicy.settings import OnPolicySettings
-from alignkit.scoring.critic import is_critics
+from alignkit.scoring.evaluating import undisturbed
+from alignkit.system.distributed import rank
+from alignkit.system.sharded import is_sharded
+from alignkit.system.together import gathered, together
+
+from alignkit_vllm.settings import VLLMSettings, missing
+from alignkit_vllm.transfer import Send, by_files, by_nccl
+from alignkit_vllm.weights import merged_weights as merged_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MEMORY_SHARE = 0.3
-"""Share of the GPU's memory for vLLM; the rest is left for training."""
+FAR = 0.5
+"""Mean difference of log-probabilities from which vLLM does not have the policy; 16-bit numbers make about 0.02."""
 
 
 class VLLMSampler:
-    """Generates with vLLM's paged attention and continuous batching (arXiv:2309.06180)."""
+    """Generates with vLLM's paged attention and continuous batching (arXiv:2309.06180).
+
+    A server gets the weights from the first process; then all processes sample from it. Otherwise every process sends them to
+    its own engine.
+    """
+
+    settings_type = VLLMSettings
 
     @staticmethod
-    def unavailable() -> str:
-        """Return why it cannot be used, or an empty text."""
-        missing = importlib.util.find_spec("vllm") is None
-        return "needs vLLM, which is not installed: pip install vllm" if missing else ""
+    def unavailable(settings: VLLMSettings) -> str:
+        """Return why it cannot be used with these settings, or an empty text."""
+        return missing(settings)
 
     def __init__(
         self,
@@ -36,65 +47,80 @@ class VLLMSampler:
         stop: Collection[int],
         path: str,
     ) -> None:
-        if not torch.cuda.is_available():
-            raise ConfigError("method.sampler=vllm needs a GPU, and none was found: use method.sampler=model")
-        import vllm  # type: ignore[import-not-found]
-
         self.model, self.settings = model, settings
-        self.ends = {*stop, tokenizer.eos_token_id}
-        self.engine: Any = vllm.LLM(model=path, gpu_memory_utilization=_MEMORY_SHARE, enforce_eager=True)
-        self.parameters: Any = vllm.SamplingParams
+        self.ends = end_tokens(model, tokenizer) | set(stop)
+        own: VLLMSettings = settings.vllm  # type: ignore[attr-defined]  # the section that settings_type adds
+        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+        if getattr(base, "is_quantized", False):
+            raise ConfigError(
+                "method.sampler: vllm cannot get quantized weights: use sampler model, or no model.quantization"
+            )
+        self.shared = own.url is not None
+        self.send = self._open(own, base, path)
+        try:
+            self.sync()
+            self._compare(base.config.get_text_config().vocab_size)
+        except RunFailedError as error:  # before training: the server serves another model, or does not see the weights
+            raise ConfigError(f"method.vllm: {error}") from error
+        self.engine.rest()
 
-    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[GeneratedAnswer]:
-        weights = list(merged_weights(self.model))
-        self.engine.apply_model(lambda inner: inner.load_weights(weights) and None)
-        self.engine.reset_prefix_cache()  # computed with older weights
+    def _open(self, own: VLLMSettings, base: Any, path: str) -> Send:
+        from alignkit_vllm.engine import Engine
+        from alignkit_vllm.server import Server
+
+        self.engine: Engine | Server
+        if not self.shared:
+            self.engine = Engine(base, own, path)
+            return by_files(self.model, self.engine, own.folder)
+        self.engine = server = Server(own, path, self.settings.samples_per_batch)
+        if own.transfer == "nccl":
+            return by_nccl(self.model, server, rank(), server.workers)
+        return by_files(self.model, server if rank() == 0 else None, own.folder)
+
+    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Any) -> list[GeneratedAnswer]:
+        """Return one answer per prompt; every process of a sharded policy, or with a server, calls this together."""
+        longest = max(map(len, prompts), default=0) + self.settings.max_new_tokens
+        if longest > self.engine.limit:
+            raise ConfigError(
+                f"vLLM takes {self.engine.limit:,} tokens, fewer than the {longest:,} of a prompt and its answer: raise "
+                f"{'--max-model-len of the server' if self.shared else 'method.vllm.max_length'}, or shorten one of them"
+            )
+        self.sync()
+        if isinstance(seeds, int):
+            seeds = [seeds + i for i in range(len(prompts))]
+        s = self.settings
         options = {
-            "max_tokens": self.settings.max_new_tokens,
-            "temperature": self.settings.temperature,
-            "top_p": self.settings.top_p,
-            "top_k": self.settings.top_k or -1,
+            "max_tokens": s.max_new_tokens,
+            "temperature": s.temperature if s.temperature >= COLDEST else 0.0,
+            "top_p": s.top_p,
+            "top_k": s.top_k,
             "stop_token_ids": sorted(self.ends),
+            "ignore_eos": True,  # the ends are those of the policy's tokenizer and generation settings
         }
-        parameters = [self.parameters(**options, seed=seed) for seed in seeds]
-        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self.engine.generate(inputs, parameters, use_tqdm=False)
-        return [cut_at_end(list(output.outputs[0].token_ids), self.ends) for output in outputs]
+        answers = self.engine.answer(prompts, seeds, options)
+        self.engine.rest()
+        return [cut_at_end(tokens, self.ends) for tokens in answers]
 
+    def sync(self) -> None:
+        """Send the policy's weights to vLLM."""
+        if not self.shared:
+            self.send()
+            return
+        gathered("sampling with vLLM", None)  # nobody generates any more
+        together("weights for vLLM", self.send if rank() == 0 or is_sharded(self.model) else lambda: None)
 
-def merged_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the policy's weights under the base model's names, adapters merged in, critics left out.
-
-    Every layer is merged into a copy of its weights: merging in place and unmerging would change the frozen weights by
-    rounding errors in every rollout.
-    """
-    from peft import PeftModel, get_base_model_state_dict
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
-
-    if not isinstance(model, PeftModel):
-        weights = model.state_dict()
-    else:
-        weights = get_base_model_state_dict(model)
-        for path, module in model.get_base_model().named_modules():
-            if isinstance(module, BaseTunerLayer) and not is_critics(path):
-                weights |= {f"{path}.{name}": weight for name, weight in _merged(module).items()}
-            elif isinstance(module, ModulesToSaveWrapper):
-                trained = module.modules_to_save[module.active_adapters[0]].state_dict()
-                weights |= {f"{path}.{name}": weight for name, weight in trained.items()}
-    yield from ((name, weight.detach()) for name, weight in weights.items() if not is_critics(name))
-
-
-def _merged(layer: Any) -> dict[str, torch.Tensor]:
-    """Return an adapted layer's weights with its adapters merged in; the layer is unchanged."""
-    parameters = dict(layer.get_base_layer().named_parameters())
-    kept = {name: parameter.data for name, parameter in parameters.items()}
-    for parameter in parameters.values():
-        parameter.data = parameter.data.clone()
-    try:
-        layer.merge()
-        return {name: parameter.data for name, parameter in parameters.items()}
-    finally:
-        for name, parameter in parameters.items():
-            parameter.data = kept[name]
-        layer.merged_adapters.clear()
+    def _compare(self, vocabulary: int) -> None:
+        """Raise if vLLM does not give the policy's log-probabilities: its model is another one, or lacks weights."""
+        tokens = [(7 * i + 3) % vocabulary for i in range(min(16, self.engine.limit - 1))]
+        found = torch.tensor(self.engine.logps(tokens))
+        ids = torch.tensor([tokens], device=next(self.model.parameters()).device)
+        with undisturbed(self.model):
+            logits = self.model(input_ids=ids).logits[0, :-1].float().cpu()
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+        away = (found - expected).abs().mean().item()
+        if not away < FAR:
+            raise RunFailedError(
+                f"vLLM does not compute the policy's probabilities (log-probabilities are {away:.2f} apart on average): "
+                + ("the server serves another model" if self.shared else "it does not support this model or adapter")
+                + ", or use sampler model"
+            )
