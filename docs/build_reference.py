@@ -12,6 +12,7 @@ from typing import Any
 
 import alignkit
 from alignkit import testing
+from alignkit.contract import registry
 from alignkit.contract.batch import COUNTS
 from alignkit.contract.checks import hook_arguments, hook_names
 from alignkit.contract.hooks import EXCLUSIVE, AlignSpecs
@@ -65,7 +66,7 @@ FUNCTIONS = (
 
 def page() -> str:
     """Return the reference as Markdown."""
-    return "\n".join([*_head(), *_hooks(), *_types(), *_functions(), *_kit()]) + "\n"
+    return "\n".join([*_head(), *_hooks(), *_types(), *_samplers(), *_functions(), *_kit()]) + "\n"
 
 
 def _head() -> Iterator[str]:
@@ -140,6 +141,19 @@ def _members(found: Any) -> Iterator[tuple[str, str]]:
             yield f"{name}({', '.join(parameters)})", _line(function)
         elif isinstance(function, property):
             yield name, _line(function)
+
+
+def _samplers() -> Iterator[str]:
+    yield "## Samplers"
+    yield ""
+    yield "Settings of `method.NAME`, for `method.sampler: NAME` of on-policy methods (`--set NAME.KEY=VALUE`)."
+    yield ""
+    for name, entry in registry.usable("align.samplers").items():
+        if entry.built_in:
+            yield f"### `{name}`"
+            yield ""
+            yield from (f"- `{key}`: {about}" for key, about in _attributes(registry.load(entry).settings_type))
+            yield ""
 
 
 def _functions() -> Iterator[str]:

@@ -17,12 +17,11 @@ from alignkit.scoring.reference import StartWeights
 
 from tests.helpers.engine import (
     Words,
-    configuration,
     random_prompts,
     tiny_llama,
     weights,
 )
-from tests.helpers.onpolicy import PPO, constant, lora, rollouts
+from tests.helpers.onpolicy import constant, lora, rollouts
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -139,15 +138,10 @@ def test_stop_tokens(tmp_path: Path) -> None:
         stop_tokens(tokenizer, ["Mia eats"])
 
 
-def test_vllm_is_asked_for_where_it_is_missing() -> None:
-    with pytest.raises(ConfigError, match="sampler vllm needs vLLM, which is not installed"):
-        configuration(PPO | {"sampler": "vllm"})
-
-
 @pytest.mark.parametrize("critic", ["shared", "separate"])
 @pytest.mark.parametrize("options", [None, {}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
 def test_what_vllm_gets_is_the_merged_policy(options: dict[str, Any] | None, critic: Any) -> None:
-    from alignkit_vllm.sampler import merged_weights
+    from alignkit_vllm.weights import merged_weights
 
     model = tiny_llama() if options is None else lora(tiny_llama(), **options)
     add_critic(model, critic)

@@ -62,7 +62,7 @@ class ModelRollouts:
         places = range(self.rank, len(batch) * self.world_size, self.world_size)  # they are dealt out one by one
         key = self.parts.seed, self.number, int(self.training)
         seeds = [seed for place in places for seed in answer_seeds((*key, place), n)]
-        answers = self.parts.sampler(prompts, seeds) if prompts or meeting else []
+        answers = self.parts.sampler(prompts, seeds)
         self.spent["sampled"] += sum(map(len, prompts)) + sum(len(answer.completion) for answer in answers)
         of_row = [slice(i, i + n) for i in range(0, len(answers), n)]
         groups = [answers[row] for row in of_row]

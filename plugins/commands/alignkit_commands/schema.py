@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from alignkit.config import SHORTHANDS, RunConfig
 from alignkit.contract import registry
+from alignkit.errors import PluginError
 from alignkit.settings.train_keys import argument_fields, argument_types
 
 
@@ -15,7 +17,7 @@ def schema(method: str) -> dict[str, Any]:
     _, method_type = registry.load_method(method)
     whole = RunConfig.model_json_schema()
     definitions = whole["$defs"]
-    settings = method_type.settings_type.model_json_schema(by_alias=True)
+    settings = _with_samplers(method_type.settings_type).model_json_schema(by_alias=True)
     definitions |= settings.pop("$defs", {})
     section = definitions["MethodConfig"]
     section["properties"] = {"name": {"const": method, "description": "the method"}} | settings.get("properties", {})
@@ -29,6 +31,14 @@ def schema(method: str) -> dict[str, Any]:
         word = field if name == "method" else {"type": "string", "description": field["description"]}
         whole["properties"][name] = {"anyOf": [word, whole["properties"][name]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | whole | {"title": f"align run: {method}"}
+
+
+def _with_samplers(settings_type: Any) -> Any:
+    """Return a method's settings with the section of every sampler that can be loaded and has settings."""
+    for name in registry.usable("align.samplers") if hasattr(settings_type, "with_sections") else ():
+        with suppress(PluginError):
+            settings_type = settings_type.with_sections({"sampler": name})
+    return settings_type
 
 
 def argument_schema() -> dict[str, Any]:

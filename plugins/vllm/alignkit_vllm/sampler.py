@@ -77,7 +77,7 @@ class VLLMSampler:
             return by_nccl(self.model, server, rank(), server.workers)
         return by_files(self.model, server if rank() == 0 else None, own.folder)
 
-    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Any) -> list[GeneratedAnswer]:
+    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[GeneratedAnswer]:
         """Return one answer per prompt; every process of a sharded policy, or with a server, calls this together."""
         longest = max(map(len, prompts), default=0) + self.settings.max_new_tokens
         if longest > self.engine.limit:
@@ -86,8 +86,6 @@ class VLLMSampler:
                 f"{'--max-model-len of the server' if self.shared else 'method.vllm.max_length'}, or shorten one of them"
             )
         self.sync()
-        if isinstance(seeds, int):
-            seeds = [seeds + i for i in range(len(prompts))]
         s = self.settings
         options = {
             "max_tokens": s.max_new_tokens,

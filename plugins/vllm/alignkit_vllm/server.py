@@ -13,7 +13,7 @@ from alignkit.errors import ConfigError, RunFailedError, shortened
 from alignkit.system.terminal import redact
 
 from alignkit_vllm.register import BACKEND
-from alignkit_vllm.settings import OLDEST, VLLMSettings, too_old
+from alignkit_vllm.settings import VLLMSettings, too_old
 
 
 class Server:
@@ -43,7 +43,7 @@ class Server:
     def _refuse_old(self) -> None:
         found = self._opening("GET", "version").get("version", "")
         try:
-            problem = too_old(f"needs vLLM {OLDEST} or later", found, "upgrade vLLM there")
+            problem = too_old("needs", found, "upgrade vLLM there")
         except ValueError:  # not a version
             problem = f"is not a vLLM server: start one with {self.start}"
         if problem:

@@ -14,6 +14,9 @@ from pydantic import Field, field_validator, model_validator
 OLDEST = "0.32"
 """The first release of vLLM whose weight transfer this plugin was tested with."""
 
+OLDEST_NCCL = "0.33"
+"""The first one whose trainer's side of NCCL it is written for."""
+
 _Transfer = Literal["files", "nccl"]
 _OF_ENGINES = ("memory", "max_length", "eager", "sleep")
 _OF_SERVERS = ("transfer", "timeout")
@@ -72,7 +75,7 @@ def missing(settings: VLLMSettings) -> str:
     what = "transfer: nccl needs" if settings.url else "needs"
     if find_spec("vllm") is None:
         return f"{what} vLLM, which is not installed: pip install vllm" + ("" if settings.url else ", set vllm.url")
-    return too_old(f"{what} vLLM {OLDEST} or later", installed(), "pip install --upgrade vllm")
+    return too_old(what, installed(), "pip install --upgrade vllm", OLDEST_NCCL if settings.url else OLDEST)
 
 
 def installed() -> str:
@@ -82,9 +85,10 @@ def installed() -> str:
             return version(name)
         except PackageNotFoundError:
             continue
-    return OLDEST  # built from source
+    return OLDEST_NCCL  # built from source
 
 
-def too_old(needed: str, found: str, remedy: str) -> str:
-    """Return a sentence if the version ``found`` is older than the oldest one that works."""
-    return f"{needed}, not {found}: {remedy}" if Version(found).release < Version(OLDEST).release else ""
+def too_old(needs: str, found: str, remedy: str, oldest: str = OLDEST) -> str:
+    """Return a sentence if the version ``found`` is older than the ``oldest`` that works."""
+    old = Version(found).release < Version(oldest).release
+    return f"{needs} vLLM {oldest} or later, not {found}: {remedy}" if old else ""

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, RunFailedError, described
 
 from alignkit_vllm.weights import checkpoint_weights
 
@@ -52,7 +52,13 @@ def by_files(model: Any, control: Control | None, folder: str | None) -> Send:
         with TemporaryDirectory(prefix="alignkit-weights-", dir=place if place.is_dir() else None) as directory:
             for number, part in enumerate(_parts(checkpoint_weights(model))):
                 file = Path(directory, f"{number}.safetensors")
-                save_file(part, file)
+                try:
+                    save_file(part, file)
+                except Exception as error:
+                    raise RunFailedError(
+                        f"the weights for vLLM cannot be written to {place}: {described(error)}; set method.vllm.folder to a "
+                        "directory with more space"
+                    ) from error
                 control.update_weights({"path": str(file)})
                 file.unlink()
         control.finish_weight_update()

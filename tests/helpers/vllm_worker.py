@@ -1,0 +1,49 @@
+"""Compares the sampler vllm with the model itself: ``vllm_worker.py MODEL URL`` (an engine of its own without URL)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from alignkit import OnPolicySettings
+from alignkit.models.generate import generate
+from alignkit_vllm.sampler import VLLMSampler
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11], [100, 90, 80], [3], [5, 6, 7, 8]]
+SEEDS = [2**62 + i for i in range(len(PROMPTS))]
+
+
+def main(path: str, url: str) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    own: dict[str, Any] = {"url": url} if url else {"memory": 0.2, "max_length": 64, "sleep": False}
+    values = {"sampler": "vllm", "max_new_tokens": 12, "top_k": 1, "vllm": own}
+    settings = OnPolicySettings.with_sections(values)(**values)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    base: Any = AutoModelForCausalLM.from_pretrained(path)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    sampler = VLLMSampler(model, tokenizer, settings, set(), path)
+    compared = 0
+    for change in ("nothing", "adapter", "adapter and norms"):
+        if change != "nothing":
+            for parameter in model.parameters():
+                parameter.requires_grad_(parameter.requires_grad or "norms" in change)
+            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+            ids = torch.tensor([[9, 8, 7, 6, 5]])
+            for _ in range(2):
+                model(input_ids=ids, labels=ids).loss.backward()
+                optimizer.step()
+        expected = generate(model, tokenizer, PROMPTS, max_new_tokens=12)
+        assert sampler(PROMPTS, SEEDS) == expected, change
+        compared += len(expected)
+    sampler.settings = settings.model_copy(update={"top_k": 0})
+    answers = sampler(PROMPTS, SEEDS)
+    assert sampler(PROMPTS[::-1], SEEDS[::-1]) == answers[::-1], "an answer follows from its prompt and seed"
+    assert sampler(PROMPTS, [seed + 9 for seed in SEEDS]) != answers
+    print(compared)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
