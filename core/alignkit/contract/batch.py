@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from alignkit.system.device import on_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -108,13 +110,13 @@ class Batch:
 
     def answers(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """Return a column of one number per completion, ``[S]``, with dtype and device of ``like``."""
-        return like.new_tensor([value for row in self.columns[name] for value in row])
+        return on_device([value for row in self.columns[name] for value in row], like.device, like.dtype)
 
     def tokens(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """Return a column of one number per scored token, ``[N]``, with dtype and device of ``like``."""
         import numpy as np
 
-        return like.new_tensor(np.concatenate([np.asarray(row) for row in self.columns[name]]))
+        return on_device(np.concatenate([np.asarray(row) for row in self.columns[name]]), like.device, like.dtype)
 
     def reference(self, scores: Scores) -> Scores:
         """Return the reference log-probabilities of the same completions, ``[N]``, with dtype and device of ``scores``."""

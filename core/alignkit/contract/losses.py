@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from alignkit.contract.batch import Batch, Scores
 from alignkit.contract.types import LossTerm, Metric
+from alignkit.system.device import on_device
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ def nll_term(
     nll, tokens = -scores.split(scores.sums())[0], scores.split(scores.lengths)[0]  # (G,)
     if scope == "full":
         nll = nll - scores.prompt_sums()
-        tokens = tokens + tokens.new_tensor([len(e.prompt) - 1 for e in batch.examples])
+        tokens = tokens + on_device([len(e.prompt) - 1 for e in batch.examples], tokens.device)
     if reduction == "sequence":
         return LossTerm("nll", (nll / tokens).sum(), "rows", weight)
     return LossTerm("nll", nll.sum(), "full_tokens" if scope == "full" else "tokens", weight)

@@ -114,8 +114,7 @@ class ModelRollouts:
         """Return each number summed over all processes."""
         if meeting := getattr(self.policy, "meeting", None):
             meeting.wait(EXCHANGE)
-        device = next(self.policy.model.parameters()).device
-        return [sum(column) for column in zip(*each_rank(device, *map(float, values)), strict=True)]
+        return [sum(column) for column in zip(*each_rank(*map(float, values)), strict=True)]
 
 
 def moments(values: torch.Tensor, rollouts: Any) -> tuple[float, float]:

@@ -77,7 +77,7 @@ def rollout_metrics(batch: Batch, like: torch.Tensor) -> dict[str, Metric]:
     totals |= {name: float(value) * counts["completions"] for name, value in batch.shared.items()}
     per = {f"reward/{name.partition('/')[2]}": name for name in batch.row_counts if name.startswith("judged/")}
     return {
-        name: Metric(like.new_tensor(total), per.get(name, "completions"))
+        name: Metric(like.new_full((), total), per.get(name, "completions"))
         for name, total in totals.items()
         if counts[per.get(name, "completions")]
     }

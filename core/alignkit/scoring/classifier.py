@@ -51,6 +51,7 @@ class ClassifierPolicy:
         import torch
 
         from alignkit.scoring.evaluating import evaluating
+        from alignkit.scoring.masks import unread_masks
         from alignkit.scoring.padding import pad_rows
 
         if prompt or values or entropy or reference:
@@ -65,7 +66,8 @@ class ClassifierPolicy:
         ids, mask = pad_rows(rows, model.config.get_text_config().pad_token_id, next(model.parameters()).device)
         if self.meeting is not None:
             self.meeting.forward(gradient=grad and torch.is_grad_enabled(), values=False, reference=False)
-        with nullcontext() if grad else evaluating(model):
+        padded = len({len(row) for row in rows}) > 1
+        with unread_masks(padded), nullcontext() if grad else evaluating(model):
             logits = (wrapped if grad else model)(input_ids=ids, attention_mask=mask).logits
         rewards = logits[:, 0].float()
         count = len(rows)

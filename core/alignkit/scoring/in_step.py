@@ -32,9 +32,8 @@ class Meeting:
 
     def wait(self, mine: int) -> None:
         """Take part in the others' forward passes until all processes are about to do this."""
-        device = next(self.policy.model.parameters()).device
         while True:
-            first = min((int(kind) for (kind,) in each_rank(device, mine) if kind), default=LEAVE)
+            first = min((int(kind) for (kind,) in each_rank(mine) if kind), default=LEAVE)
             if first == mine:
                 return
             if first >= _GRADIENT:

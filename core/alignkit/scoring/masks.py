@@ -5,6 +5,8 @@ Letters in shapes: ``B`` rows, ``L`` tokens of a row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,3 +55,22 @@ def _reach(kind: str, config: Any, positions: torch.Tensor) -> torch.Tensor:
         size = int(config.attention_chunk_size)
         return torch.div(query, size, rounding_mode="floor") == torch.div(key, size, rounding_mode="floor")
     raise NotImplementedError(f"layers of type {kind} take no attention mask")
+
+
+@contextmanager
+def unread_masks(padded: bool) -> Iterator[None]:
+    """Tell transformers whether a batch is ``padded``: it would read it from the device to leave out masks without effect."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as FUNCTIONS
+    from transformers.masking_utils import sdpa_mask
+
+    def build(*args: Any, attention_mask: Any = None, **options: Any) -> Any:
+        needed = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False} if padded else {}
+        return sdpa_mask(*args, attention_mask=attention_mask if padded else None, **options | needed)
+
+    names = [name for name, function in FUNCTIONS.items() if function is sdpa_mask]
+    FUNCTIONS.update(dict.fromkeys(names, build))
+    try:
+        yield
+    finally:
+        for name in names:
+            del FUNCTIONS[name]

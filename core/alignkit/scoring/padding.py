@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from alignkit.system.device import on_device
+
 
 def pad_rows(
     rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, left: bool = False
@@ -19,4 +21,4 @@ def pad_rows(
     ids = [torch.tensor(row, dtype=torch.long) for row in rows]
     padded = pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side)
     mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
-    return padded.to(device), mask.to(device)
+    return on_device(padded, device), on_device(mask, device)

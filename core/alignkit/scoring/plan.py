@@ -16,6 +16,7 @@ import torch
 
 from alignkit.contract import AttentionKernel, Example, Layout, Segment
 from alignkit.errors import DataError
+from alignkit.system.device import on_device
 
 Backend = Literal["packed", "rows", "padded", "plain"]
 """Layout and forward of a batch, fastest first:
@@ -69,9 +70,14 @@ class Plan:
         """1 for tokens, 0 for padding, ``[B, L]``."""
         return (self.branch >= 0).long()
 
+    @property
+    def padded(self) -> bool:
+        return sum(s.prompt + sum(s.completions) for s in self.segments) < self.branch.numel()
+
     def to(self, device: torch.device | str) -> Plan:
+        place = torch.device(device)
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})  # type: ignore[arg-type]
+        return replace(self, **{name: on_device(tensor, place) for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
 
 class _Tree(NamedTuple):

@@ -13,6 +13,7 @@ from alignkit.contract import Example, Scores
 from alignkit.scoring.backends import TokenLogps
 from alignkit.scoring.evaluating import evaluating
 from alignkit.scoring.in_step import Meeting
+from alignkit.scoring.masks import unread_masks
 from alignkit.scoring.plan import Scorer, Wanted
 from alignkit.scoring.reference import StartWeights
 from alignkit.scoring.scorer import install
@@ -69,7 +70,7 @@ class ModelPolicy:
             # Without gradients there is nothing to synchronise, and the wrapper would broadcast buffers, for which all
             # processes must make the same number of calls. Sharded models still need their wrapper.
             model = model.module
-        with nullcontext() if grad else evaluating(model):
+        with unread_masks(plan.padded), nullcontext() if grad else evaluating(model):
             logps = TokenLogps(*model(plan=plan))
         return Scores(
             logps=logps.completions,

@@ -5,12 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 
 def rank() -> int:
@@ -35,16 +33,16 @@ def accelerators(*, use_cpu: bool = False) -> int:
     return 1 if use_cpu else max(torch.accelerator.device_count(), 1)
 
 
-def each_rank(device: torch.device, *values: float) -> list[list[float]]:
-    """Return the numbers of every rank, each of which must call it with as many."""
+def each_rank(*values: float) -> list[list[float]]:
+    """Return the numbers of every rank, each of which must call it with as many; no device is waited for."""
     import torch
     import torch.distributed as dist
 
     if not dist.is_initialized():
         return [[*map(float, values)]]
-    box = torch.zeros(dist.get_world_size(), len(values), dtype=torch.float64, device=device)
+    box = torch.zeros(dist.get_world_size(), len(values), dtype=torch.float64)
     box[dist.get_rank()] = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(box)
+    dist.all_reduce(box, group=None if "gloo" in dist.get_backend() else patient_group())
     found: list[list[float]] = box.tolist()
     return found
 

@@ -78,7 +78,7 @@ def shard_alike(added: torch.nn.Module, model: torch.nn.Module) -> None:
 
 def most_of_all(count: int, model: torch.nn.Module) -> int:
     """Return the highest count of all processes if the model is sharded, in which case each of them calls this."""
-    return int(max(each_rank(next(model.parameters()).device, count))[0]) if is_sharded(model) else count
+    return int(max(each_rank(count))[0]) if is_sharded(model) else count
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

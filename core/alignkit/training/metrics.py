@@ -66,7 +66,7 @@ class TrainingLog:
         values = {name: total / (count or steps) for name, (total, count) in pairs.items()}
         now = time.perf_counter()
         own = self._window_tokens, self.tokens, peak_memory_gb()
-        spent, tokens, memory = zip(*each_rank(self.sums.device, *own), strict=True)
+        spent, tokens, memory = zip(*each_rank(*own), strict=True)
         values |= {"tokens": int(sum(tokens)), "memory_gb": max(memory)}
         values["tokens_per_second"] = sum(spent) / max(now - self._window_start, 1e-9)
         self._window_tokens, self._window_start = 0, now

@@ -64,7 +64,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop if any rank received a signal."""
         # All ranks stop at the same step, whichever of them the signal reached.
-        self.received = int(max(each_rank(args.device, self.received or 0))[0]) or None
+        self.received = int(max(each_rank(self.received or 0))[0]) or None
         if self.received is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True

@@ -65,7 +65,7 @@ class Steps:
 
     def _minibatch(self, buffer: Batch, rollout: int, epoch: int, minibatch: int) -> Batch:
         """Return this rank's rows of a minibatch, which has the same rows for any number of ranks (a rank may have none)."""
-        counts = np.array(each_rank(self.parts.arguments.device, len(buffer)), int)[:, 0]
+        counts = np.array(each_rank(len(buffer)), int)[:, 0]
         before = np.arange(self.world_size) < self.rank
         # The rows were dealt out one by one, so a row comes after those of the ranks before this one and of the rounds before.
         mine = {int(np.minimum(counts, i + before).sum()): i for i in range(len(buffer))}

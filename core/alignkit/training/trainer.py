@@ -98,7 +98,7 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
         """
         counts = batch.counts
         names = sorted(counts)
-        *columns, passes = zip(*each_rank(self.args.device, *(counts[name] for name in names), cuts), strict=True)
+        *columns, passes = zip(*each_rank(*(counts[name] for name in names), cuts), strict=True)
         return {name: max(sum(own), 1.0) for name, own in zip(names, columns, strict=True)}, int(max(passes))
 
     def _micro_batch_loss(self, cut: Batch, counts: Mapping[str, float]) -> torch.Tensor:

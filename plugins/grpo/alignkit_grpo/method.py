@@ -123,7 +123,7 @@ class GRPO(Method[GRPOSettings]):
             tokens["kl"] = kl.detach()
         metrics = rollout_metrics(batch, scores.logps)
         metrics |= {name: Metric(value.float().sum(), "completion_tokens") for name, value in tokens.items()}
-        metrics["groups_alike"] = Metric(scores.logps.new_tensor(sum(batch.columns["alike"])), "rows")
+        metrics["groups_alike"] = Metric(scores.logps.new_full((), sum(batch.columns["alike"])), "rows")
         return LossOutput(terms, metrics)
 
     def _term(self, name: str, values: torch.Tensor, batch: Batch, weight: float = 1.0) -> LossTerm:

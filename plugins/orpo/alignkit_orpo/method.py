@@ -131,7 +131,7 @@ class ORPO(Method[ORPOSettings]):
         credit = ((chosen - rejected).detach().sign() + 1) / 2  # at lambda 0 all rewards are 0
         metrics["rewards/accuracies"] = Metric(credit.sum(), "rows")
         metrics["log_odds_chosen"] = Metric(log_odds_ratio(chosen, rejected).detach().sum(), "rows")
-        metrics["lambda"] = Metric(chosen.new_tensor(lam * len(batch)), "rows")
+        metrics["lambda"] = Metric(chosen.new_full((), lam * len(batch)), "rows")
         return LossOutput(terms, metrics)
 
     def conventions(self) -> dict[str, Any]:

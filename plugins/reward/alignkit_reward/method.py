@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from alignkit import (
     Batch,
     Example,
@@ -56,7 +57,10 @@ class RewardModelling(Method[RewardSettings]):
         s = self.settings
         scores = policy.score(batch.examples)
         chosen, rejected = scores.split(scores.logps)  # (G,) each
-        margins = 0.0 if s.margin is None else chosen.new_tensor([_margin(e, s.margin) for e in batch.examples])
+        margins: torch.Tensor | float = 0.0
+        if s.margin is not None:
+            batch = batch.with_column("margin", [[_margin(example, s.margin)] for example in batch.examples])
+            margins = batch.answers("margin", chosen)  # (G,)
         losses = reward_loss(chosen, rejected, margins=margins, label_smoothing=s.label_smoothing)
         terms = [LossTerm("bradley_terry", losses.sum(), "rows")]
         if s.center:

@@ -1,0 +1,121 @@
+"""An optimizer step waits for the device once: at the guard against numbers that are not finite."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from alignkit.contract.batch import Example
+from alignkit.models.generate import GeneratedAnswer
+from alignkit.scoring.classifier import ClassifierPolicy
+from alignkit.training.trainer import AlignTrainer
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from tests.helpers.engine import build_trainer, configuration, random_pairs, random_prompts
+from tests.helpers.onpolicy import GRPO, PPO
+from tests.helpers.waits import Waits, on_a_device
+
+
+def answered(prompts: list[list[int]], *_: Any) -> list[GeneratedAnswer]:
+    """A sampler that needs no model: sampling may wait for the device."""
+    return [GeneratedAnswer([5, 6, 7, *range(3, 4 + i % 4)], 3) for i, _ in enumerate(prompts)]
+
+
+METHODS: dict[str, Any] = {
+    "sft": "sft",
+    "sft-full": {"name": "sft", "nll_scope": "full", "nll_reduction": "sequence"},
+    "dpo": {"name": "dpo", "nll_weight": 0.1},
+    "orpo": "orpo",
+    "orpo-trl": {"name": "orpo", "convention": "trl"},
+    "orpo-lambda-0": {"name": "orpo", "lambda": 0},
+    "reward": {"name": "reward", "margin": "better", "center": 0.1},
+    "ppo": PPO,
+    "grpo": {**GRPO, "kl_coef": 0.1, "reduction": "sequence"},
+}
+
+
+CASES = [(name, "rows") for name in METHODS] + [("sft", "padded"), ("orpo-trl", "plain"), ("ppo", "padded")]
+
+
+def trainer_of(method: Any, scorer: str, directory: Path) -> AlignTrainer:
+    """Return a trainer whose first step has several micro-batches, and one of whose rows is shorter than the others."""
+    name = method if isinstance(method, str) else method["name"]
+    rows: list[Example] = random_prompts(8) if name in ("ppo", "grpo") else random_pairs(8)
+    rows = [replace(row.narrow(0) if name == "sft" else row, fields={"better": 1.0}) for row in rows]
+    train = {"max_steps": 1, "per_device_train_batch_size": 6, "tokens_per_micro_batch": 50}
+    trainer, _ = build_trainer(configuration(method, **train), directory, rows, scorer=scorer)
+    if name == "reward":
+        config = LlamaConfig(**trainer.model.config.to_dict() | {"num_labels": 1, "pad_token_id": 0})
+        trainer.parts.model = trainer.model = LlamaForSequenceClassification(config)
+        trainer.parts.policy = ClassifierPolicy(trainer.model)
+    if trainer.parts.rollouts is not None:
+        trainer.parts.rollouts.sampler = answered  # type: ignore[assignment]
+    trainer.state.max_steps = 1
+    return trainer
+
+
+@pytest.mark.parametrize(("name", "scorer"), CASES)
+def test_a_step_waits_for_the_device_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scorer: str
+) -> None:
+    trainer = trainer_of(METHODS[name], scorer, tmp_path)
+    scored = []
+    monkeypatch.setattr(
+        trainer, "_loss_of", partial(lambda real, cut: (scored.append(cut), real(cut))[1], trainer._loss_of)
+    )
+    with on_a_device(trainer, monkeypatch) as waits:
+        trainer.training_step(trainer.model, {})
+    assert len(scored) > 1
+    assert [wait for wait in waits if "check_finite" not in wait] == []
+    assert len(waits) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: its waits are counted on the meta device above")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_on_a_gpu_waits_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    trainer = trainer_of(METHODS[name], "auto", tmp_path)
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("cuda"))
+    trainer.numbers.sums.device = torch.device("cuda")
+    trainer.model.to("cuda")
+    batch = trainer.steps.batch(0, 0.0)
+    monkeypatch.setattr(trainer.steps, "batch", lambda step, progress: batch)
+    trainer.training_step(trainer.model, {})  # the first step also loads libraries
+    recwarn.clear()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        trainer.training_step(trainer.model, {})
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in recwarn if "called a synchronizing CUDA operation" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: bool(x.any()),
+        lambda x: float(x[0]),
+        lambda x: int(x[0]),
+        lambda x: x.cpu(),
+        lambda x: x.new_tensor([1.0, 2.0]),
+        lambda x: torch.tensor([1.0], device=x.device),
+        lambda x: torch.ones(2).to(x.device),
+    ],
+)
+def test_the_counter_sees_every_kind_of_wait(wait: Any) -> None:
+    with Waits() as waits:
+        wait(torch.ones(2, device="meta"))
+    assert len(waits.seen) == 1
+
+
+@pytest.mark.parametrize("wait", [lambda x: x.nonzero(), lambda x: x[x > 0], lambda x: x.numpy()])
+def test_other_waits_fail(wait: Any) -> None:
+    with pytest.raises((RuntimeError, TypeError, NotImplementedError)), Waits():
+        wait(torch.ones(2, device="meta"))
