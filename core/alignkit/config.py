@@ -246,8 +246,8 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    tokens_per_micro_batch: int = Field(
-        8192, ge=1, description="maximum tokens of one forward and backward pass; a step takes as many as it needs"
+    tokens_per_micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        8192, description="maximum tokens of one forward and backward pass; auto: as many as fit, as measured first"
     )
     stop_on: str | None = Field(
         None,

@@ -60,6 +60,14 @@ class InterruptedRun(AlignError):  # noqa: N818  an interruption is not an error
         self.exit_code = 128 + signal_number
 
 
+def memory_fault(error: BaseException) -> str | None:
+    """Return what to do about an error that says that Python or PyTorch could not allocate memory; None for any other."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not named and not (isinstance(error, RuntimeError) and re.search("can't allocate memory|bad_alloc", str(error))):
+        return None
+    return "out of memory: lower train.tokens_per_micro_batch or data.max_length, or set train.gradient_checkpointing"
+
+
 def suggest(name: str, known: list[str]) -> str:
     """Return ``', did you mean "x"?'`` for the closest known name, or an empty string.
 

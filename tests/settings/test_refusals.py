@@ -34,7 +34,7 @@ REAL = "model: some/model\ndata: rows.jsonl\n"  # so that the demo's preset does
         ("train: {max_steps: true}\n", "train.max_steps must be a number, not true"),
         ("train: {bf16: maybe}\n", 'train.bf16 must be true or false, not "maybe"'),
         ("train: {lr_scheduler_type: cosin}\n", "train.lr_scheduler_type cannot be 'cosin', did you mean \"cosine\"?"),
-        ("train: {tokens_per_micro_batch: 0}\n", "train.tokens_per_micro_batch must be at least 1, not 0"),
+        ("train: {tokens_per_micro_batch: 0}\n", "train.tokens_per_micro_batch must be at least 1 or auto, not 0"),
         ("run: {seed: true}\n", "run.seed must be a number, not true"),
         ("eval: {suites: {a: b}}\n", 'eval.suites must be a list, not {"a": "b"}'),
         ("eval: {suites: [prefs, [a]]}\n", 'eval.suites.1 must be text, not ["a"]'),

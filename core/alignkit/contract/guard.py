@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from alignkit.errors import AlignError, PluginError, RunFailedError, described
+from alignkit.errors import AlignError, PluginError, RunFailedError, described, memory_fault
 from alignkit.system.quiet import stdout_to_stderr
 
 
@@ -60,5 +60,4 @@ def loading(what: str) -> Iterator[None]:
 
 def passes(error: BaseException) -> bool:
     """Whether an exception out of a plugin is passed on as it is."""
-    known = isinstance(error, AlignError | KeyboardInterrupt | MemoryError)
-    return known or type(error).__name__ == "OutOfMemoryError"  # torch's
+    return isinstance(error, AlignError | KeyboardInterrupt) or memory_fault(error) is not None

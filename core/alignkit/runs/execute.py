@@ -277,7 +277,11 @@ def _train(
     trainer.pop_callback(PrinterCallback)
     if external is not None:
         recorder.update(engine="external")
-    elif best and plan.watched is None and (row := parts.eval[:1]):  # a metric that does not exist is refused at once
+    elif measure := provided("align.callbacks", "memory"):
+        trainer.add_callback(measure(trainer, recorder.update, recorder.console))
+    if (
+        external is None and best and plan.watched is None and (row := parts.eval[:1])
+    ):  # unknown metrics are refused now
         best[0].require(held_out_loss(trainer.steps, trainer.model, row, 0.0, trainer.compute_loss_context_manager))
 
     def save() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.display.console import Console
-from alignkit.errors import AlignError, CheckpointError, InterruptedRun, RunFailedError, described
+from alignkit.errors import AlignError, CheckpointError, InterruptedRun, RunFailedError, described, memory_fault
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.rundir.record import ProcessesRecord
@@ -179,6 +179,8 @@ class RunRecorder:
             return InterruptedRun(how, getattr(error, "number", signal.SIGINT))
         if isinstance(error, SystemExit | GeneratorExit):  # the exit code is that of a failed run
             return RunFailedError(f"the run was ended by code that it called: {described(error)}")
+        if fault := memory_fault(error):
+            return RunFailedError(fault)
         if lost_connection(error):
             return RunFailedError(f"{last_word()}; resume with: align resume {path}")
         if (cause := file_fault(error, path)) is None:

@@ -14,6 +14,7 @@ from alignkit.data.order.mixing import row_order
 from alignkit.data.order.row_order import RowOrder
 from alignkit.scoring.ranks import share
 from alignkit.scoring.reference import reference_logps
+from alignkit.settings.training_arguments import tokens_at_once
 from alignkit.system.environment import versions
 from alignkit.system.together import together
 
@@ -70,7 +71,7 @@ def references(
                 rows_fingerprint=rows.fingerprint,
                 weights_fingerprint=weights,
                 computed=f"{policy.precision} {model.quantization} {model.scorer} {model.attention} {arguments.device.type} {software}",
-                max_tokens=config.train.tokens_per_micro_batch,
+                max_tokens=tokens_at_once(config),
                 tick=tick,
             )
             cached = cached and hit

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch.distributed as dist
-
 from alignkit.contract import Example
 from alignkit.system.distributed import each_rank
 from alignkit.system.sharded import is_sharded
@@ -50,7 +48,7 @@ def in_step(policy: Any, filler: Example) -> Iterator[None]:
 
     ``filler`` is a row that can be scored. Nothing happens where the model is not sharded, or inside another such block.
     """
-    if not dist.is_initialized() or not is_sharded(policy.model) or policy.meeting is not None:
+    if not is_sharded(policy.model) or policy.meeting is not None:
         yield
         return
     policy.meeting = Meeting(policy, filler)

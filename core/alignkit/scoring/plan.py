@@ -72,12 +72,11 @@ class Plan:
 
     @property
     def padded(self) -> bool:
-        return sum(s.prompt + sum(s.completions) for s in self.segments) < self.branch.numel()
+        return sum(s.prompt + sum(s.completions) for s in self.layout.segments) < self.branch.numel()
 
     def to(self, device: torch.device | str) -> Plan:
-        place = torch.device(device)
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: on_device(tensor, place) for name, tensor in tensors.items()})  # type: ignore[arg-type]
+        return replace(self, **{name: on_device(tensor, device) for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
 
 class _Tree(NamedTuple):

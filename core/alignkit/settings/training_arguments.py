@@ -41,6 +41,11 @@ class StepShape(NamedTuple):
     tokens_per_micro_batch: int
 
 
+def tokens_at_once(config: RunConfig) -> int:
+    """Return ``train.tokens_per_micro_batch``, or what holds until it is measured."""
+    return 8192 if config.train.tokens_per_micro_batch == "auto" else config.train.tokens_per_micro_batch
+
+
 def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArguments, StepShape]:
     """Return the training arguments of a run with checkpoints in ``output``, and its step shape.
 
@@ -80,10 +85,8 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
             "CUDA_VISIBLE_DEVICES"
         )
     rows = arguments.per_device_train_batch_size
-    shape = StepShape(
-        rows * accumulation * max(arguments.world_size, processes), rows, config.train.tokens_per_micro_batch
-    )
-    return arguments, shape
+    step = rows * accumulation * max(arguments.world_size, processes)
+    return arguments, StepShape(step, rows, tokens_at_once(config))
 
 
 def watched_suite(config: RunConfig) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any

@@ -44,17 +44,19 @@ class TrainingLog:
         self.sums = MetricSums(device)
         self.first = first
         self.tokens = 0
+        self.pending: list[tuple[str, torch.Tensor, float]] = []  # of a step that has not ended
         self._window_tokens, self._window_start = 0, time.perf_counter()
 
     def add_micro_batch(self, output: LossOutput, own: Mapping[str, int], step: Mapping[str, float]) -> None:
         """Add a micro-batch's terms, divided by the counts of the whole step as in the loss, and metrics, by its own."""
-        for term in output.terms:
-            self.sums.add(f"loss/{term.name}", term.sum / step[term.per], 0)
-        for name, metric in output.metrics.items():
-            self.sums.add(name, metric.sum, own[metric.per])
+        self.pending += [(f"loss/{term.name}", term.sum.detach() / step[term.per], 0) for term in output.terms]
+        self.pending += [(name, metric.sum, own[metric.per]) for name, metric in output.metrics.items()]
 
     def add_step(self, loss: torch.Tensor, tokens: int) -> None:
         """Add an optimizer step: this rank's share of its loss, and the tokens this rank trained on."""
+        for name, total, count in self.pending:
+            self.sums.add(name, total, count)
+        self.pending = []
         self.sums.add("loss", loss, 1 if self.first else 0)
         self.tokens += tokens
         self._window_tokens += tokens

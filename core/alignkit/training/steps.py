@@ -7,6 +7,7 @@ The batch that ``align_prepare_batch`` returns serves one step, or, for a method
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ class Steps:
         self.reuse = self.method.reuse
         self.buffer: Batch | None = None
         """The rollout that several steps share."""
+        self._ahead: dict[int, Batch] = {}
         self.spent = {"sampled": 0, "scored": 0}
         """Tokens generated, and tokens scored without gradient."""
         self.total = 0
@@ -55,7 +57,7 @@ class Steps:
         Raises ``CheckpointError`` for a step of a rollout that the checkpoint should have held.
         """
         if self._one_batch_a_step:
-            return self.prepare(self.rows_of_step(step), step, progress)
+            return self.prepare(self._ahead.pop(step, Batch(())) or self.rows_of_step(step), step, progress)
         rollout, inner = divmod(step, self.reuse.steps)
         if inner == 0:
             self.buffer = self.prepare(self.rows_of_step(step), rollout, progress)
@@ -71,6 +73,12 @@ class Steps:
         mine = {int(np.minimum(counts, i + before).sum()): i for i in range(len(buffer))}
         order = np.random.default_rng([self.parts.seed, rollout, epoch]).permutation(counts.sum())
         return buffer.rows([mine[i] for i in order[minibatch :: self.reuse.minibatches].tolist() if i in mine])
+
+    def read_ahead(self, step: int) -> None:
+        """Read a step's rows before they are asked for, while a GPU computes; what fails then fails when they are."""
+        if self._one_batch_a_step and step < self.total:
+            with suppress(Exception):
+                self._ahead = {step: self.rows_of_step(step)}
 
     def rows_of_step(self, step: int) -> Batch:
         """Return this rank's rows of a step (of a rollout: of all its steps) as the data has them."""

@@ -75,9 +75,18 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
         self.steps.total = self.state.max_steps
         with self.compute_loss_context_manager():
             batch = self.steps.batch(self.state.global_step, self.progress)
+        cuts, losses = self.passes(model, batch)
+        self.steps.read_ahead(self.state.global_step + 1)
+        self._check_finite(model, cuts, losses)
+        total = torch.stack(losses).sum()
+        self.numbers.add_step(total / self.args.world_size, sum(example.tokens for example in batch.examples))
+        return total
+
+    def passes(self, model: torch.nn.Module, batch: Batch) -> tuple[list[Batch], list[torch.Tensor]]:
+        """Run the forward and backward passes of a step; return its micro-batches and losses. It can be repeated."""
         cuts = self.parts.cut(batch)
         counts, passes = self._counts_of_step(batch, len(cuts))
-        losses = []
+        self.numbers.pending, losses = [], []
         for k in range(passes):
             last = k == passes - 1  # gradients are reduced over ranks in the last pass only
             self.accelerator.sync_gradients = last  # DeepSpeed's boundary
@@ -86,10 +95,7 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
                     loss = self._micro_batch_loss(cuts[k], counts) if k < len(cuts) else self.steps.zero_loss()
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
-        self._check_finite(model, cuts, losses)
-        total = torch.stack(losses).sum()
-        self.numbers.add_step(total / self.args.world_size, sum(example.tokens for example in batch.examples))
-        return total
+        return cuts, losses
 
     def _counts_of_step(self, batch: Batch, cuts: int) -> tuple[dict[str, float], int]:
         """Return every count over the whole step and all ranks (at least 1), and the passes of the rank with the most.
