@@ -80,20 +80,15 @@ class _Literals(TorchFunctionMode):
 
 @contextmanager
 def on_a_device(trainer: AlignTrainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Move a trainer to the device for the block and yield what its optimizer steps, but not their rollouts, wait for."""
-    waits, batch = Waits(), trainer.steps.batch
-
-    def prepared(step: int, progress: float) -> Any:
-        before = list(waits.seen)
-        found = batch(step, progress)
-        waits.seen[:] = before
-        return found
-
-    monkeypatch.setattr(trainer.steps, "batch", prepared)
+    """Move a trainer to the device for the block, its first batch prepared, and yield what its step waits for."""
+    trainer.parts.policy.model = trainer.model
+    batch = trainer.steps.batch(0, 0.0)
+    monkeypatch.setattr(trainer.steps, "batch", lambda step, progress: batch)
     monkeypatch.setattr(type(trainer.args), "device", DEVICE)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # meta has no autocast
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     trainer.numbers.sums.device = DEVICE
     trainer.model.to(DEVICE)
+    waits = Waits()
     with waits:
         yield waits.seen

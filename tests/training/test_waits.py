@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from alignkit.contract.batch import Example
-from alignkit.models.generate import GeneratedAnswer
 from alignkit.scoring.classifier import ClassifierPolicy
 from alignkit.training.trainer import AlignTrainer
 from transformers import LlamaConfig, LlamaForSequenceClassification
@@ -18,12 +17,6 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from tests.helpers.engine import build_trainer, configuration, random_pairs, random_prompts
 from tests.helpers.onpolicy import GRPO, PPO
 from tests.helpers.waits import Waits, on_a_device
-
-
-def answered(prompts: list[list[int]], *_: Any) -> list[GeneratedAnswer]:
-    """A sampler that needs no model: sampling may wait for the device."""
-    return [GeneratedAnswer([5, 6, 7, *range(3, 4 + i % 4)], 3) for i, _ in enumerate(prompts)]
-
 
 METHODS: dict[str, Any] = {
     "sft": "sft",
@@ -46,14 +39,12 @@ def trainer_of(method: Any, scorer: str, directory: Path) -> AlignTrainer:
     name = method if isinstance(method, str) else method["name"]
     rows: list[Example] = random_prompts(8) if name in ("ppo", "grpo") else random_pairs(8)
     rows = [replace(row.narrow(0) if name == "sft" else row, fields={"better": 1.0}) for row in rows]
-    train = {"max_steps": 1, "per_device_train_batch_size": 6, "tokens_per_micro_batch": 50}
+    train = {"max_steps": 1, "per_device_train_batch_size": 6, "tokens_per_micro_batch": 40}
     trainer, _ = build_trainer(configuration(method, **train), directory, rows, scorer=scorer)
     if name == "reward":
         config = LlamaConfig(**trainer.model.config.to_dict() | {"num_labels": 1, "pad_token_id": 0})
         trainer.parts.model = trainer.model = LlamaForSequenceClassification(config)
         trainer.parts.policy = ClassifierPolicy(trainer.model)
-    if trainer.parts.rollouts is not None:
-        trainer.parts.rollouts.sampler = answered  # type: ignore[assignment]
     trainer.state.max_steps = 1
     return trainer
 
@@ -82,8 +73,8 @@ def test_a_step_on_a_gpu_waits_once(
     trainer = trainer_of(METHODS[name], "auto", tmp_path)
     monkeypatch.setattr(type(trainer.args), "device", torch.device("cuda"))
     trainer.numbers.sums.device = torch.device("cuda")
-    trainer.model.to("cuda")
     batch = trainer.steps.batch(0, 0.0)
+    trainer.model.to("cuda")
     monkeypatch.setattr(trainer.steps, "batch", lambda step, progress: batch)
     trainer.training_step(trainer.model, {})  # the first step also loads libraries
     recwarn.clear()
