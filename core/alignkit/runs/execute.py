@@ -279,9 +279,7 @@ def _train(
         recorder.update(engine="external")
     elif measure := provided("align.callbacks", "memory"):
         trainer.add_callback(measure(trainer, recorder.update, recorder.console))
-    if (
-        external is None and best and plan.watched is None and (row := parts.eval[:1])
-    ):  # unknown metrics are refused now
+    if external is None and best and plan.watched is None and (row := parts.eval[:1]):  # does the metric exist?
         best[0].require(held_out_loss(trainer.steps, trainer.model, row, 0.0, trainer.compute_loss_context_manager))
 
     def save() -> None:
