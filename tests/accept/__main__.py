@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.accept import attention, clusters, components, faults, ranks, training, vllm
+from tests.accept import attention, clusters, components, faults, memory, ranks, strategies, training, vllm
 from tests.accept.commands import OUTPUT
 
 CHECKS: list[Callable[[Path], dict[str, Any]]] = [
@@ -31,6 +31,8 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     faults.kill_campaign,
     training.kill_and_resume,
     training.kill_and_resume_ppo,
+    strategies.strategies,
+    memory.memory_limit,
     ranks.kill_a_rank,
     ranks.kill_a_rank_sharded,
     components.statistics,

@@ -19,10 +19,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command and return it with its output."""
+def command(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, with ``variables`` in its environment, and return it with its output."""
     done = subprocess.run(
-        [str(a) for a in arguments], cwd=cwd, env=environment(), capture_output=True, text=True, check=False
+        [str(a) for a in arguments],
+        cwd=cwd,
+        env=environment() | variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise AssertionError(f"{' '.join(map(str, arguments))} ended with {done.returncode}: {done.stderr[-2000:]}")
