@@ -295,7 +295,7 @@ class RunSection(Section):
     processes: Processes = Field(1, description="processes on each node; auto: one per visible accelerator, else one")
     nodes: int = Field(1, ge=1, le=65536, description="machines that train together (default: as Slurm says, else 1)")
     strategy: Literal["auto", "ddp", "fsdp", "zero2", "zero3"] = Field(
-        "auto", description="what processes share: ddp nothing, zero2 all but weights, fsdp all; auto: ddp"
+        "auto", description="what processes share: ddp nothing, zero2 all but weights, zero3 and fsdp all; auto: ddp"
     )
 
 

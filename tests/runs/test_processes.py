@@ -160,7 +160,7 @@ BOTH = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         (
             "--strategy zero3 --processes 2",
             {},
-            "Error: the strategy zero3 is not supported: use fsdp, which shares the same, wei",
+            "Error: the strategy zero3 needs a package that is not installed: pip in",
         ),
         (
             "--set train.deepspeed=none.json",

@@ -43,9 +43,9 @@ class LoadedModel:
     @property
     def parameters(self) -> int:
         """Number of parameters, adapter included."""
-        return sum(p.numel() for p in self.model.parameters())
+        return sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters())
 
     @property
     def trainable(self) -> int:
         """Number of trainable parameters."""
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters() if p.requires_grad)

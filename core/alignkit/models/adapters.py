@@ -88,7 +88,9 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int, task: str
     }
     if clash := options.keys() & config.options.keys():
         raise ModelError(f"model.lora.options.{min(clash)} is set by model.lora itself")
-    sizes = (sum(module.weight.shape) for module in model.modules() if isinstance(module, torch.nn.Linear))
+    sizes = (
+        module.in_features + module.out_features for module in model.modules() if isinstance(module, torch.nn.Linear)
+    )
     if (needed := config.r * sum(sizes) * 4 / 2**30) > (memory := memory_gib()):
         raise ModelError(
             f"model.lora.r {config.r:,} needs {needed:,.0f} GiB for the adapter, and this machine has {memory:,.0f} GiB of "

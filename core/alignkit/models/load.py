@@ -74,8 +74,9 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
         adapter_path = None
     if shards() > 1 and (config.quantization is not None or (config.lora and config.lora.modules_to_save)):
         key = "quantization" if config.quantization is not None else "lora.modules_to_save"
-        raise ConfigError(f"model.{key} cannot be combined with run.strategy fsdp: use ddp or zero2")
-    if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+        raise ConfigError(f"model.{key} cannot be combined with run.strategy fsdp or zero3: use ddp or zero2")
+    embeddings = model.get_input_embeddings().weight
+    if len(tokenizer) > (rows := getattr(embeddings, "ds_shape", embeddings.shape)[0]):
         if not config.resize_embeddings and (adapter_path is None or saved_rows(adapter_path) != len(tokenizer)):
             raise ModelError(
                 f"the tokenizer has {len(tokenizer):,} tokens and {base_path} only {rows:,} embeddings: name the model's own "
@@ -83,8 +84,8 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
             )
         if shards() > 1:
             raise ConfigError(
-                "model.resize_embeddings cannot be combined with run.strategy fsdp: save the resized model first, with an "
-                "`align run` of one step"
+                "model.resize_embeddings cannot be combined with run.strategy fsdp or zero3: save the resized model first, "
+                "with an `align run` of one step"
             )
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the start model is the same for every seed
@@ -122,6 +123,7 @@ def _load(
 ) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
     kwargs: dict[str, Any] = {"revision": config.revision, "trust_remote_code": trusted}
     auto, what = AutoModelForCausalLM, "causal language model"
@@ -140,7 +142,9 @@ def _load(
                 return auto.from_config(own, trust_remote_code=trusted, dtype=own.dtype if dtype == "auto" else dtype)
         with torch.random.fork_rng():
             torch.manual_seed(head_seed or 0)  # for a new head
-            if shards() > 1:
+            if is_deepspeed_zero3_enabled():  # transformers shards the model with it
+                importlib.import_module("deepspeed").init_distributed()
+            elif shards() > 1:
                 kwargs["distributed_config"] = sharding(auto, own, shards(), trusted)
             model, info = auto.from_pretrained(
                 path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs

@@ -69,11 +69,12 @@ def fingerprint(model: torch.nn.Module) -> str:
 
     reshard(model)
     content = hashlib.sha256(digest(_configuration(model)).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if is_critics(name):
             continue  # not part of the policy
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = whole(tensor).to("cpu").contiguous().reshape(-1)
+        full = whole(tensor)
+        content.update(f"{name} {full.dtype} {tuple(full.shape)}\n".encode())
+        flat = full.to("cpu").contiguous().reshape(-1)
         content.update(flat.view(torch.uint8).numpy().data)
     return content.hexdigest()
 

@@ -131,7 +131,7 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
 
 def shards_of(config: RunConfig) -> int:
     """Return the number of processes that a run's models are sharded over."""
-    return world_size() if config.run.strategy == "fsdp" else 1
+    return world_size() if config.run.strategy in ("fsdp", "zero3") else 1
 
 
 def prepare(plan: RunPlan) -> PreparedRun:

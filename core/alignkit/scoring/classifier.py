@@ -14,6 +14,7 @@ from alignkit.config import RunConfig
 from alignkit.contract import Example, LoadedModel, Scores
 from alignkit.contract.registry import provided
 from alignkit.errors import DataError
+from alignkit.system.sharded import gather_in_forward
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,7 @@ class ClassifierPolicy:
         if not rows:
             raise DataError("the batch has no rows to score")
         wrapped: Any = self.model
-        model = wrapped.module if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel) else wrapped
+        model: Any = getattr(wrapped, "module", wrapped)  # inside DDP's or DeepSpeed's wrapper
         ids, mask = pad_rows(rows, model.config.get_text_config().pad_token_id, next(model.parameters()).device)
         if self.meeting is not None:
             self.meeting.forward(gradient=grad and torch.is_grad_enabled(), values=False, reference=False)
@@ -90,6 +91,7 @@ def policy_of(loaded: LoadedModel, config: RunConfig, device: torch.device) -> M
 
     if config.model.quantization is None:
         loaded.model.to(device)
+    gather_in_forward(loaded.model)
     base = innermost(loaded.model)
     set_precision = provided("align.models", "precision") or (lambda model, config: {})
     set_precision(base, None)  # the probe compares without further rounding

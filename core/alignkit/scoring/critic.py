@@ -16,7 +16,7 @@ from torch import nn
 from alignkit.errors import CheckpointError, ConfigError
 from alignkit.scoring.backends import hidden_states, innermost, text_config
 from alignkit.scoring.plan import Plan
-from alignkit.system.sharded import is_sharded, shard_alike, whole
+from alignkit.system.sharded import is_partitioned, is_sharded, shard_alike, whole
 
 FILE = "critic.safetensors"
 _NAME = "critic"
@@ -95,7 +95,7 @@ def load_critic(model: nn.Module, directory: Path) -> None:
     from safetensors.torch import load_file
 
     critic = critic_of(model)
-    if critic is None:
+    if critic is None or is_partitioned(critic):  # which DeepSpeed loads
         return
     path = directory / FILE
     try:

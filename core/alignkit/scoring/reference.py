@@ -73,7 +73,7 @@ class StartWeights:
         torch.clear_autocast_cache()
         for i, (parameter, other) in enumerate(self._pairs):
             own = local(parameter)
-            if type(own) is type(parameter.data):
+            if type(own) is type(parameter.data) and own.shape == parameter.shape:
                 self._pairs[i] = (parameter, parameter.data)
                 parameter.data = other
             else:  # a sharded model gathers from the memory of its shards: they are exchanged in place

@@ -14,13 +14,15 @@ from alignkit.system.distributed import accelerators, local_world_size, world_si
 
 SHARDING = ("fsdp", "fsdp_config", "deepspeed")  # keys of train: for what processes share
 
+_ZERO3 = dict.fromkeys(("stage3_param_persistence_threshold", "stage3_prefetch_bucket_size"), "auto")  # by width
 _ZERO_KEYS = "gradient_clipping gradient_accumulation_steps train_batch_size train_micro_batch_size_per_gpu".split()
 
 
 def preset(strategy: str) -> dict[str, Any]:
     """Return the keys of ``train:`` that a strategy sets; DeepSpeed's "auto" is what the other keys of ``train:`` say."""
     common = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}, **dict.fromkeys(_ZERO_KEYS, "auto")}
-    return {"deepspeed": {"zero_optimization": {"stage": 2}, **common}} if strategy == "zero2" else {}
+    stages: dict[str, dict[str, Any]] = {"zero2": {"stage": 2}, "zero3": {"stage": 3, **_ZERO3}}
+    return {"deepspeed": {"zero_optimization": stages[strategy], **common}} if strategy in stages else {}
 
 
 def named_strategy(arguments: Mapping[str, Any]) -> str | None:
@@ -74,8 +76,6 @@ def distribute(config: RunConfig) -> None:
     if not several and (strategy == "fsdp" or strategy not in ("auto", named)):
         raise ConfigError(f"run.strategy: {strategy} needs several processes: add --processes N, or use strategy auto")
     values = preset(strategy) | arguments
-    if strategy == "zero3":
-        raise ConfigError("the strategy zero3 is not supported: use fsdp, which shares the same, weights included")
     if strategy == "fsdp":
         _refuse_other_sharding(values)
     if values.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:

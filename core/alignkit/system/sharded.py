@@ -1,12 +1,12 @@
-"""Models whose parameters are sharded over the processes (FSDP2): shards, and whole tensors made of them.
+"""Models whose parameters are sharded over the processes (FSDP2, ZeRO-3): shards, and whole tensors made of them.
 
-A sharded parameter is a ``DTensor``; each process holds a slice of it. While a module runs, its parameters are whole, and
+A sharded parameter is a ``DTensor``, or of ZeRO-3 with its slice in ``ds_tensor``. While a module runs, its parameters are whole, and
 the outermost module keeps its own whole until the next backward pass: :func:`reshard` returns all of them to shards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,36 @@ def is_sharded(model: torch.nn.Module) -> bool:
     """Whether the model was sharded when it was loaded."""
     from torch.distributed.fsdp import FSDPModule
 
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    return is_partitioned(model) or any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def is_partitioned(model: torch.nn.Module) -> bool:
+    """Whether DeepSpeed's ZeRO-3 shards the model."""
+    return any(hasattr(p, "ds_id") for p in model.parameters())
+
+
+def gather_in_forward(model: Any) -> None:
+    """Make the parameters of a ZeRO-3 model whole while their module runs without gradient.
+
+    DeepSpeed does so in training only. Parameters that were added to the model are sharded.
+    """
+    import torch
+
+    if not (parts := [p for p in model.parameters() if hasattr(p, "ds_id")]):
+        return
+    parts[0].convert_to_zero_parameters([p for p in model.parameters() if not hasattr(p, "ds_id")])
+
+    def gather(module: Any, _inputs: Any) -> None:
+        if not torch.is_grad_enabled() and (held := [*module.parameters(recurse=False)]):
+            held[0].all_gather(held)
+
+    def free(module: Any, _inputs: Any, _output: Any) -> None:
+        if not torch.is_grad_enabled():
+            _partition([p for p in module.parameters(recurse=False) if not p.ds_active_sub_modules])
+
+    for module in model.modules():
+        module.register_forward_pre_hook(gather)
+        module.register_forward_hook(free)
 
 
 def trains_shards(model: torch.nn.Module) -> bool:
@@ -46,7 +75,7 @@ def trains_shards(model: torch.nn.Module) -> bool:
     from torch.distributed.tensor import DTensor
 
     reshard(model)
-    return any(isinstance(p.data, DTensor) for p in model.parameters() if p.requires_grad)
+    return any(isinstance(p.data, DTensor) or hasattr(p, "ds_id") for p in model.parameters() if p.requires_grad)
 
 
 def reshard(model: torch.nn.Module) -> None:
@@ -56,6 +85,12 @@ def reshard(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+    _partition(model.parameters())
+
+
+def _partition(parameters: Iterable[Any]) -> None:
+    if held := [p for p in parameters if getattr(getattr(p, "ds_status", None), "name", "") == "AVAILABLE"]:
+        held[0].partition(held)
 
 
 def unsharded_class(model: torch.nn.Module) -> type:
@@ -85,27 +120,34 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return this process's slice of a tensor (all of it where it is not sharded), sharing its memory."""
     from torch.distributed.tensor import DTensor
 
-    plain = tensor.detach()
+    plain = getattr(tensor, "ds_tensor", tensor).detach()
     return plain.to_local() if isinstance(plain, DTensor) else plain
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def whole(tensor: Any) -> torch.Tensor:
     """Return a tensor with the slices of all processes, each of which must call this for it."""
     from torch.distributed.tensor import DTensor
 
-    plain = tensor.detach()
+    if hasattr(tensor, "ds_id"):
+        tensor.all_gather()
+        copy: torch.Tensor = tensor.detach().clone()
+        tensor.partition()
+        return copy
+    plain: torch.Tensor = tensor.detach()
     return plain.full_tensor() if isinstance(plain, DTensor) else plain
 
 
-def whole_state(model: torch.nn.Module, *, first: bool) -> dict[str, torch.Tensor]:
+def whole_state(model: torch.nn.Module, *, first: bool, trained: bool = False) -> dict[str, torch.Tensor]:
     """Return the model's state with whole tensors in main memory on the ``first`` process, nothing on the others.
 
-    Every process must call this. One tensor at a time is whole on the devices.
+    Every process must call this. One tensor at a time is whole on the devices. ``trained``: of those that are trained.
     """
     reshard(model)
     made: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
     state = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
+        if trained and not tensor.requires_grad:
+            continue
         if id(tensor) not in made:
             gathered = whole(tensor)
             made[id(tensor)] = gathered.cpu() if first else gathered.new_empty(0)
@@ -118,7 +160,8 @@ def plain_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     from torch.distributed.tensor import DTensor
 
     reshard(model)
-    return {name: tensor for name, tensor in model.state_dict().items() if not isinstance(tensor, DTensor)}
+    state = model.state_dict(keep_vars=True).items()
+    return {name: t.detach() for name, t in state if not isinstance(t.data, DTensor) and not hasattr(t, "ds_id")}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Checkpoints of models whose trained weights are sharded: every process writes and reads its own slices.
 
 transformers loads such models and refuses to checkpoint their optimizer. Here each process keeps its slices of weights and
-optimizer state in ``shard_RANK.pt``; the model that is saved in the end is whole and a stock one.
+optimizer state in ``shard_RANK.pt`` (ZeRO-3: in DeepSpeed's files); the model that is saved in the end is whole and a stock one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from alignkit.errors import CheckpointError
 from alignkit.scoring.critic import is_critics
 from alignkit.system.sharded import (
+    is_partitioned,
     is_sharded,
     like,
     local,
@@ -45,7 +46,15 @@ class ShardedState(Base):
         kept, args.save_only_model = args.save_only_model, args.save_only_model or is_sharded(model)
         super().__init__(model=model, args=args, **named)  # which asks for it, as it cannot save the optimizer
         args.save_only_model = kept
-        self._shards = trains_shards(self.model)
+        self._partitioned = is_partitioned(self.model)
+        self._shards = trains_shards(self.model) and not self._partitioned
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; of ZeRO-3 as :meth:`_save` does, where DeepSpeed's way depends on its configuration."""
+        if self._partitioned:
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the whole model or adapter; in a checkpoint its configuration only where its weights are in the shards."""
@@ -53,16 +62,18 @@ class ShardedState(Base):
             # Under ZeRO-2 every process has all weights, and accelerate's clones of them are not tied.
             super()._save(output_dir, None if self.is_deepspeed_enabled else state_dict)
             return
-        if self._shards and self._stage is not None:
+        shards = self._shards or self._partitioned
+        if shards and self._stage is not None:
             if self.args.should_save:
                 self.model.config.save_pretrained(output_dir)
             return
-        state = whole_state(self.model, first=self.args.should_save) if self._shards else plain_state(self.model)
+        first, adapter = self.args.should_save, hasattr(self.model, "peft_config")
+        state = whole_state(self.model, first=first, trained=adapter) if shards else plain_state(self.model)
         policy = {name: tensor for name, tensor in state.items() if not is_critics(name)}
         self.is_distributed_loading_by_transformers = False  # the first process alone writes
         with saving_what_is_given(self.model):
             super()._save(output_dir, policy)
-        self.is_distributed_loading_by_transformers = True
+        self.is_distributed_loading_by_transformers = not self._partitioned
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self._shards:

@@ -148,7 +148,7 @@ def _refuse_unread(sets: Sequence[str]) -> None:
 def _evaluate(source: TargetSpec, directory: Path, strategy: str, say: Callable[[str], None]) -> Evaluation:
     suites = open_suites(source.config.eval)
     skipped: list[str] = []
-    shared = "fsdp" in (strategy, strategy == "auto" and source.config.run.strategy)
+    shared = (source.config.run.strategy if strategy == "auto" else strategy) in ("fsdp", "zero3")
     with sharded_loading(world_size() if shared else 1):
         subject, start_subject = open_target(source)
         against = {name: suite for name, suite in suites.items() if suite.uses_start}

@@ -13,6 +13,7 @@ from alignkit.system.files import os_fault, staged_directory
 from alignkit.system.sharded import is_sharded, plain_state, saving_what_is_given
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
     from transformers import GenerationConfig, TrainingArguments
 
 TRIED = 2**31
@@ -69,7 +70,7 @@ def require_space(loaded: LoadedModel, arguments: TrainingArguments, steps_per_e
     replace are still there.
     """
     model = _weights(loaded)
-    trained = sum(p.numel() * p.element_size() for p in loaded.model.parameters() if p.requires_grad)
+    trained = sum(_bytes(p) for p in loaded.model.parameters() if p.requires_grad)
     adam = re.fullmatch(r"adamw_torch(_fused)?", str(getattr(arguments.optim, "value", arguments.optim)))
     checkpoint = model + (2 * trained if adam and not arguments.save_only_model else 0)
     strategy = str(getattr(arguments.save_strategy, "value", arguments.save_strategy))
@@ -92,4 +93,9 @@ def require_space(loaded: LoadedModel, arguments: TrainingArguments, steps_per_e
 def _weights(loaded: LoadedModel) -> int:
     """Return the bytes of the weights that are saved."""
     saved = (p for p in loaded.model.parameters() if p.requires_grad or not loaded.is_adapter)
-    return sum(p.numel() * p.element_size() for p in saved)
+    return sum(map(_bytes, saved))
+
+
+def _bytes(parameter: Parameter) -> int:
+    """Return the size of a parameter, of the whole one where ZeRO-3 shares it out."""
+    return int(getattr(parameter, "ds_numel", parameter.numel())) * parameter.element_size()

@@ -20,7 +20,7 @@ from alignkit.system.distributed import rank
 @click.option("--name", metavar="NAME", help="Name of the run directory (default: method, date and time).")
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), help="Random seed (default: 0).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key: lambda=0.1, train.max_steps=9.")
-@click.option("--strategy", metavar="NAME", help="What processes share: auto, ddp, fsdp or zero2.")
+@click.option("--strategy", metavar="NAME", help="What processes share: auto, ddp, fsdp, zero2 or zero3.")
 @launch_options
 @click.option("--resume", is_flag=True, help="Resume the interrupted run called --name.")
 @click.option("--change", is_flag=True, help="With --resume: accept settings that differ, and record them.")
