@@ -13,7 +13,7 @@ from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, PluginError, first_line
 from pydantic import BaseModel
 
-from alignkit_checks.trial import try_trainer
+from alignkit_checks.trial import checkpointing, try_trainer
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -31,7 +31,7 @@ _NEEDS: Mapping[str, tuple[Callable[[TrainingArguments], bool], str]] = {
     "greater_is_better": (_finds_best, "set train.stop_on, or train.load_best_model_at_end: true"),
     **dict.fromkeys(
         ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"),
-        (lambda a: bool(a.activation_checkpointing), "set train.activation_checkpointing: true"),
+        (lambda a: checkpointing(a)[0], "set train.activation_checkpointing: true"),
     ),
     "save_steps": (lambda a: a.save_strategy == "steps", "set train.save_strategy: steps"),
     "save_total_limit": (lambda a: a.save_strategy != "no", "set train.save_strategy: steps or epoch"),

@@ -31,13 +31,20 @@ def try_trainer(arguments: TrainingArguments) -> None:
     model = torch.nn.Linear(1, 1)
     model.config = PretrainedConfig()
     try:
-        if given.activation_checkpointing:
-            _try_checkpointing(**(given.activation_checkpointing_kwargs or {}))
+        recomputes, options = checkpointing(given)
+        if recomputes:
+            _try_checkpointing(**options)
         trainer = Trainer(model, given, eval_dataset=[{}])
         if not given.optim_target_modules:
             trainer.create_optimizer_and_scheduler(2)
     except (ValueError, TypeError, RuntimeError, ImportError, AttributeError, KeyError) as error:
         raise ConfigError(f"train: {first_line(error)}") from error
+
+
+def checkpointing(arguments: TrainingArguments) -> tuple[bool, dict[str, Any]]:
+    """Return whether activations are computed again in the backward pass, and how; older transformers call it otherwise."""
+    name = "activation_checkpointing" if hasattr(arguments, "activation_checkpointing") else "gradient_checkpointing"
+    return bool(getattr(arguments, name)), getattr(arguments, f"{name}_kwargs") or {}
 
 
 def _try_checkpointing(every_n_layers: Any = 1, offload: Any = False, **options: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
@@ -122,9 +123,12 @@ def _as_alone(device: torch.device) -> Iterator[None]:
         changed[visible] = own_device(os.environ.get(visible), device.index or 0)
     before = {name: os.environ.get(name) for name in changed}
     _set(changed)
+    # Ctrl-C and a closed terminal reach all processes; the run ends its engine itself, after a checkpoint.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         _set(before)
 
 
