@@ -8,9 +8,13 @@ import sys
 import pytest
 import torch
 import transformers as hf
+from alignkit import settings
 from alignkit.errors import AlignError, ConfigError, ModelError
+from alignkit.models.load import build_classifier
+from alignkit.runs.prepare import plan_run
 from alignkit.scoring.attention import packed_attention
 from alignkit.scoring.backends import install_forward
+from alignkit.scoring.classifier import policy_of
 from alignkit.scoring.plan import make_plan
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.probe import choose
@@ -281,3 +285,14 @@ def test_torch_without_cpu_flash_attention_scores_by_another_kernel(suffix):
     scorer, refusal = done.stdout.splitlines()
     assert scorer == "packed (sdpa)"
     assert f"blocks needs CPU flash attention, which torch {torch.__version__} has not" in refusal
+
+
+def test_a_reward_model_has_no_kernel_and_runs_the_implementation_that_is_named():
+    sets = ["model.attention=blocks"]
+    with pytest.raises(
+        ConfigError, match=r"model\.attention: blocks has no effect with reward: a reward model is called"
+    ):
+        plan_run(settings.resolve(method="reward", sets=sets).config)
+    config = settings.resolve(method="reward", sets=["model.attention=eager"]).config.model
+    policy = policy_of(build_classifier(config), config, CPU)
+    assert policy.model.config._attn_implementation == "eager"

@@ -189,6 +189,17 @@ CASES = [
     Case("name leaves the output", options("--name", "../../elsewhere"), ("../../elsewhere", "--output")),
     Case("output in the way", in_the_way, ("taken",)),
     Case("quantization without a GPU", quantized, ("model.quantization", "GPU")),
+    *(
+        Case(f"attention: {' '.join(sets)}", options(*(word for one in sets for word in ("--set", one))), said)
+        for sets, said in {
+            ("model.attention=flax",): ("model.attention", 'did you mean "flex"?', "align plugins lists them"),
+            ("model.attention=eager", "model.scorer=packed"): ("model.attention: eager excludes model.scorer: packed",),
+            ("model.attention=varlen", "model.scorer=rows"): ("model.attention: varlen excludes model.scorer: rows",),
+            ("model.attention=varlen",): ("varlen does not run on cpu",),
+            ("model.attention=flex",): ("FlexAttention has no backward on the CPU", "choose model.attention: auto"),
+            ("model.attention=flash", "model.scorer=padded"): ("cannot use flash_attention_2", "auto"),
+        }.items()
+    ),
     Case(
         "misspelt curriculum", options("--set", "data.curriculum={by: lenght}"), ('"lenght"', 'did you mean "length"')
     ),

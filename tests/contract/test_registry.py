@@ -42,6 +42,8 @@ def test_listing_imports_no_plugin(site):
 def test_unknown_name_suggests_and_says_how_to_list():
     assert failure("orop") == 'unknown method "orop", did you mean "orpo"? (align methods lists them)'
     assert failure("zzz", "align.rewards") == 'unknown reward "zzz" (align rewards lists them)'
+    assert failure("zzz", "align.samplers") == 'unknown sampler "zzz" (align plugins lists them)'
+    assert failure("zzz", "align.attention") == 'unknown attention "zzz" (align plugins lists them)'
 
 
 def test_two_third_parties_with_one_name(site):
