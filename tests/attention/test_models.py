@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
@@ -296,3 +297,16 @@ def test_a_reward_model_has_no_kernel_and_runs_the_implementation_that_is_named(
     config = settings.resolve(method="reward", sets=["model.attention=eager"]).config.model
     policy = policy_of(build_classifier(config), config, CPU)
     assert policy.model.config._attn_implementation == "eager"
+
+
+def test_a_copy_of_a_model_runs_the_same_kernels_on_its_own_weights():
+    policy = scored_by(build("llama"), "flex")
+    policy.score(rows(1), grad=False)  # kernels may keep what cannot be copied, such as compiled functions
+    copied = copy.deepcopy(policy.model)
+    torch.nn.init.normal_(copied.lm_head.weight)
+    scorer = policy.scorer
+    assert copy.deepcopy(scorer).kernels["flex"] is scorer.kernels["flex"]
+    found = ModelPolicy(copied, scorer).score(rows(2), grad=False).logps
+    plain = build("llama")
+    plain.load_state_dict(copied.state_dict())
+    torch.testing.assert_close(found, plain_scores(plain, rows(2))[0].detach(), atol=2e-5, rtol=1e-5)

@@ -68,6 +68,9 @@ class AttentionKernel(ABC):
     family: ClassVar[str] = ""
     """``flash``, ``flex`` or ``sdpa`` if this value of ``model.attention`` may choose it; its own name always does."""
 
+    def __deepcopy__(self, memo: Any) -> AttentionKernel:
+        return self  # a copy of a model runs the same kernels
+
     def refusal(self, layer: AttentionLayer) -> str | None:
         """Return why the kernel cannot compute ``layer``: a missing operator, a dtype, a window (None: it can)."""
         return None

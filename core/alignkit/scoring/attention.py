@@ -23,9 +23,6 @@ OWN = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "fla
 PLAN_ARGUMENT = "alignkit_plan"
 """Keyword argument that carries the plan through the backbone to its attention layers."""
 
-# Arguments that some models pass to their attention function and that no kernel is given.
-_UNSUPPORTED = ("s_aux", "position_bias", "head_mask")
-
 
 def register() -> None:
     """Register :func:`packed_attention` with transformers."""
@@ -62,7 +59,7 @@ def packed_attention(
             own = sys.modules[type(module).__module__].eager_attention_forward
         kwargs |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
         return own(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
-    for name in _UNSUPPORTED:
+    for name in ("s_aux", "position_bias", "head_mask"):
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"packed attention does not support {name}")
     if dropout:

@@ -34,12 +34,12 @@ def install(
         model: a causal language model.
         backend: ``auto`` chooses the first backend that agrees with plain forwards on a small probe; a named backend is
             probed as well.
-        device: device the model will train on (default: its current one), which decides about the kernels to try.
-        attention: ``model.attention``: a kernel of packed attention, the model's own implementation, or ``auto``.
+        device: device the model will train on (default: its current one), whose kernels are tried.
+        attention: ``model.attention``.
 
     Raises:
         ModelError: the model cannot be scored (encoder-decoder, prompt learning), or a named backend disagrees.
-        ConfigError: the backend or the attention is unknown, or one excludes the other.
+        ConfigError: the backend is unknown, or the attention excludes it.
     """
     from alignkit.scoring.probe import choose
 
@@ -52,11 +52,8 @@ def install(
     _refuse(model, base)
     target = torch.device(device or base.device)
     kernels = usable_kernels(attention, target.type)
-    candidates = BACKENDS if backend == "auto" else (backend,)
-    if attention not in ("auto", *OWN):  # a kernel of packed scoring
-        candidates = tuple(name for name in candidates if name == "packed")
-    elif attention == "eager":
-        candidates = tuple(name for name in candidates if name != "packed")
+    allowed = BACKENDS[1:] if attention == "eager" else BACKENDS if attention in ("auto", *OWN) else BACKENDS[:1]
+    candidates = tuple(name for name in allowed if backend in ("auto", name))
     if not candidates:
         raise ConfigError(f"model.attention: {attention} excludes model.scorer: {backend}: set one of them to auto")
     if attention in OWN and not kernels:
