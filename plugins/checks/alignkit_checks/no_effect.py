@@ -13,6 +13,7 @@ from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, PluginError, first_line
 from pydantic import BaseModel
 
+from alignkit_checks.fitting import require_fitting
 from alignkit_checks.trial import checkpointing, try_trainer
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingAr
     refuse_attention(config.model, method)
     refuse_without_effect(config.train, arguments)
     try_trainer(arguments)
+    require_fitting(config.model, arguments)
 
 
 def refuse_attention(model: ModelConfig, method: Method[Any]) -> None:
