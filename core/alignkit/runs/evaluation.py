@@ -78,8 +78,8 @@ def data_rules(config: DataConfig) -> dict[str, Any]:
 
 def scored_by(policy: ModelPolicy | ClassifierPolicy, model: ModelConfig) -> str:
     """Return the type of the device, scorer and attention as configured, and the type of the products."""
-    device = next(policy.model.parameters()).device.type
-    return " ".join([device, model.scorer, model.attention, policy.precision.get("products", "")])
+    device, products = next(policy.model.parameters()).device.type, policy.precision.get("products", "")
+    return f"{device} {model.scorer} {model.attention} {products}"
 
 
 def run_suites(

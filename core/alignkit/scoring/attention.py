@@ -30,7 +30,8 @@ def register() -> None:
     from transformers.masking_utils import eager_mask, sdpa_mask
 
     for name, mask in zip(NAMES.values(), (sdpa_mask, eager_mask), strict=True):
-        AttentionInterface.register(name, packed_attention)
+        if name not in AttentionInterface():
+            AttentionInterface.register(name, packed_attention)
         AttentionMaskInterface.register(name, mask)
 
 

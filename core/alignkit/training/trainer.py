@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from transformers import Trainer
 
 from alignkit.contract import Batch, LossOutput
@@ -51,6 +52,7 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
             processing_class=parts.tokenizer,
             callbacks=list(parts.callbacks),
         )
+        self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # layers are compiled, not the model
         self.steps = Steps(parts, self.args.process_index, self.args.world_size)
         self.numbers = TrainingLog(self.args.device, first=self.args.process_index == 0)
 

@@ -9,6 +9,8 @@ import torch
 from alignkit import RunConfig
 from alignkit.system.sharded import is_sharded
 
+from alignkit_precision.compiled import compile_layers, wants_compiled
+
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -19,7 +21,8 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
     one unless ``config`` names another.
 
     Returns:
-        The types of ``trained`` and ``frozen`` weights, if there are any, and of ``products``.
+        The types of ``trained`` and ``frozen`` weights, if there are any, and of ``products``, and what the layers are
+        ``compiled`` by, if they are.
     """
     given = config.train.arguments if config else {}
     types = {p.dtype: None for p in model.parameters() if p.is_floating_point()}
@@ -34,9 +37,9 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
     for p in model.parameters():
         found.setdefault("trained" if p.requires_grad else "frozen", set()).add(_name(p.dtype))
     products = dtype or next(iter(types), torch.float32)
-    return {kind: " and ".join(sorted(found[kind])) for kind in sorted(found, reverse=True)} | {
-        "products": _name(products)
-    }
+    names = {kind: " and ".join(sorted(found[kind])) for kind in sorted(found, reverse=True)}
+    compiled = {"compiled": compile_layers(model, config)} if config and wants_compiled(config) else {}
+    return names | {"products": _name(products)} | compiled
 
 
 def _name(dtype: torch.dtype) -> str:
