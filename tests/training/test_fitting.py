@@ -107,7 +107,8 @@ def test_a_step_without_memory_is_repeated_in_smaller_micro_batches(tmp_path: Pa
 
 
 def test_a_row_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
-    trainer, _ = trainer_with(tmp_path, Kept())
+    kept = Kept()
+    trainer, _ = trainer_with(tmp_path, kept)
     before = weights_of(trainer.model)
     limit(trainer, 5, MemoryError())
     with pytest.raises(
@@ -115,6 +116,8 @@ def test_a_row_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:
     ):
         trainer.train()
     assert torch.equal(weights_of(trainer.model), before)
+    assert len(kept.said) > 1
+    assert kept.budgets == {"0": 8192}  # for a resumed run with less to keep
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ class FitMicroBatches(TrainerCallback):
         Raises :class:`RunFailedError` where every micro-batch is one row, or where other processes wait for this one.
         """
         gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        cpu = torch.get_rng_state()
+        cpu, before = torch.get_rng_state(), dict(self.budgets)
         while True:
             try:
                 return self._passes(model, batch)
@@ -143,6 +143,8 @@ class FitMicroBatches(TrainerCallback):
                 largest = max((sum(example.tokens for example in cut.examples) for cut in cuts), default=0)
                 size = f"a micro-batch has up to {largest:,} tokens"
                 if self.parts.arguments.world_size > 1 or max(map(len, cuts), default=0) < 2:
+                    self.budgets = before  # a resumed run may have more memory, or need less
+                    self.record(**self.for_record(self.trainer))
                     raise RunFailedError(f"{fault}; {size}") from error
             self.parts.tokens_per_micro_batch = smaller = min(largest, self.parts.tokens_per_micro_batch) // 2
             lower = f"train.tokens_per_micro_batch is {smaller:,} from here on"
