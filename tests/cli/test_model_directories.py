@@ -126,4 +126,4 @@ def test_model_that_reads_what_follows_is_not_trained() -> None:
     torch.manual_seed(0)
     xlnet = XLNetLMHeadModel(XLNetConfig(vocab_size=64, d_model=16, n_layer=1, n_head=2, d_inner=32)).eval()
     with pytest.raises(ModelError, match="XLNetLMHeadModel is not causal: what follows a prompt changes"):
-        choose(xlnet, ["plain"], torch.device("cpu"))
+        choose(xlnet, ["plain"], torch.device("cpu"), {})

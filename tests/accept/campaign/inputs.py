@@ -122,7 +122,7 @@ _KEYS = """
 beta loss label_smoothing ratio train.max_steps train.learning_rate train.num_train_epochs train.save_steps train.optim
 train.per_device_train_batch_size train.gradient_accumulation_steps train.lr_scheduler_type train.warmup_steps train.max_grad_norm
 train.save_strategy train.report_to train.early_stopping_patience train.bf16 train.logging_steps model.dtype model.lora
-model.lora.r model.lora.target_modules model.quantization model.scorer model.revision model.chat_template model.tokenizer
+model.lora.r model.lora.target_modules model.quantization model.scorer model.attention model.revision model.chat_template model.tokenizer
 data.max_length data.eval_split data.folds data.fold data.columns data.limit data.split data.train_on data.workers data.curriculum
 data.phases data.max_dropped data.sources data.check.most data.check.near eval.suites eval.during eval.settings eval.sample_tokens
 run.seed run.services run.output run.name nothing.such train train. .train = a=b beta.gamma model.lora.x.y
