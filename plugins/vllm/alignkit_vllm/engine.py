@@ -6,13 +6,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 from alignkit.errors import ConfigError, RunFailedError, described
 
-from alignkit_vllm.register import BACKEND
+from alignkit_vllm.register import BACKEND, OWNER
 from alignkit_vllm.settings import VLLMSettings
 
 T = TypeVar("T")
@@ -116,13 +117,14 @@ def _as_alone(device: torch.device) -> Iterator[None]:
     """Let processes that are started in the block see ``device`` alone, and not that they belong to a run of several."""
     changed: dict[str, str | None] = dict.fromkeys(_OF_A_RUN)
     changed |= {name: None for name in os.environ if name.startswith("TORCHELASTIC_")}
-    changed["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    changed |= {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", OWNER: str(os.getpid())}
     changed["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     if device.type == "cuda":
         visible = "HIP_VISIBLE_DEVICES" if torch.version.hip else "CUDA_VISIBLE_DEVICES"
         changed[visible] = own_device(os.environ.get(visible), device.index or 0)
     before = {name: os.environ.get(name) for name in changed}
     _set(changed)
+    resource_tracker.ensure_running()  # starting it unblocks these signals
     # Ctrl-C and a closed terminal reach all processes; the run ends its engine itself, after a checkpoint.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
