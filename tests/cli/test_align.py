@@ -196,6 +196,11 @@ def test_a_broken_plugin_used_by_a_run(site):
             "Error: ValueError: two lines (run again with --debug for the traceback)\n",
         ),
         (ValueError(), 1, "Error: ValueError (run again with --debug for the traceback)\n"),
+        (
+            MemoryError(),
+            1,
+            "Error: out of memory: lower train.tokens_per_micro_batch or data.max_length, or set train.gradient_checkpointing\n",
+        ),
     ],
 )
 def test_exit_codes(error, code, message, capsys):

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from alignkit.errors import AlignError, InterruptedRun, described, readable
+from alignkit.errors import AlignError, InterruptedRun, described, memory_fault, readable
 from alignkit.system import trust
 from alignkit.system.distributed import rank
 from alignkit.system.files import os_fault
@@ -119,8 +119,9 @@ def _described(error: BaseException, state: State) -> tuple[str, str, int]:
     elif isinstance(error, AlignError):
         message, code = str(error), error.exit_code
     else:
-        message, code = described(error), FAILED
-        advice = "" if state.debug else " (run again with --debug for the traceback)"
+        fault = memory_fault(error)
+        message, code = fault or described(error), FAILED
+        advice = "" if state.debug or fault else " (run again with --debug for the traceback)"
     if notes := getattr(error, "__notes__", []):
         message += f" ({'; '.join(notes)})"
     try:

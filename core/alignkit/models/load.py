@@ -75,8 +75,7 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
     if shards() > 1 and (config.quantization is not None or (config.lora and config.lora.modules_to_save)):
         key = "quantization" if config.quantization is not None else "lora.modules_to_save"
         raise ConfigError(f"model.{key} cannot be combined with run.strategy fsdp or zero3: use ddp or zero2")
-    embeddings = model.get_input_embeddings().weight
-    if len(tokenizer) > (rows := getattr(embeddings, "ds_shape", embeddings.shape)[0]):
+    if len(tokenizer) > (rows := getattr(table := model.get_input_embeddings().weight, "ds_shape", table.shape)[0]):
         if not config.resize_embeddings and (adapter_path is None or saved_rows(adapter_path) != len(tokenizer)):
             raise ModelError(
                 f"the tokenizer has {len(tokenizer):,} tokens and {base_path} only {rows:,} embeddings: name the model's own "

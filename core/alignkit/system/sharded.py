@@ -47,10 +47,7 @@ def is_partitioned(model: torch.nn.Module) -> bool:
 
 
 def gather_in_forward(model: Any) -> None:
-    """Make the parameters of a ZeRO-3 model whole while their module runs without gradient.
-
-    DeepSpeed does so in training only. Parameters that were added to the model are sharded.
-    """
+    """Shard what was added to a ZeRO-3 model, and gather weights for passes without gradient, as DeepSpeed does in training."""
     import torch
 
     if not (parts := [p for p in model.parameters() if hasattr(p, "ds_id")]):
@@ -75,7 +72,7 @@ def trains_shards(model: torch.nn.Module) -> bool:
     from torch.distributed.tensor import DTensor
 
     reshard(model)
-    return any(isinstance(p.data, DTensor) or hasattr(p, "ds_id") for p in model.parameters() if p.requires_grad)
+    return any(isinstance(p.data, DTensor) for p in model.parameters() if p.requires_grad)
 
 
 def reshard(model: torch.nn.Module) -> None:

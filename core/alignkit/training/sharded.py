@@ -47,7 +47,7 @@ class ShardedState(Base):
         super().__init__(model=model, args=args, **named)  # which asks for it, as it cannot save the optimizer
         args.save_only_model = kept
         self._partitioned = is_partitioned(self.model)
-        self._shards = trains_shards(self.model) and not self._partitioned
+        self._shards = trains_shards(self.model)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; of ZeRO-3 as :meth:`_save` does, where DeepSpeed's way depends on its configuration."""
