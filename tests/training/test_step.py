@@ -10,7 +10,7 @@ import pytest
 import torch
 from alignkit.contract.batch import Example
 from alignkit.contract.types import LossTerm
-from alignkit.errors import RunFailedError
+from alignkit.errors import DataError, RunFailedError
 
 from tests.helpers.engine import build_trainer, configuration, random_pairs, tiny_llama, weights
 
@@ -166,3 +166,20 @@ def test_non_finite_numbers_stop_the_run_before_the_weights_change(
         trainer.train()
     assert guilty in str(caught.value)
     assert torch.equal(weights(trainer.model), before[1])
+
+
+def test_rows_are_read_ahead_and_a_row_that_fails_ends_its_own_step(tmp_path: Path) -> None:
+    trainer, seen = build_trainer(configuration("sft", max_steps=3), tmp_path, [r.narrow(0) for r in random_pairs(24)])
+    read, rows_of_step = [], trainer.steps.rows_of_step
+
+    def failing(step: int) -> Any:
+        read.append((trainer.state.global_step, step))
+        if step == 2:
+            raise DataError("rows.jsonl:17: damaged")
+        return rows_of_step(step)
+
+    trainer.steps.rows_of_step = failing  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=r"^rows.jsonl:17: damaged$"):
+        trainer.train()
+    assert read == [(0, 0), (0, 1), (1, 2), (2, 2)]
+    assert len(seen.losses()) == 2

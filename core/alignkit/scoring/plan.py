@@ -75,6 +75,8 @@ class Plan:
         return sum(s.prompt + sum(s.completions) for s in self.layout.segments) < self.branch.numel()
 
     def to(self, device: torch.device | str) -> Plan:
+        if torch.device(device) == self.input_ids.device:
+            return self
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
         return replace(self, **{name: on_device(tensor, device) for name, tensor in tensors.items()})  # type: ignore[arg-type]
 

@@ -70,7 +70,8 @@ class ModelPolicy:
             # Without gradients there is nothing to synchronise, and the wrapper would broadcast buffers, for which all
             # processes must make the same number of calls. Sharded models still need their wrapper.
             model = model.module
-        with unread_masks(plan.padded), nullcontext() if grad else evaluating(model):
+        whole = plan.backend in ("packed", "rows")  # their masks are given
+        with nullcontext() if whole else unread_masks(plan.padded), nullcontext() if grad else evaluating(model):
             logps = TokenLogps(*model(plan=plan))
         return Scores(
             logps=logps.completions,
