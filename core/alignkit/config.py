@@ -291,6 +291,7 @@ class RunSection(Section):
     name: str | None = Field(None, description="name of the run directory (default: method, date and time)")
     seed: int = Field(0, ge=0, description="random seed of data order, adapter initialisation, dropout and sampling")
     services: Words = Field(default_factory=list, description="names of service plugins to activate (default: none)")
+    price_per_hour: float | None = Field(None, ge=0, description="price of a process's hour, for --dry-run --measure")
     plots: bool = Field(True, description="write plots/*.png and report.html at the end")
     processes: Processes = Field(1, description="processes on each node; auto: one per visible accelerator, else one")
     nodes: int = Field(1, ge=1, le=65536, description="machines that train together (default: as Slurm says, else 1)")

@@ -21,7 +21,7 @@ def make_models(directory: Path) -> Path:
     spec = find_spec("trl")  # not imported: only its templates are wanted
     assert spec
     templates = Path(str(spec.origin)).parent / "chat_templates"
-    plain = _tokenizer(["<pad>", "<s>", "</s>"], SIMPLE, bos="<s>", eos="</s>", pad="<pad>")
+    plain = make_tokenizer()
     numbers = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 256}
     shape = {**SIZE, "hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 2, "initializer_range": 0.2}
     small = hf.LlamaConfig(vocab_size=len(plain), tie_word_embeddings=True, **shape, **numbers)
@@ -34,6 +34,11 @@ def make_models(directory: Path) -> Path:
     qwen = _tokenizer(QWEN, (templates / "qwen3.jinja").read_text(), eos=QWEN[2], pad=QWEN[0])
     _save(directory / "qwen3", hf.Qwen3Config(vocab_size=len(qwen), head_dim=8, tie_word_embeddings=True, **wide), qwen)
     return directory
+
+
+def make_tokenizer() -> Any:
+    """Return the tokenizer of the models tiny, tiny2 and uniform."""
+    return _tokenizer(["<pad>", "<s>", "</s>"], SIMPLE, bos="<s>", eos="</s>", pad="<pad>")
 
 
 def make_adapter(directory: Path, base: Path, *, alpha: int = 8, seed: int = 0) -> Path:

@@ -27,7 +27,7 @@ Report: TypeAlias = "Callable[..., Any]"
 The entry point's name determines when it is called: ``run`` after ``align run`` and ``align resume``, with the run's directory;
 ``plots`` at the end of every run, with its directory; ``card`` for every saved model, with its directory, the run's record and,
 for the mean of several models, the name and weight of each; ``data`` by ``align data check --html FILE``, with the list of checks
-and the file to write; ``dry-run`` by ``align run --dry-run``, with the configuration: it prints what the run
+and the file to write; ``dry-run`` by ``align run --dry-run``, with the configuration (and ``measure=True`` with ``--measure``): it prints what the run
 comes to; ``summary`` when a run has finished, with its console, the results of the suites before and
 after training, and the samples: it prints them; ``metrics`` by ``align status``, with the metrics of the suites before and after training:
 it returns lines.

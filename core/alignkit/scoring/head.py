@@ -128,7 +128,7 @@ def _linear_forward(
         return plain(self, input)
     weight: torch.Tensor = self.weight
     bias: torch.Tensor | None = self.bias
-    if transform.softcap is not None or type(weight) not in (nn.Parameter, torch.Tensor):
+    if transform.softcap is not None or hasattr(type(weight), "__tensor_flatten__"):  # DTensor, torchao's
         return chunked_logps(lambda x: plain(self, x), input, targets, transform)
     kind = input.device.type
     # Leave autocast: inside the function all products use the dtype chosen here.

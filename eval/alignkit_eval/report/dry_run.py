@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import importlib
 import json
 import math
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,23 +17,17 @@ from alignkit import LoadedModel, RunConfig
 from alignkit.contract.registry import provided
 from alignkit.data.load import Data
 from alignkit.data.order.mixing import describe_mix, row_order
+from alignkit.data.order.row_order import RowOrder
 from alignkit.display.console import Console
 from alignkit.models.suitable import memory_gib
 from alignkit.rundir.directory import child_of
 from alignkit.runs.prepare import RunPlan, load_parts, plan_run
 from alignkit.scoring.backends import innermost
 from alignkit.settings.strategies import SHARDING, processes_of, strategy_name
+from alignkit.system.distributed import rank
+from alignkit.system.environment import peak_memory_gb
 
-QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.55}
-ADAM_STATES = 8
-"""Bytes of AdamW's two float32 moments of a parameter."""
-
-SHARED = {
-    "zero1": ("optimizer",),
-    "zero2": ("gradients", "optimizer"),
-    **dict.fromkeys(("zero3", "fsdp"), ("weights", "gradients", "optimizer")),
-}
-"""Parts of the memory that the processes of a strategy divide among them; the others are whole in each."""
+from alignkit_eval.report.extrapolation import Measured, Work, evaluations, extrapolate
 
 
 @dataclass(frozen=True)
@@ -51,30 +50,49 @@ def plan_without_weights(config: RunConfig, *, rewards: bool = True) -> DryRun:
     return DryRun(plan, loaded, data, check(data, config.data.check) if check else [])
 
 
-def print_dry_run(config: RunConfig) -> None:
-    """Print what ``config`` comes to."""
+def print_dry_run(config: RunConfig, *, measure: bool = False) -> None:
+    """Print what ``config`` comes to; ``measure``: run a few real steps as well, in all processes of the run."""
     from rich.table import Table
 
-    console = Console()
+    console = Console(quiet=rank() > 0)
     if config.run.name is not None:
         child_of(Path(config.run.output), config.run.name)
     dry = plan_without_weights(config)
+    libraries = 0 if dry.plan.arguments.device.type == "cuda" else resident_bytes()
+    found = _measured(config) if measure else None
     for line in [*dry.data.report.lines(), *dry.findings]:
         console.info(line)
-    table = Table(title="dry run: nothing is trained", title_justify="left", show_header=False)
-    for name, value in describe_dry_run(dry).items():
+    title = f"dry run: {len(found.steps)} steps were tried, nothing is kept" if found else "dry run: nothing is trained"
+    table = Table(title=title, title_justify="left", show_header=False)
+    lines = describe_dry_run(dry, libraries)
+    for name, value in (lines | describe_trial(dry, found) if found else lines).items():
         table.add_row(name, value)
     console.table(table)
 
 
-def describe_dry_run(dry: DryRun) -> dict[str, str]:
+def _measured(config: RunConfig) -> Measured:
+    from alignkit_eval.report.trial import measure  # imports what training does
+
+    return measure(config)
+
+
+def describe_trial(dry: DryRun, found: Measured) -> dict[str, str]:
+    """Return the lines of the table that the trial of a run adds."""
+    config, method = dry.plan.config, dry.plan.session.method
+    steps = steps_of(dry)
+    suites, held_out = evaluations(config, dry.plan.arguments, steps)
+    tokens = float(dry.data.train.lengths().mean()) * dry.plan.shape.rows if "reward" not in method.needs else 0.0
+    work = Work(steps, method.reuse.steps, suites, held_out, tokens, processes_of(config), config.run.price_per_hour)
+    return {
+        "measured memory": f"{found.memory:.2f} GiB of {'each' if work.processes > 1 else 'the'} process"
+    } | extrapolate(found, work)
+
+
+def describe_dry_run(dry: DryRun, libraries: int) -> dict[str, str]:
     """Return what the run comes to, by subject: parameters, trained share, rows, tokens, steps and an estimate of memory."""
     config, loaded, train = dry.plan.config, dry.loaded, dry.data.train
     arguments, shape, method = dry.plan.arguments, dry.plan.shape, dry.plan.session.method
-    memory = estimate_memory(dry)
-    order = row_order(config.data, train, config.run.seed, lambda: np.zeros(len(train)))
-    per_epoch = order.per_epoch(shape.rows, method.reuse, whole="reward" in method.needs)
-    steps = int(arguments.max_steps) if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
+    order, steps = _order(dry), steps_of(dry)
     rows = steps * shape.rows  # answers sampled or not
     passes = rows / max(order.size, 1)
     mean = float(train.lengths().mean()) if len(train) else 0.0
@@ -96,9 +114,7 @@ def describe_dry_run(dry: DryRun) -> dict[str, str]:
         "tokens": tokens,
         "learning rate": f"{arguments.learning_rate:g}, {getattr(arguments.lr_scheduler_type, 'value', arguments.lr_scheduler_type)}",
         "suites": ", ".join(dry.plan.suites) or "none",
-        "memory": f"about {sum(memory.values()):.2f} GiB: "
-        + ", ".join(f"{part} {size:.2f}" for part, size in memory.items())
-        + (f"; more than the {here:,.0f} GiB of this machine" if sum(memory.values()) > (here := memory_gib()) else ""),
+        "memory": describe_memory(dry, libraries),
     }
 
 
@@ -106,6 +122,43 @@ def precision(dry: DryRun) -> dict[str, str]:
     """Return the types of the weights and of the matrix products."""
     describe = provided("align.models", "precision")
     return describe(innermost(dry.loaded.model), dry.plan.config) if describe else {}
+
+
+def _order(dry: DryRun) -> RowOrder:
+    train = dry.data.train
+    return row_order(dry.plan.config.data, train, dry.plan.config.run.seed, lambda: np.zeros(len(train)))
+
+
+def steps_of(dry: DryRun) -> int:
+    """Return the optimizer steps of the run."""
+    arguments, method = dry.plan.arguments, dry.plan.session.method
+    per_epoch = _order(dry).per_epoch(dry.plan.shape.rows, method.reuse, whole="reward" in method.needs)
+    return int(arguments.max_steps) if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
+
+
+def describe_memory(dry: DryRun, libraries: int) -> str:
+    """Return the estimated peak of one process and its parts; ``libraries`` are the bytes of a process that trains nothing."""
+    # Imported when the libraries are measured already, because a run does not import it.
+    from alignkit_eval.report.memory import estimate_memory
+
+    found, here = estimate_memory(dry, libraries), memory_gib()
+    text = f"about {found.gib:.2f} GiB: " + ", ".join(
+        f"{part} {size / 2**30:.2f}" for part, size in found.parts.items()
+    )
+    if not found.traced:
+        text += " (activations by a rule of thumb: the model could not be traced without its weights)"
+    return text + (f"; more than the {here:,.0f} GiB of this machine" if found.gib > here else "")
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process, once it has imported what training imports."""
+    importlib.import_module("alignkit.training.trainer")
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return round(peak_memory_gb() * 2**30)
 
 
 def _processes(config: RunConfig) -> dict[str, str]:
@@ -116,36 +169,3 @@ def _processes(config: RunConfig) -> dict[str, str]:
     stands_for = "".join(f"; train.{key}: {json.dumps(value)}" for key, value in keys.items())
     nodes = f"{config.run.nodes} node{'s' * (config.run.nodes > 1)}"
     return {"processes": f"{total} on {nodes}", "strategy": f"{strategy_name(config)}{stands_for}"}
-
-
-def estimate_memory(dry: DryRun) -> dict[str, float]:
-    """Estimate the peak memory of one process by part, in GiB, with one micro-batch's activations.
-
-    Activations: per token and layer about ten vectors of the hidden size and three of the feed-forward's, kept for the
-    backward pass; with gradient checkpointing one vector a layer. Other optimizers keep less, attention masks more, and a
-    strategy that divides the weights needs one layer whole at a time.
-    """
-    config, loaded, rows = dry.plan.config, dry.loaded, dry.data.train
-    arguments, shape = dry.plan.arguments, dry.plan.shape
-    weights = list(loaded.model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in weights if p.requires_grad)
-    per_weight = QUANTIZED_BYTES.get(config.model.quantization or "")
-    frozen = sum(p.numel() * (per_weight or p.element_size()) for p in weights if not p.requires_grad)
-    model = loaded.model.config
-    hidden = int(getattr(model, "hidden_size", 0))
-    feed_forward = int(getattr(model, "intermediate_size", None) or 4 * hidden)
-    layers = int(getattr(model, "num_hidden_layers", 0))
-    longest = int(rows.lengths().max(initial=0))
-    mean = float(rows.lengths().mean()) if len(rows) else 0.0
-    tokens = max(longest, min(shape.tokens_per_micro_batch, shape.rows_per_micro_batch * mean))
-    kept = hidden if getattr(arguments, "gradient_checkpointing", False) else 10 * hidden + 3 * feed_forward
-    ranks, shared = processes_of(config), SHARED.get(strategy_name(config), ())
-    plain_sgd = str(getattr(arguments.optim, "value", arguments.optim)) == "sgd"  # keeps no state
-    half = "16" in precision(dry).get("products", "")
-    sizes = {
-        "weights": frozen + trained,
-        "gradients": trained,
-        "optimizer": 0 if plain_sgd else loaded.trainable * ADAM_STATES,
-        "activations": tokens * layers * kept * (2 if half else 4),
-    }
-    return {part: size / 2**30 / (ranks if part in shared else 1) for part, size in sizes.items()}

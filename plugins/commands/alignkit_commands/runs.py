@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from alignkit.runs.workers import launch_options, run_in_workers
 from alignkit.system.distributed import rank
+
+if TYPE_CHECKING:
+    from alignkit.config import RunConfig
 
 
 @click.command()
@@ -25,22 +28,31 @@ from alignkit.system.distributed import rank
 @click.option("--resume", is_flag=True, help="Resume the interrupted run called --name.")
 @click.option("--change", is_flag=True, help="With --resume: accept settings that differ, and record them.")
 @click.option("--dry-run", is_flag=True, help="Check configuration and data and print the plan, without training.")
+@click.option(
+    "--measure", is_flag=True, help="With --dry-run: try three steps and one evaluation batch; time, memory, price."
+)
 @click.pass_obj
-def run(state: Any, /, config: Path | None, resume: bool, change: bool, dry_run: bool, **options: Any) -> int | None:
+def run(
+    state: Any, /, config: Path | None, resume: bool, change: bool, dry_run: bool, measure: bool, **options: Any
+) -> int | None:
     """Train a model with one method and evaluate it before and after.
 
     Every option is also a key of the file CONFIG (YAML); the command line overrides the file, the file the method's defaults.
     Without a model and data, the embedded demo is trained, offline.
     """
+    if measure and not dry_run:
+        raise click.UsageError("--measure belongs to --dry-run: add it, or leave --measure out")
     where = {name: options.pop(name) for name in ("node_rank", "rendezvous")}
     from alignkit.settings import resolve  # imports pydantic, which the help does not need
 
     resolved = resolve(config, resume=resume, **options)
     where |= {name: options[name] for name in ("processes", "nodes")}
-    if not dry_run and (code := run_in_workers(resolved.config, state.arguments, **where)) is not None:
+    if (measure or not dry_run) and (code := run_in_workers(resolved.config, state.arguments, **where)) is not None:
         return code
     for note in resolved.notes if rank() == 0 else []:
         click.echo(f"Note: {note}", err=True)
+    if measure:
+        return _measure(resolved.config)
     from alignkit.runs.api import run as start
 
     done = start(resolved.config, resume=resume, change=change, dry_run=dry_run)
@@ -73,6 +85,19 @@ def resume(state: Any, /, run: Path, sets: tuple[str, ...], change: bool, **wher
 
     _write_report(resume_run(run, sets=sets, change=change).directory)
     return None
+
+
+def _measure(config: RunConfig) -> None:
+    """Print the dry run with a trial, if an installed package provides one; every process of the run calls this."""
+    from alignkit.contract.registry import provided
+    from alignkit.errors import ConfigError
+    from alignkit.settings import check_config
+    from alignkit.system.quiet import quiet_libraries
+
+    quiet_libraries()
+    if (describe := provided("align.reports", "dry-run")) is None:
+        raise ConfigError("--dry-run: no installed package describes a run (entry-point group align.reports)")
+    describe(check_config(config), measure=True)
 
 
 def _write_report(directory: Path) -> None:

@@ -1,0 +1,231 @@
+"""The memory of one process of a planned run: its engine's own operations, traced on a model without numbers.
+
+The peak is sought over the stages of a run: loading, scoring without gradient (reference, evaluation), and the longest
+micro-batch of an optimizer step, with the optimizer's states and the gradients of earlier micro-batches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from alignkit.contract import Batch, Example
+from alignkit.scoring.critic import add_critic, critic_of
+from alignkit.scoring.policy import ModelPolicy
+from alignkit.scoring.reference import StartWeights, keeps_start
+from alignkit.settings.strategies import processes_of, strategy_name
+
+from alignkit_eval.report.longest import cache_bytes, eval_batch, joined, micro_batch
+from alignkit_eval.report.tracing import (
+    Trace,
+    first_layers,
+    layers_of,
+    policy_without_numbers,
+    tag_modules,
+    traced,
+    without_numbers,
+)
+
+if TYPE_CHECKING:
+    from alignkit_eval.report.dry_run import DryRun
+
+log = logging.getLogger(__name__)
+
+QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.55}
+"""Bytes of a weight of a quantized layer, with its scales."""
+
+STATES = {"adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1, "ademamix_8bit": 3}
+"""Bytes a trained weight of optimizers that cannot be traced, because their package is missing or their kernels need a GPU."""
+
+ADAM_STATES = 8
+"""Bytes of AdamW's two float32 moments: what an optimizer takes that can neither be traced nor is in :data:`STATES`."""
+
+SHARED = {
+    "zero1": ("optimizer",),
+    "zero2": ("gradients", "optimizer"),
+    **dict.fromkeys(("zero3", "fsdp"), ("weights", "gradients", "optimizer", "start weights")),
+}
+"""Parts of the memory that the processes of a strategy divide among them; the others are whole in each."""
+
+BUCKET = 500_000_000
+"""Numbers that DeepSpeed reduces at once (reduce_bucket_size)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The peak of one process."""
+
+    parts: dict[str, float]
+    """What is in memory at the peak, by part, in bytes, largest first."""
+    traced: bool
+    """Whether the model's own operations were traced; else its activations are those of a common decoder."""
+
+    @property
+    def gib(self) -> float:
+        """The peak in GiB."""
+        return sum(self.parts.values()) / 2**30
+
+
+def estimate_memory(dry: DryRun, libraries: int) -> Memory:
+    """Return the peak of one process of a run.
+
+    ``libraries`` are the resident bytes of Python, the libraries, tokenizer and data; 0 where the memory of a GPU is meant.
+    """
+    model, method = dry.loaded.model, dry.plan.session.method
+    if "value_head" in method.needs and critic_of(model) is None:
+        add_critic(model, getattr(method.settings, "critic", "shared"))
+    with traced() as trace:
+        without_numbers(model)
+        weights = trace.alive["weights"]
+        trace.lasting()
+        works = _trace_stages(dry, trace)
+        parts: Counter[str] = Counter(trace.at_peak)
+        if not works:
+            parts = _by_formula(dry, weights)
+        if libraries:
+            parts["allocator"] = max(trace.resident - trace.peak, 0) + trace.holes
+    _divide(dry, parts)
+    if kind := dry.plan.config.model.quantization:
+        frozen = sum(p.numel() * p.element_size() - p.numel() * QUANTIZED_BYTES[kind] for p in _quantized(model))
+        parts["weights"] -= int(frozen)
+    reading = Counter({"weights": weights, "files being read": _file_bytes(dry.loaded.path)})
+    if libraries and reading.total() > parts.total():  # the files of the weights are mapped while they are read
+        parts = reading
+    parts["libraries"] = libraries
+    return Memory({part: size for part, size in parts.most_common() if size > 0}, works)
+
+
+def _trace_stages(dry: DryRun, trace: Trace) -> bool:
+    """Trace scoring without gradient, then an optimizer step; return False where the model's operations cannot be traced."""
+    plan, model = dry.plan, dry.loaded.model
+    rows, cut = micro_batch(dry)
+    if not cut or (policy := policy_without_numbers(dry, cut[:1])) is None:
+        return not cut
+    precision, several = _precision(plan.arguments), len(rows) > len(cut)
+    scored = eval_batch(dry) or (cut if "reference" in plan.session.method.needs else [])
+    if getattr(policy, "scorer", None) and policy.scorer.backend == "packed":
+        scored, cut = joined(scored), joined(cut)
+    if scored:
+        with trace.of("activations"), precision(), first_layers(model):
+            policy.score(scored, grad=False)
+    _trace_optimizer(dry, trace, keep_gradients=several)
+    if keeps_start(plan.session.method.needs) and isinstance(policy, ModelPolicy):
+        with trace.of("start weights"):
+            policy.start = StartWeights(model)
+    with trace.of("sampling"):
+        torch.empty(cache_bytes(dry), dtype=torch.uint8)
+    if plan.arguments.gradient_checkpointing:
+        _checkpoint_layers(model, plan.arguments)
+    model.train()
+    with tag_modules(model, trace), trace.of("activations"):
+        with precision():
+            loss = _loss(dry, policy, cut)
+        loss.backward()
+    return True
+
+
+def _precision(arguments: Any) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what opens the autocast context of training."""
+    if not (arguments.bf16 or arguments.fp16):
+        return nullcontext
+    return partial(torch.autocast, "cpu", torch.bfloat16 if arguments.bf16 else torch.float16)
+
+
+def _loss(dry: DryRun, policy: Any, cut: list[Example]) -> torch.Tensor:
+    """Return the method's loss of a micro-batch, or the sum of its log-probabilities where the loss needs numbers."""
+    session = dry.plan.session
+    needs = session.method.needs
+    if "reward" not in needs:
+        batch = Batch(cut)
+        if "reference" in needs:
+            zeros = [[0.0] * sum(e.scored_tokens(k) for k in range(len(e.completions))) for e in cut]
+            batch = batch.with_column("reference", zeros)
+        try:
+            output = session.compute_loss(policy, session.prepare_batch(policy, batch, 1.0), 1.0)
+            return torch.stack([term.sum * term.weight for term in output.terms if term.weight]).sum()
+        except Exception as error:  # a loss may branch on its numbers
+            log.debug("the loss of %s was not traced: %s", session.method.name, error)
+    scores = policy.score(cut, values="value_head" in needs)
+    return scores.logps.sum() + (0 if scores.values is None else scores.values.sum())
+
+
+def _trace_optimizer(dry: DryRun, trace: Trace, *, keep_gradients: bool) -> None:
+    """Trace an optimizer's first step; ``keep_gradients`` leaves the gradients, as between the micro-batches of a step."""
+    from transformers import Trainer
+
+    arguments, model = dry.plan.arguments, dry.loaded.model
+    trained = [p for p in model.parameters() if p.requires_grad]
+    name = str(getattr(arguments.optim, "value", arguments.optim))
+    with trace.of("gradients"):
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+    with trace.of("optimizer"):
+        try:
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+            optimizer = kind(trained, **options)
+            optimizer.step()
+            trace.held.append(optimizer)
+        except Exception as error:
+            log.debug("the optimizer %s was not traced: %s", name, error)
+            count = sum(p.numel() for p in trained)
+            trace.held.append(torch.empty(count * STATES.get(name, ADAM_STATES), dtype=torch.uint8))
+    if not keep_gradients:
+        for parameter in trained:
+            parameter.grad = None
+
+
+def _checkpoint_layers(model: Any, arguments: Any) -> None:
+    """Switch gradient checkpointing on as ``transformers.Trainer`` does."""
+    options = dict(arguments.gradient_checkpointing_kwargs or {})
+    options.pop("every_n_layers", None), options.pop("offload", None)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options or None)
+
+
+def _divide(dry: DryRun, parts: Counter[str]) -> None:
+    """Divide what the processes of a strategy share, and add what they hold besides to exchange it."""
+    model, ranks, strategy = dry.loaded.model, processes_of(dry.plan.config), strategy_name(dry.plan.config)
+    if ranks == 1:
+        return
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    for part in SHARED.get(strategy, ()):
+        parts[part] = -(-parts[part] // ranks)
+    if strategy == "fsdp":  # the layer that runs and the next one are whole
+        layers = [module for module in model.modules() if type(module).__name__ in layers_of(model)]
+        sizes = [sum(p.numel() * p.element_size() for p in layer.parameters()) for layer in layers]
+        rest = sum(p.numel() * p.element_size() for p in model.parameters()) - sum(sizes)
+        parts["whole layers"] = rest + 2 * max(sizes, default=0)
+    elif strategy.startswith("zero"):
+        parts["buffers of reduction"] = min(4 * BUCKET, trained)
+        parts["optimizer"] += trained // ranks  # its own copy of the weights, in float32
+    else:
+        parts["buffers of reduction"] = trained  # DDP's buckets
+
+
+def _quantized(model: Any) -> list[torch.nn.Parameter]:
+    """Return the weights that quantization stores in fewer bits: the frozen matrices of the layers."""
+    head = {id(p) for p in model.get_output_embeddings().parameters()}
+    head |= {id(p) for p in model.get_input_embeddings().parameters()}
+    return [p for p in model.parameters() if not p.requires_grad and p.ndim == 2 and id(p) not in head]
+
+
+def _file_bytes(path: str) -> int:
+    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+
+
+def _by_formula(dry: DryRun, weights: int) -> Counter[str]:
+    """Return the parts with the activations of a common decoder: ten vectors of the hidden size a layer and token, three of the feed-forward's."""
+    config, trained = dry.loaded.model.config.get_text_config(), dry.loaded.trainable
+    hidden, layers = int(getattr(config, "hidden_size", 0)), int(getattr(config, "num_hidden_layers", 0))
+    feed_forward = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    tokens = sum(example.tokens for example in micro_batch(dry)[1])
+    kept = hidden if dry.plan.arguments.gradient_checkpointing else 10 * hidden + 3 * feed_forward
+    width = 2 if dry.plan.arguments.bf16 or dry.plan.arguments.fp16 else 4
+    sizes = {"weights": weights, "gradients": 4 * trained, "optimizer": ADAM_STATES * trained}
+    return Counter(sizes | {"activations": tokens * layers * kept * width})

@@ -1,0 +1,241 @@
+"""Memory of a computation that is not carried out: its operations run on tensors that have shapes and types but no numbers.
+
+Every tensor that the model, the scorer, the loss, the backward pass and the optimizer make is seen where it is made and where
+it is freed, so that the sizes are those of the code that will run, for any architecture, adapter, dtype and optimizer.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from alignkit.contract import Example
+from alignkit.scoring import attention
+from alignkit.scoring.backends import innermost, install_forward
+from alignkit.scoring.classifier import ClassifierPolicy
+from alignkit.scoring.plan import Scorer
+from alignkit.scoring.policy import ModelPolicy
+from alignkit.scoring.scorer import BACKENDS
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+if TYPE_CHECKING:
+    from alignkit_eval.report.dry_run import DryRun
+
+log = logging.getLogger(__name__)
+
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+"""Names that models give their attention."""
+
+LARGE = 32 << 20
+"""Blocks from this size on are always given back to the system when they are freed (DEFAULT_MMAP_THRESHOLD_MAX of glibc)."""
+
+HOLES = 1 / 4
+"""Expected size of the holes in glibc's heap, as a share of the smaller blocks that come and go.
+
+A hole between two blocks in use cannot take a block of the size that left it: torch aligns its memory to 64 bytes, for which
+glibc looks for 96 bytes more. How many holes are not merged with others depends on where small objects happen to lie: from one
+run to the next, of the same model, the share was between 0 and 0.6.
+"""
+
+
+class Trace(TorchDispatchMode):
+    """The memory that is alive while operations run, in bytes, with the part of the run that each tensor belongs to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = "weights"
+        self.alive: Counter[str] = Counter()
+        """Bytes by part."""
+        self.at_peak: Counter[str] = Counter()
+        """Bytes by part when most memory was alive."""
+        self.resident = 0
+        """Peak of a process that gives large blocks back when they are freed and keeps small ones in its heap, without holes."""
+        self.held: list[Any] = []
+        """Objects whose tensors stay alive."""
+        self._blocks: dict[int, tuple[int, str]] = {}
+        self._small, self._heap, self._mapped, self._lasting = 0, 0, 0, 0
+
+    @property
+    def peak(self) -> int:
+        """Bytes alive at the peak."""
+        return self.at_peak.total()
+
+    @property
+    def holes(self) -> int:
+        """Expected bytes of the holes that freed blocks leave in the heap; see :data:`HOLES`."""
+        return int(HOLES * max(self._heap - self._lasting, 0))
+
+    def lasting(self) -> None:
+        """Take what is alive now as what stays alive, and leaves no holes."""
+        self._lasting = self._small
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Count the tensors made inside the block as ``part``."""
+        before, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_iter(out):
+            if isinstance(value, torch.Tensor):
+                self._made(value.untyped_storage())
+        return out
+
+    def _made(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._blocks:
+            return  # a view, or changed in place
+        self._blocks[key] = size, self.part
+        weakref.finalize(storage, self._freed, key).atexit = False
+        self.alive[self.part] += size
+        if size < LARGE:
+            self._small += size
+            self._heap = max(self._heap, self._small)
+        else:
+            self._mapped += size
+        self.resident = max(self.resident, self._heap + self._mapped)
+        if self.alive.total() > self.at_peak.total():
+            self.at_peak = self.alive.copy()
+
+    def retag(self, tensor: torch.Tensor, part: str) -> None:
+        """Count a tensor that was made as part of something else as ``part``."""
+        key = tensor.untyped_storage()._cdata
+        size, before = self._blocks[key]
+        self._blocks[key] = size, part
+        self.alive[before] -= size
+        self.alive[part] += size
+
+    def _freed(self, key: int) -> None:
+        size, part = self._blocks.pop(key)
+        self.alive[part] -= size
+        if size < LARGE:
+            self._small -= size
+        else:
+            self._mapped -= size
+
+
+def without_numbers(model: torch.nn.Module) -> None:
+    """Replace the parameters and buffers of a model on the meta device, in place; call it inside :func:`traced`.
+
+    The new ones belong to the CPU as far as operations can tell, so that the same kernels are chosen. Tied weights stay tied.
+    """
+    made: dict[int, Any] = {}
+
+    def replacement(tensor: torch.Tensor) -> Any:
+        if id(tensor) not in made:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            trained = isinstance(tensor, torch.nn.Parameter)
+            made[id(tensor)] = torch.nn.Parameter(empty, tensor.requires_grad) if trained else empty
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: replacement(tensor) for name, tensor in tensors.items() if tensor is not None})
+
+
+@contextmanager
+def traced() -> Iterator[Trace]:
+    """Run the operations of the block without numbers, and record their memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True), Trace() as trace:
+        yield trace
+
+
+@contextmanager
+def tag_modules(model: torch.nn.Module, trace: Trace) -> Iterator[None]:
+    """Count what the modules of attention and the head make as theirs, and the gradients of parameters as gradients."""
+    head = getattr(innermost(model), "get_output_embeddings", lambda: None)()
+    before: list[str] = []
+    hooks = []
+
+    def enter(part: str, *_: Any) -> None:
+        before.append(trace.part)
+        trace.part = part
+
+    def leave(*_: Any) -> None:
+        trace.part = before.pop()
+
+    for name, module in model.named_modules():
+        part = "head" if module is head else "attention" if name.rpartition(".")[2] in ATTENTION else ""
+        if part:
+            hooks += [module.register_forward_pre_hook(partial(enter, part))]
+            hooks += [module.register_forward_hook(leave)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    hooks += [p.register_post_accumulate_grad_hook(lambda p: trace.retag(p.grad, "gradients")) for p in trained]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def first_layers(model: Any, count: int = 2) -> Iterator[None]:
+    """Leave the first layers only: without gradient, the memory of one is that of all."""
+    stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    whole = {stack: stack._modules for stack in stacks if type(next(iter(stack), None)).__name__ in layers_of(model)}
+    for stack, layers in whole.items():
+        stack._modules = dict(list(layers.items())[:count])
+    try:
+        yield
+    finally:
+        for stack, layers in whole.items():
+            stack._modules = layers
+
+
+def layers_of(model: Any) -> Collection[str]:
+    """Return the names of the classes of a model's layers."""
+    return innermost(model)._no_split_modules or ()
+
+
+def policy_without_numbers(dry: DryRun, row: list[Example]) -> Any:
+    """Return the policy of a run with the first scoring backend that can score ``row``; None: none can.
+
+    Which backend agrees with plain forwards cannot be known without weights.
+    """
+    model, config = dry.loaded.model, dry.plan.config.model
+    base = innermost(model)
+    if any(hasattr(base_class, "align_build_model") for base_class in type(dry.plan.session.method).__mro__):
+        return ClassifierPolicy(_Classifier(model))
+    install_forward(base)
+    original, pad_id = base.config._attn_implementation, dry.loaded.tokenizer.pad_token_id or 0
+    for backend in BACKENDS if config.scorer == "auto" else (config.scorer,):
+        if backend in ("packed", "rows") and getattr(base, "_is_stateful", True):
+            continue
+        try:
+            if backend == "packed":
+                attention.register()
+            base.set_attn_implementation(attention.NAME if backend == "packed" else original)
+            policy = ModelPolicy(model, Scorer(backend, not dry.plan.config.model.dropout, pad_id=pad_id))
+            policy.score(row, grad=False)
+        except Exception as error:  # models raise all kinds of errors for a layout that is not theirs
+            log.debug("%s scoring was not traced: %s", backend, error)
+            continue
+        return policy
+    return None
+
+
+class _Classifier(torch.nn.Module):
+    """A language model as a reward model: its trunk, and one number of the last position."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.config = innermost(model).config
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        trunk = innermost(self.model).base_model
+        hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return SimpleNamespace(logits=hidden[:, -1, :1])
