@@ -15,11 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from tests.accept import attention, clusters, components, faults, memory, ranks, strategies, training, vllm
-=======
-from tests.accept import clusters, components, faults, memory, ranks, training
->>>>>>> b9c8885 (The dry run traces the memory of the run's own operations on a model without numbers; --dry-run --measure tries three steps)
+from tests.accept import (
+    attention,
+    clusters,
+    components,
+    estimates,
+    faults,
+    memory,
+    ranks,
+    strategies,
+    training,
+    vllm,
+)
 from tests.accept.commands import OUTPUT
 
 CHECKS: list[Callable[[Path], dict[str, Any]]] = [
@@ -47,7 +54,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     components.onpolicy,
     training.ppo,
     training.rlhf,
-    memory.dry_run_memory,
+    estimates.dry_run_memory,
     components.bench,
     components.data,
     components.data_bench,

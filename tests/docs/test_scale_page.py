@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from alignkit.__main__ import main
+from alignkit_eval.report.memory import ADAM_STATES, SHARED
 
 from tests.helpers.runs import align, short_options
 
@@ -90,3 +91,17 @@ def test_the_memory_of_large_models() -> None:
         expected = [16 * gib, 4 * gib + 12 * gib / 8, 16 * gib / 8, 16 * gib / 32]
         for cell, value in zip(cells.replace(",", "").split(" | "), expected, strict=True):
             assert float(cell) == pytest.approx(value, abs=0.51)
+
+
+def test_the_table_of_memory_is_what_a_dry_run_divides() -> None:
+    numbers = {"weights": 4, "gradients": 4, "optimizer": ADAM_STATES}  # bytes a parameter
+    table = re.search(r"\| parameters \|.*?\n\n", PAGE, re.DOTALL)
+    assert table
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in table[0].strip().splitlines()]
+    for billions, *cells in rows:
+        for head, cell in zip(heads[1:], cells, strict=True):
+            ranks = int(head.split()[0]) if head[0].isdigit() else 1
+            shared = SHARED[head.split("`")[1]] if ranks > 1 else ()
+            each = sum(size / (ranks if part in shared else 1) for part, size in numbers.items())
+            exact = float(billions.split()[0]) * 1e9 * each / 2**30
+            assert float(cell.replace(",", "")) == pytest.approx(exact, abs=0.5 if exact > 1 else 0.05)

@@ -15,7 +15,7 @@ from alignkit.settings.messages import validate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from alignkit_eval.pipelines.stages import Kind, Pipeline, Stage, as_list, references, substituted
-from alignkit_eval.report.dry_run import plan_without_weights
+from alignkit_eval.report.planned import plan_without_weights
 
 
 class _Values(BaseModel):

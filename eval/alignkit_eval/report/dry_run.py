@@ -9,45 +9,23 @@ import json
 import math
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from alignkit import LoadedModel, RunConfig
+from alignkit import RunConfig
 from alignkit.contract.registry import provided
-from alignkit.data.load import Data
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.data.order.row_order import RowOrder
 from alignkit.display.console import Console
 from alignkit.models.suitable import memory_gib
 from alignkit.rundir.directory import child_of
-from alignkit.runs.prepare import RunPlan, load_parts, plan_run
 from alignkit.scoring.backends import innermost
 from alignkit.settings.strategies import SHARDING, processes_of, strategy_name
 from alignkit.system.distributed import rank
 from alignkit.system.environment import peak_memory_gb
 
 from alignkit_eval.report.extrapolation import Measured, Work, evaluations, extrapolate
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """All of a run that can be known without weights."""
-
-    plan: RunPlan
-    loaded: LoadedModel
-    """The model on the meta device: its modules and the sizes of their parameters."""
-    data: Data
-    findings: list[str]
-    """A line for each finding of the data check."""
-
-
-def plan_without_weights(config: RunConfig, *, rewards: bool = True) -> DryRun:
-    """Plan a run and check its data, without weights."""
-    plan = plan_run(config, rewards=rewards)
-    loaded, data = load_parts(config, plan.session, meta=True)
-    check = provided("align.checks", "data")
-    return DryRun(plan, loaded, data, check(data, config.data.check) if check else [])
+from alignkit_eval.report.planned import DryRun, plan_without_weights
 
 
 def print_dry_run(config: RunConfig, *, measure: bool = False) -> None:

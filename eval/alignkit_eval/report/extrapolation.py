@@ -75,17 +75,11 @@ def seconds_per_step(steps: Sequence[float], per_rollout: int) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the two largest of hours, minutes and seconds: ``2 h 5 min``."""
-    if seconds < 60:
+    """Return a duration as people say it: ``3.2 s``, ``12 min``, ``2 h 5 min``."""
+    if seconds < 600:
         return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    return (
-        f"{round(seconds)} s"
-        if seconds < 600
-        else f"{minutes} min"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60} min"
-    )
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def evaluations(config: RunConfig, arguments: Any, steps: int) -> tuple[dict[str, int], int]:
@@ -94,7 +88,7 @@ def evaluations(config: RunConfig, arguments: Any, steps: int) -> tuple[dict[str
     for name, every in config.eval.during.items():
         counts[name] = counts.get(name, 0) + steps // every
     strategy = str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy))
-    every = float(arguments.eval_steps or arguments.logging_steps or 0)
-    by_steps = int(steps // max(every if every >= 1 else steps * every, 1)) if every else 0
+    between = float(arguments.eval_steps or arguments.logging_steps or 0)
+    by_steps = int(steps // max(between if between >= 1 else steps * between, 1)) if between else 0
     epochs = int(arguments.num_train_epochs) if arguments.max_steps <= 0 else 0
     return counts, {"steps": by_steps, "epoch": epochs}.get(strategy, 0)

@@ -12,7 +12,7 @@ from alignkit.settings.strategies import processes_of
 if TYPE_CHECKING:
     from alignkit.data.table.tokenised_rows import TokenisedRows
 
-    from alignkit_eval.report.dry_run import DryRun
+    from alignkit_eval.report.planned import DryRun
 
 
 def micro_batch(dry: DryRun) -> tuple[list[Example], list[Example]]:
@@ -53,8 +53,8 @@ def cache_bytes(dry: DryRun) -> int:
     length = max((len(example.prompt) for example in rows), default=0) + settings.max_new_tokens
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    width = dry.loaded.model.dtype.itemsize
-    return answers * (2 * length * config.num_hidden_layers * heads * size * width + 3 * config.vocab_size * 4)
+    width = int(dry.loaded.model.dtype.itemsize)
+    return int(answers * (2 * length * config.num_hidden_layers * heads * size * width + 3 * config.vocab_size * 4))
 
 
 def joined(examples: list[Example], most: int = 16) -> list[Example]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from alignkit.contract import Batch, Example
+from alignkit.contract.registry import provided
+from alignkit.scoring.backends import innermost
 from alignkit.scoring.critic import add_critic, critic_of
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.reference import StartWeights, keeps_start
@@ -34,7 +33,7 @@ from alignkit_eval.report.tracing import (
 )
 
 if TYPE_CHECKING:
-    from alignkit_eval.report.dry_run import DryRun
+    from alignkit_eval.report.planned import DryRun
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +82,8 @@ def estimate_memory(dry: DryRun, libraries: int) -> Memory:
         add_critic(model, getattr(method.settings, "critic", "shared"))
     with traced() as trace:
         without_numbers(model)
+        if describe := provided("align.models", "precision"):  # autocast of the device the model is on now
+            describe(innermost(model), dry.plan.config)
         weights = trace.alive["weights"]
         trace.lasting()
         works = _trace_stages(dry, trace)
@@ -108,12 +109,12 @@ def _trace_stages(dry: DryRun, trace: Trace) -> bool:
     rows, cut = micro_batch(dry)
     if not cut or (policy := policy_without_numbers(dry, cut[:1])) is None:
         return not cut
-    precision, several = _precision(plan.arguments), len(rows) > len(cut)
+    several = len(rows) > len(cut)
     scored = eval_batch(dry) or (cut if "reference" in plan.session.method.needs else [])
     if getattr(policy, "scorer", None) and policy.scorer.backend == "packed":
         scored, cut = joined(scored), joined(cut)
     if scored:
-        with trace.of("activations"), precision(), first_layers(model):
+        with trace.of("activations"), first_layers(model):
             policy.score(scored, grad=False)
     _trace_optimizer(dry, trace, keep_gradients=several)
     if keeps_start(plan.session.method.needs) and isinstance(policy, ModelPolicy):
@@ -125,17 +126,9 @@ def _trace_stages(dry: DryRun, trace: Trace) -> bool:
         _checkpoint_layers(model, plan.arguments)
     model.train()
     with tag_modules(model, trace), trace.of("activations"):
-        with precision():
-            loss = _loss(dry, policy, cut)
+        loss: Any = _loss(dry, policy, cut)
         loss.backward()
     return True
-
-
-def _precision(arguments: Any) -> Callable[[], AbstractContextManager[Any]]:
-    """Return what opens the autocast context of training."""
-    if not (arguments.bf16 or arguments.fp16):
-        return nullcontext
-    return partial(torch.autocast, "cpu", torch.bfloat16 if arguments.bf16 else torch.float16)
 
 
 def _loss(dry: DryRun, policy: Any, cut: list[Example]) -> torch.Tensor:
@@ -149,11 +142,13 @@ def _loss(dry: DryRun, policy: Any, cut: list[Example]) -> torch.Tensor:
             batch = batch.with_column("reference", zeros)
         try:
             output = session.compute_loss(policy, session.prepare_batch(policy, batch, 1.0), 1.0)
-            return torch.stack([term.sum * term.weight for term in output.terms if term.weight]).sum()
+            total: torch.Tensor = torch.stack([term.sum * term.weight for term in output.terms if term.weight]).sum()
+            return total
         except Exception as error:  # a loss may branch on its numbers
             log.debug("the loss of %s was not traced: %s", session.method.name, error)
     scores = policy.score(cut, values="value_head" in needs)
-    return scores.logps.sum() + (0 if scores.values is None else scores.values.sum())
+    found: torch.Tensor = scores.logps.sum()
+    return found if scores.values is None else found + scores.values.sum()
 
 
 def _trace_optimizer(dry: DryRun, trace: Trace, *, keep_gradients: bool) -> None:
@@ -226,6 +221,6 @@ def _by_formula(dry: DryRun, weights: int) -> Counter[str]:
     feed_forward = int(getattr(config, "intermediate_size", None) or 4 * hidden)
     tokens = sum(example.tokens for example in micro_batch(dry)[1])
     kept = hidden if dry.plan.arguments.gradient_checkpointing else 10 * hidden + 3 * feed_forward
-    width = 2 if dry.plan.arguments.bf16 or dry.plan.arguments.fp16 else 4
+    width = 2 if hasattr(innermost(dry.loaded.model), "forward_context") else 4
     sizes = {"weights": weights, "gradients": 4 * trained, "optimizer": ADAM_STATES * trained}
     return Counter(sizes | {"activations": tokens * layers * kept * width})

@@ -11,6 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 if TYPE_CHECKING:
-    from alignkit_eval.report.dry_run import DryRun
+    from alignkit_eval.report.planned import DryRun
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,11 @@ run to the next, of the same model, the share was between 0 and 0.6.
 """
 
 
-class Trace(TorchDispatchMode):
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The memory that is alive while operations run, in bytes, with the part of the run that each tensor belongs to."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.part = "weights"
         self.alive: Counter[str] = Counter()
         """Bytes by part."""
@@ -158,7 +159,7 @@ def tag_modules(model: torch.nn.Module, trace: Trace) -> Iterator[None]:
     """Count what the modules of attention and the head make as theirs, and the gradients of parameters as gradients."""
     head = getattr(innermost(model), "get_output_embeddings", lambda: None)()
     before: list[str] = []
-    hooks = []
+    hooks: list[Any] = []
 
     def enter(part: str, *_: Any) -> None:
         before.append(trace.part)
@@ -173,7 +174,9 @@ def tag_modules(model: torch.nn.Module, trace: Trace) -> Iterator[None]:
             hooks += [module.register_forward_pre_hook(partial(enter, part))]
             hooks += [module.register_forward_hook(leave)]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    hooks += [p.register_post_accumulate_grad_hook(lambda p: trace.retag(p.grad, "gradients")) for p in trained]
+    for parameter in trained:
+        kept: Any = parameter
+        hooks.append(kept.register_post_accumulate_grad_hook(lambda p: trace.retag(p.grad, "gradients")))
     try:
         yield
     finally:
@@ -214,11 +217,13 @@ def policy_without_numbers(dry: DryRun, row: list[Example]) -> Any:
     for backend in BACKENDS if config.scorer == "auto" else (config.scorer,):
         if backend in ("packed", "rows") and getattr(base, "_is_stateful", True):
             continue
+        scorer = Scorer(backend, not config.dropout, pad_id=pad_id)
         try:
             if backend == "packed":
                 attention.register()
-            base.set_attn_implementation(attention.NAME if backend == "packed" else original)
-            policy = ModelPolicy(model, Scorer(backend, not dry.plan.config.model.dropout, pad_id=pad_id))
+                scorer = replace(scorer, kernels=attention.usable_kernels(config.attention, "cpu"))
+            base.set_attn_implementation(attention.NAMES[original] if backend == "packed" else original)
+            policy = ModelPolicy(model, scorer)
             policy.score(row, grad=False)
         except Exception as error:  # models raise all kinds of errors for a layout that is not theirs
             log.debug("%s scoring was not traced: %s", backend, error)

@@ -52,7 +52,8 @@ def run(
     for note in resolved.notes if rank() == 0 else []:
         click.echo(f"Note: {note}", err=True)
     if measure:
-        return _measure(resolved.config)
+        _measure(resolved.config)
+        return None
     from alignkit.runs.api import run as start
 
     done = start(resolved.config, resume=resume, change=change, dry_run=dry_run)

@@ -1,0 +1,30 @@
+"""A run that is planned: everything of it but the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alignkit import LoadedModel, RunConfig
+from alignkit.contract.registry import provided
+from alignkit.data.load import Data
+from alignkit.runs.prepare import RunPlan, load_parts, plan_run
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """All of a run that can be known without weights."""
+
+    plan: RunPlan
+    loaded: LoadedModel
+    """The model on the meta device: its modules and the sizes of their parameters."""
+    data: Data
+    findings: list[str]
+    """A line for each finding of the data check."""
+
+
+def plan_without_weights(config: RunConfig, *, rewards: bool = True) -> DryRun:
+    """Plan a run and check its data, without weights."""
+    plan = plan_run(config, rewards=rewards)
+    loaded, data = load_parts(config, plan.session, meta=True)
+    check = provided("align.checks", "data")
+    return DryRun(plan, loaded, data, check(data, config.data.check) if check else [])

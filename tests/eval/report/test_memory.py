@@ -1,0 +1,113 @@
+"""The estimate of memory: what a trace counts, and how each part follows from the settings of a run."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from alignkit.config import RunConfig
+from alignkit_eval.report.memory import Memory, estimate_memory
+from alignkit_eval.report.planned import plan_without_weights
+from alignkit_eval.report.tracing import Trace, traced, without_numbers
+
+SHORT = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
+
+
+def _estimated(train: dict[str, Any] | None = None, **more: Any) -> Memory:
+    config = RunConfig(**{"method": "sft", "train": SHORT | (train or {}), "eval": {"suites": []}, **more})
+    return estimate_memory(plan_without_weights(config), libraries=0)
+
+
+@functools.cache
+def _demo() -> int:
+    return sum(p.numel() for p in plan_without_weights(RunConfig(method="sft")).loaded.model.parameters())  # type: ignore[arg-type]
+
+
+def _step(model: torch.nn.Module) -> None:
+    torch.nn.functional.relu(model(torch.ones(64, 32))).square().sum().backward()
+
+
+def test_a_trace_without_numbers_equals_one_with_them() -> None:
+    with Trace() as real:
+        model = torch.nn.Sequential(torch.nn.Linear(32, 128), torch.nn.GELU(), torch.nn.Linear(128, 8))
+        _step(model)
+    with torch.device("meta"):
+        shape = torch.nn.Sequential(torch.nn.Linear(32, 128), torch.nn.GELU(), torch.nn.Linear(128, 8))
+    with traced() as trace:
+        without_numbers(shape)
+        weights = trace.alive["weights"]
+        _step(shape)
+    assert weights == 4 * sum(p.numel() for p in model.parameters())
+    assert trace.peak == real.peak
+
+
+def test_parts_are_counted_while_they_live() -> None:
+    with traced() as trace:
+        kept = torch.empty(1000)
+        with trace.of("activations"):
+            passing = torch.empty(500)
+            view = passing[:10]
+        del passing, view
+        with trace.of("optimizer"):
+            moments = torch.empty(200)
+    assert trace.at_peak == {"weights": 4000, "activations": 2000}
+    assert trace.alive == {"weights": 4000, "activations": 0, "optimizer": 800}
+    assert kept.numel() + moments.numel() == 1200
+
+
+def test_small_blocks_stay_in_the_heap_and_large_ones_are_given_back() -> None:
+    with traced() as trace:
+        small = torch.empty(1 << 20)
+        del small
+        large = torch.empty(16 << 20)
+        del large
+    assert trace.peak == 64 << 20
+    assert trace.resident == (4 << 20) + (64 << 20)
+    assert trace.holes > 0
+
+
+def test_weights_and_states_of_full_training() -> None:
+    found = _estimated()
+    parts = found.parts
+    assert found.traced
+    assert parts["optimizer"] == pytest.approx(8 * _demo(), rel=0.01)
+    assert parts["weights"] == pytest.approx(4 * _demo(), rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "bytes_a_weight"), [("sgd", 0), ("adafactor", 0.1), ("rmsprop", 4)])
+def test_states_of_other_optimizers(name: str, bytes_a_weight: float) -> None:
+    states = _estimated({"optim": name}).parts.get("optimizer", 0)
+    assert states == pytest.approx(bytes_a_weight * _demo(), abs=0.1 * _demo())
+
+
+def test_checkpointing_and_adapters_need_less() -> None:
+    whole = _estimated()
+    assert _estimated({"gradient_checkpointing": True}).gib < 0.7 * whole.gib
+    adapter = _estimated(model={"lora": {"r": 4}})
+    assert adapter.parts["optimizer"] < 0.2 * whole.parts["optimizer"]
+
+
+def test_a_step_of_several_micro_batches_keeps_its_gradients() -> None:
+    one, several = (_estimated({"gradient_accumulation_steps": steps}) for steps in (1, 4))
+    assert several.parts["gradients"] == pytest.approx(4 * _demo(), rel=0.01)
+    assert several.gib > one.gib
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo", "reward"])
+def test_other_methods_are_traced(method: str) -> None:
+    settings = {"name": method} | ({"reward": "length", "max_new_tokens": 8, "beta": 0.1} if method == "grpo" else {})
+    found = _estimated(method=settings)
+    assert found.traced
+    assert found.parts["activations"] > 0
+    assert ("start weights" in found.parts) == (method == "grpo")
+
+
+def test_what_processes_share() -> None:
+    one, ddp, fsdp = (_estimated(run=run) for run in ({}, {"processes": 2}, {"processes": 2, "strategy": "fsdp"}))
+    assert ddp.parts["buffers of reduction"] == 4 * _demo()
+    assert ddp.parts["weights"] == one.parts["weights"]
+    for part in ("weights", "optimizer"):
+        assert fsdp.parts[part] == pytest.approx(one.parts[part] / 2, abs=1)
+    assert 0 < fsdp.parts["whole layers"] < one.parts["weights"]
