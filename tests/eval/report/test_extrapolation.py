@@ -74,6 +74,7 @@ def test_evaluations_are_counted(strategy: str, every: float | None, expected: i
     assert held_out == expected
 
 
+@pytest.mark.slow
 def test_a_trial_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
