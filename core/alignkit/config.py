@@ -60,8 +60,7 @@ class ModelConfig(Section):
     revision: str | None = Field(None, description="hub revision: branch, tag or commit (default: main)")
     tokenizer: str | None = Field(None, description="tokenizer directory or hub id (default: the model's tokenizer)")
     chat_template: str | None = Field(
-        None,
-        description="Jinja, a file with Jinja, or chatml, zephyr, vicuna, alpaca, plain (default: the tokenizer's)",
+        None, description="Jinja, a file with Jinja, or chatml, zephyr, vicuna, alpaca, plain (default: tokenizer's)"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "checkpoint"] = Field(
         "auto",

@@ -122,7 +122,7 @@ def _trace_stages(dry: DryRun, trace: Trace) -> bool:
             policy.start = StartWeights(model)
     with trace.of("sampling"):
         torch.empty(cache_bytes(dry), dtype=torch.uint8)
-    if plan.arguments.gradient_checkpointing:
+    if _checkpoints(plan.arguments):
         _checkpoint_layers(model, plan.arguments)
     model.train()
     with tag_modules(model, trace), trace.of("activations"):
@@ -176,10 +176,15 @@ def _trace_optimizer(dry: DryRun, trace: Trace, *, keep_gradients: bool) -> None
             parameter.grad = None
 
 
+def _checkpoints(arguments: Any) -> bool:
+    """Whether layers are checkpointed; the argument was renamed in transformers 5.23."""
+    return bool(getattr(arguments, "activation_checkpointing", None) or arguments.gradient_checkpointing)
+
+
 def _checkpoint_layers(model: Any, arguments: Any) -> None:
     """Switch gradient checkpointing on as ``transformers.Trainer`` does."""
-    options = dict(arguments.gradient_checkpointing_kwargs or {})
-    options.pop("every_n_layers", None), options.pop("offload", None)
+    options = getattr(arguments, "activation_checkpointing_kwargs", None) or arguments.gradient_checkpointing_kwargs
+    options = {key: value for key, value in (options or {}).items() if key not in ("every_n_layers", "offload")}
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options or None)
 
 
@@ -220,7 +225,7 @@ def _by_formula(dry: DryRun, weights: int) -> Counter[str]:
     hidden, layers = int(getattr(config, "hidden_size", 0)), int(getattr(config, "num_hidden_layers", 0))
     feed_forward = int(getattr(config, "intermediate_size", None) or 4 * hidden)
     tokens = sum(example.tokens for example in micro_batch(dry)[1])
-    kept = hidden if dry.plan.arguments.gradient_checkpointing else 10 * hidden + 3 * feed_forward
+    kept = hidden if _checkpoints(dry.plan.arguments) else 10 * hidden + 3 * feed_forward
     width = 2 if hasattr(innermost(dry.loaded.model), "forward_context") else 4
     sizes = {"weights": weights, "gradients": 4 * trained, "optimizer": ADAM_STATES * trained}
     return Counter(sizes | {"activations": tokens * layers * kept * width})
