@@ -55,8 +55,7 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
     path = resolve_path(config.name)
     base_path, adapter_path = adapter_parts(path, config)
     if config.dtype == "auto":
-        frozen = config.lora is not None or adapter_path is not None
-        config = config.model_copy(update={"dtype": "checkpoint" if frozen else "float32"})
+        config = config.model_copy(update={"dtype": "checkpoint" if config.lora or adapter_path else "float32"})
     own = read_config(
         base_path, config, classifier=classifier, meta=meta
     )  # its errors are clearer than the tokenizer's
