@@ -32,15 +32,15 @@ def micro_batch(dry: DryRun) -> tuple[list[Example], list[Example]]:
     return examples, [examples[i] for i in next(iter(cuts), [])]
 
 
-def eval_batch(dry: DryRun) -> list[Example]:
-    """Return the longest held-out rows that are scored at once, by a suite or for a method's reference."""
-    plan = dry.plan
+def scored_batch(dry: DryRun) -> list[Example]:
+    """Return the rows of the largest batch that is scored without gradient: by a suite, or for a method's reference."""
+    plan, needs = dry.plan, dry.plan.session.method.needs
     sizes = [int(getattr(suite.settings, "tokens_per_batch", 0)) for suite in plan.suites.values()]
-    if "reference" in plan.session.method.needs:
-        sizes.append(plan.shape.tokens_per_micro_batch)
-    if not max(sizes, default=0):
-        return []
-    return [example for example in _fitting(dry.data.eval, max(sizes)) if example.completions]
+    batches = [_fitting(dry.data.eval, max(sizes))] if max(sizes, default=0) and len(dry.data.eval) else []
+    if "reference" in needs and "reward" not in needs:
+        batches.append(_fitting(dry.data.train, plan.shape.tokens_per_micro_batch))
+    found = max(batches, key=lambda rows: sum(row.tokens for row in rows), default=[])
+    return [example for example in found if example.completions]
 
 
 def cache_bytes(dry: DryRun) -> int:

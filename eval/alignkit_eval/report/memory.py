@@ -21,7 +21,7 @@ from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.reference import StartWeights, keeps_start
 from alignkit.settings.strategies import processes_of, strategy_name
 
-from alignkit_eval.report.longest import cache_bytes, eval_batch, joined, micro_batch
+from alignkit_eval.report.longest import cache_bytes, joined, micro_batch, scored_batch
 from alignkit_eval.report.tracing import (
     Trace,
     first_layers,
@@ -110,7 +110,7 @@ def _trace_stages(dry: DryRun, trace: Trace) -> bool:
     if not cut or (policy := policy_without_numbers(dry, cut[:1])) is None:
         return not cut
     several = len(rows) > len(cut)
-    scored = eval_batch(dry) or (cut if "reference" in plan.session.method.needs else [])
+    scored = scored_batch(dry) or (cut if "reference" in plan.session.method.needs else [])
     if getattr(policy, "scorer", None) and policy.scorer.backend == "packed":
         scored, cut = joined(scored), joined(cut)
     if scored:
