@@ -23,7 +23,14 @@ PYTHON = os.environ.get("ALIGN_VLLM_PYTHON", sys.executable)
 
 RUN = ["run", "--method", "ppo", "--data", "demo", "--model", "model"]
 RUN += settings(reward="length", top_k=1, max_new_tokens=6, epochs=2, minibatches=2)  # greedy answers, the same for all
-RUN += settings(train__max_steps=8, train__learning_rate=3e-4, eval__suites="[]", eval__samples=0, run__plots="false")
+RUN += settings(
+    train__max_steps=8,
+    train__learning_rate=3e-4,
+    model__dtype="float32",
+    eval__suites="[]",
+    eval__samples=0,
+    run__plots="false",
+)
 
 
 def vllm(work: Path) -> dict[str, Any]:
