@@ -85,6 +85,12 @@ READ = (
     Pin("transformers:PreTrainedModel", "_is_stateful", None, "state-space models cannot share a prompt"),
     Pin("transformers:PreTrainedModel", "_supports_attention_backend", None, "whether packed attention can be tried"),
     Pin("torch.compile", "_orig_mod", None, "the scorer is installed on the model inside torch.compile"),
+    Pin("torch:UntypedStorage", "_cdata", None, "the dry run counts memory that tensors share once"),
+    Pin("torch.Module", "_buffers", None, "the dry run traces a model whose tensors have no numbers"),
+    Pin("torch.Module", "_call_impl", "args, kwargs", "passes without gradient are not compiled"),
+    Pin("torch.disabled", "_torchdynamo_disable", None, "an attention function is left out of compiled layers once"),
+    Pin("torch:cpu", "_is_avx512_bf16_supported", "", "whether a CPU multiplies bfloat16 faster"),
+    Pin("torch:cpu", "_is_amx_tile_supported", "", "whether a CPU multiplies bfloat16 faster"),
     Pin("pluggy.HookimplMarker", "align_impl", None, "which methods of a plugin are hooks, before pluggy registers it"),
     # Not underscored, but internal to peft, and read with a default where other models lack them.
     Pin("peft.ModulesToSave", "original_module", None, "the output layer behind peft's trained copy"),
@@ -145,6 +151,8 @@ def _windowed_attention() -> Any:
 
 
 MADE: dict[str, Callable[[], Any]] = {
+    "torch.Module": lambda: torch.nn.Linear(1, 1),
+    "torch.disabled": lambda: torch.compiler.disable(lambda: None),
     "torch.compile": lambda: torch.compile(torch.nn.Linear(1, 1)),
     "pluggy.HookimplMarker": _hook,
     "peft.ModulesToSave": _modules_to_save,
@@ -254,10 +262,14 @@ def test_every_name_of_the_table_is_used() -> None:
     assert [name for name, written in names.items() if written not in text] == []
 
 
+ELSEWHERE = {"alignkit_vllm.receive"}
+"""Modules that only processes of vLLM import."""
+
+
 def _classes() -> Iterator[type]:
     for package in PACKAGES:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-            if not module.name.endswith("__main__"):
+            if not module.name.endswith("__main__") and module.name not in ELSEWHERE:
                 yield from vars(importlib.import_module(module.name)).values()
 
 

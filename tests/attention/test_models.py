@@ -294,8 +294,8 @@ def test_a_reward_model_has_no_kernel_and_runs_the_implementation_that_is_named(
         ConfigError, match=r"model\.attention: blocks has no effect with reward: a reward model is called"
     ):
         plan_run(settings.resolve(method="reward", sets=sets).config)
-    config = settings.resolve(method="reward", sets=["model.attention=eager"]).config.model
-    policy = policy_of(build_classifier(config), config, CPU)
+    config = settings.resolve(method="reward", sets=["model.attention=eager"]).config
+    policy = policy_of(build_classifier(config.model), config, CPU)
     assert policy.model.config._attn_implementation == "eager"
 
 

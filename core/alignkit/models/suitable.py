@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_LAYERS = 10_000
 """Building so many modules takes minutes, whatever their size; real models have at most a few hundred layers."""
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "checkpoint": 2}
+_BYTES = {"float32": 4}  # other types, and those of a checkpoint, take at least 2
 
 
 def read_config(path: str, config: ModelConfig, *, classifier: bool, meta: bool) -> PreTrainedConfig:
@@ -48,7 +48,7 @@ def read_config(path: str, config: ModelConfig, *, classifier: bool, meta: bool)
             raise ModelError(f"{path}: {name} in its config.json must be at least 1, not {size}")
     if (layers := sizes.get("num_hidden_layers", 0)) > MOST_LAYERS:
         raise ModelError(f"{path}: {layers:,} layers (num_hidden_layers in its config.json), more than {MOST_LAYERS:,}")
-    width = 0.5 if config.quantization == "4bit" else 1 if config.quantization else _BYTES[config.dtype]
+    width = 0.5 if config.quantization == "4bit" else 1 if config.quantization else _BYTES.get(config.dtype, 2)
     needed, memory = _parameters(sizes) * width / 2**30, memory_gib()
     if needed > memory and not meta:
         raise ModelError(

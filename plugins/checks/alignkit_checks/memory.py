@@ -123,7 +123,9 @@ class FitMicroBatches(TrainerCallback):
         return {"micro_batches": {"asked": self.asked, "tokens": tokens}}
 
     def _keep(self, step: int) -> None:
-        self.budgets[step] = self.parts.tokens_per_micro_batch
+        tokens = self.parts.tokens_per_micro_batch
+        if not self.budgets or self.budgets[max(self.budgets)] != tokens:
+            self.budgets[step] = tokens
         self.record(**self.for_record(self.trainer))
 
     def passes(self, model: torch.nn.Module, batch: Batch) -> Any:

@@ -93,7 +93,7 @@ def test_stages_build_on_one_another(finished: Path) -> None:
 @pytest.mark.slow
 def test_the_export_is_a_stock_model(finished: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(finished / "runs" / "small" / "export")
-    run = build_model(ModelConfig(name=str(finished / "runs" / "small" / "ppo"))).model.eval()
+    run = build_model(ModelConfig(name=str(finished / "runs" / "small" / "ppo"), dtype="float32")).model.eval()
     ids = torch.tensor([[1, 9, 8, 7]])
     with torch.no_grad():
         torch.testing.assert_close(model(input_ids=ids).logits, run(input_ids=ids).logits, atol=1e-4, rtol=1e-4)

@@ -46,9 +46,9 @@ def test_unusable_rows_are_bounded_and_said(tmp_path: Path) -> None:
     assert "1 of 4 rows cannot be used (data.max_dropped allows 2%)" in refused.stderr
     allowed = align(*command, "--set", "data.max_dropped=0.5", cwd=tmp_path)
     assert allowed.returncode == 0
-    assert f"prefs: n 3; 1 of 4 rows left out: chosen and rejected are the same (first: {data}:3)" in " ".join(
-        allowed.stderr.split()
-    )
+    said = " ".join(allowed.stderr.split())
+    assert "prefs: n 3; products float32; 1 of 4 rows left out" in said
+    assert f"1 of 4 rows left out: chosen and rejected are the same (first: {data}:3)" in said
     stored = json.loads((tmp_path / "out/demo/eval/prefs.json").read_text())
     assert [(o["what"], o["n"], o["of"]) for o in stored["left_out"]] == [("rows", 1, 4)]
 
