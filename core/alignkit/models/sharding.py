@@ -26,15 +26,14 @@ def sharding(auto: Any, config: PreTrainedConfig, shards: int, trusted: bool) ->
         raise ConfigError("run.strategy fsdp needs transformers 5.23 or newer: pip install -U transformers") from None
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=trusted)
-    layers = {
-        re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, module in model.named_modules() if _is_layer(model, module)
-    }
+    layers = {re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, module in model.named_modules() if is_layer(model, module)}
     if not layers:
         raise ConfigError(f"run.strategy fsdp: transformers does not say what the layers of {type(model).__name__} are")
     return DistributedConfig(fsdp_size=shards, fsdp_plan=dict.fromkeys(layers, "free_full_weight"))
 
 
-def _is_layer(model: PreTrainedModel, module: Any) -> bool:
+def is_layer(model: PreTrainedModel, module: Any) -> bool:
+    """Whether a module is a layer of ``model``, by what transformers says of its architecture."""
     return type(module).__name__ in (getattr(model, "_no_split_modules", None) or ())
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from alignkit.contract import Batch, Metric
+from alignkit.contract import Batch, Example, Metric
 from alignkit.contract.guard import loading
 from alignkit.contract.registry import find, load
 from alignkit.errors import ConfigError
@@ -61,6 +62,13 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> set
             message = f"method.stop: {text!r} is {len(ids)} tokens in this tokenizer; a stop text must be one token"
             raise ConfigError(message)
     return {ids[0] for ids in tokens.values()}
+
+
+def with_longest_answers(prompts: Sequence[Example], settings: OnPolicySettings) -> list[Example]:
+    """Return rows with as many answers as are sampled for each, of the greatest length, to measure what they need."""
+    answers = getattr(settings, "group", 1)
+    given = (([row.prompt[-1]] * settings.max_new_tokens,) * answers for row in prompts)
+    return [replace(row, completions=found, masks=None) for row, found in zip(prompts, given, strict=True)]
 
 
 def rollout_metrics(batch: Batch, like: torch.Tensor) -> dict[str, Metric]:

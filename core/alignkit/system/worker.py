@@ -68,7 +68,7 @@ def last_word(text: str | None = None) -> str:
     """Keep why this process failed for those that lose the connection to it, or return what another one kept."""
     import torch.distributed as dist
 
-    with suppress(Exception):  # the processes did not meet at an address, or nobody answers there
+    with suppress(Exception):  # the processes did not meet at an address, or no process answers there
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=9))  # type: ignore[attr-defined]
         if text is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from alignkit.contract import Example, by_length
+from alignkit.onpolicy.samplers import with_longest_answers
 from alignkit.settings.strategies import processes_of
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ def micro_batch(dry: DryRun) -> tuple[list[Example], list[Example]]:
     longest = np.argsort(-rows.lengths(), kind="stable")[:count]
     examples = [rows[int(i)] for i in longest]
     if "reward" in method.needs:
-        answer = [0] * method.settings.max_new_tokens
-        answers = (answer,) * getattr(method.settings, "group", 1)
-        examples = [replace(example, completions=answers, masks=None) for example in examples]
+        examples = with_longest_answers(examples, method.settings)
     cuts = by_length(examples, shape.tokens_per_micro_batch, max_rows=shape.rows_per_micro_batch)
     return examples, [examples[i] for i in next(iter(cuts), [])]
 

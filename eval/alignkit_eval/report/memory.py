@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from alignkit.contract import Batch, Example
 from alignkit.contract.registry import provided
+from alignkit.models.sharding import is_layer
 from alignkit.scoring.backends import innermost
 from alignkit.scoring.critic import add_critic, critic_of
 from alignkit.scoring.policy import ModelPolicy
@@ -25,7 +26,6 @@ from alignkit_eval.report.longest import cache_bytes, joined, micro_batch, score
 from alignkit_eval.report.tracing import (
     Trace,
     first_layers,
-    layers_of,
     policy_without_numbers,
     tag_modules,
     traced,
@@ -197,7 +197,8 @@ def _divide(dry: DryRun, parts: Counter[str]) -> None:
     for part in SHARED.get(strategy, ()):
         parts[part] = -(-parts[part] // ranks)
     if strategy == "fsdp":  # the layer that runs and the next one are whole
-        layers = [module for module in model.modules() if type(module).__name__ in layers_of(model)]
+        base = innermost(model)
+        layers = [module for module in model.modules() if is_layer(base, module)]
         sizes = [sum(p.numel() * p.element_size() for p in layer.parameters()) for layer in layers]
         rest = sum(p.numel() * p.element_size() for p in model.parameters()) - sum(sizes)
         parts["whole layers"] = rest + 2 * max(sizes, default=0)

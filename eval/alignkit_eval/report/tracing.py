@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from alignkit.contract import Example
+from alignkit.models.sharding import is_layer
 from alignkit.scoring import attention
 from alignkit.scoring.backends import innermost, install_forward
 from alignkit.scoring.classifier import ClassifierPolicy
@@ -187,8 +188,9 @@ def tag_modules(model: torch.nn.Module, trace: Trace) -> Iterator[None]:
 @contextmanager
 def first_layers(model: Any, count: int = 2) -> Iterator[None]:
     """Leave the first layers only: without gradient, the memory of one is that of all."""
+    base = innermost(model)
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    whole = {stack: stack._modules for stack in stacks if type(next(iter(stack), None)).__name__ in layers_of(model)}
+    whole = {stack: stack._modules for stack in stacks if is_layer(base, next(iter(stack), None))}
     for stack, layers in whole.items():
         stack._modules = dict(list(layers.items())[:count])
     try:
@@ -196,11 +198,6 @@ def first_layers(model: Any, count: int = 2) -> Iterator[None]:
     finally:
         for stack, layers in whole.items():
             stack._modules = layers
-
-
-def layers_of(model: Any) -> Collection[str]:
-    """Return the names of the classes of a model's layers."""
-    return innermost(model)._no_split_modules or ()
 
 
 def policy_without_numbers(dry: DryRun, row: list[Example]) -> Any:

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from alignkit.contract import AttentionKernel, AttentionLayer, Layout, Segment
+from alignkit.system.device import on_device
 from torch.nn import functional
 
 from alignkit_attention.blocks import blocks
 from alignkit_attention.trial import trial
-from alignkit_attention.visible import on_device, visible
+from alignkit_attention.visible import visible
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from alignkit.contract import AttentionKernel, AttentionLayer, Layout
+from alignkit.system.device import on_device
 from torch.autograd.function import once_differentiable
 
 from alignkit_attention.blocks import blocks
 from alignkit_attention.trial import trial
-from alignkit_attention.visible import on_device
 
 Ranges = list[tuple[int, int]]
 

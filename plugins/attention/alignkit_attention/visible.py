@@ -8,15 +8,10 @@ from itertools import accumulate, pairwise
 import numpy as np
 import torch
 from alignkit.contract import Layout, Segment
+from alignkit.system.device import on_device
 
 Visible = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """``visible(batch, head, query, key)``: whether query index attends to key index; indices may be tensors of any shape."""
-
-
-def on_device(numbers: np.ndarray[tuple[int, ...], np.dtype[np.generic]], device: torch.device) -> torch.Tensor:
-    """Copy numbers to a device without waiting for it."""
-    tensor = torch.from_numpy(numbers)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def visible(layout: Layout, device: torch.device, window: int | None, chunk: int | None, length: int = 0) -> Visible:

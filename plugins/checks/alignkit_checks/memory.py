@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import psutil
 import torch
 from alignkit import Batch, Example
 from alignkit.errors import RunFailedError, memory_fault
+from alignkit.onpolicy.samplers import with_longest_answers
 from alignkit.scoring.critic import critic_of
 from alignkit.scoring.evaluating import undisturbed
 from alignkit.system.distributed import each_rank, local_world_size
@@ -215,11 +215,7 @@ def tokens_of(parts: Any, rows: Sequence[int]) -> int:
 def examples(parts: Any, rows: Sequence[int]) -> list[Example]:
     """Return training rows; prompts that are answered by sampling with the most and longest answers, of tokens without meaning."""
     found = [parts.train[row] for row in rows]
-    if parts.rollouts is None:
-        return found
-    settings = parts.rollouts.settings
-    answers = [([row.prompt[-1]] * settings.max_new_tokens,) * getattr(settings, "group", 1) for row in found]
-    return [replace(row, completions=given, masks=None) for row, given in zip(found, answers, strict=True)]
+    return found if parts.rollouts is None else with_longest_answers(found, parts.rollouts.settings)
 
 
 def measured(trainer: Any, rows: Sequence[int]) -> MemoryModel | None:

@@ -1,4 +1,4 @@
-"""Autocast inside the model's own forward, so that whoever calls the model gets products of the same type."""
+"""Autocast inside the model's own forward, so that every caller gets products of the same type."""
 
 from __future__ import annotations
 

@@ -41,9 +41,8 @@ class Engine:
             import vllm
             from vllm.config import WeightTransferConfig
 
-            if getattr(
-                model.config, "auto_map", None
-            ):  # its code is beside the weights, and the policy runs it already
+            # A model's own code is beside its weights, and the policy runs it already.
+            if getattr(model.config, "auto_map", None):
                 options |= {"model": path, "trust_remote_code": True}
             else:
                 model.config.save_pretrained(folder)

@@ -104,7 +104,7 @@ class VLLMSampler:
         if not self.shared:
             self.send()
             return
-        gathered("sampling with vLLM", None)  # nobody generates any more
+        gathered("sampling with vLLM", None)  # no process generates any more
         together("weights for vLLM", self.send if rank() == 0 or is_sharded(self.model) else lambda: None)
 
     def _compare(self, vocabulary: int) -> None:

@@ -20,7 +20,7 @@ class Server:
     """The server at ``vllm.url``, which answers many prompts at a time.
 
     Raises:
-        ConfigError: there is no server, or one that cannot be used; says how to start one.
+        ConfigError: the server does not answer or cannot be used; the message says how to start one.
     """
 
     def __init__(self, settings: VLLMSettings, path: str, at_once: int) -> None:
