@@ -40,11 +40,14 @@ def _kill(work: Path, strategy: str) -> dict[str, Any]:
     commanded = [signal.SIGINT, signal.SIGHUP, signal.SIGKILL]
     parts = KILLS + len(commanded) + 1
     for kill in range(parts - 1):
+        before = _lines(run)
         launcher = start(*arguments, cwd=work)
         target = STEPS * (kill + 1) // parts
-        until(lambda target=target: last_step(run) >= target, launcher)
+        # A new line too: the part before this one may have trained past the target already.
+        until(lambda target=target, before=before: last_step(run) >= target and _lines(run) != before, launcher)
         time.sleep(draw.random() * 0.3)
         ranks = workers(launcher.pid)
+        assert ranks, f"the run ended before kill {kill + 1}: {(work / 'err').read_text()}"
         rank = None if kill % 4 == 3 and commanded else draw.choice(sorted(ranks))
         number = commanded.pop(0) if rank is None else signal.SIGKILL
         os.kill(launcher.pid if rank is None else ranks[rank], number)
@@ -59,6 +62,11 @@ def _kill(work: Path, strategy: str) -> dict[str, Any]:
     weights = [(work / "runs" / name / "model/model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1], "the weights differ"
     return found
+
+
+def _lines(run: Path) -> bytes:
+    """Return the lines of metrics.jsonl."""
+    return (run / "metrics.jsonl").read_bytes() if (run / "metrics.jsonl").is_file() else b""
 
 
 def _check_end(code: int, said: str, run: Path, rank: int | None, number: int, ranks: list[int]) -> None:
