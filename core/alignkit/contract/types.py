@@ -147,6 +147,8 @@ class Method(ABC, Generic[SettingsT]):
     """The pydantic model of its settings; every field has a description."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Defaults of the configuration by dotted key, e.g. ``{"train.learning_rate": 5e-7}``."""
+    lora_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Defaults where ``model.lora`` is set; they override ``defaults``."""
     unused: ClassVar[Mapping[str, str]] = {}
     """Keys of the configuration without effect on the method, with the reason; a run that sets one is refused."""
     contract: ClassVar[int] = 1

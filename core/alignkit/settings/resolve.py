@@ -120,6 +120,8 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
     ]
     notes += _drop_other_settings(given, name)
     defaults = [from_dotted(method_type.defaults, f"default of {entry}")]
+    if users.get("model", "lora"):
+        defaults.append(from_dotted(method_type.lora_defaults, f"default of {entry} for LoRA"))
     if users.get("model", "name") in (None, DEMO, str(model_path())):
         defaults.append(from_dotted({"model.dtype": PRESET["model.dtype"]}, "preset of the demo's model"))
     if _is_demo(users):

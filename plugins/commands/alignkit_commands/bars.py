@@ -12,6 +12,8 @@ from alignkit.display.console import Console
 from alignkit.system.terminal import rich_console
 from transformers import TrainerCallback
 
+from alignkit_commands.unmoved import SayUnmoved
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -100,8 +102,8 @@ class ShowProgress(TrainerCallback):
 
 
 def callbacks(console: Console) -> list[TrainerCallback]:
-    """Return the callback that shows the progress of training."""
-    return [ShowProgress(console)]
+    """Return the callbacks that show the progress of training, and say where there is none."""
+    return [ShowProgress(console), SayUnmoved(console.warn)]
 
 
 def tokenising(batches: Iterator[Any]) -> Iterator[Any]:

@@ -50,6 +50,7 @@ class DPO(Method[DPOSettings]):
     needs = frozenset({"reference"})
     settings_type = DPOSettings
     defaults = {"train.learning_rate": 1e-6}
+    lora_defaults = {"train.learning_rate": 1e-5}
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:

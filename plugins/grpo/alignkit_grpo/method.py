@@ -65,6 +65,7 @@ class GRPO(Method[GRPOSettings]):
     needs = frozenset({"reference", "reward"})
     settings_type = GRPOSettings
     defaults = {"train.learning_rate": 1e-6, "train.lr_scheduler_type": "constant", "train.num_train_epochs": 1}
+    lora_defaults = {"train.learning_rate": 1e-5}
     demo = {
         "method.rewards": "alignkit.demo.world:quality",
         "method.max_new_tokens": 32,

@@ -107,6 +107,7 @@ class ORPO(Method[ORPOSettings]):
     rows = "preference"
     settings_type = ORPOSettings
     defaults = {"train.learning_rate": 8e-6}
+    lora_defaults = {"train.learning_rate": 8e-5}
 
     @hookimpl
     def align_prepare_batch(self, batch: Batch, progress: float) -> Batch | None:

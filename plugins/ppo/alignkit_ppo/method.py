@@ -68,6 +68,7 @@ class PPO(Method[PPOSettings]):
     needs = frozenset({"reference", "value_head", "reward"})
     settings_type = PPOSettings
     defaults = {"train.learning_rate": 3e-6, "train.lr_scheduler_type": "constant", "train.num_train_epochs": 1}
+    lora_defaults = {"train.learning_rate": 3e-5}
     demo = {
         "method.rewards": "alignkit.demo.world:quality",
         "method.max_new_tokens": 32,

@@ -44,6 +44,7 @@ class RewardModelling(Method[RewardSettings]):
     settings_type = RewardSettings
     unused = {"model.scorer": "a reward model is called directly"}
     defaults = {"train.learning_rate": 1e-5, "train.num_train_epochs": 1, "eval.suites": ["prefs"]}
+    lora_defaults = {"train.learning_rate": 1e-4}
     demo = {"eval.suites": ["prefs"]}
 
     @hookimpl

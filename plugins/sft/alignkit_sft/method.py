@@ -27,6 +27,7 @@ class SFT(Method[SFTSettings]):
     rows = "completion"
     settings_type = SFTSettings
     defaults = {"train.learning_rate": 2e-5}
+    lora_defaults = {"train.learning_rate": 2e-4}
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:

@@ -92,6 +92,7 @@ class TRLSFT(TRLMethod):
     paper = "TRL, SFTTrainer, https://huggingface.co/docs/trl/sft_trainer"
     trainer, config = "trl:SFTTrainer", "trl:SFTConfig"
     defaults = {"train.learning_rate": 2e-5}
+    lora_defaults = {"train.learning_rate": 2e-4}
 
 
 class TRLDPO(TRLMethod):
@@ -102,6 +103,7 @@ class TRLDPO(TRLMethod):
     trainer, config = "trl:DPOTrainer", "trl:DPOConfig"
     has_reference = True
     defaults = {"train.learning_rate": 1e-6}
+    lora_defaults = {"train.learning_rate": 1e-5}
 
 
 class TRLKTO(TRLMethod):
@@ -117,6 +119,7 @@ class TRLKTO(TRLMethod):
     }
     fixed = {"train_sampling_strategy": "sequential"}  # its KL is estimated over neighbours in a fixed order
     defaults = {"train.learning_rate": 1e-6}
+    lora_defaults = {"train.learning_rate": 1e-5}
 
 
 class TRLGRPO(TRLMethod):
@@ -127,6 +130,7 @@ class TRLGRPO(TRLMethod):
     trainer, config = "trl:GRPOTrainer", "trl:GRPOConfig"
     has_rewards, own_order = True, False
     defaults = {"train.learning_rate": 1e-6}
+    lora_defaults = {"train.learning_rate": 1e-5}
     unused = {
         **_UNUSED,
         "data.shuffle": f"{_OWN_ORDER}, see method.shuffle_dataset",

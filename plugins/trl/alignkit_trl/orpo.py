@@ -12,3 +12,4 @@ class TRLORPO(TRLMethod):
     paper = "Hong et al. 2024, ORPO, https://arxiv.org/abs/2403.07691, in TRL's experimental ORPOTrainer"
     trainer, config = "trl.experimental.orpo:ORPOTrainer", "trl.experimental.orpo:ORPOConfig"
     defaults = {"train.learning_rate": 8e-6}
+    lora_defaults = {"train.learning_rate": 8e-5}
