@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from alignkit.config import LoraConfig
 from alignkit.errors import ModelError, first_line, suggest
 from alignkit.models.directory import blamed, read_object
-from alignkit.models.suitable import memory_gib
 from alignkit.models.weights import require_fit
+from alignkit.system.environment import memory_gib
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,11 +13,11 @@ from alignkit.config import ModelConfig
 from alignkit.contract import LoadedModel
 from alignkit.errors import ConfigError, ModelError
 from alignkit.models.adapters import add_adapter, load_adapter, saved_rows
+from alignkit.models.configuration import read_config
 from alignkit.models.directory import blamed
 from alignkit.models.own_code import with_own_code
 from alignkit.models.paths import adapter_parts, is_classifier, require_intact, resolve_path
 from alignkit.models.sharding import run_hooks, sharding
-from alignkit.models.suitable import read_config
 from alignkit.models.tokenizer import has_tokenizer, load_tokenizer
 from alignkit.models.weights import dropouts, fingerprint, require_fit, switch_off_dropout
 from alignkit.system.sharded import shards

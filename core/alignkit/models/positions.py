@@ -12,8 +12,8 @@ from alignkit.config import ModelConfig
 from alignkit.contract import Method
 from alignkit.data.tokenise.rules import Room
 from alignkit.errors import ConfigError, ModelError
+from alignkit.models.configuration import read_config
 from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
-from alignkit.models.suitable import read_config
 
 _LIMITS = ("max_position_embeddings", "n_positions", "n_ctx")
 _EXTENDED = ("linear", "dynamic", "yarn")

@@ -22,11 +22,10 @@ from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.runs.evaluator import Results, RunEvaluator, directions_of, values_of
 from alignkit.runs.parts import engine_parts
 from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy, plan_run, prepare
-from alignkit.runs.record import callbacks_record, description, training_numbers
+from alignkit.runs.record import callbacks_record, description
 from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
 from alignkit.runs.saving import release, save_model
-from alignkit.runs.summary import pair_samples, sample_answers, write_documents
 from alignkit.system.environment import forget_peak_memory, peak_memory_gb
 from alignkit.system.files import write_jsonl, write_text
 from alignkit.system.manifest import manifest
@@ -101,7 +100,7 @@ def _carry_out(
         start_policy=lambda: load_start_policy(config, plan.session, run.loaded),
         warn=recorder.warn_once,
     )
-    samples_of_model = partial(together, "the samples", partial(sample_answers, run.loaded, run.data.eval, config.eval))
+    sample = partial(provided("align.reports", "samples") or (lambda *_: []), run.loaded, run.data.eval, config.eval)
     method = plan.session.method
     about = description(config, method, run.loaded, run.scorer, run.data.report, recorder.started)
     about["precision"] = run.policy.precision
@@ -111,7 +110,7 @@ def _carry_out(
         if config.eval.before:
             before = _evaluate_start(evaluator, config.eval.suites, recorder)
         with recorder.stage("present"):
-            samples = samples_of_model()
+            samples = together("the samples", sample)
         splits = scored_splits(config, method.needs, plan.arguments, run.data)
         logps = _score_reference(plan, run, splits, recorder)
         evaluate = partial(evaluator.during_training, start=before)
@@ -122,18 +121,19 @@ def _carry_out(
         with recorder.stage("evaluate after"):
             after = evaluator.trained_model(config.eval.suites, before)
         with recorder.stage("present"):
-            samples = pair_samples(samples, samples_of_model())
+            samples = together("the samples", partial(sample, samples))
 
         def write() -> dict[str, Any]:
             for result in after.values():
                 write_evaluation(directory.evaluation, result, target=str(directory.path))
             write_jsonl(directory.samples, samples)
-            numbers = training_numbers(
+            measure = provided("align.reports", "numbers") or (lambda *_: {})
+            numbers = measure(
                 directory.metrics,
                 run.loaded,
-                reference_tokens=sum(int(rows.lengths().sum()) for rows in splits.values()),
-                rollout_tokens=sum(trainer.steps.spent.values()) if hasattr(trainer, "steps") else 0,
-                seconds=recorder.timings()["train"]["seconds"],
+                sum(int(rows.lengths().sum()) for rows in splits.values()),
+                sum(trainer.steps.spent.values()) if hasattr(trainer, "steps") else 0,
+                recorder.timings()["train"]["seconds"],
             )
             record = recorder.update(
                 steps=trainer.state.global_step,
@@ -144,7 +144,7 @@ def _carry_out(
                 processes=about["processes"] | {"peak_memory_gb": peaks},
                 **callbacks_record(trainer),
             )
-            write_documents(recorder.console, directory, record)
+            recorder.write_documents(record)
             return recorder.finish("finished")
 
         record = first_does("writing the run's results", write)
@@ -240,7 +240,7 @@ def _train(
     """Train from the start or a checkpoint; raises :class:`InterruptedRun` after a signal, with a checkpoint saved."""
     from transformers.trainer_callback import PrinterCallback
 
-    from alignkit.training.callbacks import AtEnd, CheckpointSaved, EvaluateDuring, RecordMetrics
+    from alignkit.training.callbacks import AtEnd, CheckpointSaved, RecordMetrics
     from alignkit.training.held_out import held_out_loss
     from alignkit.training.signals import StopOnSignal
     from alignkit.training.trainer import AlignTrainer
@@ -254,21 +254,22 @@ def _train(
         found = evaluate_now([plan.watched])
         return values_of(found), directions_of(found)
 
-    directory = recorder.directory
-    watch, show = provided("align.callbacks", "best"), provided("align.callbacks", "progress")
-    best = watch(plan.config, plan.arguments, evaluate_watched if plan.watched else None, recorder.log) if watch else []
+    def callbacks_of(name: str, *arguments: Any) -> list[Any]:
+        make = provided("align.callbacks", name)
+        return [*make(*arguments)] if make else []
+
+    directory, watched = recorder.directory, evaluate_watched if plan.watched else None
+    best = callbacks_of("best", plan.config, plan.arguments, watched, recorder.log)
     order = order_by_margin(plan.config, run.data.train, run.order, logps)
     for line in describe_mix(plan.config.data, order):
         recorder.console.info(f"mix: {line}")
     stop = StopOnSignal()
     callbacks = [
         RecordMetrics(recorder.log),
-        EvaluateDuring(
-            plan.config.eval.during, lambda names: values_of(evaluate_now(names)), recorder.log, plan.watched
-        ),
+        *callbacks_of("during", plan.config, plan.watched, lambda due: values_of(evaluate_now(due)), recorder.log),
         *best,
         CheckpointSaved(directory.checkpoints, plan.session.checkpoint_saved),
-        *(show(recorder.console) if show else []),
+        *callbacks_of("progress", recorder.console),
         stop,
     ]
     parts = engine_parts(plan, run, logps, order, callbacks)

@@ -22,8 +22,7 @@ from alignkit.onpolicy.settings import OnPolicySettings
 from alignkit.runs.data import run_data
 from alignkit.runs.evaluation import open_suites
 from alignkit.scoring.classifier import policy_of
-from alignkit.settings.strategies import distribute
-from alignkit.settings.training_arguments import StepShape, training_arguments, watched_suite
+from alignkit.settings.training_arguments import StepShape, best_settings, training_arguments
 from alignkit.system.distributed import world_size
 from alignkit.system.sharded import sharded_loading
 from alignkit.training.session import Session
@@ -77,7 +76,8 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
 
     Raises ``ConfigError`` for a name, setting or combination of settings, and ``PluginError`` for a plugin.
     """
-    distribute(config)
+    if distribute := registry.provided("align.launchers", "distribute"):
+        distribute(config)
     if settle := registry.provided("align.models", "settle"):
         settle(config)
     session = Session.open(config)
@@ -92,7 +92,7 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
         check_sampler(method.settings)
     if config.data.group_by is not None and "reward" in method.needs:
         raise ConfigError("data.group_by applies to methods that train on the rows themselves, not on sampled answers")
-    watched = watched_suite(config)
+    watched, _ = best_settings(config)
     suites = open_suites(config.eval, watched)
     arguments, shape = training_arguments(config, Path("unused"))
     if check := registry.provided("align.checks", "settings"):

@@ -11,11 +11,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from alignkit.contract.registry import provided
 from alignkit.display.console import Console
 from alignkit.errors import AlignError, CheckpointError, InterruptedRun, RunFailedError, described, memory_fault
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
-from alignkit.rundir.record import ProcessesRecord
+from alignkit.rundir.record import ProcessesRecord, RunRecord
 from alignkit.system.distributed import rank
 from alignkit.system.files import file_fault, remove_leftovers, write_json
 from alignkit.system.manifest import sealed
@@ -195,6 +196,17 @@ class RunRecorder:
         """Write how the run ended and return the record (empty on other processes than the first)."""
         seconds = self._stored().get("seconds", 0.0) + time.time() - self.started
         return self.update(status=status, ended=time.time(), seconds=seconds, timings=self.timings(), **changes)
+
+    def write_documents(self, record: Mapping[str, Any]) -> None:
+        """Write the model card and the plots; what fails is a warning, because the run has its results already."""
+        directory = self.directory
+        try:
+            if (card := provided("align.reports", "card")) is not None:
+                card(directory.model, RunRecord.parse(record, directory.record))
+            if record["config"]["run"]["plots"] and (draw := provided("align.reports", "plots")) is not None:
+                draw(directory.path)
+        except AlignError as error:
+            self.console.warn(f"no card or plots were written: {error}")
 
     def finished(self, record: Mapping[str, Any]) -> None:
         """Tell the plugins that the run ended; one that fails is named in run.json, and the run's status stays."""

@@ -55,7 +55,7 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
     import torch
     from transformers import TrainingArguments
 
-    given = DEFAULTS | _best_model(config) | config.train.arguments
+    given = DEFAULTS | best_settings(config)[1] | config.train.arguments
     accumulation = int(given.pop("gradient_accumulation_steps", 1))
     if (processes := processes_of(config)) > 1 == world_size():  # a dry run: nothing is shared between processes here
         given = {key: value for key, value in given.items() if key not in SHARDING}
@@ -89,44 +89,10 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
     return arguments, StepShape(step, rows, tokens_at_once(config))
 
 
-def watched_suite(config: RunConfig) -> str | None:
-    """Return the suite whose metric chooses the best model; None: a held-out metric does, or nothing.
+def best_settings(config: RunConfig) -> tuple[str | None, dict[str, Any]]:
+    """Return the suite whose metric chooses the best model, if one does, and the arguments that finding it needs.
 
-    Raises ``PluginError`` for a suite that is not installed.
+    Raises :class:`ConfigError` for keys that contradict each other and ``PluginError`` for a suite that is not installed.
     """
-    metric = config.train.stop_on or config.train.arguments.get("metric_for_best_model") or ""
-    suite, slash, _ = metric.removeprefix("eval_").partition("/")
-    if not slash:
-        return None
-    if metric.startswith("eval_") or config.train.stop_on is None:  # eval_rewards/margins, also without eval_
-        return suite if any(entry.name == suite for entry in registry.entries("align.suites")) else None
-    registry.find("align.suites", suite)
-    return suite
-
-
-def _best_model(config: RunConfig) -> dict[str, Any]:
-    """Return the arguments that early stopping and the best model need: evaluations, and checkpoints at the same steps."""
-    train, given = config.train, config.train.arguments
-    stops = train.stop_on is not None or train.early_stopping_patience is not None
-    if not (stops or given.get("load_best_model_at_end") or given.get("save_strategy") == "best"):
-        return {}
-    metric = given.get("metric_for_best_model") or train.stop_on or "loss"
-    if train.stop_on not in (None, metric):
-        raise ConfigError(f"train.stop_on ({train.stop_on}) and train.metric_for_best_model ({metric}) differ: set one")
-    saves = given.get("save_strategy")
-    strategy = given.get("eval_strategy") or (saves if saves in ("steps", "epoch") else "steps")
-    if strategy == "no":
-        raise ConfigError("train.eval_strategy is no, but the best model is found by evaluations: use steps or epoch")
-    if saves not in (None, strategy, "best") and given.get("load_best_model_at_end", True):
-        raise ConfigError(f"train.save_strategy ({saves}) must equal train.eval_strategy ({strategy}), or be best")
-    every = given.get("eval_steps") or config.eval.during.get(watched_suite(config) or "") or given.get("save_steps")
-    every = every or 0.1  # ten times a run
-    return {
-        "eval_strategy": strategy,
-        "save_strategy": strategy,
-        "eval_steps": every,
-        "save_steps": every,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": metric,
-        "greater_is_better": not metric.removeprefix("eval_").startswith("loss"),  # loss, loss/nll
-    }
+    found = registry.provided("align.callbacks", "best-settings")
+    return found(config) if found else (None, {})

@@ -17,12 +17,11 @@ from alignkit.contract.registry import provided
 from alignkit.data.order.mixing import describe_mix, row_order
 from alignkit.data.order.row_order import RowOrder
 from alignkit.display.console import Console
-from alignkit.models.suitable import memory_gib
 from alignkit.rundir.directory import child_of
 from alignkit.scoring.backends import innermost
 from alignkit.settings.strategies import SHARDING, processes_of, strategy_name
 from alignkit.system.distributed import rank
-from alignkit.system.environment import peak_memory_gb
+from alignkit.system.environment import memory_gib, peak_memory_gb
 
 from alignkit_eval.report.extrapolation import Measured, Work, evaluations, extrapolate
 from alignkit_eval.report.planned import DryRun, plan_without_weights

@@ -11,10 +11,11 @@ import click
 from alignkit import RunConfig
 from alignkit.errors import ConfigError, readable
 from alignkit.rundir.directory import RunDir
-from alignkit.settings.strategies import distribute, processes_of
+from alignkit.settings.strategies import processes_of
 from alignkit.system.distributed import local_world_size, world_size
 
 from alignkit_cluster.nodes import Nodes, refuse_copies, slurm_nodes
+from alignkit_cluster.strategies import distribute
 from alignkit_cluster.workers import Verdict, launch
 
 

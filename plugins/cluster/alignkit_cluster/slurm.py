@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 from alignkit import settings
 from alignkit.errors import ConfigError
-from alignkit.settings.strategies import distribute
+
+from alignkit_cluster.strategies import distribute
 
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d\d?(:\d\d){0,2}")
 _WORD = re.compile(r"[\w.,:@+%/=-]+")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig
 from alignkit.errors import ModelError
-from alignkit.models.directory import blamed, read_object
-from alignkit.models.own_code import with_own_code
+from alignkit.models.configuration import unreadable
+from alignkit.system.environment import memory_gib
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -22,26 +19,16 @@ MOST_LAYERS = 10_000
 _BYTES = {"float32": 4}  # other types, and those of a checkpoint, take at least 2
 
 
-def read_config(path: str, config: ModelConfig, *, classifier: bool, meta: bool) -> PreTrainedConfig:
-    """Return the configuration in ``path``; with ``meta`` the model may be larger than this machine's memory.
+def check_model(path: str, found: PreTrainedConfig, config: ModelConfig, *, classifier: bool, meta: bool) -> None:
+    """Check the configuration ``found`` in ``path``; with ``meta`` the model may be larger than this machine's memory.
 
-    Raises:
-        ModelError: it cannot be read, is of another kind of model, has impossible sizes, or describes weights that this
-            machine cannot hold.
+    Raises :class:`ModelError` if it is of another kind of model, has impossible sizes, or describes weights that this machine
+    cannot hold.
     """
-    from transformers import AutoConfig
-
-    def load(trusted: bool) -> PreTrainedConfig:
-        try:
-            return AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=trusted)
-        except Exception as error:
-            raise _unreadable(path, error) from error
-
-    found = with_own_code(load, path, config)
     try:
         _require_kind(path, found, classifier)
     except (TypeError, AttributeError) as error:
-        raise _unreadable(path, error, partial(_require_kind, path, classifier=classifier)) from error
+        raise unreadable(path, error, partial(_require_kind, path, classifier=classifier)) from error
     sizes = _sizes(found.get_text_config())
     for name, size in sizes.items():
         if size < 1:
@@ -56,25 +43,6 @@ def read_config(path: str, config: ModelConfig, *, classifier: bool, meta: bool)
             f"this machine has {memory:,.0f} GiB of memory (its config.json: "
             f"{', '.join(f'{name} {size:,}' for name, size in sizes.items())})"
         )
-    return found
-
-
-def _unreadable(path: str, error: Exception, use: Callable[[Any], object] = bool) -> ModelError:
-    """Return an error that names the key of ``config.json`` without which it can be read, and ``use`` works on it."""
-    from transformers import CONFIG_MAPPING, AutoConfig, __version__
-
-    file = Path(path) / "config.json"
-    if file.is_file() and "auto_map" not in (values := read_object(file)):
-        name = values.get("model_type")
-        if not isinstance(name, str) or name not in CONFIG_MAPPING:
-            known = f"none of those that transformers {__version__} has; if it is newer, upgrade transformers"
-            return ModelError(f"{file}: model_type {name!r} is {known}")
-    return blamed(
-        f"cannot read a model configuration from {path}",
-        (file,),
-        error,
-        lambda place: use(AutoConfig.from_pretrained(place)),
-    )
 
 
 def _require_kind(path: str, found: Any, classifier: bool) -> None:
@@ -110,11 +78,3 @@ def _parameters(sizes: dict[str, int]) -> int:
     """Return a lower bound of the number of parameters: embeddings, half of the attention, the feed-forward's matrices."""
     hidden, layers = sizes.get("hidden_size", 0), sizes.get("num_hidden_layers", 0)
     return hidden * (sizes.get("vocab_size", 0) + layers * (2 * hidden + 2 * sizes.get("intermediate_size", 0)))
-
-
-def memory_gib() -> float:
-    """Return the memory of this machine in GiB, that of its GPUs included."""
-    import torch
-
-    gpus = (torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-    return (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") + sum(gpus)) / 2**30

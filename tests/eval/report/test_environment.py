@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignkit.system.environment import environment, git_revision
+from alignkit_eval.report.environment import environment, git_revision
 
 
 def test_the_environment_is_known_and_json() -> None:
