@@ -1,11 +1,8 @@
-"""Exporting what a run trained: adapters merged in, several runs averaged, and the export checked against the runs.
-
-The average of the weights of models fine-tuned from one start is a model soup (Wortsman et al. 2022, arXiv:2203.05482).
-"""
+"""Exporting what a run trained: adapters merged in, several runs combined, and the export checked against the runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -23,6 +20,7 @@ from alignkit.runs.data import run_data
 from alignkit.scoring.classifier import policy_of
 from alignkit.system.files import require_writable, staged_directory
 
+from alignkit_eval.merging import Merging
 from alignkit_eval.report import write_card
 
 if TYPE_CHECKING:
@@ -38,8 +36,8 @@ Score = Callable[[LoadedModel], "torch.Tensor"]
 """Returns log-probabilities of the rows that the export is checked on, ``[tokens]``."""
 
 
-def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None = None) -> Path:
-    """Write the model of one run, or the weighted mean of several, as a stock model directory.
+def export(runs: Sequence[Path], output: Path, merging: Merging | None = None) -> Path:
+    """Write the model of one run, or of several combined, as a stock model directory.
 
     Adapters are merged into their base. Every merged model must score held-out rows of the first run as its run does, and
     the export, loaded again from disk, as the model it was written from; until it has, nothing is left at ``output``.
@@ -47,12 +45,13 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
     Args:
         runs: finished run directories; several must have one architecture and one tokenizer (else ``ModelError``).
         output: directory that is made; it must not exist, or be empty.
-        weights: one each, summing to 1 (default: equal).
+        merging: how several are combined (default: the mean).
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists already: export elsewhere with --output")
     require_writable(output, directory=True)
-    shares = _shares(runs, weights)
+    merging = merging or Merging()
+    shares = merging.factors(len(runs))
     directories = [_finished(run) for run in runs]
     config = settings.resolve(directories[0].config, resume=True).config
     dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
@@ -64,27 +63,18 @@ def export(runs: Sequence[Path], output: Path, weights: Sequence[float] | None =
     tied = loaded.model.config.tie_word_embeddings
     _merge(loaded, directories[0], score)
     if len(directories) > 1:
-        _average(loaded, directories, shares, score)
+        _combine(loaded, directories, merging, score)
     if tied:
         _tie_again(loaded.model)
     with staged_directory(output) as staged:
         with loaded.as_saved():
             loaded.model.save_pretrained(staged)
         loaded.tokenizer.save_pretrained(staged)
-        _write_card(staged, directories, shares)
+        _write_card(staged, directories, shares, merging)
         _require_same(score(loaded), score(build_model(ModelConfig(name=str(staged), dtype=dtype))), loaded, runs[0])
         if output.exists():
             output.rmdir()  # it was empty, and must still be
     return output
-
-
-def _shares(runs: Sequence[Path], weights: Sequence[float] | None) -> list[float]:
-    shares = [1 / len(runs)] * len(runs) if weights is None else list(weights)
-    if len(shares) != len(runs):
-        raise ConfigError(f"{len(runs)} runs are merged, and {len(shares)} weights were given")
-    if abs(sum(shares) - 1) > 1e-6:
-        raise ConfigError(f"the weights sum to {sum(shares):g}, not to 1")
-    return shares
 
 
 def _finished(path: Path) -> RunDir:
@@ -143,25 +133,52 @@ def _require_same(before: torch.Tensor, after: torch.Tensor, loaded: LoadedModel
         )
 
 
-def _average(loaded: LoadedModel, runs: Sequence[RunDir], shares: Sequence[float], score: Score) -> None:
-    """Replace the weights by the weighted mean of all runs', summed in float32 or better."""
+def _combine(loaded: LoadedModel, runs: Sequence[RunDir], merging: Merging, score: Score) -> None:
+    """Replace the weights by those that ``merging`` makes of all runs'."""
     import torch
 
     _untie(loaded.model)
-    mean = {name: tensor.double() * shares[0] for name, tensor in loaded.model.state_dict().items()}
-    for run, share in zip(runs[1:], shares[1:], strict=True):
-        other = build_model(ModelConfig(name=str(run.path), dtype="float32"))
-        if tokenizer_content(other.tokenizer) != tokenizer_content(loaded.tokenizer):
-            raise ModelError(f"{run.path} has another tokenizer than {runs[0].path}: their weights have no mean")
-        _merge(other, run, score)
-        state = other.model.state_dict()
-        if _architecture(other) != _architecture(loaded) or state.keys() != mean.keys():
-            raise ModelError(f"{run.path} has another architecture than {runs[0].path}: their weights have no mean")
-        for name, tensor in state.items():
-            mean[name] += tensor.double() * share
+    own = loaded.model.state_dict()
+
+    def states() -> Iterator[Mapping[str, torch.Tensor]]:
+        yield own
+        for run in runs[1:]:
+            other = build_model(ModelConfig(name=str(run.path), dtype="float32"))
+            if tokenizer_content(other.tokenizer) != tokenizer_content(loaded.tokenizer):
+                raise ModelError(f"{run.path} has another tokenizer than {runs[0].path}: their weights do not combine")
+            _merge(other, run, score)
+            _untie(other.model)
+            if _architecture(other) != _architecture(loaded):
+                raise ModelError(
+                    f"{run.path} has another architecture than {runs[0].path}: their weights do not combine"
+                )
+            yield other.model.state_dict()
+
+    start = _start(runs, loaded, score) if merging.of_changes else {}
+    merged = merging.combine(start, states(), len(runs))
     with torch.no_grad():
-        for name, tensor in loaded.model.state_dict().items():
-            tensor.copy_(mean[name])
+        for name, tensor in own.items():
+            tensor.copy_(merged[name])
+
+
+def _start(runs: Sequence[RunDir], like: LoadedModel, score: Score) -> Mapping[str, torch.Tensor]:
+    """Return the weights that all runs started from."""
+    records = [RunRecord.parse(run.read_record(), run.record).model for run in runs]
+    for run, record in zip(runs[1:], records[1:], strict=True):
+        if record.hash != records[0].hash:
+            raise ModelError(
+                f"{run.path} started from other weights than {runs[0].path}: their changes cannot be combined, only their mean"
+            )
+    config = settings.resolve(runs[0].config, resume=True).config.model
+    start = build_model(config.model_copy(update={"lora": None, "dtype": "float32"}))
+    if start.fingerprint != records[0].hash:
+        raise ModelError(f"the start model of {runs[0].path}, {records[0].name}, has changed since the run began")
+    _merge(start, runs[0], score)
+    _untie(start.model)
+    if _architecture(start) != _architecture(like):
+        raise ModelError(f"{records[0].name} has another architecture than the model of {runs[0].path}")
+    found: Mapping[str, torch.Tensor] = start.model.state_dict()
+    return found
 
 
 def _architecture(loaded: LoadedModel) -> dict[str, Any]:
@@ -188,9 +205,9 @@ def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example])
     return policy_of(loaded, config, torch.device("cpu")).score(examples, grad=False).logps.float().cpu()
 
 
-def _write_card(directory: Path, runs: Sequence[RunDir], shares: Sequence[float]) -> None:
-    """Write the model card of the export: of the one run, its adapter merged, or of the mean of several."""
+def _write_card(directory: Path, runs: Sequence[RunDir], shares: Sequence[float], merging: Merging) -> None:
+    """Write the model card of the export: of the one run, its adapter merged, or of several combined."""
     record = RunRecord.parse(runs[0].read_record(), runs[0].record)
     whole = record.model_copy(update={"model": record.model.model_copy(update={"adapter": False})})
     merged = [(run.path.name, share) for run, share in zip(runs, shares, strict=True)]
-    write_card(directory, whole, merged if len(runs) > 1 else ())
+    write_card(directory, whole, merged if len(runs) > 1 else (), merging.describe())

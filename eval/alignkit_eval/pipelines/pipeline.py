@@ -21,7 +21,7 @@ from alignkit.system.manifest import sealed
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.pipelines.inputs import inputs_digest
-from alignkit_eval.pipelines.planned import check_stages
+from alignkit_eval.pipelines.planned import check_stages, merging_of
 from alignkit_eval.pipelines.stages import Pipeline, Stage, as_list, read_pipeline, substituted
 from alignkit_eval.pipelines.work import evaluate_stage, export_stage, messages_of, train_stage
 from alignkit_eval.records import read_records
@@ -229,9 +229,8 @@ class PipelineRunner:
 
     def _export(self, stage: Stage) -> None:
         names = [*as_list(stage.values["export"]), *as_list(stage.values.get("merge", []))]
-        weights = [float(share) for share in as_list(stage.values.get("weights", []))]
         models = [self.directory / name for name in names]
-        self._do(stage, partial(export_stage, models, self.directory / stage.name, weights or None))
+        self._do(stage, partial(export_stage, models, self.directory / stage.name, merging_of(stage)))
 
     def _do(self, stage: Stage, work: Callable[[], None]) -> None:
         """Do a stage's work, here or with the scheduler; raises the error that ended it."""

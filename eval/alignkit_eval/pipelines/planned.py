@@ -14,6 +14,7 @@ from alignkit.settings.layers import Layer
 from alignkit.settings.messages import validate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from alignkit_eval.merging import MergeMethod, Merging
 from alignkit_eval.pipelines.stages import Kind, Pipeline, Stage, as_list, references, substituted
 from alignkit_eval.report.planned import plan_without_weights
 
@@ -45,6 +46,9 @@ class ExportValues(_Values):
     export: Words
     merge: Words = []
     weights: Annotated[list[Annotated[float, Field(strict=False)]], BeforeValidator(split_words)] | None = None
+    merge_method: MergeMethod = "mean"
+    density: float | None = None
+    seed: int | None = None
 
 
 VALUES: dict[Kind, type[_Values]] = {"train": TrainValues, "eval": EvalValues, "export": ExportValues}
@@ -89,15 +93,21 @@ def _check_names(pipeline: Pipeline, stage: Stage) -> None:
                 raise ConfigError(f"{stage.place}: {key} of stage {stage.name} names {name}, an {kinds[name]} stage")
         if key == "baseline" and named and stage.values["eval"] != "all" and named[0] not in stage.needs:
             raise ConfigError(f"{stage.place}: baseline {named[0]} of stage {stage.name} is not evaluated")
-    weights = as_list(stage.values.get("weights", []))
     merged = [*as_list(stage.values.get("export", [])), *as_list(stage.values.get("merge", []))]
     if stage.kind == "export" and not merged:
         raise ConfigError(f"{stage.place}: export of stage {stage.name} names no stage")
-    if weights and (len(weights) != len(merged) or abs(sum(map(float, weights)) - 1) > 1e-6):
-        raise ConfigError(
-            f"{stage.place}: weights of stage {stage.name} must be {len(merged)} numbers, one for each of "
-            f"{', '.join(merged)}, that sum to 1"
-        )
+    if stage.kind == "export":
+        try:
+            merging_of(stage).factors(len(merged))
+        except ConfigError as error:
+            raise ConfigError(f"{stage.place}: stage {stage.name}: {error}") from error
+
+
+def merging_of(stage: Stage) -> Merging:
+    """Return how an export stage combines several models."""
+    own = {key: stage.values[key] for key in ("density", "seed") if key in stage.values}
+    weights = [float(share) for share in as_list(stage.values.get("weights", []))]
+    return Merging(stage.values.get("merge_method", "mean"), weights or None, **own)
 
 
 def planned_config(pipeline: Pipeline, stage: Stage, directory: Path, sets: Sequence[str]) -> RunConfig:

@@ -23,7 +23,7 @@ _TOP = ("name", "output", "stages", "model", "data", "train", "eval", "run")
 _OWN: Mapping[Kind, tuple[str, ...]] = {
     "train": ("name", "from", *SECTIONS),
     "eval": ("name", "eval", "baseline", "suites", "settings"),
-    "export": ("name", "export", "merge", "weights"),
+    "export": ("name", "export", "merge", "merge_method", "weights", "density", "seed"),
 }
 _STAGES: Mapping[Kind, str] = {"train": "a training", "eval": "an eval", "export": "an export"}
 

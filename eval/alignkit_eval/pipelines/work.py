@@ -12,6 +12,7 @@ from alignkit.system.files import parse_json, write_json
 
 from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.export import export
+from alignkit_eval.merging import Merging
 from alignkit_eval.report import run_report
 from alignkit_eval.scheduling.work import train
 
@@ -40,7 +41,7 @@ def messages_of(directory: Path) -> list[str]:
     return [str(message) for message in parse_json((directory / MESSAGES).read_bytes())]
 
 
-def export_stage(models: Sequence[Path], directory: Path, weights: Sequence[float] | None) -> None:
-    """Export the model of a stage, or the mean of several, in place of what an unfinished attempt left."""
+def export_stage(models: Sequence[Path], directory: Path, merging: Merging) -> None:
+    """Export the model of a stage, or of several combined, in place of what an unfinished attempt left."""
     shutil.rmtree(directory, ignore_errors=True)
-    export(list(models), directory, None if weights is None else list(weights))
+    export(list(models), directory, merging)

@@ -16,19 +16,19 @@ from alignkit_eval.headline import headline, signed, with_interval
 Merged = Sequence[tuple[str, float]]
 
 
-def write_card(directory: Path, record: RunRecord, merged: Merged = ()) -> Path:
+def write_card(directory: Path, record: RunRecord, merged: Merged = (), how: str = "") -> Path:
     """Write the card of the model in ``directory`` (see :func:`model_card`) and return its path."""
-    write_text(directory / "README.md", model_card(record, merged))
+    write_text(directory / "README.md", model_card(record, merged, how))
     return directory / "README.md"
 
 
-def model_card(record: RunRecord, merged: Merged = ()) -> str:
+def model_card(record: RunRecord, merged: Merged = (), how: str = "") -> str:
     """Return the card of a run's model as Markdown with a YAML head. Local directories are not disclosed.
 
-    ``merged`` is the name and weight of each run where the model is the mean of several. Settings and results of the first
-    run, whose record this is, are then left out.
+    ``merged`` is the name and weight of each run where the model is made of several, and ``how`` says in what way. Settings and
+    results of the first run, whose record this is, are then left out.
     """
-    sections = [_head(record, merged), _introduction(record, merged), _use(record.model)]
+    sections = [_head(record, merged), _introduction(record, merged, how), _use(record.model)]
     if not merged:
         sections += [_evaluation(record), _training(record), _hyper_parameters(record), _cost(record)]
     sections.append(_table("### Versions", ("package", "version"), record.environment.versions.items()))
@@ -48,13 +48,13 @@ def _head(record: RunRecord, merged: Merged) -> str:
     return "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---"
 
 
-def _introduction(record: RunRecord, merged: Merged) -> str:
+def _introduction(record: RunRecord, merged: Merged, how: str) -> str:
     model, name = record.model, _name(record.model.name)
     base = "alignkit's embedded demo model" if name == "demo" else f"`{name}`"
     kind = "low-rank adapter (LoRA) for" if model.adapter else "fine-tuned version of"
     kind = f"reward model: a {kind}" if model.is_classifier else kind
     if merged:
-        text = f"The weighted mean of the weights of {len(merged)} models, each a {kind} {base}, made with alignkit."
+        text = f"{how} of {len(merged)} models, each a {kind} {base}, made with alignkit."
         weights = _table("## Merged runs", ("run", "weight"), ((run, f"{weight:g}") for run, weight in merged))
         return f"# {' + '.join(run for run, _ in merged)}\n\n{text}\n\n{weights}"
     text = f"# {Path(name).name}-{record.method}\n\nA {kind} {base}, trained with **{record.method}** by alignkit."

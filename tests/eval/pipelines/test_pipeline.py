@@ -15,6 +15,7 @@ from alignkit.models.load import build_model
 from alignkit_commands.chat import ChatModel, Sampling
 from alignkit_commands.progress import lines, read_status
 from alignkit_eval.export import export
+from alignkit_eval.merging import Merging
 from alignkit_eval.pipelines.pipeline import run_pipeline
 from alignkit_eval.pipelines.stages import read_pipeline
 from transformers import AutoModelForCausalLM
@@ -215,7 +216,7 @@ def test_the_examples_read() -> None:
 @pytest.mark.slow
 def test_a_soup_is_the_mean_of_the_weights(finished: Path, tmp_path: Path) -> None:
     runs = finished / "runs" / "small"
-    export([runs / "ppo", runs / "orpo"], tmp_path / "soup", [0.25, 0.75])
+    export([runs / "ppo", runs / "orpo"], tmp_path / "soup", Merging(weights=[0.25, 0.75]))
     export([runs / "ppo"], tmp_path / "a")
     export([runs / "orpo"], tmp_path / "b")
     soup, a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("soup", "a", "b"))
@@ -224,7 +225,7 @@ def test_a_soup_is_the_mean_of_the_weights(finished: Path, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="exists already"):
         export([runs / "ppo"], tmp_path / "soup")
     with pytest.raises(ConfigError, match=r"the weights sum to 0\.5"):
-        export([runs / "ppo", runs / "orpo"], tmp_path / "c", [0.25, 0.25])
+        export([runs / "ppo", runs / "orpo"], tmp_path / "c", Merging(weights=[0.25, 0.25]))
     with pytest.raises(ModelError, match="another architecture"):
         export([runs / "ppo", runs / "reward"], tmp_path / "d")
     assert not list(tmp_path.glob("*d*"))

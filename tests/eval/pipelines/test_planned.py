@@ -19,7 +19,7 @@ stages:
 """
 MISTAKES = {
     "{name: z, export: a, weights: abc}": r":9: stages\.1\.weights must be a number, not \"abc\"",
-    "{name: z, export: a, weights: [0.5]}": r":9: weights of stage z must be 1 numbers",
+    "{name: z, export: a, weights: [0.5]}": r":9: stage z: the weights sum to 0\.5, not to 1",
     "{name: z, export: a, weights: [.nan]}": r":9: stages\.1\.weights\.0 must be a finite number",
     "{name: z, export: a, merge: 3}": r":9: stages\.1\.merge must be a list, not 3",
     "{name: e, eval: a, suites: {prefs: 1}}": r":9: stages\.1\.suites must be a list",
