@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cells import BenchCell, grid, select
+from bench.gpu.sides import NAMES as SIDES
 from bench.process import prepare
 
 if TYPE_CHECKING:
@@ -20,31 +21,34 @@ if TYPE_CHECKING:
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="bench", description="compare alignkit's training steps with TRL's")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: bf16 autocast, event timings")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the comparison of bench.gpu")
     parser.add_argument("--only", nargs="*", default=[], help="filters, e.g. --only orpo short,long 32k full")
-    parser.add_argument("--quick", action="store_true", help="one repetition")
+    parser.add_argument("--quick", action="store_true", help="one repetition (and one round)")
     parser.add_argument("--repeats", type=int, default=3, help="measured steps per side")
     parser.add_argument("--threads", type=int, default=1, help="threads of the timed process")
     parser.add_argument("--checkpointing", action="store_true", help="also measure with gradient checkpointing")
-    parser.add_argument("--bf16", action="store_true", help="also measure under bf16 autocast (cuda: always)")
+    parser.add_argument("--bf16", action="store_true", help="also measure under bf16 autocast")
     parser.add_argument("--scoring", action="store_true", help="measure only evaluation, against lm-eval's HFLM")
     parser.add_argument("--data", action="store_true", help="measure only data preparation, against TRL's")
     parser.add_argument("--evaluation", action="store_true", help="measure only evaluation by several processes")
     parser.add_argument("--processes", type=int, default=2, help="processes for data preparation and evaluation")
     parser.add_argument("--no-memory", action="store_true", help="measure only time")
     parser.add_argument("--output", type=Path, default=Path("bench.json"), help="JSON file to write")
+    _add_gpu_options(parser.add_argument_group("the comparison on a GPU (--device cuda)"))
     options = parser.parse_args(words)
     if options.quick:
-        options.repeats = 1
-    if options.repeats < 1 or options.threads < 1:
-        parser.error("--repeats and --threads must be at least 1")
+        options.repeats = options.rounds = options.warm_up = 1
+    if min(options.repeats, options.threads, options.rounds) < 1 or options.warm_up < 0:
+        parser.error("--repeats, --threads and --rounds must be at least 1")
+    options.cells = []
     if options.scoring or options.data or options.evaluation:
-        options.cells = []
+        return options
+    if options.device == "cuda" or options.tiny:
+        if options.checkpointing or options.bf16:
+            parser.error("--checkpointing and --bf16 are options of the comparison on a CPU")
         return options
     try:
-        options.cells = select(
-            list(grid(options.device, checkpointing=options.checkpointing, bf16=options.bf16)), options.only
-        )
+        options.cells = select(list(grid(checkpointing=options.checkpointing, bf16=options.bf16)), options.only)
     except ValueError as error:
         parser.error(str(error))
     if not options.cells:
@@ -52,10 +56,24 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def _add_gpu_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--tiny", action="store_true", help="the same comparison with tiny models, also on a CPU")
+    group.add_argument("--sides", nargs="*", choices=SIDES, help="measure only these")
+    group.add_argument("--rounds", type=int, default=2, help="turns of every side at a cell")
+    group.add_argument("--warm-up", type=int, default=2, help="steps before the timed ones in a turn")
+    group.add_argument("--minutes", type=float, help="stop before this time is over; --resume continues")
+    group.add_argument("--turn-limit", type=float, default=600, help="seconds after which a side's turn is given up")
+    group.add_argument("--resume", action="store_true", help="keep what --output already has")
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark. Return 1 if the sides disagree anywhere; missed targets are only reported."""
     options = arguments(words)
     prepare(options.threads)
+    if not options.cells and not (options.scoring or options.data or options.evaluation):
+        from bench.gpu.command import run
+
+        return run(options)
     import torch
 
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -160,9 +178,15 @@ def _write(
 def environment(device: str) -> dict[str, str]:
     """Return the versions and the hardware of the measurements."""
     import platform
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     import torch
+
+    def found(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
 
     packages = ("alignkit", "torch", "transformers", "trl", "peft", "accelerate")
     cpu = next(
@@ -170,7 +194,7 @@ def environment(device: str) -> dict[str, str]:
         platform.processor(),
     )
     hardware = torch.cuda.get_device_name() if device == "cuda" else cpu
-    return {name: version(name) for name in packages} | {"python": platform.python_version(), "hardware": hardware}
+    return {name: found(name) for name in packages} | {"python": platform.python_version(), "hardware": hardware}
 
 
 def _lines(path: Path) -> list[str]:

@@ -27,7 +27,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of a randomly initialised Llama with tied embeddings."""
+    """The size of a randomly initialised Llama."""
 
     name: str
     vocabulary: int
@@ -38,6 +38,8 @@ class Shape:
     key_value_heads: int
     divide_rows: int = 1
     """Divisor of a workload's rows, because the logits of a whole padded step would not fit into memory."""
+    tied: bool = True
+    """Whether the head's weight is that of the embedding."""
 
 
 WORKLOADS = (
@@ -52,6 +54,8 @@ SHAPES = (
 )
 
 METHODS = ("orpo", "dpo")
+ANSWERS = {"sft": 1, "orpo": 2, "dpo": 2, "grpo": 8}
+"""Completions of a row."""
 TUNINGS = ("full", "lora")
 
 SPEED_TARGETS = {
@@ -77,6 +81,8 @@ class BenchCell:
     device: str = "cpu"
     bf16: bool = False
     seed: int = 0
+    frozen_bf16: bool = False
+    """Whether weights that are not trained are stored in bfloat16."""
 
     @property
     def name(self) -> str:
@@ -116,7 +122,7 @@ class BenchCell:
         return cls(**(value | parts))
 
     def examples(self, steps: int) -> list[Example]:
-        """Return random rows for ``steps`` optimizer steps: prompt, chosen, rejected, without special tokens."""
+        """Return random rows for ``steps`` optimizer steps without special tokens: prompt and completions."""
         draw = random.Random(f"{self.seed} {self.workload.name} {self.shape.vocabulary}")
 
         def tokens(lengths: Range) -> list[int]:
@@ -124,21 +130,26 @@ class BenchCell:
 
         work = self.workload
         return [
-            Example(str(i), tokens(work.prompt), (tokens(work.completion), tokens(work.completion)), index=i)
+            Example(
+                str(i),
+                tokens(work.prompt),
+                tuple(tokens(work.completion) for _ in range(ANSWERS[self.method])),
+                index=i,
+            )
             for i in range(steps * self.rows)
         ]
 
 
-def grid(device: str, *, checkpointing: bool, bf16: bool = False) -> Iterator[BenchCell]:
-    """Yield every cell, ordered by model and tuning; with ``bf16`` on a CPU, each in float32 and under autocast."""
-    types = (True,) if device == "cuda" else (False, True) if bf16 else (False,)
+def grid(*, checkpointing: bool, bf16: bool = False) -> Iterator[BenchCell]:
+    """Yield every cell for a CPU, ordered by model and tuning; with ``bf16``, each in float32 and under autocast."""
+    types = (False, True) if bf16 else (False,)
     for shape in SHAPES:
         for tuning in TUNINGS:
             for method in METHODS:
                 for workload in WORKLOADS:
                     for recompute in (False, True) if checkpointing else (False,):
                         for low in types:
-                            yield BenchCell(method, workload, shape, tuning, recompute, device, bf16=low)
+                            yield BenchCell(method, workload, shape, tuning, recompute, bf16=low)
 
 
 def select(cells: Sequence[BenchCell], only: Sequence[str]) -> list[BenchCell]:

@@ -41,7 +41,7 @@ def peak(cell: BenchCell, side: str, work: str) -> int | None:
 
     Raises ``RuntimeError`` with the end of its output if the measuring process fails.
     """
-    if cell.device == "cpu" and not _kernel_counts():
+    if cell.device == "cpu" and not kernel_counts():
         return None
     request = json.dumps({"cell": cell.to_json(), "side": side, "work": work})
     command = [sys.executable, "-m", "bench.memory", request]
@@ -52,7 +52,8 @@ def peak(cell: BenchCell, side: str, work: str) -> int | None:
     return int(json.loads(done.stdout.splitlines()[-1])["peak"])
 
 
-def _kernel_counts() -> bool:
+def kernel_counts() -> bool:
+    """Return whether the peak memory of a process can be reset and read here."""
     return sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK)
 
 
@@ -75,7 +76,12 @@ def main(request: dict[str, Any]) -> int:
         optimizer.zero_grad()
     else:
         work(0)
-    return (_on_gpu if cell.device == "cuda" else _on_cpu)(lambda: work(0))
+    return above_resident(lambda: work(0), cell.device)
+
+
+def above_resident(work: Callable[[], object], device: str) -> int:
+    """Run ``work`` and return the most bytes in use meanwhile, above those in use before."""
+    return (_on_gpu if device == "cuda" else _on_cpu)(work)
 
 
 def _on_gpu(work: Callable[[], object]) -> int:

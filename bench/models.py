@@ -9,8 +9,8 @@ import torch
 from bench.cells import BenchCell
 
 
-def build(cell: BenchCell) -> Any:
-    """Return a randomly initialised Llama in float32 with SDPA, on the cell's device, from the cell's seed."""
+def build(cell: BenchCell, attention: str = "sdpa") -> Any:
+    """Return a randomly initialised Llama on the cell's device, from the cell's seed, in float32 unless it is frozen."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape, work = cell.shape, cell.workload
@@ -22,14 +22,17 @@ def build(cell: BenchCell) -> Any:
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.key_value_heads,
         max_position_embeddings=work.prompt[1] + work.completion[1],
-        tie_word_embeddings=True,
+        tie_word_embeddings=shape.tied,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        attn_implementation="sdpa",
+        attn_implementation=attention,
     )
     torch.manual_seed(cell.seed)
-    return LlamaForCausalLM(config).to(cell.device)
+    frozen = cell.frozen_bf16 and cell.tuning == "lora"
+    with torch.device(cell.device):  # made where it is used: numbers of billions of weights take minutes on a CPU
+        model = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16 if frozen else torch.float32)
+    return model.train()
 
 
 def adapter() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 
 def prepare(threads: int) -> None:
@@ -12,8 +13,10 @@ def prepare(threads: int) -> None:
     set_environment()
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    import datasets  # noqa: F401  # its progress bars can only be switched off after import
     import torch
+
+    if find_spec("datasets") is not None:
+        import datasets  # noqa: F401  # its progress bars can only be switched off after import
 
     torch.set_num_threads(threads)
     quiet_libraries()

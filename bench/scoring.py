@@ -106,11 +106,12 @@ def compare(choices: Choices, repeats: int, device: str = "cpu") -> ScoringResul
     from lm_eval.models.huggingface import HFLM
 
     from bench.models import build
+    from bench.trl import tokenizer
 
     model = build(BenchCell("orpo", choices.workload, choices.shape, device=device)).eval()
     policy = ModelPolicy(model, install(model))
     rows = choices.examples()
-    harness = HFLM(pretrained=model, tokenizer=_tokenizer(), batch_size=1)
+    harness = HFLM(pretrained=model, tokenizer=tokenizer(), batch_size=1)
     requests = [(("", ""), list(row.prompt), list(answer)) for row in rows for answer in row.completions]
 
     def ours(_: int) -> list[float]:
@@ -133,9 +134,3 @@ def _score(policy: Any, rows: Sequence[Example]) -> list[float]:
     from alignkit_eval.suites.scores import score_completions
 
     return [score.logp for row in score_completions(policy, rows, TOKENS_PER_BATCH, "bench") for score in row]
-
-
-def _tokenizer() -> Any:
-    from bench.sides import _tokenizer as three_tokens
-
-    return three_tokens()

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alignkit.contract.batch import Example
 from alignkit.data.order.row_order import RowOrder
 
 from bench.cells import BenchCell
 from bench.models import adapter, build
-
-BETA = 0.1
-"""DPO's beta and ORPO's lambda (both called beta in TRL)."""
+from bench.trl import BETA, COLUMNS, Settings, make_trainer, rollout_batch, split, trl_row
 
 CHECKPOINTING = {"use_reentrant": False}
 
@@ -54,7 +51,7 @@ class Ours(Side):
 
     name = "alignkit"
 
-    def __init__(self, cell: BenchCell, steps: int) -> None:
+    def __init__(self, cell: BenchCell, steps: int, tokens_per_micro_batch: int | None = None) -> None:
         from alignkit.scoring.backends import innermost
         from alignkit.scoring.policy import ModelPolicy
         from alignkit.scoring.reference import score_rows
@@ -76,11 +73,16 @@ class Ours(Side):
             model = get_peft_model(model, adapter())
         if cell.checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
-        policy = ModelPolicy(model, install(model))
+        self.policy = policy = ModelPolicy(model, install(model))
         set_precision(innermost(model), config)
-        references = {}
-        if "reference" in session.method.needs:
-            references["train"] = score_rows(policy, self.examples, shape.tokens_per_micro_batch)
+        tokens = tokens_per_micro_batch or shape.tokens_per_micro_batch
+        references, rollouts = {}, None
+        if "reward" in session.method.needs:
+            from bench.rollouts import fixed_rollouts
+
+            rollouts = fixed_rollouts(session.method.settings, self.examples, tokens)
+        elif "reference" in session.method.needs:
+            references["train"] = score_rows(policy, self.examples, tokens)
         parts = EngineParts(
             session=session,
             model=model,
@@ -91,9 +93,10 @@ class Ours(Side):
             arguments=arguments,
             rows_per_step=shape.rows,
             rows_per_micro_batch=shape.rows_per_micro_batch,
-            tokens_per_micro_batch=shape.tokens_per_micro_batch,
+            tokens_per_micro_batch=tokens,
             seed=config.run.seed,
             references=references,
+            rollouts=rollouts,
         )
         self.trainer = AlignTrainer(parts)
         self.trainer.state.max_steps = steps
@@ -118,35 +121,45 @@ class Ours(Side):
 
 
 class Theirs(Side):
-    """TRL's trainer of the method, with tokenised rows."""
+    """TRL's trainer of the method, with tokenised rows.
+
+    Args:
+        settings: TRL's settings (None: its defaults).
+        parts: micro-batches of a step.
+    """
 
     name = "TRL"
 
-    def __init__(self, cell: BenchCell, steps: int) -> None:
+    def __init__(self, cell: BenchCell, steps: int, settings: Settings | None = None, parts: int = 1) -> None:
         super().__init__(cell, steps)
-        rows = [_trl_row(example) for example in self.examples]
-        make = {"orpo": _trl_orpo, "dpo": _trl_dpo}[cell.method]
-        model = build(cell)
-        self.trainer = make(cell, model, rows, self.directory)
+        self.settings, self.parts = settings or Settings(), parts
+        model = build(cell, self.settings.attention)
+        rows = [trl_row(example) for example in self.examples]
+        self.trainer = make_trainer(cell, model, rows, self.directory, self.settings, parts)
         if cell.checkpointing:
             self.trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
-        self.trainer.current_gradient_accumulation_steps = 1  # normally set by the training loop
+        self.trainer.current_gradient_accumulation_steps = parts  # normally set by the training loop
         self.model = self.trainer.accelerator.prepare_model(self.trainer.model)
-        keys = _COLUMNS[cell.method]
-        self._rows = [{key: row[key] for key in keys} for row in self.trainer.train_dataset]
+        if cell.method != "grpo":
+            keys = COLUMNS[cell.method]
+            self._rows = [{key: row[key] for key in keys if key in row} for row in self.trainer.train_dataset]
 
     def step(self, number: int) -> torch.Tensor:
         """Run the collator and ``training_step``."""
-        loss: torch.Tensor = self.trainer.training_step(self.model, self._batch(number))
-        return loss
+        rows = self.rows(number)
+        batches = [self._batch(part) for part in split(rows, self.parts)]
+        losses = [self.trainer.training_step(self.model, batch, None) for batch in batches]
+        return torch.stack(losses).sum()
 
     def reference(self, number: int) -> torch.Tensor:
         """Score a batch as ``precompute_ref_log_probs`` does, without writing to disk."""
-        inputs = self.trainer._prepare_inputs(self._batch(number))
+        inputs = self.trainer._prepare_inputs(self._batch(self.rows(number)))
         return torch.cat(self.trainer.compute_ref_log_probs(self.model, inputs)).cpu()
 
-    def _batch(self, number: int) -> Any:
-        return self.trainer.data_collator([self._rows[i] for i in self.rows(number)])
+    def _batch(self, rows: list[int]) -> Any:
+        if self.cell.method == "grpo":
+            return rollout_batch([self.examples[i] for i in rows], self.trainer.accelerator.device)
+        return self.trainer.data_collator([self._rows[i] for i in rows])
 
 
 SIDES: dict[str, type[Ours] | type[Theirs]] = {"ours": Ours, "trl": Theirs}
@@ -156,7 +169,12 @@ def _configuration(cell: BenchCell, steps: int) -> Any:
     from alignkit.config import RunConfig
     from alignkit.settings import check_config
 
-    method = {"orpo": {"name": "orpo", "convention": "trl", "lambda": BETA}, "dpo": {"name": "dpo", "beta": BETA}}
+    method = {
+        "orpo": {"name": "orpo", "convention": "trl", "lambda": BETA},
+        "dpo": {"name": "dpo", "beta": BETA},
+        "sft": {"name": "sft"},
+        "grpo": {"name": "grpo", "rewards": ["length"], "max_new_tokens": cell.workload.completion[1]},
+    }
     train = {
         "per_device_train_batch_size": cell.rows,
         "max_steps": steps,
@@ -175,94 +193,4 @@ def _configuration(cell: BenchCell, steps: int) -> Any:
                 "run": {"seed": cell.seed},
             }
         )
-    )
-
-
-# ---------------------------------------------------------------------------------------------- TRL
-
-_COLUMNS = {
-    "orpo": [f"{side}_{kind}" for side in ("chosen", "rejected") for kind in ("input_ids", "attention_mask", "labels")]
-    + ["prompt_input_ids", "prompt_attention_mask"],
-    "dpo": ["prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps"],
-}
-"""The columns each trainer's collator uses."""
-
-
-def _trl_row(example: Example) -> dict[str, Any]:
-    chosen, rejected = example.completions
-    return {"prompt_ids": list(example.prompt), "chosen_ids": list(chosen), "rejected_ids": list(rejected)}
-
-
-def _trl_arguments(kind: Any, cell: BenchCell, directory: Path, **more: Any) -> Any:
-    return kind(
-        output_dir=str(directory),
-        per_device_train_batch_size=cell.rows,
-        beta=BETA,
-        bf16=cell.bf16,
-        gradient_checkpointing=False,  # with --checkpointing it is enabled on both sides by hand
-        use_cpu=cell.device == "cpu",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        seed=cell.seed,
-        **more,
-    )
-
-
-def _trl_orpo(cell: BenchCell, model: Any, rows: list[dict[str, Any]], directory: Path) -> Any:
-    from datasets import Dataset
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-    class Tokenised(ORPOTrainer):  # type: ignore[misc]
-        """ORPOTrainer for tokenised rows: makes the columns of the original ``tokenize_row``."""
-
-        def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
-            prompt = feature["prompt_ids"]
-            columns = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
-            for side in ("chosen", "rejected"):
-                ids = prompt + feature[f"{side}_ids"]
-                columns[f"{side}_input_ids"] = ids
-                columns[f"{side}_attention_mask"] = [1] * len(ids)
-                columns[f"{side}_labels"] = [-100] * len(prompt) + feature[f"{side}_ids"]
-            return columns
-
-    texts = [row | {"prompt": "", "chosen": "", "rejected": ""} for row in rows]
-    return Tokenised(
-        model,
-        _trl_arguments(ORPOConfig, cell, directory, remove_unused_columns=False),
-        train_dataset=Dataset.from_list(texts),
-        processing_class=_tokenizer(),
-        peft_config=adapter() if cell.tuning == "lora" else None,
-    )
-
-
-def _trl_dpo(cell: BenchCell, model: Any, rows: list[dict[str, Any]], directory: Path) -> Any:
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-
-    class Tokenised(DPOTrainer):  # type: ignore[misc]
-        """DPOTrainer for tokenised rows."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
-
-    return Tokenised(
-        model,
-        args=_trl_arguments(DPOConfig, cell, directory, precompute_ref_log_probs=True),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=_tokenizer(),
-        peft_config=adapter() if cell.tuning == "lora" else None,
-    )
-
-
-def _tokenizer() -> Any:
-    """Return a tokenizer with three special tokens, which TRL requires although the rows are tokenised."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2}
-    inner = Tokenizer(WordLevel(words, unk_token="<pad>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>"
     )

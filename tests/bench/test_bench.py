@@ -50,7 +50,7 @@ def test_both_sides_take_the_same_rows_of_every_step() -> None:
     assert sorted(row for k in range(4) for row in ours.rows(k)) == list(range(12))
     for k in range(4):
         assert [example.index for example in ours.trainer.steps.rows_of_step(k).examples] == theirs.rows(k)
-        batch = theirs._batch(k)
+        batch = theirs._batch(theirs.rows(k))
         for i, row in enumerate(ours.rows(k)):
             example = ours.examples[row]
             ids = batch["input_ids"][i][batch["attention_mask"][i].bool()].tolist()
@@ -73,7 +73,7 @@ def test_a_side_that_computes_something_else_is_not_timed(
     assert [result.times for result in results] == [None]
     assert "disagree" in line(results[0])
     assert missed(results)[0].startswith(f"{cell.name}: disagrees with TRL")
-    monkeypatch.setattr(command, "grid", lambda device, checkpointing, bf16: [cell])
+    monkeypatch.setattr(command, "grid", lambda checkpointing, bf16: [cell])
     monkeypatch.setattr(scoring, "CHOICES", ())
     assert command.main(["--quick", "--output", str(tmp_path / "bench.json")]) == 1
     (row,) = json.loads((tmp_path / "bench.json").read_text())["rows"]
@@ -96,7 +96,7 @@ def test_relative_difference_is_of_the_whole_vector() -> None:
 def test_command_prints_a_table_and_writes_json(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "grid", lambda device, checkpointing, bf16: [ORPO, DPO])
+    monkeypatch.setattr(command, "grid", lambda checkpointing, bf16: [ORPO, DPO])
     monkeypatch.setattr(scoring, "CHOICES", (PAIRS,))
     assert command.main(["--repeats", "2", "--no-memory", "--output", str(tmp_path / "bench.json")]) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -175,15 +175,14 @@ def test_targets_are_compared_the_right_way_round() -> None:
 
 
 def test_grid_has_every_combination_once_and_filters_choose_from_it() -> None:
-    cells = list(grid("cpu", checkpointing=True))
+    cells = list(grid(checkpointing=True))
     assert len({cell.name for cell in cells}) == len(cells) == 2 * 2 * 2 * 3 * 2
     assert {cell.name for cell in select(cells, ["orpo", "short,long", "32k", "full"])} == {
         f"orpo/{work}/32k/full{more}" for work in ("short", "long") for more in ("", "/checkpointing")
     }
     with pytest.raises(ValueError, match="no cell has 'shrot'"):
         select(cells, ["shrot"])
-    assert all(cell.bf16 for cell in grid("cuda", checkpointing=False))
-    both = list(grid("cpu", checkpointing=False, bf16=True))
+    both = list(grid(checkpointing=False, bf16=True))
     assert [cell.name for cell in both if cell.bf16] == [f"{cell.name}/bf16" for cell in both if not cell.bf16]
     assert all(BenchCell.from_json(json.loads(json.dumps(cell.to_json()))) == cell for cell in cells)
 

@@ -1,0 +1,94 @@
+"""``python -m bench --device cuda``: the comparison on a GPU; ``--device cpu --tiny`` runs the same code in miniature."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.cells import select
+from bench.gpu.grid import grid
+from bench.gpu.sides import NAMES
+
+FORMAT = 1
+UNFINISHED = 3
+
+
+def run(options: argparse.Namespace, execute: Callable[..., Any] | None = None) -> int:
+    """Measure; return 0 when all is done, 1 if a side disagrees, 3 if time ran out before the end.
+
+    ``execute`` runs a side's work (None: in a process of the side's own).
+    """
+    try:
+        cells = select(list(grid(options.device, tiny=options.tiny)), options.only)
+    except ValueError as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        return 2
+    if not cells:
+        print(f"bench: error: no cell matches {' '.join(options.only)}", file=sys.stderr)
+        return 2
+    import torch
+
+    from bench.__main__ import environment
+    from bench.gpu.runner import Piece, Workers
+    from bench.gpu.summary import HEADER
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print(
+            "bench: error: no CUDA device is available; --device cpu --tiny runs the same code in miniature",
+            file=sys.stderr,
+        )
+        return 2
+    sides = options.sides or list(NAMES)
+    settings = {key: getattr(options, key) for key in ("device", "tiny", "rounds", "repeats", "warm_up")}
+    record = _opened(options.output, environment(options.device), settings, resume=options.resume)
+    if record is None:
+        return 2
+    workers = Workers(limit=options.turn_limit)
+    piece = Piece(
+        cells,
+        sides,
+        options.output,
+        record,
+        execute or workers,
+        options.rounds,
+        options.repeats,
+        options.warm_up,
+        options.tiny,
+        options.minutes,
+    )
+    print(HEADER, flush=True)
+    try:
+        done = piece()
+    finally:
+        workers.close()
+    print(f"written to {options.output}" if done else f"out of time: {options.output} is resumed with --resume")
+    if not all(one["agrees"] for one in record["parity"]):
+        return 1
+    return 0 if done else UNFINISHED
+
+
+def _opened(path: Path, about: dict[str, str], settings: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    """Return the record to add to: a new one, or with ``resume`` the file's (None: it is of another machine or settings)."""
+    if resume and path.is_file():
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name, wanted in (("format", FORMAT), ("settings", settings), ("environment", about)):
+            if record.get(name) != wanted:
+                print(
+                    f"bench: error: {path} was measured with another {name}: choose another --output", file=sys.stderr
+                )
+                return None
+        record["complete"] = False
+        return record
+    return {
+        "format": FORMAT,
+        "complete": False,
+        "parity": [],
+        "environment": about,
+        "settings": settings,
+        "turns": [],
+        "summary": [],
+    }

@@ -1,0 +1,113 @@
+"""The sides of the comparison on a GPU, what each of them runs, and why one is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from bench.cells import BenchCell
+
+NAMES = ("ours", "trl", "trl-reference", "trl-default", "prefix-grouper", "unsloth")
+"""In the order of their turns."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A side that is ready to run steps, and what it runs."""
+
+    side: Any
+    about: dict[str, str]
+
+
+def names(method: str) -> list[str]:
+    """Return the sides that take part in a method's comparison."""
+    found = ["ours", "trl", "trl-default"]
+    if method == "dpo":
+        found.insert(2, "trl-reference")
+    if method == "grpo":
+        found += ["prefix-grouper", "unsloth"]
+    return found
+
+
+def missing(side: str) -> str | None:
+    """Return why a side cannot be measured here (None: it can)."""
+    if side == "prefix-grouper" and find_spec("prefix_grouper") is None:
+        return "the package prefix-grouper is not installed"
+    if side == "unsloth":
+        installed = "is installed" if find_spec("unsloth") is not None else "is not installed"
+        return (
+            f"unsloth {installed}: it replaces TRL's trainers and samples by itself, so it has no step of given answers"
+        )
+    if side.startswith("trl") and find_spec("trl") is None:
+        return "the package trl is not installed"
+    return None
+
+
+def build_side(name: str, cell: BenchCell, steps: int, parts: int) -> Built:
+    """Return a side; ``parts`` is the number of micro-batches of a step."""
+    if name == "ours":
+        return _ours(cell, steps, parts)
+    if name == "prefix-grouper":
+        from bench.gpu.flash import NAME
+        from bench.gpu.prefix import PrefixGrouper
+
+        return Built(PrefixGrouper(cell, steps, parts), {"attention": f"prefix-grouper over {NAME}"})
+    return _trl(name, cell, steps, parts)
+
+
+def _ours(cell: BenchCell, steps: int, parts: int) -> Built:
+    from bench.sides import Ours
+
+    side = Ours(cell, steps, -(-max(_tokens(cell, steps)) // parts))
+    return Built(side, {"scorer": str(side.policy.scorer)})
+
+
+def _tokens(cell: BenchCell, steps: int) -> list[int]:
+    """Return the tokens of every step, as the engine counts them for its micro-batches."""
+    from alignkit.data.order.row_order import RowOrder
+
+    examples = cell.examples(steps)
+    order = RowOrder(len(examples), cell.seed)
+    return [sum(examples[i].tokens for i in order.step(cell.rows, k, 0)) for k in range(steps)]
+
+
+def _trl(name: str, cell: BenchCell, steps: int, parts: int) -> Built:
+    from bench.gpu import flash
+    from bench.sides import Theirs
+    from bench.trl import Settings
+
+    if name == "trl-default":
+        settings = Settings(precomputed=False)
+    else:
+        flash.register()
+        notes: dict[str, str] = {}
+        attention = flash.NAME if cell.bf16 else "sdpa"  # flash attention has no float32
+        if cell.bf16 and cell.device == "cuda" and _version("flash-attn"):
+            attention = "flash_attention_2"
+        liger = cell.device == "cuda" and find_spec("liger_kernel") is not None
+        if not liger:
+            notes["liger"] = "needs a GPU" if cell.device != "cuda" else "the package liger-kernel is not installed"
+        if cell.method != "sft":
+            notes["padding_free"] = f"TRL {_version('trl')} has none for {cell.method}"
+        settings = Settings(
+            attention,
+            liger=liger,
+            padding_free=cell.method == "sft",
+            precomputed=name != "trl-reference",
+            notes=notes,
+        )
+    side = Theirs(cell, steps, settings, parts)
+    about = {"attention": settings.attention, "liger": str(settings.liger), "padding_free": str(settings.padding_free)}
+    if cell.method == "dpo":
+        about["reference"] = "precomputed" if settings.precomputed else "in every step"
+    return Built(side, about | {f"no {key}": why for key, why in settings.notes.items()})
+
+
+def _version(package: str) -> str:
+    """Return a package's version ("": it is not installed)."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

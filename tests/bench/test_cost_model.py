@@ -1,0 +1,112 @@
+"""The cost model's arithmetic, on cases calculated by hand, and its tables in the documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import cost_model
+from bench.cells import Shape
+from bench.cost_model import Cost, Counts, Passes, Row, cost, in_rows, packed, passes, rows_of, separate, side_cost
+from bench.gpu.grid import MODELS, WORKLOADS, cell, grid
+
+DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
+ROWS = [Row(4, (2, 3)), Row(1, (1, 2))]
+"""9 and 4 tokens with the prompt once; sequences of 6, 7, 2 and 3 tokens."""
+
+
+def test_packed_rows_have_no_padding_and_each_prompt_once() -> None:
+    found = packed("dpo", ROWS)
+    assert found.trunk == 9 + 4
+    # 4 prompt tokens: 10. Completions of 2 and 3: 2 x 4 + 3 and 3 x 4 + 6. Prompt of 1: 1. Completions: 1 x 1 + 1, 2 x 1 + 3.
+    assert found.cells == (10 + 11 + 18) + (1 + 2 + 5)
+    assert found.scored == 2 + 3 + 1 + 2
+    assert found.mask == found.passes_of_reference == 0
+    assert packed("orpo", ROWS).scored == found.scored + 3 + 0  # the NLL over the prompt: all of it but its first token
+    assert packed("grpo", ROWS).passes_of_reference == 1
+
+
+def test_dense_rows_are_padded_to_the_longest() -> None:
+    found = in_rows("dpo", ROWS)
+    assert (found.trunk, found.cells, found.mask) == (2 * 9, 2 * 81, 2 * 81)
+
+
+def test_separate_sequences_repeat_prompts() -> None:
+    flash = separate("dpo", ROWS, flash=True, padding_free=False)
+    assert flash.trunk == 4 * 7  # padding passes the trunk
+    assert flash.cells == 21 + 28 + 3 + 6  # but not attention
+    dense = separate("dpo", ROWS, flash=False, padding_free=False)
+    assert (dense.cells, dense.mask) == (4 * 49, 4 * 49)
+    assert separate("dpo", ROWS, flash=True, padding_free=True).trunk == 6 + 7 + 2 + 3
+    assert flash.scored == 8
+    assert separate("orpo", ROWS, flash=True, padding_free=False).scored == 28  # the logits of every position
+    assert separate("grpo", ROWS, flash=True, padding_free=False).trunk == 4 * (
+        4 + 3
+    )  # prompts and answers padded apart
+    even = separate("dpo", [Row(4, (2, 2))], flash=False, padding_free=False)
+    assert (even.mask, even.cells) == (0, 2 * 21)  # without padding there is no mask
+
+
+@pytest.mark.parametrize(
+    ("lora", "checkpointing", "kept", "expected"),
+    [
+        (False, False, True, (3, 3.5, 3)),
+        (False, False, False, (3, 3.5, 4)),
+        (True, False, False, (2, 3.5, 3)),
+        (True, True, False, (3, 4.5, 3)),
+    ],
+)
+def test_passes(*, lora: bool, checkpointing: bool, kept: bool, expected: Passes) -> None:
+    assert passes(lora=lora, checkpointing=checkpointing, logits_kept=kept) == expected
+
+
+def test_cost_of_a_small_model() -> None:
+    shape = Shape("hand", vocabulary=10, hidden=4, intermediate=6, layers=2, heads=2, key_value_heads=1)
+    found = cost(shape, Counts(trunk=5, cells=7, scored=3, mask=9, passes_of_reference=1), Passes(3, 3.5, 4))
+    layer = 2 * 16 + 2 * 4 * 2 + 3 * 4 * 6  # query and output, key and value of one head of 2, the three of the MLP
+    assert found.trunk == 2 * 2 * layer * 5 * (3 + 1)
+    assert found.attention == 4 * 2 * 4 * 7 * (3.5 + 1)
+    assert found.head == 2 * 4 * 10 * 3 * (4 + 1)
+    assert found.bytes == 2 * (2 * 2 * 9) * (2 + 1)  # written and read; forward, backward and the extra pass
+    assert found.operations == found.trunk + found.attention + found.head
+
+
+def test_seconds_are_the_sum_of_the_three_rates_and_the_traffic() -> None:
+    products = 0.65 * 989e12
+    assert Cost(products, 0, 2 * products).seconds == pytest.approx(3)
+    assert Cost(0, 0.5 * 989e12, 0).seconds == pytest.approx(1)
+    assert Cost(0, 0.2 * 989e12, 0, 3.35e12, dense=True).seconds == pytest.approx(2)
+
+
+def test_the_case_of_four_thousand_tokens() -> None:
+    """8 prompts of 2,048 with completions of 1,024: the masks take 8 GiB, and half of the score cells are needed."""
+    rows = [Row(2048, (1024, 1024))] * 8
+    dense, shared, apart = (
+        in_rows("dpo", rows),
+        packed("dpo", rows),
+        separate("dpo", rows, flash=True, padding_free=True),
+    )
+    assert 32 * 2 * dense.mask == 8 * 2**30
+    assert dense.cells / 8 == 16_777_216
+    assert shared.cells / 8 == pytest.approx(7.3e6, rel=0.01)
+    assert apart.trunk / shared.trunk == 1.5
+
+
+def test_expected_ratios_of_the_benchmark() -> None:
+    for one in grid("cuda"):
+        (rows,) = rows_of(one)
+        seconds = {side: side_cost(side, one, rows).seconds for side in ("ours", "trl", "trl-reference", "trl-default")}
+        if one.method == "sft":  # nothing is shared, and TRL has no padding: the same work
+            assert seconds["trl"] == seconds["ours"]
+        if one.method == "dpo":
+            assert seconds["trl"] < seconds["trl-reference"] <= seconds["trl-default"]
+        assert cost_model.useful(one, rows).operations <= side_cost("ours", one, rows).operations
+    mixed = cell("dpo", WORKLOADS[0], MODELS[0].shape("32k", 32_000), "full", "cuda")
+    assert cost_model.ratio("trl", mixed) > 2
+
+
+def test_documentation_has_the_tables() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    assert cost_model.table() in text
+    assert cost_model.example() in text
