@@ -80,6 +80,9 @@ class ModelConfig(Section):
     attention: str = Field(
         "auto", description="sdpa, flash, flex, eager, or a kernel of packed scoring (align plugins lists them)"
     )
+    head: Literal["fast", "exact"] = Field(
+        "fast", description="products of the output layer: fast in the dtype of the model's others, exact in float32"
+    )
     trust_remote_code: bool = Field(False, description="run code that comes with the model (configuration files only)")
 
 

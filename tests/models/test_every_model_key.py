@@ -48,6 +48,7 @@ ROWS: dict[str, Row] = {
     "resize_embeddings": Row(True, "refused", {"name": "more"}),
     "scorer": Row("padded", "scorer"),
     "attention": Row("sdpa", "scorer"),
+    "head": Row("exact", "precision", {"dtype": "bfloat16"}),
 }
 
 ELSEWHERE = {"trust_remote_code": "tests/cli/test_trust.py"}
@@ -77,6 +78,7 @@ def outcome(keys: dict[str, Any]) -> dict[str, Any]:
     except AlignError as error:
         return {"refused": str(error)}
     model = loaded.model
+    policy: Any = policy_of(loaded, RunConfig(method="orpo", model=config), torch.device("cpu"))
     return {
         "refused": None,
         "name": loaded.path,
@@ -87,7 +89,8 @@ def outcome(keys: dict[str, Any]) -> dict[str, Any]:
             {name: p.shape for name, p in model.named_parameters() if p.requires_grad},
         ),
         "dropouts": len(dropouts(model)),
-        "scorer": str(policy_of(loaded, RunConfig(method="orpo", model=config), torch.device("cpu")).scorer),
+        "scorer": str(policy.scorer),
+        "precision": policy.precision,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from alignkit.scoring.classifier import policy_of
 from alignkit_checks.changes import accepted_changes
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.evaluation.targets import find_target
 from alignkit_precision import set_precision, settle_precision
 from alignkit_precision.settle import faster_in_bfloat16
 
@@ -147,6 +149,56 @@ def test_another_precision_is_another_result_with_a_note(tuned: Run, tmp_path: P
     assert [note for note in notes if "matrix products" in note] == [
         "suite prefs: matrix products had different types (bfloat16 and float32)"
     ]
+
+
+def test_results_with_an_exact_head_are_others_with_a_note(tuned: Run, tmp_path: Path) -> None:
+    run = tmp_path / "tuned"
+    shutil.copytree(tuned.directory, run)
+    (exact,) = evaluate([run / "model"], ["prefs"], data="demo", sets=[*LIMIT, "model.head=exact"], output=tmp_path)
+    assert "products bfloat16 (head float32)" in exact.lines()[0]
+    stored = json.loads((tuned.directory / "eval/prefs.json").read_text())["metrics"]
+    assert {name: e._asdict() for name, e in exact.results["prefs"].metrics.items()} != stored
+    assert [note for note in compare([tuned.directory, exact.directory]).notes if "matrix products" in note] == [
+        "suite prefs: matrix products had different types (bfloat16 and bfloat16 (head float32))"
+    ]
+    given = (run / "run.yaml").read_text()
+    (run / "run.yaml").write_text(given.replace("  head: fast\n", "  head: exact\n"))
+    assert find_target(str(run / "model")).config.model.head == "exact"
+    assert find_target(str(run / "model"), sets=["model.head=fast"]).config.model.head == "fast"
+
+
+@pytest.mark.parametrize("scorer", ["packed", "rows", "padded", "plain"])
+@pytest.mark.parametrize("keys", [{"dtype": "bfloat16"}, {"lora": LoraConfig(r=2)}, {"dtype": "float32"}])
+def test_every_way_to_the_logits_uses_the_exact_head(stored: str, keys: dict[str, Any], scorer: Any) -> None:
+    """Scores, and the logits of a forward that is not scored, as in generation, in every scoring backend."""
+    model = ModelConfig(name=stored, head="exact", scorer=scorer, **keys)
+    config = RunConfig(method="sft", model=model, train={"bf16": True})
+    policy: Any = policy_of(build_model(model), config, torch.device("cpu"))
+    assert policy.precision["products"] == "bfloat16 (head float32)"
+    row = random_pairs(1)[0].narrow(0)
+    ids = torch.tensor([[*row.prompt, *row.completions[0]]])
+    base = innermost(policy.model)
+    with torch.no_grad():
+        logits = policy.model(input_ids=ids).logits
+        with base.forward_context() if "forward_context" in vars(base) else nullcontext():
+            hidden = base.model(input_ids=ids).last_hidden_state
+        expected = hidden.float() @ base.lm_head.weight.float().t()
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    if scorer in ("padded", "plain"):  # the hidden states of the others are rounded elsewhere
+        picked = expected[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1)
+        scores = policy.score([row], grad=False).logps
+        torch.testing.assert_close(scores, picked[-len(row.completions[0]) :], atol=1e-5, rtol=1e-5)
+
+
+def test_an_output_layer_that_cannot_be_exact_is_refused(stored: str) -> None:
+    class Other(torch.nn.Linear):
+        pass
+
+    config = RunConfig(method="sft", model={"name": stored, "head": "exact"})
+    model: Any = tiny_llama()
+    model.set_output_embeddings(Other(32, 64))
+    with pytest.raises(ConfigError, match=r"an output layer of type Other: set model\.head=fast"):
+        set_precision(model, config)
 
 
 def test_a_resumed_run_keeps_its_precision(tuned: Run) -> None:

@@ -11,16 +11,20 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = 64 << 20
-"""Size of the logits computed at once."""
-MIN_CHUNK = 128
-"""Minimum number of tokens per chunk; smaller matrix products are slow."""
-KEEP_BYTES = 256 << 20
-"""Size of the exponentials kept for the backward; the rest is recomputed."""
+CHUNK = 512
+"""Tokens of a chunk through a head that is not a plain linear layer."""
+ROWS = 4096
+"""Rows added at once to the weight's gradient where a device cannot add products in half precision to float32."""
+CPU = 64 << 20, 128, 256 << 20
+"""Bytes of the logits computed at once, least tokens in them (products of smaller matrices are slow), and bytes of exponentials
+kept for the backward; the rest is recomputed."""
+ACCELERATOR = 512 << 20, 2048, 1 << 30
+"""The same for other devices. The float32 gradient of the weight is read and written once a chunk, which takes an A100, H100 or
+B200 as long as the product of 600 to 1,200 tokens. Constants, because numbers would depend on the free memory if sizes did."""
 
 
 class LogitTransform(NamedTuple):
@@ -45,16 +49,19 @@ class LogitTransform(NamedTuple):
         scale /= _number(config, "logits_scaling") or 1.0  # Granite
         return cls(scale, _number(config, "final_logit_softcapping"))  # Gemma 2
 
-    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        if self.softcap is not None:
-            logits = torch.tanh(logits * (self.scale / self.softcap)) * self.softcap
-            return logits if self.temperature == 1.0 else logits / self.temperature
-        return logits if self.factor == 1.0 else logits * self.factor
+    def __call__(self, logits: Tensor) -> Tensor:
+        logits = logits if self.factor == 1.0 else logits * self.factor
+        return logits if self.cap is None else torch.tanh(logits) * self.cap
 
     @property
     def factor(self) -> float:
-        """Factor of the logits if they are not capped."""
-        return self.scale / self.temperature
+        """Factor of the logits: ``cap * tanh(factor * z)``, or ``factor * z`` if they are not capped."""
+        return self.scale / (self.temperature if self.softcap is None else self.softcap)
+
+    @property
+    def cap(self) -> float | None:
+        """Bound of the result."""
+        return None if self.softcap is None else self.softcap / self.temperature
 
 
 _IDENTITY = LogitTransform()
@@ -65,38 +72,39 @@ def _number(config: Any, name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def install_head(head: nn.Module) -> None:
+def install_head(head: nn.Module, exact: bool | None = None) -> bool:
     """Make every plain linear layer of ``head`` return log-probabilities when called with ``targets``.
 
     The layer is still called as a module, so that hooks that gather sharded weights run. Adapters on the layer are not
-    bypassed: they are called chunk by chunk instead (:func:`head_logps`).
+    bypassed: they are called chunk by chunk instead (:func:`head_logps`). ``exact``: whether products are made in float32
+    (``model.head``; None: as before). Return whether there is such a layer.
     """
-    saved = getattr(head, "modules_to_save", None)
-    layers = [head.original_module, *saved.values()] if isinstance(saved, nn.ModuleDict) else [head]
+    layers = [layer for layer in head.modules() if type(layer) is nn.Linear]  # an adapter has several
     for layer in layers:
-        if type(layer) is nn.Linear:
-            layer.__dict__["forward"] = types.MethodType(_linear_forward, layer)
+        layer.__dict__["forward"] = types.MethodType(_linear_forward, layer)
+        layer.__dict__.update({} if exact is None else {"exact": exact})
+    return bool(layers)
 
 
-def head_logps(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
+def head_logps(head: nn.Module, hidden: Tensor, targets: Tensor, transform: LogitTransform) -> Tensor:
     """Return ``log softmax(transform(head(hidden)))[targets]``, float32 ``[N]``, for hidden states ``[N, H]``."""
     if not len(targets):
         return hidden.float().sum(-1)  # nothing to score, but part of the graph
     if getattr(getattr(_active(head), "forward", None), "__func__", None) is _linear_forward:
-        logps: torch.Tensor = head(hidden, targets=targets, transform=transform)
+        logps: Tensor = head(hidden, targets=targets, transform=transform)
         return logps
     # A sharded head communicates in every call: make one call, so that all ranks make the same number.
     return chunked_logps(head, hidden, targets, transform, size=len(targets) if _sharded(head) else None)
 
 
-def head_entropy(head: nn.Module, hidden: torch.Tensor, transform: LogitTransform) -> torch.Tensor:
+def head_entropy(head: nn.Module, hidden: Tensor, transform: LogitTransform) -> Tensor:
     """Return the entropy in nats of ``softmax(transform(head(hidden)))``, float32 ``[N]``, without gradient."""
-    size = max(len(hidden), 1) if _sharded(head) else MIN_CHUNK * 4
+    size = max(len(hidden), 1) if _sharded(head) else CHUNK
     with torch.no_grad():
         return torch.cat([entropy(transform(head(states))) for states in torch.split(hidden, size)])
 
 
-def entropy(logits: torch.Tensor) -> torch.Tensor:
+def entropy(logits: Tensor) -> Tensor:
     """Return the entropy in nats of ``softmax(logits)``, float32 ``[n]``, for ``logits [n, V]``."""
     logps = logits.float().log_softmax(-1)
     return -(logps.exp() * logps).sum(-1)
@@ -120,153 +128,180 @@ def _sharded(head: nn.Module) -> bool:
 
 
 def _linear_forward(
-    self: nn.Linear, input: torch.Tensor, targets: torch.Tensor | None = None, transform: LogitTransform = _IDENTITY
-) -> torch.Tensor:
+    self: nn.Linear, input: Tensor, targets: Tensor | None = None, transform: LogitTransform = _IDENTITY
+) -> Tensor:
     """Run ``nn.Linear.forward``, or return the log-probabilities of ``targets``. Bound to a layer by :func:`install_head`."""
-    plain = type(self).forward
+    kind, dtype, exact = input.device.type, self.weight.dtype, self.__dict__.get("exact", False)
+    if exact:
+        dtype = torch.promote_types(dtype, torch.float32)
+    elif torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+
+    def plain(states: Tensor) -> Tensor:
+        if not exact:
+            return type(self).forward(self, states)
+        with torch.autocast(kind, enabled=False):
+            return F.linear(states.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+
     if targets is None:
-        return plain(self, input)
-    weight: torch.Tensor = self.weight
-    bias: torch.Tensor | None = self.bias
-    if transform.softcap is not None or hasattr(type(weight), "__tensor_flatten__"):  # DTensor, torchao's
-        return chunked_logps(lambda x: plain(self, x), input, targets, transform)
-    kind = input.device.type
-    # Leave autocast: inside the function all products use the dtype chosen here.
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    weight, input = weight.to(dtype), input.to(dtype)
-    if transform.factor != 1.0:
-        input, bias = input * transform.factor, None if bias is None else bias * transform.factor
+        return plain(input)
+    if hasattr(type(self.weight), "__tensor_flatten__"):  # DTensor, torchao's
+        return chunked_logps(plain, input, targets, transform)
     with torch.autocast(kind, enabled=False):
-        return linear_logps(input, weight, None if bias is None else bias.to(dtype), targets)
+        return linear_logps(input, self.weight, self.bias, targets, transform, dtype=dtype)
 
 
 def chunked_logps(
-    head: Callable[[torch.Tensor], torch.Tensor],
-    hidden: torch.Tensor,
-    targets: torch.Tensor,
+    head: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    targets: Tensor,
     transform: LogitTransform,
     size: int | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """Return log-probabilities through any head, chunk by chunk; the backward recomputes the logits of each chunk."""
 
-    def score(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def score(states: Tensor, tokens: Tensor) -> Tensor:
         return -F.cross_entropy(transform(head(states)).float(), tokens, reduction="none")
 
-    size = size or MIN_CHUNK * 4
+    size = size or CHUNK
     chunks = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
     return torch.cat([checkpoint(score, states, tokens, use_reentrant=False) for states, tokens in chunks])
 
 
 def linear_logps(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    targets: torch.Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    transform: LogitTransform = _IDENTITY,
     *,
+    dtype: torch.dtype | None = None,
     chunk: int | None = None,
-    keep_bytes: int = KEEP_BYTES,
-) -> torch.Tensor:
-    """Return ``log softmax(hidden weight^T + bias)[targets]``, float32 ``[N]``.
+    keep_bytes: int | None = None,
+) -> Tensor:
+    """Return ``log softmax(transform(hidden weight^T + bias))[targets]``, float32 ``[N]``.
 
-    ``hidden [N, H]``, ``weight [V, H]`` of the same dtype, ``bias [V]`` or None, ``targets [N]``. The sum of the softmax
-    is accumulated in float32. ``keep_bytes`` of exponentials are kept for the backward; the rest is recomputed.
+    ``hidden [N, H]``, ``weight [V, H]``, ``bias [V]`` or None, ``targets [N]``. Matrices are multiplied in ``dtype`` (default:
+    that of ``weight``). What is summed over the vocabulary or over chunks is summed in float32: the softmax and the gradients.
+    ``keep_bytes`` of exponentials are kept for the backward; the rest is recomputed.
     """
     if not torch.is_grad_enabled():  # a Function's needs_input_grad ignores no_grad
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    size = chunk or max(MIN_CHUNK, CHUNK_BYTES // (len(weight) * weight.element_size()))
-    logps: torch.Tensor = _LinearLogps.apply(hidden, weight, bias, targets, size, keep_bytes)  # type: ignore[no-untyped-call]
+    dtype = dtype or weight.dtype
+    if transform.factor != 1.0:
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32)) * transform.factor
+        bias = None if bias is None else bias * transform.factor
+    at_once, least, kept = CPU if hidden.device.type == "cpu" else ACCELERATOR
+    size = chunk or max(least, at_once // (len(weight) * dtype.itemsize))
+    room = kept if keep_bytes is None else keep_bytes
+    logps: Tensor = _LinearLogps.apply(hidden, weight, bias, targets, dtype, transform.cap, size, room)  # type: ignore[no-untyped-call]
     return logps
 
 
 class _LinearLogps(torch.autograd.Function):
     """With ``e = exp(z - max z)``, ``s = sum e`` and incoming gradients ``g [N]``: ``dz = g * (onehot(target) - e / s)``.
 
-    ``g / s`` is folded into the hidden states, so that ``e [n, V]`` enters the products unscaled.
+    ``g / s`` is folded into the hidden states, so that ``e [n, V]`` enters the products unscaled. The slope of capped logits is
+    folded into ``e`` once ``s`` is known. Gradients are in the dtype of sums; autograd casts them to those of the inputs.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        targets: torch.Tensor,
-        size: int,
-        keep_bytes: int,
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *how: Any) -> Tensor:
+        dtype, cap, size, room = how
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        trains = needs_weight or needs_bias
-        count, room = len(targets), keep_bytes
-        peaks = hidden.new_empty(count)
-        sums = hidden.new_empty(count, dtype=torch.float32)
-        logps = torch.empty_like(sums)
-        d_hidden = torch.empty_like(hidden) if needs_hidden and not trains else None
-        kept: list[torch.Tensor | None] = []
-        scratch: torch.Tensor | None = None
+        trains, count, given = needs_weight or needs_bias, len(targets), hidden.dtype
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        peaks, logps = hidden.new_empty(count), hidden.new_empty(count, dtype=torch.float32)
+        sums = torch.empty_like(peaks, dtype=torch.promote_types(dtype, torch.float32))
+        slopes = None if cap is None else torch.empty_like(peaks)  # at the targets
+        d_hidden = torch.empty_like(hidden, dtype=sums.dtype) if needs_hidden and not trains else None
+        kept: list[Tensor | None] = []
+        scratch = hidden.new_empty(0, len(weight))
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
             states, tokens = hidden[part], targets[part]
             keep = trains and len(states) * len(weight) * hidden.element_size() <= room
-            if not keep and scratch is None:
+            if not keep and not len(scratch):
                 scratch = hidden.new_empty(min(size, count), len(weight))
-            z = _logits(states, weight, bias, None if keep or scratch is None else scratch[: len(states)])
+            z, slope = _logits(states, weight, bias, cap, None if keep else scratch[: len(states)])
             chosen = z.gather(1, tokens[:, None]).squeeze(1).float()
-            peak = z.amax(1)
-            total = z.sub_(peak[:, None]).exp_().sum(1, dtype=torch.float32)
+            peaks[part] = peak = z.amax(1)
+            sums[part] = total = z.sub_(peak[:, None]).exp_().sum(1, dtype=sums.dtype)
             logps[part] = chosen - peak.float() - total.log()
-            peaks[part], sums[part] = peak, total
+            if slope is not None and slopes is not None:
+                z.mul_(slope)
+                slopes[part] = slope.gather(1, tokens[:, None]).squeeze(1)
             if keep:
                 room -= z.numel() * z.element_size()
             if trains:
                 kept.append(z if keep else None)
             if d_hidden is not None:  # the head is frozen: compute the gradient now, without keeping e
-                torch.mm(z, weight, out=d_hidden[part])
-                d_hidden[part].div_(-total[:, None].to(z.dtype)).add_(weight[tokens])
-        ctx.size, ctx.kept, ctx.trains = size, kept, trains
-        ctx.save_for_backward(*((hidden, weight, bias, targets, peaks, sums) if trains else (d_hidden,)))
+                own = weight[tokens] if slopes is None else weight[tokens] * slopes[part, None]
+                _product(z, weight, d_hidden[part]).div_(-total[:, None]).add_(own)
+        ctx.cap, ctx.size, ctx.kept, ctx.trains = cap, size, kept, trains
+        saved = (hidden, weight, bias, targets, peaks, sums, slopes)
+        ctx.save_for_backward(*(saved if trains else (None if d_hidden is None else d_hidden.to(given),)))
         return logps
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.trains:
             (d_hidden,) = ctx.saved_tensors
-            return d_hidden * grad[:, None].to(d_hidden.dtype), None, None, None, None, None
-        hidden, weight, bias, targets, peaks, sums = ctx.saved_tensors
+            return d_hidden * grad[:, None], *[None] * 7
+        hidden, weight, bias, targets, peaks, sums, slopes = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight: torch.Tensor | None = None
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
-        factors = (grad / sums).neg_().to(hidden.dtype)  # [N] -g / s
+        make = torch.empty_like if len(targets) else torch.zeros_like
+        d_hidden = make(hidden, dtype=sums.dtype) if needs_hidden else None
+        d_weight = make(weight, dtype=sums.dtype) if needs_weight else None
+        d_bias = torch.zeros_like(bias, dtype=sums.dtype) if needs_bias else None
+        factors = (grad / sums).neg_()  # [N] -g / s
         for index, start in enumerate(range(0, len(targets), ctx.size)):
             part = slice(start, start + ctx.size)
             states, factor = hidden[part], factors[part, None]
             e = ctx.kept[index]
             ctx.kept[index] = None
             if e is None:
-                e = _logits(states, weight, bias).sub_(peaks[part, None]).exp_()
+                e, slope = _logits(states, weight, bias, ctx.cap)
+                e.sub_(peaks[part, None]).exp_()
+                e = e if slope is None else e.mul_(slope)
             if d_hidden is not None:
-                torch.mm(e, weight, out=d_hidden[part])
-                d_hidden[part].mul_(factor)
-            if needs_weight:
-                scaled = states * factor
-                d_weight = torch.mm(e.t(), scaled) if d_weight is None else d_weight.addmm_(e.t(), scaled)
+                _product(e, weight, d_hidden[part]).mul_(factor)
+            if d_weight is not None:
+                _product(e.t(), (states * factor).to(e.dtype), d_weight, add=index > 0)
             if d_bias is not None:
-                d_bias += (e.t() @ factor).squeeze(1)
+                d_bias += (e.t() @ factor.to(e.dtype)).squeeze(1)
             del e
-        chosen = grad[:, None].to(hidden.dtype)
+        chosen = (grad if slopes is None else grad * slopes).to(sums.dtype)[:, None]
         if d_hidden is not None:
             d_hidden.addcmul_(weight[targets], chosen)
         if d_weight is not None:
             d_weight.index_add_(0, targets, hidden * chosen)
         if d_bias is not None:
-            d_bias = d_bias.index_add_(0, targets, grad).to(bias.dtype)
-        return d_hidden, d_weight, d_bias, None, None, None
+            d_bias.index_add_(0, targets, chosen.squeeze(1))
+        return d_hidden, d_weight, d_bias, *[None] * 5
 
 
 def _logits(
-    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return ``states weight^T + bias``, ``[n, V]``, written to ``out`` if given."""
+    states: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None, out: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return ``z = states weight^T + bias``, ``[n, V]``, written to ``out`` if given; or ``cap * tanh(z)`` and its slope."""
     z = torch.mm(states, weight.t()) if out is None else torch.mm(states, weight.t(), out=out)
-    return z if bias is None else z.add_(bias)
+    z = z if bias is None else z.add_(bias)
+    if cap is None:
+        return z, None
+    slope = z.tanh_().square().mul_(-cap).add_(cap)
+    return z.mul_(cap), slope
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+    """Write ``a b`` to ``out``, or add it in place, without a second tensor of the size of ``out``."""
+    if a.dtype == out.dtype:
+        return out.addmm_(a, b) if add else torch.mm(a, b, out=out)
+    if a.is_cuda:
+        return torch.addmm(out, a, b, beta=int(add), out_dtype=out.dtype, out=out)
+    for start in range(0, len(a), ROWS):
+        rows = out[start : start + ROWS]
+        product = torch.mm(a[start : start + ROWS], b)
+        rows.add_(product) if add else rows.copy_(product)
+    return out

@@ -60,7 +60,7 @@ class Evaluation:
 
 def _products(result: SuiteResult) -> list[str]:
     """Return the type of the matrix products that a result was made with, where it is known."""
-    words = str(result.provenance.get("scored_by") or "").split()
+    words = str(result.provenance.get("scored_by") or "").strip().split(" ", 3)
     return [f"products {words[3]}"] if len(words) > 3 else []
 
 

@@ -82,7 +82,10 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
 
 def _settle_precision(config: RunConfig, trained: RunConfig, sets: Sequence[str]) -> None:
     """Score in the precision of the run ``trained``; where there is none, or a dtype is set, as a new run would."""
-    if not any(text.partition("=")[0].strip() == "model.dtype" for text in sets):
+    given = {text.partition("=")[0].strip() for text in sets}
+    if "model.head" not in given:
+        config.model = config.model.model_copy(update={"head": trained.model.head})
+    if "model.dtype" not in given:
         config.model = config.model.model_copy(update={"dtype": trained.model.dtype})
         products = {key: trained.train.arguments.get(key) for key in ("bf16", "fp16")}
     else:

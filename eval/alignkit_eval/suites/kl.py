@@ -89,6 +89,7 @@ class KLSuite(Suite[KLSettings]):
         from alignkit.data.table.cache import tokenizer_content
         from alignkit.models.load import build_model
         from alignkit.scoring.backends import innermost, install_forward
+        from alignkit.scoring.head import install_head
 
         name = self.settings.against
         if name is None:
@@ -106,6 +107,8 @@ class KLSuite(Suite[KLSettings]):
         install_forward(base)
         if (context := vars(own).get("forward_context")) is not None:  # products of one type on both sides
             vars(base)["forward_context"] = context
+        exact = any(vars(layer).get("exact") for layer in own.get_output_embeddings().modules())
+        install_head(base.get_output_embeddings(), exact)
         return loaded.model.to(next(target.policy.model.parameters()).device)
 
 

@@ -1,4 +1,5 @@
-"""Precision of a run: which matrix products are made in bfloat16 (``model.dtype``, ``train.bf16``, ``train.fp16``).
+"""Precision of a run: which matrix products are made in bfloat16 (``model.dtype``, ``model.head``, ``train.bf16``,
+``train.fp16``).
 
 Core stores the weights as ``model.dtype`` says. :mod:`~alignkit_precision.settle` decides before a run what its matrix
 products are made in, and :mod:`~alignkit_precision.forward` has every forward pass of the model do so: training, reference

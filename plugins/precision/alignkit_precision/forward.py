@@ -1,4 +1,4 @@
-"""Autocast inside the model's own forward, so that every caller gets products of the same type."""
+"""Autocast inside the model's own forward, so that every caller gets products of the same type; ``model.head``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from alignkit import RunConfig
+from alignkit.errors import ConfigError
+from alignkit.scoring.head import install_head
 from alignkit.system.sharded import is_sharded
 
 from alignkit_precision.compiled import compile_layers, wants_compiled
@@ -38,8 +40,24 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
         found.setdefault("trained" if p.requires_grad else "frozen", set()).add(_name(p.dtype))
     products = dtype or next(iter(types), torch.float32)
     names = {kind: " and ".join(sorted(found[kind])) for kind in sorted(found, reverse=True)}
+    apart = " (head float32)" if _exact_head(model, config) and products in _HALF else ""
     compiled = {"compiled": compile_layers(model, config)} if config and wants_compiled(config) else {}
-    return names | {"products": _name(products)} | compiled
+    return names | {"products": _name(products) + apart} | compiled
+
+
+def _exact_head(model: Any, config: RunConfig | None) -> bool:
+    """Let the output layer make its products as ``model.head`` says, and return whether they are exact.
+
+    Raises :class:`ConfigError` for an output layer that cannot.
+    """
+    exact = config is not None and config.model.head == "exact"
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if not (head is not None and install_head(head, exact)) and exact:
+        kind = "no output layer" if head is None else f"an output layer of type {type(head).__name__}"
+        raise ConfigError(
+            f"model.head: exact cannot be used with {type(model).__name__}, which has {kind}: set model.head=fast"
+        )
+    return exact
 
 
 def _name(dtype: torch.dtype) -> str:

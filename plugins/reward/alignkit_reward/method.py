@@ -42,7 +42,10 @@ class RewardModelling(Method[RewardSettings]):
     paper = "Stiennon et al. 2020, Learning to summarize from human feedback, https://arxiv.org/abs/2009.01325"
     rows = "preference"
     settings_type = RewardSettings
-    unused = {"model.scorer": "a reward model is called directly"}
+    unused = {
+        "model.scorer": "a reward model is called directly",
+        "model.head": "a reward model has no probabilities of tokens",
+    }
     defaults = {"train.learning_rate": 1e-5, "train.num_train_epochs": 1, "eval.suites": ["prefs"]}
     lora_defaults = {"train.learning_rate": 1e-4}
     demo = {"eval.suites": ["prefs"]}

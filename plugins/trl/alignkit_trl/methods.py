@@ -14,6 +14,7 @@ _OWN_TOKENS = "TRL tokenises the rows itself"
 _UNUSED = {
     "train.tokens_per_micro_batch": "TRL divides a step by train.per_device_train_batch_size",
     "data.append_eos": _OWN_TOKENS,
+    "model.head": "TRL's trainer multiplies with the weights of the output layer itself",
     "data.phases": "TRL's trainer takes the same rows in every epoch",
 }
 _OWN_ORDER = "TRL's trainer takes the prompts in an order of its own"
