@@ -77,12 +77,8 @@ class ModelConfig(Section):
     scorer: Literal["auto", "packed", "rows", "padded", "plain"] = Field(
         "auto", description="scoring backend; auto: the first that agrees numerically with plain forwards"
     )
-    attention: str = Field(
-        "auto", description="sdpa, flash, flex, eager, or a kernel of packed scoring (align plugins lists them)"
-    )
-    head: Literal["fast", "exact"] = Field(
-        "fast", description="products of the output layer: fast in the dtype of the model's others, exact in float32"
-    )
+    attention: str = Field("auto", description="sdpa, flash, flex, eager, or a kernel of packed scoring, by name")
+    head: Literal["fast", "exact"] = Field("fast", description="products of the output layer; exact: in float32")
     trust_remote_code: bool = Field(False, description="run code that comes with the model (configuration files only)")
 
 
