@@ -182,7 +182,7 @@ def useful(cell: BenchCell, rows: Sequence[Row]) -> Cost:
 @lru_cache(maxsize=256)
 def rows_of(cell: BenchCell, steps: Sequence[int] = (0,), of: int = 1) -> tuple[tuple[Row, ...], ...]:
     """Return the token counts of the rows of ``steps`` of a run of ``of`` steps, as the benchmark takes them."""
-    from alignkit.data.order.row_order import RowOrder
+    from alignkit.data.order import RowOrder
 
     examples = cell.examples(of)
     order = RowOrder(len(examples), cell.seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder
 
 from bench.cells import BenchCell
 from bench.models import adapter, build

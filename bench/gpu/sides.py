@@ -66,7 +66,7 @@ def _ours(cell: BenchCell, steps: int, parts: int) -> Built:
 
 def _tokens(cell: BenchCell, steps: int) -> list[int]:
     """Return the tokens of every step, as the engine counts them for its micro-batches."""
-    from alignkit.data.order.row_order import RowOrder
+    from alignkit.data.order import RowOrder
 
     examples = cell.examples(steps)
     order = RowOrder(len(examples), cell.seed)

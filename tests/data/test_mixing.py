@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from alignkit.config import CheckConfig, DataConfig
 from alignkit.data.load import Data
-from alignkit.data.order.mixing import describe_mix, row_order
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder, row_order
 from alignkit.demo import data_path
 from alignkit.errors import AlignError, ConfigError, DataError
 from alignkit_checks.before_training import check_before_training
@@ -83,7 +82,7 @@ def test_weights_and_repeats(tmp_path: Path) -> None:
     assert order.amounts == (15, 10)
     rows = Counter(data.train[int(i)].fields["source"] for i in order.epoch(0))
     assert rows == {"a": 15, "b": 10}
-    assert list(describe_mix(DataConfig(**weighted), order)) == [
+    assert list(order.described(DataConfig(**weighted).names)) == [
         "a: 15 rows per epoch of 30 (0.50 times), 60.0% of all",
         "b: 10 rows per epoch of 10 (1.00 times), 40.0% of all",
     ]

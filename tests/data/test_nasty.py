@@ -11,7 +11,7 @@ import pytest
 from alignkit.config import RunConfig
 from alignkit.contract.types import RowKind
 from alignkit.data.load import load_data
-from alignkit.data.order.mixing import row_order
+from alignkit.data.order import row_order
 from alignkit.errors import AlignError
 from alignkit.testing.engine import build_trainer
 from hypothesis import HealthCheck, given, settings

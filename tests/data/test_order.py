@@ -8,7 +8,8 @@ from itertools import groupby
 import numpy as np
 import pytest
 from alignkit.contract.types import Reuse
-from alignkit.data.order.row_order import Curriculum, Phase, RowOrder, amounts
+from alignkit.data.order import RowOrder
+from alignkit_order.mixed import Curriculum, MixedOrder, Phase, amounts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def test_rollouts_are_full_across_the_borders_of_epochs() -> None:
 
 
 def two(a: int, b: int, taken: tuple[int, int], **options: object) -> RowOrder:
-    return RowOrder(a + b, 1, sources=np.repeat([0, 1], [a, b]), amounts=taken, **options)  # type: ignore[arg-type]
+    return MixedOrder(a + b, 1, sources=np.repeat([0, 1], [a, b]), amounts=taken, **options)  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 50), st.integers(1, 50))
@@ -103,9 +104,9 @@ def test_interleaving() -> None:
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(1, 5), SEED)
 def test_easy_rows_come_first(difficulty: list[int], buckets: int, seed: int) -> None:
     values = np.array(difficulty, dtype=np.float64)
-    strict = RowOrder(len(values), seed, curriculum=Curriculum(values)).epoch(0)
+    strict = MixedOrder(len(values), seed, curriculum=Curriculum(values)).epoch(0)
     assert values[strict].tolist() == sorted(difficulty)
-    rough = RowOrder(len(values), seed, curriculum=Curriculum(values, buckets=buckets)).epoch(0)
+    rough = MixedOrder(len(values), seed, curriculum=Curriculum(values, buckets=buckets)).epoch(0)
     assert sorted(rough.tolist()) == list(range(len(values)))
     level = np.arange(len(values)) * buckets // len(values)
     for which in range(buckets):  # every level has the same rows, in any order
@@ -114,12 +115,12 @@ def test_easy_rows_come_first(difficulty: list[int], buckets: int, seed: int) ->
 
 def test_a_curriculum_for_the_first_epochs_and_other_orders_every_epoch() -> None:
     difficulty = np.arange(12.0)[::-1].copy()
-    order = RowOrder(12, 0, curriculum=Curriculum(difficulty, buckets=3, epochs=2))
+    order = MixedOrder(12, 0, curriculum=Curriculum(difficulty, buckets=3, epochs=2))
     first, second, third = (order.epoch(epoch).tolist() for epoch in range(3))
     assert first != second
     for epoch in (first, second):
         assert [sorted(epoch[i : i + 4]) for i in (0, 4, 8)] == [[8, 9, 10, 11], [4, 5, 6, 7], [0, 1, 2, 3]]
-    assert third == RowOrder(12, 0).epoch(2).tolist()
+    assert third == MixedOrder(12, 0).epoch(2).tolist()
 
 
 # ------------------------------------------------------------------------------------------------ groups
@@ -129,7 +130,7 @@ def test_a_curriculum_for_the_first_epochs_and_other_orders_every_epoch() -> Non
 def test_the_rows_of_a_step_share_their_group(
     groups: list[int], per_step: int, stay: int, seed: int, epoch: int
 ) -> None:
-    order = RowOrder(len(groups), seed, groups=np.array(groups), steps_per_group=stay)
+    order = MixedOrder(len(groups), seed, groups=np.array(groups), steps_per_group=stay)
     steps = steps_of(order, per_step, epoch)
     assert all(len({groups[row] for row in step}) == 1 for step in steps)
     assert sorted(row for step in steps for row in step) == list(range(len(groups)))
@@ -137,7 +138,7 @@ def test_the_rows_of_a_step_share_their_group(
 
 
 def test_steps_per_group() -> None:
-    order = RowOrder(24, 0, groups=np.repeat([0, 1], 12), steps_per_group=3)
+    order = MixedOrder(24, 0, groups=np.repeat([0, 1], 12), steps_per_group=3)
     which = [order.step(2, step, 100)[0] // 12 for step in range(12)]
     runs = [len(list(run)) for _, run in groupby(which)]
     assert all(length % 3 == 0 for length in runs)
@@ -150,20 +151,20 @@ def test_steps_per_group() -> None:
 def test_phases_change_the_mix_and_resume_exactly() -> None:
     sources = np.repeat([0, 1], [20, 20])
     phases = (Phase(0.5, (20, 0)), Phase(1.0, (5, 15)))
-    order = RowOrder(40, 0, sources=sources, phases=phases)
+    order = MixedOrder(40, 0, sources=sources, phases=phases)
     steps = [order.step(4, step, 20) for step in range(20)]
     assert all(row < 20 for step in steps[:10] for row in step)
     late = [row for step in steps[10:15] for row in step]
     assert sum(row < 20 for row in late) == 5
     assert order.size == 40
-    again = RowOrder(40, 0, sources=sources, phases=phases)
+    again = MixedOrder(40, 0, sources=sources, phases=phases)
     assert [again.step(4, step, 20) for step in (17, 3, 12)] == [steps[17], steps[3], steps[12]]
     assert all(row < 20 for row in order.rollout(8, 0, 10))
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 7])
 def test_phases_of_short_trainings(total: int) -> None:
-    order = RowOrder(
+    order = MixedOrder(
         8, 0, sources=np.repeat([0, 1], 4), phases=(Phase(0.3, (4, 0)), Phase(0.6, (0, 4)), Phase(1.0, (4, 4)))
     )
     assert all(len(order.step(2, step, total)) == 2 for step in range(total))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from alignkit.config import RunConfig
 from alignkit.contract.batch import Example
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder
 from alignkit.system.sharded import reshard, whole
 from alignkit.testing import engine
 from alignkit.testing.engine import RewardFunction, configuration, rollout_parts

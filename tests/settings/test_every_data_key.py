@@ -11,7 +11,7 @@ from alignkit import RunConfig, settings
 from alignkit.config import DataConfig
 from alignkit.contract import registry
 from alignkit.data.load import load_data
-from alignkit.data.order.mixing import row_order
+from alignkit.data.order import row_order
 from alignkit.errors import AlignError, ConfigError
 from alignkit.settings.layers import SECTIONS
 from alignkit_checks.before_training import check_before_training

@@ -12,7 +12,7 @@ import torch
 from alignkit.config import DataConfig
 from alignkit.contract.types import RowKind
 from alignkit.data.load import Data
-from alignkit.data.order.mixing import row_order
+from alignkit.data.order import row_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

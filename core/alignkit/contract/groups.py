@@ -24,6 +24,7 @@ Group = Literal[
     "align.callbacks",
     "align.attention",
     "align.models",
+    "align.orders",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
@@ -75,9 +76,7 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
             if not isinstance(plugin, Command):
                 return "is not an alignkit.Command"
             return None if plugin.summary.strip() else "has an empty summary"
-        case (
-            "align.reports" | "align.launchers" | "align.checks" | "align.callbacks" | "align.sources" | "align.models"
-        ):
+        case _:
             return None if callable(plugin) else "is not a function"
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from alignkit import settings
 from alignkit.config import RunConfig
 from alignkit.contract.registry import provided
-from alignkit.data.order.mixing import describe_mix
 from alignkit.errors import CheckpointError, InterruptedRun
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
@@ -261,7 +260,7 @@ def _train(
     directory, watched = recorder.directory, evaluate_watched if plan.watched else None
     best = callbacks_of("best", plan.config, plan.arguments, watched, recorder.log)
     order = order_by_margin(plan.config, run.data.train, run.order, logps)
-    for line in describe_mix(plan.config.data, order):
+    for line in order.described(plan.config.data.names):
         recorder.console.info(f"mix: {line}")
     stop = StopOnSignal()
     callbacks = [

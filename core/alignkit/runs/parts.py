@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from alignkit.contract import LoadedModel, Row
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder
 from alignkit.onpolicy.rewards import open_rewards
 from alignkit.onpolicy.rollouts import RolloutParts
 from alignkit.onpolicy.samplers import make_sampler

@@ -11,8 +11,7 @@ import numpy as np
 from alignkit.config import RunConfig
 from alignkit.contract import LoadedModel, Method, Need, Suite, registry
 from alignkit.data.load import Data
-from alignkit.data.order.mixing import row_order
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder, row_order
 from alignkit.errors import ConfigError, ModelError, PluginError
 from alignkit.models.load import build_model
 from alignkit.models.positions import position_limit

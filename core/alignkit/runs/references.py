@@ -10,8 +10,7 @@ import numpy as np
 from alignkit.config import RunConfig
 from alignkit.contract import Need
 from alignkit.data.load import Data
-from alignkit.data.order.mixing import row_order
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder, row_order
 from alignkit.scoring.ranks import share
 from alignkit.scoring.reference import reference_logps
 from alignkit.settings.training_arguments import tokens_at_once

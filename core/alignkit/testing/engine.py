@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
 from alignkit.contract import Example, Row
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder
 from alignkit.onpolicy.rewards import LoadedReward, RewardFunction
 from alignkit.onpolicy.rollouts import RolloutParts
 from alignkit.onpolicy.samplers import model_sampler

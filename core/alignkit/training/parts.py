@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alignkit.config import RunConfig
 from alignkit.contract import Batch, Example, Row, by_length
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder
 from alignkit.models.positions import position_limit
 from alignkit.system.environment import peak_memory_gb
 from alignkit.system.sharded import is_sharded

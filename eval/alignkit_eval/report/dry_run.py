@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from alignkit import RunConfig
 from alignkit.contract.registry import provided
-from alignkit.data.order.mixing import describe_mix, row_order
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder, row_order
 from alignkit.display.console import Console
 from alignkit.rundir.directory import child_of
 from alignkit.scoring.backends import innermost
@@ -83,7 +82,7 @@ def describe_dry_run(dry: DryRun, libraries: int) -> dict[str, str]:
         "parameters": f"{loaded.parameters:,}, {loaded.trainable:,} trained ({loaded.trainable / loaded.parameters:.2%})",
         **({"precision": ", ".join(map(" ".join, types.items()))} if (types := precision(dry)) else {}),
         "rows": f"{len(train):,} to train on, {len(dry.data.eval):,} held out",
-        **({"mix": "; ".join(mixed)} if (mixed := list(describe_mix(config.data, order))) else {}),
+        **({"mix": "; ".join(mixed)} if (mixed := list(order.described(config.data.names))) else {}),
         "step": f"{shape.rows} rows, cut into micro-batches of at most {shape.rows_per_micro_batch} rows "
         f"and {shape.tokens_per_micro_batch:,} tokens",
         **_processes(config),

@@ -13,7 +13,7 @@ import numpy as np
 from alignkit import RunConfig
 from alignkit.contract import Suite, Target
 from alignkit.data.load import Data
-from alignkit.data.order.row_order import RowOrder
+from alignkit.data.order import RowOrder
 from alignkit.data.table.tokenised_rows import TokenisedRows
 from alignkit.errors import AlignError
 from alignkit.runs.parts import engine_parts

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-
 from alignkit.config import DataConfig
-from alignkit.data.order.row_order import Curriculum, Ints, Phase, RowOrder, amounts
+from alignkit.data.order import Ints, Margins
 from alignkit.data.table.split import Words, codes
 from alignkit.data.table.tokenised_rows import TokenisedRows
 from alignkit.errors import ConfigError, DataError, suggest
 
-Margins = Callable[[], NDArray[np.float64]]
-"""Computes log p(chosen) - log p(rejected) under the start model, ``[rows]``, in nats."""
+from alignkit_order.mixed import Curriculum, MixedOrder, Phase, amounts
 
 
-def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margins | None = None) -> RowOrder:
+def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margins | None = None) -> MixedOrder:
     """Return the order of the training rows; ``margins`` is called for a curriculum by the start model's margin.
 
     Raises:
@@ -31,7 +28,7 @@ def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margin
         found, groups = codes(_values(train, data.group_by, names, sources))
         parts, names = groups, found.to_pylist()
     phases = tuple(_phases(data, names, parts))
-    return RowOrder(
+    return MixedOrder(
         rows=len(train),
         seed=seed,
         shuffle=data.shuffle,
@@ -43,17 +40,6 @@ def row_order(data: DataConfig, train: TokenisedRows, seed: int, margins: Margin
         steps_per_group=data.steps_per_group,
         phases=phases,
     )
-
-
-def describe_mix(data: DataConfig, order: RowOrder) -> Iterator[str]:
-    """Yield a line per source with the rows an epoch takes; nothing if every row is taken once."""
-    if order.sources is None or order.amounts is None:
-        return
-    for name, size, amount in zip(data.names, np.bincount(order.sources), order.amounts, strict=False):
-        yield (
-            f"{name}: {amount:,} rows per epoch of {size:,} ({amount / max(size, 1):.2f} times), "
-            f"{amount / order.size:.1%} of all"
-        )
 
 
 def _amounts(data: DataConfig, sources: Ints | None) -> tuple[int, ...] | None:

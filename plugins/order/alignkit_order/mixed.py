@@ -1,22 +1,16 @@
-"""The rows of every epoch, optimizer step and rollout.
-
-They are a pure function of the rows, the settings, the seed and the step number, so that a resumed run takes exactly the rows
-of an uninterrupted one.
-"""
+"""Orders of rows from several sources, by difficulty, in groups, and in phases of training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
+from alignkit.data.order import Ints, RowOrder
 from numpy.typing import NDArray
 
-from alignkit.contract import Reuse
-
-Ints = NDArray[np.int64]
 Interleave = Literal["random", "even", "in_turn"]
 
 _MIX, _ARRANGE, _RUNS = 1, 2, 3  # independent random streams
@@ -43,13 +37,10 @@ class Phase(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RowOrder:
+class MixedOrder(RowOrder):
     """The order of the training rows: by default, a new permutation every epoch.
 
     Args:
-        rows: number of training rows.
-        seed: seed of every shuffle.
-        shuffle: whether every epoch has a new order; otherwise the order of the data.
         sources: index of every row's source, ``[rows]`` (None: one source).
         amounts: rows per epoch of every source, possibly more than it has (None: each row once).
         interleave: sources shuffled together, spread evenly over the epoch, or one after another.
@@ -59,9 +50,6 @@ class RowOrder:
         phases: amounts by training progress, instead of ``amounts``.
     """
 
-    rows: int
-    seed: int
-    shuffle: bool = True
     sources: Ints | None = None
     amounts: tuple[int, ...] | None = None
     interleave: Interleave = "random"
@@ -75,38 +63,38 @@ class RowOrder:
         """Rows per epoch (with phases: the number of training rows)."""
         return self.rows if self.amounts is None or self.phases else sum(self.amounts)
 
-    def per_epoch(self, per_step: int, reuse: Reuse, *, whole: bool) -> int:
-        """Return the optimizer steps per epoch, with ``reuse`` of each batch; ``whole``: every rollout is full."""
-        if not whole and reuse.steps == 1:
-            return len(_windows(self, per_step, 0))
-        return max(self.size // (per_step * reuse.minibatches), 1) * reuse.steps
+    @property
+    def regular(self) -> bool:
+        return self.groups is None  # with groups, epochs can differ in length
 
-    def epoch(self, number: int) -> Ints:
-        return _epoch(self, number)
+    def arranged(self, epoch: int) -> Ints:
+        ordered = self.curriculum
+        if ordered is not None and (ordered.epochs is None or epoch < ordered.epochs):
+            return _by_difficulty(self, _pool(self, epoch), ordered, epoch)
+        if self.sources is not None and self.interleave != "random":
+            return _interleaved(self, _pool(self, epoch), epoch)
+        if self.amounts is None:
+            return super().arranged(epoch)
+        pool = _pool(self, epoch)
+        return (
+            pool[np.random.default_rng([self.seed, epoch, _ARRANGE]).permutation(len(pool))] if self.shuffle else pool
+        )
 
-    def taken(self, per_step: int, epoch: int) -> list[int]:
-        """Return the rows of an epoch in the order of its steps."""
-        return [int(row) for window in _windows(self, per_step, epoch) for row in window]
+    def divided(self, rows: Ints, per_step: int, epoch: int) -> Sequence[Ints]:
+        if self.groups is None:
+            return super().divided(rows, per_step, epoch)
+        size = per_step * self.steps_per_group
+        runs: list[tuple[int, Ints]] = []  # (position in the epoch, rows of consecutive steps of one group)
+        group = self.groups[rows]
+        for which in np.unique(group):
+            mine = np.flatnonzero(group == which)
+            runs += [(int(mine[i]), rows[mine[i : i + size]]) for i in range(0, len(mine), size)]
+        runs.sort(key=lambda run: run[0])
+        if self.shuffle and self.curriculum is None:
+            runs = [runs[i] for i in np.random.default_rng([self.seed, epoch, _RUNS]).permutation(len(runs))]
+        return [run[i : i + per_step] for _, run in runs for i in range(0, len(run), per_step)]
 
-    def step(self, per_step: int, step: int, total: int) -> list[int]:
-        """Return the rows of optimizer step ``step`` (from 0) of ``total``; the last one of an epoch may be short."""
-        order, step = self._phase(step, total)
-        epoch = 0
-        if order.groups is None:
-            epoch, step = divmod(step, len(_windows(order, per_step, 0)))
-        while step >= (steps := len(_windows(order, per_step, epoch))):  # with groups, epochs can differ in length
-            step -= steps
-            epoch += 1
-        return [int(i) for i in _windows(order, per_step, epoch)[step]]
-
-    def rollout(self, per_rollout: int, number: int, total: int) -> list[int]:
-        """Return the rows of rollout ``number`` (from 0) of ``total``; each is full and may span two epochs."""
-        order, number = self._phase(number, total)
-        size = order.size
-        positions = range(number * per_rollout, (number + 1) * per_rollout)
-        return [int(order.epoch(position // size)[position % size]) for position in positions]
-
-    def _phase(self, number: int, total: int) -> tuple[RowOrder, int]:
+    def part(self, number: int, total: int) -> tuple[RowOrder, int]:
         """Return the order of the phase a step belongs to, and the step's number in that phase."""
         if not self.phases:
             return self, number
@@ -114,31 +102,25 @@ class RowOrder:
         which = max(i for i, begin in enumerate(begins) if begin <= number)
         return _phase_orders(self)[which], number - begins[which]
 
+    def described(self, names: Sequence[str]) -> Iterator[str]:
+        if self.sources is None or self.amounts is None:
+            return
+        for name, size, amount in zip(names, np.bincount(self.sources), self.amounts, strict=False):
+            yield (
+                f"{name}: {amount:,} rows per epoch of {size:,} ({amount / max(size, 1):.2f} times), "
+                f"{amount / self.size:.1%} of all"
+            )
+
 
 @lru_cache(maxsize=4)
-def _phase_orders(order: RowOrder) -> tuple[RowOrder, ...]:
+def _phase_orders(order: MixedOrder) -> tuple[MixedOrder, ...]:
     return tuple(
         replace(order, phases=(), amounts=phase.amounts, seed=order.seed + 1_000_003 * number)
         for number, phase in enumerate(order.phases, 1)
     )
 
 
-@lru_cache(maxsize=4)
-def _epoch(order: RowOrder, number: int) -> Ints:
-    pool = _pool(order, number)
-    ordered = order.curriculum
-    if ordered is not None and (ordered.epochs is None or number < ordered.epochs):
-        return _by_difficulty(order, pool, ordered, number)
-    if order.sources is None or order.interleave == "random":
-        if not order.shuffle:
-            return pool
-        if order.amounts is None:
-            return np.random.default_rng([order.seed, number]).permutation(order.rows)
-        return pool[np.random.default_rng([order.seed, number, _ARRANGE]).permutation(len(pool))]
-    return _interleaved(order, pool, number)
-
-
-def _pool(order: RowOrder, epoch: int) -> Ints:
+def _pool(order: MixedOrder, epoch: int) -> Ints:
     """Return the rows of an epoch, source by source; each source continues where the previous epoch ended."""
     if order.amounts is None or order.sources is None:
         return np.arange(order.rows)
@@ -153,7 +135,7 @@ def _pool(order: RowOrder, epoch: int) -> Ints:
     return np.concatenate(taken)
 
 
-def _by_difficulty(order: RowOrder, pool: Ints, curriculum: Curriculum, epoch: int) -> Ints:
+def _by_difficulty(order: MixedOrder, pool: Ints, curriculum: Curriculum, epoch: int) -> Ints:
     tie = np.random.default_rng([order.seed, epoch, _ARRANGE]).random(len(pool))
     if not order.shuffle:
         tie = np.arange(len(pool), dtype=np.float64)
@@ -165,7 +147,7 @@ def _by_difficulty(order: RowOrder, pool: Ints, curriculum: Curriculum, epoch: i
     return pool[np.lexsort((tie, level))]
 
 
-def _interleaved(order: RowOrder, pool: Ints, epoch: int) -> Ints:
+def _interleaved(order: MixedOrder, pool: Ints, epoch: int) -> Ints:
     """Return the rows with every source spread evenly over the epoch, or one source after another."""
     assert order.sources is not None
     random = np.random.default_rng([order.seed, epoch, _ARRANGE])
@@ -176,24 +158,6 @@ def _interleaved(order: RowOrder, pool: Ints, epoch: int) -> Ints:
         ranks = random.permutation(len(mine)) if order.shuffle else np.arange(len(mine))
         when[mine] = (ranks + 0.5) / len(mine)
     return pool[np.lexsort((when, source))] if order.interleave == "in_turn" else pool[np.lexsort((source, when))]
-
-
-@lru_cache(maxsize=4)
-def _windows(order: RowOrder, per_step: int, epoch: int) -> Sequence[Ints]:
-    """Return the rows of every step of an epoch."""
-    rows = order.epoch(epoch)
-    if order.groups is None:
-        return [rows[i : i + per_step] for i in range(0, len(rows), per_step)]
-    size = per_step * order.steps_per_group
-    runs: list[tuple[int, Ints]] = []  # (position in the epoch, rows of consecutive steps of one group)
-    group = order.groups[rows]
-    for which in np.unique(group):
-        mine = np.flatnonzero(group == which)
-        runs += [(int(mine[i]), rows[mine[i : i + size]]) for i in range(0, len(mine), size)]
-    runs.sort(key=lambda run: run[0])
-    if order.shuffle and order.curriculum is None:
-        runs = [runs[i] for i in np.random.default_rng([order.seed, epoch, _RUNS]).permutation(len(runs))]
-    return [run[i : i + per_step] for _, run in runs for i in range(0, len(run), per_step)]
 
 
 def amounts(sizes: Sequence[int], weights: Sequence[float], exhausted: Literal["first", "all"]) -> tuple[int, ...]:
