@@ -33,7 +33,7 @@ from alignkit.system.distributed import each_rank
 from alignkit.training.checkpoints import CriticApart, WholeCheckpoints
 from alignkit.training.held_out import held_out_loss
 from alignkit.training.metrics import TrainingLog
-from alignkit.training.non_finite import check_finite, gradient_norm, guilty_rows
+from alignkit.training.non_finite import check_finite, gradient_norm, guilty_rows, watch_gradients
 from alignkit.training.parts import EngineParts
 from alignkit.training.sharded import ShardedState
 from alignkit.training.steps import Steps
@@ -53,6 +53,9 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
             callbacks=list(parts.callbacks),
         )
         self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO  # layers are compiled, not the model
+        self.taken: list[torch.Tensor] = []
+        if self.is_deepspeed_enabled:
+            watch_gradients(self.model, self.taken)
         self.steps = Steps(parts, self.args.process_index, self.args.world_size)
         self.numbers = TrainingLog(self.args.device, first=self.args.process_index == 0)
 
@@ -80,6 +83,8 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
         cuts, losses = self.passes(model, batch)
         self.steps.read_ahead(self.state.global_step + 1)
         self._check_finite(model, cuts, losses)
+        if self.is_deepspeed_enabled:
+            self.deepspeed.step()
         total = torch.stack(losses).sum()
         self.numbers.add_step(total / self.args.world_size, sum(example.tokens for example in batch.examples))
         return total
@@ -89,13 +94,17 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
         cuts = self.parts.cut(batch)
         counts, passes = self._counts_of_step(batch, len(cuts))
         self.numbers.pending, losses = [], []
+        self.taken.clear()
         for k in range(passes):
             last = k == passes - 1  # gradients are reduced over ranks in the last pass only
-            self.accelerator.sync_gradients = last  # DeepSpeed's boundary
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with in_step(self.parts.policy, self.steps.filler):
                     loss = self._micro_batch_loss(cuts[k], counts) if k < len(cuts) else self.steps.zero_loss()
-                self.accelerator.backward(loss)
+                if self.is_deepspeed_enabled:  # accelerate would take the optimizer step in it
+                    self.deepspeed.set_gradient_accumulation_boundary(last)
+                    self.deepspeed.backward(loss)
+                else:
+                    self.accelerator.backward(loss)
             losses.append(loss.detach())
         return cuts, losses
 
@@ -126,7 +135,7 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
         """Stop before the optimizer. The gradient is checked before it is clipped: an overflowing norm clips it to zeros."""
 
         def describe(what: str) -> str:
-            with torch.no_grad():
+            with torch.no_grad(), in_step(self.parts.policy, self.steps.filler):
                 rows = guilty_rows(cuts, self._loss_of)
             saved = any(Path(self.args.output_dir).glob("checkpoint-*"))
             return (
@@ -135,8 +144,8 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
                 "(a lower train.learning_rate or train.max_grad_norm often helps)"
             )
 
-        overflow_is_skipped = self.accelerator.scaler is not None
-        check_finite(losses, None if overflow_is_skipped else gradient_norm(model), describe, self.args.device)
+        norm = None if self.args.fp16 else gradient_norm(model, self.taken)
+        check_finite(losses, norm, describe, self.args.device)
 
     # ------------------------------------------------------------------ what Trainer does besides
 
