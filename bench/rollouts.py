@@ -18,7 +18,7 @@ def reward(answer: Sequence[int]) -> float:
 def advantages(examples: Sequence[Example]) -> Any:
     """Return the advantages of all answers, ``[rows x answers]``, as the method computes them by default."""
     import torch
-    from alignkit_grpo.losses import group_advantages
+    from alignkit_grpo import group_advantages
 
     rewards = torch.tensor([[reward(answer) for answer in example.completions] for example in examples])
     return group_advantages(rewards, baseline="mean", scale="group").flatten()

@@ -26,6 +26,8 @@ class Served:
         self.files: list[Path] = []
         self.received: dict[str, torch.Tensor] = {}
         self.url = ""
+        self.apart = 0.0
+        """Difference of its log-probabilities from the model's, as if it computed in another precision."""
         self.routes: dict[str, Callable[[Any], Any]] = {
             "version": lambda _: {"version": "0.32.0"},
             "v1/models": lambda _: {"data": [{"id": "served", "max_model_len": 64}]},
@@ -53,10 +55,14 @@ class Served:
                 logps = self.model(input_ids=torch.tensor([prompt])).logits[0].log_softmax(-1)
             found = [{str(token): {"logprob": logps[i, token].item()}} for i, token in enumerate(prompt[1:])]
             return {"choices": [{"prompt_logprobs": [None, *found]}]}
-        options = {key: content[key] for key in ("temperature", "top_p", "top_k", "seed")}
+        options = {key: content[key] for key in ("temperature", "top_p", "top_k")}
         options |= {"max_new_tokens": content["max_tokens"], "stop": content["stop_token_ids"]}
-        (answer,) = generate(self.model, Words(), [prompt], **options)  # type: ignore[arg-type]
-        return {"choices": [{"token_ids": answer.completion}]}
+        (answer,) = generate(self.model, Words(), [prompt], seed=content["seed"] or 0, **options)  # type: ignore[arg-type]
+        ids = torch.tensor([*prompt, *answer.completion])
+        with torch.no_grad():
+            logps = self.model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        own = logps.gather(1, ids[len(prompt) :, None])[:, 0] + self.apart
+        return {"choices": [{"token_ids": answer.completion, "logprobs": {"token_logprobs": own.tolist()}}]}
 
 
 @contextmanager

@@ -31,6 +31,13 @@ JOBS: dict[str, Any] = {
         "held_out": 1,
         "lora": True,
     },
+    "grpo with dynamic sampling": {
+        "method": GRPO
+        | {"refill_rounds": 2, "group": 2, "max_new_tokens": 2, "minibatches": 2, "epochs": 2, "importance": "sequence"}
+        | {"scale": "whiten", "entropy_coef": 0.01},
+        "rows": 2,
+    },
+    "remax": {"method": GRPO | {"variant": "remax", "max_new_tokens": 4, "overlong_buffer": 0.5}, "rows": 2},
 }
 
 

@@ -38,6 +38,9 @@ SAMPLED = {
     "epochs": Row(2),
     "minibatches": Row(2),
     "missing_end_penalty": Row(3.0),
+    "overlong_buffer": Row(0.9),
+    "overlong_penalty": Row(5.0, {"overlong_buffer": 0.9}),
+    "entropy_coef": Row(0.5),
     "clip": Row(1e-4, {"epochs": 3}),
 }
 """Settings of every method that samples answers."""
@@ -77,7 +80,14 @@ ROWS: dict[str, dict[str, Row]] = {
     },
     "grpo": SAMPLED
     | {
+        "variant": Row("dr_grpo"),
         "num_generations": Row(2),
+        "refill_rounds": Row(2, {"num_generations": 2}),
+        "per_reward": Row(value=True, beside={"missing_end_penalty": 0.5}),
+        "kl_estimator": Row("k2", {"beta": 5.0, "epochs": 3}),
+        "importance": Row("sequence", {"epochs": 3}),
+        "surrogate": Row("cispo", {"epochs": 3}),
+        "mask_truncated": Row(value=True),
         "baseline": Row("leave_one_out"),
         "scale": Row("none"),
         "beta": Row(5.0),
@@ -88,6 +98,7 @@ ROWS: dict[str, dict[str, Row]] = {
 }
 
 ELSEWHERE = {"rewards": "tests/onpolicy", "stop": "tests/onpolicy", "sampler": "vLLM and a GPU"}
+ELSEWHERE |= dict.fromkeys(("correction", "correction_cap", "correction_low"), "tests/onpolicy/test_correction.py")
 ELSEWHERE |= {"samples_per_batch": "tests/models/test_seeded.py: it changes memory and speed, and no answer"}
 """Settings shown by other tests."""
 
@@ -126,7 +137,19 @@ def test_the_setting_changes_training(method: str, setting: str) -> None:
         ("orpo", ["lambda_warmup=0.5"], "lambda_warmup has no effect without lambda_schedule: warmup"),
         ("ppo", ["kl_horizon=5", "reward=length"], "kl_horizon has no effect without kl_target"),
         ("grpo", ["kl_in=reward", "reward=length"], "kl_in has no effect without beta"),
-        ("grpo", ["clip=0.5", "reward=length"], "clip and clip_high have no effect where every rollout is trained on"),
+        ("grpo", ["clip=0.5", "reward=length"], "surrogate have no effect where every rollout is trained on once"),
+        ("grpo", ["importance=sequence", "reward=length"], "have no effect where every rollout is trained on once"),
+        ("grpo", ["kl_estimator=k2", "reward=length"], "kl_estimator has no effect without beta"),
+        ("grpo", ["kl_estimator=k1", "beta=1", "reward=length"], "k1 has no gradient on average"),
+        ("grpo", ["num_generations=1", "reward=length"], "compares the answers to a prompt: set num_generations to 2"),
+        (
+            "grpo",
+            ["variant=remax", "refill_rounds=1", "reward=length"],
+            "refill_rounds compares the answers to a prompt",
+        ),
+        ("ppo", ["correction_cap=2", "reward=length"], "correction_cap has no effect with correction: none"),
+        ("grpo", ["correction=tis", "correction_low=0.1", "reward=length"], "correction_low has no effect without"),
+        ("ppo", ["overlong_penalty=2", "reward=length"], "overlong_penalty has no effect without overlong_buffer"),
         ("trl-grpo", ["reward_weights=[1]"], "unknown key method.reward_weights: here it is called reward"),
     ],
 )

@@ -17,7 +17,7 @@ from alignkit.testing import (
     SuiteConformance,
 )
 from alignkit_dpo import dpo_loss
-from alignkit_grpo.losses import clipped_loss, kl_k3
+from alignkit_onpolicy import clipped_loss, kl_estimate
 from alignkit_orpo.losses import odds_ratio_loss
 from alignkit_ppo import clipped_policy_loss, clipped_value_loss
 from alignkit_reward import reward_loss
@@ -67,7 +67,7 @@ class TestGRPO(MethodConformance):
     settings = {"num_generations": 4, "beta": 0.01}
 
     def pure_losses(self) -> Pure:
-        return [(lambda r, a: clipped_loss(r, a, low=0.2, high=0.3), inputs(2, low=-1.0, high=1.0)), (kl_k3, inputs(2))]
+        return [(lambda r, a: clipped_loss(r, a, low=0.2, high=0.3), inputs(2, low=-1.0, high=1.0)), (lambda p, q: kl_estimate(p - q, "k3"), inputs(2))]
 
 
 class TestTRLORPO(MethodConformance):

@@ -50,7 +50,7 @@ class Policy(Protocol):
         prompt: bool = False,
         grad: bool = True,
         values: bool = False,
-        entropy: bool = False,
+        entropy: bool | Literal["grad"] = False,
         temperature: float = 1.0,
         reference: bool = False,
     ) -> Scores:
@@ -61,7 +61,7 @@ class Policy(Protocol):
             prompt: also score the tokens of the prompts.
             grad: keep gradients; False also switches dropout off.
             values: also return the critic's values (``needs`` must include ``value_head``).
-            entropy: also return the entropy of each scored token's distribution in nats, without gradient.
+            entropy: also return the entropy of each scored token's distribution in nats, without gradient or ("grad") with it.
             temperature: divisor of the logits.
             reference: score with the policy of step 0, without gradient (``needs`` must include ``start``).
         """
@@ -114,11 +114,18 @@ class Rollouts(Protocol):
     def training(self) -> bool:
         """Whether the batch is trained on (False: an evaluation, which must not change the method's state)."""
 
-    def sample(self, batch: Batch, n: int = 1) -> Batch:
-        """Return the rows with ``n`` answers sampled from the policy each, and their rewards.
+    def sample(self, batch: Batch, n: int = 1, *, greedy: bool = False) -> Batch:
+        """Return the rows with ``n`` answers sampled from the policy each (``greedy``: the most likely tokens), and their rewards.
 
         The columns have one value per answer: ``reward`` (the weighted sum of the rewards), ``reward/NAME``, and ``ended``
-        (whether the model ended the answer itself).
+        (whether the model ended the answer itself). A sampler other than the model may add ``sampler``, its own
+        log-probability of every token.
+        """
+
+    def further(self, wanted: Sequence[bool]) -> Batch:
+        """Return a further prompt of the run for each marked row of the rollout; every process calls it, maybe without marks.
+
+        The prompts are those that follow in the order of the run, which continues after them.
         """
 
     def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
@@ -155,6 +162,8 @@ class Method(ABC, Generic[SettingsT]):
     """The version of the plugin contract it was written for; a version later than alignkit's is refused."""
     demo: ClassVar[Mapping[str, Any]] = {}
     """Defaults for the embedded demo; they override ``defaults`` and the demo's preset."""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Defaults by the value of the setting ``variant``, e.g. ``{"dapo": {"method.clip_high": 0.28}}``; they override ``demo``."""
 
     def __init__(self, settings: SettingsT) -> None:
         self.settings = settings

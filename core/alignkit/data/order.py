@@ -95,11 +95,11 @@ class RowOrder:
             epoch += 1
         return [int(i) for i in _windows(order, per_step, epoch)[step]]
 
-    def rollout(self, per_rollout: int, number: int, total: int) -> list[int]:
-        """Return the rows of rollout ``number`` (from 0) of ``total``; each is full and may span two epochs."""
+    def rollout(self, per_rollout: int, number: int, total: int, skipped: int = 0) -> list[int]:
+        """Return the rows of rollout ``number`` (from 0) of ``total``, ``skipped`` rows later; each is full and may span two epochs."""
         order, number = self.part(number, total)
         size = order.size
-        positions = range(number * per_rollout, (number + 1) * per_rollout)
+        positions = range(number * per_rollout + skipped, (number + 1) * per_rollout + skipped)
         return [int(order.epoch(position // size)[position % size]) for position in positions]
 
 

@@ -24,6 +24,8 @@ class GeneratedAnswer(NamedTuple):
 
     tokens: list[int]
     end: int | None
+    logps: Sequence[float] | None = None
+    """The sampler's own log-probability of every token, the end token included, after temperature (None: the model's)."""
 
     @property
     def ended(self) -> bool:
@@ -134,7 +136,8 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
 
 
-def cut_at_end(tokens: list[int], ends: Collection[int]) -> GeneratedAnswer:
-    """Return generated tokens up to the first end token."""
+def cut_at_end(tokens: list[int], ends: Collection[int], logps: Sequence[float] | None = None) -> GeneratedAnswer:
+    """Return generated tokens, with their log-probabilities, up to the first end token."""
     stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-    return GeneratedAnswer(tokens[:stop], tokens[stop] if stop < len(tokens) else None)
+    end = tokens[stop] if stop < len(tokens) else None
+    return GeneratedAnswer(tokens[:stop], end, None if logps is None else logps[: stop + 1])

@@ -51,18 +51,21 @@ class ModelRollouts:
     training: bool = True
     rank: int = 0
     world_size: int = 1
+    draw: Callable[[int, Sequence[int]], Batch] | None = None
+    """Returns those at some positions among the next rows of the run, given how many are taken."""
+    drawn: int = 0
     spent: dict[str, int] = field(default_factory=lambda: {"sampled": 0, "scored": 0})
     """Tokens sampled, and tokens scored without gradient."""
 
-    def sample(self, batch: Batch, n: int = 1) -> Batch:
-        """Return the rows with ``n`` sampled answers each and the columns ``reward``, ``reward/NAME`` and ``ended``."""
-        if meeting := getattr(self.policy, "meeting", None):
-            meeting.wait(EXCHANGE)
+    def sample(self, batch: Batch, n: int = 1, *, greedy: bool = False) -> Batch:
+        """Return the rows with ``n`` sampled answers each and their columns; see :class:`~alignkit.contract.types.Rollouts`."""
+        self._meet()
         prompts = [list(example.prompt) for example in batch.examples for _ in range(n)]
-        places = range(self.rank, len(batch) * self.world_size, self.world_size)  # they are dealt out one by one
+        # They are dealt out one by one.
+        places = batch.columns.get("place", range(self.rank, len(batch) * self.world_size, self.world_size))
         key = self.parts.seed, self.number, int(self.training)
         seeds = [seed for place in places for seed in answer_seeds((*key, place), n)]
-        answers = self.parts.sampler(prompts, seeds)
+        answers = self.parts.sampler(prompts, None if greedy else seeds)
         self.spent["sampled"] += sum(map(len, prompts)) + sum(len(answer.completion) for answer in answers)
         of_row = [slice(i, i + n) for i in range(0, len(answers), n)]
         groups = [answers[row] for row in of_row]
@@ -86,18 +89,35 @@ class ModelRollouts:
             for example, group in zip(examples, groups, strict=True)
             for answer in group
         ]
-        found, penalty = score_answers(self.parts.rewards, answered), self.parts.settings.missing_end_penalty
+        found, penalty = score_answers(self.parts.rewards, answered), self.parts.settings.penalty
         parts = found.parts.items()
         ended = [float(answer.ended) for answer in answers]
-        total = [r - penalty * (1 - e) for r, e in zip(found.total, ended, strict=True)]
+        total = [r - penalty(len(a.completion), ended=a.ended) for r, a in zip(found.total, answers, strict=True)]
         flat = {"reward": total, "ended": ended} | {f"reward/{name}": values for name, values in parts}
         if self.training and self.number == 0 and len(total) > 1 and len(set(total)) == 1:
             text = "every answer of the first rollout got the reward %g, so there is nothing to learn from"
             logger.warning(text, total[0])
-        columns = {name: [values[row] for row in of_row] for name, values in flat.items()}
+        columns: dict[str, list[Any]] = {name: [values[row] for row in of_row] for name, values in flat.items()}
+        if answers and all(answer.logps is not None for answer in answers):
+            columns["sampler"] = [torch.tensor([p for answer in group for p in answer.logps or ()]) for group in groups]
         judged = {f"judged/{name}": [n - sum(map(math.isnan, values[row])) for row in of_row] for name, values in parts}
         counts: Mapping[str, Sequence[int]] = {**batch.row_counts, **judged}
         return replace(batch, examples=examples, columns={**batch.columns, **columns}, row_counts=counts)
+
+    def further(self, wanted: Sequence[bool]) -> Batch:
+        """Return a further prompt for each marked row, with the ``place`` that decides its answers: the same on any number of ranks."""
+        self._meet()
+        counts = [int(count) for (count,) in each_rank(len(wanted))]
+        marks = each_rank(*wanted, *[False] * (max(counts) - len(wanted)))
+        ranks = [rank for row in zip(*marks, strict=True) for rank, mark in enumerate(row) if mark]
+        mine = [i for i, rank in enumerate(ranks) if rank == self.rank]
+        first, self.drawn = sum(counts) + self.drawn, self.drawn + len(ranks)
+        assert self.draw is not None
+        return self.draw(len(ranks), mine).with_column("place", [first + i for i in mine])
+
+    def _meet(self) -> None:
+        if meeting := getattr(self.policy, "meeting", None):
+            meeting.wait(EXCHANGE)
 
     def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
         """Return the scores of every answer, in the order of the rows, without gradient and in host memory."""
@@ -112,8 +132,7 @@ class ModelRollouts:
 
     def total(self, *values: float | torch.Tensor) -> list[float]:
         """Return each number summed over all processes."""
-        if meeting := getattr(self.policy, "meeting", None):
-            meeting.wait(EXCHANGE)
+        self._meet()
         return [sum(column) for column in zip(*each_rank(*map(float, values)), strict=True)]
 
 

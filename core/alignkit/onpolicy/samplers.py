@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-Sampler: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[int]], list[GeneratedAnswer]]
-"""Generates one answer per prompt with the policy's current weights, given the prompts and a seed for each (0 to 2**63 - 1)."""
+Sampler: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[int] | None], list[GeneratedAnswer]]
+"""Generates one answer per prompt with the policy's current weights, given the prompts and a seed for each (0 to 2**63 - 1; None:
+greedy answers)."""
 
 
 def model_sampler(
@@ -29,7 +30,12 @@ def model_sampler(
     """Return a sampler that generates with the trained model itself (``model.generate`` with its key-value cache)."""
     options = settings.model_dump(include={"max_new_tokens", "temperature", "top_p", "top_k"})
     options |= {"stop": stop, "batch_size": settings.samples_per_batch}
-    return lambda prompts, seeds: generate(model, tokenizer, prompts, seed=seeds, **options)
+    greedy = options | {"temperature": 0.0}
+    return lambda prompts, seeds: (
+        generate(model, tokenizer, prompts, **greedy)
+        if seeds is None
+        else generate(model, tokenizer, prompts, seed=seeds, **options)
+    )
 
 
 def make_sampler(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from alignkit.config import Words
 from alignkit.contract import Reuse, RewardSpecs, Settings
@@ -44,6 +44,20 @@ class OnPolicySettings(Settings):
     missing_end_penalty: float = Field(
         0.0, ge=0, description="subtracted from the reward of an answer without an end token"
     )
+    overlong_buffer: float = Field(
+        0.0, ge=0, le=1, description="last share of max_new_tokens in which the reward falls with an answer's length"
+    )
+    overlong_penalty: float = Field(
+        1.0,
+        ge=0,
+        description="subtracted from the reward of an answer of max_new_tokens; less of it within overlong_buffer",
+    )
+
+    @model_validator(mode="after")
+    def _buffer(self) -> Self:
+        if self.overlong_penalty != 1 and not self.overlong_buffer:
+            raise ValueError("overlong_penalty has no effect without overlong_buffer")
+        return self
 
     @classmethod
     def with_sections(cls, values: Mapping[str, Any]) -> type[Self]:
@@ -55,6 +69,12 @@ class OnPolicySettings(Settings):
         about = Field(default={}, description=f"settings of the sampler {entry.name}", validate_default=True)
         sections: dict[str, Any] = {entry.name: (own, about)} if own else {}
         return create_model(cls.__name__, __base__=cls, __module__=cls.__module__, **sections)
+
+    def penalty(self, length: int, *, ended: bool) -> float:
+        """Return what is subtracted from the reward of an answer of ``length`` tokens (overlong: DAPO, arXiv:2503.14476, eq. 13)."""
+        buffer = self.overlong_buffer * self.max_new_tokens
+        over = max(1 - (self.max_new_tokens - length) / buffer, 0.0) if buffer else 0.0
+        return self.missing_end_penalty * (not ended) + self.overlong_penalty * over
 
     @property
     def reuse(self) -> Reuse:

@@ -27,7 +27,7 @@ class TokenLogps(NamedTuple):
     completions: torch.Tensor  # [N]
     prompts: torch.Tensor  # [M]
     values: torch.Tensor | None = None  # [N]
-    entropy: torch.Tensor | None = None  # [N], without gradient
+    entropy: torch.Tensor | None = None  # [N], with gradient only if wanted
 
 
 def innermost(model: nn.Module) -> Any:
@@ -86,6 +86,7 @@ def score_plan(model: Any, plan: Plan) -> TokenLogps:
     source = torch.cat([plan.source, plan.prompt_source])
     targets = torch.cat([plan.targets, plan.prompt_targets])
     count, wanted = len(plan.targets), plan.wanted
+    differentiable = wanted.entropy == "grad" and torch.is_grad_enabled()
     if plan.backend == "plain":
         # Logits [B, L, V], and hidden states if a critic needs them.
         out = type(model).forward(
@@ -99,14 +100,16 @@ def score_plan(model: Any, plan: Plan) -> TokenLogps:
         logits = out.logits.flatten(0, 1).index_select(0, source)
         logits = logits if wanted.temperature == 1.0 else logits / wanted.temperature
         logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-        spread = entropy(logits[:count].detach()) if wanted.entropy else None
+        with torch.set_grad_enabled(differentiable):
+            spread = entropy(logits[:count]) if wanted.entropy else None
         hidden = out.hidden_states[-1].flatten(0, 1).index_select(0, source) if wanted.values else None
     else:
         hidden = hidden_states(model, plan, _backbone(model)).flatten(0, 1).index_select(0, source)
         transform = LogitTransform.of(text_config(model))._replace(temperature=wanted.temperature)
         head = model.get_output_embeddings()
         logps = head_logps(head, hidden, targets, transform)
-        spread = head_entropy(head, hidden[:count].detach(), transform) if wanted.entropy else None
+        with torch.set_grad_enabled(differentiable):
+            spread = head_entropy(head, hidden[:count], transform) if wanted.entropy else None
     values = None if hidden is None or not wanted.values else model.critic(hidden[:count], model, plan)
     return TokenLogps(logps[:count], logps[count:], values, spread)
 

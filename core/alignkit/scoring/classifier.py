@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit.config import RunConfig
 from alignkit.contract import Example, LoadedModel, Scores
@@ -44,7 +44,7 @@ class ClassifierPolicy:
         prompt: bool = False,
         grad: bool = True,
         values: bool = False,
-        entropy: bool = False,
+        entropy: bool | Literal["grad"] = False,
         temperature: float = 1.0,
         reference: bool = False,
     ) -> Scores:

@@ -98,10 +98,9 @@ def head_logps(head: nn.Module, hidden: Tensor, targets: Tensor, transform: Logi
 
 
 def head_entropy(head: nn.Module, hidden: Tensor, transform: LogitTransform) -> Tensor:
-    """Return the entropy in nats of ``softmax(transform(head(hidden)))``, float32 ``[N]``, without gradient."""
-    size = max(len(hidden), 1) if _sharded(head) else CHUNK
-    with torch.no_grad():
-        return torch.cat([entropy(transform(head(states))) for states in torch.split(hidden, size)])
+    """Return the entropy in nats of ``softmax(transform(head(hidden)))``, float32 ``[N]``; the backward recomputes the logits."""
+    parts = torch.split(hidden, max(len(hidden), 1) if _sharded(head) else CHUNK)
+    return torch.cat([checkpoint(lambda h: entropy(transform(head(h))), part, use_reentrant=False) for part in parts])
 
 
 def entropy(logits: Tensor) -> Tensor:

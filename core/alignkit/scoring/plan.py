@@ -33,8 +33,8 @@ class Wanted(NamedTuple):
 
     values: bool = False
     """The critic's value of the state before every scored completion token."""
-    entropy: bool = False
-    """Entropy of the distribution of every scored completion token, without gradient."""
+    entropy: bool | Literal["grad"] = False
+    """Entropy of the distribution of every scored completion token, without gradient or ("grad") with it."""
     temperature: float = 1.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -47,7 +47,7 @@ class ModelPolicy:
         prompt: bool = False,
         grad: bool = True,
         values: bool = False,
-        entropy: bool = False,
+        entropy: bool | Literal["grad"] = False,
         temperature: float = 1.0,
         reference: bool = False,
     ) -> Scores:

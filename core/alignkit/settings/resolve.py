@@ -127,6 +127,8 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
     if _is_demo(users):
         defaults.append(from_dotted(PRESET, "preset of the demo"))
         defaults.append(from_dotted(method_type.demo, f"demo setting of {entry}"))
+    variant = str(users.get("method", "variant"))
+    defaults.append(from_dotted(method_type.variants.get(variant, {}), f"variant {variant} of {entry}"))
     ordered = [*defaults, *given]
     for layer in ordered:
         _use_aliases(layer, method_type.settings_type)

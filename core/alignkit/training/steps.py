@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,8 @@ class Steps:
         """Tokens generated, and tokens scored without gradient."""
         self.total = 0
         """Optimizer steps of the whole training, known when it begins."""
+        self.drawn = 0
+        """Rows taken beyond those of the rollouts (``Rollouts.further``)."""
 
     @property
     def _one_batch_a_step(self) -> bool:
@@ -86,9 +89,18 @@ class Steps:
         if self._one_batch_a_step:
             rows = parts.rows_of_step(step, self.total)
         else:
-            size, per_rollout = parts.rows_per_step * self.reuse.minibatches, self.reuse.steps
-            rows = parts.order.rollout(size, step // per_rollout, self.total // per_rollout)
+            rows = self._rollout(step // self.reuse.steps)
         return self.rows("train", parts.train, rows[self.rank :: self.world_size])
+
+    def _rollout(self, number: int) -> list[int]:
+        size = self.parts.rows_per_step * self.reuse.minibatches
+        return self.parts.order.rollout(size, number, self.total // self.reuse.steps, self.drawn)
+
+    def _further(self, number: int, count: int, mine: Sequence[int]) -> Batch:
+        """Return those at positions ``mine`` of the ``count`` rows that follow a rollout's; the next rollout begins after them."""
+        rows = self._rollout(number + 1)
+        self.drawn += count
+        return self.rows("train", self.parts.train, [rows[i] for i in mine])
 
     def rows(self, split: str, examples: Sequence[Example], rows: Sequence[int]) -> Batch:
         """Return rows of a split with their reference log-probabilities, where the method has a reference."""
@@ -101,7 +113,8 @@ class Steps:
         parts, rollouts = self.parts, None
         if parts.rollouts is not None:
             place = self.rank, self.world_size
-            rollouts = ModelRollouts(parts.rollouts, parts.policy, number, training, *place, spent=self.spent)
+            draw = partial(self._further, number)
+            rollouts = ModelRollouts(parts.rollouts, parts.policy, number, training, *place, draw, spent=self.spent)
         with in_step(parts.policy, self.filler):
             return parts.session.prepare_batch(parts.policy, batch, progress, rollouts)
 
@@ -122,7 +135,7 @@ class Steps:
     def state(self, step: int) -> dict[str, Any]:
         """Return what the steps from ``step`` on need, as plain values and tensors."""
         kept = None if self.buffer is None or step % self.reuse.steps == 0 else buffer_state(self.buffer)
-        return {"method": self.method.state(), "buffer": kept, "spent": dict(self.spent)}
+        return {"method": self.method.state(), "buffer": kept, "spent": dict(self.spent), "drawn": self.drawn}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a checkpoint's state."""
@@ -130,3 +143,4 @@ class Steps:
         buffer = state.get("buffer")
         self.buffer = None if buffer is None else restored_buffer(buffer, self.parts.train)
         self.spent.update(state.get("spent", {}))
+        self.drawn = state.get("drawn", 0)

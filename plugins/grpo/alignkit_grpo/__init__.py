@@ -1,6 +1,7 @@
-"""Group-relative policy optimisation (GRPO), with RLOO as a setting."""
+"""Group-relative policy optimisation (GRPO), and its published variants as settings."""
 
-from alignkit_grpo.losses import group_advantages
-from alignkit_grpo.method import GRPO, GRPOSettings
+from alignkit_grpo.advantages import group_advantages
+from alignkit_grpo.method import GRPO
+from alignkit_grpo.settings import GRPOSettings
 
 __all__ = ["GRPO", "GRPOSettings", "group_advantages"]

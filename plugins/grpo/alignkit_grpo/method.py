@@ -1,59 +1,26 @@
-"""The grpo method: settings and hooks."""
+"""The grpo method: its hooks."""
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
 
 import torch
-from alignkit import (
-    Batch,
-    LossOutput,
-    LossTerm,
-    Method,
-    Metric,
-    OnPolicySettings,
-    Policy,
-    Reuse,
-    Rollouts,
-    hookimpl,
-    moments,
-    rollout_metrics,
+from alignkit import Batch, LossOutput, LossTerm, Method, Metric, Policy, Reuse, Rollouts, Scores, hookimpl, moments
+from alignkit_onpolicy import (
+    alike,
+    cispo_loss,
+    clipped_loss,
+    corrected,
+    correction_of,
+    importance_weights,
+    informative,
+    kl_estimate,
+    policy_metrics,
 )
-from pydantic import Field, model_validator
 
-from alignkit_grpo.losses import clipped_loss, group_advantages, kl_k3
-
-
-class GRPOSettings(OnPolicySettings):
-    """Settings of grpo."""
-
-    group: int = Field(8, ge=2, alias="num_generations", description="answers sampled per prompt")
-    baseline: Literal["mean", "leave_one_out"] = Field(
-        "mean", description="baseline of an answer's reward: mean of its group (GRPO), or of the other answers (RLOO)"
-    )
-    scale: Literal["group", "batch", "none"] = Field(
-        "group", description="divide advantages by the standard deviation of the group or the batch, or not at all"
-    )
-    kl_coef: float = Field(0.0, ge=0, alias="beta", description="weight of the KL to the reference")
-    kl_in: Literal["loss", "reward"] = Field(
-        "loss", description="use the KL as a term of the loss (GRPO), or subtract it from the reward (RLOO)"
-    )
-    clip: float = Field(0.2, gt=0, description="lower clip range of a token's probability ratio: 1 - clip")
-    clip_high: float | None = Field(None, gt=0, description="upper clip range: 1 + clip_high (default: clip)")
-    reduction: Literal["token", "sequence", "constant"] = Field(
-        "token",
-        description="mean over all tokens (DAPO), mean over answers of each answer's mean (GRPO), or sum over tokens / max_new_tokens (Dr. GRPO)",
-    )
-
-    @model_validator(mode="after")
-    def _used(self) -> GRPOSettings:
-        if self.kl_in != "loss" and not self.kl_coef:
-            raise ValueError("kl_in has no effect without beta")
-        if (self.clip != 0.2 or self.clip_high is not None) and self.reuse.steps == 1:
-            raise ValueError(
-                "clip and clip_high have no effect where every rollout is trained on once: set epochs or minibatches"
-            )
-        return self
+from alignkit_grpo.advantages import EPSILON, group_advantages, later_sums, normalised_sum
+from alignkit_grpo.settings import GRPOSettings
+from alignkit_grpo.variants import VARIANTS
 
 
 class GRPO(Method[GRPOSettings]):
@@ -66,6 +33,7 @@ class GRPO(Method[GRPOSettings]):
     settings_type = GRPOSettings
     defaults = {"train.learning_rate": 1e-6, "train.lr_scheduler_type": "constant", "train.num_train_epochs": 1}
     lora_defaults = {"train.learning_rate": 1e-5}
+    variants = {name: {f"method.{key}": v for key, v in values.items()} for name, values in VARIANTS.items()}
     demo = {
         "method.rewards": "alignkit.demo.world:quality",
         "method.max_new_tokens": 32,
@@ -85,45 +53,79 @@ class GRPO(Method[GRPOSettings]):
     def align_prepare_batch(self, batch: Batch, rollouts: Rollouts) -> Batch:
         """Sample several answers per prompt and compute their advantages within each group."""
         s = self.settings
-        batch = rollouts.sample(batch, s.group)
+        batch = informative(batch, rollouts, s.group, rounds=s.refill_rounds)
         old = rollouts.score(batch, entropy=True)
         assert old.entropy is not None
-        tokens = {"logps": old.logps, "entropy": old.entropy}
-        rewards = batch.answers("reward", old.logps)  # (S,)
+        tokens = {"logps": old.logps, "entropy": old.entropy, **correction_of(batch, old, s)}
+        kl = torch.zeros_like(old.logps)
         if s.kl_coef:
-            reference = rollouts.score(batch, reference=True)
-            tokens["reference"] = reference.logps
-            if s.kl_in == "reward":
-                rewards = rewards - s.kl_coef * (old.sums() - reference.sums())
-        groups = rewards.view(len(batch), s.group)
-        spread = moments(rewards, rollouts)[1] ** 0.5 if s.scale == "batch" else 1.0
-        advantages = group_advantages(groups, baseline=s.baseline, scale=s.scale, spread=spread)
-        tokens["advantages"] = advantages.flatten()[old.sequence]
+            tokens["reference"] = rollouts.score(batch, reference=True).logps
+            kl = kl_estimate(old.logps - tokens["reference"], s.kl_estimator or "k1")  # for the reward
+        tokens["advantages"] = self._advantages(batch, old, s.kl_coef * kl, rollouts)
         tokens["lengths"] = old.lengths[old.sequence].float()
-        alike = (groups == groups[:, :1]).all(1)
-        return batch.with_tokens(**tokens).with_column("alike", alike.float().tolist())
+        if s.mask_truncated:
+            ended = batch.answers("ended", old.logps)
+            tokens["trained"] = ended[old.sequence]
+            lengths = old.lengths * ended.long()
+            counts = {**batch.row_counts, "trained_tokens": lengths.view(len(batch), -1).sum(1).tolist()}
+            batch = replace(batch, row_counts=counts)
+        return batch.with_tokens(**tokens).with_column("alike", [float(same) for same in alike(batch)])
+
+    def _advantages(self, batch: Batch, old: Scores, kl: torch.Tensor, rollouts: Rollouts) -> torch.Tensor:
+        """Return the advantage of every token, ``[N]``, given the weighted KL of each, ``[N]``."""
+        s = self.settings
+        rewards = self._rewards(batch, old.logps)  # (G, K)
+        if s.kl_in == "reward":
+            rewards = rewards - kl.new_zeros(rewards.numel()).index_add(0, old.sequence, kl).view_as(rewards)
+        spread = _normal(rewards, rollouts)[1] if s.scale == "batch" else 1.0
+        greedy = None
+        if s.baseline == "greedy":
+            greedy = rollouts.sample(batch, greedy=True).answers("reward", old.logps)
+        advantages = group_advantages(rewards, baseline=s.baseline, scale=s.scale, spread=spread, greedy=greedy)
+        if s.scale == "whiten" and s.kl_in != "tokens":
+            mean, spread = _normal(advantages, rollouts)
+            advantages = (advantages - mean) / (spread + EPSILON)
+        found = advantages.flatten()[old.sequence]
+        if s.kl_in == "tokens":
+            found = found - later_sums(kl, old.lengths)
+            if s.scale == "whiten":
+                mean, spread = _normal(found, rollouts)
+                found = (found - mean) / (spread + EPSILON)
+        return found
+
+    def _rewards(self, batch: Batch, like: torch.Tensor) -> torch.Tensor:
+        """Return the rewards, ``[G, K]``: summed, or each of them normalised before (:func:`normalised_sum`)."""
+        total = batch.answers("reward", like).view(len(batch), self.settings.group)
+        names = [name for name in batch.columns if name.startswith("reward/")]
+        if not self.settings.per_reward:
+            return total
+        weights = like.new_tensor([spec.weight for spec in self.settings.rewards])
+        parts = torch.stack([batch.answers(name, like).view_as(total) for name in names])  # (R, G, K)
+        penalties = total - (weights[:, None, None] * parts).nansum(0)  # e.g. of length
+        return normalised_sum(torch.cat([parts, penalties[None]]), torch.cat([weights, weights.new_ones(1)]))
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """Compute the clipped surrogate plus kl_coef times the KL to the reference (arXiv:2402.03300, eq. 3)."""
+        """Compute the surrogate plus kl_coef times the KL to the reference (arXiv:2402.03300, eq. 3)."""
         s = self.settings
-        scores = policy.score(batch.examples, temperature=s.temperature)
+        scores = policy.score(batch.examples, temperature=s.temperature, entropy="grad" if s.entropy_coef else False)
         log_ratios = scores.logps - batch.tokens("logps", scores.logps)
         advantages = batch.tokens("advantages", scores.logps)
-        loss = clipped_loss(log_ratios, advantages, low=s.clip, high=s.clip_high or s.clip)
-        terms = [self._term("policy", loss, batch)]
-        change = log_ratios.detach()
-        tokens = {
-            "approx_kl": change.expm1() - change,
-            "clip_fraction": (change.exp() < 1 - s.clip) | (change.exp() > 1 + (s.clip_high or s.clip)),
-            "entropy": batch.tokens("entropy", scores.logps),
-        }
+        weights = importance_weights(log_ratios, scores.sequence, scores.lengths, level=s.importance)
+        if s.surrogate == "cispo":
+            loss = cispo_loss(weights, advantages, scores.logps, **s.bounds)
+        else:
+            loss = clipped_loss(weights, advantages, **s.bounds)
+        terms = [self._term("policy", corrected(loss, batch), batch)]
+        tokens = {}
         if s.kl_coef:
-            kl = kl_k3(scores.logps, batch.tokens("reference", scores.logps))
-            terms += [self._term("kl", kl, batch, s.kl_coef)] if s.kl_in == "loss" else []
-            tokens["kl"] = kl.detach()
-        metrics = rollout_metrics(batch, scores.logps)
-        metrics |= {name: Metric(value.float().sum(), "completion_tokens") for name, value in tokens.items()}
+            kl = scores.logps - batch.tokens("reference", scores.logps)
+            tokens["kl"] = kl_estimate(kl, "k3")
+            if s.kl_in == "loss":
+                terms.append(self._term("kl", kl_estimate(kl, s.kl_estimator or "k3"), batch, s.kl_coef))
+        if scores.entropy is not None:
+            terms.append(self._mean("entropy", -scores.entropy, batch, s.entropy_coef))
+        metrics = policy_metrics(batch, weights, tokens, **s.bounds)
         metrics["groups_alike"] = Metric(scores.logps.new_full((), sum(batch.columns["alike"])), "rows")
         return LossOutput(terms, metrics)
 
@@ -131,7 +133,24 @@ class GRPO(Method[GRPOSettings]):
         """Reduce one number per token as configured."""
         match self.settings.reduction:
             case "token":
-                return LossTerm(name, values.sum(), "completion_tokens", weight)
+                return self._mean(name, values, batch, weight)
             case "sequence":
-                return LossTerm(name, (values / batch.tokens("lengths", values)).sum(), "completions", weight)
-        return LossTerm(name, values.sum() / self.settings.max_new_tokens, "completions", weight)
+                values = values / batch.tokens("lengths", values)
+            case "constant":
+                values = values / self.settings.max_new_tokens
+        return LossTerm(name, self._trained(values, batch).sum(), "completions", weight)
+
+    def _mean(self, name: str, values: torch.Tensor, batch: Batch, weight: float) -> LossTerm:
+        """Return the mean over the tokens that are trained on."""
+        per = "trained_tokens" if self.settings.mask_truncated else "completion_tokens"
+        return LossTerm(name, self._trained(values, batch).sum(), per, weight)
+
+    def _trained(self, values: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return values * batch.tokens("trained", values) if self.settings.mask_truncated else values
+
+
+def _normal(values: torch.Tensor, rollouts: Rollouts) -> tuple[float, float]:
+    """Return the mean and the standard deviation (of a sample) of the values of all processes."""
+    mean, variance = moments(values.flatten(), rollouts)
+    count = max(rollouts.total(values.numel())[0], 2.0)
+    return mean, float((variance * count / (count - 1)) ** 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from alignkit_onpolicy import clipped_loss
 
 
 def gae(
@@ -47,8 +48,7 @@ def clipped_policy_loss(log_ratios: torch.Tensor, advantages: torch.Tensor, *, c
     >>> clipped_policy_loss(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 2.0]), clip=0.2)
     tensor([-2.0000, -2.4000])
     """
-    ratios = log_ratios.exp()
-    return torch.maximum(-ratios * advantages, -ratios.clamp(1 - clip, 1 + clip) * advantages)
+    return clipped_loss(log_ratios, advantages, low=clip, high=clip)
 
 
 def clipped_value_loss(

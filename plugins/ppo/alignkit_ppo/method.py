@@ -11,22 +11,20 @@ from alignkit import (
     LossOutput,
     LossTerm,
     Method,
-    Metric,
-    OnPolicySettings,
     Policy,
     Reuse,
     Rollouts,
     hookimpl,
     moments,
-    rollout_metrics,
     whiten,
 )
+from alignkit_onpolicy import PolicyGradientSettings, corrected, correction_of, kl_estimate, policy_metrics
 from pydantic import Field, model_validator
 
 from alignkit_ppo.losses import clipped_policy_loss, clipped_value_loss, explained_variance, gae
 
 
-class PPOSettings(OnPolicySettings):
+class PPOSettings(PolicyGradientSettings):
     """Settings of ppo."""
 
     epochs: int = Field(4, ge=1, description="passes over each rollout")
@@ -105,8 +103,7 @@ class PPO(Method[PPOSettings]):
         assert old.values is not None
         assert old.entropy is not None
         log_ratios = old.logps - rollouts.score(batch, reference=True).logps  # (N,)
-        penalty = log_ratios if s.kl_estimator == "k1" else (-log_ratios).expm1() + log_ratios
-        rewards = -self.kl_coef * penalty
+        rewards = -self.kl_coef * kl_estimate(log_ratios, s.kl_estimator)
         last = old.lengths.cumsum(0) - 1
         rewards[last] += batch.answers("reward", rewards)  # the reward of the answer is given at its last token
         if s.whiten_rewards:
@@ -119,7 +116,7 @@ class PPO(Method[PPOSettings]):
         unexplained, variance = (moments(x, rollouts)[1] for x in (returns - old.values, returns))
         shared = {"kl_coef": self.kl_coef, "explained_variance": explained_variance(unexplained, variance)}
         self._adapt(kl, rollouts)
-        tokens = {"logps": old.logps, "values": old.values, "entropy": old.entropy}
+        tokens = {"logps": old.logps, "values": old.values, "entropy": old.entropy, **correction_of(batch, old, s)}
         batch = batch.with_tokens(**tokens, advantages=advantages, returns=returns)
         return batch.with_answers(kl=kl).with_shared(**shared)
 
@@ -133,27 +130,22 @@ class PPO(Method[PPOSettings]):
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """Compute L = L_CLIP + value_coef L_VF (arXiv:1707.06347, eq. 9), a mean over the tokens of the step."""
+        """Compute L = L_CLIP + value_coef L_VF - entropy_coef H (arXiv:1707.06347, eq. 9), a mean over the tokens of the step."""
         s = self.settings
-        scores = policy.score(batch.examples, values=True, temperature=s.temperature)
+        scores = policy.score(
+            batch.examples, values=True, temperature=s.temperature, entropy="grad" if s.entropy_coef else False
+        )
         assert scores.values is not None
-        old, advantages, returns, old_values, entropy = (
-            batch.tokens(name, scores.logps) for name in ("logps", "advantages", "returns", "values", "entropy")
+        old, advantages, returns, old_values = (
+            batch.tokens(name, scores.logps) for name in ("logps", "advantages", "returns", "values")
         )
         log_ratios = scores.logps - old
         policy_loss = clipped_policy_loss(log_ratios, advantages, clip=s.clip)
         value_loss = clipped_value_loss(scores.values, old_values, returns, clip=s.value_clip)
-        change = log_ratios.detach()
-        tokens = {
-            "approx_kl": change.expm1() - change,  # KL of the old policy from this one, estimator k3 (never negative)
-            "clip_fraction": (change.exp() - 1).abs() > s.clip,
-            "entropy": entropy,
-            "value": scores.values.detach(),
-        }
-        metrics = rollout_metrics(batch, scores.logps)
-        metrics |= {name: Metric(value.float().sum(), "completion_tokens") for name, value in tokens.items()}
         terms = [
-            LossTerm("policy", policy_loss.sum(), "completion_tokens"),
+            LossTerm("policy", corrected(policy_loss, batch).sum(), "completion_tokens"),
             LossTerm("value", value_loss.sum(), "completion_tokens", s.value_coef),
         ]
-        return LossOutput(terms, metrics)
+        if scores.entropy is not None:
+            terms.append(LossTerm("entropy", -scores.entropy.sum(), "completion_tokens", s.entropy_coef))
+        return LossOutput(terms, policy_metrics(batch, log_ratios, {"value": scores.values}, low=s.clip, high=s.clip))

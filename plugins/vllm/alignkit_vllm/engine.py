@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from alignkit.errors import ConfigError, RunFailedError, described
@@ -17,6 +17,9 @@ from alignkit_vllm.register import BACKEND, OWNER
 from alignkit_vllm.settings import VLLMSettings
 
 T = TypeVar("T")
+
+Sampled: TypeAlias = tuple[list[int], list[float]]
+"""Tokens, and the log-probability of each one."""
 
 _OF_A_RUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -35,6 +38,7 @@ class Engine:
             "load_format": "dummy",
             "skip_tokenizer_init": True,
             "disable_log_stats": True,
+            "logprobs_mode": "processed_logprobs",  # of the distribution that tokens are drawn from
         }
         self.sleeps = settings.sleep
         with TemporaryDirectory(prefix="alignkit-vllm-") as folder, _as_alone(weight.device):
@@ -83,13 +87,14 @@ class Engine:
     # ------------------------------------------------------------------ sampling
 
     def answer(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], options: Mapping[str, Any]
-    ) -> list[list[int]]:
-        """Return the sampled tokens for each prompt, an end token included."""
-        parameters = [self.parameters(**options, seed=seed, detokenize=False) for seed in seeds]
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int | None], options: Mapping[str, Any]
+    ) -> list[Sampled]:
+        """Return the sampled tokens for each prompt, an end token included, and their log-probabilities."""
+        parameters = [self.parameters(**options, seed=seed, logprobs=0, detokenize=False) for seed in seeds]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self._call(lambda: self.llm.generate(inputs, parameters, use_tqdm=False)) if inputs else []
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        found = [(list(output.outputs[0].token_ids), output.outputs[0].logprobs) for output in outputs]
+        return [(ids, [at[token].logprob for token, at in zip(ids, own, strict=True)]) for ids, own in found]
 
     def logps(self, tokens: Sequence[int]) -> list[float]:
         """Return the log-probability of each token but the first, given those before."""

@@ -56,6 +56,13 @@ class VLLMSampler:
                 "method.sampler: vllm cannot get quantized weights: use sampler model, or no model.quantization"
             )
         self.shared = own.url is not None
+        plain = settings.temperature == 1 and settings.top_p == 1 and settings.top_k == 0
+        self.own_logps = plain or not self.shared
+        if getattr(settings, "correction", "none") != "none" and not self.own_logps:
+            raise ConfigError(
+                "method.correction: a vLLM server gives log-probabilities before temperature, top_p and top_k: set temperature=1, "
+                "top_p=1 and top_k=0, or correction=none"
+            )
         self.send = self._open(own, base, path)
         try:
             self.sync()
@@ -77,8 +84,8 @@ class VLLMSampler:
             return by_nccl(self.model, server, rank(), server.workers)
         return by_files(self.model, server if rank() == 0 else None, own.folder)
 
-    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[GeneratedAnswer]:
-        """Return one answer per prompt; every process of a sharded policy, or with a server, calls this together."""
+    def __call__(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None) -> list[GeneratedAnswer]:
+        """Return one answer per prompt, a greedy one without seeds; every process of a sharded policy, or with a server, calls this together."""
         longest = max(map(len, prompts), default=0) + self.settings.max_new_tokens
         if longest > self.engine.limit:
             raise ConfigError(
@@ -89,15 +96,15 @@ class VLLMSampler:
         s = self.settings
         options = {
             "max_tokens": s.max_new_tokens,
-            "temperature": s.temperature if s.temperature >= COLDEST else 0.0,
+            "temperature": s.temperature if s.temperature >= COLDEST and seeds is not None else 0.0,
             "top_p": s.top_p,
             "top_k": s.top_k,
             "stop_token_ids": sorted(self.ends),
             "ignore_eos": True,  # the ends are those of the policy's tokenizer and generation settings
         }
-        answers = self.engine.answer(prompts, seeds, options)
+        answers = self.engine.answer(prompts, [None] * len(prompts) if seeds is None else seeds, options)
         self.engine.rest()
-        return [cut_at_end(tokens, self.ends) for tokens in answers]
+        return [cut_at_end(tokens, self.ends, logps if self.own_logps else None) for tokens, logps in answers]
 
     def sync(self) -> None:
         """Send the policy's weights to vLLM."""

@@ -105,13 +105,14 @@ class Server:
     # ------------------------------------------------------------------ sampling
 
     def answer(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], options: Mapping[str, Any]
-    ) -> list[list[int]]:
-        """Return the sampled tokens for each prompt, an end token included."""
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int | None], options: Mapping[str, Any]
+    ) -> list[tuple[list[int], list[float]]]:
+        """Return the sampled tokens for each prompt, an end token included, and their log-probabilities before temperature."""
+        asked = {"return_token_ids": True, "logprobs": 0, **options}
 
-        def one(prompt: Sequence[int], seed: int) -> list[int]:
-            found = self._complete({"prompt": list(prompt), "seed": seed, "return_token_ids": True, **options})
-            return list(found["token_ids"])
+        def one(prompt: Sequence[int], seed: int | None) -> tuple[list[int], list[float]]:
+            found = self._complete({"prompt": list(prompt), "seed": seed, **asked})
+            return list(found["token_ids"]), list(found["logprobs"]["token_logprobs"])
 
         with ThreadPoolExecutor(min(self.at_once, max(len(prompts), 1))) as threads:
             return list(threads.map(one, prompts, seeds))
