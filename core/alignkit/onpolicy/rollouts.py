@@ -94,7 +94,7 @@ class ModelRollouts:
         ended = [float(answer.ended) for answer in answers]
         total = [r - penalty(len(a.completion), ended=a.ended) for r, a in zip(found.total, answers, strict=True)]
         flat = {"reward": total, "ended": ended} | {f"reward/{name}": values for name, values in parts}
-        if self.training and self.number == 0 and len(total) > 1 and len(set(total)) == 1:
+        if self.training and self.number == self.drawn == 0 and len(total) > 1 and len(set(total)) == 1:
             text = "every answer of the first rollout got the reward %g, so there is nothing to learn from"
             logger.warning(text, total[0])
         columns: dict[str, list[Any]] = {name: [values[row] for row in of_row] for name, values in flat.items()}

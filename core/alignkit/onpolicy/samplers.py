@@ -31,10 +31,8 @@ def model_sampler(
     options = settings.model_dump(include={"max_new_tokens", "temperature", "top_p", "top_k"})
     options |= {"stop": stop, "batch_size": settings.samples_per_batch}
     greedy = options | {"temperature": 0.0}
-    return lambda prompts, seeds: (
-        generate(model, tokenizer, prompts, **greedy)
-        if seeds is None
-        else generate(model, tokenizer, prompts, seed=seeds, **options)
+    return lambda prompts, seeds: generate(
+        model, tokenizer, prompts, **greedy if seeds is None else options | {"seed": seeds}
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model
 
 from alignkit.config import Words
 from alignkit.contract import Reuse, RewardSpecs, Settings
@@ -52,12 +52,6 @@ class OnPolicySettings(Settings):
         ge=0,
         description="subtracted from the reward of an answer of max_new_tokens; less of it within overlong_buffer",
     )
-
-    @model_validator(mode="after")
-    def _buffer(self) -> Self:
-        if self.overlong_penalty != 1 and not self.overlong_buffer:
-            raise ValueError("overlong_penalty has no effect without overlong_buffer")
-        return self
 
     @classmethod
     def with_sections(cls, values: Mapping[str, Any]) -> type[Self]:

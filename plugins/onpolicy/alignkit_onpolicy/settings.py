@@ -32,6 +32,8 @@ class PolicyGradientSettings(OnPolicySettings):
             raise ValueError("correction_cap has no effect with correction: none")
         if self.correction != "icepop" and self.correction_low != 0.5:
             raise ValueError("correction_low has no effect without correction: icepop")
+        if self.overlong_penalty != 1 and not self.overlong_buffer:
+            raise ValueError("overlong_penalty has no effect without overlong_buffer")
         return self
 
     @property
