@@ -67,7 +67,10 @@ class TestGRPO(MethodConformance):
     settings = {"num_generations": 4, "beta": 0.01}
 
     def pure_losses(self) -> Pure:
-        return [(lambda r, a: clipped_loss(r, a, low=0.2, high=0.3), inputs(2, low=-1.0, high=1.0)), (lambda p, q: kl_estimate(p - q, "k3"), inputs(2))]
+        return [
+            (lambda r, a: clipped_loss(r, a, low=0.2, high=0.3), inputs(2, low=-1.0, high=1.0)),
+            (lambda p, q: kl_estimate(p - q, "k3"), inputs(2)),
+        ]
 
 
 class TestTRLORPO(MethodConformance):
