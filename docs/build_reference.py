@@ -16,6 +16,7 @@ from alignkit.contract import registry
 from alignkit.contract.batch import COUNTS
 from alignkit.contract.checks import hook_arguments, hook_names
 from alignkit.contract.hooks import EXCLUSIVE, AlignSpecs
+from alignkit_losses.settings import settings_of
 
 PAGE = Path(__file__).parent / "reference.md"
 TYPES = (
@@ -28,6 +29,9 @@ TYPES = (
         "Policy",
         "LossOutput",
         "LossTerm",
+        "Loss",
+        "Pairs",
+        "Answers",
         "Metric",
         "Reuse",
         "Rollouts",
@@ -59,14 +63,14 @@ TYPES = (
     ),
 )
 FUNCTIONS = (
-    *("run", "nll_term", "preference_metrics", "rollout_metrics", "whiten", "build_model", "build_classifier"),
+    *("run", "loss", "nll_term", "preference_metrics", "rollout_metrics", "whiten", "build_model", "build_classifier"),
     *("as_reward", "open_rewards", "carry_out"),
 )
 
 
 def page() -> str:
     """Return the reference as Markdown."""
-    return "\n".join([*_head(), *_hooks(), *_types(), *_samplers(), *_functions(), *_kit()]) + "\n"
+    return "\n".join([*_head(), *_hooks(), *_types(), *_samplers(), *_losses(), *_functions(), *_kit()]) + "\n"
 
 
 def _head() -> Iterator[str]:
@@ -153,6 +157,28 @@ def _samplers() -> Iterator[str]:
             yield f"### `{name}`"
             yield ""
             yield from (f"- `{key}`: {about}" for key, about in _attributes(registry.load(entry).settings_type))
+            yield ""
+
+
+def _losses() -> Iterator[str]:
+    yield "## Losses"
+    yield ""
+    yield "Of a pair, for `--set loss=NAME` of the methods dpo (all) and cpo (those without a reference): [losses.md](losses.md)."
+    yield ""
+    for name, entry in registry.usable("align.losses").items():
+        if entry.built_in:
+            loss = registry.load(entry)
+            yield f"### `{name}`"
+            yield ""
+            yield f"{loss.paper}{f', equation {loss.equation}' if loss.equation else ''}."
+            yield f"Needs: {', '.join(sorted(loss.needs)) or 'no reference'}{'; of the whole step' if loss.whole_step else ''}."
+            yield ""
+            yield _text(loss).partition("\n\n```")[0]
+            yield ""
+            fields = settings_of(loss).model_fields
+            yield from (
+                f"- `{info.alias or key}` = {info.default!r}: {info.description}" for key, info in fields.items()
+            )
             yield ""
 
 

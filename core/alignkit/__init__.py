@@ -30,9 +30,9 @@ __version__ = "0.1.0"
 # Imported when first asked for, so that `import alignkit` costs nothing.
 _NAMES = {
     "config": "CheckConfig RunConfig",
-    "contract": "Answered AttentionKernel AttentionLayer Batch Contrast DataFormat DataRule Estimate Example Hit Layout LoadedModel LossOutput LossTerm Method Metric NamedReward "
-    "Omission Outcome Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scheduler SchedulerSettings Scores Segment Settings Suite "
-    "SuiteResult Target Task TrainerParts carry_out nll_term plain_text preference_metrics texts_of",
+    "contract": "Answered Answers AttentionKernel AttentionLayer Batch Contrast DataFormat DataRule Estimate Example Hit Layout LoadedModel Loss LossOutput LossTerm Method Metric NamedReward "
+    "Omission Outcome Pairs Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scheduler SchedulerSettings Scores Segment Settings Suite "
+    "SuiteResult Target Task TrainerParts carry_out loss nll_term plain_text preference_metrics texts_of",
     "contract.commands": "Command",
     "contract.hooks": "hookimpl",
     "data.rows": "text_digest",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import doctest
 
-import alignkit_dpo.losses
 import alignkit_orpo.losses
 import mpmath
 import pytest
 import torch
-from alignkit_dpo import dpo_loss
 from alignkit_orpo import log1mexp, log_odds_ratio, odds_ratio_loss
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit
 
 mpmath.mp.dps = 50
 
@@ -63,53 +60,7 @@ def test_orpo_gradient_in_double_precision() -> None:
     assert torch.autograd.gradcheck(odds_ratio_loss, (w, l))
 
 
-def test_dpo_closed_form() -> None:
-    """log pi -10 and -12, log ref -11 and -11, beta 0.1: -log sigmoid(0.1 * (1 - (-1))) = 0.5981388693815918."""
-    got = dpo_loss(tensor(-10.0) - -11.0, tensor(-12.0) - -11.0, beta=0.1).item()
-    assert got == pytest.approx(0.5981388693815918, rel=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["sigmoid", "robust"])
-def test_dpo_starts_at_ln2(kind: str) -> None:
-    assert dpo_loss(tensor(0.0), tensor(0.0), beta=0.3, kind=kind).item() == pytest.approx(0.6931471805599453)
-
-
-def test_dpo_variants_by_hand() -> None:
-    """h = 3 - 1 = 2 and beta = 0.5, so beta h = 1."""
-    args = (tensor(3.0), tensor(1.0))
-    log_sigmoid = lambda x: -float(mpmath.log1p(mpmath.exp(-x)))
-    assert dpo_loss(*args, beta=0.5, kind="hinge").item() == 0.0  # max(0, 1 - 1)
-    assert dpo_loss(*args, beta=0.25, kind="hinge").item() == 0.5  # max(0, 1 - 0.5)
-    assert dpo_loss(*args, beta=0.5, kind="ipo").item() == 1.0  # (2 - 1)^2
-    smoothed = -0.9 * log_sigmoid(1) - 0.1 * log_sigmoid(-1)
-    assert dpo_loss(*args, beta=0.5, label_smoothing=0.1).item() == pytest.approx(smoothed)
-    robust = (-0.9 * log_sigmoid(1) + 0.1 * log_sigmoid(-1)) / 0.8
-    assert dpo_loss(*args, beta=0.5, kind="robust", label_smoothing=0.1).item() == pytest.approx(robust)
-
-
-@given(st.floats(-20, 20), st.floats(0.01, 0.49))
-def test_robust_loss_is_unbiased_under_label_flips(h: float, flips: float) -> None:
-    """The expectation over labels flipped with probability eps is the loss on clean labels (arXiv:2403.00409, lemma 3.1)."""
-    kept = dpo_loss(tensor(h), tensor(0.0), beta=1.0, kind="robust", label_smoothing=flips).item()
-    flipped = dpo_loss(tensor(0.0), tensor(h), beta=1.0, kind="robust", label_smoothing=flips).item()
-    clean = dpo_loss(tensor(h), tensor(0.0), beta=1.0).item()
-    assert (1 - flips) * kept + flips * flipped == pytest.approx(clean, rel=1e-9, abs=1e-9)
-
-
-@given(st.floats(-20, 20), st.floats(0.01, 2))
-def test_dpo_gradient_is_beta_times_the_probability_of_being_wrong(h: float, beta: float) -> None:
-    """d/dh -log sigmoid(beta h) = -beta sigmoid(-beta h) (arXiv:2305.18290, section 4)."""
-    chosen = tensor(h).requires_grad_()
-    dpo_loss(chosen, tensor(0.0), beta=beta).sum().backward()
-    assert chosen.grad.item() == pytest.approx(-beta * expit(-beta * h), rel=1e-9)
-
-
-def test_unknown_dpo_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown loss 'sigmoidal'"):
-        dpo_loss(tensor(0.0), tensor(0.0), beta=0.1, kind="sigmoidal")
-
-
-@pytest.mark.parametrize("module", [alignkit_orpo.losses, alignkit_dpo.losses])
+@pytest.mark.parametrize("module", [alignkit_orpo.losses])
 def test_doctests(module: object) -> None:
     result = doctest.testmod(module)  # type: ignore[arg-type]
     assert result.attempted > 0

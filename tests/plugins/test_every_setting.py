@@ -54,6 +54,7 @@ ROWS: dict[str, dict[str, Row]] = {
         "ratio": Row("mean"),
         "alpha": Row(1.0),
     },
+    "cpo": {"beta": Row(0.7), "loss": Row("nll"), "label_smoothing": Row(0.3), "alpha": Row(0.0)},
     "orpo": {
         "lambda": Row(1.0),
         "lambda_schedule": Row("linear"),

@@ -11,12 +11,12 @@ from alignkit.contract import registry
 from alignkit.testing import (
     AttentionConformance,
     CommandConformance,
+    LossConformance,
     MethodConformance,
     RewardConformance,
     RuleConformance,
     SuiteConformance,
 )
-from alignkit_dpo import dpo_loss
 from alignkit_onpolicy import clipped_loss, kl_estimate
 from alignkit_orpo.losses import odds_ratio_loss
 from alignkit_ppo import clipped_policy_loss, clipped_value_loss
@@ -46,9 +46,14 @@ class TestORPO(MethodConformance):
 class TestDPO(MethodConformance):
     name = "dpo"
 
-    def pure_losses(self) -> Pure:
-        kinds = ("sigmoid", "ipo", "hinge", "robust")
-        return [(lambda w, l, kind=kind: dpo_loss(w, l, beta=0.3, kind=kind), inputs(2)) for kind in kinds]
+
+class TestMixture(MethodConformance):
+    name = "dpo"
+    settings = {"loss": {"sigmoid": 0.8, "ipo": {"weight": 0.2, "beta": 1.0}, "nll": 1}}
+
+
+class TestCPO(LossConformance):
+    name = "cpo"
 
 
 class TestPPO(MethodConformance):

@@ -16,6 +16,7 @@ _NAMES = {
     "data_rules": "DataRule Hit plain_text texts_of",
     "losses": "NLLReduction NLLScope nll_term preference_metrics",
     "model": "LoadedModel",
+    "pairs": "Answers Loss Pairs loss",
     "rewards": "Answered NamedReward Reward RewardSpec RewardSpecs",
     "rows": "Message RawRows Row Text",
     "schedulers": "Outcome Scheduler SchedulerSettings Task carry_out",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from alignkit.contract.data_rules import *  # noqa: F403
     from alignkit.contract.losses import *  # noqa: F403
     from alignkit.contract.model import *  # noqa: F403
+    from alignkit.contract.pairs import *  # noqa: F403
     from alignkit.contract.rewards import *  # noqa: F403
     from alignkit.contract.rows import *  # noqa: F403
     from alignkit.contract.schedulers import *  # noqa: F403

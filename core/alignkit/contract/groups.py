@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Literal, get_args
 
 from alignkit.contract.commands import Command
@@ -12,6 +13,7 @@ Group = Literal[
     "align.services",
     "align.suites",
     "align.rewards",
+    "align.losses",
     "align.samplers",
     "align.schedulers",
     "align.formats",
@@ -28,6 +30,13 @@ Group = Literal[
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
+
+def singular(group: str) -> str:
+    """Return what a plugin of ``group`` is called: ``method``, ``loss``."""
+    word = group.removeprefix("align.")
+    return word.removesuffix("es" if word.endswith("sses") else "s")
+
+
 CONTRACT_VERSION = 1
 """Version of the contract between alignkit and plugins; a plugin states the one it was written for in ``contract``."""
 
@@ -40,44 +49,32 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
     match group:
         case "align.methods":
             return _check_method(name, plugin)
-        case "align.suites":
-            from alignkit.contract.suites import Suite
-
-            return _check_class(name, plugin, Suite)
+        case "align.suites" | "align.schedulers":
+            return _check_class(name, plugin, _type(singular(group).capitalize()))
         case "align.rewards" if isinstance(plugin, type):
-            from alignkit.contract.rewards import Reward
-
-            return _check_class(name, plugin, Reward)
+            return _check_class(name, plugin, _type("Reward"))
         case "align.rewards":
             return None if callable(plugin) else "is neither a subclass of alignkit.Reward nor a function"
         case "align.services":
             return None  # any object can have hook implementations; the session checks those
         case "align.samplers":
             return None if callable(getattr(plugin, "unavailable", None)) else "has no function unavailable()"
-        case "align.formats":
-            from alignkit.contract.data_formats import DataFormat
-
-            return None if isinstance(plugin, DataFormat) else "is not an alignkit.DataFormat"
-        case "align.attention":
-            from alignkit.contract.attention import AttentionKernel
-
-            return None if isinstance(plugin, AttentionKernel) else "is not an instance of an alignkit.AttentionKernel"
-        case "align.schedulers":
-            from alignkit.contract.schedulers import Scheduler
-
-            return _check_class(name, plugin, Scheduler)
+        case "align.formats" | "align.attention" | "align.losses":
+            wanted = {"align.formats": "DataFormat", "align.attention": "AttentionKernel"}.get(group, "Loss")
+            return None if isinstance(plugin, _type(wanted)) else f"is not an alignkit.{wanted}"
         case "align.rules":
-            from alignkit.contract.data_rules import DataRule
-
             rules = plugin if isinstance(plugin, Sequence) else ()
-            fine = rules and all(isinstance(rule, DataRule) for rule in rules)
+            fine = rules and all(isinstance(rule, _type("DataRule")) for rule in rules)
             return None if fine else "is not a sequence of alignkit.DataRule"
         case "align.commands":
             if not isinstance(plugin, Command):
                 return "is not an alignkit.Command"
             return None if plugin.summary.strip() else "has an empty summary"
-        case _:
-            return None if callable(plugin) else "is not a function"
+    return None if callable(plugin) else "is not a function"
+
+
+def _type(name: str) -> Any:
+    return getattr(import_module("alignkit.contract"), name)
 
 
 def _check_method(name: str, plugin: Any) -> str | None:

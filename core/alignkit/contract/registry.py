@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.contract.groups import GROUPS as GROUPS
 from alignkit.contract.groups import Group as Group
-from alignkit.contract.groups import problem_with
+from alignkit.contract.groups import problem_with, singular
 from alignkit.contract.guard import loading, running
 from alignkit.errors import PluginError, described, suggest
 
@@ -46,7 +46,7 @@ class PluginEntry:
     @property
     def kind(self) -> str:
         """The group's name in the singular: ``method``, ``suite``, ``command``."""
-        return self.group.removeprefix("align.").removesuffix("s")
+        return singular(self.group)
 
     @property
     def built_in(self) -> bool:
@@ -243,9 +243,9 @@ def _matches(entry: PluginEntry, name: str) -> bool:
 def _unknown(group: Group, name: str, installed: Catalogue) -> str:
     plural = group.removeprefix("align.")
     known = [entry.name for entry in installed.entries] + [entry.qualified for entry in installed.entries]
-    listed = ("align.methods", "align.suites", "align.rewards", "align.services", "align.schedulers")
+    listed = ("align.methods", "align.losses", "align.suites", "align.rewards", "align.services", "align.schedulers")
     listing = "--help" if group == "align.commands" else plural if group in listed else "plugins"
-    message = f'unknown {plural.removesuffix("s")} "{name}"{suggest(name, known)} (align {listing} lists them)'
+    message = f'unknown {singular(group)} "{name}"{suggest(name, known)} (align {listing} lists them)'
     if not known:
         message += f"; no {plural} are installed (if alignkit's own are missing, reinstall it)"
     if installed.unreadable:

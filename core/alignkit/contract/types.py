@@ -134,6 +134,9 @@ class Rollouts(Protocol):
     def total(self, *values: float | torch.Tensor) -> list[float]:
         """Return each value summed over all processes."""
 
+    def gather(self, values: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Return the values of all processes, one after the other by their first dimension, and where this one's begin."""
+
 
 class Method(ABC, Generic[SettingsT]):
     """Base of a method plugin: its declaration, and its settings for one run.
@@ -172,6 +175,11 @@ class Method(ABC, Generic[SettingsT]):
     def reuse(self) -> Reuse:
         """The reuse of each batch ``align_prepare_batch`` returns."""
         return Reuse()
+
+    @property
+    def whole_step(self) -> bool:
+        """Whether ``align_prepare_batch`` is given ``rollouts`` to score with, and held-out rows as one step."""
+        return False
 
     def state(self) -> dict[str, float]:
         """Return the method's state for a checkpoint (e.g. an adaptive coefficient)."""

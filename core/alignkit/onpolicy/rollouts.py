@@ -18,6 +18,7 @@ from alignkit.onpolicy.settings import OnPolicySettings
 from alignkit.scoring.in_step import EXCHANGE
 from alignkit.scoring.ranks import by_row, joined
 from alignkit.system.distributed import each_rank
+from alignkit.system.together import gathered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,7 +124,7 @@ class ModelRollouts:
         """Return the scores of every answer, in the order of the rows, without gradient and in host memory."""
         examples, rows = batch.examples, dict[int, tuple[Any, ...]]()
         wanted: dict[str, Any] = {"values": values, "entropy": entropy, "reference": reference}
-        wanted["temperature"] = self.parts.settings.temperature
+        wanted["temperature"] = getattr(self.parts.settings, "temperature", 1.0)
         for which in by_length(examples, self.parts.max_tokens):
             scored = [examples[i] for i in which]
             rows.update(zip(which, by_row(self.policy.score(scored, grad=False, **wanted), scored), strict=True))
@@ -134,6 +135,13 @@ class ModelRollouts:
         """Return each number summed over all processes."""
         self._meet()
         return [sum(column) for column in zip(*each_rank(*map(float, values)), strict=True)]
+
+    def gather(self, values: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Return the values of all processes, one after the other, and where this one's begin."""
+        if meeting := getattr(self.policy, "meeting", None):
+            meeting.wait(EXCHANGE)
+        found = gathered("the values of a step", values)
+        return torch.cat(found), sum(map(len, found[: self.rank]))
 
 
 def moments(values: torch.Tensor, rollouts: Any) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from alignkit.testing.attention import AttentionConformance
 from alignkit.testing.commands import CommandConformance
+from alignkit.testing.losses import LossConformance
 from alignkit.testing.methods import MethodConformance
 from alignkit.testing.rewards import RewardConformance
 from alignkit.testing.rules import RuleConformance
@@ -27,6 +28,7 @@ from alignkit.testing.suites import SuiteConformance
 __all__ = [
     "AttentionConformance",
     "CommandConformance",
+    "LossConformance",
     "MethodConformance",
     "RewardConformance",
     "RuleConformance",

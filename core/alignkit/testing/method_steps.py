@@ -10,6 +10,7 @@ import pytest
 
 from alignkit.config import RunConfig
 from alignkit.contract import Batch
+from alignkit.contract.groups import Group
 from alignkit.testing import tiny
 from alignkit.testing.installed import InstalledPlugin
 from alignkit.training.session import Session
@@ -30,8 +31,11 @@ method builds its own trainer; ``no_margin``: training is not meant to separate 
 class MethodSteps(InstalledPlugin):
     """Helpers to train one installed method on a tiny model and to compute the gradient of one optimizer step."""
 
-    group = "align.methods"
+    group: ClassVar[Group] = "align.methods"
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
+
+    def _method(self) -> str:
+        return self.name
 
     def _settings(self, **needed: Any) -> dict[str, Any]:
         """Return the method's settings; ``needed`` and a reward are defaults of methods that need rewards."""
@@ -43,7 +47,7 @@ class MethodSteps(InstalledPlugin):
     def _config(self, **train: Any) -> RunConfig:
         from alignkit.testing.engine import configuration
 
-        return configuration({"name": self.name, **self._settings(max_new_tokens=8)}, **train)
+        return configuration({"name": self._method(), **self._settings(max_new_tokens=8)}, **train)
 
     def _trainer(
         self, output: Path, *, lora: bool = False, scorer: str = "auto", stop: int | None = None, **train: Any

@@ -36,8 +36,9 @@ def held_out_loss(
     sums, weights = MetricSums(device), dict[str, float]()
     mine = range(steps.rank, len(examples), steps.world_size)
     own = [examples[i] for i in mine]
-    # A rollout is prepared as a whole: its statistics are over the answers of all ranks.
-    batches = [list(range(len(own)))] if parts.rollouts else list(by_length(own, parts.tokens_per_micro_batch))
+    # Where statistics are over the rows of all ranks, these are prepared as a whole.
+    whole = parts.rollouts or steps.method.whole_step
+    batches = [list(range(len(own)))] if whole else list(by_length(own, parts.tokens_per_micro_batch))
     with undisturbed(model), in_step(parts.policy, steps.filler):
         for which in batches:
             rows = steps.rows("eval", examples, [mine[i] for i in which])

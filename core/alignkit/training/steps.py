@@ -16,7 +16,7 @@ import numpy as np
 
 from alignkit.contract import Batch, Example
 from alignkit.errors import CheckpointError
-from alignkit.onpolicy.rollouts import ModelRollouts, buffer_state, restored_buffer
+from alignkit.onpolicy.rollouts import ModelRollouts, RolloutParts, buffer_state, restored_buffer
 from alignkit.scoring.critic import critic_of
 from alignkit.scoring.in_step import in_step
 from alignkit.system.distributed import each_rank
@@ -111,10 +111,12 @@ class Steps:
     def prepare(self, batch: Batch, number: int, progress: float, *, training: bool = True) -> Batch:
         """Let the method prepare rows (``align_prepare_batch``); ``number`` seeds what is sampled for them."""
         parts, rollouts = self.parts, None
-        if parts.rollouts is not None:
+        if parts.rollouts is not None or self.method.whole_step:
             place = self.rank, self.world_size
             draw = partial(self._further, number)
-            rollouts = ModelRollouts(parts.rollouts, parts.policy, number, training, *place, draw, spent=self.spent)
+            scoring: Any = self.method.settings, None, (), None, {}, parts.tokens_per_micro_batch, parts.seed
+            used = parts.rollouts or RolloutParts(*scoring)
+            rollouts = ModelRollouts(used, parts.policy, number, training, *place, draw, spent=self.spent)
         with in_step(parts.policy, self.filler):
             return parts.session.prepare_batch(parts.policy, batch, progress, rollouts)
 

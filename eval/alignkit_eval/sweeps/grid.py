@@ -147,7 +147,9 @@ def _applicable(spec: SweepSpec, values: Mapping[str, str], notes: list[str]) ->
 
 
 def _settings_of(method: str) -> set[str]:
-    fields = registry.load_method(method)[1].settings_type.model_fields
+    settings_type = registry.load_method(method)[1].settings_type
+    complete = getattr(settings_type, "documented", None)  # a method with a choice of losses
+    fields = (complete() if complete else settings_type).model_fields
     return set(fields) | {info.alias for info in fields.values() if info.alias}
 
 

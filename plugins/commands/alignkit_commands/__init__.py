@@ -13,6 +13,7 @@ WATCH = Command("alignkit_commands.status:watch", "Follow a run live in the term
 GENERATE = Command("alignkit_commands.models:generate", "Generate completions for prompts with one or more models.")
 CHAT = Command("alignkit_commands.models:chat", "Chat with a model.")
 METHODS = Command("alignkit_commands.listing:methods", "List the installed methods.")
+LOSSES = Command("alignkit_commands.losses:losses", "List the installed losses of pairs, with their papers.")
 SUITES = Command("alignkit_commands.listing:suites", "List the installed evaluation suites.")
 REWARDS = Command("alignkit_commands.listing:rewards", "List the installed rewards.")
 SERVICES = Command("alignkit_commands.listing:services", "List the installed services (loggers, data sources).")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from alignkit.contract import registry
 from alignkit.contract.checks import check_hooks, implementations
 from alignkit.contract.commands import Command
+from alignkit.contract.groups import singular
 from alignkit.contract.guard import loading
 from alignkit.errors import AlignError, ConfigError, suggest
 
@@ -39,9 +40,7 @@ def inventory() -> list[Plugin]:
         found += [_inspect(entry) for entry in catalogue.entries]
         for cause in catalogue.unreadable:
             name = cause.partition(":")[0]
-            found.append(
-                Plugin(group.removeprefix("align.").removesuffix("s"), "-", name, "-", False, "broken", (), cause)
-            )
+            found.append(Plugin(singular(group), "-", name, "-", False, "broken", (), cause))
     return found
 
 

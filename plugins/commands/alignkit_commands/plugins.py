@@ -65,7 +65,7 @@ def new_plugin(name: str, kind: str, output: Path) -> None:
 
     if not output.is_dir():
         raise ConfigError(f"--output {output}: the directory does not exist")
-    same = [entry for group in registry.GROUPS if group == f"align.{kind}s" for entry in registry.entries(group)]
+    same = [entry for group in registry.GROUPS for entry in registry.entries(group) if entry.kind == kind]
     if any(entry.built_in and entry.name == name for entry in same):
         raise ConfigError(f"{name} is a built-in {kind}, which would be used instead of yours: choose another name")
     directory = write(name, kind, output)

@@ -17,7 +17,9 @@ def schema(method: str) -> dict[str, Any]:
     _, method_type = registry.load_method(method)
     whole = RunConfig.model_json_schema()
     definitions = whole["$defs"]
-    settings = _with_samplers(method_type.settings_type).model_json_schema(by_alias=True)
+    complete = getattr(method_type.settings_type, "documented", None)  # a method with a choice of losses
+    settings_type = complete() if complete else _with_samplers(method_type.settings_type)
+    settings = settings_type.model_json_schema(by_alias=True)
     definitions |= settings.pop("$defs", {})
     section = definitions["MethodConfig"]
     section["properties"] = {"name": {"const": method, "description": "the method"}} | settings.get("properties", {})

@@ -1,6 +1,5 @@
-"""Direct preference optimisation (DPO) and variants of its loss."""
+"""Direct preference optimisation (DPO) and every other loss of pairs relative to a reference."""
 
-from alignkit_dpo.losses import dpo_loss
 from alignkit_dpo.method import DPO, DPOSettings
 
-__all__ = ["DPO", "DPOSettings", "dpo_loss"]
+__all__ = ["DPO", "DPOSettings"]
