@@ -56,6 +56,11 @@ class TestCPO(LossConformance):
     name = "cpo"
 
 
+class TestBCO(LossConformance):
+    name = "bco"
+    settings = {"beta": 0.1}
+
+
 class TestPPO(MethodConformance):
     name = "ppo"
     settings = {"epochs": 2, "minibatches": 1}

@@ -20,7 +20,8 @@ from tests.helpers.forked import run_ranks
 
 pytestmark = pytest.mark.slow
 
-METHODS: dict[str, Any] = {"orpo": "orpo", "dpo": "dpo", "lambda0": {"name": "orpo", "lambda": 0.0}}
+WHOLE_STEP = {"name": "dpo", "loss": {"bco": {"weight": 1, "beta": 0.1}, "aot": 1, "beta-dpo": 1, "sigmoid": 1}}
+METHODS: dict[str, Any] = {"orpo": "orpo", "dpo": "dpo", "lambda0": {"name": "orpo", "lambda": 0.0}, "step": WHOLE_STEP}
 PPO: dict[str, Any] = {
     "name": "ppo",
     "reward": "length",
