@@ -14,7 +14,7 @@ import torch
 
 from tests.helpers import ddp_worker
 from tests.helpers.forked import run_ranks
-from tests.helpers.onpolicy import GRPO, PPO
+from tests.helpers.onpolicy import GRPO, PPO, SAMPLING
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +37,7 @@ JOBS: dict[str, Any] = {
         | {"scale": "whiten", "entropy_coef": 0.01},
         "rows": 2,
     },
+    "raft": {"method": {"name": "raft", **SAMPLING, "group": 3, "max_new_tokens": 4, "minibatches": 2}, "rows": 2},
     "remax": {"method": GRPO | {"variant": "remax", "max_new_tokens": 4, "overlong_buffer": 0.5}, "rows": 2},
 }
 

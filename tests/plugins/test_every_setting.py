@@ -79,6 +79,8 @@ ROWS: dict[str, dict[str, Row]] = {
         "whiten_advantages": Row(value=False),
         "critic": Row("separate"),
     },
+    "raft": {key: row for key, row in SAMPLED.items() if key not in ("clip", "entropy_coef")}
+    | {"num_generations": Row(2)},
     "grpo": SAMPLED
     | {
         "variant": Row("dr_grpo"),

@@ -83,6 +83,11 @@ class TestGRPO(MethodConformance):
         ]
 
 
+class TestRAFT(MethodConformance):
+    name = "raft"
+    settings = {"num_generations": 4}
+
+
 class TestTRLORPO(MethodConformance):
     name = "trl-orpo"
     capabilities = frozenset({"external"})

@@ -3,12 +3,13 @@
 from alignkit_onpolicy.correction import corrected, correction_of, correction_weights
 from alignkit_onpolicy.losses import cispo_loss, clipped_loss, importance_weights, kl_estimate
 from alignkit_onpolicy.metrics import policy_metrics
-from alignkit_onpolicy.sampling import alike, informative
+from alignkit_onpolicy.sampling import alike, best_and_worst, informative
 from alignkit_onpolicy.settings import PolicyGradientSettings
 
 __all__ = [
     "PolicyGradientSettings",
     "alike",
+    "best_and_worst",
     "cispo_loss",
     "clipped_loss",
     "corrected",

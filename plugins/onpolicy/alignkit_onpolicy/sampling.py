@@ -41,6 +41,14 @@ def alike(batch: Batch) -> list[bool]:
     return [min(rewards) == max(rewards) for rewards in batch.columns["reward"]]
 
 
+def best_and_worst(batch: Batch) -> list[tuple[int, int]]:
+    """Return for each row the positions of its answers with the highest and the lowest reward, the first ones of equal answers.
+
+    They differ unless all rewards are equal.
+    """
+    return [(rewards.index(max(rewards)), rewards.index(min(rewards))) for rewards in batch.columns["reward"]]
+
+
 def _missing(batch: Batch, rollouts: Rollouts) -> int:
     return int(rollouts.total(sum(alike(batch)))[0])
 
