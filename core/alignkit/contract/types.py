@@ -134,8 +134,8 @@ class Rollouts(Protocol):
     def total(self, *values: float | torch.Tensor) -> list[float]:
         """Return each value summed over all processes."""
 
-    def gather(self, values: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Return the values of all processes, one after the other by their first dimension, and where this one's begin."""
+    def gather(self, values: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """Return the values of all processes' rows, ``[n, ...]`` on each, in the order of the step, and which are this one's."""
 
 
 class Method(ABC, Generic[SettingsT]):

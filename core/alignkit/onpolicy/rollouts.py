@@ -136,12 +136,14 @@ class ModelRollouts:
         self._meet()
         return [sum(column) for column in zip(*each_rank(*map(float, values)), strict=True)]
 
-    def gather(self, values: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Return the values of all processes, one after the other, and where this one's begin."""
+    def gather(self, values: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """Return the values of all processes in the order of the rows before they were dealt out, and which are this one's."""
         if meeting := getattr(self.policy, "meeting", None):
             meeting.wait(EXCHANGE)
         found = gathered("the values of a step", values)
-        return torch.cat(found), sum(map(len, found[: self.rank]))
+        order = sorted((i, rank) for rank, own in enumerate(found) for i in range(len(own)))
+        mine = [place for place, (_, rank) in enumerate(order) if rank == self.rank]
+        return torch.stack([found[rank][i] for i, rank in order]), mine
 
 
 def moments(values: torch.Tensor, rollouts: Any) -> tuple[float, float]:

@@ -27,11 +27,14 @@ def smoothed(margins: torch.Tensor, beta: float, label_smoothing: float) -> torc
 
 
 def running(pairs: Pairs, values: torch.Tensor) -> tuple[float, float]:
-    """Return the running mean and standard deviation of ``values [G]`` with those of this step, both begun at 0."""
+    """Return the running mean and standard deviation of ``values [G]`` with those of this step, both begun at 0.
+
+    The deviation is at least 1e-3: before the first step all values are 0 but for rounding.
+    """
     spread = float(values.std()) if len(values) > 1 else 0.0
     for name, value in (("mean", float(values.mean())), ("spread", spread)):
         pairs.state[name] = MOMENTUM * pairs.state.get(name, 0.0) + (1 - MOMENTUM) * value
-    return pairs.state["mean"], max(pairs.state["spread"], 1e-8)
+    return pairs.state["mean"], max(pairs.state["spread"], 1e-3)
 
 
 @loss(MELNYK, equation="8", needs=REFERENCE, whole_step=True)
@@ -129,11 +132,10 @@ def beta_dpo(
     margins, state = pairs.margins, pairs.state
     mean, spread = running(pairs, margins.detach())
     kept = max(int(len(margins) * (1 - dropped)), 1)
-    order = margins.detach().argsort()  # the draw does not depend on the order of the pairs
     state["steps"] = state.get("steps", 0.0) + 1
     draw = torch.Generator().manual_seed(int(state["steps"]))
-    chances = torch.exp(-0.5 * ((margins.detach()[order] - mean) / spread) ** 2).clamp(min=1e-30)
-    which = order[torch.multinomial(chances.double().cpu(), kept, generator=draw).to(order.device)]
+    chances = torch.exp(-0.5 * ((margins.detach() - mean) / spread) ** 2).clamp(min=1e-30)
+    which = torch.multinomial(chances, kept, generator=draw)
     used = max(beta * (1 + adaptation * (float(margins.detach()[which].mean()) - mean)), 1e-3)
     share = torch.zeros_like(margins).index_fill(0, which, len(margins) / kept)
     return share * -F.logsigmoid(used * margins)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def prepare(terms: Sequence[Term], batch: Batch, rollouts: Rollouts, kept: dict[str, dict[str, float]]) -> Batch:
     """Return the batch with a column ``loss/NAME`` of each term: value, and slopes of chosen and rejected; update ``kept`` in training."""
     own = pairs_of(rollouts.score(batch), batch)
-    every, first = rollouts.gather(torch.stack([*own.chosen, *own.rejected], 1).double())
+    every, mine = rollouts.gather(torch.stack([*own.chosen, *own.rejected], 1).double())
     logps, references, lengths = every.view(-1, 2, 3).unbind(2)  # (G, 2) each, over all processes
     for term in terms:
         leaves = [side.clone().requires_grad_() for side in logps.unbind(1)]
@@ -31,7 +31,7 @@ def prepare(terms: Sequence[Term], batch: Batch, rollouts: Rollouts, kept: dict[
         with torch.enable_grad():
             values = term.loss(pairs, **term.settings)
             slopes = torch.autograd.grad(values.sum(), leaves, materialize_grads=True)
-        column = torch.stack([values.detach(), *slopes], 1)[first : first + len(batch)]
+        column = torch.stack([values.detach(), *slopes], 1)[mine]
         batch = batch.with_column(f"loss/{term.name}", column.tolist())
         if rollouts.training:
             kept[term.name] = pairs.state
