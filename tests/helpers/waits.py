@@ -17,6 +17,8 @@ import torch
 from alignkit.training.trainer import AlignTrainer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 DEVICE = torch.device("meta")
 ROOT = Path(__file__).parents[2]
@@ -28,6 +30,8 @@ class Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
+        self.originals: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        """What tensors on the device were copied from: the numbers that reading them gives."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -38,11 +42,18 @@ class Waits(TorchDispatchMode):
             case "_to_copy" if kwargs.get("device") is not None and args[0].device != kwargs["device"]:
                 if args[0].device == DEVICE:
                     self.count("copied to the host")
-                    return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+                    original = self.originals.get(args[0])
+                    numbers = torch.ones(args[0].shape, dtype=args[0].dtype) if original is None else original
+                    return numbers.to(kwargs.get("dtype"))
                 if not kwargs.get("non_blocking"):
                     self.count("copied to the device")
+                made = func(*args, **kwargs)
+                self.originals[made] = args[0]
+                return made
             case "copy_" if args[0].device != args[1].device:
                 self.count("copied over")
+            case _ if len({x.device for x in tree_leaves((args, kwargs)) if _has_place(x)}) > 1:
+                self.count("on two devices")
         return func(*args, **kwargs)
 
     def __enter__(self) -> Waits:
@@ -58,6 +69,11 @@ class Waits(TorchDispatchMode):
         frames = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(ROOT)]
         own = [f"{frame.name} ({Path(frame.filename).name}:{frame.lineno})" for frame in frames]
         self.seen.append(f"{what} in {' > '.join(line for line in own if Path(__file__).name not in line)}")
+
+
+def _has_place(value: Any) -> bool:
+    """Whether operations need a value on their device: a tensor, but for a single number of the host."""
+    return isinstance(value, torch.Tensor) and (value.device == DEVICE or value.dim() > 0)
 
 
 class _Literals(TorchFunctionMode):
@@ -79,11 +95,14 @@ class _Literals(TorchFunctionMode):
 
 
 @contextmanager
-def on_a_device(trainer: AlignTrainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Move a trainer to the device for the block, its first batch prepared, and yield what its step waits for."""
+def on_a_device(
+    trainer: AlignTrainer, monkeypatch: pytest.MonkeyPatch, *, prepared: bool = True
+) -> Iterator[list[str]]:
+    """Move a trainer to the device for the block, its first batch ``prepared`` before, and yield what is waited for in it."""
     trainer.parts.policy.model = trainer.model
-    batch = trainer.steps.batch(0, 0.0)
-    monkeypatch.setattr(trainer.steps, "batch", lambda step, progress: batch)
+    if prepared:
+        batch = trainer.steps.batch(0, 0.0)
+        monkeypatch.setattr(trainer.steps, "batch", lambda step, progress: batch)
     monkeypatch.setattr(type(trainer.args), "device", DEVICE)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # meta has no autocast
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from alignkit.contract.batch import Example
+from alignkit.models.generate import GeneratedAnswer
 from alignkit.scoring.classifier import ClassifierPolicy
+from alignkit.scoring.reference import score_rows
 from alignkit.training.trainer import AlignTrainer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
@@ -40,7 +42,7 @@ def trainer_of(method: Any, scorer: str, directory: Path) -> AlignTrainer:
     rows: list[Example] = random_prompts(8) if name in ("ppo", "grpo") else random_pairs(8)
     rows = [replace(row.narrow(0) if name == "sft" else row, fields={"better": 1.0}) for row in rows]
     train = {"max_steps": 1, "per_device_train_batch_size": 6, "tokens_per_micro_batch": 40}
-    trainer, _ = build_trainer(configuration(method, **train), directory, rows, scorer=scorer)
+    trainer, _ = build_trainer(configuration(method, **train), directory, rows, scorer=scorer, held_out=rows[:3])
     if name == "reward":
         config = LlamaConfig(**trainer.model.config.to_dict() | {"num_labels": 1, "pad_token_id": 0})
         trainer.parts.model = trainer.model = LlamaForSequenceClassification(config)
@@ -65,6 +67,24 @@ def test_a_step_waits_for_the_device_once(
     assert len(waits) == 1
 
 
+@pytest.mark.parametrize(("name", "scorer"), CASES)
+def test_nothing_is_computed_on_another_device_than_the_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scorer: str
+) -> None:
+    """The step with what a method prepares for it, reference log-probabilities and the held-out loss."""
+    trainer = trainer_of(METHODS[name], scorer, tmp_path)
+    if trainer.parts.rollouts is not None:  # sampling needs numbers
+        answer = GeneratedAnswer([5, 6, 7], 2)
+        trainer.parts.rollouts.sampler = lambda prompts, seeds: [answer for _ in prompts]
+    with on_a_device(trainer, monkeypatch, prepared=False) as waits:
+        trainer.training_step(trainer.model, {})
+        trainer.evaluate()
+        if name != "reward":
+            score_rows(trainer.parts.policy, trainer.parts.train, 64)
+    assert [wait for wait in waits if wait.startswith("on two devices")] == []
+
+
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: its waits are counted on the meta device above")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_on_a_gpu_waits_once(
@@ -98,6 +118,7 @@ def test_a_step_on_a_gpu_waits_once(
         lambda x: x.new_tensor([1.0, 2.0]),
         lambda x: torch.tensor([1.0], device=x.device),
         lambda x: torch.ones(2).to(x.device),
+        lambda x: x[torch.tensor([0, 1])],
     ],
 )
 def test_the_counter_sees_every_kind_of_wait(wait: Any) -> None:
