@@ -81,8 +81,12 @@ def build_trainer(
     scorer: str = "auto",
     rewards: Sequence[RewardFunction] = (),
     row_order: RowOrder | None = None,
+    device: str = "cpu",
 ) -> tuple[AlignTrainer, Recorder]:
     recorder = Recorder()
+    if device != "cpu":
+        config = config.model_copy(update={"train": config.train.model_copy(update={"use_cpu": False})})
+        model = (model or tiny_llama()).to(device)
     trainer = engine.build_trainer(
         config,
         output,

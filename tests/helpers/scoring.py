@@ -62,8 +62,12 @@ ARCHITECTURES: dict[str, tuple[Callable[[], Any], str]] = {
 }  # fmt: skip
 
 
-def build(name: str = "llama", seed: int = 0, **changes: Any) -> Any:
-    """Return a tiny random model; ``changes`` overrides keys of its configuration."""
+TOLERANCE = {"cpu": 2e-5, "cuda": 1e-4}
+"""Nats by which kernels in float32 may differ."""
+
+
+def build(name: str = "llama", seed: int = 0, device: str = "cpu", **changes: Any) -> Any:
+    """Return a tiny random model, the same on every device; ``changes`` overrides keys of its configuration."""
     torch.manual_seed(seed)
     config = ARCHITECTURES[name][0]()
     for key, value in changes.items():
@@ -72,7 +76,7 @@ def build(name: str = "llama", seed: int = 0, **changes: Any) -> Any:
     for parameter in model.parameters():  # biases start at zero, where ignoring them would not be noticed
         if parameter.dim() == 1 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    return model.to(device)
 
 
 def rows(count: int = 4, completions: int = 2, seed: int = 0, masked: bool = False, most: int = 20) -> list[Example]:
@@ -95,11 +99,11 @@ def plain_scores(model: Any, examples: Sequence[Example]) -> tuple[torch.Tensor,
     completions, prompts = [], []
     for example in examples:
         for k, completion in enumerate(example.completions):
-            ids = torch.tensor([[*example.prompt, *completion]])
+            ids = torch.tensor([[*example.prompt, *completion]], device=model.device)
             logps = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1)
             mask = example.masks[k] if example.masks else None
             answer = logps[len(example.prompt) - 1 :]
-            completions.append(answer if mask is None else answer[torch.tensor(mask)])
+            completions.append(answer if mask is None else answer[torch.tensor(mask, device=ids.device)])
             if k == 0:
                 prompts.append(logps[: len(example.prompt) - 1])
     return torch.cat(completions), torch.cat(prompts)
@@ -108,7 +112,7 @@ def plain_scores(model: Any, examples: Sequence[Example]) -> tuple[torch.Tensor,
 def weigh(values: torch.Tensor, seed: int = 1) -> torch.Tensor:
     """Return a loss in which every token has a different weight, so that swapped gradients are noticed."""
     weights = torch.rand(len(values), generator=torch.Generator().manual_seed(seed)) - 0.3
-    return (values * weights).sum()
+    return (values * weights.to(values.device)).sum()
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:

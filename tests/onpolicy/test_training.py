@@ -25,9 +25,10 @@ from tests.helpers.onpolicy import GRPO, PPO, TRAIN, constant, lora
 
 @pytest.mark.parametrize("method", [PPO, PPO | {"critic": "separate"}, GRPO, GRPO | {"beta": 0.1, "epochs": 2}])
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_the_first_minibatch_is_on_policy(tmp_path: Path, method: dict[str, Any], kind: str) -> None:
+def test_the_first_minibatch_is_on_policy(device: str, tmp_path: Path, method: dict[str, Any], kind: str) -> None:
     model = lora(tiny_llama()) if kind == "lora" else tiny_llama()
-    trainer, seen = build_trainer(configuration(method, **TRAIN), tmp_path, random_prompts(40), model=model)
+    config = configuration(method, **TRAIN)
+    trainer, seen = build_trainer(config, tmp_path, random_prompts(40), model=model, device=device)
     trainer.train()
     first = seen.logs[0]
     assert first["clip_fraction"] == 0.0
