@@ -18,7 +18,7 @@ UNFINISHED = 3
 
 
 def run(options: argparse.Namespace, execute: Callable[..., Any] | None = None) -> int:
-    """Measure; return 0 when all is done, 1 if a side disagrees, 3 if time ran out before the end.
+    """Measure; return 0 when all is done, 1 if a side disagrees, 2 for wrong usage, 3 if time ran out before the end.
 
     ``execute`` runs a side's work (None: in a process of the side's own).
     """
@@ -66,9 +66,9 @@ def run(options: argparse.Namespace, execute: Callable[..., Any] | None = None) 
     finally:
         workers.close()
     print(f"written to {options.output}" if done else f"out of time: {options.output} is resumed with --resume")
-    if not all(one["agrees"] for one in record["parity"]):
-        return 1
-    return 0 if done else UNFINISHED
+    if not done:
+        return UNFINISHED
+    return 0 if all(one["agrees"] for one in record["parity"]) else 1
 
 
 def _opened(path: Path, about: dict[str, str], settings: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:

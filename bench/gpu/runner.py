@@ -70,42 +70,45 @@ class Piece:
     tiny: bool = False
     minutes: float | None = None
     began: float = field(default_factory=time.monotonic)
-    longest: float = 0.0
+    longest: dict[str, float] = field(default_factory=dict)
+    """Seconds of the longest unit of each kind."""
     changed: set[str] = field(default_factory=set)
     """Cells measured in this piece."""
 
     def __call__(self) -> bool:
         """Measure until all is done or the time is used up; return whether all is done."""
         try:
-            for make in self._work():
-                self._spend(make)
+            for kind, make in self._work():
+                self._spend(kind, make)
         except OutOfTimeError:
             return False
         self.record["complete"] = True
         self._write()
         return True
 
-    def _spend(self, make: Callable[[], None]) -> None:
-        """Do one unit of work, unless the longest one so far would not fit into the time left."""
+    def _spend(self, kind: str, make: Callable[[], None]) -> None:
+        """Do one unit of work, unless the longest one of its kind so far would not fit into the time left."""
         now = time.monotonic()
-        if self.minutes is not None and self.longest and now - self.began + self.longest > self.minutes * 60:
+        used = now - self.began + self.longest.get(kind, 0.0)
+        if self.minutes is not None and self.longest and used > self.minutes * 60:
             raise OutOfTimeError
         make()
-        self.longest = max(self.longest, time.monotonic() - now)
+        self.longest[kind] = max(self.longest.get(kind, 0.0), time.monotonic() - now)
         self._write()
 
-    def _work(self) -> Iterator[Callable[[], None]]:
+    def _work(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Yield what is left to do: its kind, and the function that does it."""
         if "peak" not in self.record:
-            yield self._rate
+            yield "rate", self._rate
         for small in parity_cells(self.cells, tiny=self.tiny):
             todo = [one for one in self._checks(small) if not self._has("parity", self._parity_key(*one))]
             if todo:
-                yield lambda small=small, todo=todo: self._parity(small, todo)  # type: ignore[misc]
+                yield "parity", lambda small=small, todo=todo: self._parity(small, todo)  # type: ignore[misc]
         for cell in self.cells:
             for number in range(self.rounds):
                 for side in self._measured(cell):
                     if not self._has("turns", (cell.name, side, number)):
-                        yield lambda cell=cell, side=side, number=number: self._turn(cell, side, number)  # type: ignore[misc]
+                        yield "turn", lambda cell=cell, side=side, number=number: self._turn(cell, side, number)  # type: ignore[misc]
             self._report(cell)
 
     def _measured(self, cell: BenchCell) -> list[str]:
@@ -142,10 +145,7 @@ class Piece:
             except Exception as error:
                 found = about | {"agrees": False, "reason": _reason(error)}
             self.record["parity"].append(found)
-            shown = (
-                f"loss {found['loss']:.1e}, gradient {found['gradient']:.1e}" if "loss" in found else found["reason"]
-            )
-            print(f"parity {' '.join(key)}: {'agrees' if found['agrees'] else 'DISAGREES'} ({shown})", flush=True)
+            print(f"parity {' '.join(key)}: {_verdict(found)}", flush=True)
 
     def _disagrees(self, cell: BenchCell, side: str) -> bool:
         mine = [
@@ -166,7 +166,10 @@ class Piece:
         if reason := missing(side):
             found = {"status": "not measured", "reason": reason}
         elif self._disagrees(cell, side):
-            found = {"status": "not measured", "reason": "it disagrees with TRL's defaults in float32"}
+            found = {
+                "status": "not measured",
+                "reason": "loss or gradient is not that of TRL's defaults in float32: see parity",
+            }
         else:
             try:
                 found = self.run(side, worker.measure, turn)
@@ -200,6 +203,13 @@ class Piece:
 
         with atomic_path(self.output) as temporary:
             temporary.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    if "reason" in found:
+        return f"FAILED ({found['reason']})"
+    verdict = "agrees" if found["agrees"] else "DISAGREES"
+    return f"{verdict} (loss {found['loss']:.1e}, gradient {found['gradient']:.1e})"
 
 
 def _reason(error: Exception | None) -> str:

@@ -160,7 +160,7 @@ def test_a_side_that_disagrees_is_not_timed(tmp_path: Path) -> None:
     assert canned.turns == ["mixed ours", "mixed trl-default"]
     found = {row["side"]: row for row in record(tmp_path)["summary"][0]["sides"]}
     assert found["trl"]["status"] == "not measured"
-    assert "disagrees" in found["trl"]["reason"]
+    assert "see parity" in found["trl"]["reason"]
 
 
 def test_what_fails_or_is_missing_is_part_of_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
