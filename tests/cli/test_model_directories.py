@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,34 @@ def test_dry_run_says_when_a_model_does_not_fit(model: Path, capfd: pytest.Captu
     file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 10**8}))
     assert main(["run", "--dry-run", "--method", "orpo", "--model", str(model)]) == 0
     assert "more than the" in " ".join(capfd.readouterr().err.split())
+
+
+FEW = ["run", "--method", "orpo", "--set", "data.limit=40", "--set", "data.eval_limit=9"]
+
+
+def trained(capfd: pytest.CaptureFixture[str], model: Path, *options: str) -> list[str]:
+    """Return the parameters that a dry run counts: all, and those that are trained."""
+    assert main([*FEW, "--dry-run", *options, "--model", str(model)]) == 0
+    return re.findall(r"parameters +\S+ ([\d,]+), ([\d,]+) trained", capfd.readouterr().err)[0]
+
+
+@pytest.mark.parametrize("options", ["", "--processes 2 --strategy fsdp --set model.lora.r=4"])
+def test_dry_run_needs_no_weights_and_a_run_does(model: Path, capfd: pytest.CaptureFixture[str], options: str) -> None:
+    before = trained(capfd, model, *options.split())
+    (model / "model.safetensors").unlink()
+    assert trained(capfd, model, *options.split()) == before
+    assert main([*FEW, "--model", str(model)]) == 2
+    assert "has a config.json but no weights" in capfd.readouterr().err
+
+
+def test_dry_run_counts_the_weights_of_an_adapter(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    adapter = model.parent / "adapter"
+    adapter.mkdir()
+    values = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "target_modules": "all-linear"}
+    (adapter / "adapter_config.json").write_text(json.dumps(values | {"base_model_name_or_path": str(model)}))
+    found = trained(capfd, adapter)
+    assert found == trained(capfd, model, "--set", "model.lora.r=4")
+    assert found[0] != found[1]
 
 
 def test_model_that_reads_what_follows_is_not_trained() -> None:

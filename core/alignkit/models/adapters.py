@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrainedModel:
     """Return ``model`` with the adapter in directory ``path``; raises :class:`ModelError` if it cannot be loaded or does not fit."""
-    from peft import PeftModel, PeftType, set_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, PeftType, get_peft_model, set_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
 
     file = Path(path) / "adapter_config.json"
@@ -26,6 +26,10 @@ def load_adapter(model: PreTrainedModel, path: str, trainable: bool) -> PreTrain
         raise ModelError(f"{file}: peft_type {kind!r} is none of those that peft has")
 
     try:
+        if model.device.type == "meta":
+            config = PeftConfig.from_pretrained(path)
+            config.inference_mode = not trainable
+            return _in_float32(get_peft_model(model, config))
         loaded = PeftModel.from_pretrained(model, path, is_trainable=trainable, ignore_mismatched_sizes=True)
         # Once more, for modules_to_save: peft's load result leaves them out, and their copies had the type of the base.
         _in_float32(loaded)

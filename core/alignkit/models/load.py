@@ -53,7 +53,7 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
     from transformers.trainer_utils import align_special_tokens
 
     path = resolve_path(config.name)
-    base_path, adapter_path = adapter_parts(path, config)
+    base_path, adapter_path = adapter_parts(path, config, weights=not meta)
     if config.dtype == "auto":
         config = config.model_copy(update={"dtype": "checkpoint" if config.lora or adapter_path else "float32"})
     own = read_config(
@@ -88,7 +88,7 @@ def _build(config: ModelConfig, seed: int, meta: bool, *, classifier: bool) -> L
         with torch.random.fork_rng():
             torch.manual_seed(0)  # the start model is the same for every seed
             model.resize_token_embeddings(len(tokenizer), mean_resizing=not meta)
-    if adapter_path is not None and not meta:
+    if adapter_path is not None:
         model = load_adapter(model, adapter_path, trainable=config.lora is None)
     digest = "" if meta else fingerprint(model)
     if adapter_path is not None and config.lora is not None:

@@ -45,8 +45,8 @@ def is_classifier(path: str) -> bool:
     return False
 
 
-def adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
-    """Return ``(base, adapter directory or None)``; raises :class:`ModelError` if files of a directory are missing."""
+def adapter_parts(path: str, config: ModelConfig, *, weights: bool = True) -> tuple[str, str | None]:
+    """Return ``(base, adapter directory or None)``; raises :class:`ModelError` if files, or ``weights``, of a directory are missing."""
     directory = Path(path)
     if not directory.exists():
         if path.startswith(("/", ".", "~")) or _names_a_directory(path):
@@ -59,11 +59,11 @@ def adapter_parts(path: str, config: ModelConfig) -> tuple[str, str | None]:
     if not (directory / "adapter_config.json").is_file():
         if not (directory / "config.json").is_file():
             raise ModelError(f"{config.name} holds no model: it has neither config.json nor adapter_config.json")
-        if not any(any(directory.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")):
+        if weights and not any(any(directory.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")):
             raise ModelError(f"{config.name} has a config.json but no weights (*.safetensors)")
         return path, None
     base = read_object(directory / "adapter_config.json").get("base_model_name_or_path")
-    if not any((directory / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
+    if weights and not any((directory / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
         raise ModelError(f"{config.name} has an adapter_config.json but no adapter_model.safetensors")
     if not isinstance(base, str) or not base:
         raise ModelError(f"{directory / 'adapter_config.json'} does not say which base model the adapter belongs to")

@@ -31,7 +31,7 @@ def named_positions(config: ModelConfig) -> int | None:
     """Return the number of positions of the model that is named, by its configuration alone; None where it cannot be read."""
     path = resolve_path(config.name)
     try:
-        base, _ = adapter_parts(path, config)
+        base, _ = adapter_parts(path, config, weights=False)
         return configured_positions(read_config(base, config, classifier=is_classifier(path), meta=True))
     except ModelError:
         return None

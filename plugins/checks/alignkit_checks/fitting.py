@@ -26,7 +26,7 @@ def require_fitting(config: ModelConfig, arguments: TrainingArguments) -> None:
 
     if not is_deepspeed_zero3_enabled():
         return
-    path, _ = adapter_parts(resolve_path(config.name), config)
+    path, _ = adapter_parts(resolve_path(config.name), config, weights=False)
     auto: Any = AutoModelForSequenceClassification if is_classifier(path) else AutoModelForCausalLM
     unset_hf_deepspeed_config()
     try:
