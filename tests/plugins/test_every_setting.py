@@ -44,6 +44,9 @@ SAMPLED = {
     "clip": Row(1e-4, {"epochs": 3}),
 }
 """Settings of every method that samples answers."""
+RANKED = {key: row for key, row in SAMPLED.items() if key not in ("clip", "entropy_coef")}
+RANKED["overlong_penalty"] = Row(1e-3, {"overlong_buffer": 0.9})
+"""Settings of methods that learn from the order of rewards."""
 
 ROWS: dict[str, dict[str, Row]] = {
     "sft": {"nll_scope": Row("full"), "nll_reduction": Row("sequence")},
@@ -79,8 +82,17 @@ ROWS: dict[str, dict[str, Row]] = {
         "whiten_advantages": Row(value=False),
         "critic": Row("separate"),
     },
-    "raft": {key: row for key, row in SAMPLED.items() if key not in ("clip", "entropy_coef")}
-    | {"num_generations": Row(2)},
+    "raft": RANKED | {"num_generations": Row(2)},
+    "online-dpo": RANKED
+    | {
+        "num_generations": Row(3),
+        "refill_rounds": Row(2),
+        "loss": Row("hinge"),
+        "beta": Row(0.7),
+        "alpha": Row(1.0),
+        "label_smoothing": Row(0.3),
+        "ratio": Row("mean"),
+    },
     "grpo": SAMPLED
     | {
         "variant": Row("dr_grpo"),

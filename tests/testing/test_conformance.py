@@ -83,6 +83,11 @@ class TestGRPO(MethodConformance):
         ]
 
 
+class TestOnlineDPO(MethodConformance):
+    name = "online-dpo"
+    settings = {"num_generations": 4}
+
+
 class TestRAFT(MethodConformance):
     name = "raft"
     settings = {"num_generations": 4}

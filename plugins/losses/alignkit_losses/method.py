@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from alignkit import (
@@ -28,7 +28,7 @@ LossSettingsT = TypeVar("LossSettingsT", bound=LossSettings)
 class LossMethod(Method[LossSettingsT]):
     """A method whose loss is chosen among those of the group ``align.losses``; a subclass has a name and settings."""
 
-    rows = "preference"
+    rows: ClassVar[Literal["preference", "prompt"]] = "preference"
 
     def __init__(self, settings: LossSettingsT) -> None:
         super().__init__(settings)
