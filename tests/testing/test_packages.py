@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ("simpo", "kto", "tracker")
-KINDS = ("method", "suite", "reward", "service", "rule", "command", "scheduler")
+KINDS = ("method", "loss", "suite", "reward", "service", "rule", "command", "scheduler")
 
 
 class Environment:
@@ -110,8 +110,8 @@ def test_a_new_plugin_of_every_kind_passes_at_once(environment: Environment, tmp
     environment.install(*packages)
     tests = [package / "tests" / f"test_my_{kind}.py" for package, kind in zip(packages, KINDS, strict=True)]
     kit = ["-p", "alignkit.testing", "-p", "no:cacheprovider", "--import-mode=importlib", "--doctest-modules"]
-    doctests = packages[0] / "alignkit_my_method"
-    environment.run("python", "-m", "pytest", "-q", "--rootdir", tmp_path, *kit, *tests, doctests, cwd=tmp_path)
+    doctests = [packages[0] / "alignkit_my_method", packages[1] / "alignkit_my_loss"]
+    environment.run("python", "-m", "pytest", "-q", "--rootdir", tmp_path, *kit, *tests, *doctests, cwd=tmp_path)
     again = environment.run("align", "new-plugin", "my-method", cwd=tmp_path, ok=False)
     assert again.returncode == 2
     assert "already exists" in again.stderr

@@ -136,20 +136,28 @@ def _cell(spec: SweepSpec, swept: Mapping[str, str], seed: int, name: str, direc
 
 
 def _applicable(spec: SweepSpec, values: Mapping[str, str], notes: list[str]) -> dict[str, str]:
-    """Return the settings without those that only other swept methods have."""
-    if "method" not in values:
+    """Return the settings without those that only other swept methods, or other swept losses, have."""
+    chosen = [key for key in ("method", "loss") if key in values]
+    if not chosen:
         return dict(values)
-    own = _settings_of(values["method"])
-    of_all = set().union(*(_settings_of(name) for name in spec.over["method"]))
+    fixed = {"method": spec.method, **dict(text.split("=", 1) for text in spec.sets if "=" in text)}
+    own = _settings_of({**fixed, **values})
+    others = (dict(zip(chosen, found, strict=True)) for found in product(*(spec.over[key] for key in chosen)))
+    of_all = set().union(*(_settings_of({**fixed, **other}) for other in others))
     dropped = [key for key in values if "." not in key and key not in RESERVED and key not in own and key in of_all]
-    notes += [f"{values['method']} has no setting {key}: it is trained once for all its values" for key in dropped]
+    who = " with ".join(values[key] if key == "method" else f"loss {values[key]}" for key in chosen)
+    notes += [f"{who} has no setting {key}: it is trained once for all its values" for key in dropped]
     return {key: value for key, value in values.items() if key not in dropped}
 
 
-def _settings_of(method: str) -> set[str]:
-    settings_type = registry.load_method(method)[1].settings_type
-    complete = getattr(settings_type, "documented", None)  # a method with a choice of losses
-    fields = (complete() if complete else settings_type).model_fields
+def _settings_of(choice: Mapping[str, str | None]) -> set[str]:
+    """Return the keys of the settings of a method, with those of the loss where it has a choice of losses."""
+    if choice["method"] is None:  # it is in the file
+        return set()
+    settings_type: Any = registry.load_method(choice["method"])[1].settings_type
+    if "loss" in settings_type.model_fields and hasattr(settings_type, "with_sections") and choice.get("loss"):
+        settings_type = settings_type.with_sections({"loss": parse_value(str(choice["loss"]))})
+    fields = settings_type.model_fields
     return set(fields) | {info.alias for info in fields.values() if info.alias}
 
 

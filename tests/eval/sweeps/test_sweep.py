@@ -63,6 +63,17 @@ def test_a_setting_the_method_does_not_have_is_left_out_and_said() -> None:
     assert made[-1].config.method.settings["beta"] == 0.5
 
 
+def test_a_setting_the_loss_does_not_have_is_left_out_and_said() -> None:
+    over = parse_over(["loss=cpo,simpo,{simpo: 1, nll: 0.1}", "gamma=0.5,1"])
+    made, notes = cells(SweepSpec(over=over, method="cpo"), Path("runs/s"))
+    losses = [(str(cell.config.method.settings["loss"]), cell.settings.get("gamma")) for cell in made]
+    mixed = "{'simpo': 1.0, 'nll': 0.1}"
+    assert losses == [("cpo", None), ("simpo", 0.5), ("simpo", 1), (mixed, 0.5), (mixed, 1)]
+    assert notes == ["loss cpo has no setting gamma: it is trained once for all its values"]
+    with pytest.raises(ConfigError, match=r"--over tau=1: unknown key method\.tau"):
+        cells(SweepSpec(over=parse_over(["loss=cpo,simpo", "tau=1,2"]), method="cpo"), Path("runs/s"))
+
+
 def test_files_are_laid_over_the_base(tmp_path: Path) -> None:
     base, slow = tmp_path / "base.yaml", tmp_path / "slow.yaml"
     base.write_text("method: {name: orpo, lambda: 0.3}\ntrain: {learning_rate: 1e-3, max_steps: 7}\n")
