@@ -297,7 +297,7 @@ def _product(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
     """Write ``a b`` to ``out``, or add it in place, without a second tensor of the size of ``out``."""
     if a.dtype == out.dtype:
         return out.addmm_(a, b) if add else torch.mm(a, b, out=out)
-    if a.is_cuda:
+    if a.is_cuda and torch.cuda.get_device_capability(a.device) >= (8, 0):
         return torch.addmm(out, a, b, beta=int(add), out_dtype=out.dtype, out=out)
     for start in range(0, len(a), ROWS):
         rows = out[start : start + ROWS]
