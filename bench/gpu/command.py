@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +31,10 @@ def run(options: argparse.Namespace, execute: Callable[..., Any] | None = None) 
     if not cells:
         print(f"bench: error: no cell matches {' '.join(options.only)}", file=sys.stderr)
         return 2
+    # One device: with more of them, Trainer would think of several processes' worth of rows.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     import torch
 
-    from bench.__main__ import environment
     from bench.gpu.runner import Piece, Workers
     from bench.gpu.summary import HEADER
 
@@ -47,7 +49,8 @@ def run(options: argparse.Namespace, execute: Callable[..., Any] | None = None) 
     record = _opened(options.output, environment(options.device), settings, resume=options.resume)
     if record is None:
         return 2
-    workers = Workers(limit=options.turn_limit)
+    # In pieces, a turn that hangs is given up before the piece is cut off, so that the next piece does not hang at it again.
+    workers = Workers(limit=min(options.turn_limit, 54 * (options.minutes or 1e9)))
     piece = Piece(
         cells,
         sides,
@@ -69,6 +72,23 @@ def run(options: argparse.Namespace, execute: Callable[..., Any] | None = None) 
     if not done:
         return UNFINISHED
     return 0 if all(one["agrees"] for one in record["parity"]) else 1
+
+
+def environment(device: str) -> dict[str, str]:
+    """Return the versions and the hardware of the measurements."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from bench.__main__ import environment as common
+
+    more = {"cuda": str(torch.version.cuda)}
+    for name in ("triton", "liger-kernel", "flash-attn", "prefix-grouper"):
+        try:
+            more[name] = version(name)
+        except PackageNotFoundError:
+            more[name] = "not installed"
+    return common(device) | more
 
 
 def _opened(path: Path, about: dict[str, str], settings: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:

@@ -33,10 +33,10 @@ def measure(turn: Turn) -> dict[str, Any]:
     parts = 1
     while True:
         found = _attempt(turn, parts)
+        _release()
         if found is not None:
             return {"status": "measured", "micro_batches": parts, "out_of_memory_with": failed, **found}
         failed.append(parts)
-        _release()
         if parts >= turn.cell.rows:
             return {"status": "out of memory", "out_of_memory_with": failed}
         parts = min(parts * 2, turn.cell.rows)
@@ -49,7 +49,7 @@ def _attempt(turn: Turn, parts: int) -> dict[str, Any] | None:
     try:
         return _steps(turn, parts)
     except torch.OutOfMemoryError:
-        return None  # outside, so that the traceback does not hold the tensors
+        return None  # the caller frees what is left, because the traceback holds it here
 
 
 def _steps(turn: Turn, parts: int) -> dict[str, Any]:
@@ -89,6 +89,15 @@ def _timed(side: Any, number: int, device: str, seconds: list[float]) -> Any:
 def gradient(cell: BenchCell, side: str) -> dict[str, Any]:
     """Return loss and gradient of a cell's first step, as arrays, from weights that depend on their names alone."""
     _prepare()
+    try:
+        return _gradient(cell, side)
+    finally:
+        _release()
+
+
+def _gradient(cell: BenchCell, side: str) -> dict[str, Any]:
+    import numpy as np
+
     from bench.gpu.sides import build_side
     from bench.models import trainable
 
@@ -97,8 +106,6 @@ def gradient(cell: BenchCell, side: str) -> dict[str, Any]:
     loss = built.side.step(0)
     found = [p.grad for _, p in sorted(trainable(built.side.model).items())]
     flat = [g.detach().float().flatten().cpu().numpy() for g in found if g is not None]
-    import numpy as np
-
     return {"loss": float(loss), "gradient": np.concatenate(flat), "about": built.about}
 
 
@@ -146,6 +153,7 @@ def _allocated(device: str) -> int:
 
 
 def _release() -> None:
+    """Give the memory of the models that are gone back to the device, for the other sides."""
     import torch
 
     gc.collect()

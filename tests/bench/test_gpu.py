@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,10 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench.cells import BenchCell
 from bench.cost_model import rows_of, side_cost, useful
 from bench.gpu import command as gpu
-from bench.gpu import parity, sides, worker
+from bench.gpu import parity, worker
 from bench.gpu.grid import METHODS, MODELS, WORKLOADS, grid, parity_cells
-from bench.gpu.runner import Workers
 from bench.gpu.summary import summary
 
 TINY = list(grid("cpu", tiny=True))
@@ -173,52 +168,6 @@ def test_what_fails_or_is_missing_is_part_of_the_result(tmp_path: Path, capsys: 
     printed = capsys.readouterr().out
     assert "failed: RuntimeError: no kernel image" in printed
     assert "not measured: unsloth is not installed" in printed
-
-
-# ------------------------------------------------------------------ memory and processes
-
-
-class Greedy:
-    """A side whose memory suffices for less than ``rows`` rows at once."""
-
-    fits = 2
-
-    def __init__(self, cell: BenchCell, parts: int) -> None:
-        self.rows, self.model = cell.rows / parts, torch.nn.Linear(1, 1)
-
-    def step(self, number: int) -> None:
-        if self.rows > self.fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-@pytest.mark.parametrize(
-    ("fits", "status", "tried"), [(9, "measured", []), (1, "measured", [1, 2]), (0, "out of memory", [1, 2, 4])]
-)
-def test_memory_that_runs_out_is_a_result(
-    fits: int, status: str, tried: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Greedy, "fits", fits)
-    monkeypatch.setattr(sides, "build_side", lambda name, cell, steps, parts: sides.Built(Greedy(cell, parts), {}))
-    found = worker.measure(worker.Turn(TINY[0], "ours", repeats=2, warm_up=1))
-    assert (found["status"], found["out_of_memory_with"]) == (status, tried)
-    assert len(found.get("seconds", [])) == (2 if status == "measured" else 0)
-
-
-def test_each_side_has_a_process_that_starts_again_after_it_died() -> None:
-    workers = Workers(limit=60)
-    try:
-        mine, theirs = workers("ours", os.getpid), workers("trl", os.getpid)
-        assert len({mine, theirs, os.getpid()}) == 3
-        assert workers("ours", os.getpid) == mine
-        with pytest.raises(BrokenProcessPool):
-            workers("ours", os._exit, 1)
-        assert workers("ours", os.getpid) != mine
-        workers.limit = 0.2
-        with pytest.raises(TimeoutError):
-            workers("trl", time.sleep, 60)
-        assert list(workers.pools) == ["ours"]
-    finally:
-        workers.close()
 
 
 # ------------------------------------------------------------------ numbers
