@@ -48,6 +48,10 @@ class Contrast:
     """Whether the metric is only comparable between models with the same tokenizer."""
     verdict: tuple[str, ...] = ()
     """Metrics that must agree with this one before a winner is named (or the metric itself); empty: not used for verdicts."""
+    guard: bool = False
+    """Whether verdicts name this metric beside those that decide, so that its price is seen."""
+    margin: float | None = None
+    """Difference that is small enough to count as none, in the metric's unit (with ``log`` as a share of it); None: not known."""
 
 
 class Omission(NamedTuple):

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from alignkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from alignkit.display.console import Console
 
     from alignkit_eval.comparison.result import Comparison
+
+
+NOT_SHOWN = 3
+"""Exit code where a requirement is not shown."""
 
 
 @click.command()
@@ -28,28 +33,71 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write the comparison to an HTML page.",
 )
+@click.option(
+    "--all-pairs", is_flag=True, help="Also compare any two arms, and give letters to groups that cannot be told apart."
+)
+@click.option(
+    "--margin",
+    "margins",
+    metavar="METRIC=M",
+    multiple=True,
+    help="Difference that counts as none, e.g. accuracy_sum=0.01 (default: 0.03 of accuracies and quality, 5 % of "
+    "perplexity, 0.05 of kl).",
+)
+@click.option(
+    "--require",
+    "requirements",
+    metavar="CONDITION",
+    multiple=True,
+    help='Exit with 3 unless shown for every arm against the baseline: "accuracy_sum>=-0.01" (the 95 % interval lies there).',
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
-def compare(runs: tuple[Path, ...], baseline: str | None, html: Path | None, as_json: bool) -> None:
+def compare(
+    runs: tuple[Path, ...],
+    baseline: str | None,
+    html: Path | None,
+    all_pairs: bool,
+    margins: tuple[str, ...],
+    requirements: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Compare runs on the same held-out items. Runs that differ only in their seed are one arm."""
     from alignkit.display.console import Console
     from alignkit.system.files import require_writable
 
     from alignkit_eval.comparison.compare import compare as make
+    from alignkit_eval.comparison.require import Requirement
 
     if html is not None:
         require_writable(html)
-    comparison = make(runs, baseline)
+    conditions = [Requirement.parse(text) for text in requirements]
+    comparison = make(runs, baseline, margins=dict(map(_margin, margins)))
+    unmet = [line for condition in conditions for line in condition.unmet(comparison)]
     if html is not None:
         from alignkit_eval.report import comparison_report
 
         click.echo(f"report: {comparison_report(comparison, html)}", err=True)
     if as_json:
         click.echo(json.dumps(comparison.to_json(), indent=2, ensure_ascii=False))
-        return
-    show(comparison, Console(stream=sys.stdout))
+    else:
+        show(comparison, Console(stream=sys.stdout), all_pairs=all_pairs)
+    for line in unmet:
+        click.echo(line, err=True)
+    if unmet:
+        sys.exit(NOT_SHOWN)
 
 
-def show(comparison: Comparison, console: Console | None = None) -> None:
+def _margin(text: str) -> tuple[str, float]:
+    metric, equals, value = text.partition("=")
+    try:
+        if not equals:
+            raise ValueError(text)
+        return metric.strip(), float(value)
+    except ValueError as error:
+        raise ConfigError(f"--margin {text}: write METRIC=NUMBER, e.g. accuracy_sum=0.01") from error
+
+
+def show(comparison: Comparison, console: Console | None = None, *, all_pairs: bool = False) -> None:
     """Print a comparison, by default to stderr: verdict, arms, contrasts, costs and notes."""
     from alignkit.display.console import Console
 
@@ -60,6 +108,11 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     console.info(comparison.verdict)
     console.table(terminal_table(tables.arms(comparison), {"seeds"}, stacked=True))
     console.table(terminal_table(tables.contrasts(comparison), {"items in clusters", "verdict"}))
+    if all_pairs:
+        console.table(terminal_table(tables.pairs(comparison)))
+        for arm, letters in comparison.letters.items():
+            console.info(f"{letters}: {arm}")
+        console.info("arms that share a letter cannot be told apart by all deciding metrics")
     if any(arm.cost.tokens is not None for arm in comparison.arms):
         console.table(terminal_table(tables.costs(comparison)))
     for note in comparison.notes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit import Contrast, Estimate
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, suggest
 from scipy.stats import norm
 
 from alignkit_eval.comparison.arms import START, Group, group, mean_cost, read_run
@@ -25,6 +25,7 @@ from alignkit_eval.comparison.items import (
     source_notes,
     weights_notes,
 )
+from alignkit_eval.comparison.letters import letters_of
 from alignkit_eval.comparison.paired import Difference, holm, judge, minus
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.verdict import Judged, verdict_of
@@ -35,7 +36,11 @@ _LARGEST = 300.0
 
 
 def compare(
-    runs: Sequence[Path | str], baseline: Path | str | None = None, *, names: Mapping[Path, str] | None = None
+    runs: Sequence[Path | str],
+    baseline: Path | str | None = None,
+    *,
+    names: Mapping[Path, str] | None = None,
+    margins: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Compare runs, paired on the items they were all evaluated on. Runs that differ only in their seed are one arm.
 
@@ -43,6 +48,7 @@ def compare(
         runs: run directories, or directories written by ``align eval --output``.
         baseline: the run to compare the others with, or ``start`` for their common start model (default: the first run).
         names: names of arms, by the directory of one of their runs (default: their distinguishing settings).
+        margins: differences that count as none, by metric (default: those of the suites).
 
     Raises:
         ConfigError: a directory cannot be read, or the runs were evaluated on different items.
@@ -65,15 +71,22 @@ def compare(
     notes = weights_notes(found) + source_notes(found)
     suites = common_suites(groups, notes)
     notes += _notes(groups)
-    table = _Table(groups, suites, notes)
+    table = _Table(groups, suites, notes, margins or {})
+    known = sorted({c.metric for found in table.suites.values() for c in found})
+    for metric, margin in (margins or {}).items():
+        if metric not in known:
+            raise ConfigError(f"margin of {metric}: these runs have no such metric{suggest(metric, known)}")
+        if not 0 < margin < math.inf:
+            raise ConfigError(f"margin of {metric}: {margin:g} is not a positive number")
     others = [g for g in groups if g is not first]
     with_first = [(g, first) for g in others]
     contrasts = [contrast for _, contrast in table.contrasts(with_first)]
+    pairs = table.contrasts([*with_first, *combinations(others, 2)], deciding=True)
     verdict, winner = verdict_of(
         first.name,
         [g.name for g in groups],
         contrasts,
-        table.contrasts([*with_first, *combinations(others, 2)], deciding=True),
+        pairs,
         one_seed=[g.name for g in groups if _one_seed(g)],
     )
     return Comparison(
@@ -82,6 +95,8 @@ def compare(
         contrasts=tuple(contrasts),
         verdict=verdict,
         winner=winner,
+        pairs=tuple(pair.contrast for pair in pairs),
+        letters=letters_of([g.name for g in groups], pairs),
         notes=tuple(dict.fromkeys(notes)),
         settings=_common_settings(groups),
     )
@@ -90,8 +105,10 @@ def compare(
 class _Table:
     """Item values of every group, suite and contrast."""
 
-    def __init__(self, groups: Sequence[Group], suites: Sequence[str], notes: list[str]) -> None:
-        self.notes = notes
+    def __init__(
+        self, groups: Sequence[Group], suites: Sequence[str], notes: list[str], margins: Mapping[str, float]
+    ) -> None:
+        self.notes, self.margins = notes, margins
         self.suites = {name: common_contrasts(name, groups, notes) for name in suites}
         self.values: dict[tuple[str, str, str], Values] = {}
         for name, contrasts in self.suites.items():
@@ -110,14 +127,20 @@ class _Table:
             for contrast in contrasts
             if contrast.verdict or not deciding
         ]
-        corrected = holm([result.p for _, result in found])
-        return [Judged(base, replace(result, p_holm=p)) for (base, result), p in zip(found, corrected, strict=True)]
+        different, equivalent = holm([r.p for _, r in found]), holm([r.p_equivalent for _, r in found])
+        return [
+            Judged(base, replace(result, p_holm=p, p_equivalent_holm=q))
+            for (base, result), p, q in zip(found, different, equivalent, strict=True)
+        ]
 
     def _contrast(self, arm: Group, baseline: Group, suite: str, contrast: Contrast) -> ContrastResult:
         mine = self.values[arm.name, suite, contrast.metric]
         theirs = self.values[baseline.name, suite, contrast.metric]
         rows, base_rows = self._paired_seeds(arm, mine, baseline, theirs)
-        difference = judge(minus(_seeds_at(mine.effect, rows), _seeds_at(theirs.effect, base_rows)), mine.clusters)
+        margin = self.margins.get(contrast.metric, contrast.margin)
+        within = math.log1p(margin) if margin is not None and contrast.log else margin
+        paired = minus(_seeds_at(mine.effect, rows), _seeds_at(theirs.effect, base_rows))
+        difference = judge(paired, mine.clusters, within)
         if contrast.log:
             difference = _in_metric_unit(difference, _exp(float(theirs.effect.seeds[base_rows].mean())))
         return ContrastResult(
@@ -126,6 +149,9 @@ class _Table:
             metric=contrast.metric,
             p_holm=None,
             higher_is_better=contrast.higher_is_better,
+            baseline=baseline.name,
+            guard=contrast.guard,
+            margin=margin,
             **difference._asdict(),
         )
 

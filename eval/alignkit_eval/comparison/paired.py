@@ -19,6 +19,9 @@ With one seed, the interval is a clustered t interval and p is that of a permuta
 clusters; both are conditional on that seed. Where all clusters and seeds have exactly the same difference, t is undefined,
 and the permutation test is used as well.
 
+Two arms are *equivalent* within a margin m if delta <= -m and delta >= m are both rejected, each by a one-sided t test at the
+same standard error and degrees of freedom: p is the larger of the two (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15).
+
 Shapes: ``K`` seeds, ``n`` items, ``C`` clusters.
 """
 
@@ -67,6 +70,8 @@ class Difference(NamedTuple):
     clusters: int
     seeds: int
     test: str
+    p_equivalent: float | None = None
+    """p of the two one-sided tests; None without a margin."""
 
 
 def minus(arm: Effect, baseline: Effect) -> Effect:
@@ -74,8 +79,8 @@ def minus(arm: Effect, baseline: Effect) -> Effect:
     return Effect(arm.seeds - baseline.seeds, arm.influence - baseline.influence, (arm.share + baseline.share) / 2)
 
 
-def judge(difference: Effect, clusters: Sequence[Hashable]) -> Difference:
-    """Return the interval, p and minimum detectable difference of an effect (see the module's docstring).
+def judge(difference: Effect, clusters: Sequence[Hashable], margin: float | None = None) -> Difference:
+    """Return the interval, p and minimum detectable difference of an effect, and p of equivalence within ``margin``.
 
     >>> judge(effect([[0.0, 0.0, 0.0]]), ["a", "b", "c"])[:4]  # all ties: no difference, with certainty
     (0.0, 0.0, 0.0, 1.0)
@@ -91,14 +96,17 @@ def judge(difference: Effect, clusters: Sequence[Hashable]) -> Difference:
     if number == 1:
         return Difference(diff, None, None, None, None, n, number, count, test)
     error, freedom = _standard_error(difference, codes, number)
-    if error <= _ROUNDING and abs(diff) <= _ROUNDING:
-        return Difference(diff, diff, diff, 1.0, None, n, number, count, test)
     if error <= _ROUNDING:
-        return Difference(diff, None, None, _sign_flip(difference, codes, number), None, n, number, count, _FLIP_TEST)
+        equivalent = None if margin is None else float(abs(diff) >= margin)
+        if abs(diff) <= _ROUNDING:
+            return Difference(diff, diff, diff, 1.0, None, n, number, count, test, equivalent)
+        p = _sign_flip(difference, codes, number)
+        return Difference(diff, None, None, p, None, n, number, count, _FLIP_TEST, equivalent)
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     detectable = half + float(stats.t.ppf(POWER, freedom)) * error
     p = float(2 * stats.t.sf(abs(diff) / error, freedom)) if count > 1 else _sign_flip(difference, codes, number)
-    return Difference(diff, diff - half, diff + half, p, detectable, n, number, count, test)
+    equivalent = None if margin is None else float(stats.t.sf((margin - abs(diff)) / error, freedom))
+    return Difference(diff, diff - half, diff + half, p, detectable, n, number, count, test, equivalent)
 
 
 def _standard_error(difference: Effect, codes: np.ndarray, number: int) -> tuple[float, float]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alignkit import Estimate
 from alignkit.system.files import to_json
+
+Outcome = Literal["better", "worse", "equivalent", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,13 @@ class ContrastResult:
     higher_is_better: bool
     test: str
     """Test behind p: ``cluster sign-flip`` or ``t, Satterthwaite``."""
+    baseline: str = ""
+    guard: bool = False
+    margin: float | None = None
+    """Difference that counts as none; of a perplexity a share of it. None: equivalence was not tested."""
+    p_equivalent: float | None = None
+    p_equivalent_holm: float | None = None
+    """``p_equivalent`` after Holm's correction over all contrasts with a margin."""
 
     @property
     def significant(self) -> bool:
@@ -74,6 +83,18 @@ class ContrastResult:
     def better(self) -> bool | None:
         """Whether the arm is significantly better (True) or worse (False) than the baseline; None: neither."""
         return (self.diff > 0) == self.higher_is_better if self.significant else None
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the arms are shown to differ by less than the margin."""
+        return self.p_equivalent_holm is not None and self.p_equivalent_holm < 0.05
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is shown: a significant difference, else equivalence, else nothing."""
+        if self.better is not None:
+            return "better" if self.better else "worse"
+        return "equivalent" if self.equivalent else "undecided"
 
 
 @dataclass(frozen=True)
@@ -87,6 +108,10 @@ class Comparison:
     """The result in sentences, with uncertainty."""
     winner: str | None
     """Name of the arm that is significantly better than every other one by all deciding metrics; None where there is none."""
+    pairs: tuple[ContrastResult, ...] = ()
+    """Deciding metrics of any two arms, each pair once, with p corrected over these."""
+    letters: Mapping[str, str] = field(default_factory=dict)
+    """Arms that share a letter are not significantly different by all deciding metrics."""
     notes: tuple[str, ...] = ()
     """Limits of the comparison: metrics left out, different loss conventions, single seeds."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -106,7 +131,10 @@ class Comparison:
         for contrast in self.contrasts:
             arm = self.arm(contrast.arm)
             named = {"run": arm.runs[0], "arm": arm.name, "seeds": arm.seeds, "pairs": contrast.seeds}
-            contrasts.append(named | {k: v for k, v in asdict(contrast).items() if k not in named})
+            values = {k: v for k, v in asdict(contrast).items() if k not in named}
+            contrasts.append(named | values | {"outcome": contrast.outcome})
+        pairs = [asdict(pair) | {"outcome": pair.outcome} for pair in self.pairs]
         whole: dict[str, Any] = {"baseline": self.baseline, "verdict": self.verdict, "winner": self.winner}
-        whole |= {"contrasts": contrasts, "arms": self.arms, "notes": self.notes, "settings": self.settings}
+        whole |= {"contrasts": contrasts, "pairs": pairs, "letters": self.letters}
+        whole |= {"arms": self.arms, "notes": self.notes, "settings": self.settings}
         return {key: to_json(value) for key, value in whole.items()}

@@ -48,6 +48,7 @@ def verdict_of(
         if own:
             seeds = " on one seed" if arm in one_seed or baseline in one_seed else ""
             sentences.append(_sentence(arm, baseline, own, seeds))
+            sentences += _guards(arm, [c for c in contrasts if c.arm == arm and c.guard])
     if winner is None and len(arms) > 2:
         sentences.append("No arm is better than every other one.")
     return " ".join(sentences), winner
@@ -71,10 +72,33 @@ def _sentence(arm: str, baseline: str, own: Sequence[ContrastResult], seeds: str
     if True in sides and False in sides:
         return f"{arm} and {baseline} cannot be ranked{seeds}: the metrics disagree ({numbers})."
     numbers += _detectable([contrast for contrast in own if contrast.better is None])
+    same = [contrast for contrast in own if contrast.outcome == "equivalent"]
+    if sides == {None} and same == list(own):
+        return f"{arm} and {baseline} are equivalent{seeds} ({'; '.join(map(_within, own))})."
     if sides == {None}:
+        numbers += "".join(f"; equivalent by {_within(contrast)}" for contrast in same)
         return f"{arm} and {baseline} do not differ significantly{seeds} ({numbers})."
     one, other = ("one metric", "the other") if len(own) == 2 else ("some metrics", "others")
     return f"{arm} is {'better' if True in sides else 'worse'} than {baseline}{seeds} by {one} and not by {other} ({numbers})."
+
+
+def _guards(arm: str, guards: Sequence[ContrastResult]) -> list[str]:
+    """Return a sentence on the metrics that do not decide, each better, worse, equivalent or undecided."""
+    if not guards:
+        return []
+    words = []
+    for guard in guards:
+        text = f"{guard.metric.replace('_', ' ')} is {guard.outcome}"
+        decided = guard.outcome != "undecided"
+        words.append(
+            f"{text} ({_within(guard) if guard.outcome == 'equivalent' else _shown(guard)})" if decided else text
+        )
+    return [f"Of {arm}, {', '.join(words)}."]
+
+
+def _within(contrast: ContrastResult) -> str:
+    text = f"{contrast.metric.replace('_', ' ')} {contrast.diff:+.3f}, margin {contrast.margin:g}"
+    return text if contrast.p_equivalent_holm is None else f"{text}, p {p_text(contrast.p_equivalent_holm)}"
 
 
 def _shown(contrast: ContrastResult) -> str:

@@ -53,9 +53,11 @@ def arms(comparison: Comparison) -> SortableTable:
 def contrasts(comparison: Comparison) -> SortableTable:
     """Return every difference from the baseline, with its uncertainty."""
     columns = ("arm", "metric", "difference", "95 % interval", "p", "detectable", "items in clusters", "verdict")
+    known = {TITLES.get((c.suite, c.metric), c.metric): c.margin for c in comparison.contrasts if c.margin is not None}
+    margins = f" ({', '.join(f'{title} {margin:g}' for title, margin in known.items())})" if known else ""
     note = (
         f"Each arm minus {comparison.baseline}, paired on the same items; p after Holm's correction; detectable: the minimum "
-        "detectable difference (80 % power)."
+        f"detectable difference (80 % power); equivalent: two one-sided tests show less than the margin{margins}."
     )
     rows = [_contrast(contrast) for contrast in comparison.contrasts]
     return SortableTable(f"Differences from {comparison.baseline}", columns, rows, note)
@@ -71,8 +73,27 @@ def _contrast(c: ContrastResult) -> tuple[TableCell, ...]:
         TableCell("-" if c.p_holm is None else p_text(c.p_holm), c.p_holm),
         TableCell("-" if c.detectable is None else number(c.detectable), c.detectable),
         TableCell(f"{c.n:,} in {c.clusters:,}", float(c.n)),
-        TableCell("better" if c.better else "worse" if c.better is False else "no significant difference"),
+        TableCell(c.outcome),
     )
+
+
+def pairs(comparison: Comparison) -> SortableTable:
+    """Return the deciding differences of any two arms."""
+    columns = ("arm", "minus", "metric", "difference", "95 % interval", "p", "verdict")
+    rows = [(first, TableCell(c.baseline), *rest) for c in comparison.pairs for first, *rest in [_pair(c)]]
+    note = "Any two arms, paired on the same items; p after Holm's correction over all of them."
+    if any(c.p_holm is not None and c.p_holm >= 0.05 and _without_zero(c) for c in comparison.pairs):
+        note += " An interval can leave 0 out where p is not below 0.05: intervals are not corrected for the number of pairs."
+    return SortableTable("All pairs", columns, rows, note)
+
+
+def _pair(c: ContrastResult) -> list[TableCell]:
+    arm, metric, difference, interval, p, *_, verdict = _contrast(c)
+    return [arm, metric, difference, interval, p, verdict]
+
+
+def _without_zero(c: ContrastResult) -> bool:
+    return c.low is not None and c.high is not None and not c.low <= 0 <= c.high
 
 
 def costs(comparison: Comparison) -> SortableTable:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 CONTRASTS = (
-    Contrast("kl", "kl", "tokens", higher_is_better=False, one_tokenizer=True),
+    Contrast("kl", "kl", "tokens", higher_is_better=False, one_tokenizer=True, guard=True, margin=0.05),
     Contrast("kl_sequence", "kl", higher_is_better=False, one_tokenizer=True),
 )
 

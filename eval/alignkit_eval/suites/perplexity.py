@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONTRASTS = (
-    Contrast("perplexity", "nll", "tokens", higher_is_better=False, log=True, one_tokenizer=True),
+    Contrast(
+        "perplexity", "nll", "tokens", higher_is_better=False, log=True, one_tokenizer=True, guard=True, margin=0.05
+    ),
     Contrast("bits_per_byte", "bits", "bytes", higher_is_better=False),
 )
 
