@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """A hundred runs are written, each file synced to disk: in memory that costs nothing."""
 
-NUMBERS = ("diff", "low", "high", "p", "p_holm", "detectable")
+NUMBERS = ("diff", "low", "high", "p", "p_holm", "detectable", "p_equivalent", "p_equivalent_holm")
 
 
 @pytest.fixture(scope="module")
