@@ -12,11 +12,17 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 # Without products of bfloat16, so that `model.dtype: auto` gives the same numbers on every CPU: float32.
 os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
 
+import hypothesis
 import pytest
 
 from tests.helpers.third_party import site
 
 __all__ = ["own_cache", "site"]
+
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.load_profile("any speed")
 
 
 @pytest.fixture(scope="session", autouse=True)
