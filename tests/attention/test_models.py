@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -25,6 +23,8 @@ from alignkit_attention.sdpa import PLAIN_SDPA
 from torch import nn
 
 from tests.helpers.attention import CASES, REFERENCE, FlexAnywhere, VarlenAnywhere
+from tests.helpers.forked import run_ranks
+from tests.helpers.operator_worker import score_without
 from tests.helpers.scoring import _SMALL, assert_same_gradients, build, gradients, plain_scores, rows, weigh
 from tests.helpers.third_party import Site
 
@@ -255,35 +255,12 @@ def test_what_no_kernel_computes_is_refused(argument):
         packed_attention(nn.Module(), states, states, states, None, softcap=3.0, alignkit_plan=plan)
 
 
-HIDDEN_OPERATOR = """
-import sys, torch
-namespace, find = type(torch.ops.aten), type(torch.ops.aten).__getattr__
-def without(self, name):
-    if name == sys.argv[1]:
-        raise AttributeError(name)
-    return find(self, name)
-namespace.__getattr__ = without
-vars(torch.ops.aten).pop(sys.argv[1], None)  # torch caches operators
-
-from alignkit.errors import ModelError
-from alignkit.scoring.scorer import install
-from tests.helpers.scoring import build
-model = build("llama")
-print(install(model))
-try:
-    install(model, "packed", attention="blocks")
-except ModelError as error:
-    print(error)
-"""
-
-
 @pytest.mark.parametrize("suffix", ["", "_backward"])
-def test_torch_without_cpu_flash_attention_scores_by_another_kernel(suffix):
+def test_torch_without_cpu_flash_attention_scores_by_another_kernel(suffix, tmp_path):
     """The operators are private to PyTorch: without one of them the scorer must still import and train."""
     operator = f"_scaled_dot_product_flash_attention_for_cpu{suffix}"
-    done = subprocess.run([sys.executable, "-c", HIDDEN_OPERATOR, operator], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    scorer, refusal = done.stdout.splitlines()
+    ((said, _),) = run_ranks(1, score_without, operator, cwd=tmp_path)
+    scorer, refusal = said.splitlines()
     assert scorer == "packed (sdpa)"
     assert f"blocks needs CPU flash attention, which torch {torch.__version__} has not" in refusal
 

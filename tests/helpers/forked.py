@@ -129,10 +129,10 @@ def run_ranks(
     cwd: Path,
     path: Sequence[str | Path] = (),
     **added: str,
-) -> None:
-    """Call a function in processes that find each other as those of torchrun do; all must return.
+) -> list[tuple[str, str]]:
+    """Call a function in processes that find each other as those of torchrun do, and return what each wrote to stdout and stderr.
 
-    ``path`` is added to the import path, ``added`` to the environment.
+    All must return. ``path`` is added to the import path, ``added`` to the environment.
     """
     from torch.distributed import TCPStore
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alignkit import Task
 from alignkit.errors import InterruptedRun
-from alignkit.training.signals import Terminated, terminable
+from alignkit.system.signals import Terminated, terminable
 
 
 def task(path: Path, work: object) -> Task:
@@ -36,7 +36,7 @@ def second_time(path: Path) -> None:
 
 def appears(path: Path) -> None:
     """Wait for a file."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not path.exists():
         assert time.monotonic() < until, f"{path} does not appear"
         time.sleep(0.05)

@@ -3,71 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
-import site as site_module
 import subprocess
 import sys
-import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.outside import Environment, build
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ("simpo", "kto", "tracker")
 KINDS = ("method", "loss", "suite", "reward", "service", "rule", "command", "scheduler")
 
 
-class Environment:
-    """A virtual environment with the built wheel; dependencies come from the environment that runs the tests."""
-
-    def __init__(self, path: Path) -> None:
-        venv.create(path, with_pip=False)
-        self.path = path
-        self.python = path / "bin" / "python"
-        self.packages = next((path / "lib").glob("python*/site-packages"))
-        # A path in a .pth file adds packages but not their .pth files, so the editable alignkit is not visible.
-        (self.packages / "dependencies.pth").write_text(site_module.getsitepackages()[0] + "\n")
-
-    def install(self, *packages: Path) -> None:
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            str(self.python),
-            "install",
-            "--quiet",
-            "--no-index",
-            "--no-deps",
-        ]
-        self._run([*pip, "--no-build-isolation", "--disable-pip-version-check", *map(str, packages)], self.path)
-
-    def run(self, *command: str | Path, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
-        program = self.path / "bin" / command[0] if command[0] in ("align", "python") else command[0]
-        return self._run([str(program), *map(str, command[1:])], cwd, ok)
-
-    def _run(self, command: list[str], cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False, timeout=900)
-        assert done.returncode == 0 or not ok, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
-        return done
-
-
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    folder = tmp_path_factory.mktemp("wheel")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    folder = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--disable-pip-version-check", "-w", str(folder), str(ROOT)], check=True, cwd=folder)
     made = Environment(tmp_path_factory.mktemp("outside") / "venv")
     (wheel,) = folder.glob("alignkit-*.whl")
-    made.install(wheel, *(ROOT / "examples" / f"alignkit-{name}" for name in EXAMPLES))
-    return made
+    made.install(wheel, *(build(ROOT / "examples" / f"alignkit-{name}", folder) for name in EXAMPLES))
+    yield made
+    made.close()
 
 
 @pytest.mark.slow
 def test_the_wheel_is_what_runs(environment: Environment, tmp_path: Path) -> None:
-    where = environment.run("python", "-c", "import alignkit, alignkit_eval; print(alignkit.__file__)", cwd=tmp_path)
-    assert Path(where.stdout.strip()).is_relative_to(environment.path)
+    where = environment.process(
+        "python", "-c", "import alignkit, alignkit_eval; print(alignkit.__file__)", cwd=tmp_path
+    )
+    assert Path(where.strip()).is_relative_to(environment.path)
     found = json.loads(environment.run("align", "plugins", "--json", cwd=tmp_path).stdout)
     states = {(plugin["kind"], plugin["name"]): plugin for plugin in found}
     assert [p for p in found if p["state"] != "ok"] == []
@@ -85,7 +52,7 @@ def test_examples_pass_the_kit(environment: Environment, tmp_path: Path) -> None
         shutil.copy(ROOT / "examples" / f"alignkit-{name}" / "tests" / f"test_{name}.py", tmp_path)
         tests.append(tmp_path / f"test_{name}.py")
     kit = ["-p", "alignkit.testing", "-p", "no:cacheprovider", "--rootdir", tmp_path]
-    environment.run("python", "-m", "pytest", "-q", *kit, *tests, cwd=tmp_path)
+    environment.run("pytest", "-q", *kit, *tests, cwd=tmp_path)
 
 
 @pytest.mark.slow
@@ -103,15 +70,17 @@ def test_outside_methods_are_run_evaluated_and_compared(environment: Environment
 @pytest.mark.slow
 def test_a_new_plugin_of_every_kind_passes_at_once(environment: Environment, tmp_path: Path) -> None:
     packages = []
+    environment.process("align", "new-plugin", f"my-{KINDS[0]}", "--kind", KINDS[0], cwd=tmp_path)
     for kind in KINDS:
-        environment.run("align", "new-plugin", f"my-{kind}", "--kind", kind, cwd=tmp_path)
+        if kind != KINDS[0]:
+            environment.run("align", "new-plugin", f"my-{kind}", "--kind", kind, cwd=tmp_path)
         packages.append(tmp_path / f"alignkit-my-{kind}")
         assert (packages[-1] / ".github" / "workflows" / "test.yml").is_file()
-    environment.install(*packages)
+    environment.install(*(build(package, tmp_path) for package in packages))
     tests = [package / "tests" / f"test_my_{kind}.py" for package, kind in zip(packages, KINDS, strict=True)]
     kit = ["-p", "alignkit.testing", "-p", "no:cacheprovider", "--import-mode=importlib", "--doctest-modules"]
     doctests = [packages[0] / "alignkit_my_method", packages[1] / "alignkit_my_loss"]
-    environment.run("python", "-m", "pytest", "-q", "--rootdir", tmp_path, *kit, *tests, *doctests, cwd=tmp_path)
+    environment.run("pytest", "-q", "--rootdir", tmp_path, *kit, *tests, *doctests, cwd=tmp_path)
     again = environment.run("align", "new-plugin", "my-method", cwd=tmp_path, ok=False)
     assert again.returncode == 2
     assert "already exists" in again.stderr

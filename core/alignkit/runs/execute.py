@@ -239,9 +239,8 @@ def _train(
     """Train from the start or a checkpoint; raises :class:`InterruptedRun` after a signal, with a checkpoint saved."""
     from transformers.trainer_callback import PrinterCallback
 
-    from alignkit.training.callbacks import AtEnd, CheckpointSaved, RecordMetrics
+    from alignkit.training.callbacks import AtEnd, CheckpointSaved, RecordMetrics, StopOnSignal
     from alignkit.training.held_out import held_out_loss
-    from alignkit.training.signals import StopOnSignal
     from alignkit.training.trainer import AlignTrainer
 
     def evaluate_now(names: Any) -> Results:

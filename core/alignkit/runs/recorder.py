@@ -21,12 +21,12 @@ from alignkit.system.distributed import rank
 from alignkit.system.files import file_fault, remove_leftovers, write_json
 from alignkit.system.manifest import sealed
 from alignkit.system.quiet import quiet_libraries
+from alignkit.system.signals import terminable
 from alignkit.system.stopwatch import Stopwatch
 from alignkit.system.terminal import printable
 from alignkit.system.worker import last_word, lost_connection, tell
 from alignkit.training.checkpoints import step_of
 from alignkit.training.session import Session
-from alignkit.training.signals import terminable
 
 _LOG_FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 

@@ -98,7 +98,7 @@ def _wait(path: Path) -> None:
 
 def _appears(path: Path, then: int = 0) -> None:
     """Wait until a task runs in ``path``, and send the signal ``then`` to this process."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not (path.is_dir() and list(path.iterdir())) and time.monotonic() < until:
         time.sleep(0.05)
     os.kill(os.getpid(), then)

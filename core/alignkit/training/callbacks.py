@@ -1,12 +1,18 @@
-"""Callbacks of the training loop: metrics file, plugins, the end."""
+"""Callbacks of the training loop: metrics file, plugins, signals, the end."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback
+
+from alignkit.system.distributed import each_rank
+from alignkit.system.signals import handled
 
 
 class RecordMetrics(TrainerCallback):
@@ -44,3 +50,27 @@ class CheckpointSaved(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.tell(state.global_step, self.directory / f"checkpoint-{state.global_step}")
+
+
+class StopOnSignal(TrainerCallback):
+    """Ask the trainer to save and stop after a signal; a second signal interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Receive signals in the block."""
+        return handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save and stop if any rank received a signal."""
+        # All ranks stop at the same step, whichever of them the signal reached.
+        self.received = int(max(each_rank(self.received or 0))[0]) or None
+        if self.received is not None and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True

@@ -8,7 +8,7 @@ from typing import Any
 from alignkit import Outcome, Scheduler, Task
 from alignkit.contract import registry
 from alignkit.contract.guard import named
-from alignkit.training.signals import terminable
+from alignkit.system.signals import terminable
 
 from alignkit_eval.scheduling.progress import Progress
 

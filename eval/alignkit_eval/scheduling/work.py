@@ -14,7 +14,7 @@ from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
 from alignkit.runs.api import resume, run
 from alignkit.settings.strategies import processes_of
 from alignkit.system.distributed import accelerators
-from alignkit.training.signals import terminable
+from alignkit.system.signals import terminable
 
 
 def train_cell(config: RunConfig, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: in training, save a checkpoint after the current step and stop; else, stop at once."""
+"""Ctrl-C, SIGTERM and SIGHUP, handled in a block. (In training, a checkpoint is saved: ``training.callbacks``.)"""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
-
-from transformers import TrainerCallback
-
-from alignkit.system.distributed import each_rank
 
 
 class Terminated(KeyboardInterrupt):
@@ -44,27 +40,3 @@ def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], o
 def terminable() -> AbstractContextManager[None]:
     """Let SIGTERM and SIGHUP raise :class:`Terminated` in the block, so that it can clean up."""
     return handled((signal.SIGTERM, signal.SIGHUP), _terminate)
-
-
-class StopOnSignal(TrainerCallback):
-    """Ask the trainer to save and stop after a signal; a second signal interrupts at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def listening(self) -> AbstractContextManager[None]:
-        """Receive signals in the block."""
-        return handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop if any rank received a signal."""
-        # All ranks stop at the same step, whichever of them the signal reached.
-        self.received = int(max(each_rank(self.received or 0))[0]) or None
-        if self.received is not None and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
