@@ -15,7 +15,7 @@ norms, activations, the optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -86,8 +86,12 @@ class Cost:
     @property
     def seconds(self) -> float:
         """Expected time on the GPU assumed."""
-        attention = RATES["dense" if self.dense else "flash"]
-        products = (self.trunk + self.head) / RATES["product"]
+        return self.time(RATES)
+
+    def time(self, rates: Mapping[str, float]) -> float:
+        """Return the seconds at these shares of the peak."""
+        attention = rates["dense" if self.dense else "flash"]
+        products = (self.trunk + self.head) / rates["product"]
         return (products + self.attention / attention) / PEAK + self.bytes / BANDWIDTH
 
 
@@ -222,10 +226,10 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def ratio(side: str, cell: BenchCell) -> float:
+def ratio(side: str, cell: BenchCell, rates: Mapping[str, float] = RATES) -> float:
     """Return the expected time of a step on ``side`` over alignkit's, for the rows of the cell's first step."""
     (rows,) = rows_of(cell)
-    return side_cost(side, cell, rows).seconds / side_cost("ours", cell, rows).seconds
+    return side_cost(side, cell, rows).time(rates) / side_cost("ours", cell, rows).time(rates)
 
 
 def example() -> str:

@@ -106,6 +106,18 @@ def test_expected_ratios_of_the_benchmark() -> None:
     assert cost_model.ratio("trl", mixed) > 2
 
 
+@pytest.mark.parametrize(
+    "rates", [{"product": 0.5}, {"product": 0.75}, {"flash": 0.35}, {"flash": 0.65}, {"dense": 0.1}, {"dense": 0.35}]
+)
+def test_ratios_to_flash_attention_hardly_depend_on_the_rates_assumed(rates: dict[str, float]) -> None:
+    cells = [one for one in grid("cuda") if one.shape.name in ("0.5b-32k", "8b-150k")]
+    for side, change in (("trl", 0.03), ("trl-default", 0.59)):
+        for one in cells:
+            assert cost_model.ratio(side, one, cost_model.RATES | rates) == pytest.approx(
+                cost_model.ratio(side, one), rel=change
+            )
+
+
 def test_documentation_has_the_tables() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert cost_model.table() in text
