@@ -16,6 +16,13 @@ from torch.autograd.function import once_differentiable
 
 from alignkit_attention.blocks import Block, blocks
 
+SHORT = 256
+"""Queries up to which a block of half precision is computed in float32.
+
+For products of half precision oneDNN makes kernels for every length of a block, about 0.65 MB each, and keeps 1,024 of them.
+In float32 there are none, and short blocks are faster.
+"""
+
 
 def _operators() -> tuple[Any, Any]:
     """Return PyTorch's CPU flash attention and its backward. Both are private and may be missing: look them up when used."""
@@ -64,17 +71,16 @@ class _BlockAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         heads = key.shape[1]
         out = torch.empty_like(query)
-        q, k, v, o = _grouped(query, heads), _shared(query, key), _shared(query, value), _grouped(out, heads)
-        lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+        o = _grouped(out, heads)
+        lse = torch.empty(o.shape[:3], dtype=torch.promote_types(o.dtype, torch.float32), device=o.device)
         flash_attention, ctx.flash_attention_backward = _operators()
         for part in parts:
-            rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
-            mask = _window_mask(part, window, query)
-            output, total = flash_attention(
-                q[:, :, rows], k[:, :, columns], v[:, :, columns], 0.0, part.causal, attn_mask=mask, scale=scale
-            )
+            rows = slice(part.q0, part.q1)
+            q, k, v = _of_block(part, query, key, value)
+            mask = _window_mask(part, window, q)
+            output, total = flash_attention(q, k, v, 0.0, part.causal, attn_mask=mask, scale=scale)
             if part.merge:
-                merge(o[:, :, rows], lse[:, :, rows], output, total)
+                merge(o[:, :, rows], lse[:, :, rows], output.to(o.dtype), total)
             else:
                 o[:, :, rows], lse[:, :, rows] = output, total
         ctx.save_for_backward(query, key, value, out, lse)
@@ -87,17 +93,28 @@ class _BlockAttention(torch.autograd.Function):
         query, key, value, out, lse = ctx.saved_tensors
         heads = key.shape[1]
         d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        q, k, v = _grouped(query, heads), _shared(query, key), _shared(query, value)
         o, g, d_q = _grouped(out, heads), _grouped(grad, heads), _grouped(d_query, heads)
         for part in ctx.parts:
             rows, columns = slice(part.q0, part.q1), slice(part.k0, part.k1)
-            mask = _window_mask(part, ctx.window, query)
-            states = g[:, :, rows], q[:, :, rows], k[:, :, columns], v[:, :, columns], o[:, :, rows], lse[:, :, rows]
+            q, k, v = _of_block(part, query, key, value)
+            mask = _window_mask(part, ctx.window, q)
+            states = g[:, :, rows].to(q.dtype), q, k, v, o[:, :, rows].to(q.dtype), lse[:, :, rows]
             a, b, c = ctx.flash_attention_backward(*states, 0.0, part.causal, attn_mask=mask, scale=ctx.scale)
             d_q[:, :, rows] += a
             d_key[0, :, columns] += b.sum(1)
             d_value[0, :, columns] += c.sum(1)
         return d_query, d_key, d_value, None, None, None
+
+
+def _of_block(
+    part: Block, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the queries ``[K, R, q, D]``, keys and values ``[K, R, k, D]`` of a block, in the type to compute it in."""
+    short = part.q1 - part.q0 <= SHORT and query.dtype in (torch.bfloat16, torch.float16)
+    dtype = torch.float32 if short else query.dtype
+    queries = query[:, :, part.q0 : part.q1].to(dtype)
+    keys, values = (states[:, :, part.k0 : part.k1].to(dtype) for states in (key, value))
+    return _grouped(queries, key.shape[1]), _shared(queries, keys), _shared(queries, values)
 
 
 def _grouped(states: torch.Tensor, heads: int) -> torch.Tensor:

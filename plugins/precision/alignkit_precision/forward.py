@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,13 @@ from alignkit.system.sharded import is_sharded
 from alignkit_precision.compiled import compile_layers, wants_compiled
 
 _HALF = (torch.bfloat16, torch.float16)
+
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_KERNELS = 128
+"""Kernels of half precision that oneDNN and ideep keep on a CPU: one for each product of each number of tokens, 0.5 MB each.
+
+The passes of a micro-batch use a few dozen. By default 1,024 are kept, most of them of batches that do not come again.
+"""
 
 
 def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
@@ -31,6 +39,9 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
     half = next((dtype for dtype in _HALF if dtype in types), None)
     dtype = torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else half
     model.__dict__.pop("forward_context", None)
+    if dtype is not None and model.device.type == "cpu":
+        for name in _CACHES:  # read at the first product
+            os.environ.setdefault(name, str(_KERNELS))
     if dtype is not None and set(types) != {dtype}:
         # A sharded weight is whole during a layer only: its cast is not kept.
         kept = not is_sharded(model)
