@@ -64,6 +64,7 @@ def _add_gpu_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--minutes", type=float, help="stop before this time is over; --resume continues")
     group.add_argument("--turn-limit", type=float, default=600, help="seconds after which a side's turn is given up")
     group.add_argument("--resume", action="store_true", help="keep what --output already has")
+    group.add_argument("--retry", action="store_true", help="with --resume: measure again what failed or was missing")
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -111,7 +111,9 @@ piece() { # OUT [WORDS]
   # timeout ends the processes of the sides too: they are in its group.
   (
     cd "$ROOT"
-    export PYTHONPATH=$SITE PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+    # The checkout's own code comes first, so that it may be newer than the wheel; the wheel has the entry points.
+    PYTHONPATH=$(printf '%s:' "$ROOT" "$ROOT"/core "$ROOT"/eval "$ROOT"/plugins/*)$SITE
+    export PYTHONPATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
     timeout --kill-after=20 "$(awk "BEGIN {print int($MINUTES * 60 + 40)}")" \
       "$PYTHON" -m bench --device "$DEVICE" --resume --minutes "$MINUTES" --output "$out/gpu.json" "$@"
   ) 2>>"$out/gpu.err" | tee -a "$out/gpu.log" || status=$?

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, execute: Callable[..., Any] | None = None) 
         return 2
     sides = options.sides or list(NAMES)
     settings = {key: getattr(options, key) for key in ("device", "tiny", "rounds", "repeats", "warm_up")}
-    record = _opened(options.output, environment(options.device), settings, resume=options.resume)
+    record = _opened(options.output, environment(options.device), settings, resume=options.resume, retry=options.retry)
     if record is None:
         return 2
     # In pieces, a turn that hangs is given up before the piece is cut off, so that the next piece does not hang at it again.
@@ -91,7 +91,9 @@ def environment(device: str) -> dict[str, str]:
     return common(device) | more
 
 
-def _opened(path: Path, about: dict[str, str], settings: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
+def _opened(
+    path: Path, about: dict[str, str], settings: dict[str, Any], *, resume: bool, retry: bool
+) -> dict[str, Any] | None:
     """Return the record to add to: a new one, or with ``resume`` the file's (None: it is of another machine or settings)."""
     if resume and path.is_file():
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +104,7 @@ def _opened(path: Path, about: dict[str, str], settings: dict[str, Any], *, resu
                 )
                 return None
         record["complete"] = False
-        return record
+        return _without_failures(record) if retry else record
     return {
         "format": FORMAT,
         "complete": False,
@@ -111,4 +113,14 @@ def _opened(path: Path, about: dict[str, str], settings: dict[str, Any], *, resu
         "settings": settings,
         "turns": [],
         "summary": [],
+    }
+
+
+def _without_failures(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record without what failed, was missing, or was not timed for want of parity."""
+    again = {turn["cell"] for turn in record["turns"] if turn["status"] in ("failed", "not measured")}
+    return record | {
+        "parity": [one for one in record["parity"] if "reason" not in one],
+        "turns": [turn for turn in record["turns"] if turn["status"] not in ("failed", "not measured")],
+        "summary": [one for one in record["summary"] if one["cell"] not in again],
     }

@@ -149,6 +149,18 @@ def test_a_record_of_other_settings_is_not_resumed(tmp_path: Path, capsys: pytes
     assert (tmp_path / "gpu.json").read_bytes() == before
 
 
+def test_what_failed_is_measured_again_where_that_is_asked_for(tmp_path: Path) -> None:
+    words = ["--only", "sft", "mixed", "full", "--sides", "ours", "trl"]
+    assert gpu.run(options(tmp_path, *words), Canned({"ours": 1.0})) == 0
+    kept, again = Canned({"ours": 1.0, "trl": 2.0}), Canned({"ours": 1.0, "trl": 2.0})
+    assert gpu.run(options(tmp_path, *words, "--resume"), kept) == 0
+    assert kept.turns == []
+    assert gpu.run(options(tmp_path, *words, "--resume", "--retry"), again) == 0
+    assert again.turns == ["mixed trl"]
+    (found,) = record(tmp_path)["summary"]
+    assert [row["status"] for row in found["sides"]] == ["measured", "measured"]
+
+
 def test_a_side_that_disagrees_is_not_timed(tmp_path: Path) -> None:
     canned = Canned({"ours": 1.0, "trl": 2.0, "trl-default": 3.0}, wrong="trl")
     assert gpu.run(options(tmp_path, "--only", "sft", "mixed", "full"), canned) == 1

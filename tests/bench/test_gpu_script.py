@@ -70,13 +70,22 @@ def test_pieces_go_on_until_all_is_done(tmp_path: Path, last: int, code: int) ->
     out, site = tmp_path / "out", tmp_path / "site-packages"
     stub = python(
         tmp_path,
-        f'echo "$PYTHONPATH $*"; echo x >> {out}/gpu.json; [ $(wc -l < {out}/gpu.json) -ge 3 ] && exit {last}; exit 3',
+        f'echo "${{PYTHONPATH##*:}} $*"; echo x >> {out}/gpu.json; [ $(wc -l < {out}/gpu.json) -ge 3 ] && exit {last}; exit 3',
     )
     done = gpu_sh("run", str(out), "--only", "orpo", PYTHON=stub, SITE=str(site), DEVICE="cpu", MINUTES="4")
     assert done.returncode == code
     words = f"{site} -m bench --device cpu --resume --minutes 4 --output {out}/gpu.json --only orpo"
     assert done.stdout.splitlines() == [words] * 3
     assert (out / "gpu.log").read_text() == done.stdout
+
+
+def test_the_code_of_the_checkout_is_measured(tmp_path: Path) -> None:
+    done = gpu_sh("piece", str(tmp_path / "out"), PYTHON=python(tmp_path, 'echo "$PYTHONPATH"'))
+    *code, site = done.stdout.strip().split(":")
+    root = SCRIPT.parents[1]
+    assert code[:3] == [str(root), str(root / "core"), str(root / "eval")]
+    assert str(root / "plugins" / "attention") in code
+    assert site.endswith("site-packages")
 
 
 def test_a_piece_that_measures_nothing_is_the_last(tmp_path: Path) -> None:
