@@ -78,6 +78,8 @@ def test_every_rule_stands_in_the_data_page() -> None:
     [
         ("SimPO", ["examples/alignkit-simpo/alignkit_simpo/__init__.py"]),
         ("KTO", ["examples/alignkit-kto/alignkit_kto/__init__.py"]),
+        ("RAFT", ["plugins/raft/alignkit_raft/method.py"]),
+        ("Online DPO", ["plugins/online_dpo/alignkit_online_dpo/method.py"]),
         ("ORPO", ["plugins/orpo/alignkit_orpo/losses.py", "plugins/orpo/alignkit_orpo/method.py"]),
     ],
 )
