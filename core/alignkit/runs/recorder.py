@@ -150,6 +150,8 @@ class RunRecorder:
             error = self._explained(raised)
             status = "interrupted" if isinstance(error, InterruptedRun) else "failed"
             why = str(error) if isinstance(error, AlignError) else described(error)
+            if lost_connection(raised) and (stored := self._stored()).get("status") == "failed":
+                why = stored["error"]  # another machine's launcher knows why
             with suppress(OSError, RunFailedError):
                 if self.first:
                     remove_leftovers(self.directory.path)  # on a full disk, this makes room for the record

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
 from alignkit import RunConfig
-from alignkit.errors import ConfigError, readable
+from alignkit.errors import AlignError, ConfigError, readable
 from alignkit.rundir.directory import RunDir
 from alignkit.settings.strategies import processes_of
 from alignkit.system.distributed import local_world_size, world_size
@@ -46,7 +47,7 @@ def start(
         return None
     if where.number > 1:
         click.echo(f"node {where.rank} of {where.number}, meeting at {where.rendezvous}", err=True)
-    return _ended(launch(arguments, total // where.number, where))
+    return conclude(launch(arguments, total // where.number, where))
 
 
 def _nodes(count: int, given: int | None, rank: int | None, rendezvous: str | None) -> Nodes:
@@ -71,21 +72,36 @@ def _nodes(count: int, given: int | None, rank: int | None, rendezvous: str | No
     return found
 
 
-def _ended(verdict: Verdict) -> int:
+def conclude(verdict: Verdict) -> int:
     """Print how the workers ended, complete the run's record where no worker could, and return the exit code."""
     message = verdict.message
-    if verdict.run is not None and verdict.unrecorded and (verdict.run / "run.json").is_file():
-        directory = RunDir(verdict.run)
-        saved = any(directory.checkpoints.glob("checkpoint-*"))
-        message += (
-            f"; resume with: align resume {_relative(verdict.run)}" if saved and "align resume" not in message else ""
-        )
-        directory.update_record(status="failed", error=message)
+    if verdict.run is not None and verdict.code:
+        with suppress(AlignError):  # the record is damaged
+            message = _complete(RunDir(verdict.run), verdict)
     if verdict.traceback:
         click.echo(verdict.traceback, err=True, nl=False)
     if message:
         click.echo(f"{verdict.head}: {readable(message)}", err=True)
     return verdict.code
+
+
+def _complete(run: RunDir, verdict: Verdict) -> str:
+    """Write into the record how the run ended if that is not in it, and return the message, with how to resume."""
+    message, over = verdict.message, run.locked_by() is None  # else its first process, on another machine, goes on
+    if not run.record.is_file():
+        if over and not any(path.exists() for path in (run.checkpoints, run.model)):
+            run.discard()  # it did not begin to train
+        return message
+    if not verdict.unrecorded and not (over and run.status == "running"):
+        return message
+    if any(run.checkpoints.glob("checkpoint-*")) and "align resume" not in message:
+        message += f"; resume with: align resume {_relative(run.path)}"
+    status = "interrupted" if verdict.head == "Interrupted" else "failed"
+    try:
+        run.update_record(status=status, error=message)
+    except OSError:
+        run.overwrite_status(status)
+    return message
 
 
 def _relative(path: Path) -> Path:
