@@ -57,6 +57,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     sharded = {"sharded": True, "save": True}
     jobs += [
+        {"method": WHOLE_STEP, "train": CUT, "output": str(folder / "sharded-step"), "result": "two.pt", **sharded},
         {"method": "orpo", "train": CUT, "output": str(folder / "sharded"), "result": "two.pt", **sharded},
         adam | sharded | {"method": "dpo", "output": str(folder / "sharded-whole"), "result": "whole.pt"},
         adam | sharded | {"method": "dpo", "output": str(folder / "sharded-cut"), "result": "first.pt", "stop": 3},
@@ -111,7 +112,12 @@ def test_two_processes_resume_inside_a_rollout(two: Path) -> None:
 
 def test_a_sharded_model_trains_as_a_whole_one(two: Path) -> None:
     """Each process holds half of the weights; losses, gradients, weights and what is saved are those of data parallelism."""
-    for name, other in (("sharded/two.pt", "orpo/two.pt"), ("sharded-ppo/whole.pt", "ppo/whole.pt")):
+    same = {
+        "sharded/two.pt": "orpo/two.pt",
+        "sharded-step/two.pt": "step/two.pt",
+        "sharded-ppo/whole.pt": "ppo/whole.pt",
+    }
+    for name, other in same.items():
         a, b = load(two / name), load(two / other)
         assert a["wrapper"] == "FSDPLlamaForCausalLM"
         assert b["sharded"] / 2 <= a["sharded"] < b["sharded"] / 1.9

@@ -17,6 +17,17 @@ ABOUT = (
     "{sigmoid: 0.8, bco: {weight: 0.2, beta: 0.2}}"
 )
 
+ELSEWHERE = {
+    "sft": "nll",
+    "bco_pair": "bco with shift: none",
+    "kto_pair": "kto",
+    "sigmoid_norm": "sigmoid with ratio: mean",
+    "orpo": "odds_ratio",
+    "rdpo": "r-dpo",
+    "reverse_kl": "sigmoid",
+}
+"""Names of losses in other libraries, and what they are here."""
+
 RESERVED = {"loss", "alpha", "nll_weight", "name", "weight"}
 """What a loss cannot call a setting: keys of the method, and its weight."""
 
@@ -121,7 +132,8 @@ class LossSettings(Settings):
             try:
                 problem = cls._misfit(name, load(find("align.losses", name)))
             except PluginError as error:
-                raise ValueError(str(error)) from error
+                here = ELSEWHERE.get(name)
+                raise ValueError(f"loss {name} is {here} here" if here else str(error)) from error
             if problem:
                 raise ValueError(problem)
         return value
