@@ -143,6 +143,12 @@ MALFORMED: list[tuple[str, bytes | str, str]] = [
     ("scalar.json", '"text"', "{}:1: the file contains text, expected a list of objects"),
     ("one.json", '{"prompt": "a"}', "{}:1: the file contains one object without a list of rows"),
     ("two.json", '{"a": [], "b": []}', "{}:1: the file contains several lists (a, b); set data.split to one of them"),
+    (
+        "again.json",
+        '{"a": [],\n"b": 1, "a": [{}]}',
+        '{}:2: "a" is there twice: give the lists other names, or join them',
+    ),
+    ("other.json", '{"a": 1,\n\n"a": [{"prompt": "a"}]}', '{}:3: "a" is there twice'),
     ("items.json", '[\n{"prompt": "a"},\n"b"]', "{}:3: the row is text, expected an object"),
     ("latin.json", b'[{"prompt": "a"},\n{"prompt": "caf\xe9"}]', "{}:2: not UTF-8 (byte 0xe9)"),
     ("empty.csv", "", "{} is empty"),

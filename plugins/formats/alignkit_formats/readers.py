@@ -68,7 +68,7 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Located]:
             return
         raise DataError(f"{path}:{error.line}: invalid JSON: {error}") from None
     key = None if isinstance(value, list) else _list_key(path, value, split)
-    lines = _item_lines(text, key)
+    lines = _item_lines(path, text, key)
     numbered_items = len(set(lines)) < len(lines)  # several on a line
     for i, row in enumerate(value if key is None else value[key]):
         place = f"{path}:{lines[i]}" + (f" item {i + 1}" if numbered_items else "")
@@ -227,7 +227,7 @@ def _list_key(path: Path, value: Any, split: str | None) -> str:
 _GAP = re.compile(r"[\s,:]*")
 
 
-def _item_lines(text: str, key: str | None) -> list[int]:
+def _item_lines(path: Path, text: str, key: str | None) -> list[int]:
     """Return the line number of each item of the top-level list, or of the list under ``key``."""
     decode = json.JSONDecoder().raw_decode
 
@@ -235,15 +235,18 @@ def _item_lines(text: str, key: str | None) -> list[int]:
         match = _GAP.match(text, at)
         return match.end() if match else at
 
-    at = skip(0)
-    if key is not None:  # skip the object's entries before the list
-        name, at = decode(text, skip(at + 1))
-        while name != key:
-            _, at = decode(text, skip(at))
-            name, at = decode(text, skip(at))
-        at = skip(at)
+    begin = at = skip(0)
+    if key is not None:  # find the entry, which must be there once: of two, the first would be left out
+        begin, at = -1, skip(at + 1)
+        while text[at] != "}":
+            name, end = decode(text, at)
+            if name == key and begin >= 0:
+                line = text.count("\n", 0, at) + 1
+                raise DataError(f'{path}:{line}: "{key}" is there twice: give the lists other names, or join them')
+            begin = skip(end) if name == key else begin
+            at = skip(decode(text, skip(end))[1])
     lines, line, counted = [], 1, 0
-    at = skip(at + 1)
+    at = skip(begin + 1)
     while text[at] != "]":
         line += text.count("\n", counted, at)
         counted = at
