@@ -5,6 +5,8 @@
 #   bench/gpu.sh install PART...       there: install parts into SITE, one by one or together
 #   bench/gpu.sh piece OUT [WORDS]     there: measure for at most MINUTES and add to OUT/gpu.json; exit code 3: not all is done
 #   bench/gpu.sh run OUT [WORDS]       there: piece after piece until all is done, each in a process of its own
+#   bench/gpu.sh tests OUT             there: the tests that take a device, on CUDA, as `make test-gpu` runs them
+#   bench/gpu.sh heads OUT             there: the output layer against fused kernels (python -m bench.heads)
 #   bench/gpu.sh split FILES DIR       sort wheels into parts (a step of `wheels`)
 #
 # WORDS are options of `python -m bench`, e.g. --only mixed orpo,dpo 0.5b-32k. Parity comes first. A piece that is cut off loses
@@ -30,7 +32,8 @@ PACKAGES=(
   pyarrow
   annotated-types click datasets dill filelock markdown-it-py mdurl multiprocess pandas pluggy psutil pydantic pydantic_core
   pygments python-dateutil pytz rich six trl typing_extensions typing-inspection xxhash
-  liger-kernel==0.8.5 prefix-grouper==0.0.1.post1
+  execnet hypothesis iniconfig pytest pytest-timeout pytest-xdist sortedcontainers
+  cut-cross-entropy==25.1.1 liger-kernel==0.8.5 prefix-grouper==0.0.1.post1
 )
 
 fail() {
@@ -104,25 +107,42 @@ install() { # PART...
   done
 }
 
-piece() { # OUT [WORDS]
-  local out=$1 status=0
+there() { # NAME COMMAND...: run on the checkout's code for at most MINUTES; print to OUT/NAME.log and OUT/NAME.err too
+  local name=$1 status=0
   shift
-  mkdir -p "$out"
+  mkdir -p "$OUT"
   # timeout ends the processes of the sides too: they are in its group.
   (
     cd "$ROOT"
     # The checkout's own code comes first, so that it may be newer than the wheel; the wheel has the entry points.
     PYTHONPATH=$(printf '%s:' "$ROOT" "$ROOT"/core "$ROOT"/eval "$ROOT"/plugins/*)$SITE
     export PYTHONPATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
-    timeout --kill-after=20 "$(awk "BEGIN {print int($MINUTES * 60 + 40)}")" \
-      "$PYTHON" -m bench --device "$DEVICE" --resume --minutes "$MINUTES" --output "$out/gpu.json" "$@"
-  ) 2>>"$out/gpu.err" | tee -a "$out/gpu.log" || status=$?
+    timeout --kill-after=20 "$(awk "BEGIN {print int($MINUTES * 60 + 40)}")" "$@"
+  ) 2>>"$OUT/$name.err" | tee -a "$OUT/$name.log" || status=$?
   if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
-    echo "the piece was cut off after $MINUTES minutes" | tee -a "$out/gpu.log"
+    echo "$name was cut off after $MINUTES minutes" | tee -a "$OUT/$name.log"
     status=$UNFINISHED
   fi
-  case $status in 0 | 1 | "$UNFINISHED") ;; *) tail -n 20 "$out/gpu.err" >&2 ;; esac
+  case $status in 0 | 1 | "$UNFINISHED") ;; *) tail -n 20 "$OUT/$name.err" >&2 ;; esac
   return "$status"
+}
+
+piece() { # OUT [WORDS]
+  OUT=$1
+  shift
+  there gpu "$PYTHON" -m bench --device "$DEVICE" --resume --minutes "$MINUTES" --output "$OUT/gpu.json" "$@"
+}
+
+heads() { # OUT
+  OUT=$1
+  there heads "$PYTHON" -m bench.heads --device "$DEVICE" --output "$OUT/heads.json"
+}
+
+tests() { # OUT: on a machine without the other packages, only the files that take a device can be imported
+  OUT=$1
+  local files=()
+  mapfile -t files < <(cd "$ROOT" && grep -rlE '^(def test_.*|    )\bdevice: str' tests --include='test_*.py' | sort)
+  there tests "$PYTHON" -m pytest -q -n 0 -p no:cacheprovider -m gpu "${files[@]}"
 }
 
 run() { # OUT [WORDS]
@@ -148,5 +168,7 @@ case $command in
   install) [ $# -ge 1 ] || usage && install "$@" ;;
   piece) [ $# -ge 1 ] || usage && piece "$@" ;;
   run) [ $# -ge 1 ] || usage && run "$@" ;;
+  tests) [ $# -eq 1 ] || usage && tests "$1" ;;
+  heads) [ $# -eq 1 ] || usage && heads "$1" ;;
   *) usage ;;
 esac

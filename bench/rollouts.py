@@ -35,7 +35,7 @@ def fixed_rollouts(settings: Any, examples: Sequence[Example], max_tokens: int) 
     answers = {tuple(example.prompt): example.completions for example in examples}
     rows = [Row(i, example.id, "", (), example.id) for i, example in enumerate(examples)]
 
-    def sample(prompts: Sequence[Sequence[int]], _seeds: Sequence[int]) -> list[GeneratedAnswer]:
+    def sample(prompts: Sequence[Sequence[int]], _seeds: Sequence[int] | None) -> list[GeneratedAnswer]:
         given: defaultdict[tuple[int, ...], int] = defaultdict(int)
         found = []
         for prompt in map(tuple, prompts):

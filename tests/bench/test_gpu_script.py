@@ -79,6 +79,15 @@ def test_pieces_go_on_until_all_is_done(tmp_path: Path, last: int, code: int) ->
     assert (out / "gpu.log").read_text() == done.stdout
 
 
+def test_the_other_measurements_are_run_alike(tmp_path: Path) -> None:
+    out, stub = tmp_path / "out", python(tmp_path, 'echo "$*"')
+    assert gpu_sh("heads", str(out), PYTHON=stub).stdout == f"-m bench.heads --device cuda --output {out}/heads.json\n"
+    words = gpu_sh("tests", str(out), PYTHON=stub).stdout.split()
+    assert words[:8] == ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m"]
+    assert "tests/scoring/test_properties.py" in words
+    assert (out / "tests.log").read_text().split() == words
+
+
 def test_the_code_of_the_checkout_is_measured(tmp_path: Path) -> None:
     done = gpu_sh("piece", str(tmp_path / "out"), PYTHON=python(tmp_path, 'echo "$PYTHONPATH"'))
     *code, site = done.stdout.strip().split(":")
