@@ -90,6 +90,7 @@ def test_a_micro_batch_without_pairs_has_no_gradient() -> None:
     output = OnlineDPO(settings).align_compute_loss(made.policy, batch)
     assert [(float(term.sum), batch.counts[term.per]) for term in output.terms] == [(0.0, 0)]
     assert float(output.metrics["groups_alike"].sum) == 3
+    assert "rewards/margins" not in output.metrics, "there is nothing to average"
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def test_the_setting_changes_training(method: str, setting: str) -> None:
         ("grpo", ["kl_in=reward", "reward=length"], "kl_in has no effect without beta"),
         ("grpo", ["clip=0.5", "reward=length"], "surrogate have no effect where every rollout is trained on once"),
         ("grpo", ["importance=sequence", "reward=length"], "have no effect where every rollout is trained on once"),
+        ("grpo", ["epsilon_high=0.3", "reward=length"], "unknown key method.epsilon_high: here it is called clip_high"),
         ("grpo", ["kl_estimator=k2", "reward=length"], "kl_estimator has no effect without beta"),
         ("grpo", ["kl_estimator=k1", "beta=1", "reward=length"], "k1 has no gradient on average"),
         ("grpo", ["num_generations=1", "reward=length"], "compares the answers to a prompt: set num_generations to 2"),

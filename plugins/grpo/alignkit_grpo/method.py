@@ -126,7 +126,8 @@ class GRPO(Method[GRPOSettings]):
         if scores.entropy is not None:
             terms.append(self._mean("entropy", -scores.entropy, batch, s.entropy_coef))
         metrics = policy_metrics(batch, weights, tokens, **s.bounds)
-        metrics["groups_alike"] = Metric(scores.logps.new_full((), sum(batch.columns["alike"])), "rows")
+        if s.group > 1:
+            metrics["groups_alike"] = Metric(scores.logps.new_full((), sum(batch.columns["alike"])), "rows")
         return LossOutput(terms, metrics)
 
     def _term(self, name: str, values: torch.Tensor, batch: Batch, weight: float = 1.0) -> LossTerm:

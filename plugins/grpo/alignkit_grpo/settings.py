@@ -18,7 +18,9 @@ class GRPOSettings(PolicyGradientSettings):
     """Settings of grpo."""
 
     variant: Variant | None = Field(
-        None, description="settings of a published algorithm, which every other setting overrides (see its README)"
+        None,
+        description="settings of a published algorithm, which every other setting overrides (see its README)",
+        json_schema_extra={"elsewhere": ["loss_type"]},
     )
     group: int = Field(8, ge=1, alias="num_generations", description="answers sampled per prompt")
     refill_rounds: int = Field(
@@ -38,6 +40,7 @@ class GRPOSettings(PolicyGradientSettings):
         "group",
         description="divide advantages by the standard deviation of the group or the batch, or not at all; whiten: "
         "normalise them over the rollout to mean 0 and variance 1 (REINFORCE++)",
+        json_schema_extra={"elsewhere": ["scale_rewards"]},
     )
     kl_coef: float = Field(0.0, ge=0, alias="beta", description="weight of the KL to the reference")
     kl_in: Literal["loss", "reward", "tokens"] = Field(
@@ -49,15 +52,29 @@ class GRPOSettings(PolicyGradientSettings):
         None, description="estimator of the KL (default: k3 in the loss, k1 in the reward)"
     )
     importance: Literal["token", "sequence"] = Field(
-        "token", description="probability ratio of every token, or of the whole answer to the power 1 / length (GSPO)"
+        "token",
+        description="probability ratio of every token, or of the whole answer to the power 1 / length (GSPO)",
+        json_schema_extra={"elsewhere": ["importance_sampling_level"]},
     )
     surrogate: Literal["clipped", "cispo"] = Field(
         "clipped", description="clip the objective (PPO), or the ratio as a weight without gradient (CISPO)"
     )
-    clip: float = Field(0.2, gt=0, description="lower clip range of a probability ratio: 1 - clip")
-    clip_high: float | None = Field(None, gt=0, description="upper clip range: 1 + clip_high (default: clip)")
+    clip: float = Field(
+        0.2,
+        gt=0,
+        description="lower clip range of a probability ratio: 1 - clip",
+        json_schema_extra={"elsewhere": ["epsilon"]},
+    )
+    clip_high: float | None = Field(
+        None,
+        gt=0,
+        description="upper clip range: 1 + clip_high (default: clip)",
+        json_schema_extra={"elsewhere": ["epsilon_high"]},
+    )
     mask_truncated: bool = Field(
-        False, description="leave answers without an end token out of the loss (they count for the baseline)"
+        False,
+        description="leave answers without an end token out of the loss (they count for the baseline)",
+        json_schema_extra={"elsewhere": ["mask_truncated_completions"]},
     )
     reduction: Literal["token", "sequence", "sum", "constant"] = Field(
         "token",

@@ -113,7 +113,8 @@ class OnlineDPO(LossMethod[OnlineDPOSettings]):
         tempered: Any = _Tempered(policy.model, partial(policy.score, temperature=self.settings.temperature))
         found = super().align_compute_loss(tempered, replace(pairs, examples=chosen))
         terms = [term._replace(sum=term.sum * some, per=f"pairs/{term.per}") for term in found.terms]
-        metrics = {name: Metric(one.sum * some, f"pairs/{one.per}") for name, one in found.metrics.items()}
+        of_pairs = found.metrics.items() if some else ()
+        metrics = {name: Metric(one.sum, f"pairs/{one.per}") for name, one in of_pairs}
         like = terms[0].sum.detach()
         metrics["groups_alike"] = Metric(like.new_full((), len(picks) - len(which)), "rows")
         return LossOutput(terms, rollout_metrics(batch, like) | metrics)
