@@ -45,6 +45,8 @@ JOBS: dict[str, Any] = {
     "remax": {"method": GRPO | {"variant": "remax", "max_new_tokens": 4, "overlong_buffer": 0.5}, "rows": 2},
 }
 
+SHARDED = ("ppo", "grpo with dynamic sampling")
+
 
 def job(name: str, output: Path, processes: int, **changes: Any) -> dict[str, Any]:
     given = {key: value for key, value in JOBS[name].items() if key != "rows"}
@@ -56,7 +58,8 @@ def job(name: str, output: Path, processes: int, **changes: Any) -> dict[str, An
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     jobs = [job(name, folder / name, 2) for name in JOBS]
-    run_ranks(2, ddp_worker.work, [*jobs, job("ppo", folder / "ppo sharded", 2, sharded=True)], cwd=folder)
+    sharded = [job(name, folder / f"{name} sharded", 2, sharded=True) for name in SHARDED]
+    run_ranks(2, ddp_worker.work, [*jobs, *sharded], cwd=folder)
     return folder
 
 
@@ -66,7 +69,7 @@ def numbers(result: dict[str, Any]) -> list[dict[str, float]]:
     return [{k: v for k, v in r.items() if not k.startswith(("tokens_per", "memory"))} for r in records]
 
 
-@pytest.mark.parametrize("name", [*JOBS, "ppo sharded"])
+@pytest.mark.parametrize("name", [*JOBS, *(f"{name} sharded" for name in SHARDED)])
 def test_two_processes_do_what_one_does(two: Path, tmp_path: Path, name: str) -> None:
     one = ddp_worker.train(job(name.removesuffix(" sharded"), tmp_path, 1))
     found = torch.load(two / name / "found.pt", weights_only=True)
