@@ -12,6 +12,7 @@ from alignkit.contract import registry
 from alignkit.errors import AlignError
 from alignkit.training.session import Session
 
+from tests.helpers.engine import build_trainer, configuration, random_pairs
 from tests.helpers.runs import align
 from tests.helpers.third_party import Site, site
 
@@ -135,3 +136,26 @@ def test_five_lines_make_a_loss(site: Site) -> None:
     assert losses["sigmoid"]["beta"] == 0.2
     first = json.loads((site.path / "mine" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss/mine"] > first["loss/sigmoid"]
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (
+            "pairs.margins.mean()",
+            "loss mine must return one number per pair, a tensor of shape [3], not a tensor of shape []",
+        ),
+        ("0.0", "loss mine must return one number per pair, a tensor of shape [3], not float"),
+        ("pairs.margin", "loss mine failed: AttributeError: 'Pairs' object has no attribute 'margin'"),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_broken_loss_is_named(site: Site, tmp_path: Path, result: str, message: str, whole: bool) -> None:
+    code = FIVE_LINES.replace("-F.logsigmoid(beta * pairs.margins - push)", result)
+    code = code.replace('{"reference"}', '{"reference"}, whole_step=%s' % whole)  # noqa: UP031
+    site.install("align-mine", code, group="losses", mine="align_mine:mine")
+    config = configuration({"name": "dpo", "loss": "mine"}, per_device_train_batch_size=3)
+    trainer, _ = build_trainer(config, tmp_path, random_pairs(3))
+    with pytest.raises(AlignError) as refused:
+        trainer.training_step(trainer.model, {})
+    assert message in str(refused.value)

@@ -47,13 +47,9 @@ class TestDPO(MethodConformance):
     name = "dpo"
 
 
-class TestMixture(MethodConformance):
-    name = "dpo"
-    settings = {"loss": {"sigmoid": 0.8, "ipo": {"weight": 0.2, "beta": 1.0}, "nll": 1}}
-
-
-class TestCPO(LossConformance):
+class TestCPO(MethodConformance):
     name = "cpo"
+    settings = {"loss": {"cpo": 0.8, "simpo": {"weight": 0.2, "beta": 1.0}, "nll": 1}}
 
 
 class TestBCO(LossConformance):

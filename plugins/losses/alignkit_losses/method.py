@@ -19,7 +19,7 @@ from alignkit import (
 )
 
 from alignkit_losses import whole_step
-from alignkit_losses.scored import pairs_of
+from alignkit_losses.scored import pairs_of, values_of
 from alignkit_losses.settings import LossSettings, Term
 
 LossSettingsT = TypeVar("LossSettingsT", bound=LossSettings)
@@ -65,9 +65,10 @@ class LossMethod(Method[LossSettingsT]):
         scores = policy.score(batch.examples)
         pairs = pairs_of(scores, batch)
         terms = []
-        for name, loss, weight, settings in self.terms:
-            values = whole_step.restored(name, pairs, batch) if loss.whole_step else loss(pairs, **settings)
-            terms.append(LossTerm(name, values.sum(), loss.per, weight))
+        for term in self.terms:
+            whole = term.loss.whole_step
+            values = whole_step.restored(term.name, pairs, batch) if whole else values_of(term, pairs)
+            terms.append(LossTerm(term.name, values.sum(), term.loss.per, term.weight))
         return LossOutput(terms, preference_metrics(*rewards(self._rewarding, pairs), *scores.split(scores.means())))
 
     def conventions(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from alignkit import Answers, Batch, Pairs, Rollouts
 
-from alignkit_losses.scored import pairs_of
+from alignkit_losses.scored import pairs_of, values_of
 
 if TYPE_CHECKING:
     from alignkit_losses.settings import Term
@@ -29,7 +29,7 @@ def prepare(terms: Sequence[Term], batch: Batch, rollouts: Rollouts, kept: dict[
         chosen, rejected = map(Answers, leaves, references.unbind(1), lengths.unbind(1))
         pairs = Pairs(chosen, rejected, state=dict(kept.get(term.name, {})))
         with torch.enable_grad():
-            values = term.loss(pairs, **term.settings)
+            values = values_of(term, pairs)
             slopes = torch.autograd.grad(values.sum(), leaves, materialize_grads=True)
         column = torch.stack([values.detach(), *slopes], 1)[mine]
         batch = batch.with_column(f"loss/{term.name}", column.tolist())
