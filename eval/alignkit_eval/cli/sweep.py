@@ -87,7 +87,7 @@ def sweep(
             data=data,
             eval_data=eval_data,
             sets=sets,
-            seeds=_seeds(seeds),
+            seeds=seeds_of(seeds),
             **chosen(**scheduling),
             output=output,
             name=name if name is not None or not resume else Path(resume).name,
@@ -104,7 +104,7 @@ def sweep(
         raise error
 
 
-def _seeds(text: str) -> list[int]:
+def seeds_of(text: str) -> list[int]:
     words = text.split(",")
     wrong = next((word for word in words if not word.strip().isdecimal() or len(word) > 10), None)
     if wrong is None:

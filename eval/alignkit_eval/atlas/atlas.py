@@ -1,0 +1,139 @@
+"""Training and comparing the objectives: a sweep over recipes and seeds, resumable, with every pair of objectives judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignkit.errors import ConfigError
+from alignkit.rundir.directory import child_of
+from alignkit.settings import resolve
+from alignkit.system.files import write_json, write_text
+from alignkit.system.manifest import sealed
+
+from alignkit_eval.atlas.cosines import Cosines, cosines
+from alignkit_eval.atlas.objectives import Objective, objectives, write_recipes
+from alignkit_eval.atlas.page import index, write_atlas_page
+from alignkit_eval.comparison.compare import compare
+from alignkit_eval.comparison.result import Comparison
+from alignkit_eval.sweeps.sweep import Sweep, sweep
+
+MARGIN = 0.03
+"""Difference of accuracies that counts as none."""
+
+SUITES = ("prefs", "perplexity", "kl", "generate")
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A finished atlas."""
+
+    directory: Path
+    objectives: tuple[Objective, ...]
+    sweep: Sweep
+    comparison: Comparison
+    cosines: Cosines
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Number of pairs of objectives that differ, are equivalent, or are undecided, by accuracy."""
+        return Counter(pair_outcomes(self.comparison).values())
+
+
+def atlas(
+    *,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    model: str | None = None,
+    data: str | None = None,
+    eval_data: str | None = None,
+    sets: Sequence[str] = (),
+    margin: float = MARGIN,
+    output: Path | str = "runs",
+    name: str = "atlas",
+    say: Callable[[str], None] = lambda message: None,
+    **scheduling: Any,
+) -> Atlas:
+    """Train every objective with every seed, compare all pairs, and write the atlas; the same call resumes it.
+
+    Args:
+        only: names of objectives (default: all).
+        seeds, model, data, eval_data, sets: as for ``align sweep``.
+        margin: difference of accuracies that counts as none.
+        output, name: the directory.
+        say: called with progress messages.
+        scheduling: ``jobs``, ``scheduler`` and ``options`` of :func:`alignkit_eval.sweeps.sweep.sweep`.
+
+    Raises:
+        ConfigError: an objective, key or value cannot be used, or fewer than two objectives could be trained.
+        InterruptedRun: the same call resumes it.
+    """
+    chosen = objectives(only)
+    if len(chosen) < 2:
+        raise ConfigError("an atlas compares objectives: choose at least two")
+    directory = child_of(Path(output), name)
+    recipes = write_recipes(directory / "recipes", chosen)
+    suites = [] if any(text.startswith("eval.suites=") for text in sets) else [f"eval.suites=[{','.join(SUITES)}]"]
+    about: dict[str, Any] = {"model": model, "data": data, "eval_data": eval_data}
+    trained = sweep(
+        {"config": list(map(str, recipes))},
+        seeds=seeds,
+        sets=[*suites, *sets],
+        output=directory,
+        name="runs",
+        say=say,
+        **about,
+        **scheduling,
+    )
+    of = {
+        Path(cell.run): Path(str(cell.settings["config"])).stem for cell in trained.cells if cell.status == "finished"
+    }
+    if len(set(of.values())) < 2:
+        raise ConfigError("fewer than two objectives could be trained; the errors are in sweep.json")
+    base = next((run for run, objective in of.items() if objective == chosen[0].name), next(iter(of)))
+    comparison = compare(list(of), base, names=of, margins={"accuracy_sum": margin, "accuracy_mean": margin})
+    say("gradients at the start model")
+    done = tuple(objective for objective in chosen if objective.name in of.values())
+    configs = [
+        resolve(recipe, sets=list(sets), **about).config
+        for recipe, objective in zip(recipes, chosen, strict=True)
+        if objective in done
+    ]
+    found = Atlas(directory, done, trained, comparison, cosines(configs))
+    _write(found, margin)
+    return found
+
+
+def pair_outcomes(comparison: Comparison) -> Mapping[tuple[str, str], str]:
+    """Return what is shown of every pair ``(arm, baseline)``: ``better`` or ``worse`` by both accuracies, ``equivalent`` by
+    both, or ``undecided``.
+    """
+    by_pair: dict[tuple[str, str], list[str]] = {}
+    for contrast in comparison.pairs:
+        if contrast.suite == "prefs":
+            by_pair.setdefault((contrast.arm, contrast.baseline), []).append(contrast.outcome)
+    return {pair: found[0] if len(set(found)) == 1 else "undecided" for pair, found in by_pair.items()}
+
+
+def _write(found: Atlas, margin: float) -> None:
+    outcomes = pair_outcomes(found.comparison)
+    names = [objective.name for objective in found.objectives]
+    write_json(
+        found.directory / "atlas.json",
+        sealed(
+            {
+                "objectives": [objective._asdict() for objective in found.objectives],
+                "margin": margin,
+                "pairs": [{"arm": arm, "baseline": base, "outcome": o} for (arm, base), o in outcomes.items()],
+                "outcomes": dict(found.outcomes),
+                "cosines": {"names": names, "values": found.cosines.values.tolist(), "rows": found.cosines.rows},
+                "comparison": found.comparison.to_json(),
+            }
+        ),
+    )
+    page = found.directory / "atlas.html"
+    write_atlas_page(page, found.objectives, found.comparison, outcomes, found.cosines, margin)
+    write_text(found.directory / "papers.md", index(found.objectives, found.comparison))

@@ -1,0 +1,100 @@
+"""How the gradients of objectives agree at the start model: one forward, and only the derivative by log-probabilities differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from alignkit import Batch, Example, RunConfig, Scores
+from alignkit.runs.prepare import RunPlan, plan_run, prepare
+from numpy.typing import NDArray
+
+ROWS = 64
+"""Training pairs that the gradients are computed on."""
+
+
+class Cosines(NamedTuple):
+    """Cosines between the gradients of objectives, ``[A, A]``, and the rows they are over; NaN beside a gradient of zero."""
+
+    values: NDArray[np.float64]
+    rows: int
+
+
+class _OneForward:
+    """A policy whose scores have been computed: log-probabilities are leaves, and the reference is the policy itself."""
+
+    def __init__(self, model: torch.nn.Module, examples: Sequence[Example], scores: Scores) -> None:
+        self.model, self.examples, self.scores = model, examples, scores
+        self.leaf = scores.logps.detach().requires_grad_()
+        self.prompt_leaf = scores.prompt_logps.detach().requires_grad_()
+
+    def score(self, examples: Sequence[Example], *, grad: bool = True, **wanted: Any) -> Scores:
+        if list(examples) != list(self.examples):
+            raise ValueError("an objective of the atlas scores other rows than the batch's")
+        leaves = (self.leaf, self.prompt_leaf) if grad else (self.leaf.detach(), self.prompt_leaf.detach())
+        return replace(self.scores, logps=leaves[0], prompt_logps=leaves[1])
+
+
+class _OneStep:
+    """The rollouts of one process, as methods with statistics over the whole step use them."""
+
+    training = True
+
+    def __init__(self, policy: _OneForward) -> None:
+        self.policy = policy
+
+    def score(self, batch: Batch, **wanted: Any) -> Scores:
+        return self.policy.score(batch.examples, grad=False)
+
+    def gather(self, values: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        return values, list(range(len(values)))
+
+
+def cosines(configs: Sequence[RunConfig], rows: int = ROWS) -> Cosines:
+    """Return the cosines between the gradients of all weights at step 0.
+
+    Args:
+        configs: configurations that differ only in their method; model and data are those of the first.
+        rows: number of training pairs, from the first on.
+    """
+    plan = plan_run(configs[0])
+    run = prepare(plan)
+    train = run.data.train
+    examples = [train[i] for i in range(min(rows, len(train)))]
+    run.loaded.model.eval()  # without dropout, as the reference
+    scores = run.policy.score(examples, prompt=True)
+    policy = _OneForward(run.loaded.model, examples, scores)
+    batch = Batch(examples).with_column("reference", _by_row(scores, examples))
+    weights = [weight for weight in run.loaded.model.parameters() if weight.requires_grad]
+    directions = []
+    for config in configs:
+        slopes = _slopes(plan_run(config), policy, batch)
+        gradient = torch.autograd.grad(
+            (scores.logps, scores.prompt_logps), weights, slopes, retain_graph=True, materialize_grads=True
+        )
+        direction = torch.cat([part.flatten() for part in gradient]).double()
+        directions.append(direction / direction.norm())
+    stacked = torch.stack(directions)
+    return Cosines((stacked @ stacked.T).numpy(), len(examples))
+
+
+def _slopes(plan: RunPlan, policy: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the derivative of a method's loss by the log-probabilities of completions and prompts."""
+    session = plan.session
+    step: Any = _OneStep(policy) if session.method.whole_step else None
+    prepared = session.prepare_batch(policy, batch, 0.0, step)
+    terms = session.compute_loss(policy, prepared, 0.0).terms
+    loss = sum(term.weight * term.sum / prepared.counts[term.per] for term in terms)
+    by_completion, by_prompt = torch.autograd.grad(
+        torch.as_tensor(loss), (policy.leaf, policy.prompt_leaf), materialize_grads=True
+    )
+    return by_completion, by_prompt
+
+
+def _by_row(scores: Scores, examples: Sequence[Example]) -> list[NDArray[np.float32]]:
+    """Return the log-probabilities of each row's completions."""
+    ends = scores.lengths.view(len(examples), -1).sum(1).cumsum(0).tolist()
+    return np.split(scores.logps.detach().float().cpu().numpy(), ends[:-1])
