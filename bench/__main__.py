@@ -40,6 +40,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         options.repeats = options.rounds = options.warm_up = 1
     if min(options.repeats, options.threads, options.rounds) < 1 or options.warm_up < 0:
         parser.error("--repeats, --threads and --rounds must be at least 1")
+    if options.turn_limit <= 0 or (options.minutes is not None and options.minutes <= 0):
+        parser.error("--minutes and --turn-limit must be above 0")
     options.cells = []
     if options.scoring or options.data or options.evaluation:
         return options

@@ -96,13 +96,19 @@ def _opened(
 ) -> dict[str, Any] | None:
     """Return the record to add to: a new one, or with ``resume`` the file's (None: it is of another machine or settings)."""
     if resume and path.is_file():
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for name, wanted in (("format", FORMAT), ("settings", settings), ("environment", about)):
-            if record.get(name) != wanted:
-                print(
-                    f"bench: error: {path} was measured with another {name}: choose another --output", file=sys.stderr
-                )
-                return None
+        try:
+            record: Any = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            record = None
+        wanted = {"format": FORMAT, "settings": settings, "environment": about}
+        found = record if isinstance(record, dict) else {}
+        if differing := [name for name, value in wanted.items() if found.get(name) != value]:
+            print(
+                f"bench: error: --resume: {path} is not a record of this measurement (another {differing[0].removesuffix('s')}): "
+                "choose another --output, or leave out --resume to write a new one",
+                file=sys.stderr,
+            )
+            return None
         record["complete"] = False
         return _without_failures(record) if retry else record
     return {

@@ -145,8 +145,13 @@ def test_a_record_of_other_settings_is_not_resumed(tmp_path: Path, capsys: pytes
     other.repeats = 7
     before = (tmp_path / "gpu.json").read_bytes()
     assert gpu.run(other, Canned({"ours": 1.0})) == 2
-    assert "measured with another settings" in capsys.readouterr().err
+    assert "(another setting)" in capsys.readouterr().err
     assert (tmp_path / "gpu.json").read_bytes() == before
+    for broken in ("", "[]", '{"rows": []}'):
+        (tmp_path / "gpu.json").write_text(broken)
+        assert gpu.run(options(tmp_path, *words, "--resume"), Canned({"ours": 1.0})) == 2
+        assert "is not a record of this measurement" in capsys.readouterr().err
+        assert (tmp_path / "gpu.json").read_text() == broken
 
 
 def test_what_failed_is_measured_again_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -251,6 +256,7 @@ def test_the_grid_has_what_was_asked_for() -> None:
         (["--device", "cpu", "--tiny", "--only", "shrot"], "no cell has 'shrot'"),
         (["--device", "cpu", "--tiny", "--only", "orpo", "dpo"], "no cell matches orpo dpo"),
         (["--device", "cpu", "--tiny", "--rounds", "0"], "at least 1"),
+        (["--device", "cpu", "--tiny", "--minutes", "0"], "must be above 0"),
         (["--device", "cpu", "--tiny", "--bf16"], "are options of the comparison on a CPU"),
         (["--device", "cuda", "--sides", "tlr"], "invalid choice: 'tlr'"),
     ],
