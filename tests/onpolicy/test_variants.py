@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +37,27 @@ def test_other_settings_override_a_variant(sets: list[str]) -> None:
     found = resolved("variant=gspo", "reward=length", *sets)
     assert (found["beta"], found["clip"], found["clip_high"], found["importance"]) == (0.5, 0.1, 4e-4, "sequence")
     assert GRPOSettings(variant="dapo", num_generations=3, kl_coef=0.1).model_dump()["kl_coef"] == 0.1
+
+
+def test_another_variant_replaces_that_of_a_run(tmp_path: Path) -> None:
+    """The run.yaml of a run has every value of its variant; it is repeated as another one."""
+    run = settings.resolve(method="grpo", model="m", data="d", sets=["variant=dapo", "reward=length", "top_k=3"])
+    file = tmp_path / "run.yaml"
+    file.write_text(settings.dump(run.config), encoding="utf-8")
+    assert settings.resolve(file).config.method.settings == run.config.method.settings
+    found = dict(settings.resolve(file, sets=["variant=gspo", "beta=0.2"]).config.method.settings)
+    assert {
+        key: found[key]
+        for key in ("clip", "clip_high", "importance", "refill_rounds", "overlong_buffer", "beta", "top_k")
+    } == {
+        "overlong_buffer": 0.0,
+        "clip": 3e-4,
+        "clip_high": 4e-4,
+        "importance": "sequence",
+        "refill_rounds": 0,
+        "beta": 0.2,
+        "top_k": 3,
+    }
 
 
 def test_an_unknown_variant_is_refused() -> None:

@@ -127,9 +127,11 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
     if _is_demo(users):
         defaults.append(from_dotted(PRESET, "preset of the demo"))
         defaults.append(from_dotted(method_type.demo, f"demo setting of {entry}"))
-    variant = str(users.get("method", "variant"))
-    defaults.append(from_dotted(method_type.variants.get(variant, {}), f"variant {variant} of {entry}"))
-    ordered = [*defaults, *given]
+    variant = users.get("method", "variant")
+    preset = from_dotted(method_type.variants.get(str(variant), {}), f"variant {variant} of {entry}")
+    # It overrides layers that name another variant: the run.yaml of a run has all values of that run's variant.
+    others = [i for i, layer in enumerate(given, 1) if layer.get("method", "variant") not in (None, variant)]
+    ordered = [*defaults, *given[: max(others, default=0)], preset, *given[max(others, default=0) :]]
     for layer in ordered:
         _use_aliases(layer, method_type.settings_type)
     merged = merge(drop_conflicting_lengths(ordered))

@@ -23,6 +23,9 @@ _SHARED: dict[str, Any] = {
     "clip_high": None,
     "reduction": "token",
     "refill_rounds": 0,
+    "overlong_buffer": 0.0,
+    "overlong_penalty": 1.0,
+    "minibatches": 1,
 }
 
 _PAPERS: dict[Variant, dict[str, Any]] = {
