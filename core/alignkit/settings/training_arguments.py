@@ -24,14 +24,6 @@ DEFAULTS: dict[str, Any] = {
 """alignkit's defaults, used where neither the user, the demo nor the method sets a value."""
 
 
-def argument_default(key: str) -> Any:
-    """Return the value of a key of ``train:`` that is not set: alignkit's default or that of ``TrainingArguments``."""
-    from transformers import TrainingArguments
-
-    found = DEFAULTS.get(key, getattr(TrainingArguments, key, None))
-    return getattr(found, "value", found)
-
-
 class StepShape(NamedTuple):
     """The size of an optimizer step, and the maximum size of a micro-batch."""
 

@@ -11,7 +11,7 @@ from alignkit.config import RunConfig
 from alignkit.contract import registry
 from alignkit.errors import CheckpointError
 from alignkit.rundir.directory import RunDir
-from alignkit.settings.training_arguments import argument_default
+from alignkit.settings.training_arguments import DEFAULTS
 from alignkit.system.terminal import redact
 from alignkit.training.checkpoints import last_checkpoint, step_of
 from pydantic import ValidationError
@@ -89,8 +89,16 @@ def _value(values: Mapping[str, Any], key: str, config: RunConfig) -> Any:
     fields = (registry.load_method(config.method.name)[1].settings_type if section == "method" else kind).model_fields
     found = next((field for own, field in fields.items() if name in (own, field.alias)), None)
     if found is None and section == "train":
-        return argument_default(name)
+        return _argument_default(name)
     return None if found is None or found.is_required() else found.get_default(call_default_factory=True)
+
+
+def _argument_default(key: str) -> Any:
+    """Return the value of a key of ``train:`` that is not set: alignkit's default or that of ``TrainingArguments``."""
+    from transformers import TrainingArguments
+
+    found = DEFAULTS.get(key, getattr(TrainingArguments, key, None))
+    return getattr(found, "value", found)
 
 
 def _short(value: Any) -> str:
