@@ -17,7 +17,7 @@ OOSTERLINCK = "D'Oosterlinck et al. 2024, Anchored Preference Optimization, http
 WANG = "Wang et al. 2023, Beyond Reverse KL (f-DPO), https://arxiv.org/abs/2309.16240"
 
 
-@loss(CHEN, equation="10", needs=REFERENCE)
+@loss(CHEN, needs=REFERENCE)
 def nca_pair(pairs: Pairs, *, beta: Beta = 0.01) -> torch.Tensor:
     """Return ``-log sigmoid(beta r_w) - (log sigmoid(-beta r_w) + log sigmoid(-beta r_l)) / 2``.
 
@@ -93,7 +93,7 @@ def _alpha_rewards(pairs: Pairs, *, beta: float, order: float) -> tuple[torch.Te
     return _divergence(pairs, beta, "alpha", order)
 
 
-@loss(WANG, equation="11", needs=REFERENCE, reward=_forward_kl_rewards)
+@loss(WANG, needs=REFERENCE, reward=_forward_kl_rewards)
 def forward_kl(pairs: Pairs, *, beta: Beta = 0.1) -> torch.Tensor:
     """Return the loss of DPO for the forward KL: the score of an answer is ``1 - exp(-r)`` instead of ``r``.
 
@@ -105,7 +105,7 @@ def forward_kl(pairs: Pairs, *, beta: Beta = 0.1) -> torch.Tensor:
     return -F.logsigmoid(chosen - rejected)
 
 
-@loss(WANG, equation="11", needs=REFERENCE, reward=_js_rewards)
+@loss(WANG, needs=REFERENCE, reward=_js_rewards)
 def js_divergence(pairs: Pairs, *, beta: Beta = 0.1) -> torch.Tensor:
     """Return the loss of DPO for the Jensen-Shannon divergence: the score of an answer is ``log 2 + log sigmoid(r)``.
 
@@ -117,7 +117,7 @@ def js_divergence(pairs: Pairs, *, beta: Beta = 0.1) -> torch.Tensor:
     return -F.logsigmoid(chosen - rejected)
 
 
-@loss(WANG, equation="11", needs=REFERENCE, reward=_alpha_rewards)
+@loss(WANG, needs=REFERENCE, reward=_alpha_rewards)
 def alpha_divergence(
     pairs: Pairs,
     *,

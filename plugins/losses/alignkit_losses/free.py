@@ -72,7 +72,7 @@ def alphapo_rewards(pairs: Pairs, *, beta: float, shape: float, **_: object) -> 
     return reward(pairs.chosen.means.logps), reward(pairs.rejected.means.logps)
 
 
-@loss("Gupta et al. 2025, AlphaPO, https://arxiv.org/abs/2501.03884", equation="4", reward=alphapo_rewards)
+@loss("Gupta et al. 2025, AlphaPO, https://arxiv.org/abs/2501.03884", reward=alphapo_rewards)
 def alphapo(
     pairs: Pairs,
     *,
@@ -90,7 +90,7 @@ def alphapo(
     return -F.logsigmoid(chosen - rejected - gamma)
 
 
-@loss("Zhao et al. 2023, SLiC-HF, https://arxiv.org/abs/2305.10425", equation="1", nll_weight=0.1, reward=sums)
+@loss("Zhao et al. 2023, SLiC-HF, https://arxiv.org/abs/2305.10425", nll_weight=0.1, reward=sums)
 def slic(
     pairs: Pairs, *, delta: Annotated[float, Field(gt=0, description="margin of the log-probabilities")] = 1.0
 ) -> torch.Tensor:

@@ -41,9 +41,7 @@ def sigmoid(pairs: Pairs, *, beta: Beta = 0.1, label_smoothing: Smoothing = 0.0,
     return -(1 - label_smoothing) * F.logsigmoid(z) - label_smoothing * F.logsigmoid(-z)
 
 
-@loss(
-    "Ramé Chowdhury et al. 2024, Provably Robust DPO, https://arxiv.org/abs/2403.00409", equation="7", needs=REFERENCE
-)
+@loss("Ray Chowdhury et al. 2024, Provably Robust DPO, https://arxiv.org/abs/2403.00409", equation="7", needs=REFERENCE)
 def robust(pairs: Pairs, *, beta: Beta = 0.1, label_smoothing: Smoothing = 0.0, ratio: Ratio = "sum") -> torch.Tensor:
     """Return the sigmoid loss corrected for flipped labels: ``(-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2 e)``.
 
@@ -136,7 +134,6 @@ def discopop(
 
 @loss(
     "Park et al. 2024, Disentangling Length from Quality, https://arxiv.org/abs/2403.19159",
-    equation="9",
     needs=REFERENCE,
 )
 def r_dpo(
@@ -156,7 +153,7 @@ def r_dpo(
     return -F.logsigmoid(beta * pairs.margins + length_weight * (pairs.chosen.lengths - pairs.rejected.lengths))
 
 
-@loss("Pal et al. 2024, Smaug: DPO-Positive, https://arxiv.org/abs/2402.13228", equation="3", needs=REFERENCE)
+@loss("Pal et al. 2024, Smaug: DPO-Positive, https://arxiv.org/abs/2402.13228", needs=REFERENCE)
 def dpop(
     pairs: Pairs,
     *,

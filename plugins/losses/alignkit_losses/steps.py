@@ -37,7 +37,7 @@ def running(pairs: Pairs, values: torch.Tensor) -> tuple[float, float]:
     return pairs.state["mean"], max(pairs.state["spread"], 1e-3)
 
 
-@loss(MELNYK, equation="8", needs=REFERENCE, whole_step=True)
+@loss(MELNYK, needs=REFERENCE, whole_step=True)
 def aot(pairs: Pairs, *, beta: Beta = 0.1, label_smoothing: Smoothing = 0.0) -> torch.Tensor:
     """Return the logistic loss between the sorted log-ratios of chosen to rejected by the policy and by the reference.
 
@@ -50,7 +50,7 @@ def aot(pairs: Pairs, *, beta: Beta = 0.1, label_smoothing: Smoothing = 0.0) -> 
     return smoothed(policy - reference, beta, label_smoothing)
 
 
-@loss(MELNYK, equation="5", needs=REFERENCE, whole_step=True)
+@loss(MELNYK, needs=REFERENCE, whole_step=True)
 def aot_unpaired(pairs: Pairs, *, beta: Beta = 0.1, label_smoothing: Smoothing = 0.0) -> torch.Tensor:
     """Return the logistic loss between the sorted log-ratios to the reference of chosen and of rejected answers.
 
@@ -63,7 +63,6 @@ def aot_unpaired(pairs: Pairs, *, beta: Beta = 0.1, label_smoothing: Smoothing =
 
 @loss(
     "Jung et al. 2024, Binary Classifier Optimization, https://arxiv.org/abs/2404.04656",
-    equation="11",
     needs=REFERENCE,
     whole_step=True,
 )
@@ -111,7 +110,7 @@ def kto(
     return (good + bad) / 2
 
 
-@loss("Wu et al. 2024, beta-DPO, https://arxiv.org/abs/2407.08639", equation="8", needs=REFERENCE, whole_step=True)
+@loss("Wu et al. 2024, beta-DPO, https://arxiv.org/abs/2407.08639", needs=REFERENCE, whole_step=True)
 def beta_dpo(
     pairs: Pairs,
     *,
@@ -147,7 +146,6 @@ def _alpha_dpo_rewards(pairs: Pairs, *, beta: float, **_: object) -> tuple[torch
 
 @loss(
     "Wu et al. 2024, alpha-DPO, https://arxiv.org/abs/2410.10148",
-    equation="12",
     needs=REFERENCE,
     whole_step=True,
     reward=_alpha_dpo_rewards,

@@ -26,7 +26,7 @@ def wpo(pairs: Pairs, *, beta: Beta = 0.1) -> torch.Tensor:
     return weights * -F.logsigmoid(beta * pairs.margins)
 
 
-@loss("Liu et al. 2024, Length Desensitization in DPO, https://arxiv.org/abs/2409.06411", equation="9", needs=REFERENCE)
+@loss("Liu et al. 2024, Length Desensitization in DPO, https://arxiv.org/abs/2409.06411", needs=REFERENCE)
 def ld_dpo(
     pairs: Pairs,
     *,
