@@ -30,9 +30,6 @@ FOUR = ("dpo", "grpo")
 LIMITS = {"losses": 1e-5, "metrics": 1e-4, "weights": 1e-5, "suites before": 1e-6, "suites after": 1e-4}
 """Largest differences from one process: of losses relative to the run's largest, of a tensor of weights relative to its
 norm, of metrics relative to their value or to 1, whichever is larger."""
-LORA_WEIGHTS = 5e-5
-"""The same for merged weights: AdamW gives every element of an adapter a step of the same size, however small its gradient.
-DDP, which shares nothing, differs as much."""
 _OF_THE_MACHINE = {"tokens_per_second", "tokens_per_second_per_device", "memory_gb", "seconds", "time", "epoch", "step"}
 
 
@@ -58,7 +55,7 @@ def strategies(work: Path) -> dict[str, Any]:
             faults += [
                 f"{method} with {strategy} over {processes}: {name} differ by {row[name]:.1e}"
                 for name, limit in LIMITS.items()
-                if not row.get(name, 0) <= (LORA_WEIGHTS if (name, method) == ("weights", "dpo with LoRA") else limit)
+                if not row.get(name, 0) <= limit
             ]
             _write(rows)
     assert not faults, "; ".join(faults)
@@ -123,7 +120,9 @@ def _weights(run: Path) -> Mapping[str, Any]:
 
     model = run / "model"
     if (model / "adapter_config.json").is_file():
-        merged: Mapping[str, Any] = AutoPeftModelForCausalLM.from_pretrained(model).merge_and_unload().state_dict()
+        # In the base model's bfloat16, merged elements that differ by 1e-7 may be rounded to different numbers, 4e-3 apart.
+        tuned = AutoPeftModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        merged: Mapping[str, Any] = tuned.merge_and_unload().state_dict()
         return merged
     classifier = "SequenceClassification" in json.loads((model / "config.json").read_text())["architectures"][0]
     auto: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
