@@ -56,6 +56,9 @@ SHARED = {
 BUCKET = 500_000_000
 """Numbers that DeepSpeed reduces at once (reduce_bucket_size)."""
 
+BATCHES = 3
+"""Batches of different lengths after which the kernels are counted: a longer run has filled what keeps them."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -85,13 +88,13 @@ def estimate_memory(dry: DryRun, libraries: int) -> Memory:
         if describe := provided("align.models", "precision"):  # autocast of the device the model is on now
             describe(innermost(model), dry.plan.config)
         weights = trace.alive["weights"]
-        trace.lasting()
         works = _trace_stages(dry, trace)
         parts: Counter[str] = Counter(trace.at_peak)
         if not works:
             parts = _by_formula(dry, weights)
         if libraries:
-            parts["allocator"] = max(trace.resident - trace.peak, 0) + trace.holes
+            parts["allocator"] = max(trace.heap.peak - trace.peak, 0)
+            parts["kernels"] = trace.kernels(BATCHES)
     _divide(dry, parts)
     if kind := dry.plan.config.model.quantization:
         frozen = sum(p.numel() * p.element_size() - p.numel() * QUANTIZED_BYTES[kind] for p in _quantized(model))

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from alignkit.config import RunConfig
+from alignkit_eval.report.heap import Heap
 from alignkit_eval.report.memory import Memory, estimate_memory
 from alignkit_eval.report.planned import plan_without_weights
-from alignkit_eval.report.tracing import Trace, traced, without_numbers
+from alignkit_eval.report.tracing import KERNEL, Trace, traced, without_numbers
 
 SHORT = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
 
@@ -64,8 +65,40 @@ def test_small_blocks_stay_in_the_heap_and_large_ones_are_given_back() -> None:
         large = torch.empty(16 << 20)
         del large
     assert trace.peak == 64 << 20
-    assert trace.resident == (4 << 20) + (64 << 20)
-    assert trace.holes > 0
+    assert trace.heap.peak == pytest.approx((4 << 20) + (64 << 20), abs=200)
+
+
+def test_a_hole_takes_smaller_blocks_but_not_one_of_the_size_that_left_it() -> None:
+    heap = Heap()
+    for key in range(3):
+        heap.allocate(key, 1 << 20)
+    heap.free(1, 1 << 20)
+    before = heap.peak
+    heap.allocate(3, (1 << 20) - 100)
+    assert heap.peak == before
+    heap.free(3, (1 << 20) - 100)
+    heap.allocate(4, 1 << 20)
+    assert heap.peak > before + (1 << 20)
+
+
+def test_neighbouring_holes_are_merged() -> None:
+    heap = Heap()
+    for key in range(4):
+        heap.allocate(key, 1 << 20)
+    heap.free(1, 1 << 20)
+    heap.free(2, 1 << 20)
+    before = heap.peak
+    heap.allocate(4, 1 << 20)
+    assert heap.peak == before
+
+
+def test_kernels_of_half_precision_are_part_of_the_estimate_up_to_the_number_that_is_kept(monkeypatch) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4")
+    with traced() as trace:
+        for kind in (torch.float32, torch.bfloat16):
+            for rows in (5, 6, 6):
+                torch.empty(rows, 8, dtype=kind) @ torch.empty(8, 8, dtype=kind)
+    assert [trace.kernels(batches) for batches in (0, 1, 3)] == [0, 2 * KERNEL, 4 * KERNEL]
 
 
 def test_weights_and_states_of_full_training() -> None:
