@@ -20,7 +20,7 @@ from alignkit_eval.atlas.cosines import cosines
 from alignkit_eval.atlas.objectives import BASELINE, objectives, write_recipes
 from alignkit_eval.comparison.result import Comparison, ContrastResult
 
-from tests.helpers.runs import installed_align, records
+from tests.helpers.runs import align, records
 
 NAMES = [objective.name for objective in objectives()]
 QUICK = ["train.max_steps=2", "train.save_strategy=no", "data.limit=48", "data.eval_limit=8", "eval.suites=[]"]
@@ -93,12 +93,12 @@ def test_a_pair_differs_only_if_both_accuracies_say_so() -> None:
 def test_the_command_writes_the_map_and_resumes(tmp_path: Path) -> None:
     words = ["atlas", "--only", "sigmoid,aot,sft", "--seeds", "0", "--set", "eval.suites=prefs"]
     words += [word for one in QUICK if not one.startswith("eval.suites") for word in ("--set", one)]
-    done = installed_align(*words, cwd=tmp_path)
+    done = align(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Of 3 pairs of objectives," in " ".join(done.stderr.split())
     found = json.loads((tmp_path / "runs/atlas/atlas.json").read_text())
     assert found["cosines"]["names"] == ["sigmoid", "aot", "sft"]
     assert sum(found["outcomes"].values()) == 3
     assert "arxiv.org/abs/2305.18290" in (tmp_path / "runs/atlas/papers.md").read_text()
-    again = installed_align(*words, cwd=tmp_path)
+    again = align(*words, cwd=tmp_path)
     assert "3 of 3 cells are already finished" in " ".join(again.stderr.split())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from alignkit.errors import ConfigError
 from alignkit_eval.merging import Merging
 from safetensors.torch import load_file
 
-from tests.helpers.runs import installed_align, short_options
+from tests.helpers.runs import align, short_options
 
 START = {"w": torch.zeros(4)}
 A = {"w": torch.tensor([4.0, -3.0, 0.1, 1.0])}
@@ -66,16 +66,15 @@ def test_settings_that_do_not_fit_are_refused(merging: Merging, count: int, said
 
 
 def test_runs_of_one_start_are_merged_and_others_refused(tmp_path: Path) -> None:
-    def align(*words: str) -> Any:
-        return installed_align(*words, cwd=tmp_path)
+    run = partial(align, cwd=tmp_path)
 
     quiet = ["--set", "eval.suites=[]", "--set", "train.per_device_train_batch_size=4"]
     for name, more in {"a": [], "b": ["--set", "model.lora.r=4"], "c": ["--model", "runs/a", "--data", "demo"]}.items():
-        done = align("run", "--method", "sft", *short_options(2), *quiet, *more, "--name", name)
+        done = run("run", "--method", "sft", *short_options(2), *quiet, *more, "--name", name)
         assert done.returncode == 0, done.stderr
-    merged = align("export", "runs/a", "--merge", "runs/b", "--merge-method", "task_arithmetic", "--output", "sum")
+    merged = run("export", "runs/a", "--merge", "runs/b", "--merge-method", "task_arithmetic", "--output", "sum")
     assert merged.returncode == 0, merged.stderr
-    align("export", "runs/b", "--output", "whole")
+    run("export", "runs/b", "--output", "whole")
     from alignkit.demo import model_path
 
     start, a, b, both = (
@@ -85,7 +84,7 @@ def test_runs_of_one_start_are_merged_and_others_refused(tmp_path: Path) -> None
     for name, tensor in both.items():
         torch.testing.assert_close(tensor, a[name] + b[name] - start[name], atol=1e-6, rtol=1e-5)
     assert "combined by task_arithmetic, of 2 models" in (tmp_path / "sum/README.md").read_text()
-    refused = align("export", "runs/a", "--merge", "runs/c", "--merge-method", "ties", "--output", "x")
+    refused = run("export", "runs/a", "--merge", "runs/c", "--merge-method", "ties", "--output", "x")
     assert refused.returncode == 2
     assert "runs/c started from other weights than runs/a: their changes cannot be combined, only their mean" in (
         " ".join(refused.stderr.split())

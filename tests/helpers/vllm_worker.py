@@ -40,7 +40,7 @@ def main(path: str, url: str) -> None:
         compared += len(expected)
         # The weights of the start are not trained yet, so that its samples differ.
         check_samples(sampler, model, settings, logps=not url, different=change == "nothing")
-    print(compared)
+    print(f"compared {compared}")
 
 
 def check_samples(sampler: VLLMSampler, model: torch.nn.Module, settings: Any, *, logps: bool, different: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alignkit_commands.unmoved import moved
 
-from tests.helpers.runs import installed_align, short_options
+from tests.helpers.runs import align, short_options
 
 SAID = "there is no change beyond chance in"
 
@@ -18,7 +18,7 @@ def test_a_run_that_does_not_learn_says_so_once(tmp_path: Path, rate: str, times
     sets = ["train.max_steps=24", "train.logging_steps=1", f"train.learning_rate={rate}", "model.lora.r=4"]
     sets += ["train.per_device_train_batch_size=16", "eval.suites=[]"]
     options = [word for one in sets for word in ("--set", one)]
-    done = installed_align("run", "--method", "dpo", *short_options(24), *options, "--name", "slow", cwd=tmp_path)
+    done = align("run", "--method", "dpo", *short_options(24), *options, "--name", "slow", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     assert said.count(SAID) == times, said

@@ -88,7 +88,7 @@ class LossSettings(Settings):
     def documented(cls) -> type[Self]:
         """Return the model with the settings of every installed loss, for its schema."""
         losses = {name: load(entry) for name, entry in usable("align.losses").items()}
-        fitting = {name: loss for name, loss in losses.items() if cls._bare()._misfit(name, loss) is None}
+        fitting = {name: loss for name, loss in losses.items() if cls._bare().misfit(name, loss) is None}
         kind = Literal[tuple(fitting)] | dict[str, float | dict[str, Any]]  # type: ignore[valid-type]
         return cls._bare()._completed(fitting, {name: {} for name in fitting}, kind)
 
@@ -114,7 +114,8 @@ class LossSettings(Settings):
         return made
 
     @classmethod
-    def _misfit(cls, name: str, loss: Loss) -> str | None:
+    def misfit(cls, name: str, loss: Loss) -> str | None:
+        """Return why a loss cannot be used by this method; None if it can."""
         if loss.rows != "preference":
             return f"loss {name} is for {loss.rows} rows, and this method trains on pairs"
         if "reference" in loss.needs and not cls.reference:
@@ -130,7 +131,7 @@ class LossSettings(Settings):
             raise ValueError("must be the name of a loss, or a mapping of losses to weights")
         for name in _named(value):
             try:
-                problem = cls._misfit(name, load(find("align.losses", name)))
+                problem = cls.misfit(name, load(find("align.losses", name)))
             except PluginError as error:
                 here = ELSEWHERE.get(name)
                 raise ValueError(f"loss {name} is {here} here" if here else str(error)) from error

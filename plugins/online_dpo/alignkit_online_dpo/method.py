@@ -46,10 +46,10 @@ class OnlineDPOSettings(LossSettings, OnPolicySettings):
         return OnPolicySettings.with_sections.__func__(completed, values)  # type: ignore[attr-defined,no-any-return]
 
     @classmethod
-    def _misfit(cls, name: str, loss: Loss) -> str | None:
+    def misfit(cls, name: str, loss: Loss) -> str | None:
         if loss.whole_step:
             return f"loss {name} compares all pairs of a step, which online-dpo cannot do: use --method dpo"
-        return super()._misfit(name, loss)
+        return super().misfit(name, loss)
 
 
 class _Tempered(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tests.helpers.runs import installed_align
+from tests.helpers.runs import align
 
 
 def contrast(
@@ -134,17 +135,15 @@ def test_of_real_runs(grid: dict[str, Path], edited: Callable[..., Path], tmp_pa
     with pytest.raises(ConfigError, match=r"margin of accuracy_sun: these runs have no such metric, did you mean"):
         compare([grid["l0-s0"], same], margins={"accuracy_sun": 0.1})
 
-    def align(*words: str) -> Any:
-        return installed_align("compare", str(grid["l0-s0"]), str(same), *words, cwd=tmp_path)
-
-    passed = align("--require", "accuracy_sum>=-0.01", "--require", "perplexity<=0.1", "--all-pairs")
+    compared = partial(align, "compare", str(grid["l0-s0"]), str(same), cwd=tmp_path)
+    passed = compared("--require", "accuracy_sum>=-0.01", "--require", "perplexity<=0.1", "--all-pairs")
     assert passed.returncode == 0, passed.stderr
     assert "All pairs" in passed.stdout
     assert "equivalent" in passed.stdout
-    refused = align("--require", "accuracy_sum>=0.01", "--json", "--margin", "accuracy_sum=0.02")
+    refused = compared("--require", "accuracy_sum>=0.01", "--json", "--margin", "accuracy_sum=0.02")
     assert refused.returncode == 3
-    assert refused.stderr.startswith("not shown: accuracy_sum>=0.01 of ")
+    assert "not shown: accuracy_sum>=0.01 of " in refused.stderr
     assert json.loads(refused.stdout)["pairs"][0]["margin"] == 0.02
-    unknown = align("--require", "acuracy_sum>=0")
+    unknown = compared("--require", "acuracy_sum>=0")
     assert unknown.returncode == 2
     assert "no metric acuracy_sum, did you mean" in unknown.stderr

@@ -13,6 +13,7 @@ from alignkit import Run
 from alignkit.demo import data_path, model_path
 from alignkit.rundir.record import RunRecord
 from alignkit_eval.export import export
+from alignkit_eval.merging import Merging
 from alignkit_eval.report.card import model_card
 
 from tests.helpers.runs import short_run
@@ -49,7 +50,9 @@ def reward(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def merged(full: Run, adapter: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export([full.directory, adapter.directory], tmp_path_factory.mktemp("card") / "merged", [0.25, 0.75])
+    return export(
+        [full.directory, adapter.directory], tmp_path_factory.mktemp("card") / "merged", Merging(weights=[0.25, 0.75])
+    )
 
 
 @pytest.fixture(params=["full", "adapter", "on_policy", "reward", "merged"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from alignkit.errors import ConfigError
-from alignkit_eval.cli.sweep import _seeds
+from alignkit_eval.cli.sweep import seeds_of
 from alignkit_eval.sweeps.grid import SweepSpec, cells
 from alignkit_eval.sweeps.manifest import read_spec, write_spec
 
@@ -41,7 +41,7 @@ def test_two_files_of_one_name_are_two_cells(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "0,,1", "1e3", "-1", "0,1.5", "9" * 5000, "x" * 5000])
 def test_seeds_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="whole numbers from 0 to 4294967295") as caught:
-        _seeds(text)
+        seeds_of(text)
     assert len(str(caught.value)) < 200
 
 
