@@ -64,7 +64,7 @@ def test_merging_is_as_exact_as_the_dtype(dtype, limits):
 
 @pytest.mark.parametrize("prompt", [40, 255])
 def test_short_blocks_of_bfloat16_are_computed_in_float32(prompt):
-    """So there is no kernel of bfloat16 for each of their lengths, and the only error is that of rounding the result."""
+    """bfloat16 kernels are not made for each of their lengths, and the only error is that of rounding the result."""
     layout, layer = layout_of([(prompt, (1,))]), layer_of((4, 2), dtype=torch.bfloat16)
     states = states_of(layout, layer)
     exact = [state.detach().float().requires_grad_() for state in states]

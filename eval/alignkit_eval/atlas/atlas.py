@@ -37,11 +37,6 @@ class Atlas:
     comparison: Comparison
     cosines: Cosines
 
-    @property
-    def outcomes(self) -> Counter[str]:
-        """Number of pairs of objectives that differ, are equivalent, or are undecided, by accuracy."""
-        return Counter(pair_outcomes(self.comparison).values())
-
 
 def atlas(
     *,
@@ -128,7 +123,7 @@ def _write(found: Atlas, margin: float) -> None:
                 "objectives": [objective._asdict() for objective in found.objectives],
                 "margin": margin,
                 "pairs": [{"arm": arm, "baseline": base, "outcome": o} for (arm, base), o in outcomes.items()],
-                "outcomes": dict(found.outcomes),
+                "outcomes": Counter(outcomes.values()),
                 "cosines": {"names": names, "values": found.cosines.values.tolist(), "rows": found.cosines.rows},
                 "comparison": found.comparison.to_json(),
             }

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from alignkit import Batch, LossOutput, LossTerm, Method, Metric, Policy, Reuse, Rollouts, Scores, hookimpl, moments
 from alignkit_onpolicy import (
+    GROUP_DEMO,
     alike,
     cispo_loss,
     clipped_loss,
@@ -34,16 +35,7 @@ class GRPO(Method[GRPOSettings]):
     defaults = {"train.learning_rate": 1e-6, "train.lr_scheduler_type": "constant", "train.num_train_epochs": 1}
     lora_defaults = {"train.learning_rate": 1e-5}
     variants = {name: {f"method.{key}": v for key, v in values.items()} for name, values in VARIANTS.items()}
-    demo = {
-        "method.rewards": "alignkit.demo.world:quality",
-        "method.max_new_tokens": 32,
-        "method.kl_coef": 0.02,
-        "train.learning_rate": 1e-3,
-        "train.per_device_train_batch_size": 16,
-        "train.max_steps": 80,
-        "train.lr_scheduler_type": "constant",
-        "eval.suites": ["generate", "prefs", "perplexity"],
-    }
+    demo = {**GROUP_DEMO, "method.kl_coef": 0.02}
 
     @property
     def reuse(self) -> Reuse:

@@ -1,6 +1,6 @@
 """The published algorithms that are settings of grpo: the value of each paper's objective by name.
 
-How much is sampled (``num_generations`` where a baseline does not fix it, ``max_new_tokens``, the batch) is no part of them.
+How much is sampled (``num_generations`` where a baseline does not fix it, ``max_new_tokens``, the batch) is not set by them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from alignkit import (
     rollout_metrics,
 )
 from alignkit_losses import LossMethod, LossSettings
-from alignkit_onpolicy import best_and_worst, informative
+from alignkit_onpolicy import GROUP_DEMO, best_and_worst, informative
 from pydantic import Field
 
 
@@ -69,16 +69,7 @@ class OnlineDPO(LossMethod[OnlineDPOSettings]):
     settings_type = OnlineDPOSettings.with_sections({})
     defaults = {"train.learning_rate": 5e-7, "train.lr_scheduler_type": "constant", "train.num_train_epochs": 1}
     lora_defaults = {"train.learning_rate": 5e-6}
-    demo = {
-        "method.rewards": "alignkit.demo.world:quality",
-        "method.max_new_tokens": 32,
-        "method.num_generations": 8,
-        "train.learning_rate": 1e-3,
-        "train.per_device_train_batch_size": 16,
-        "train.max_steps": 80,
-        "train.lr_scheduler_type": "constant",
-        "eval.suites": ["generate", "prefs", "perplexity"],
-    }
+    demo = {**GROUP_DEMO, "method.num_generations": 8}
 
     @property
     def reuse(self) -> Reuse:
@@ -104,7 +95,7 @@ class OnlineDPO(LossMethod[OnlineDPOSettings]):
 
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
-        """Compute the loss over the pairs; a prompt whose answers have equal rewards is no pair."""
+        """Compute the loss over the pairs; prompts whose answers have equal rewards are left out."""
         picks = batch.columns["picks"]
         which = [i for i, (best, worst) in enumerate(picks) if best != worst]
         some = bool(which)

@@ -4,9 +4,10 @@ from alignkit_onpolicy.correction import corrected, correction_of, correction_we
 from alignkit_onpolicy.losses import cispo_loss, clipped_loss, importance_weights, kl_estimate
 from alignkit_onpolicy.metrics import policy_metrics
 from alignkit_onpolicy.sampling import alike, best_and_worst, informative
-from alignkit_onpolicy.settings import PolicyGradientSettings
+from alignkit_onpolicy.settings import GROUP_DEMO, PolicyGradientSettings
 
 __all__ = [
+    "GROUP_DEMO",
     "PolicyGradientSettings",
     "alike",
     "best_and_worst",

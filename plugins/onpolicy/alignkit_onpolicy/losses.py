@@ -52,7 +52,7 @@ def cispo_loss(
 
         L = -sg(clamp(w, 1 - low, 1 + high)) A log pi(y_t|s_t)       CISPO, arXiv:2506.13585, eq. 4 and 5
 
-    No token loses its gradient, as it does in the clipped surrogate. ``low`` of 1 is no lower bound.
+    No token loses its gradient, as it does in the clipped surrogate. With ``low`` of 1 there is no lower bound.
 
     >>> cispo_loss(torch.tensor([3.0]), torch.tensor([1.0]), torch.tensor([-0.5]), low=1.0, high=4.0)
     tensor([2.5000])

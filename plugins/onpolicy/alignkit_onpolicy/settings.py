@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Self
 
 from alignkit import OnPolicySettings
 from pydantic import Field, model_validator
+
+GROUP_DEMO: Mapping[str, Any] = MappingProxyType(
+    {
+        "method.rewards": "alignkit.demo.world:quality",
+        "method.max_new_tokens": 32,
+        "train.learning_rate": 1e-3,
+        "train.per_device_train_batch_size": 16,
+        "train.max_steps": 80,
+        "train.lr_scheduler_type": "constant",
+        "eval.suites": ["generate", "prefs", "perplexity"],
+    }
+)
+"""Defaults on the embedded demo of the methods that compare several answers to a prompt."""
 
 _CAPS = {"tis": 2.0, "icepop": 5.0}
 

@@ -17,7 +17,7 @@ from alignkit import (
     hookimpl,
     rollout_metrics,
 )
-from alignkit_onpolicy import alike, best_and_worst
+from alignkit_onpolicy import GROUP_DEMO, alike, best_and_worst
 from pydantic import Field
 
 
@@ -39,15 +39,7 @@ class RAFT(Method[RAFTSettings]):
     settings_type = RAFTSettings
     defaults = {"train.learning_rate": 2e-5, "train.lr_scheduler_type": "constant", "train.num_train_epochs": 1}
     lora_defaults = {"train.learning_rate": 2e-4}
-    demo = {
-        "method.rewards": "alignkit.demo.world:quality",
-        "method.max_new_tokens": 32,
-        "train.learning_rate": 1e-3,
-        "train.per_device_train_batch_size": 16,
-        "train.max_steps": 80,
-        "train.lr_scheduler_type": "constant",
-        "eval.suites": ["generate", "prefs", "perplexity"],
-    }
+    demo = GROUP_DEMO
 
     @property
     def reuse(self) -> Reuse:
