@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if not options.cells and not (options.scoring or options.data or options.evaluation):
         from bench.gpu.command import run
 
+        # One device: with more of them, Trainer would think of several processes' worth of rows.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
         return run(options)
     import torch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 
 # Before torch is imported: two spinning OpenMP threads on busy cores are slower than one by a factor of forty.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0")
@@ -30,6 +31,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What tests cache and consent to stays out of the user's directories."""
     os.environ["ALIGN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """What a command sets in the environment of its process ends with the test: the next test has the start's."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,8 +30,6 @@ def run(options: argparse.Namespace, execute: Callable[..., Any] | None = None) 
     if not cells:
         print(f"bench: error: no cell matches {' '.join(options.only)}", file=sys.stderr)
         return 2
-    # One device: with more of them, Trainer would think of several processes' worth of rows.
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     import torch
 
     from bench.gpu.runner import Piece, Workers
