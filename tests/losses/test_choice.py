@@ -59,6 +59,31 @@ def test_a_wrong_choice_is_refused(name: str, sets: list[str], message: str) -> 
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("dpo", ["loss=ipo", "label_smoothing=0"]),
+        ("dpo", ["loss=hinge", "label_smoothing=0.0", "penalty=0", "tail=1", "shift=none"]),
+        ("dpo", ["loss={ipo: {weight: 1, label_smoothing: 0}, hinge: 1}", "gamma=0"]),
+        ("cpo", ["loss=simpo", "label_smoothing=0", "desirable_weight=1"]),
+        ("online-dpo", ["loss=hinge", "label_smoothing=0", "reward=length"]),
+    ],
+)
+def test_a_setting_at_its_neutral_value_never_contradicts(name: str, sets: list[str]) -> None:
+    """It is left out of the record, and the run is the one without it."""
+    kept = [text for text in sets if text.startswith(("loss", "reward"))]
+    kept = [text.replace("{weight: 1, label_smoothing: 0}", "{weight: 1}") for text in kept]
+    given = settings.resolve(method=name, model="m", data="d", sets=sets).config
+    assert Session.open(given).method.conventions() == method(name, *kept).conventions()
+    assert "label_smoothing" not in settings.dump(given)
+
+
+@pytest.mark.parametrize("given", ["label_smoothing=0.1", "label_smoothing=false", "label_smothing=0", "beta_2=0"])
+def test_another_value_does(given: str) -> None:
+    with pytest.raises(AlignError, match="unknown key method"):
+        method("dpo", "loss=ipo", given)
+
+
 def test_a_file_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "mixed.yaml"
     file.write_text("method:\n  name: cpo\n  loss:\n    simpo: 1\n    sigmoid: {weight: 1, beta: 2}\n")

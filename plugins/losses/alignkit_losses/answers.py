@@ -123,7 +123,12 @@ def alpha_divergence(
     *,
     beta: Beta = 0.1,
     order: Annotated[
-        float, Field(gt=0, description="order of the divergence (alpha of the paper); 1 is the loss of DPO")
+        float,
+        Field(
+            gt=0,
+            description="order of the divergence (alpha of the paper); 1 is the loss of DPO",
+            json_schema_extra={"neutral": 1},
+        ),
     ] = 0.5,
 ) -> torch.Tensor:
     """Return the loss of DPO for an alpha-divergence: the score of an answer is ``(exp((order - 1) r) - 1) / (order - 1)``.

@@ -11,6 +11,10 @@ from pydantic import Field
 
 from alignkit_losses.margins import Smoothing
 
+Margin = Annotated[
+    float,
+    Field(ge=0, description="target margin between the rewards of both answers", json_schema_extra={"neutral": 0}),
+]
 Scale = Annotated[float, Field(gt=0, description="factor of the log-probabilities in the loss")]
 
 
@@ -52,7 +56,7 @@ def simpo(
     pairs: Pairs,
     *,
     beta: Scale = 2.0,
-    gamma: Annotated[float, Field(ge=0, description="target margin between the rewards of both answers")] = 1.0,
+    gamma: Margin = 1.0,
 ) -> torch.Tensor:
     """Return ``log(1 + exp(gamma - beta (log pi(y_w|x) / |y_w| - log pi(y_l|x) / |y_l|)))``.
 
@@ -77,8 +81,11 @@ def alphapo(
     pairs: Pairs,
     *,
     beta: Scale = 2.5,
-    gamma: Annotated[float, Field(ge=0, description="target margin between the rewards of both answers")] = 0.1,
-    shape: Annotated[float, Field(description="shape of the reward (alpha of the paper); 0 is SimPO")] = 0.25,
+    gamma: Margin = 0.1,
+    shape: Annotated[
+        float,
+        Field(description="shape of the reward (alpha of the paper); 0 is SimPO", json_schema_extra={"neutral": 0}),
+    ] = 0.25,
 ) -> torch.Tensor:
     """Return ``log(1 + exp(gamma - (R_w - R_l)))`` with ``R = beta (1 - p^-shape) / shape``, p the likelihood per token.
 

@@ -16,7 +16,9 @@ from alignkit import Pairs, loss
 from pydantic import Field
 
 Beta = Annotated[float, Field(gt=0, description="strength of the implicit KL penalty to the reference")]
-Smoothing = Annotated[float, Field(ge=0, lt=0.5, description="assumed share of flipped labels")]
+Smoothing = Annotated[
+    float, Field(ge=0, lt=0.5, description="assumed share of flipped labels", json_schema_extra={"neutral": 0})
+]
 Ratio = Annotated[
     Literal["sum", "mean"], Field(description="log-ratio of an answer: sum or mean (length-normalised) over its tokens")
 ]
@@ -141,7 +143,12 @@ def r_dpo(
     *,
     beta: Beta = 0.1,
     length_weight: Annotated[
-        float, Field(ge=0, description="penalty of a token (alpha of the paper, which tunes it)")
+        float,
+        Field(
+            ge=0,
+            description="penalty of a token (alpha of the paper, which tunes it)",
+            json_schema_extra={"neutral": 0},
+        ),
     ] = 0.01,
 ) -> torch.Tensor:
     """Return ``log(1 + exp(-(beta h + length_weight (|y_w| - |y_l|))))``: a longer chosen answer needs a smaller margin.
@@ -159,7 +166,12 @@ def dpop(
     *,
     beta: Beta = 0.3,
     penalty: Annotated[
-        float, Field(ge=0, description="weight of a chosen answer less likely than by the reference (lambda)")
+        float,
+        Field(
+            ge=0,
+            description="weight of a chosen answer less likely than by the reference (lambda)",
+            json_schema_extra={"neutral": 0},
+        ),
     ] = 50.0,
 ) -> torch.Tensor:
     """Return ``log(1 + exp(-beta (h - penalty max(0, log ref(y_w|x) - log pi(y_w|x)))))``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union
 
 from alignkit import Loss, Settings
@@ -70,7 +71,10 @@ class LossSettings(Settings):
 
     @classmethod
     def with_sections(cls, values: Mapping[str, Any]) -> type[Self]:
-        """Return the model with the settings of the losses that ``values`` name."""
+        """Return the model with the settings of the losses that ``values`` name.
+
+        Settings of other losses are accepted at their neutral value, with which those losses do without them, and left out.
+        """
         bare = cls._bare()
         named = _named(values.get("loss", bare.first))
         try:
@@ -82,7 +86,9 @@ class LossSettings(Settings):
         if isinstance(values.get("loss"), Mapping):
             parts: dict[str, Any] = {name: (_part(losses[name], given), ...) for name, given in named.items()}
             kind = create_model("Losses", __base__=Settings, **parts)
-        return bare._completed(losses, named, kind)
+        made = bare._completed(losses, named, kind)
+        neutral = _neutral(values, made)
+        return create_model(made.__name__, __base__=made, **neutral) if neutral else made
 
     @classmethod
     def documented(cls) -> type[Self]:
@@ -189,7 +195,24 @@ def _part(loss: Loss, given: Mapping[str, Any]) -> Any:
         key: (_kind(info) | None, Field(None, alias=info.alias, description=info.description))
         for key, info in settings_of(loss).model_fields.items()
     }
+    fields |= _neutral(given, settings_of(loss))
     return create_model(loss.function.__name__, __base__=Settings, weight=(Weight, 1.0), **fields)
+
+
+def _neutral(given: Mapping[str, Any], known: type[Settings]) -> dict[str, Any]:
+    """Return a field, which is left out of what is recorded, for each given setting that only other losses have, if it is neutral."""
+    mine = {name for key, info in known.model_fields.items() for name in (key, info.alias)}
+    others = {key: value for key, value in given.items() if key not in mine | RESERVED and not isinstance(value, bool)}
+    if not others:
+        return {}
+    found = set()
+    for entry in usable("align.losses").values():
+        with suppress(PluginError):  # a broken one is reported where it is used
+            for key, info in settings_of(load(entry)).model_fields.items():
+                extra: Any = info.json_schema_extra
+                if isinstance(extra, dict) and "neutral" in extra:
+                    found |= {name for name in (key, info.alias) if name in others and others[name] == extra["neutral"]}
+    return {name: (Any, Field(None, exclude=True)) for name in found}
 
 
 def _parts(losses: Any) -> dict[str, tuple[float, dict[str, Any]]]:
@@ -198,7 +221,9 @@ def _parts(losses: Any) -> dict[str, tuple[float, dict[str, Any]]]:
     for name in type(losses).model_fields:
         part = getattr(losses, name)
         given = (
-            {"weight": part} if isinstance(part, float) else {key: getattr(part, key) for key in part.model_fields_set}
+            {"weight": part}
+            if isinstance(part, float)
+            else {key: getattr(part, key) for key in part.model_fields_set if not type(part).model_fields[key].exclude}
         )
         found[name] = (given.pop("weight", 1.0), given)
     return found

@@ -15,7 +15,9 @@ from pydantic import Field
 from alignkit_losses.margins import REFERENCE, Beta, Smoothing
 
 MELNYK = "Melnyk et al. 2024, Distributional Preference Alignment (AOT), https://arxiv.org/abs/2406.05882"
-Weight = Annotated[float, Field(ge=0, description="weight of the answers of this kind")]
+Weight = Annotated[
+    float, Field(ge=0, description="weight of the answers of this kind", json_schema_extra={"neutral": 1})
+]
 MOMENTUM = 0.9
 """Share of a running mean that is kept in a step, as in the papers' code."""
 
@@ -71,7 +73,10 @@ def bco(
     *,
     beta: Beta = 0.01,
     shift: Annotated[
-        Literal["running", "none"], Field(description="subtract the running mean of all rewards, or nothing")
+        Literal["running", "none"],
+        Field(
+            description="subtract the running mean of all rewards, or nothing", json_schema_extra={"neutral": "none"}
+        ),
     ] = "running",
 ) -> torch.Tensor:
     """Return ``-log sigmoid(beta r_w - delta) - log sigmoid(delta - beta r_l)``, delta the mean reward of all steps so far.
@@ -116,10 +121,21 @@ def beta_dpo(
     *,
     beta: Beta = 0.1,
     adaptation: Annotated[
-        float, Field(ge=0, description="how much the mean margin of a step changes beta (alpha)")
+        float,
+        Field(
+            ge=0,
+            description="how much the mean margin of a step changes beta (alpha)",
+            json_schema_extra={"neutral": 0},
+        ),
     ] = 0.6,
     dropped: Annotated[
-        float, Field(ge=0, lt=1, description="share of pairs left out, margins far from the running mean first")
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="share of pairs left out, margins far from the running mean first",
+            json_schema_extra={"neutral": 0},
+        ),
     ] = 0.2,
 ) -> torch.Tensor:
     """Return the loss of DPO with ``beta (1 + adaptation (mean h - running mean of h))``, over pairs drawn by how usual their margin is.
@@ -158,7 +174,12 @@ def alpha_dpo(
         float, Field(ge=0, description="target margin of the mean log-probabilities, as in SimPO")
     ] = 0.6,
     adaptation: Annotated[
-        float, Field(ge=0, description="weight of the margin to the reference in the target margin (alpha)")
+        float,
+        Field(
+            ge=0,
+            description="weight of the margin to the reference in the target margin (alpha)",
+            json_schema_extra={"neutral": 0},
+        ),
     ] = 0.2,
 ) -> torch.Tensor:
     """Return SimPO's loss with a target margin that grows with the pair's normalised margin to the reference (means over tokens).

@@ -32,7 +32,13 @@ def ld_dpo(
     *,
     beta: Beta = 0.1,
     tail: Annotated[
-        float, Field(ge=0, le=1, description="weight of tokens beyond the shorter answer (alpha); 1: DPO")
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="weight of tokens beyond the shorter answer (alpha); 1: DPO",
+            json_schema_extra={"neutral": 1},
+        ),
     ] = 0.5,
 ) -> torch.Tensor:
     """Return the loss of DPO with weight ``tail`` on the tokens of the longer answer that the shorter one has no counterpart of.
