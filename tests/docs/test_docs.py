@@ -76,8 +76,8 @@ def test_every_rule_stands_in_the_data_page() -> None:
 @pytest.mark.parametrize(
     ("row", "files"),
     [
-        ("SimPO", ["examples/alignkit-simpo/alignkit_simpo/__init__.py"]),
-        ("KTO", ["examples/alignkit-kto/alignkit_kto/__init__.py"]),
+        ("SimPO", ["plugins/cpo/alignkit_cpo/simpo.py"]),
+        ("KTO", ["plugins/unpaired/alignkit_unpaired/kto.py"]),
         ("RAFT", ["plugins/raft/alignkit_raft/method.py"]),
         ("Online DPO", ["plugins/online_dpo/alignkit_online_dpo/method.py"]),
         ("ORPO", ["plugins/orpo/alignkit_orpo/losses.py", "plugins/orpo/alignkit_orpo/method.py"]),

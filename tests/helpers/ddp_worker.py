@@ -16,7 +16,16 @@ from alignkit.training.held_out import held_out_loss
 from alignkit.training.trainer import AlignTrainer
 from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
-from tests.helpers.engine import StopAt, build_trainer, configuration, random_pairs, random_prompts, tiny_llama, weights
+from tests.helpers.engine import (
+    StopAt,
+    build_trainer,
+    configuration,
+    random_answers,
+    random_pairs,
+    random_prompts,
+    tiny_llama,
+    weights,
+)
 from tests.helpers.onpolicy import lora
 
 
@@ -34,14 +43,15 @@ def sharded_llama(output: Path) -> Any:
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """Run a training job with the keys method, train (settings), output, result (file name), stop (step), resume.
 
-    ``prompts`` trains on prompts, held-out ones too (``held_out``: how many); ``sharded`` and ``lora`` are about the model, ``at_once`` is the number of
+    kto trains on labelled answers, ``prompts`` on prompts, held-out ones too (``held_out``: how many); ``sharded`` and ``lora`` are about the model, ``at_once`` is the number of
     tokens that a rollout scores at once, and ``save`` keeps the model.
     """
     output = Path(job["output"])
     output.mkdir(parents=True, exist_ok=True)
     config = configuration(job["method"], **job["train"])
     stop = [StopAt(job["stop"])] if job.get("stop") else []
-    rows = random_prompts if job.get("prompts") else random_pairs
+    labelled = job["method"] == "kto"
+    rows = random_prompts if job.get("prompts") else random_answers if labelled else random_pairs
     model = sharded_llama(output) if job.get("sharded") else lora(tiny_llama()) if job.get("lora") else None
     trainer, seen = build_trainer(
         config,
@@ -67,8 +77,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         "answers": gathered("answers", answers(trainer)),
         "wrapper": type(trainer.model_wrapped).__name__,
     }
-    if job["method"] == "orpo":  # one held-out row: the second process has none
-        given = trainer.model, rows(1, seed=2), 0.0, trainer.compute_loss_context_manager
+    if job["method"] in ("orpo", "kto"):  # one held-out row: the second process has none
+        given = trainer.model, rows(1, seed=1), 0.0, trainer.compute_loss_context_manager
         result["losses_of_one_row"] = gathered("the loss", held_out_loss(trainer.steps, *given)["loss"])
     if job.get("save"):
         trainer.save_model(str(output / "model"))

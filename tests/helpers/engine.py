@@ -33,6 +33,12 @@ def random_prompts(n: int, seed: int = 0) -> list[Example]:
     return [replace(example, completions=()) for example in random_pairs(n, seed, longest=9)]
 
 
+def random_answers(n: int, seed: int = 0) -> list[Example]:
+    """Return answers of which every third one is labelled bad."""
+    pairs = enumerate(random_pairs(n, seed, longest=9))
+    return [replace(pair.narrow(0), fields={"label": i % 3 > 0}) for i, pair in pairs]
+
+
 class Recorder(TrainerCallback):
     """Records the gradient of every step and every log record."""
 

@@ -17,7 +17,7 @@ from alignkit.errors import ConfigError
 from alignkit.models.load import build_classifier
 from alignkit.scoring.classifier import ClassifierPolicy
 
-from tests.helpers.engine import build_trainer, configuration, random_pairs, random_prompts, weights
+from tests.helpers.engine import build_trainer, configuration, random_answers, random_pairs, random_prompts, weights
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
@@ -58,6 +58,13 @@ ROWS: dict[str, dict[str, Row]] = {
         "alpha": Row(1.0),
     },
     "cpo": {"beta": Row(0.7), "loss": Row("nll"), "label_smoothing": Row(0.3), "alpha": Row(0.0)},
+    "simpo": {"beta": Row(0.7), "gamma": Row(0.1), "loss": Row("cpo"), "alpha": Row(1.0)},
+    "kto": {
+        "loss": Row("apo_zero_unpaired", {"beta": 5.0, "desirable_weight": 0.0}),
+        "beta": Row(0.7),
+        "desirable_weight": Row(0.5),
+        "undesirable_weight": Row(0.5),
+    },
     "orpo": {
         "lambda": Row(1.0),
         "lambda_schedule": Row("linear"),
@@ -124,7 +131,8 @@ def trained(method: str, given: tuple[tuple[str, Any], ...]) -> torch.Tensor:
     sampled = "max_new_tokens" in ROWS[method]
     base = {"reward": "length", "max_new_tokens": 6} if sampled else {}
     config = configuration({"name": method, **base, **dict(given)}, max_steps=3, per_device_train_batch_size=4)
-    rows = random_prompts(12) if sampled else random_pairs(12, longest=8)
+    unpaired = config.method.name == "kto"
+    rows = random_prompts(12) if sampled else random_answers(12) if unpaired else random_pairs(12, longest=8)
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         trainer, _ = build_trainer(config, Path(folder), rows)
         trainer.train()

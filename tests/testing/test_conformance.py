@@ -21,6 +21,7 @@ from alignkit_onpolicy import clipped_loss, kl_estimate
 from alignkit_orpo.losses import odds_ratio_loss
 from alignkit_ppo import clipped_policy_loss, clipped_value_loss
 from alignkit_reward import reward_loss
+from alignkit_unpaired import kto_loss
 
 Pure = Sequence[tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor]]]
 
@@ -50,6 +51,20 @@ class TestDPO(MethodConformance):
 class TestCPO(MethodConformance):
     name = "cpo"
     settings = {"loss": {"cpo": 0.8, "simpo": {"weight": 0.2, "beta": 1.0}, "nll": 1}}
+
+
+class TestSimPO(MethodConformance):
+    name = "simpo"
+
+
+class TestKTO(MethodConformance):
+    name = "kto"
+    settings = {"beta": 0.5}
+    steps = 60
+
+    def pure_losses(self) -> Pure:
+        labels = torch.tensor([True, False, True, False, True])
+        return [(lambda r: kto_loss(r, labels, 0.3, beta=0.5), inputs(1))]
 
 
 class TestBCO(LossConformance):

@@ -37,9 +37,12 @@ def test_the_wheel_is_what_runs(environment: Environment, tmp_path: Path) -> Non
     assert Path(where.strip()).is_relative_to(environment.path)
     found = json.loads(environment.run("align", "plugins", "--json", cwd=tmp_path).stdout)
     states = {(plugin["kind"], plugin["name"]): plugin for plugin in found}
+    outside = {
+        plugin["name"]: plugin for plugin in found if plugin["distribution"] in ("alignkit-simpo", "alignkit-kto")
+    }
     assert [p for p in found if p["state"] != "ok"] == []
-    assert states["method", "simpo"]["distribution"] == "alignkit-simpo"
-    assert states["method", "kto"]["hooks"] == ["align_compute_loss", "align_prepare_batch"]
+    assert outside.keys() == {"simpo", "kto"}
+    assert outside["kto"]["hooks"] == ["align_compute_loss", "align_prepare_batch"]
     assert {("service", "tracker"), ("service", "sqlite"), ("method", "ppo"), ("reward", "model")} <= states.keys()
 
 
@@ -58,11 +61,18 @@ def test_examples_pass_the_kit(environment: Environment, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_outside_methods_are_run_evaluated_and_compared(environment: Environment, tmp_path: Path) -> None:
     short = "--set train.max_steps=4 --set data.eval_limit=30 --set eval.samples=0 --set eval.suites=prefs --set run.plots=false".split()
-    over = ["--over", "method=simpo,kto", "--set", "run.services=tracker", "--name", "outside"]
+    over = [
+        "--over",
+        "method=alignkit-simpo:simpo,alignkit-kto:kto",
+        "--set",
+        "run.services=tracker",
+        "--name",
+        "outside",
+    ]
     environment.run("align", "sweep", *over, *short, cwd=tmp_path)
     stored = json.loads((tmp_path / "runs" / "outside" / "sweep.json").read_text())
     assert [cell["status"] for cell in stored["cells"]] == ["finished", "finished"]
-    assert {arm["name"] for arm in stored["comparison"]["arms"]} == {"simpo", "kto"}
+    assert {arm["name"] for arm in stored["comparison"]["arms"]} == {"alignkit-simpo:simpo", "alignkit-kto:kto"}
     for cell in stored["cells"]:
         assert any((tmp_path / "runs" / "outside" / cell["name"] / "tracker").iterdir())
 

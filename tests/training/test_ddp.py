@@ -21,7 +21,13 @@ from tests.helpers.forked import run_ranks
 pytestmark = pytest.mark.slow
 
 WHOLE_STEP = {"name": "dpo", "loss": {"bco": {"weight": 1, "beta": 0.1}, "aot": 1, "beta-dpo": 1, "sigmoid": 1}}
-METHODS: dict[str, Any] = {"orpo": "orpo", "dpo": "dpo", "lambda0": {"name": "orpo", "lambda": 0.0}, "step": WHOLE_STEP}
+METHODS: dict[str, Any] = {
+    "orpo": "orpo",
+    "dpo": "dpo",
+    "lambda0": {"name": "orpo", "lambda": 0.0},
+    "step": WHOLE_STEP,
+    "kto": "kto",
+}
 PPO: dict[str, Any] = {
     "name": "ppo",
     "reward": "length",
@@ -90,8 +96,9 @@ def test_two_processes_equal_one(two: Path, tmp_path: Path, name: str) -> None:
     assert float((a["weights"] - b["weights"]).norm() / b["weights"].norm()) < 1e-6
 
 
-def test_a_process_without_held_out_rows_knows_their_loss(two: Path) -> None:
-    first, second = load(two / "orpo/two.pt")["losses_of_one_row"]
+@pytest.mark.parametrize("name", ["orpo", "kto"])
+def test_a_process_without_held_out_rows_knows_their_loss(two: Path, name: str) -> None:
+    first, second = load(two / f"{name}/two.pt")["losses_of_one_row"]
     assert first == second > 0
 
 

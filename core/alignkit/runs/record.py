@@ -24,7 +24,7 @@ def description(
     describe_environment = provided("align.reports", "environment")
     return {
         "status": "running",
-        "method": method.name,
+        "method": config.method.name,
         "paper": method.paper,
         "conventions": method.conventions(),
         "config": config.model_dump(mode="json"),

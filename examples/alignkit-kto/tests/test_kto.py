@@ -6,7 +6,7 @@ from alignkit_kto import kto_loss
 
 
 class TestKTO(MethodConformance):
-    name = "kto"
+    name = "alignkit-kto:kto"
     capabilities = frozenset({"whole_step"})  # its KL is estimated over the optimizer step
     settings = {"beta": 0.5}
     steps = 60

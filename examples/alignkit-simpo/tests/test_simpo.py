@@ -6,7 +6,7 @@ from alignkit_simpo import simpo_loss
 
 
 class TestSimPO(MethodConformance):
-    name = "simpo"
+    name = "alignkit-simpo:simpo"
 
     def pure_losses(self):
         pair = [torch.rand(5, dtype=torch.float64, requires_grad=True) for _ in range(2)]

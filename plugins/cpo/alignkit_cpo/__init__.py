@@ -1,5 +1,6 @@
 """Preference optimisation without a reference."""
 
 from alignkit_cpo.method import CPO, CPOSettings
+from alignkit_cpo.simpo import SimPO, SimPOSettings
 
-__all__ = ["CPO", "CPOSettings"]
+__all__ = ["CPO", "CPOSettings", "SimPO", "SimPOSettings"]
