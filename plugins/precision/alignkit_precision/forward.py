@@ -11,6 +11,7 @@ from alignkit import RunConfig
 from alignkit.errors import ConfigError
 from alignkit.scoring.head import install_head
 from alignkit.system.sharded import is_sharded
+from torch.nn import Linear
 
 from alignkit_precision.compiled import compile_layers, wants_compiled
 
@@ -46,6 +47,8 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
         # A sharded weight is whole during a layer only: its cast is not kept.
         kept = not is_sharded(model)
         model.__dict__["forward_context"] = partial(torch.autocast, model.device.type, dtype, cache_enabled=kept)
+        if config is not None:
+            _spare_casts(model, dtype, config)
     found: dict[str, set[str]] = {}
     for p in model.parameters():
         found.setdefault("trained" if p.requires_grad else "frozen", set()).add(_name(p.dtype))
@@ -54,6 +57,27 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
     apart = " (head float32)" if _exact_head(model, config) and products in _HALF else ""
     compiled = {"compiled": compile_layers(model, config)} if config and wants_compiled(config) else {}
     return names | {"products": _name(products) + apart} | compiled
+
+
+def _spare_casts(model: Any, dtype: torch.dtype, config: RunConfig) -> None:
+    """Leave out the casts that autocast would repeat in every forward pass, without a change of its results.
+
+    Autocast keeps the casts of trained weights only. So frozen weights of linear layers, if ``model.dtype`` is auto, are stored
+    as they are multiplied; adapters take their input as it is: peft would cast it to the type of their weights, and autocast back.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    elsewhere = {id(p) for m in model.modules() if not isinstance(m, Linear) for p in m.parameters(recurse=False)}
+    if config.model.head == "exact" and (head := model.get_output_embeddings()) is not None:
+        elsewhere |= {id(p) for p in head.parameters()}
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
+        if type(module) is not Linear or config.model.dtype != "auto" or is_sharded(model):
+            continue
+        for p in module.parameters(recurse=False):
+            if not p.requires_grad and p.dtype == torch.float32 and id(p) not in elsewhere:
+                p.data = p.data.to(dtype)
 
 
 def _exact_head(model: Any, config: RunConfig | None) -> bool:
