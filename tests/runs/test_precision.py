@@ -23,10 +23,8 @@ from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.evaluation.targets import find_target
 from alignkit_precision import set_precision, settle_precision
 from alignkit_precision.settle import faster_in_bfloat16
-from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM
 
-from tests.helpers.engine import build_trainer, configuration, random_pairs, tiny_llama
+from tests.helpers.engine import random_pairs, tiny_llama
 from tests.helpers.runs import align, records, short_run
 
 HALF, FULL = torch.bfloat16, torch.float32
@@ -235,106 +233,3 @@ def test_a_reward_model_makes_its_products_in_the_same_type_and_returns_float32(
     found = loaded.model(input_ids=torch.arange(3, 9)[None]).logits
     assert found.dtype == FULL
     found.sum().backward()
-
-
-def casts_of_a_step(tmp_path: Path, rows_per_pass: int) -> tuple[int, torch.Tensor]:
-    """Return how many casts of weights to bfloat16 an optimizer step makes, and its gradient."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    model = tiny_llama()
-    weights = {p.data_ptr() for p in model.parameters()}
-    count = 0
-
-    class Count(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal count
-            kwargs = kwargs or {}
-            if func is torch.ops.aten._to_copy.default and kwargs.get("dtype") == HALF:
-                count += args[0].data_ptr() in weights
-            return func(*args, **kwargs)
-
-    config = configuration("sft", max_steps=1, per_device_train_batch_size=rows_per_pass)
-    config.train = config.train.model_copy(update={"gradient_accumulation_steps": 8 // rows_per_pass})
-    trainer, seen = build_trainer(config, tmp_path, random_pairs(8), model=model)
-    set_precision(innermost(model), RunConfig(method="sft", train={"bf16": True}))
-    with Count():
-        trainer.train()
-    return count, seen.gradients[0]
-
-
-def test_trained_weights_are_cast_once_a_step_however_it_is_cut(tmp_path: Path) -> None:
-    (whole, gradient), (cut, same) = (casts_of_a_step(tmp_path / str(rows), rows) for rows in (8, 1))
-    layers = 7 * 2  # projections of two layers
-    assert whole == layers + 1  # the head casts its own weight
-    assert cut == layers + 8
-    torch.testing.assert_close(gradient, same, rtol=0.02, atol=2e-3)
-
-
-def test_frozen_float32_weights_and_the_inputs_of_adapters_are_not_cast_in_every_pass(tmp_path: Path) -> None:
-    """The same losses and gradients as when autocast casts them, from a checkpoint in float32."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    shutil.copytree(model_path(), tmp_path / "model")
-    (model := AutoModelForCausalLM.from_pretrained(model_path(), dtype=FULL)).save_pretrained(tmp_path / "model")
-    casts = 0
-
-    class Count(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal casts
-            casts += func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") in (FULL, HALF)
-            return func(*args, **(kwargs or {}))
-
-    found = []
-    for dtype in ("float32", "auto"):
-        own = ModelConfig(name=str(tmp_path / "model"), dtype=dtype, lora=LoraConfig(r=2, target_modules="all-linear"))
-        torch.manual_seed(0)
-        config = RunConfig(method="sft", model=own, train={"bf16": True})
-        policy = policy_of(build_model(own), config, torch.device("cpu"))
-        trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
-        for p in trained.values():
-            torch.nn.init.normal_(p, std=0.1)
-        casts = 0
-        with Count():
-            scores = policy.score(random_pairs(3)).logps
-        scores.sum().backward()
-        found.append(
-            (casts, scores.detach(), torch.cat([p.grad.flatten() for p in trained.values()]), policy.precision)
-        )
-    (often, scores, gradient, stored), (seldom, same, again, kept) = found
-    for module in policy.model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = True  # as peft has it
-    casts = 0
-    with Count():
-        as_peft = policy.score(random_pairs(3)).logps
-    torch.testing.assert_close(as_peft, same, rtol=0, atol=0)
-    assert casts - seldom >= 2 * model.config.num_hidden_layers  # inputs that are bfloat16 already
-    torch.testing.assert_close(scores, same, rtol=0, atol=0)
-    torch.testing.assert_close(gradient, again, rtol=0, atol=0)
-    assert often - seldom == 7 * model.config.num_hidden_layers
-    assert stored["frozen"] == "float32"
-    assert kept["frozen"] == "bfloat16 and float32"  # norms and embeddings are not multiplied
-
-
-def test_scoring_without_gradient_inside_a_step_costs_no_gradient() -> None:
-    from alignkit.scoring.evaluating import cast_once
-    from alignkit.scoring.policy import ModelPolicy
-    from alignkit.scoring.reference import StartWeights
-
-    model = tiny_llama()
-    policy = ModelPolicy(model)
-    set_precision(innermost(model), RunConfig(method="sft", train={"bf16": True}))
-    policy.start = StartWeights(model)
-    rows = random_pairs(3)
-    before = policy.score(rows, grad=False).logps
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05)
-    with cast_once():
-        policy.score(rows, grad=False)
-        moved = policy.score(rows).logps
-        reference = policy.score(rows, reference=True).logps
-        moved.sum().backward()
-    torch.testing.assert_close(reference, before, rtol=0, atol=0)
-    assert not torch.equal(moved.detach(), before)
-    assert all(p.grad is not None for p in model.parameters())
