@@ -146,9 +146,7 @@ class PhaseConfig(Section):
     """A part of training with its own mix."""
 
     until: float = Field(gt=0, le=1, description="share of the training steps at which the phase ends")
-    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        description="weight of each source (or value of data.group_by); names not listed are left out"
-    )
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(description="by source or value of group_by (others: 0)")
 
 
 class CheckConfig(Section):
@@ -291,6 +289,9 @@ class RunSection(Section):
     services: Words = Field(default_factory=list, description="names of service plugins to activate (default: none)")
     price_per_hour: float | None = Field(None, ge=0, description="price of a process's hour, for --dry-run --measure")
     plots: bool = Field(True, description="write plots/*.png and report.html at the end")
+    pause_at: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=list, description="shares of the steps at which the run is evaluated and pauses, e.g. [0.5]"
+    )
     processes: Processes = Field(1, description="processes on each node; auto: one per visible accelerator, else one")
     nodes: int = Field(1, ge=1, le=65536, description="machines that train together (default: as Slurm says, else 1)")
     strategy: Literal["auto", "ddp", "fsdp", "zero2", "zero3"] = Field(

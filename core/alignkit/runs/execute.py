@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from alignkit import settings
 from alignkit.config import RunConfig
 from alignkit.contract.registry import provided
-from alignkit.errors import CheckpointError, InterruptedRun
+from alignkit.errors import InterruptedRun
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.runs.evaluator import Results, RunEvaluator, directions_of, values_of
 from alignkit.runs.parts import engine_parts
 from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy, plan_run, prepare
-from alignkit.runs.record import callbacks_record, description
+from alignkit.runs.record import callbacks_record, description, refuse_changed
 from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
 from alignkit.runs.saving import release, save_model
@@ -75,7 +75,7 @@ def resume(config: RunConfig, directory: RunDir, *, change: bool = False, quiet:
     recorder = RunRecorder(directory, plan.session, quiet=quiet)
     with recorder.open():
         run = _prepare(plan, recorder)
-        _refuse_changed(directory, {"model": run.loaded.fingerprint, "data": run.data.report.fingerprint})
+        refuse_changed(directory, {"model": run.loaded.fingerprint, "data": run.data.report.fingerprint})
         if recorder.first and changes:
             write_text(directory.config, settings.dump(config))
         return _carry_out(plan, run, recorder, checkpoint, changes)
@@ -119,13 +119,14 @@ def _carry_out(
         release(trainer)
         with recorder.stage("evaluate after"):
             after = evaluator.trained_model(config.eval.suites, before)
+        paused = callbacks_record(trainer).get("paused")
+        kept = directory.evaluation / f"step-{paused['step']}" if paused else directory.evaluation
         with recorder.stage("present"):
-            samples = together("the samples", partial(sample, samples))
+            samples = [] if paused else together("the samples", partial(sample, samples))
 
         def write() -> dict[str, Any]:
             for result in after.values():
-                write_evaluation(directory.evaluation, result, target=str(directory.path))
-            write_jsonl(directory.samples, samples)
+                write_evaluation(kept, result, target=str(directory.path))
             measure = provided("align.reports", "numbers") or (lambda *_: {})
             numbers = measure(
                 directory.metrics,
@@ -134,14 +135,16 @@ def _carry_out(
                 sum(trainer.steps.spent.values()) if hasattr(trainer, "steps") else 0,
                 recorder.timings()["train"]["seconds"],
             )
+            ended = {"train": numbers, "error": None, **callbacks_record(trainer)}
+            if paused:
+                return recorder.finish("paused", **ended)
+            write_jsonl(directory.samples, samples)
             record = recorder.update(
                 steps=trainer.state.global_step,
                 evaluation={"before": _metrics(before), "after": _metrics(after)},
-                train=numbers,
                 files={name: about for name, about in manifest(directory.model).items() if name != "README.md"},
-                error=None,
                 processes=about["processes"] | {"peak_memory_gb": peaks},
-                **callbacks_record(trainer),
+                **ended,
             )
             recorder.write_documents(record)
             return recorder.finish("finished")
@@ -149,9 +152,13 @@ def _carry_out(
         record = first_does("writing the run's results", write)
 
     def end() -> None:
-        if summary := provided("align.reports", "summary"):
-            summary(recorder.console, before, after, samples)
-        recorder.console.info(f"run: {directory.path}    model: {directory.model}")
+        if paused:
+            so_far = "paused at step {step} of {steps}".format_map(paused)
+            recorder.console.info(f"{so_far}; continue with: align resume {directory.path}")
+        else:
+            if summary := provided("align.reports", "summary"):
+                summary(recorder.console, before, after, samples)
+            recorder.console.info(f"run: {directory.path}    model: {directory.model}")
         recorder.finished(record)
 
     first_does("the end of the run", end)
@@ -239,7 +246,7 @@ def _train(
     """Train from the start or a checkpoint; raises :class:`InterruptedRun` after a signal, with a checkpoint saved."""
     from transformers.trainer_callback import PrinterCallback
 
-    from alignkit.training.callbacks import AtEnd, CheckpointSaved, RecordMetrics, StopOnSignal
+    from alignkit.training.callbacks import AtEnd, CheckpointSaved, PauseAt, RecordMetrics, StopOnSignal
     from alignkit.training.held_out import held_out_loss
     from alignkit.training.trainer import AlignTrainer
 
@@ -262,6 +269,7 @@ def _train(
     for line in order.described(plan.config.data.names):
         recorder.console.info(f"mix: {line}")
     stop = StopOnSignal()
+    pause = PauseAt(plan.config.run.pause_at, (directory.read_record().get("paused") or {"step": 0})["step"])
     callbacks = [
         RecordMetrics(recorder.log),
         *callbacks_of("during", plan.config, plan.watched, lambda due: values_of(evaluate_now(due)), recorder.log),
@@ -269,6 +277,7 @@ def _train(
         CheckpointSaved(directory.checkpoints, plan.session.checkpoint_saved),
         *callbacks_of("progress", recorder.console),
         stop,
+        pause,
     ]
     parts = engine_parts(plan, run, logps, order, callbacks)
     external = plan.session.build_trainer(parts)
@@ -282,7 +291,7 @@ def _train(
         best[0].require(held_out_loss(trainer.steps, trainer.model, row, 0.0, trainer.compute_loss_context_manager))
 
     def save() -> None:
-        if stop.received is None or trainer.state.global_step >= trainer.state.max_steps:
+        if trainer.state.global_step >= trainer.state.max_steps or not (stop.received or pause.paused):
             recorder.require_directory()
             with recorder.stage("save"):
                 save_model(trainer, run.loaded, directory.model)
@@ -304,15 +313,3 @@ def _train(
 
 def _metrics(results: Results) -> dict[str, Any]:
     return {name: dict(result.metrics) for name, result in results.items()}
-
-
-def _refuse_changed(directory: RunDir, now: Mapping[str, str]) -> None:
-    """Refuse to resume with a start model or data other than the run began with: its reference would change."""
-    record = directory.read_record()
-    for what, value in now.items():
-        began = record.get(what, {}).get("hash")
-        if began is not None and began != value:
-            raise CheckpointError(
-                f"the {what} of {directory.path} has changed since the run began (hash {str(began)[:12]}, now "
-                f"{str(value)[:12]}): restore it, or start a new run"
-            )

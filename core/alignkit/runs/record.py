@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
 from alignkit.contract import LoadedModel, Method
 from alignkit.contract.registry import provided
 from alignkit.data.table.report import DataReport
+from alignkit.errors import CheckpointError
+from alignkit.rundir.directory import RunDir
 from alignkit.settings.strategies import strategy_name
 from alignkit.system.distributed import world_size
 from alignkit.system.environment import device_name
@@ -54,3 +57,15 @@ def callbacks_record(trainer: Trainer) -> dict[str, Any]:
     """Return what the callbacks of installed packages add to the record."""
     found = [c.for_record(trainer) for c in trainer.callback_handler.callbacks if hasattr(c, "for_record")]
     return {key: value for one in found for key, value in one.items()}
+
+
+def refuse_changed(directory: RunDir, now: Mapping[str, str]) -> None:
+    """Refuse to resume with a start model or data other than the run began with: its reference would change."""
+    record = directory.read_record()
+    for what, value in now.items():
+        began = record.get(what, {}).get("hash")
+        if began is not None and began != value:
+            raise CheckpointError(
+                f"the {what} of {directory.path} has changed since the run began (hash {str(began)[:12]}, now "
+                f"{str(value)[:12]}): restore it, or start a new run"
+            )
