@@ -1,7 +1,8 @@
-"""Evaluation suites during training."""
+"""Evaluation suites during training, and planned pauses for an evaluation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,11 +38,42 @@ class EvaluateDuring(TrainerCallback):
                 self.write({"step": state.global_step, "epoch": state.epoch, **values})
 
 
+class PauseAt(TrainerCallback):
+    """Save and stop at shares of the training steps, each once; the schedules stay those of the whole run.
+
+    ``done``: the last step at which the run has paused before.
+    """
+
+    def __init__(self, shares: Sequence[float], done: int) -> None:
+        self.shares, self.done = shares, done
+        self.paused: dict[str, int] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pause at once where a checkpoint of that step was saved and its evaluation was not."""
+        self.on_step_end(args, state, control)
+        control.should_save = False  # the random state is not restored yet
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step, steps = state.global_step, state.max_steps
+        if self.done < step < steps and step in {math.ceil(share * steps - 1e-9) for share in self.shares}:
+            self.paused = {"step": step, "steps": steps}
+            control.should_save = control.should_training_stop = True
+
+    def for_record(self, trainer: Any) -> dict[str, Any]:
+        """Return the pause for run.json; None once the run has ended."""
+        return {"paused": self.paused}
+
+
 def evaluate_during(
     config: RunConfig,
     watched: str | None,
     evaluate: Callable[[Sequence[str]], Mapping[str, float]],
     write: Callable[[dict[str, Any]], None],
-) -> list[EvaluateDuring]:
-    """Return the callback for the suites of ``eval.during``, if there are any; for the arguments see the class."""
-    return [EvaluateDuring(config.eval.during, evaluate, write, watched)] if config.eval.during else []
+    paused: int,
+) -> list[TrainerCallback]:
+    """Return the callbacks for ``eval.during`` and ``run.pause_at``, where they are set.
+
+    ``paused`` is the step of the run's last pause; for the other arguments see :class:`EvaluateDuring`.
+    """
+    during = [EvaluateDuring(config.eval.during, evaluate, write, watched)] if config.eval.during else []
+    return [*during, *([PauseAt(config.run.pause_at, paused)] if config.run.pause_at or paused else [])]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from alignkit.errors import ConfigError
 from alignkit.runs.api import resume
-from alignkit.training.callbacks import PauseAt
+from alignkit_eval.during import PauseAt
 from transformers import TrainerControl, TrainerState
 
 from tests.helpers.forked import At

@@ -246,7 +246,7 @@ def _train(
     """Train from the start or a checkpoint; raises :class:`InterruptedRun` after a signal, with a checkpoint saved."""
     from transformers.trainer_callback import PrinterCallback
 
-    from alignkit.training.callbacks import AtEnd, CheckpointSaved, PauseAt, RecordMetrics, StopOnSignal
+    from alignkit.training.callbacks import AtEnd, CheckpointSaved, RecordMetrics, StopOnSignal
     from alignkit.training.held_out import held_out_loss
     from alignkit.training.trainer import AlignTrainer
 
@@ -269,15 +269,14 @@ def _train(
     for line in order.described(plan.config.data.names):
         recorder.console.info(f"mix: {line}")
     stop = StopOnSignal()
-    pause = PauseAt(plan.config.run.pause_at, (directory.read_record().get("paused") or {"step": 0})["step"])
+    done = (directory.read_record().get("paused") or {"step": 0})["step"]
     callbacks = [
         RecordMetrics(recorder.log),
-        *callbacks_of("during", plan.config, plan.watched, lambda due: values_of(evaluate_now(due)), recorder.log),
+        *callbacks_of("during", plan.config, plan.watched, lambda s: values_of(evaluate_now(s)), recorder.log, done),
         *best,
         CheckpointSaved(directory.checkpoints, plan.session.checkpoint_saved),
         *callbacks_of("progress", recorder.console),
         stop,
-        pause,
     ]
     parts = engine_parts(plan, run, logps, order, callbacks)
     external = plan.session.build_trainer(parts)
@@ -291,7 +290,8 @@ def _train(
         best[0].require(held_out_loss(trainer.steps, trainer.model, row, 0.0, trainer.compute_loss_context_manager))
 
     def save() -> None:
-        if trainer.state.global_step >= trainer.state.max_steps or not (stop.received or pause.paused):
+        cut_short = stop.received or callbacks_record(trainer).get("paused")
+        if trainer.state.global_step >= trainer.state.max_steps or not cut_short:
             recorder.require_directory()
             with recorder.stage("save"):
                 save_model(trainer, run.loaded, directory.model)

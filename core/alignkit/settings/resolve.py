@@ -47,16 +47,18 @@ def resolve(
     sets: Iterable[str] = (),
     resume: bool = False,
     over: Sequence[Path] = (),
+    apart: str = "",
 ) -> Resolved:
     """Resolve a file and command-line options into a validated configuration.
 
     The run.yaml of an existing run repeats that run under the next free name, unless ``name`` or ``resume`` is given.
 
     Args:
-        file: configuration file; the other arguments but ``over`` and ``resume`` are the options of ``align run``.
+        file: configuration file; the arguments up to ``strategy`` are the options of ``align run``.
         sets: ``key=value`` texts (``--set``): a bare key is a setting of the method, a dotted one a key of a section.
         resume: whether an existing run is resumed.
         over: further files, each overriding the ones before.
+        apart: section of the files that is the caller's own.
 
     Raises:
         ConfigError: a file, key or value cannot be used; the message names its origin.
@@ -81,6 +83,8 @@ def resolve(
     if file is not None and not file.exists() and str(file) in registry.usable("align.methods"):
         raise ConfigError(f"there is no file {file}: did you mean --method {file}?")
     given = [files.read(path) for path in ([] if file is None else [file]) + list(over)]
+    for layer in given:
+        layer.values.pop(apart, None)
     resolved = resolve_layers([*given, command])
     if file is not None and command.get("run", "name") is None and not resume:
         _rename_repeat(file, resolved)

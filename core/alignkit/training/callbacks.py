@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
@@ -75,29 +74,3 @@ class StopOnSignal(TrainerCallback):
         if self.received is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
-
-
-class PauseAt(TrainerCallback):
-    """Save and stop at shares of the training steps, each once; the schedules stay those of the whole run.
-
-    ``done``: the last step at which the run has paused before.
-    """
-
-    def __init__(self, shares: Sequence[float], done: int) -> None:
-        self.shares, self.done = shares, done
-        self.paused: dict[str, int] | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pause at once where a checkpoint of that step was saved and its evaluation was not."""
-        self.on_step_end(args, state, control)
-        control.should_save = False  # the random state is not restored yet
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step, steps = state.global_step, state.max_steps
-        if self.done < step < steps and step in {math.ceil(share * steps - 1e-9) for share in self.shares}:
-            self.paused = {"step": step, "steps": steps}
-            control.should_save = control.should_training_stop = True
-
-    def for_record(self, trainer: Any) -> dict[str, Any]:
-        """Return the pause for run.json; None once the run has ended."""
-        return {"paused": self.paused}
