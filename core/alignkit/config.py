@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
 
 
 def split_words(value: Any) -> Any:
@@ -85,9 +85,7 @@ class ModelConfig(Section):
 class Reading(Section):
     """One data source and its reading options."""
 
-    source: str = Field(
-        "demo", description="file, directory of files, URL (https, s3, hf, ...), saved data set, hub id, or demo"
-    )
+    source: str = Field("demo", description="file, folder, URL (https, s3, hf, ...), saved data set, hub id, or demo")
     subset: str | None = Field(None, description="configuration name of a hub data set (default: its default)")
     split: str | None = Field(None, description="split of the source to train on (default: train, or the only one)")
     limit: int | None = Field(None, ge=1, description="read at most this many rows (default: all)")
@@ -137,9 +135,7 @@ class CurriculumConfig(Section):
     buckets: int | None = Field(
         None, ge=1, description="number of difficulty levels; rows are shuffled within each (default: strictly sorted)"
     )
-    epochs: int | None = Field(
-        None, ge=1, description="number of ordered epochs; later ones are shuffled (default: all are ordered)"
-    )
+    epochs: int | None = Field(None, ge=1, description="ordered epochs; later ones are shuffled (default: all)")
 
 
 class PhaseConfig(Section):
@@ -154,9 +150,7 @@ class CheckConfig(Section):
 
     enabled: bool = Field(True, description="check the training rows before training")
     rows: int = Field(20_000, ge=1, description="maximum rows to check before training; a larger set is sampled evenly")
-    near: float = Field(
-        0.8, gt=0, le=1, description="similarity (Jaccard, of word trigrams) from which two texts are near-duplicates"
-    )
+    near: float = Field(0.8, gt=0, le=1, description="least similarity of near-duplicates (Jaccard, word trigrams)")
     min_words: int = Field(0, ge=0, description="minimum words of a prompt or an answer (0: no minimum)")
     script: str | None = Field(None, description="expected script: Latin, Cyrillic, Greek, ... (default: any)")
     script_share: float = Field(0.8, gt=0, le=1, description="minimum share of a text's letters in that script")
@@ -190,13 +184,9 @@ class DataConfig(Reading):
     eval_split: str | float = Field(0.1, description="share of the training rows to hold out, or name of a split")
     folds: int | None = Field(None, ge=2, description="divide the rows into this many folds and hold out one of them")
     fold: int = Field(0, ge=0, description="index of the held-out fold, from 0 to folds - 1")
-    max_length: int = Field(
-        1024, ge=2, description="maximum tokens of prompt and completion; the prompt is truncated first, on the left"
-    )
+    max_length: int = Field(1024, ge=2, description="most tokens of a row; the prompt is truncated first, on the left")
     append_eos: bool = Field(True, description="append the EOS token to completions that do not end with an end token")
-    train_on: Literal["last", "all"] = Field(
-        "last", description="assistant turns of a conversation to train on, for completion rows"
-    )
+    train_on: Literal["last", "all"] = Field("last", description="assistant turns to train on, of completion rows")
     cache: bool = Field(True, description="cache tokenised rows on disk, in $ALIGN_CACHE or ~/.cache/alignkit")
     workers: int | None = Field(
         None, ge=1, le=1024, description="tokenisation processes (default: one per core above 8,000 rows, else one)"
@@ -266,9 +256,7 @@ class TrainConfig(BaseModel):
 class EvalConfig(Section):
     """Evaluation before, during and after training."""
 
-    suites: Words = Field(
-        default_factory=lambda: ["prefs", "perplexity"], description="suites to run before and after training"
-    )
+    suites: Words = Field(default_factory=lambda: ["prefs", "perplexity"], description="run before and after training")
     settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings by suite, e.g. {generate: {max_new_tokens: 128}}"
     )
@@ -278,6 +266,16 @@ class EvalConfig(Section):
     before: bool = Field(True, description="also evaluate the start model, before training")
     samples: int = Field(4, ge=0, description="number of held-out prompts to answer before and after training")
     sample_tokens: int = Field(64, ge=1, description="maximum tokens of such an answer")
+
+
+class CompareConfig(Section):
+    """How the run is compared with others, and with its start model."""
+
+    objective: Words | None = Field(None, description="metrics that decide (default: accuracy_sum, accuracy_mean)")
+    guards: Words | None = Field(None, description="metrics that must not be worse (default: perplexity, kl, quality)")
+    margins: dict[str, PositiveFloat] = Field(
+        default_factory=dict, description="difference that counts as none, by metric"
+    )
 
 
 class RunSection(Section):
@@ -307,6 +305,7 @@ class RunConfig(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
+    compare: CompareConfig = Field(default_factory=CompareConfig)
     run: RunSection = Field(default_factory=RunSection)
 
     @model_validator(mode="before")

@@ -46,12 +46,16 @@ class Contrast:
     """Whether the metric is the exponential of the ratio (perplexity)."""
     one_tokenizer: bool = False
     """Whether the metric is only comparable between models with the same tokenizer."""
+    against_start: bool = False
+    """Whether the metric is measured against the start model, so that it is only comparable between runs of one start."""
     verdict: tuple[str, ...] = ()
     """Metrics that must agree with this one before a winner is named (or the metric itself); empty: not used for verdicts."""
     guard: bool = False
-    """Whether verdicts name this metric beside those that decide, so that its price is seen."""
+    """Whether this metric must not get worse for a winner; one with a ``verdict`` too decides where no other metric does."""
     margin: float | None = None
     """Difference that is small enough to count as none, in the metric's unit (with ``log`` as a share of it); None: not known."""
+    bounds: tuple[float | None, float | None] = (None, None)
+    """Smallest and largest value the metric can have; intervals keep to them."""
 
 
 class Omission(NamedTuple):

@@ -37,12 +37,22 @@ NOT_SHOWN = 3
     "--all-pairs", is_flag=True, help="Also compare any two arms, and give letters to groups that cannot be told apart."
 )
 @click.option(
+    "--objective",
+    metavar="METRIC,...",
+    help="Metrics that decide which arm is better (default: the runs' compare.objective, else accuracy by sum and by mean).",
+)
+@click.option(
+    "--guards",
+    metavar="METRIC,...",
+    help="Metrics that must not be worse for a winner, or none (default: compare.guards, else perplexity, kl and quality).",
+)
+@click.option(
     "--margin",
     "margins",
     metavar="METRIC=M",
     multiple=True,
-    help="Difference that counts as none, e.g. accuracy_sum=0.01 (default: 0.03 of accuracies and quality, 5 % of "
-    "perplexity, 0.05 of kl).",
+    help="Difference that counts as none, e.g. accuracy_sum=0.01 (default: compare.margins, else 0.03 of accuracies "
+    "and quality, 5 % of perplexity, 0.05 of kl).",
 )
 @click.option(
     "--require",
@@ -57,6 +67,8 @@ def compare(
     baseline: str | None,
     html: Path | None,
     all_pairs: bool,
+    objective: str | None,
+    guards: str | None,
     margins: tuple[str, ...],
     requirements: tuple[str, ...],
     as_json: bool,
@@ -71,7 +83,13 @@ def compare(
     if html is not None:
         require_writable(html)
     conditions = [Requirement.parse(text) for text in requirements]
-    comparison = make(runs, baseline, margins=dict(map(_margin, margins)))
+    comparison = make(
+        runs,
+        baseline,
+        margins=dict(map(_margin, margins)),
+        objective=None if objective is None else _names("--objective", objective),
+        guards=None if guards is None else [] if guards == "none" else _names("--guards", guards),
+    )
     unmet = [line for condition in conditions for line in condition.unmet(comparison)]
     if html is not None:
         from alignkit_eval.report import comparison_report
@@ -85,6 +103,15 @@ def compare(
         click.echo(line, err=True)
     if unmet:
         sys.exit(NOT_SHOWN)
+
+
+def _names(option: str, text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ConfigError(
+            f'{option} "{text}": write names of metrics separated by commas, e.g. accuracy_sum,perplexity'
+        )
+    return names
 
 
 def _margin(text: str) -> tuple[str, float]:

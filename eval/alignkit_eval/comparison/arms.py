@@ -25,6 +25,9 @@ _NOT_TRAINING = {
 }
 """Keys that do not affect training, and ``method.name``, which is part of every arm's name anyway."""
 
+_NOT_OF_MODELS = ("run.", "eval.", "compare.")
+"""Sections that do not affect training."""
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -44,6 +47,8 @@ class RunResult:
     stages: tuple[str, ...] = ()
     """Methods of the runs that produced its start model, in their order."""
     cost: Cost = field(default_factory=Cost)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Configuration of a run, empty for a model evaluated on its own."""
     folds: tuple[Path, ...] = ()
     """Directories of the runs of all folds, for a cross-validated run; ``path`` is the first of them."""
 
@@ -92,6 +97,7 @@ def read_run(path: Path | str) -> RunResult:
         data=record.get("data", {}).get("hash"),
         stages=methods[:-1],
         cost=cost_of(stages),
+        config=record.get("config", {}),
     )
 
 
@@ -234,7 +240,7 @@ def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
     for stage in stages:
         before = {f"start.{key}": value for key, value in settings.items()}
         flat = _flat(stage.record.get("config", {}))
-        settings = {k: v for k, v in flat.items() if k not in _NOT_TRAINING and not k.startswith(("run.", "eval."))}
+        settings = {k: v for k, v in flat.items() if k not in _NOT_TRAINING and not k.startswith(_NOT_OF_MODELS)}
         if changes := stage.record.get("changes"):
             settings["changes"] = "; ".join("{key}: {from} to {to} after step {step}".format_map(c) for c in changes)
         if stage.start is not None:

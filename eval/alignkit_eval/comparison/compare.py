@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from alignkit import Contrast, Estimate
-from alignkit.errors import ConfigError, suggest
+from alignkit.errors import ConfigError
 from scipy.stats import norm
 
 from alignkit_eval.comparison.arms import START, Group, group, mean_cost, read_run
@@ -28,6 +28,7 @@ from alignkit_eval.comparison.items import (
 from alignkit_eval.comparison.letters import letters_of
 from alignkit_eval.comparison.paired import Difference, holm, judge, minus
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
+from alignkit_eval.comparison.rules import Rules, described, recorded_rules
 from alignkit_eval.comparison.verdict import Judged, verdict_of
 from alignkit_eval.statistics import LEVEL, Effect, inside_unit, transformed
 
@@ -41,6 +42,8 @@ def compare(
     *,
     names: Mapping[Path, str] | None = None,
     margins: Mapping[str, float] | None = None,
+    objective: Sequence[str] | None = None,
+    guards: Sequence[str] | None = None,
 ) -> Comparison:
     """Compare runs, paired on the items they were all evaluated on. Runs that differ only in their seed are one arm.
 
@@ -48,10 +51,14 @@ def compare(
         runs: run directories, or directories written by ``align eval --output``.
         baseline: the run to compare the others with, or ``start`` for their common start model (default: the first run).
         names: names of arms, by the directory of one of their runs (default: their distinguishing settings).
-        margins: differences that count as none, by metric (default: those of the suites).
+        margins: differences that count as none, by metric.
+        objective: metrics that decide which arm is better.
+        guards: metrics that must not be worse for a winner.
+
+    Margins, objective and guards that are not given are those of the baseline's configuration (``compare``), else the suites'.
 
     Raises:
-        ConfigError: a directory cannot be read, or the runs were evaluated on different items.
+        ConfigError: a directory cannot be read, the runs were evaluated on different items, or have no metric of that name.
     """
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
@@ -71,22 +78,21 @@ def compare(
     notes = weights_notes(found) + source_notes(found)
     suites = common_suites(groups, notes)
     notes += _notes(groups)
-    table = _Table(groups, suites, notes, margins or {})
-    known = sorted({c.metric for found in table.suites.values() for c in found})
-    for metric, margin in (margins or {}).items():
-        if metric not in known:
-            raise ConfigError(f"margin of {metric}: these runs have no such metric{suggest(metric, known)}")
-        if not 0 < margin < math.inf:
-            raise ConfigError(f"margin of {metric}: {margin:g} is not a positive number")
     others = [g for g in groups if g is not first]
+    configs = [run.config for g in (first, *others) for run in g.runs if run.config]
+    given = Rules(
+        None if objective is None else tuple(objective), None if guards is None else tuple(guards), dict(margins or {})
+    )
+    table = _Table(groups, suites, notes, given, recorded_rules(configs, notes))
     with_first = [(g, first) for g in others]
     contrasts = [contrast for _, contrast in table.contrasts(with_first)]
-    pairs = table.contrasts([*with_first, *combinations(others, 2)], deciding=True)
+    every = [*with_first, *combinations(others, 2)]
+    pairs = table.contrasts(every, lambda c: bool(c.verdict))
     verdict, winner = verdict_of(
         first.name,
         [g.name for g in groups],
         contrasts,
-        pairs,
+        [*pairs, *table.contrasts(every, lambda c: c.guard)],
         one_seed=[g.name for g in groups if _one_seed(g)],
     )
     return Comparison(
@@ -99,6 +105,7 @@ def compare(
         letters=letters_of([g.name for g in groups], pairs),
         notes=tuple(dict.fromkeys(notes)),
         settings=_common_settings(groups),
+        rules=described(table.suites),
     )
 
 
@@ -106,10 +113,13 @@ class _Table:
     """Item values of every group, suite and contrast."""
 
     def __init__(
-        self, groups: Sequence[Group], suites: Sequence[str], notes: list[str], margins: Mapping[str, float]
+        self, groups: Sequence[Group], suites: Sequence[str], notes: list[str], given: Rules, recorded: Rules
     ) -> None:
-        self.notes, self.margins = notes, margins
-        self.suites = {name: common_contrasts(name, groups, notes) for name in suites}
+        self.notes = notes
+        found = {name: common_contrasts(name, groups, notes) for name in suites}
+        given.require(found)
+        notes += recorded.unmeasured(found)
+        self.suites = given.over(recorded).applied(found)
         self.values: dict[tuple[str, str, str], Values] = {}
         for name, contrasts in self.suites.items():
             items = shared_items(name, groups)
@@ -118,14 +128,16 @@ class _Table:
                 for contrast in contrasts:
                     self.values[g.name, name, contrast.metric] = item_values(g, name, contrast, items)
 
-    def contrasts(self, pairs: Iterable[tuple[Group, Group]], *, deciding: bool = False) -> list[Judged]:
-        """Return every contrast of every (arm, baseline), with corrected p; ``deciding``: only those behind the verdict."""
+    def contrasts(
+        self, pairs: Iterable[tuple[Group, Group]], which: Callable[[Contrast], bool] = lambda contrast: True
+    ) -> list[Judged]:
+        """Return the contrasts of every (arm, baseline), with p corrected over all of these."""
         found = [
             Judged(baseline.name, self._contrast(arm, baseline, suite, contrast))
             for arm, baseline in pairs
             for suite, contrasts in self.suites.items()
             for contrast in contrasts
-            if contrast.verdict or not deciding
+            if which(contrast)
         ]
         different, equivalent = holm([r.p for _, r in found]), holm([r.p_equivalent for _, r in found])
         return [
@@ -137,7 +149,7 @@ class _Table:
         mine = self.values[arm.name, suite, contrast.metric]
         theirs = self.values[baseline.name, suite, contrast.metric]
         rows, base_rows = self._paired_seeds(arm, mine, baseline, theirs)
-        margin = self.margins.get(contrast.metric, contrast.margin)
+        margin = contrast.margin
         within = math.log1p(margin) if margin is not None and contrast.log else margin
         paired = minus(_seeds_at(mine.effect, rows), _seeds_at(theirs.effect, base_rows))
         difference = judge(paired, mine.clusters, within)
@@ -151,6 +163,7 @@ class _Table:
             higher_is_better=contrast.higher_is_better,
             baseline=baseline.name,
             guard=contrast.guard,
+            deciding=bool(contrast.verdict),
             margin=margin,
             **difference._asdict(),
         )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from alignkit import Contrast
+from alignkit import Contrast, SuiteResult
 from alignkit.errors import ConfigError
 
 from alignkit_eval.comparison.arms import Group, RunResult, grouped
@@ -67,10 +67,14 @@ def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> l
         contrast = found[0]
         if contrast is None or None in found:
             notes.append(f"{metric} is left out: {runs[found.index(None)].path} does not have it")
-        elif any(other != contrast for other in found):
+        elif any(_definition(other) != _definition(contrast) for other in found):
             notes.append(f"{metric} is left out: the runs' results define it differently")
         elif contrast.one_tokenizer and not one_tokenizer:
             notes.append(f"{metric} is left out: the models have different tokenizers")
+        elif contrast.against_start and len(_starts(results)) > 1:
+            notes.append(
+                f"{metric} is left out: the runs started from different models, and it is measured against these"
+            )
         elif not any(_counts(item, contrast) for item in results[0].items):
             notes.append(f"{metric} is left out: it applies to no item")
         else:
@@ -78,6 +82,18 @@ def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> l
     names = {contrast.metric for contrast in common}
     # A metric that decides the verdict together with another one does not decide it alone.
     return [c if names.issuperset(c.verdict) else replace(c, verdict=()) for c in common]
+
+
+def _definition(contrast: Contrast | None) -> Contrast | None:
+    """Return what a contrast measures, without what the comparison makes of it (results of other versions differ there)."""
+    return contrast and replace(
+        contrast, verdict=(), guard=False, margin=None, against_start=False, bounds=(None, None)
+    )
+
+
+def _starts(results: Sequence[SuiteResult]) -> set[Any]:
+    """Return the start models of the results, by their hash, as far as they are known."""
+    return {result.provenance.get("start_weights") for result in results} - {None}
 
 
 def weights_notes(runs: Sequence[RunResult]) -> list[str]:
@@ -130,11 +146,6 @@ def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:
         notes.append(f"suite {suite}: matrix products had different types ({' and '.join(types)})")
     if differs("plugin"):
         notes.append(f"suite {suite}: the results were made by different versions of its code")
-    starts = {result.provenance.get("start_weights") for result in results} - {None}
-    if len(starts) > 1:
-        notes.append(
-            f"suite {suite}: the runs started from different models; metrics against the start model use each run's own"
-        )
     return notes + _left_out(suite, groups)
 
 

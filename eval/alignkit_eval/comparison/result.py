@@ -68,6 +68,9 @@ class ContrastResult:
     """Test behind p: ``cluster sign-flip`` or ``t, Satterthwaite``."""
     baseline: str = ""
     guard: bool = False
+    """Whether the metric must not be worse for a winner."""
+    deciding: bool = False
+    """Whether the metric is part of the objective."""
     margin: float | None = None
     """Difference that counts as none; of a perplexity a share of it. None: equivalence was not tested."""
     p_equivalent: float | None = None
@@ -107,15 +110,17 @@ class Comparison:
     verdict: str
     """The result in sentences, with uncertainty."""
     winner: str | None
-    """Name of the arm that is significantly better than every other one by all deciding metrics; None where there is none."""
+    """Name of the arm that is significantly better than every other one by all metrics of the objective, and worse by no guard."""
     pairs: tuple[ContrastResult, ...] = ()
-    """Deciding metrics of any two arms, each pair once, with p corrected over these."""
+    """Metrics of the objective of any two arms, each pair once, with p corrected over these."""
     letters: Mapping[str, str] = field(default_factory=dict)
     """Arms that share a letter are not significantly different by all deciding metrics."""
     notes: tuple[str, ...] = ()
     """Limits of the comparison: metrics left out, different loss conventions, single seeds."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Configuration shared by all arms, by dotted key."""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """The metrics of the objective, the guards, and the margins by metric."""
 
     def arm(self, name: str) -> Arm:
         """Return the arm called ``name``."""
@@ -135,6 +140,7 @@ class Comparison:
             contrasts.append(named | values | {"outcome": contrast.outcome})
         pairs = [asdict(pair) | {"outcome": pair.outcome} for pair in self.pairs]
         whole: dict[str, Any] = {"baseline": self.baseline, "verdict": self.verdict, "winner": self.winner}
+        whole["rules"] = self.rules
         whole |= {"contrasts": contrasts, "pairs": pairs, "letters": self.letters}
         whole |= {"arms": self.arms, "notes": self.notes, "settings": self.settings}
         return {key: to_json(value) for key, value in whole.items()}

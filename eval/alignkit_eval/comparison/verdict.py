@@ -1,4 +1,4 @@
-"""The verdict of a comparison in sentences: which arm is better, by how much, and how certain that is."""
+"""The verdict of a comparison in sentences: which arm is better, by how much, how certain that is, and at what price."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alignkit_eval.comparison.result import ContrastResult
 
 
 class Judged(NamedTuple):
-    """A contrast between two arms by a metric that decides the verdict."""
+    """A contrast between two arms."""
 
     baseline: str
     contrast: ContrastResult
@@ -23,16 +23,16 @@ def verdict_of(
     *,
     one_seed: Collection[str] = (),
 ) -> tuple[str, str | None]:
-    """Return the verdict and the winner (None: no arm is better than every other one by all deciding metrics).
+    """Return the verdict and the winner (None: no arm is better than every other one in the objective and worse by no guard).
 
-    The sentences report ``contrasts``, all those with the baseline, with p corrected over them. ``pairs`` are the deciding
-    contrasts between any two arms, with p corrected over these. A winner must be significant under both corrections, so
-    that the verdict agrees with the table of contrasts. ``one_seed`` names the arms trained with one seed.
+    The sentences report ``contrasts``, all those with the baseline, with p corrected over them. ``pairs`` are the contrasts of
+    the objective and of the guards between any two arms, with p corrected over each kind. A winner must be significant under
+    both corrections, so that the verdict agrees with the table of contrasts. ``one_seed`` names the arms trained with one seed.
     """
-    deciding = {(pair.contrast.suite, pair.contrast.metric) for pair in pairs}
+    deciding = {(pair.contrast.suite, pair.contrast.metric) for pair in pairs if not pair.contrast.guard}
     if not deciding:
         return "No deciding metric is shared by these runs; see the individual contrasts.", None
-    shown = [Judged(baseline, c) for c in contrasts if (c.suite, c.metric) in deciding]
+    shown = [Judged(baseline, c) for c in contrasts if c.guard or (c.suite, c.metric) in deciding]
     winner = next(
         (
             arm
@@ -44,30 +44,57 @@ def verdict_of(
     )
     sentences = [] if winner is None or len(arms) == 2 else [f"{winner} is better than every other arm."]
     for arm in arms:
-        own = [contrast for _, contrast in shown if contrast.arm == arm]
+        own = [c for _, c in shown if c.arm == arm and not c.guard]
         if own:
             seeds = " on one seed" if arm in one_seed or baseline in one_seed else ""
-            sentences.append(_sentence(arm, baseline, own, seeds))
-            sentences += _guards(arm, [c for c in contrasts if c.arm == arm and c.guard])
+            guards = [c for _, c in shown if c.arm == arm and c.guard]
+            sentences.append(_sentence(arm, baseline, own, guards, seeds))
+            sentences += _guards(arm, guards)
     if winner is None and len(arms) > 2:
         sentences.append("No arm is better than every other one.")
-    return " ".join(sentences), winner
+    return " ".join([*sentences, *why_not_significant(contrasts)]), winner
+
+
+def why_not_significant(contrasts: Sequence[ContrastResult]) -> list[str]:
+    """Return a sentence where an interval leaves out 0 and the corrected p is not below 0.05."""
+    odd = [c for c in contrasts if c.p_holm is not None and not c.significant and _without_zero(c)]
+    if not odd:
+        return []
+    tests = sum(c.p is not None for c in contrasts)
+    names = ", ".join(dict.fromkeys(c.metric.replace("_", " ") for c in odd))
+    return [
+        f"The interval of {names} leaves out 0 although p is not below 0.05: each interval is for one comparison alone, and p is "
+        f"corrected for {tests} of them (Holm)."
+    ]
+
+
+def _without_zero(c: ContrastResult) -> bool:
+    return c.low is not None and c.high is not None and not c.low <= 0 <= c.high
 
 
 def _beats(arm: str, other: str, pairs: Sequence[Judged]) -> bool:
-    """Whether the first arm is significantly better than the other by every deciding contrast between them."""
-    found = []
+    """Whether the first arm is significantly better than the other by every deciding contrast, and worse by no guard."""
+    sides: dict[bool, list[bool | None]] = {False: [], True: []}  # of the objective, of the guards
     for base, contrast in pairs:
         if {base, contrast.arm} == {arm, other}:
             better = contrast.better
-            found.append(better if contrast.arm == arm or better is None else not better)
-    return bool(found) and all(better is True for better in found)
+            sides[contrast.guard].append(better if contrast.arm == arm or better is None else not better)
+    return bool(sides[False]) and all(sides[False]) and False not in sides[True]
 
 
-def _sentence(arm: str, baseline: str, own: Sequence[ContrastResult], seeds: str) -> str:
+def _sentence(
+    arm: str, baseline: str, own: Sequence[ContrastResult], guards: Sequence[ContrastResult], seeds: str
+) -> str:
     sides = {contrast.better for contrast in own}
     numbers = "; ".join(map(_shown, own))
     if sides == {True} or sides == {False}:
+        against = [c for c in guards if c.better is (sides == {False})]
+        if against:
+            names = " and ".join(c.metric.replace("_", " ") for c in against)
+            ahead, price = ("ahead of", "worse") if sides == {True} else ("behind", "better")
+            return (
+                f"{arm} is {ahead} {baseline}{seeds} in the objective ({numbers}), but {price} by {names}: no winner."
+            )
         return f"{arm} is {'better' if sides == {True} else 'worse'} than {baseline}{seeds} ({numbers})."
     if True in sides and False in sides:
         return f"{arm} and {baseline} cannot be ranked{seeds}: the metrics disagree ({numbers})."
@@ -77,9 +104,10 @@ def _sentence(arm: str, baseline: str, own: Sequence[ContrastResult], seeds: str
         return f"{arm} and {baseline} are equivalent{seeds} ({'; '.join(map(_within, own))})."
     if sides == {None}:
         numbers += "".join(f"; equivalent by {_within(contrast)}" for contrast in same)
-        return f"{arm} and {baseline} do not differ significantly{seeds} ({numbers})."
+        return f"{arm} and {baseline} do not differ significantly{seeds}: undecided ({numbers})."
     one, other = ("one metric", "the other") if len(own) == 2 else ("some metrics", "others")
-    return f"{arm} is {'better' if True in sides else 'worse'} than {baseline}{seeds} by {one} and not by {other} ({numbers})."
+    side = "ahead of" if True in sides else "behind"
+    return f"{arm} is {side} {baseline}{seeds} by {one} and not by {other}: undecided ({numbers})."
 
 
 def _guards(arm: str, guards: Sequence[ContrastResult]) -> list[str]:
@@ -88,11 +116,8 @@ def _guards(arm: str, guards: Sequence[ContrastResult]) -> list[str]:
         return []
     words = []
     for guard in guards:
-        text = f"{guard.metric.replace('_', ' ')} is {guard.outcome}"
-        decided = guard.outcome != "undecided"
-        words.append(
-            f"{text} ({_within(guard) if guard.outcome == 'equivalent' else _shown(guard)})" if decided else text
-        )
+        shown = _within(guard) if guard.outcome == "equivalent" else _shown(guard)
+        words.append(f"{guard.metric.replace('_', ' ')} is {guard.outcome} ({shown})")
     return [f"Of {arm}, {', '.join(words)}."]
 
 

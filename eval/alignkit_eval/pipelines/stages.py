@@ -19,7 +19,7 @@ Kind = Literal["train", "eval", "export"]
 REFERENCE = "stage:"
 """Prefix of a value that refers to another stage's directory: ``reward: stage:reward``."""
 
-_TOP = ("name", "output", "stages", "model", "data", "train", "eval", "run")
+_TOP = ("name", "output", "stages", "model", "data", "train", "eval", "compare", "run")
 _OWN: Mapping[Kind, tuple[str, ...]] = {
     "train": ("name", "from", *SECTIONS),
     "eval": ("name", "eval", "baseline", "suites", "settings"),

@@ -9,7 +9,7 @@ from alignkit import Estimate
 from alignkit.rundir.record import stored_estimate
 
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
-from alignkit_eval.comparison.verdict import p_text
+from alignkit_eval.comparison.verdict import p_text, why_not_significant
 from alignkit_eval.headline import TITLES, Line, headline, number, signed, with_interval
 from alignkit_eval.report.parts import SortableTable, TableCell, amount_cell, fact_text, number_cell
 
@@ -59,6 +59,7 @@ def contrasts(comparison: Comparison) -> SortableTable:
         f"Each arm minus {comparison.baseline}, paired on the same items; p after Holm's correction; detectable: the minimum "
         f"detectable difference (80 % power); equivalent: two one-sided tests show less than the margin{margins}."
     )
+    note = " ".join([note, *why_not_significant(comparison.contrasts)])
     rows = [_contrast(contrast) for contrast in comparison.contrasts]
     return SortableTable(f"Differences from {comparison.baseline}", columns, rows, note)
 
@@ -82,18 +83,13 @@ def pairs(comparison: Comparison) -> SortableTable:
     columns = ("arm", "minus", "metric", "difference", "95 % interval", "p", "verdict")
     rows = [(first, TableCell(c.baseline), *rest) for c in comparison.pairs for first, *rest in [_pair(c)]]
     note = "Any two arms, paired on the same items; p after Holm's correction over all of them."
-    if any(c.p_holm is not None and c.p_holm >= 0.05 and _without_zero(c) for c in comparison.pairs):
-        note += " An interval can leave 0 out where p is not below 0.05: intervals are not corrected for the number of pairs."
+    note = " ".join([note, *why_not_significant(comparison.pairs)])
     return SortableTable("All pairs", columns, rows, note)
 
 
 def _pair(c: ContrastResult) -> list[TableCell]:
     arm, metric, difference, interval, p, *_, verdict = _contrast(c)
     return [arm, metric, difference, interval, p, verdict]
-
-
-def _without_zero(c: ContrastResult) -> bool:
-    return c.low is not None and c.high is not None and not c.low <= 0 <= c.high
 
 
 def costs(comparison: Comparison) -> SortableTable:

@@ -24,10 +24,10 @@ from alignkit_eval.suites.positions import fitted
 from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest, suite_result
 
 CONTRASTS = (
-    Contrast("quality", "quality", verdict=("quality",), margin=0.03),
-    Contrast("tokens", "tokens", higher_is_better=False),
-    Contrast("repetition", "repetition", higher_is_better=False),
-    Contrast("ended", "ended"),
+    Contrast("quality", "quality", verdict=("quality",), guard=True, margin=0.03),
+    Contrast("tokens", "tokens", higher_is_better=False, bounds=(0, None)),
+    Contrast("repetition", "repetition", higher_is_better=False, bounds=(0, 1)),
+    Contrast("ended", "ended", bounds=(0, 1)),
 )
 
 

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     import torch
 
 CONTRASTS = (
-    Contrast("kl", "kl", "tokens", higher_is_better=False, one_tokenizer=True, guard=True, margin=0.05),
-    Contrast("kl_sequence", "kl", higher_is_better=False, one_tokenizer=True),
+    Contrast(
+        "kl", "kl", "tokens", higher_is_better=False, one_tokenizer=True, guard=True, margin=0.05, bounds=(0, None)
+    ),
+    Contrast("kl_sequence", "kl", higher_is_better=False, one_tokenizer=True, bounds=(0, None)),
 )
 
 _POSITIONS = 256
@@ -81,7 +83,11 @@ class KLSuite(Suite[KLSettings]):
             {"id": e.id, "cluster": c, "kl": kl, "tokens": n}
             for e, c, kl, n in zip(examples, clusters, divergences, tokens, strict=True)
         ]
-        return replace(suite_result(self, items, metrics, CONTRASTS), left_out=left_out)
+        return replace(suite_result(self, items, metrics, self.contrasts()), left_out=left_out)
+
+    def contrasts(self) -> list[Contrast]:
+        """Return the contrasts: between runs of different start models only where ``against`` names the reference."""
+        return [replace(contrast, against_start=self.settings.against is None) for contrast in CONTRASTS]
 
     def _other_model(self, target: Target) -> Any:
         """Return the model that the target is compared with, on the target's device."""

@@ -28,10 +28,10 @@ from alignkit_eval.suites.scores import (
 )
 
 CONTRASTS = (
-    Contrast("accuracy_sum", "credit_sum", verdict=("accuracy_mean",), margin=0.03),
-    Contrast("accuracy_mean", "credit_mean", verdict=("accuracy_sum",), margin=0.03),
-    Contrast("accuracy_ref", "credit_ref", margin=0.03),
-    Contrast("accuracy_best", "credit_best", "groups", margin=0.03),
+    Contrast("accuracy_sum", "credit_sum", verdict=("accuracy_mean",), margin=0.03, bounds=(0, 1)),
+    Contrast("accuracy_mean", "credit_mean", verdict=("accuracy_sum",), margin=0.03, bounds=(0, 1)),
+    Contrast("accuracy_ref", "credit_ref", against_start=True, margin=0.03, bounds=(0, 1)),
+    Contrast("accuracy_best", "credit_best", "groups", margin=0.03, bounds=(0, 1)),
 )
 """Sum and mean favour completions of different lengths: there is a winner only where both agree."""
 

@@ -41,7 +41,7 @@ def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> l
     if not isinstance(recorded, dict):
         return []
     before, now = (dict(_effective(values)) for values in (recorded, json.loads(redact(config.model_dump_json()))))
-    keys = [key for key in {**now, **before} if key not in FREE]
+    keys = [key for key in {**now, **before} if key not in FREE and not key.startswith("compare.")]
     changed = [(key, _value(before, key, config), _value(now, key, config)) for key in keys]
     changed = [(key, old, new) for key, old, new in changed if old != new]
     if not changed:

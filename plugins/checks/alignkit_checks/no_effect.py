@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.config import ModelConfig, Reading, RunConfig, TrainConfig
+from alignkit.config import CompareConfig, ModelConfig, Reading, RunConfig, TrainConfig
 from alignkit.contract import Method, registry
 from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, PluginError, first_line
@@ -79,10 +79,19 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
 def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingArguments) -> None:
     """Raise :class:`ConfigError` for a key without effect, and for settings that training would fail with."""
     refuse_idle(config, method)
+    refuse_comparison(config.compare)
     refuse_attention(config.model, method)
     refuse_without_effect(config.train, arguments)
     try_trainer(arguments)
     require_fitting(config.model, arguments)
+
+
+def refuse_comparison(compare: CompareConfig) -> None:
+    """Raise :class:`ConfigError` for an objective without metrics, or with one that is a guard as well."""
+    if compare.objective == []:
+        raise ConfigError("compare.objective: it names no metric: name one, or remove the key")
+    if both := [name for name in compare.objective or [] if name in (compare.guards or [])]:
+        raise ConfigError(f"compare.guards: {both[0]} is in compare.objective as well: leave it out of one of them")
 
 
 def refuse_attention(model: ModelConfig, method: Method[Any]) -> None:

@@ -102,11 +102,12 @@ def test_the_verdict_names_equivalence_and_the_price() -> None:
     worse = contrast(metric="perplexity", diff=3.0, p=0.001, higher_is_better=False, guard=True)
     kl = contrast(metric="kl", guard=True, **same)
     said = sentence([*better, worse, kl, contrast(metric="x", guard=True)])
-    assert said.startswith("B is better than A (")
+    assert said.startswith("B is ahead of A in the objective (accuracy sum")
+    assert "), but worse by perplexity: no winner." in said
     assert (
         "Of B, perplexity is worse (perplexity +3.000 [+2.980, +3.020], p 0.001), kl is equivalent (kl +0.000" in said
     )
-    assert said.endswith("x is undecided.")
+    assert said.endswith("x is undecided (x +0.000 [-0.020, +0.020], p 0.600).")
 
 
 def test_a_significant_difference_within_the_margin_is_a_difference() -> None:

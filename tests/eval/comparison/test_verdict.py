@@ -28,7 +28,7 @@ def test_a_winner_needs_sum_and_mean() -> None:
     assert "cannot be ranked: the metrics disagree" in against[0]
     neither = verdict(found("B", "accuracy_sum", 0.01, 0.6), found("B", "accuracy_mean", 0.01, 0.6))
     assert neither[1] is None
-    assert "A do not differ significantly (" in neither[0]
+    assert "A do not differ significantly: undecided (" in neither[0]
     assert "minimum detectable difference (80 % power): 0.040" in neither[0]
 
 
