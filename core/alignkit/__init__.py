@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from alignkit.onpolicy.settings import OnPolicySettings as OnPolicySettings
     from alignkit.runs.api import Run as Run
     from alignkit.runs.api import run as run
+    from alignkit.scoring.classifier import policy_of as policy_of
 
 __version__ = "0.1.0"
 
 # Imported when first asked for, so that `import alignkit` costs nothing.
 _NAMES = {
     "config": "CheckConfig RunConfig",
-    "contract": "Answered Answers AttentionKernel AttentionLayer Batch Contrast DataFormat DataRule Estimate Example Hit Layout LoadedModel Loss LossOutput LossTerm Method Metric NamedReward "
+    "contract": "Answered Answers AttentionKernel AttentionLayer Batch Contrast DataFormat DataRule Distributions Estimate Example Hit Layout LoadedModel Loss LossOutput LossTerm Method Metric NamedReward "
     "Omission Outcome Pairs Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scheduler SchedulerSettings Scores Segment Settings Suite "
     "SuiteResult Target Task TrainerParts carry_out loss nll_term plain_text preference_metrics texts_of",
     "contract.commands": "Command",
@@ -42,6 +43,7 @@ _NAMES = {
     "onpolicy.rollouts": "moments whiten",
     "onpolicy.samplers": "rollout_metrics",
     "onpolicy.settings": "OnPolicySettings",
+    "scoring.classifier": "policy_of",
     "runs.api": "Run run",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

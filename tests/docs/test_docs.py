@@ -73,6 +73,9 @@ def test_every_rule_stands_in_the_data_page() -> None:
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
+DISTILL = ("divergence", "method", "settings", "stored", "teacher")
+
+
 @pytest.mark.parametrize(
     ("row", "files"),
     [
@@ -80,6 +83,7 @@ def test_every_rule_stands_in_the_data_page() -> None:
         ("KTO", ["plugins/unpaired/alignkit_unpaired/kto.py"]),
         ("RAFT", ["plugins/raft/alignkit_raft/method.py"]),
         ("Online DPO", ["plugins/online_dpo/alignkit_online_dpo/method.py"]),
+        ("Distillation", [f"plugins/distill/alignkit_distill/{name}.py" for name in DISTILL]),
         ("ORPO", ["plugins/orpo/alignkit_orpo/losses.py", "plugins/orpo/alignkit_orpo/method.py"]),
     ],
 )

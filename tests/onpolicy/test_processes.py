@@ -38,6 +38,10 @@ JOBS: dict[str, Any] = {
         "rows": 2,
     },
     "raft": {"method": {"name": "raft", **SAMPLING, "group": 3, "max_new_tokens": 4, "minibatches": 2}, "rows": 2},
+    "distill": {
+        "method": {"name": "distill", "teacher": "demo", "lmbda": 1.0, "max_new_tokens": 4, "minibatches": 2},
+        "rows": 2,
+    },
     "online-dpo": {
         "method": {"name": "online-dpo", **SAMPLING, "max_new_tokens": 2, "minibatches": 2, "refill_rounds": 1},
         "rows": 2,

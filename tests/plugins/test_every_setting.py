@@ -100,6 +100,15 @@ ROWS: dict[str, dict[str, Row]] = {
         "label_smoothing": Row(0.3),
         "ratio": Row("mean"),
     },
+    "distill": {
+        key: SAMPLED[key] for key in ("max_new_tokens", "temperature", "top_p", "top_k", "epochs", "minibatches")
+    }
+    | {
+        "lmbda": Row(0.5),
+        "beta": Row(1.0),
+        "teacher_top_k": Row(3),
+        "teacher_dtype": Row("bfloat16"),
+    },
     "grpo": SAMPLED
     | {
         "variant": Row("dr_grpo"),
@@ -122,7 +131,10 @@ ROWS: dict[str, dict[str, Row]] = {
 ELSEWHERE = {"rewards": "tests/onpolicy", "stop": "tests/onpolicy", "sampler": "vLLM and a GPU"}
 ELSEWHERE |= dict.fromkeys(("correction", "correction_cap", "correction_low"), "tests/onpolicy/test_correction.py")
 ELSEWHERE |= {"samples_per_batch": "tests/models/test_seeded.py: it changes memory and speed, and no answer"}
+ELSEWHERE |= dict.fromkeys(("teacher", "teacher_logps"), "tests/onpolicy/test_distill.py")
 """Settings shown by other tests."""
+REFUSED = {"distill": {"missing_end_penalty", "overlong_buffer", "overlong_penalty"}}
+"""Settings of all methods that sample which have no effect on one of them."""
 
 
 @cache
@@ -130,9 +142,16 @@ def trained(method: str, given: tuple[tuple[str, Any], ...]) -> torch.Tensor:
     """Return the weights after a few steps."""
     sampled = "max_new_tokens" in ROWS[method]
     base = {"reward": "length", "max_new_tokens": 6} if sampled else {}
+    base |= {"teacher": "demo", "lmbda": 1.0} if method == "distill" else {}
     config = configuration({"name": method, **base, **dict(given)}, max_steps=3, per_device_train_batch_size=4)
     unpaired = config.method.name == "kto"
-    rows = random_prompts(12) if sampled else random_answers(12) if unpaired else random_pairs(12, longest=8)
+    rows = (
+        random_prompts(12)
+        if sampled and method != "distill"
+        else random_answers(12)
+        if unpaired
+        else random_pairs(12, longest=8)
+    )
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         trainer, _ = build_trainer(config, Path(folder), rows)
         trainer.train()
@@ -142,7 +161,9 @@ def trained(method: str, given: tuple[tuple[str, Any], ...]) -> torch.Tensor:
 @pytest.mark.parametrize("method", ROWS)
 def test_every_setting_has_a_row(method: str) -> None:
     fields = registry.load_method(method)[1].settings_type.model_fields
-    assert set(ROWS[method]) == {field.alias or name for name, field in fields.items() if name not in ELSEWHERE}
+    assert set(ROWS[method]) | REFUSED.get(method, set()) == {
+        field.alias or name for name, field in fields.items() if name not in ELSEWHERE
+    }
 
 
 @pytest.mark.parametrize(("method", "setting"), [(method, key) for method, rows in ROWS.items() for key in rows])

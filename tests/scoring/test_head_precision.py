@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from alignkit.scoring.head import LogitTransform, head_entropy, head_logps, install_head, linear_logps
+from alignkit.scoring.distributions import HeadDistributions, entropy
+from alignkit.scoring.head import LogitTransform, head_logps, install_head, linear_logps
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -119,7 +120,7 @@ def test_an_exact_head_has_the_numbers_of_float32_under_autocast(device, kind, t
         states = hidden.clone().requires_grad_()
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             logps = head_logps(head, states, targets, transform)
-            others = head_entropy(head, hidden, transform), head(hidden).detach()
+            others = HeadDistributions.of(head, hidden, transform).map(entropy), head(hidden).detach()
         logps.sum().backward()
         return logps.detach(), states.grad, *others
 

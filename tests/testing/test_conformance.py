@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from alignkit.testing import (
     RuleConformance,
     SuiteConformance,
 )
+from alignkit_distill import divergence
 from alignkit_onpolicy import clipped_loss, kl_estimate
 from alignkit_orpo.losses import odds_ratio_loss
 from alignkit_ppo import clipped_policy_loss, clipped_value_loss
@@ -102,6 +104,18 @@ class TestOnlineDPO(MethodConformance):
 class TestRAFT(MethodConformance):
     name = "raft"
     settings = {"num_generations": 4}
+
+
+class TestDistill(MethodConformance):
+    name = "distill"
+    settings = {"teacher": "demo", "lmbda": 0.5}
+    capabilities = frozenset({"no_margin"})
+
+    def pure_losses(self) -> Pure:
+        student, teacher = (part.view(2, 4).log_softmax(1).detach() for part in inputs(2, size=8))
+        return [
+            (partial(divergence, teacher=teacher, beta=beta), [student.requires_grad_()]) for beta in (0.0, 0.5, 1.0)
+        ]
 
 
 class TestTRLORPO(MethodConformance):

@@ -22,7 +22,7 @@ _NAMES = {
     "schedulers": "Outcome Scheduler SchedulerSettings Task carry_out",
     "suites": "Contrast Estimate Omission Suite SuiteResult Target",
     "trainer_parts": "TrainerParts",
-    "types": "LossOutput LossTerm Method Metric Need Policy Reuse Rollouts RowKind Settings SettingsT",
+    "types": "Distributions LossOutput LossTerm Method Metric Need Policy Reuse Rollouts RowKind Settings SettingsT",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 

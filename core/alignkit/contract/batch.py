@@ -167,6 +167,8 @@ class Scores:
     """On request: the critic's value of the state before each scored token, ``[N]``."""
     entropy: torch.Tensor | None = None
     """On request: entropy in nats of the distribution of each scored token, ``[N]``."""
+    distributions: Any = None
+    """On request: the result of a function of the distributions over the vocabulary."""
 
     def sums(self) -> torch.Tensor:
         """Return the log-probability of each completion, ``[S]``."""

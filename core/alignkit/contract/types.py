@@ -6,7 +6,7 @@ Shapes: ``G`` rows, ``S`` completions (sequences) of all rows, ``N`` scored comp
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ RowKind = Literal["preference", "completion", "prompt", "unpaired"]
 
 Need = Literal["reference", "start", "value_head", "reward"]
 """Needs of a method besides the policy: reference log-probabilities of its rows (``reference``), scoring with the policy of
-step 0 (``start``), a critic (``value_head``), rewards for sampled answers (``reward``)."""
+step 0 (``start``), a critic (``value_head``), sampled answers and their rewards (``reward``)."""
 
 
 class Settings(BaseModel):
@@ -34,6 +34,18 @@ class Settings(BaseModel):
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+class Distributions(Protocol):
+    """A model's distributions over the vocabulary at ``N`` scored tokens, computed in chunks of ``n`` when they are asked for."""
+
+    def map(self, function: Callable[..., Any], *others: Distributions | torch.Tensor) -> Any:
+        """Return the tensors ``[N, ...]`` (or a tuple of them) of ``function(logps, *others)``, called with each chunk.
+
+        ``logps`` are the log-probabilities ``[n, V]`` of a chunk, and ``others`` the same tokens' log-probabilities by another
+        model, without gradient, or rows of a tensor ``[N, ...]``. The backward computes each chunk again, so that
+        tokens x vocabulary is never in memory.
+        """
 
 
 class Policy(Protocol):
@@ -53,6 +65,7 @@ class Policy(Protocol):
         entropy: bool | Literal["grad"] = False,
         temperature: float = 1.0,
         reference: bool = False,
+        distributions: Callable[[Distributions], Any] | None = None,
     ) -> Scores:
         """Return the log-probabilities of every completion of ``examples``.
 
@@ -64,6 +77,7 @@ class Policy(Protocol):
             entropy: also return the entropy of each scored token's distribution in nats, without gradient or ("grad") with it.
             temperature: divisor of the logits.
             reference: score with the policy of step 0, without gradient (``needs`` must include ``start``).
+            distributions: function of the distributions over the vocabulary of the scored tokens; the scores have its result.
         """
 
 

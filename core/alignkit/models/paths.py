@@ -69,7 +69,7 @@ def adapter_parts(path: str, config: ModelConfig, *, weights: bool = True) -> tu
         raise ModelError(f"{directory / 'adapter_config.json'} does not say which base model the adapter belongs to")
     if str(base).startswith("/") and not Path(base).is_dir():
         raise ModelError(f"the base model of the adapter {config.name} is missing: there is no {base}")
-    return str(base), path
+    return resolve_path(base), path
 
 
 def require_intact(path: str) -> None:

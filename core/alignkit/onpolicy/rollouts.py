@@ -95,7 +95,8 @@ class ModelRollouts:
         ended = [float(answer.ended) for answer in answers]
         total = [r - penalty(len(a.completion), ended=a.ended) for r, a in zip(found.total, answers, strict=True)]
         flat = {"reward": total, "ended": ended} | {f"reward/{name}": values for name, values in parts}
-        if self.training and self.number == self.drawn == 0 and len(total) > 1 and len(set(total)) == 1:
+        first = self.parts.rewards and self.training and self.number == self.drawn == 0
+        if first and len(total) > 1 and len(set(total)) == 1:
             text = "every answer of the first rollout got the reward %g, so there is nothing to learn from"
             logger.warning(text, total[0])
         columns: dict[str, list[Any]] = {name: [values[row] for row in of_row] for name, values in flat.items()}
@@ -168,6 +169,7 @@ def buffer_state(batch: Batch) -> dict[str, Any]:
     return {
         "index": [example.index for example in batch.examples],
         "completions": [[list(completion) for completion in e.completions] for e in batch.examples],
+        "masks": [example.masks for example in batch.examples],
         "columns": {name: list(values) for name, values in batch.columns.items()},
         "shared": dict(batch.shared),
         "row_counts": {name: list(values) for name, values in batch.row_counts.items()},
@@ -177,7 +179,7 @@ def buffer_state(batch: Batch) -> dict[str, Any]:
 def restored_buffer(state: Mapping[str, Any], rows: Sequence[Example]) -> Batch:
     """Return the batch of a :func:`buffer_state`, with prompts from the run's rows."""
     examples = [
-        replace(rows[index], completions=tuple(completions), masks=None)
-        for index, completions in zip(state["index"], state["completions"], strict=True)
+        replace(rows[index], completions=tuple(completions), masks=masks)
+        for index, completions, masks in zip(state["index"], state["completions"], state["masks"], strict=True)
     ]
     return Batch(examples, state["columns"], state["shared"], state["row_counts"])

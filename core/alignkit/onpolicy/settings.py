@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, create_model
 
@@ -17,6 +17,9 @@ class OnPolicySettings(Settings):
 
     A rollout holds the prompts of ``minibatches`` optimizer steps and is trained on for ``epochs`` passes.
     """
+
+    reward_optional: ClassVar[bool] = False
+    """Whether the method also trains without a reward."""
 
     rewards: RewardSpecs = Field(
         default_factory=list,

@@ -104,7 +104,7 @@ def _check_rewards(method: Method[Any]) -> None:
     specs = getattr(method.settings, "rewards", None)
     if specs is None and "reward" in method.needs:
         raise PluginError(f"method {method.name} needs a reward, but its settings do not derive from OnPolicySettings")
-    if not specs and "reward" in method.needs:
+    if not specs and "reward" in method.needs and not method.settings.reward_optional:
         raise ConfigError(
             f"method {method.name} needs a reward: --set reward=NAME (align rewards lists them), the path of a reward "
             "model, package.module:function, or path/to/file.py:function"

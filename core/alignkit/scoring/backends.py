@@ -16,18 +16,20 @@ import torch
 from torch import nn
 
 from alignkit.scoring import attention
-from alignkit.scoring.head import LogitTransform, entropy, head_entropy, head_logps, install_head
+from alignkit.scoring.distributions import HeadDistributions, entropy
+from alignkit.scoring.head import LogitTransform, head_logps, install_head
 from alignkit.scoring.masks import row_masks
 from alignkit.scoring.plan import Plan
 
 
 class TokenLogps(NamedTuple):
-    """Output of the scoring forward: differentiable float32 log-probabilities, and values and entropy if wanted."""
+    """Output of the scoring forward: differentiable float32 log-probabilities, and what else is wanted."""
 
     completions: torch.Tensor  # [N]
     prompts: torch.Tensor  # [M]
     values: torch.Tensor | None = None  # [N]
     entropy: torch.Tensor | None = None  # [N], with gradient only if wanted
+    distributions: Any = None  # result of the function that is wanted
 
 
 def innermost(model: nn.Module) -> Any:
@@ -100,18 +102,19 @@ def score_plan(model: Any, plan: Plan) -> TokenLogps:
         logits = out.logits.flatten(0, 1).index_select(0, source)
         logits = logits if wanted.temperature == 1.0 else logits / wanted.temperature
         logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-        with torch.set_grad_enabled(differentiable):
-            spread = entropy(logits[:count]) if wanted.entropy else None
+        distributions = HeadDistributions(logits[:count], lambda part: part)
         hidden = out.hidden_states[-1].flatten(0, 1).index_select(0, source) if wanted.values else None
     else:
         hidden = hidden_states(model, plan, _backbone(model)).flatten(0, 1).index_select(0, source)
         transform = LogitTransform.of(text_config(model))._replace(temperature=wanted.temperature)
         head = model.get_output_embeddings()
         logps = head_logps(head, hidden, targets, transform)
-        with torch.set_grad_enabled(differentiable):
-            spread = head_entropy(head, hidden[:count], transform) if wanted.entropy else None
+        distributions = HeadDistributions.of(head, hidden[:count], transform)
+    with torch.set_grad_enabled(differentiable):
+        spread = distributions.map(entropy) if wanted.entropy else None
+    read = None if wanted.distributions is None else wanted.distributions(distributions)
     values = None if hidden is None or not wanted.values else model.critic(hidden[:count], model, plan)
-    return TokenLogps(logps[:count], logps[count:], values, spread)
+    return TokenLogps(logps[:count], logps[count:], values, spread, read)
 
 
 def _backbone(model: Any) -> Any:

@@ -47,6 +47,7 @@ class ClassifierPolicy:
         entropy: bool | Literal["grad"] = False,
         temperature: float = 1.0,
         reference: bool = False,
+        distributions: Any = None,
     ) -> Scores:
         """Return the reward of every completion in place of log-probabilities, ``[S]``."""
         import torch
@@ -55,10 +56,8 @@ class ClassifierPolicy:
         from alignkit.scoring.masks import unread_masks
         from alignkit.scoring.padding import pad_rows
 
-        if prompt or values or entropy or reference:
-            raise NotImplementedError(
-                "a reward model returns rewards only: no prompt scores, values, entropy or reference"
-            )
+        if prompt or values or entropy or reference or distributions:
+            raise NotImplementedError("a reward model returns rewards only: no scores of tokens")
         rows = [[*example.prompt, *completion] for example in examples for completion in example.completions]
         if not rows:
             raise DataError("the batch has no rows to score")

@@ -94,19 +94,7 @@ def head_logps(head: nn.Module, hidden: Tensor, targets: Tensor, transform: Logi
         logps: Tensor = head(hidden, targets=targets, transform=transform)
         return logps
     # A sharded head communicates in every call: make one call, so that all ranks make the same number.
-    return chunked_logps(head, hidden, targets, transform, size=len(targets) if _sharded(head) else None)
-
-
-def head_entropy(head: nn.Module, hidden: Tensor, transform: LogitTransform) -> Tensor:
-    """Return the entropy in nats of ``softmax(transform(head(hidden)))``, float32 ``[N]``; the backward recomputes the logits."""
-    parts = torch.split(hidden, max(len(hidden), 1) if _sharded(head) else CHUNK)
-    return torch.cat([checkpoint(lambda h: entropy(transform(head(h))), part, use_reentrant=False) for part in parts])
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Return the entropy in nats of ``softmax(logits)``, float32 ``[n]``, for ``logits [n, V]``."""
-    logps = logits.float().log_softmax(-1)
-    return -(logps.exp() * logps).sum(-1)
+    return chunked_logps(head, hidden, targets, transform, size=len(targets) if is_sharded_head(head) else None)
 
 
 def _active(head: nn.Module) -> nn.Module:
@@ -120,7 +108,7 @@ def _active(head: nn.Module) -> nn.Module:
     return layer
 
 
-def _sharded(head: nn.Module) -> bool:
+def is_sharded_head(head: nn.Module) -> bool:
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in head.parameters())

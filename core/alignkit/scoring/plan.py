@@ -6,7 +6,7 @@ tokens, ``S`` completions, ``G`` examples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +36,8 @@ class Wanted(NamedTuple):
     entropy: bool | Literal["grad"] = False
     """Entropy of the distribution of every scored completion token, without gradient or ("grad") with it."""
     temperature: float = 1.0
+    distributions: Callable[[Any], Any] | None = None
+    """Function of the distributions over the vocabulary of the scored completion tokens."""
 
 
 NOTHING_ELSE = Wanted()

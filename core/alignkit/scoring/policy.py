@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from alignkit.contract import Example, Scores
+from alignkit.contract import Distributions, Example, Scores
 from alignkit.scoring.backends import TokenLogps
 from alignkit.scoring.evaluating import evaluating
 from alignkit.scoring.in_step import Meeting
@@ -50,6 +50,7 @@ class ModelPolicy:
         entropy: bool | Literal["grad"] = False,
         temperature: float = 1.0,
         reference: bool = False,
+        distributions: Callable[[Distributions], Any] | None = None,
     ) -> Scores:
         """Score every completion of ``examples``, in their order; see :class:`~alignkit.contract.types.Policy`.
 
@@ -61,7 +62,8 @@ class ModelPolicy:
             gradient = grad and not reference and torch.is_grad_enabled()
             self.meeting.forward(gradient=gradient, values=values, reference=reference)
         with self.start.in_place() if reference and self.start else nullcontext():
-            return self._score(examples, prompt, grad and not reference, Wanted(values, entropy, temperature))
+            wanted = Wanted(values, entropy, temperature, distributions)
+            return self._score(examples, prompt, grad and not reference, wanted)
 
     def _score(self, examples: Sequence[Example], prompt: bool, grad: bool, wanted: Wanted) -> Scores:
         plan = self.scorer.plan(examples, prompt=prompt, wanted=wanted).to(self.device)
@@ -82,4 +84,5 @@ class ModelPolicy:
             rows=plan.rows,
             values=logps.values,
             entropy=logps.entropy,
+            distributions=logps.distributions,
         )

@@ -31,7 +31,7 @@ class SharedPolicy:
 
     def score(self, examples: Sequence[Example], *, grad: bool = True, **wanted: Any) -> Scores:
         """Score every completion of ``examples``; see :class:`~alignkit.contract.types.Policy`."""
-        if grad or sharers() == 1 or not examples:
+        if grad or sharers() == 1 or not examples or wanted.get("distributions"):
             return self._policy.score(examples, grad=grad, **wanted)
 
         def work(which: list[int]) -> Iterator[tuple[Any, ...]]:

@@ -1,0 +1,47 @@
+"""The distributions of scored tokens over the vocabulary, computed in chunks when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from alignkit.scoring.head import CHUNK, LogitTransform, is_sharded_head
+
+
+class HeadDistributions:
+    """What an output layer predicts from ``N`` hidden states; see :class:`~alignkit.contract.types.Distributions`."""
+
+    def __init__(self, states: Tensor, logits: Callable[[Tensor], Tensor], size: int = CHUNK) -> None:
+        self._states, self._logits, self._size = states, logits, size
+
+    @classmethod
+    def of(cls, head: nn.Module, hidden: Tensor, transform: LogitTransform) -> HeadDistributions:
+        """Return the distributions ``softmax(transform(head(hidden)))`` for hidden states ``[N, H]``."""
+        # A sharded head communicates in every call: make one call, so that all ranks make the same number.
+        return cls(hidden, lambda states: transform(head(states)), len(hidden) if is_sharded_head(head) else CHUNK)
+
+    def map(self, function: Callable[..., Any], *others: Any) -> Any:
+        """Return ``function(logps [n, V], *others)`` of every chunk, joined; the backward computes a chunk once more."""
+
+        def apply(part: slice) -> Any:
+            given = (other._logps(part).detach() if hasattr(other, "_logps") else other[part] for other in others)
+            return function(self._logps(part), *given)
+
+        count, size = max(len(self._states), 1), max(self._size, 1)
+        found = [checkpoint(apply, slice(i, i + size), use_reentrant=False) for i in range(0, count, size)]
+        if isinstance(found[0], tuple):
+            return tuple(map(torch.cat, zip(*found, strict=True)))
+        return torch.cat(found)
+
+    def _logps(self, part: slice) -> Tensor:
+        logits = self._logits(self._states[part])
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
+def entropy(logps: Tensor) -> Tensor:
+    """Return the entropy in nats, ``[n]``, of distributions given by their log-probabilities, ``[n, V]``."""
+    return -(logps.exp() * logps).sum(-1)
