@@ -2,6 +2,7 @@
 
 import json
 import sys
+from shutil import rmtree
 
 import pytest
 from alignkit.contract import registry
@@ -37,6 +38,16 @@ def test_listing_imports_no_plugin(site):
     site.install("align-mine", "raise RuntimeError('imported')", mine="align_mine:Mine")
     assert "mine" in {entry.name for entry in registry.entries("align.methods")}
     assert "align_mine" not in sys.modules
+
+
+def test_what_is_installed_or_removed_while_a_process_runs_is_seen(site):
+    names = lambda: {entry.name for entry in registry.entries("align.methods")}
+    before = names()
+    for name in ("first", "second", "third"):
+        info = site.install(name, METHOD, **{name: f"{name}:Mine"})
+        assert name in names()
+    rmtree(info)
+    assert names() - before == {"first", "second"}
 
 
 def test_unknown_name_suggests_and_says_how_to_list():

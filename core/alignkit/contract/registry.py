@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -198,25 +199,37 @@ def _normalized(name: str) -> str:
 
 
 def _distributions() -> dict[str, str]:
-    """Return the metadata folder of every installed distribution by name: of two copies, the one that Python imports.
+    """Return the metadata folder of every distribution with plugins by name: of two copies, the one that Python imports.
 
-    Folders are read directly, because importing ``importlib.metadata`` takes as long as the rest of ``align --help``.
+    A run asks dozens of times, so folders of the import path are read again only when one has changed. They are read directly,
+    because importing ``importlib.metadata`` takes as long as the rest of ``align --help``.
     """
+    places = [place or "." for place in reversed(sys.path) if os.path.isdir(place or ".")]  # noqa: PTH112
+    states = ((place, os.stat(place)) for place in places)  # noqa: PTH116
+    # Times are too coarse for two changes in a row.
+    return _read_path(tuple((place, at.st_ino, at.st_mtime_ns, at.st_nlink, at.st_size) for place, at in states))
+
+
+@lru_cache(maxsize=1)
+def _read_path(places: tuple[tuple[str, int, int, int, int], ...]) -> dict[str, str]:
     folders = {}
-    for place in reversed(sys.path):
-        with suppress(OSError), os.scandir(place or ".") as found:
+    for place, *_ in places:
+        with suppress(OSError), os.scandir(place) as found:
             for entry in found:
                 stem, _, suffix = entry.name.rpartition(".")
                 if suffix in ("dist-info", "egg-info"):
                     folders[_normalized(stem.partition("-")[0])] = entry.path
-    return folders
+    return {name: folder for name, folder in folders.items() if _has_plugins(folder)}
+
+
+def _has_plugins(folder: str) -> bool:
+    with suppress(OSError), open(f"{folder}/entry_points.txt", "rb") as file:
+        return b"[align." in file.read()
+    return False
 
 
 def _entries_of(distribution: str, folder: str, group: Group) -> list[PluginEntry]:
-    try:
-        text = _read(f"{folder}/entry_points.txt")
-    except OSError:
-        return []  # as for most distributions
+    text = _read(f"{folder}/entry_points.txt")
     section = f"\n{text}".partition(f"\n[{group}]\n")[2].partition("\n[")[0]
     lines = [line for line in section.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
