@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
 import hypothesis
 import pytest
 
+from tests.helpers.forked import address, python
 from tests.helpers.third_party import site
 
 __all__ = ["own_cache", "site"]
@@ -24,6 +26,12 @@ __all__ = ["own_cache", "site"]
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")
+
+
+def pytest_configure() -> None:
+    """Have one server of forks for all processes of the session, started when it is first needed, and use it for spawned ones."""
+    address()
+    multiprocessing.set_executable(python())
 
 
 @pytest.fixture(scope="session", autouse=True)

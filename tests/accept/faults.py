@@ -44,27 +44,20 @@ PROCESSES = 2
 
 @contextmanager
 def prepared(work: Path) -> Iterator[tuple[Base, list[Align]]]:
-    """Yield the base of the campaign and the servers that run its commands."""
+    """Yield the base of the campaign and what runs its commands."""
     base = Base(work / "base")
     base.path.mkdir()
     base.prepare_models()
-    aligns = [Align(base.model) for _ in range(PROCESSES)]
-    try:
-        base.prepare_runs(aligns[0])
-        yield base, aligns
-    finally:
-        for align in aligns:
-            align.close()
+    aligns = [Align() for _ in range(PROCESSES)]
+    base.prepare_runs(aligns[0])
+    yield base, aligns
 
 
 def cases(work: Path) -> dict[str, Any]:
     """Inputs that once failed end as the case says; those in ``$ALIGN_CASES`` are run, and their output kept, as well."""
     models = make_models(work / "models")
-    align = Align(models / "tiny")
-    try:
-        rows = [_case(case, Place(work / case.__name__, models, align)) for case in CASES]
-    finally:
-        align.close()
+    align = Align()
+    rows = [_case(case, Place(work / case.__name__, models, align)) for case in CASES]
     if directory := os.environ.get("ALIGN_CASES"):
         rows += outer.run_scripts(Path(directory), work / "scripts", models)
     _keep("cases", rows)

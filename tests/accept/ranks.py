@@ -7,13 +7,14 @@ import os
 import random
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.accept.commands import ALIGN, command, settings
 from tests.accept.training import KILLS, STEPS, last_step
-from tests.helpers.processes import alive, start, until, workers
+from tests.helpers.processes import alive, until, workers
 
 
 def kill_a_rank(work: Path) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def _kill(work: Path, strategy: str) -> dict[str, Any]:
     parts = KILLS + len(commanded) + 1
     for kill in range(parts - 1):
         before = _lines(run)
-        launcher = start(*arguments, cwd=work)
+        launcher = _start(*arguments, cwd=work)
         target = STEPS * (kill + 1) // parts
         # A new line too: the part before this one may have trained past the target already.
         until(lambda target=target, before=before: last_step(run) >= target and _lines(run) != before, launcher)
@@ -62,6 +63,20 @@ def _kill(work: Path, strategy: str) -> dict[str, Any]:
     weights = [(work / "runs" / name / "model/model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1], "the weights differ"
     return found
+
+
+def _start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start the installed command, its stderr in ``cwd/err``. It hears SIGHUP, also where this runs under nohup."""
+    with (cwd / "err").open("w") as err:
+        return subprocess.Popen(
+            [str(ALIGN), *arguments],
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        )
 
 
 def _lines(run: Path) -> bytes:

@@ -1,27 +1,25 @@
-"""Commands in forks of a process that has imported everything: a start costs a tenth of a second of CPU, not eight.
-
-The process is that of ``multiprocessing``'s fork server; a fork has the environment and the import path of the test.
-"""
+"""Commands in forks of a process that has imported everything (:mod:`tests.helpers.forks`), with the environment and the import path of the test."""
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
+import atexit
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext
-from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
+
+from tests.helpers.forks import Process
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
 PRELOADED = """
@@ -35,33 +33,76 @@ alignkit_eval.suites.perplexity alignkit_commands alignkit_dpo alignkit_orpo ali
 """.split()
 
 
+ROOT = Path(__file__).parents[2]
+ADDRESS = "ALIGN_TESTS_FORKS"
+"""Variable with the address of the server that all processes of a test session share."""
+
+
+def start_server(interpreter: Path, modules: Sequence[str], variables: Mapping[str, str]) -> str:
+    """Return the address of a server, which imports the modules when it is first needed and ends with this process.
+
+    Beside it is a program ``python``, whose processes are forks of it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="forks-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address := str(folder / "server"))
+    listener.listen(64)
+    program = f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport forks\n"
+    (folder / "python").write_text(f"#!{interpreter} -IS\n{program}forks.stand_in({address!r}, {str(interpreter)!r})\n")
+    (folder / "python").chmod(0o755)
+    command = [interpreter, "-P", Path(__file__).with_name("forks.py"), str(listener.fileno()), *modules]
+
+    def begin() -> None:
+        wait([listener])
+        with listener:
+            _servers.append(
+                subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+            )
+
+    threading.Thread(target=begin, daemon=True).start()
+    return address
+
+
+_servers: list[subprocess.Popen[bytes]] = []
+"""The servers, whose stdin ends with this process."""
+
+
 @cache
-def server() -> ForkServerContext:
-    """Start the server, with the environment that the installed command sets before it imports anything."""
+def address() -> str:
+    """Return the address of the server of the session, with the environment that the command sets before it imports anything."""
     from alignkit.system.quiet import set_environment
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    with environment({**os.environ, "OMP_NUM_THREADS": "1"}):
-        set_environment()
-        ensure_running()
-    return context
+    if ADDRESS not in os.environ:
+        variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+        variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        set_environment(variables)
+        os.environ[ADDRESS] = start_server(Path(sys.executable), PRELOADED, variables)
+    return os.environ[ADDRESS]
 
 
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have exactly these environment variables for a while."""
-    before = dict(os.environ)
-    _set_environment(variables)
+def python() -> str:
+    """Return a program that does what ``python`` does, in a fork of the server."""
+    return str(Path(address()).with_name("python"))
+
+
+def fork(
+    function: Callable[..., object],
+    *given: object,
+    files: Sequence[str | Path],
+    cwd: Path,
+    variables: Mapping[str, str],
+    path: Sequence[str | Path] = (),
+) -> Process:
+    """Call a function in a process with these files as stdin, stdout and stderr; what it returns is the exit code."""
+    about = {"call": pickle.dumps((function, given)), "numbers": [0, 1, 2], "cwd": str(cwd)}
+    about |= {"environment": dict(variables), "path": [str(folder) for folder in path]}
+    descriptors = [os.open(file, os.O_RDWR | os.O_CREAT) for file in files]
     try:
-        yield
+        return Process(address(), about, descriptors)
     finally:
-        _set_environment(before)
-
-
-def _set_environment(variables: Mapping[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(variables)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -106,14 +147,11 @@ def run_forked(
         for file, text in zip(files, (input or "", "", "", ""), strict=True):
             file.write_text(text, encoding="utf-8")
         found = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **added}
-        path = [str(folder) for folder in filter(None, added.get("PYTHONPATH", "").split(os.pathsep))]
-        place = ([str(file) for file in files[:3]], str(cwd), found, path)
-        process = server().Process(target=_work, args=(words, place, str(files[3]), at))
-        process.start()
-        process.join(timeout)
-        if late := process.exitcode is None:
+        path = [*filter(None, added.get("PYTHONPATH", "").split(os.pathsep))]
+        process = fork(_work, words, str(files[3]), at, files=files[:3], cwd=cwd, variables=found, path=path)
+        if late := process.wait(timeout) is None:
             process.kill()
-            process.join()
+            process.wait()
         out, err, operations = (file.read_text(encoding="utf-8", errors="replace") for file in files[1:])
     assert not late, f"{words} took more than {timeout} s: {err[-3000:]}"
     assert process.exitcode is not None
@@ -145,83 +183,39 @@ def run_ranks(
         for rank in range(count):
             files = [f"{folder}/{name}" for name in ("in", f"out.{rank}", f"err.{rank}")]
             variables = found | ({**launched, "RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {})
-            place = (files, str(cwd), variables, [str(entry) for entry in path])
-            processes.append(server().Process(target=_rank, args=(place, function, given)))
-            processes[-1].start()
-        left = {process.sentinel: process for process in processes}
+            processes.append(fork(function, *given, files=files, cwd=cwd, variables=variables, path=path))
+        left = [*processes]
         while left:
-            for sentinel in wait(list(left)):
-                if left.pop(sentinel).exitcode:  # type: ignore[call-overload]
-                    for process in left.values():  # they wait for it
-                        process.kill()
+            for process in [process for process in wait(left) if isinstance(process, Process)]:
+                left.remove(process)
+                if process.wait():
+                    for other in left:  # they wait for it
+                        other.kill()
         read = lambda name: Path(folder, name).read_text(encoding="utf-8", errors="replace")
         said = [(read(f"out.{rank}"), read(f"err.{rank}")) for rank in range(count)]
-    assert not any(process.exitcode for process in processes), [err[-4000:] for _, err in said]
+    assert not any(process.wait() for process in processes), [err[-4000:] for _, err in said]
     return said
 
 
-Place = tuple[list[str], str, Mapping[str, str], list[str]]
-"""Files for stdin, stdout and stderr; working directory; environment; folders before the others of the import path."""
-
-
-def _enter(place: Place) -> None:
-    """Make of this process one that was started in a place."""
-    files, cwd, variables, path = place
-    gc.freeze()  # a collection would copy every page of the server's
-    for number, file in enumerate(files):
-        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115  multiprocessing has closed it
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup or in the background of a shell,
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is respected
-    os.chdir(cwd)
-    _set_environment(variables)
-    sys.path[:0] = path
-
-
-def _leave(code: int) -> None:
-    """End this process at once: what it has of the server's is not to be cleaned up."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _rank(place: Place, function: Callable[..., int | None], given: tuple[object, ...]) -> None:
-    code = 1
-    try:
-        _enter(place)
-        code = int(function(*given) or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        _leave(code)
-
-
-def _work(words: list[str], place: Place, operations: str, at: At | None) -> None:
+def _work(words: list[str], operations: str, at: At | None) -> int:
     """Carry out a command as the installed one would."""
-    code = 70
-    try:
-        _enter(place)
-        sys.argv = words
-        log, own, left = os.open(operations, os.O_WRONLY), os.getpid(), at.number if at else 0
+    sys.argv = words
+    log, own, left = os.open(operations, os.O_WRONLY), os.getpid(), at.number if at else 0
 
-        def act(operation: str) -> None:
-            nonlocal left
-            if os.getpid() != own:
-                return
-            if at and operation.startswith(at.operation):
-                left -= 1
-                if not left:
-                    os.kill(own, at.signal)
-            os.write(log, f"{operation}\n".encode())
+    def act(operation: str) -> None:
+        nonlocal left
+        if os.getpid() != own:
+            return
+        if at and operation.startswith(at.operation):
+            left -= 1
+            if not left:
+                os.kill(own, at.signal)
+        os.write(log, f"{operation}\n".encode())
 
-        watch(str(Path.cwd()), act)
-        from alignkit.__main__ import main
+    watch(str(Path.cwd()), act)
+    from alignkit.__main__ import main
 
-        code = main()
-    except BaseException:  # whatever is raised must not reach the server's own code
-        traceback.print_exc()
-    finally:
-        _leave(code)
+    return main()
 
 
 def watch(below: str, act: Callable[[str], None]) -> None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.helpers.runs import ALIGN
+from alignkit.__main__ import main
+
+from tests.helpers.forked import fork
+from tests.helpers.forks import Process
 
 
-def start(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start the installed command, its stderr in ``cwd/err``. It hears SIGHUP, also where the tests run under nohup."""
-    with (cwd / "err").open("w") as err:
-        return subprocess.Popen(
-            [str(ALIGN), *map(str, arguments)],
-            cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
-            stdout=subprocess.DEVNULL,
-            stderr=err,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-        )
+def start(*arguments: str | Path, cwd: Path, **environment: str) -> Process:
+    """Start the installed command, its stderr in ``cwd/err``, in a fork; so are the processes that it starts."""
+    (cwd / "err").write_text("")
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    return fork(
+        main_of, list(map(str, arguments)), files=[os.devnull, os.devnull, cwd / "err"], cwd=cwd, variables=variables
+    )
+
+
+def main_of(arguments: list[str]) -> int:
+    """Carry out a command."""
+    sys.argv = ["align", *arguments]
+    return main()
 
 
 def workers(launcher: int) -> dict[int, int]:
@@ -45,7 +49,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def until(condition: Callable[[], object], process: Process | subprocess.Popen[str]) -> None:
     """Wait until ``condition`` holds, or the process has ended."""
     while not condition() and process.poll() is None:
         time.sleep(0.02)

@@ -17,8 +17,9 @@ import yaml
 from alignkit.__main__ import main
 from alignkit_cluster.nodes import slurm_nodes
 
+from tests.helpers.forked import python
 from tests.helpers.processes import alive, start, until, workers
-from tests.helpers.runs import ALIGN, align, records, short_options
+from tests.helpers.runs import align, records, short_options
 
 QUICK = ["--method", "orpo", *short_options(), "--set", "eval.before=false", "--set", "eval.suites=prefs"]
 JOB = """
@@ -55,14 +56,16 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     (folder / "job.yaml").write_text(JOB)
     (folder / "bin").mkdir()
     (folder / "bin/srun").write_text(SRUN)
-    (folder / "bin/srun").chmod(0o755)
+    (folder / "bin/align").write_text(f'#!/bin/sh\nexec {python()} -P -m alignkit "$@"\n')
+    for program in ("srun", "align"):
+        (folder / "bin" / program).chmod(0o755)
     options = ["--nodes", "2", "--gpus", "0", "--processes", "1", "--time", "1:00:00"]
     script = align("slurm", "job.yaml", *options, cwd=folder)
     assert script.returncode == 0, script.stderr
     (folder / "job.sh").write_text(script.stdout)
     subprocess.run(["bash", "-n", "job.sh"], cwd=folder, check=True)
     variables = {"SLURM_NNODES": "2", "SLURM_JOB_ID": free_job(), "SLURM_JOB_NODELIST": "localhost"}
-    path = f"{folder / 'bin'}:{ALIGN.parent}:{os.environ['PATH']}"
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "job.sh"],
         cwd=folder,

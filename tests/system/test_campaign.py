@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,13 +18,12 @@ HEAVY = {"sweep", "pipeline", "task"}
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Base, Align]]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Base, Align]:
     base = Base(tmp_path_factory.mktemp("campaign"))
     base.prepare_models()
-    align = Align(base.model)
+    align = Align()
     base.prepare_runs(align, small=True)
-    yield base, align
-    align.close()
+    return base, align
 
 
 def test_killed_commands_come_to_the_same_end(prepared: tuple[Base, Align]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,14 @@ KINDS = ("method", "loss", "suite", "reward", "service", "rule", "command", "sch
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     folder = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--disable-pip-version-check", "-w", str(folder), str(ROOT)], check=True, cwd=folder)
     made = Environment(tmp_path_factory.mktemp("outside") / "venv")
     (wheel,) = folder.glob("alignkit-*.whl")
     made.install(wheel, *(build(ROOT / "examples" / f"alignkit-{name}", folder) for name in EXAMPLES))
-    yield made
-    made.close()
+    return made
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from tests.helpers.engine import (
     tiny_llama,
 )
 from tests.helpers.engine import weights as weights_of
-from tests.helpers.forked import server
+from tests.helpers.forked import run_ranks
 from tests.helpers.onpolicy import GRPO, PPO, lora
 
 ALLOCATOR = (
@@ -151,8 +151,8 @@ def test_a_resumed_run_cuts_as_the_whole_one(tmp_path: Path) -> None:
     assert other.parts.tokens_per_micro_batch == 7000
 
 
-def train_in_little_space(directory: Path, answer: Any) -> None:
-    """Train one step with address space for a part of its activations, and send what was said and the losses."""
+def train_in_little_space(directory: Path) -> None:
+    """Train one step with address space for a part of its activations, and print what was said and the losses."""
     torch.set_num_threads(1)
     model = tiny_llama(hidden_size=128, intermediate_size=512, num_hidden_layers=4)
     config, kept = configuration("orpo", max_steps=1, per_device_train_batch_size=64), Kept()
@@ -161,16 +161,12 @@ def train_in_little_space(directory: Path, answer: Any) -> None:
     used = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
     resource.setrlimit(resource.RLIMIT_AS, ((int(used.split()[1]) << 10) + (130 << 20), resource.RLIM_INFINITY))
     trainer.train()
-    answer.send((kept.said, seen.losses()))
+    print(json.dumps([kept.said, seen.losses()]))
 
 
 def test_a_real_limit_is_survived(tmp_path: Path) -> None:
-    here, there = server().Pipe()
-    process = server().Process(target=train_in_little_space, args=(tmp_path, there))
-    process.start()
-    there.close()
-    said, losses = here.recv()
-    process.join()
+    ((printed, _),) = run_ranks(1, train_in_little_space, tmp_path, cwd=tmp_path)
+    said, losses = json.loads(printed.splitlines()[-1])
     assert [text for text in said if text.startswith("out of memory: a micro-batch has up to ")] == said != []
     assert len(losses) == 1
 
