@@ -81,6 +81,7 @@ DISTILL = ("divergence", "method", "settings", "stored", "teacher")
     [
         ("SimPO", ["plugins/cpo/alignkit_cpo/simpo.py"]),
         ("KTO", ["plugins/unpaired/alignkit_unpaired/kto.py"]),
+        ("Listwise DPO", ["plugins/listwise/alignkit_listwise/method.py"]),
         ("RAFT", ["plugins/raft/alignkit_raft/method.py"]),
         ("Online DPO", ["plugins/online_dpo/alignkit_online_dpo/method.py"]),
         ("Distillation", [f"plugins/distill/alignkit_distill/{name}.py" for name in DISTILL]),

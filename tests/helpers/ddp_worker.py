@@ -23,10 +23,14 @@ from tests.helpers.engine import (
     random_answers,
     random_pairs,
     random_prompts,
+    random_rankings,
     tiny_llama,
     weights,
 )
 from tests.helpers.onpolicy import lora
+
+ROWS = {"kto": random_answers, "listwise-dpo": random_rankings}
+"""Rows of methods that do not train on pairs."""
 
 
 def sharded_llama(output: Path) -> Any:
@@ -43,15 +47,14 @@ def sharded_llama(output: Path) -> Any:
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """Run a training job with the keys method, train (settings), output, result (file name), stop (step), resume.
 
-    kto trains on labelled answers, ``prompts`` on prompts, held-out ones too (``held_out``: how many); ``sharded`` and ``lora`` are about the model, ``at_once`` is the number of
+    ``prompts`` trains on prompts, held-out ones too (``held_out``: how many); ``sharded`` and ``lora`` are about the model, ``at_once`` is the number of
     tokens that a rollout scores at once, and ``save`` keeps the model.
     """
     output = Path(job["output"])
     output.mkdir(parents=True, exist_ok=True)
     config = configuration(job["method"], **job["train"])
     stop = [StopAt(job["stop"])] if job.get("stop") else []
-    labelled = job["method"] == "kto"
-    rows = random_prompts if job.get("prompts") else random_answers if labelled else random_pairs
+    rows = random_prompts if job.get("prompts") else ROWS.get(str(job["method"]), random_pairs)
     model = sharded_llama(output) if job.get("sharded") else lora(tiny_llama()) if job.get("lora") else None
     trainer, seen = build_trainer(
         config,

@@ -39,6 +39,17 @@ def random_answers(n: int, seed: int = 0) -> list[Example]:
     return [replace(pair.narrow(0), fields={"label": i % 3 > 0}) for i, pair in pairs]
 
 
+def random_rankings(n: int, seed: int = 0) -> list[Example]:
+    """Return rankings of two to five answers, of which the middle ones are rated alike."""
+    draw = random.Random(seed)
+    tokens = lambda: [draw.randrange(3, VOCAB) for _ in range(draw.randint(2, 9))]
+    rows = []
+    for i in range(n):
+        ratings = [9, *[5] * (i % 4), 1]
+        rows.append(Example(f"row-{i}", tokens(), tuple(tokens() for _ in ratings), i, fields={"ratings": ratings}))
+    return rows
+
+
 class Recorder(TrainerCallback):
     """Records the gradient of every step and every log record."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,15 @@ from alignkit.errors import ConfigError
 from alignkit.models.load import build_classifier
 from alignkit.scoring.classifier import ClassifierPolicy
 
-from tests.helpers.engine import build_trainer, configuration, random_answers, random_pairs, random_prompts, weights
+from tests.helpers.engine import (
+    build_trainer,
+    configuration,
+    random_answers,
+    random_pairs,
+    random_prompts,
+    random_rankings,
+    weights,
+)
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
@@ -65,6 +73,7 @@ ROWS: dict[str, dict[str, Row]] = {
         "desirable_weight": Row(0.5),
         "undesirable_weight": Row(0.5),
     },
+    "listwise-dpo": {"beta": Row(0.7), "alpha": Row(1.0)},
     "orpo": {
         "lambda": Row(1.0),
         "lambda_schedule": Row("linear"),
@@ -137,6 +146,13 @@ REFUSED = {"distill": {"missing_end_penalty", "overlong_buffer", "overlong_penal
 """Settings of all methods that sample which have no effect on one of them."""
 
 
+ROWS_OF: dict[str, Any] = {
+    "kto": random_answers,
+    "listwise-dpo": random_rankings,
+    "distill": partial(random_pairs, longest=8),
+}
+
+
 @cache
 def trained(method: str, given: tuple[tuple[str, Any], ...]) -> torch.Tensor:
     """Return the weights after a few steps."""
@@ -144,14 +160,8 @@ def trained(method: str, given: tuple[tuple[str, Any], ...]) -> torch.Tensor:
     base = {"reward": "length", "max_new_tokens": 6} if sampled else {}
     base |= {"teacher": "demo", "lmbda": 1.0} if method == "distill" else {}
     config = configuration({"name": method, **base, **dict(given)}, max_steps=3, per_device_train_batch_size=4)
-    unpaired = config.method.name == "kto"
-    rows = (
-        random_prompts(12)
-        if sampled and method != "distill"
-        else random_answers(12)
-        if unpaired
-        else random_pairs(12, longest=8)
-    )
+    kind = ROWS_OF.get(method, random_prompts if sampled else partial(random_pairs, longest=8))
+    rows = kind(12)
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         trainer, _ = build_trainer(config, Path(folder), rows)
         trainer.train()

@@ -19,6 +19,7 @@ from alignkit.testing import (
     SuiteConformance,
 )
 from alignkit_distill import divergence
+from alignkit_listwise import plackett_luce_loss
 from alignkit_onpolicy import clipped_loss, kl_estimate
 from alignkit_orpo.losses import odds_ratio_loss
 from alignkit_ppo import clipped_policy_loss, clipped_value_loss
@@ -67,6 +68,14 @@ class TestKTO(MethodConformance):
     def pure_losses(self) -> Pure:
         labels = torch.tensor([True, False, True, False, True])
         return [(lambda r: kto_loss(r, labels, 0.3, beta=0.5), inputs(1))]
+
+
+class TestListwiseDPO(MethodConformance):
+    name = "listwise-dpo"
+
+    def pure_losses(self) -> Pure:
+        ratings = torch.tensor([[3.0, 1.0, 2.0, 2.0, float("nan")]])
+        return [(lambda r: plackett_luce_loss(r[None], ratings), inputs(1))]
 
 
 class TestBCO(LossConformance):

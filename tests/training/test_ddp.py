@@ -27,6 +27,7 @@ METHODS: dict[str, Any] = {
     "lambda0": {"name": "orpo", "lambda": 0.0},
     "step": WHOLE_STEP,
     "kto": "kto",
+    "listwise-dpo": "listwise-dpo",
 }
 PPO: dict[str, Any] = {
     "name": "ppo",

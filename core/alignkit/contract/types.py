@@ -17,8 +17,8 @@ from alignkit.contract.batch import Batch, Example, Scores
 if TYPE_CHECKING:
     import torch
 
-RowKind = Literal["preference", "completion", "prompt", "unpaired"]
-"""Kinds of rows: a chosen and a rejected completion, one completion, only a prompt, one completion with a label."""
+RowKind = Literal["preference", "completion", "prompt", "unpaired", "ranked"]
+"""Kinds of rows: a chosen and a rejected completion, one completion, only a prompt, one with a label, several from best to worst."""
 
 Need = Literal["reference", "start", "value_head", "reward"]
 """Needs of a method besides the policy: reference log-probabilities of its rows (``reference``), scoring with the policy of

@@ -36,20 +36,6 @@ def few(names: Collection[str]) -> str:
     return shown + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
 
 
-def without_fill_ins(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row of a table without the nulls that tables put in messages and function schemas for absent keys.
-
-    Other columns are unchanged. In JSON a null is what the writer meant.
-    """
-    return {name: without_nulls(value) if _holds_messages(value) else value for name, value in row.items()}
-
-
-def _holds_messages(value: Any) -> bool:
-    while isinstance(value, list) and value:
-        value = value[0]
-    return isinstance(value, Mapping) and not value.keys().isdisjoint(("role", "from", "function"))
-
-
 def without_nulls(value: Any) -> Any:
     """Return lists and objects without the objects' null entries, which templates would take as given."""
     if isinstance(value, Mapping):

@@ -55,6 +55,7 @@ def rows(kind: RowKind, n: int, seed: int = 0, longest: int = 10) -> list[Exampl
             "completion": (good,),
             "unpaired": (good if label else bad,),
             "prompt": (),
+            "ranked": (good, [*good[:-1], *bad], bad),
         }
         fields = {"label": label}
         made.append(Example(f"row-{i}", prompt, completions[kind], index=i, cluster=f"c{i}", fields=fields))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.contract import RawRows
-from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
+from alignkit.data.shapes.pairs import LISTS, OTHERS, RATINGS, UNUSABLE_COLUMN
 from alignkit.errors import DataError
 from alignkit.system.files import require_writable, staged_directory, write_jsonl
 
@@ -29,7 +29,8 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
     log, partial = fixed_files(path)
     with staged_directory(partial) as staged:
         kept = _write_until_clean(check, staged / path.name, raw, rules)
-        left += [{"place": raw.where(i), "rule": rules[i], "row": _storable(raw.rows[i])} for i in sorted(rules)]
+        lost = {i: _storable(listed(raw.rows[i], readable.columns)) for i in sorted(rules)}
+        left += [{"place": raw.where(i), "rule": rules[i], "row": row} for i, row in lost.items()]
         write_jsonl(staged / log.name, left)
     (partial / log.name).replace(log)
     (partial / path.name).replace(path)
@@ -42,9 +43,10 @@ def _write_until_clean(check: Check, path: Path, raw: RawRows, rules: dict[int, 
 
     Rows are judged beside each other: without the dropped ones, other columns can be those that most rows have.
     """
+    columns = check.readable.columns if check.readable else {}
     while True:
         kept = [position for position in range(len(raw.rows)) if position not in rules]
-        write_jsonl(path, [_storable(raw.rows[position]) for position in kept])
+        write_jsonl(path, [_storable(listed(raw.rows[position], columns)) for position in kept])
         again = check.again(str(path)) if kept and rules and check.again else None
         if again is None or again.readable is None or again.readable.broken or not again.dropped:
             return len(kept)
@@ -64,6 +66,15 @@ def fixed_files(path: Path) -> tuple[Path, Path]:
             raise DataError(f"{file} exists already: --fix writes a new file")
     require_writable(path)
     return log, partial
+
+
+def listed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return a ranking with its answers and their ratings in two lists, as it can be read again; any other row unchanged."""
+    if OTHERS not in row:
+        return row
+    chosen, rejected, answers, ratings = (columns.get(name, name) for name in ("chosen", "rejected", *LISTS))
+    rest = {key: value for key, value in row.items() if key not in (chosen, rejected, OTHERS, RATINGS)}
+    return {**rest, answers: [row[chosen], row[rejected], *row[OTHERS]], ratings: row[RATINGS]}
 
 
 def _storable(value: Any) -> Any:

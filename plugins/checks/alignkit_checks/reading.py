@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alignkit.config import Reading
 from alignkit.contract import RawRows, Row, RowKind
-from alignkit.data.shapes.normalise import Normaliser, with_unique_ids
-from alignkit.data.shapes.pairs import expand_alternatives, is_rated_answer, left_over, paired
+from alignkit.data.shapes.normalise import Normaliser, UniqueIds
+from alignkit.data.shapes.pairs import Pairing, expand_alternatives, grouped, is_rated_answer, left_over
 from alignkit.data.shapes.templates import fill
 from alignkit.data.sources.chunks import Source, parse_line
 from alignkit.data.sources.open import TRAIN_SPLITS, Load, open_source
@@ -35,6 +35,8 @@ class Readable:
     read: int
     """The number of rows in the source, broken ones included; a row with several rejected answers counts once."""
     kind: RowKind
+    columns: Mapping[str, str]
+    """alignkit column -> source column."""
 
 
 def read_source(
@@ -61,9 +63,8 @@ def read_source(
     _require_rows(raw, broken)
     read = len(raw.rows) + len(broken)
     raw, in_pairs, unpaired = _paired(raw, reading)
-    raw, odd = _each(
-        raw, lambda part: expand_alternatives(fill(part, reading.template), reading.columns, reading.pairs)
-    )
+    made: Pairing | None = "ranked" if kind == "ranked" else reading.pairs
+    raw, odd = _each(raw, lambda part: expand_alternatives(fill(part, reading.template), reading.columns, made)[0])
     broken = [*broken, *unpaired, *odd]
     _require_rows(raw, broken)
     kinds: tuple[RowKind, ...] = ("preference", "completion", "prompt") if kind is None else (kind,)
@@ -78,7 +79,13 @@ def read_source(
     raw, odd = _each(raw, convert)
     _require_rows(raw, [*broken, *odd])
     rows = normaliser.rows(raw) if odd else rows
-    return Readable(raw, with_unique_ids(rows), [*broken, *odd], read, normaliser.kind)
+    return Readable(raw, with_unique_ids(rows), [*broken, *odd], read, normaliser.kind, reading.columns)
+
+
+def with_unique_ids(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows, repeated ids numbered."""
+    ids = UniqueIds().unique(row.id for row in rows)
+    return [row if row.id == unique else replace(row, id=unique) for row, unique in zip(rows, ids, strict=True)]
 
 
 def _normaliser(raw: RawRows, kinds: Sequence[RowKind], columns: Mapping[str, str], **options: bool) -> Normaliser:
@@ -100,18 +107,17 @@ def _require_rows(raw: RawRows, broken: Sequence[Broken]) -> None:
 
 
 def _paired(raw: RawRows, reading: Reading) -> tuple[RawRows, bool, list[Broken]]:
-    """Return the pairs made of rated answers that are rows of their own, as ``data.pairs`` asks, and whether it did."""
-    pairs = reading.pairs
+    """Return rated answers that are rows of their own as a row per prompt, as ``data.pairs`` asks, and whether it did."""
     first, _ = _each(_only(raw, 0), lambda part: fill(part, reading.template))
-    if pairs is None or not any(is_rated_answer(row, reading.columns) for row in first.rows):
+    if reading.pairs is None or not any(is_rated_answer(row, reading.columns) for row in first.rows):
         return raw, False, []
 
     def checked(part: RawRows) -> RawRows:
-        paired(Source.of(part), reading.columns, pairs).read()
+        grouped(Source.of(part), reading.columns).read()
         return part
 
     raw, broken = _each(raw, checked)
-    return paired(Source.of(raw), reading.columns, pairs).read(), True, broken
+    return grouped(Source.of(raw), reading.columns).read(), True, broken
 
 
 def _parsed(source: Source) -> tuple[RawRows, list[Broken]]:

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from alignkit.contract import Located
-from alignkit.data.rows import describe_value, few, without_fill_ins
+from alignkit.data.rows import describe_value, few
 from alignkit.data.sources.chunks import ROWS, decode_line, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.files import InvalidJSON, parse_json
+
+from alignkit_formats.fill_ins import without_fill_ins
 
 LINE = 64 << 20
 """Maximum bytes of a line of JSON, or characters of a CSV field."""

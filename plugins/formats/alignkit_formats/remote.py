@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignkit.config import Reading
-from alignkit.data.rows import without_fill_ins
 from alignkit.data.sources.chunks import ROWS, Source, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.terminal import redact
 
+from alignkit_formats.fill_ins import without_fill_ins
 from alignkit_formats.splits import choose_split, suffix_of
 
 _BUILDERS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}

@@ -21,7 +21,7 @@ def raw(*rows: dict[str, object]) -> RawRows:
 
 
 def test_each_rejected_answer_makes_a_pair() -> None:
-    found = expand_alternatives(
+    found, origin = expand_alternatives(
         raw(
             {"id": "a", "prompt": "p", "chosen": ["yes"], "rejected": ["no", "maybe"]},
             {"prompt": "q", "chosen": "x", "rejected": "y"},
@@ -33,14 +33,15 @@ def test_each_rejected_answer_makes_a_pair() -> None:
         {"id": "a/1", "prompt": "p", "chosen": "yes", "rejected": "maybe", "group": "a"},
         {"prompt": "q", "chosen": "x", "rejected": "y"},
     ]
+    assert list(origin) == [0, 0, 1]
     assert [found.where(i) for i in range(3)] == ["rows.jsonl:1", "rows.jsonl:1", "rows.jsonl:2"]
 
 
 def test_conversations_are_told_from_messages() -> None:
     one = [{"role": "assistant", "content": "no"}]
     plain = raw({"prompt": "p", "chosen": one, "rejected": one})
-    assert expand_alternatives(plain, {}) is plain
-    several = expand_alternatives(
+    assert expand_alternatives(plain, {})[0] is plain
+    several, _ = expand_alternatives(
         raw({"prompt": "p", "best": "yes", "worse": [one, one]}), {"chosen": "best", "rejected": "worse"}
     )
     assert [row["worse"] for row in several.rows] == [one, one]

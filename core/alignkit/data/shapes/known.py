@@ -110,7 +110,7 @@ class Shape:
             return self.answers == 2 or (self.answers == 1 and "label" in present)
         if kind == "prompt":
             return self.needs != ("text",)  # bare text has no prompt
-        return self.answers >= (2 if kind == "preference" else 1)
+        return self.answers >= (2 if kind in ("preference", "ranked") else 1)
 
 
 # The first shape is taken whose columns are present and which has enough answers.
@@ -134,4 +134,5 @@ NEEDS: Mapping[RowKind, str] = {
     "completion": "prompt and completion (or messages, instruction and output, text, chosen and rejected)",
     "unpaired": "prompt, completion and label (or prompt, chosen and rejected)",
     "prompt": "prompt (or messages, instruction, chosen and rejected)",
+    "ranked": "prompt, answers and ratings (or chosen and rejected, maybe a list)",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -17,8 +17,8 @@ from alignkit.data.rows import few, text_digest
 from alignkit.data.shapes.columns import RowReader, read_label
 from alignkit.data.shapes.known import ANSWERS, NEEDS, NOTHING, PAIR, SHAPES, Shape
 from alignkit.data.shapes.messages import is_blank
-from alignkit.data.shapes.pairs import UNUSABLE_COLUMN
-from alignkit.data.shapes.prompts import as_conversations
+from alignkit.data.shapes.pairs import OTHERS, UNUSABLE_COLUMN
+from alignkit.data.shapes.prompts import Parts, as_conversations
 from alignkit.data.sources.chunks import ROWS
 from alignkit.errors import DataError, suggest
 
@@ -33,6 +33,9 @@ OTHER_TURNS = (
 VOTERS = 100
 """First rows that decide which columns every row must have."""
 
+MOST = 32
+"""Maximum answers of a ranking."""
+
 LONGEST = 8_000_000
 """Maximum characters of a row's texts: more than any context, and tokenised in seconds."""
 
@@ -46,12 +49,6 @@ _OURS = (
 _SHAPING = tuple({name: None for shape in SHAPES for name in (*shape.needs, "label")})
 _MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 _NOT_ASSISTANT = frozenset({"user", "human", "system", "developer", "tool", "function", "ipython", "observation"})
-
-
-def with_unique_ids(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows, repeated ids numbered."""
-    ids = UniqueIds().unique(row.id for row in rows)
-    return [row if row.id == unique else replace(row, id=unique) for row, unique in zip(rows, ids, strict=True)]
 
 
 class UniqueIds:
@@ -186,13 +183,16 @@ def _refuse(first: Mapping[str, Any], kind: RowKind, raw: RawRows) -> NoReturn:
 
 
 def _about(cells: RowReader, shape: Shape, position: int, kind: RowKind) -> Row:
-    prompt, answers = as_conversations(*shape.read(cells))
+    prompt, answers = _parts(shape, cells)
     # Ids must not depend on the tokenizer, so that models with and without a chat template hold out the same rows.
-    identity = (prompt, answers) if cells.chat else as_conversations(*shape.read(replace(cells, chat=True)))
+    identity = (prompt, answers) if cells.chat else _parts(shape, replace(cells, chat=True))
     about = {name: cells.name(name) for name in _ABOUT}
     tools = None if isinstance(prompt, str) else cells.tools()
-    used = cells.used - ANSWERS if kind == "prompt" and shape.needs != PAIR else cells.used
-    fields = {k: v for k, v in cells.values.items() if v is not None and k not in used and k != UNUSABLE_COLUMN}
+    used = (cells.used - ANSWERS if kind == "prompt" and shape.needs != PAIR else cells.used) | {
+        UNUSABLE_COLUMN,
+        OTHERS,
+    }
+    fields = {k: v for k, v in cells.values.items() if v is not None and k not in used}
     _check_text(prompt, answers, fields, cells.place)
     return Row(
         position=position,
@@ -206,6 +206,19 @@ def _about(cells: RowReader, shape: Shape, position: int, kind: RowKind) -> Row:
         place=cells.place,
         tools=tools,
     )
+
+
+def _parts(shape: Shape, cells: RowReader) -> Parts:
+    """Return prompt and answers; each further answer of a ranking is read like the rejected one of a pair."""
+    prompt, answers = as_conversations(*shape.read(cells))
+    for other in cells.values.get(OTHERS, ()):
+        again, (_, answer) = as_conversations(*shape.read(replace(cells, values={**cells.values, "rejected": other})))
+        if again != prompt:
+            raise DataError(
+                f'{cells.place}: the answers have no common prompt, or differ in form; add a column "prompt"'
+            )
+        answers = (*answers, answer)
+    return prompt, answers
 
 
 def _check_text(prompt: Text, answers: tuple[Text, ...], fields: Mapping[str, Any], place: str) -> None:
@@ -256,11 +269,12 @@ def _for_kind(row: Row, kind: RowKind, cells: RowReader) -> list[Row]:
         return [replace(row, answers=(), unusable=EMPTY_PROMPT if is_blank(row.prompt) else None)]
     if not row.answers:
         return [replace(row, unusable=NO_ANSWER)]
-    if kind == "preference":
+    if kind in ("preference", "ranked"):
         reasons = (
             row.unusable,
             *map(_problem, row.answers),
-            SAME_ANSWERS if row.answers[0] == row.answers[1] else None,
+            SAME_ANSWERS if all(answer == row.answers[0] for answer in row.answers) else None,
+            f"more than {MOST} answers" if len(row.answers) > MOST else None,
         )
         reason = next(filter(None, reasons), None)
         return [row if reason is None else replace(row, unusable=reason)]

@@ -1,4 +1,4 @@
-"""Preference pairs made from several answers to one prompt.
+"""Preference pairs and rankings made from several answers to one prompt.
 
 A row with several rejected answers (best of n, as in RewardBench 2) becomes one pair per rejected answer. These pairs share
 the prompt, and therefore the cluster and the side of a split. Their field ``group`` is the row's id: the ``prefs`` suite
@@ -6,6 +6,8 @@ counts a group as correct if the chosen answer beats every rejected one.
 
 Rated answers, in lists (``answers``, ``ratings``) or in separate rows (``completion`` with ``rating`` or ``label``), become a
 pair of the best and the worst, or every pair with different ratings; the difference of the ratings is the field ``margin``.
+
+A ranking is a pair of the best two answers, with the others in a column of their own and all ratings in the field ``ratings``.
 """
 
 from __future__ import annotations
@@ -23,31 +25,35 @@ from alignkit.errors import DataError
 
 GROUP = "group"
 MARGIN = "margin"
+RATINGS = "ratings"
+LISTS = ("answers", RATINGS)
+OTHERS = "\0others"
+"""Column with a ranking's answers after the second one."""
 UNUSABLE_COLUMN = "\0unusable"
 """Column with the reason why a row cannot be used; the name does not occur in files by accident."""
 
 NO_PARTNER = "no two answers to the prompt have different ratings"
 
-Pairing: TypeAlias = Literal["best_worst", "all"]
+Pairing: TypeAlias = Literal["best_worst", "all", "ranked"]
 
 
 class _Answer(NamedTuple):
     value: Any
     rating: float
-    row: Mapping[str, Any]
-    place: str
+    row: Mapping[str, Any] = {}
+    place: str = ""
 
 
 def expand_alternatives(
     raw: RawRows, columns: Mapping[str, str], pairs: Pairing | None = None, start: int = 0
-) -> RawRows:
-    """Return ``raw`` with one row per pair; rows that already are one pair are unchanged.
+) -> tuple[RawRows, Sequence[int]]:
+    """Return ``raw`` with one row per pair (or ranking); rows that already are one pair are unchanged; and of which row each is.
 
     Args:
         raw: source rows; ``rejected`` (and ``chosen``) may be lists of texts or conversations, or ``answers`` and
             ``ratings`` lists of equal length.
         columns: alignkit column -> source column.
-        pairs: which pairs to make of rated answers (default: best and worst).
+        pairs: which pairs to make of rated answers (default: best and worst), or rankings of all of them.
         start: number of source rows before ``raw``; a row without an id is identified by its number.
     """
     names = {name: columns.get(name, name) for name in ("chosen", "rejected", "answers", "ratings", "id")}
@@ -56,7 +62,7 @@ def expand_alternatives(
         return row.get(names["answers"]) is not None and row.get(names["ratings"]) is not None
 
     if not any(is_rated(row) or _several(row.get(names["rejected"])) for row in raw.rows):
-        return raw
+        return raw, range(len(raw.rows))
     rows: list[Mapping[str, Any]] = []
     origin: list[int] = []
     for position, row in enumerate(raw.rows):
@@ -64,18 +70,23 @@ def expand_alternatives(
         made = list(
             _of_ratings(row, names, row_id, pairs or "best_worst", raw.where(position))
             if is_rated(row)
-            else _of_rejected(row, names, row_id)
+            else _of_rejected(row, names, row_id, pairs)
         )
         rows += made
         origin += [position] * len(made)
-    return RawRows(rows, lambda i: raw.where(origin[i]), raw.source)
+    return RawRows(rows, lambda i: raw.where(origin[i]), raw.source), origin
 
 
-def _of_rejected(row: Mapping[str, Any], names: Mapping[str, str], row_id: str) -> Iterator[Mapping[str, Any]]:
+def _of_rejected(
+    row: Mapping[str, Any], names: Mapping[str, str], row_id: str, pairs: Pairing | None
+) -> Iterator[Mapping[str, Any]]:
     chosen, rejected = names["chosen"], names["rejected"]
     answers, best = row.get(rejected), row.get(chosen)
     alternatives: list[Any] = answers if _several(answers) else [answers]
     own = {**row, chosen: best[0] if _several(best) and len(best) == 1 else best}
+    if pairs == "ranked" and len(alternatives) > 1:
+        yield {**own, rejected: alternatives[0], OTHERS: alternatives[1:], RATINGS: [1.0] + [0.0] * len(alternatives)}
+        return
     for number, answer in enumerate(alternatives):
         extra = {GROUP: row_id, names["id"]: f"{row_id}/{number}"} if len(alternatives) > 1 else {}
         yield {**own, rejected: answer, **extra}
@@ -91,21 +102,24 @@ def _of_ratings(
         found = f"{len(answers)} and {len(ratings)} long" if lists else types
         raise DataError(f'{place}: "answers" and "ratings" are {found}, expected two lists of equal length')
     rest = {key: value for key, value in row.items() if key not in (names["answers"], names["ratings"])}
-    rated = [
-        _Answer(answer, _number(rating, place), rest, place) for answer, rating in zip(answers, ratings, strict=True)
-    ]
+    rated = [_Answer(answer, _number(rating, place)) for answer, rating in zip(answers, ratings, strict=True)]
+    chosen, rejected = names["chosen"], names["rejected"]
     made = list(_pairs(rated, pairs))
+    if made and pairs == "ranked":
+        best, second, *others = sorted(rated, key=attrgetter("rating"), reverse=True)
+        ranked = {OTHERS: [answer.value for answer in others], RATINGS: [a.rating for a in (best, second, *others)]}
+        yield {**rest, chosen: best.value, rejected: second.value, **ranked}
+        return
     for number, (better, worse) in enumerate(made):
-        own = {names["id"]: f"{row_id}/{number}"} if len(made) > 1 else {}
-        answer = {names["chosen"]: better.value, names["rejected"]: worse.value}
-        yield {**rest, **own, **answer, MARGIN: better.rating - worse.rating}
-    if not made:
+        own = {names["id"]: f"{row_id}/{number}"} if len(made) > 1 and rest.get(names["id"]) is not None else {}
+        yield {**rest, **own, chosen: better.value, rejected: worse.value, MARGIN: better.rating - worse.rating}
+    if not made:  # it is kept, so that it is counted
         only = answers[0] if answers else ""
-        yield {**rest, names["chosen"]: only, names["rejected"]: only, UNUSABLE_COLUMN: NO_PARTNER}
+        yield {**rest, chosen: only, rejected: only, UNUSABLE_COLUMN: NO_PARTNER}
 
 
-def paired(source: Source, columns: Mapping[str, str], pairs: Pairing) -> Source:
-    """Return a source of the pairs made from rows with the same prompt, each a completion with ``rating`` or ``label``.
+def grouped(source: Source, columns: Mapping[str, str]) -> Source:
+    """Return a source with one row per prompt, its answers and their ratings in lists; ``source`` has a row per answer.
 
     The source is read into memory, because the rows of a prompt need not be consecutive.
 
@@ -113,10 +127,7 @@ def paired(source: Source, columns: Mapping[str, str], pairs: Pairing) -> Source
         DataError: while reading: a row has neither rating nor label, or its rating is not a number.
     """
     return Source(
-        source.name,
-        source.root,
-        lambda: _grouped(source.read(), columns, pairs),
-        lambda: f"{source.digest()} {pairs}",
+        source.name, source.root, lambda: _grouped(source.read(), columns), lambda: f"{source.digest()} grouped"
     )
 
 
@@ -127,8 +138,8 @@ def is_rated_answer(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
     return "completion" in present and "answers" not in present and bool({"rating", "label"} & present)
 
 
-def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> Iterator[Located]:
-    names = {name: columns.get(name, name) for name in ("prompt", "completion", "rating", "label", "id")}
+def _grouped(raw: RawRows, columns: Mapping[str, str]) -> Iterator[Located]:
+    names = {name: columns.get(name, name) for name in ("prompt", "completion", "rating", "label", "id", *LISTS)}
     groups: dict[str, list[_Answer]] = {}
     for position, row in enumerate(raw.rows):
         place = raw.where(position)
@@ -143,17 +154,15 @@ def _grouped(raw: RawRows, columns: Mapping[str, str], pairs: Pairing) -> Iterat
         groups.setdefault(text_digest(row[names["prompt"]]), []).append(answer)
     dropped = {names[name] for name in ("completion", "rating", "label", "id")}
     for answers in groups.values():
-        made = list(_pairs(answers, pairs))
-        for better, worse in made or [(answers[0], answers[0])]:
-            rest = {key: entry for key, entry in better.row.items() if key not in dropped}
-            # A prompt without a pair is kept as an unusable row, so that it is counted.
-            extra = {MARGIN: better.rating - worse.rating} if made else {UNUSABLE_COLUMN: NO_PARTNER}
-            yield {**rest, "chosen": better.value, "rejected": worse.value, **extra}, better.place
+        best = max(answers, key=attrgetter("rating"))
+        rest = {key: entry for key, entry in best.row.items() if key not in dropped}
+        lists = zip(*((answer.value, answer.rating) for answer in answers), strict=True)
+        yield rest | dict(zip((names[name] for name in LISTS), map(list, lists), strict=True)), best.place
 
 
 def left_over(columns: Mapping[str, str], *, paired: bool = False) -> dict[str, str]:
-    """Return the entries of ``columns`` that rows still have after pairing; ``paired``: by :func:`paired`."""
-    consumed = {"answers", "ratings", *(("completion", "rating", "label") if paired else ())}
+    """Return the entries of ``columns`` that rows still have after pairing; ``paired``: by :func:`grouped`."""
+    consumed = {*LISTS, *(("completion", "rating", "label") if paired else ())}
     return {ours: theirs for ours, theirs in columns.items() if ours not in consumed}
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from alignkit.contract import Omission, RowKind
 from alignkit.data.rows import few
 from alignkit.data.table.tokenised_rows import TokenisedRows, TokenTable
-from alignkit.data.tokenise.encode import SEGMENTS
 from alignkit.errors import DataError
 
 _COUNTED = {
@@ -49,6 +48,7 @@ class SourceReport:
     read: int
     kept: int
     dropped: Mapping[str, Dropped] = field(default_factory=dict)
+    completions: int = 0
     truncated_prompts: int = 0
     truncated_completions: int = 0
     border_merges: int = 0
@@ -78,6 +78,7 @@ class SourceReport:
             read=int(inside.sum()),
             kept=len(kept),
             dropped={why: Dropped(count, table.place(first[why])) for why, count in Counter(reasons).items()},
+            completions=int((table.lengths[kept, 1:] > 0).sum()),
             truncated_prompts=int((table.numbers("prompt_lost")[kept] > 0).sum()),
             unread=tuple(sorted({name for found in unread if found for name in json.loads(found)})),
             limit=table.limit,
@@ -110,7 +111,7 @@ class SourceReport:
     @property
     def truncated(self) -> list[Omission]:
         """The prompts and completions that are truncated."""
-        totals = {"truncated_prompts": self.kept, "truncated_completions": self.kept * (SEGMENTS[self.kind] - 1)}
+        totals = {"truncated_prompts": self.kept, "truncated_completions": self.completions}
         found = [(_COUNTED[name].split(" ", 1), getattr(self, name), total) for name, total in totals.items()]
         return [
             Omission(what, count, total, why.format(limit=self.limit)) for (what, why), count, total in found if count

@@ -98,7 +98,7 @@ class TokenTable:
         return Example(
             id=batch.cell("id", at),
             prompt=prompt,
-            completions=tuple(completions),
+            completions=tuple(filter(None, completions)),
             index=index,
             cluster=batch.cell("cluster", at),
             category=batch.cell("category", at) or self.label,

@@ -10,15 +10,15 @@ import gc
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
 from alignkit.contract import RawRows, Row, RowKind, Text
 from alignkit.data.rows import as_json, text_digest
-from alignkit.data.shapes.normalise import Normaliser, UniqueIds
-from alignkit.data.shapes.pairs import Pairing, expand_alternatives, is_rated_answer, left_over, paired
+from alignkit.data.shapes.normalise import MOST, Normaliser, UniqueIds
+from alignkit.data.shapes.pairs import Pairing, expand_alternatives, grouped, is_rated_answer, left_over
 from alignkit.data.shapes.templates import fill, variables
 from alignkit.data.sources.chunks import Chunk, Source
 from alignkit.data.tokenise.render import render_all, unread
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-SEGMENTS: Mapping[RowKind, int] = {"preference": 3, "completion": 2, "unpaired": 2, "prompt": 1}
-"""Row kind -> number of token sequences in a row: the prompt and its completions."""
+SEGMENTS: Mapping[RowKind, int] = {"preference": 3, "completion": 2, "unpaired": 2, "prompt": 1, "ranked": 1 + MOST}
+"""Row kind -> number of token sequences in a row: the prompt and its completions, of a ranking at most."""
 
 FACTS = tuple(name for name in TokenRow._fields if name not in ("parts", "scored", "unusable"))
 """Counts kept for every row."""
@@ -72,6 +72,7 @@ def encode(
     head = list(islice(chunks, _IN_PROCESS))
     if not head:
         return
+    recipe = replace(recipe, pairs="ranked") if recipe.kind == "ranked" else recipe
     work = _Work(own, recipe, tokenizer, head[0], paired=own is not source)
     processes = workers or cores() if len(head) == _IN_PROCESS else 1
     pieces = chain(head, chunks)
@@ -92,14 +93,14 @@ def _as_pairs(source: Source, recipe: Recipe) -> Source:
         return source
     first = fill(source.head(1).read(), recipe.template).rows
     rated = any(is_rated_answer(row, recipe.columns) for row in first)
-    return paired(source, recipe.columns, recipe.pairs) if rated else source
+    return grouped(source, recipe.columns) if rated else source
 
 
 def _first_rows(source: Source, recipe: Recipe, chunk: Chunk) -> RawRows:
     """Return the readable first rows, which decide the columns (an unreadable row raises when its chunk is encoded)."""
 
     def made(raw: RawRows) -> RawRows:
-        return expand_alternatives(fill(raw, recipe.template), recipe.columns, recipe.pairs)
+        return expand_alternatives(fill(raw, recipe.template), recipe.columns, recipe.pairs)[0]
 
     try:
         return made(chunk.read(source.name))
@@ -138,7 +139,10 @@ class _Work:
     def _batch(self, chunk: Chunk) -> pa.RecordBatch:
         recipe = self.recipe
         raw = fill(chunk.read(self.name), recipe.template)
-        rows = self.normaliser.rows(expand_alternatives(raw, recipe.columns, recipe.pairs, chunk.start))
+        expanded, origin = expand_alternatives(raw, recipe.columns, recipe.pairs, chunk.start)
+        rows = self.normaliser.rows(expanded)
+        if expanded is not raw:
+            rows = [replace(row, position=origin[row.position]) for row in rows]
         usable = [row for row in rows if row.unusable is None]
         encoded = iter(self.encoder.encode(render_all(usable, self.tokenizer, all_turns=self.all_turns)))
         made = [TokenRow(unusable=row.unusable) if row.unusable is not None else next(encoded) for row in rows]
@@ -160,7 +164,8 @@ def _record_batch(
     import numpy as np
     import pyarrow as pa
 
-    lengths = np.array([[*map(len, row.parts)] or [0] * parts for row in made], dtype=np.int32).reshape(-1, parts)
+    sizes = [[*map(len, row.parts), *[0] * (parts - len(row.parts))] for row in made]
+    lengths = np.array(sizes, dtype=np.int32).reshape(-1, parts)
     offsets = np.concatenate([[0], np.cumsum(lengths.sum(1))])
     tokens = np.fromiter(
         chain.from_iterable(chain.from_iterable(row.parts) for row in made), np.int32, int(offsets[-1])

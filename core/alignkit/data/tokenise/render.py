@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.contract import Message, Row, RowKind
 from alignkit.data.shapes.normalise import LONGEST
-from alignkit.data.shapes.pairs import GROUP, MARGIN
+from alignkit.data.shapes.pairs import GROUP, MARGIN, RATINGS
 from alignkit.errors import DataError, SourceError, first_line
 from alignkit.system.budget import time_limit
 
@@ -157,7 +157,7 @@ def _batch(place: str, tokenizer: PreTrainedTokenizerBase, conversations: Sequen
 
 def unread(row: Row, kind: RowKind, template: str | None) -> set[str]:
     """Return the columns that are part of neither prompt nor answers, and the keys of messages the template does not name."""
-    names = row.fields.keys() - {GROUP, MARGIN, "label" if kind == "unpaired" else ""}
+    names = row.fields.keys() - {GROUP, MARGIN, {"unpaired": "label", "ranked": RATINGS}.get(kind, "")}
     if template and not isinstance(row.prompt, str):
         turns = chain(row.prompt, *(answer for answer in row.answers if not isinstance(answer, str)))
         names |= {f"messages.{key}" for turn in turns if len(turn) > 2 for key in turn if key not in _words(template)}

@@ -145,7 +145,7 @@ class Encoder:
             scored = _scored(turns, offset, len(fitted.completions[0]))
             if not any(scored):
                 return TokenRow(unusable=NOTHING_SCORED, prompt_tokens=len(prompt))
-        if len(fitted.completions) == 2 and fitted.completions[0] == fitted.completions[1]:
+        if len(fitted.completions) > 1 and all(ids == fitted.completions[0] for ids in fitted.completions):
             return TokenRow(unusable=SAME_TOKENS, prompt_tokens=len(prompt))
         return TokenRow(
             (fitted.prompt, *fitted.completions),
