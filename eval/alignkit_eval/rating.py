@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignkit import Estimate
+from alignkit import Estimate, text_digest
 from alignkit.errors import DataError
 from alignkit.system.files import digest, write_json, write_text
 
@@ -54,13 +54,29 @@ class Ratings:
         )
 
 
+class _Pair(NamedTuple):
+    """A pair of a page: its prompt's id and cluster, the index of model A, and a hash of both answers ("": not known)."""
+
+    id: str
+    cluster: str
+    a: int
+    texts: str
+
+
 class _Key(NamedTuple):
-    """The key of a page: the models' names, the page's hash, and for each pair its cluster and the index of model A."""
+    """The key of a page: the models' names, the page's hash, and the pairs by their numbers."""
 
     names: tuple[str, str]
     page: str
     identical: int
-    pairs: Mapping[str, tuple[str, int]]
+    pairs: Mapping[str, _Pair]
+
+
+class RatedItem(NamedTuple):
+    """The second model's credit on a prompt (1, 0, a tie 0.5), and a hash of the first and the second answer ("": not known)."""
+
+    credit: float
+    texts: str
 
 
 def write_rating_page(
@@ -92,7 +108,8 @@ def write_rating_page(
     for number, (one, other) in enumerate(differing, start=1):
         swapped = rng.random() < 0.5  # whether the second model's answer is A
         a, b = (other, one) if swapped else (one, other)
-        key.append({"pair": number, "id": one["id"], "cluster": one["cluster"], "a": int(swapped)})
+        texts = text_digest(one["answer"], other["answer"])
+        key.append({"pair": number, "id": one["id"], "cluster": one["cluster"], "a": int(swapped), "texts": texts})
         shown.append({"pair": number, "prompt": one["prompt"], "a": a["answer"], "b": b["answer"]})
     page = digest(shown)[:16]
     path = directory / KEY
@@ -120,8 +137,8 @@ def rating_result(directory: Path, ratings: Path | None = None) -> Ratings:
     rated = [pair for pair, choice in choices.items() if choice != "skip"]
     if not rated:
         raise DataError(f"{path} has no ratings" + (" (only skipped pairs)" if choices else ""))
-    credits = [_credit(choices[pair], key.pairs[pair][1]) for pair in rated]
-    clusters = [key.pairs[pair][0] for pair in rated]
+    credits = [_credit(choices[pair], key.pairs[pair].a) for pair in rated]
+    clusters = [key.pairs[pair].cluster for pair in rated]
     return Ratings(
         names=key.names,
         rated=len(credits),
@@ -135,6 +152,17 @@ def rating_result(directory: Path, ratings: Path | None = None) -> Ratings:
     )
 
 
+def rated_items(ratings: Path) -> tuple[tuple[str, str], dict[str, RatedItem]]:
+    """Return the names of the two models of a rating page, and the rated prompts by id; raises as :func:`rating_result`."""
+    key = _read_key(ratings.parent / KEY)
+    found = {
+        key.pairs[pair].id: RatedItem(_credit(choice, key.pairs[pair].a), key.pairs[pair].texts)
+        for pair, choice in _read(ratings, key).items()
+        if choice != "skip"
+    }
+    return key.names, found
+
+
 def _credit(choice: str, model_a: int) -> float:
     """Return the second model's credit for a choice: 1, 0 or 0.5; ``model_a``: the index of the model whose answer is A."""
     return 0.5 if choice == "tie" else float((choice == "a") == (model_a == 1))
@@ -146,7 +174,10 @@ def _read_key(path: Path) -> _Key:
     try:
         key = json.loads(path.read_bytes())
         first, second = key["names"]
-        pairs = {str(pair["pair"]): (str(pair["cluster"]), int(pair["a"])) for pair in key["pairs"]}
+        pairs = {
+            str(pair["pair"]): _Pair(str(pair["id"]), str(pair["cluster"]), int(pair["a"]), str(pair.get("texts", "")))
+            for pair in key["pairs"]
+        }
         return _Key((str(first), str(second)), str(key["page"]), int(key["identical"]), pairs)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a valid key of a rating page: {error}") from error

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "sets",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Any other key, such as data.max_length=512 or eval.settings.SUITE.KEY=VALUE.",
+    help="Any other key, such as data.max_length=512 or eval.settings.SUITE.KEY=VALUE (in short SUITE.KEY=VALUE).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @click.option("--rate", is_flag=True, help="Write a page for blind A/B ratings of two targets' completions.")
@@ -123,6 +123,8 @@ def evaluate(
 
 def _settings(data: str | None, tasks: str | None, include_path: str | None, sets: Sequence[str]) -> list[str]:
     """Return the options as ``--set`` texts, the user's own ``--set`` last."""
+    from alignkit.contract import registry
+
     from alignkit_eval.suites.perplexity import PerplexitySettings
 
     values = {
@@ -132,7 +134,9 @@ def _settings(data: str | None, tasks: str | None, include_path: str | None, set
         "lm-eval.tasks": tasks,
         "lm-eval.include_path": include_path,
     }
-    return [*(f"eval.settings.{key}={value}" for key, value in values.items() if value is not None), *sets]
+    own = [f"eval.settings.{key}={value}" for key, value in values.items() if value is not None]
+    suites = registry.usable("align.suites")
+    return [*own, *(f"eval.settings.{text}" if text.partition(".")[0] in suites else text for text in sets)]
 
 
 def _table(found: Sequence[Evaluation]) -> Table:

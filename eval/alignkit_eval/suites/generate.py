@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, nonnegative
 from alignkit_eval.suites.diversity import distinct, repetition
 from alignkit_eval.suites.positions import fitted
-from alignkit_eval.suites.scores import cluster_of, require_rows, rows_digest, suite_result
+from alignkit_eval.suites.scores import cluster_of, evenly_spaced, require_rows, rows_digest, suite_result
 
 CONTRASTS = (
     Contrast("quality", "quality", verdict=("quality",), guard=True, margin=0.03),
@@ -77,11 +77,11 @@ class GenerateSuite(Suite[GenerateSettings]):
         return self.checker is None and not self.rewards
 
     def content(self, target: Target) -> str:
-        return rows_digest(self._selected(target.rows("prompt")))
+        return rows_digest(evenly_spaced(target.rows("prompt"), self.settings.prompts))
 
     def evaluate(self, target: Target) -> SuiteResult:
         """Complete the prompts; ``RunFailedError`` is also raised where a checker's or reward's result is not finite."""
-        prompts = self._selected(target.examples("prompt"))
+        prompts = evenly_spaced(target.examples("prompt"), self.settings.prompts)
         new, limit = self.settings.max_new_tokens, position_limit(target.policy.model)
         if limit is not None and new >= limit:
             raise ConfigError(
@@ -89,7 +89,7 @@ class GenerateSuite(Suite[GenerateSettings]):
             )
         examples, left_out = fitted(target.policy.model, prompts, reserved=new)
         require_rows(self.name, "prompt", examples)
-        items = self._completions(target, examples, self._selected(target.rows("prompt")))
+        items = self._completions(target, examples, evenly_spaced(target.rows("prompt"), self.settings.prompts))
         metrics = _metrics(items, [item.pop("token_ids") for item in items])
         # A reward that does not judge every answer has no value to pair on some items.
         rewards = [Contrast(name, name) for name in metrics if all(isinstance(i.get(name), float) for i in items)]
@@ -97,14 +97,6 @@ class GenerateSuite(Suite[GenerateSettings]):
         if target.start is not None and self.checker is not None:
             metrics["win_rate"] = _win_rate(items, target.start.items)
         return replace(suite_result(self, items, metrics, [*CONTRASTS, *rewards]), left_out=left_out)
-
-    def _selected(self, rows: Sequence[Any]) -> list[Any]:
-        """Return rows evenly spaced over all rows, without duplicate prompts."""
-        wanted = min(self.settings.prompts, len(rows))
-        seen: dict[str, Any] = {}
-        for row in (rows[i * len(rows) // wanted] for i in range(wanted)):
-            seen.setdefault(repr(row.prompt), row)
-        return list(seen.values())
 
     def _completions(self, target: Target, examples: Sequence[Example], rows: Sequence[Row]) -> list[dict[str, Any]]:
         settings, tokenizer = self.settings, target.tokenizer

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from alignkit import Contrast, Estimate, Example, Policy, Suite, SuiteResult, Target
 from alignkit.contract import Row, by_length
@@ -15,6 +15,8 @@ from alignkit.errors import NoRowsError, RunFailedError
 from alignkit.system.distributed import rank
 from alignkit.system.terminal import rich_console
 from alignkit.system.together import shared_limit
+
+RowT = TypeVar("RowT", Row, Example)
 
 _NAMED = 5
 """Maximum number of ids that an error names."""
@@ -62,7 +64,17 @@ def _score_batch(policy: Policy, examples: Sequence[Example]) -> list[tuple[Comp
     return [tuple(next(completions) for _ in example.completions) for example in examples]
 
 
-def require_rows(suite: str, kind: str, examples: Sequence[Example]) -> None:
+def evenly_spaced(rows: Sequence[RowT], wanted: int, *, by_prompt: bool = True) -> list[RowT]:
+    """Return ``wanted`` rows evenly spaced over all rows, without duplicate prompts (``by_prompt``)."""
+    wanted = min(wanted, len(rows))
+    found: dict[str, RowT] = {}
+    for i in range(wanted):
+        row = rows[i * len(rows) // wanted]
+        found.setdefault(repr(row.prompt) if by_prompt else str(i), row)
+    return list(found.values())
+
+
+def require_rows(suite: str, kind: str, examples: Sequence[object]) -> None:
     """Raise :class:`NoRowsError` where there are no rows to evaluate."""
     if not examples:
         raise NoRowsError(

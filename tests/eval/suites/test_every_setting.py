@@ -17,11 +17,14 @@ from alignkit.models.load import build_model
 from alignkit.runs.evaluation import open_suites
 from alignkit.scoring.policy import ModelPolicy
 
-from tests.helpers.eval import ReferencePolicy, random_pairs, target, tiny_model
+from tests.helpers.eval import ReferencePolicy, byte_tokenizer, random_pairs, target, tiny_model
 from tests.helpers.keys import Row
 
 SAMPLED = {"temperature": 1.0}
 TASK = {"tasks": "demo_facts", "limit": 6}
+JUDGE = {"model": "judge", "template": "{prompt} {a} {b} ", "prompts": 4, "max_new_tokens": 6}
+SERVED = {**JUDGE, "url": "http://127.0.0.1:1/v1", "retries": 0}
+"""Nothing answers there: what these settings change is shown in tests/judge/test_remote.py."""
 
 ROWS: dict[str, dict[str, Row]] = {
     "prefs": {"tokens_per_batch": Row(20, "calls"), "calibration_bins": Row(1, "metrics")},
@@ -41,6 +44,25 @@ ROWS: dict[str, dict[str, Row]] = {
         "seed": Row(1, "items", SAMPLED),
         "rewards": Row("length", "metrics"),
         "checker": Row("checking.py:size", "metrics"),
+    },
+    "judge": {
+        "model": Row("another", "metrics", {**JUDGE, "credit": "probability"}),
+        "url": Row("http://key@127.0.0.1:1/v1", "refused", JUDGE),
+        "key_env": Row("NO_SUCH_KEY", "refused", JUDGE),
+        "template": Row("{b} {a} {prompt} ", "metrics", {**JUDGE, "credit": "probability"}),
+        "credit": Row("probability", "metrics", JUDGE),
+        "options": Row({"seed": 1}, "refused", JUDGE),
+        "timeout": Row(1.0, "refused", JUDGE),
+        "retries": Row(1, "refused", JUDGE),
+        "concurrency": Row(1, "refused", JUDGE),
+        "price_per_million": Row([1.0, 1.0], "refused", JUDGE),
+        "tokens_per_batch": Row(1, "refused", SERVED),
+        "baseline": Row("another", "items", JUDGE),
+        "prompts": Row(2, "items", JUDGE),
+        "max_new_tokens": Row(3, "items", JUDGE),
+        "calibration": Row("pairs.jsonl", "metrics", JUDGE),
+        "calibration_pairs": Row(0, "metrics", JUDGE),
+        "ratings": Row("missing.csv", "refused", JUDGE),
     },
     "lm-eval": {
         "tasks": Row("demo_agreement", "items", TASK),
@@ -62,6 +84,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "texts.jsonl").write_text(
         "".join(json.dumps({"text": text, "gold": len(text) % 2}) + "\n" for text in texts)
     )
+    for number, name in enumerate(("judge", "another")):
+        tiny_model(number + 2).save_pretrained(path / name)
+        byte_tokenizer().save_pretrained(path / name)
+    (path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "ccc"}\n')
     (path / "checking.py").write_text("def size(prompt, answer):\n    return len(answer)\n")
     (path / "tasks").mkdir()
     (path / "tasks" / "own_choices.yaml").write_text(
