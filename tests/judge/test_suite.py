@@ -18,7 +18,7 @@ from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.rating import write_rating_page
 from alignkit_eval.statistics import clustered_proportion
 from alignkit_judge.ratings import rated
-from alignkit_judge.settings import JudgeSuiteSettings
+from alignkit_judge.settings import DEFAULT_TEMPLATE, JudgeSuiteSettings
 
 from tests.helpers.judge_server import Endpoint, longer, serving
 from tests.helpers.runs import align
@@ -168,3 +168,11 @@ def test_a_calibration_file_is_used_in_place_of_the_held_out_pairs(own_cache: Pa
         assert any("calibration on 12 pairs with known preference" in note for note in result.notes)
         with pytest.raises(DataError, match="does not exist"):
             judged(endpoint, own_cache, prompts=3, max_new_tokens=4, calibration="missing.jsonl")
+
+
+def test_the_page_has_every_setting_and_the_default_template() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "judges.md").read_text()
+    cells = [line.split("|")[1] for line in page.partition("## What is asked")[0].splitlines() if line.startswith("| ")]
+    named = [key.strip() for cell in cells[1:] for key in cell.split(",")]
+    assert sorted(named) == sorted(JudgeSuiteSettings.model_fields)
+    assert DEFAULT_TEMPLATE.strip() in page
