@@ -52,7 +52,7 @@ def test_the_rewards_of_a_replaced_group_are_its_own(tmp_path: Path) -> None:
     batch = trainer.steps.batch(0, 0.0)
     for example, rewards in zip(batch.examples, batch.columns["reward"], strict=True):
         assert rewards == [answer[0] % 11 / 11 for answer in example.completions]
-    assert {"reward/r0", "ended", "logps", "advantages"} <= {*batch.columns}
+    assert {"reward/r0", "ended", "lengths", "advantages"} <= {*batch.columns}
     assert len(batch.row_counts["judged/r0"]) == 4
 
 

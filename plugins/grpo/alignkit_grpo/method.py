@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from alignkit import Batch, LossOutput, LossTerm, Method, Metric, Policy, Reuse, Rollouts, Scores, hookimpl, moments
+from alignkit import Batch, LossOutput, LossTerm, Method, Metric, Policy, Reuse, Rollouts, hookimpl, moments
 from alignkit_onpolicy import (
     GROUP_DEMO,
     alike,
@@ -46,40 +46,53 @@ class GRPO(Method[GRPOSettings]):
         """Sample several answers per prompt and compute their advantages within each group."""
         s = self.settings
         batch = informative(batch, rollouts, s.group, rounds=s.refill_rounds)
-        old = rollouts.score(batch, entropy=True)
-        assert old.entropy is not None
-        tokens = {"logps": old.logps, "entropy": old.entropy, **correction_of(batch, old, s)}
-        kl = torch.zeros_like(old.logps)
-        if s.kl_coef:
-            tokens["reference"] = rollouts.score(batch, reference=True).logps
-            kl = kl_estimate(old.logps - tokens["reference"], s.kl_estimator or "k1")  # for the reward
-        tokens["advantages"] = self._advantages(batch, old, s.kl_coef * kl, rollouts)
-        tokens["lengths"] = old.lengths[old.sequence].float()
+        lengths = torch.tensor([len(c) for example in batch.examples for c in example.completions], dtype=torch.long)
+        kl = torch.zeros(int(lengths.sum()))  # for the reward
+        tokens = {"reference": rollouts.score(batch, reference=True).logps} if s.kl_coef else {}
+        if not self._detaches(batch):
+            old = rollouts.score(batch, entropy=True)
+            assert old.entropy is not None
+            tokens |= {"logps": old.logps, "entropy": old.entropy, **correction_of(batch, old, s)}
+            if s.kl_coef:
+                kl = kl_estimate(old.logps - tokens["reference"], s.kl_estimator or "k1")
+        tokens["advantages"] = self._advantages(batch, lengths, s.kl_coef * kl, rollouts)
+        sequence = torch.repeat_interleave(lengths)
+        tokens["lengths"] = lengths[sequence].float()
         if s.mask_truncated:
-            ended = batch.answers("ended", old.logps)
-            tokens["trained"] = ended[old.sequence]
-            lengths = old.lengths * ended.long()
-            counts = {**batch.row_counts, "trained_tokens": lengths.view(len(batch), -1).sum(1).tolist()}
+            ended = batch.answers("ended", kl)
+            tokens["trained"] = ended[sequence]
+            trained = lengths * ended.long()
+            counts = {**batch.row_counts, "trained_tokens": trained.view(len(batch), -1).sum(1).tolist()}
             batch = replace(batch, row_counts=counts)
         return batch.with_tokens(**tokens).with_column("alike", [float(same) for same in alike(batch)])
 
-    def _advantages(self, batch: Batch, old: Scores, kl: torch.Tensor, rollouts: Rollouts) -> torch.Tensor:
-        """Return the advantage of every token, ``[N]``, given the weighted KL of each, ``[N]``."""
+    def _detaches(self, batch: Batch) -> bool:
+        """Return whether the training pass itself has the log-probabilities of the policy that sampled.
+
+        It does where the rollout serves one step, of the weights that sampled; they are not needed before, unless the KL is
+        part of the reward or another sampler's log-probabilities are compared.
+        """
         s = self.settings
-        rewards = self._rewards(batch, old.logps)  # (G, K)
+        in_reward = s.kl_coef and s.kl_in != "loss"
+        return s.reuse.steps == 1 and s.sampler == "model" and "sampler" not in batch.columns and not in_reward
+
+    def _advantages(self, batch: Batch, lengths: torch.Tensor, kl: torch.Tensor, rollouts: Rollouts) -> torch.Tensor:
+        """Return the advantage of every token, ``[N]``, given the answers' lengths ``[S]`` and the weighted KL ``[N]``."""
+        s, sequence = self.settings, torch.repeat_interleave(lengths)
+        rewards = self._rewards(batch, kl)  # (G, K)
         if s.kl_in == "reward":
-            rewards = rewards - kl.new_zeros(rewards.numel()).index_add(0, old.sequence, kl).view_as(rewards)
+            rewards = rewards - kl.new_zeros(rewards.numel()).index_add(0, sequence, kl).view_as(rewards)
         spread = _normal(rewards, rollouts)[1] if s.scale == "batch" else 1.0
         greedy = None
         if s.baseline == "greedy":
-            greedy = rollouts.sample(batch, greedy=True).answers("reward", old.logps)
+            greedy = rollouts.sample(batch, greedy=True).answers("reward", kl)
         advantages = group_advantages(rewards, baseline=s.baseline, scale=s.scale, spread=spread, greedy=greedy)
         if s.scale == "whiten" and s.kl_in != "tokens":
             mean, spread = _normal(advantages, rollouts)
             advantages = (advantages - mean) / (spread + EPSILON)
-        found = advantages.flatten()[old.sequence]
+        found = advantages.flatten()[sequence]
         if s.kl_in == "tokens":
-            found = found - later_sums(kl, old.lengths)
+            found = found - later_sums(kl, lengths)
             if s.scale == "whiten":
                 mean, spread = _normal(found, rollouts)
                 found = (found - mean) / (spread + EPSILON)
@@ -100,8 +113,9 @@ class GRPO(Method[GRPOSettings]):
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
         """Compute the surrogate plus kl_coef times the KL to the reference (arXiv:2402.03300, eq. 3)."""
         s = self.settings
-        scores = policy.score(batch.examples, temperature=s.temperature, entropy="grad" if s.entropy_coef else False)
-        log_ratios = scores.logps - batch.tokens("logps", scores.logps)
+        detached = "logps" not in batch.columns  # the ratio is then exactly 1
+        scores = policy.score(batch.examples, temperature=s.temperature, entropy="grad" if s.entropy_coef else detached)
+        log_ratios = scores.logps - (scores.logps.detach() if detached else batch.tokens("logps", scores.logps))
         advantages = batch.tokens("advantages", scores.logps)
         weights = importance_weights(log_ratios, scores.sequence, scores.lengths, level=s.importance)
         if s.surrogate == "cispo":
@@ -109,13 +123,13 @@ class GRPO(Method[GRPOSettings]):
         else:
             loss = clipped_loss(weights, advantages, **s.bounds)
         terms = [self._term("policy", corrected(loss, batch), batch)]
-        tokens = {}
+        tokens = {"entropy": scores.entropy} if detached and scores.entropy is not None else {}
         if s.kl_coef:
             kl = scores.logps - batch.tokens("reference", scores.logps)
             tokens["kl"] = kl_estimate(kl, "k3")
             if s.kl_in == "loss":
                 terms.append(self._term("kl", kl_estimate(kl, s.kl_estimator or "k3"), batch, s.kl_coef))
-        if scores.entropy is not None:
+        if s.entropy_coef and scores.entropy is not None:
             terms.append(self._mean("entropy", -scores.entropy, batch, s.entropy_coef))
         metrics = policy_metrics(batch, weights, tokens, **s.bounds)
         if s.group > 1:
