@@ -14,6 +14,7 @@ Group = Literal[
     "align.suites",
     "align.rewards",
     "align.losses",
+    "align.results",
     "align.samplers",
     "align.schedulers",
     "align.formats",

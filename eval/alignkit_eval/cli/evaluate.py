@@ -12,6 +12,7 @@ from alignkit import RunConfig
 from alignkit.runs.workers import launch_options, run_in_workers
 
 if TYPE_CHECKING:
+    from alignkit.display.console import Console
     from rich.table import Table
 
     from alignkit_eval.evaluation.evaluate import Evaluation
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
     help="Any other key, such as data.max_length=512 or eval.settings.SUITE.KEY=VALUE (in short SUITE.KEY=VALUE).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@click.option(
+    "--export",
+    "form",
+    type=click.Choice(["lm-eval"]),
+    help="Also write the results as another tool does (with --log_samples).",
+)
 @click.option("--rate", is_flag=True, help="Write a page for blind A/B ratings of two targets' completions.")
 @click.option("--ratings", metavar="CSV", type=click.Path(path_type=Path), help="Report the result of such ratings.")
 @click.option(
@@ -62,6 +69,7 @@ def evaluate(
     output: str,
     sets: tuple[str, ...],
     as_json: bool,
+    form: str | None,
     rate: bool,
     ratings: Path | None,
     strategy: str,
@@ -104,6 +112,8 @@ def evaluate(
     found = run(targets, names, data=data, sets=keys, output=output, strategy=strategy, say=console.warn)
     if rank() > 0:
         return None
+    if form:
+        _export(found, console)
     if rate:
         from alignkit_eval.rating import write_rating_page
 
@@ -119,6 +129,16 @@ def evaluate(
                 console.info(f"{evaluation.target}: {line}")
             console.info(f"{evaluation.target}: {evaluation.directory / 'eval'}")
     return None
+
+
+def _export(found: Sequence[Evaluation], console: Console) -> None:
+    from alignkit_eval.elsewhere.export import write_lm_eval
+
+    for evaluation in found:
+        path, left_out = write_lm_eval(evaluation.results, evaluation.target, evaluation.directory / "eval" / "lm-eval")
+        console.info(f"{evaluation.target}: {path}")
+        if left_out:
+            console.warn(f"not in lm-eval's form, because no item has a value: {', '.join(left_out)}")
 
 
 def _settings(data: str | None, tasks: str | None, include_path: str | None, sets: Sequence[str]) -> list[str]:

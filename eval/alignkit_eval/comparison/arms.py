@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignkit import SuiteResult
+from alignkit.contract import registry
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation
 from alignkit.system.files import digest, to_json
 
 from alignkit_eval.comparison.result import Cost
+from alignkit_eval.elsewhere import read_elsewhere
 
 START = "start"
 """Name of the start model that runs share."""
@@ -64,7 +66,7 @@ class RunResult:
 
 
 def read_run(path: Path | str) -> RunResult:
-    """Read a finished run, or a directory written by ``align eval --output``.
+    """Read a finished run, a directory written by ``align eval --output``, or another tool's results.
 
     Raises:
         ConfigError: ``path`` is neither, or the run has not finished or has no evaluation.
@@ -72,11 +74,12 @@ def read_run(path: Path | str) -> RunResult:
     path = Path(path)
     results = results_in(path / "eval")
     if not (path / "run.json").is_file():
-        if not results:
+        if not (results := results or read_elsewhere(path)):
             below = sorted(child.parent for child in path.glob("*/eval") if any(child.glob("*.json")))
             hint = f" (did you mean {below[0]}?)" if below else ""
             raise ConfigError(
-                f"{path} is neither a run nor the result of an evaluation: it has no eval/SUITE.json{hint}"
+                f"{path} is neither a run nor the result of an evaluation: it has no eval/SUITE.json and no results of "
+                f"{' or '.join(sorted(registry.usable('align.results')))}{hint}"
             )
         return RunResult(path, 0, None, {}, results)
     record = RunDir.open(path).read_record()

@@ -34,7 +34,7 @@ from pydantic import Field
 from alignkit_eval.suites.counting_model import counting_model
 from alignkit_eval.suites.scores import suite_result
 from alignkit_eval.suites.task_code import functions_in, is_installed
-from alignkit_eval.suites.task_metrics import TaskMetrics, key_of, measure
+from alignkit_eval.suites.task_metrics import TaskMetrics, key_of, measure, task_items
 
 TASKS = Path(__file__).parents[1] / "tasks"
 """Directory of the demo's tasks, which come with alignkit."""
@@ -107,7 +107,7 @@ class HarnessSuite(Suite[HarnessSettings]):
         whole = TaskMetrics()
         with undisturbed(model), _quiet():  # a task's aggregation may be any code
             for task, rows in samples.items():
-                own = _items(task, rows)
+                own = task_items(task, rows)
                 better = found.get("higher_is_better", {}).get(task, {})
                 made = measure(
                     task, rows, own, found["results"][task], tasks[task].aggregation(), better, self.settings.resamples
@@ -200,16 +200,6 @@ class HarnessSuite(Suite[HarnessSettings]):
 
 
 # ------------------------------------------------------------------------------------------------- results
-
-
-def _items(task: str, samples: Sequence[Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """Return an item for each document, by ``doc_id``: its id, its cluster (default: its own) and its task."""
-    items: dict[Any, dict[str, Any]] = {}
-    for sample in samples:
-        name = f"{task}:{sample['doc_id']}"
-        doc = sample["doc"] if isinstance(sample["doc"], Mapping) else {}
-        items.setdefault(sample["doc_id"], {"id": name, "cluster": str(doc.get("cluster") or name), "task": task})
-    return items
 
 
 def _reported(results: Mapping[str, Any]) -> dict[str, float]:

@@ -77,6 +77,36 @@ class Values:
             yield np.concatenate([members[code] for code in random.integers(number, size=number)])
 
 
+def task_items(task: str, samples: Sequence[Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Return an item for each document, by ``doc_id``: its id, its cluster (default: its own), its task, and what was asked.
+
+    ``prompt``, the ``answers`` to it that were scored with their ``logps`` (nats), or those that were generated, and ``target``.
+    """
+    items: dict[Any, dict[str, Any]] = {}
+    for sample in samples:
+        name = f"{task}:{sample['doc_id']}"
+        doc = sample["doc"] if isinstance(sample["doc"], Mapping) else {}
+        item = {"id": name, "cluster": str(doc.get("cluster") or name), "task": task} | _asked(sample)
+        items.setdefault(sample["doc_id"], item)
+    return items
+
+
+def _asked(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document's prompt, answers and target as text, and the log-likelihoods of the answers."""
+    arguments = [list(each) for each in sample.get("arguments") or () if isinstance(each, tuple | list) and each]
+    first = [each[0] if isinstance(each, tuple | list) and each else each for each in sample.get("resps") or ()]
+    scored = [each for each in first if isinstance(each, tuple | list) and len(each) == 2]
+    found: dict[str, Any] = {"target": str(sample.get("target", ""))}
+    if arguments:
+        found["prompt"] = str(arguments[0][0])
+    if scored and len(scored) == len(arguments):
+        found["answers"] = [str(each[1]) for each in arguments if len(each) > 1]
+        found["logps"] = [float(logp) for logp, _ in scored]
+    else:
+        found["answers"] = [each for each in first if isinstance(each, str)]
+    return found
+
+
 def measure(
     task: str,
     samples: Sequence[Mapping[str, Any]],
