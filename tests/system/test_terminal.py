@@ -46,8 +46,14 @@ def test_passwords_in_urls_are_masked(url: str, tmp_path: Path) -> None:
 
 
 def test_other_urls_are_left_alone() -> None:
-    for text in ("https://host/me@x", "hf://datasets/a/b@main/x.parquet", "mail me@host", "a?sig=b"):
+    for text in ("https://host/me@x", "hf://datasets/a/b@main/x.parquet", "mail me@host", "a?sig=b", "://me@host"):
         assert redact(text) == text
+
+
+def test_an_image_in_a_page_is_searched_once() -> None:
+    """Once for each of its letters, this would take minutes."""
+    image = "A" * 500_000
+    assert redact(f"{image} http://me@host {image}") == f"{image} http://***@host {image}"
 
 
 def test_console_tables_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
