@@ -64,6 +64,8 @@ ROWS: dict[str, dict[str, Row]] = {
         "label_smoothing": Row(0.3),
         "ratio": Row("mean"),
         "alpha": Row(1.0),
+        "reference_update_every": Row(1, {"beta": 5.0}),
+        "reference_mix": Row(1.0, {"beta": 5.0, "reference_update_every": 1}),
     },
     "cpo": {"beta": Row(0.7), "loss": Row("nll"), "label_smoothing": Row(0.3), "alpha": Row(0.0)},
     "simpo": {"beta": Row(0.7), "gamma": Row(0.1), "loss": Row("cpo"), "alpha": Row(1.0)},

@@ -27,6 +27,7 @@ METHODS: dict[str, Any] = {
     "lambda0": {"name": "orpo", "lambda": 0.0},
     "step": WHOLE_STEP,
     "kto": "kto",
+    "moving": {"name": "dpo", "reference_update_every": 1, "reference_mix": 0.5},
     "listwise-dpo": "listwise-dpo",
 }
 PPO: dict[str, Any] = {

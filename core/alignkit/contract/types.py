@@ -145,6 +145,9 @@ class Rollouts(Protocol):
     def score(self, batch: Batch, *, reference: bool = False, values: bool = False, entropy: bool = False) -> Scores:
         """Score the answers without gradient and return CPU tensors: by the policy, or by the policy of step 0."""
 
+    def reference_weights(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return this process's shard of every trained weight of the policy, and of the reference, to be changed in place."""
+
     def total(self, *values: float | torch.Tensor) -> list[float]:
         """Return each value summed over all processes."""
 
@@ -165,8 +168,8 @@ class Method(ABC, Generic[SettingsT]):
     """Title and URL of the paper."""
     rows: ClassVar[RowKind]
     """The kind of its rows."""
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    """Its needs besides the policy."""
+    needs: frozenset[Need] = frozenset()
+    """Its needs besides the policy; ``__init__`` may set others, by the settings."""
     settings_type: ClassVar[type[BaseModel]]
     """The pydantic model of its settings; every field has a description."""
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -195,11 +198,11 @@ class Method(ABC, Generic[SettingsT]):
         """Whether ``align_prepare_batch`` is given ``rollouts`` to score with, and held-out rows as one step."""
         return False
 
-    def state(self) -> dict[str, float]:
-        """Return the method's state for a checkpoint (e.g. an adaptive coefficient)."""
+    def state(self) -> dict[str, Any]:
+        """Return the method's state for a checkpoint: numbers, and lists of tensors of this process."""
         return {}
 
-    def load_state(self, state: Mapping[str, float]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore the state from a checkpoint."""
 
     def conventions(self) -> dict[str, Any]:

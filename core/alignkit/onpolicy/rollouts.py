@@ -132,6 +132,11 @@ class ModelRollouts:
         self.spent["scored"] += sum(example.tokens for example in examples)
         return joined([rows[i] for i in range(len(examples))], torch.device("cpu"))
 
+    def reference_weights(self) -> Any:
+        """Return every trained weight and the reference's; see :class:`~alignkit.contract.types.Rollouts`."""
+        policy: Any = self.policy
+        return policy.start.weights()
+
     def total(self, *values: float | torch.Tensor) -> list[float]:
         """Return each number summed over all processes."""
         self._meet()

@@ -68,6 +68,11 @@ class StartWeights:
         finally:
             self._swap()
 
+    def weights(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return this process's shard of every trained weight, and of its copy."""
+        reshard(self._model)
+        return [(local(parameter), kept) for parameter, kept in self._pairs]
+
     def _swap(self) -> None:
         reshard(self._model)
         torch.clear_autocast_cache()

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
+from alignkit import Batch, Rollouts, hookimpl
 from alignkit_losses import LossMethod, LossSettings
+from pydantic import Field, model_validator
+
+from alignkit_dpo.reference import MovingReference
+
+_MIX = 0.6
 
 
 class DPOSettings(LossSettings):
@@ -10,10 +19,32 @@ class DPOSettings(LossSettings):
 
     reference = True
     first = "sigmoid"
+    reference_update_every: int | None = Field(
+        None,
+        ge=1,
+        description="optimizer steps after which the reference is moved towards the policy (TR-DPO; default: never)",
+        json_schema_extra={"elsewhere": ["sync_ref_model", "ref_model_sync_steps"]},
+    )
+    reference_mix: float = Field(
+        _MIX,
+        gt=0,
+        le=1,
+        description="share of the way from the reference to the policy that it is moved; 1: the reference becomes the policy",
+        json_schema_extra={"elsewhere": ["ref_model_mixup_alpha"]},
+    )
+
+    @model_validator(mode="after")
+    def _has_a_reference(self) -> Self:
+        if self.reference_update_every is None:
+            if self.reference_mix != _MIX:
+                raise ValueError("reference_mix has no effect without reference_update_every")
+        elif not any("reference" in term.loss.needs for term in self.terms()):
+            raise ValueError("reference_update_every has no effect: the chosen loss uses no reference")
+        return self
 
 
 class DPO(LossMethod[DPOSettings]):
-    """Direct preference optimisation; the reference is the policy at step 0."""
+    """Direct preference optimisation; the reference is the policy at step 0, or follows it (TR-DPO)."""
 
     name = "dpo"
     paper = "Rafailov et al. 2023, Direct Preference Optimization, https://arxiv.org/abs/2305.18290"
@@ -21,3 +52,29 @@ class DPO(LossMethod[DPOSettings]):
     settings_type = DPOSettings.with_sections({})
     defaults = {"train.learning_rate": 1e-6}
     lora_defaults = {"train.learning_rate": 1e-5}
+
+    def __init__(self, settings: DPOSettings) -> None:
+        super().__init__(settings)
+        every = settings.reference_update_every
+        self.moving = None if every is None else MovingReference(every, settings.reference_mix)
+        if self.moving:
+            self.needs = frozenset({"start"})
+
+    @property
+    def whole_step(self) -> bool:
+        return self.moving is not None or super().whole_step
+
+    @hookimpl
+    def align_prepare_batch(self, batch: Batch, rollouts: Rollouts | None) -> Batch | None:
+        """Score the step with a reference that has moved, and evaluate the losses that depend on all of its pairs."""
+        if self.moving and rollouts:
+            batch = self.moving.score(batch, rollouts)
+        return super().align_prepare_batch(batch, rollouts) or batch
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | (self.moving.state() if self.moving else {})
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        if self.moving:
+            self.moving.load_state(state)
+        super().load_state({key: value for key, value in state.items() if not key.startswith("reference/")})

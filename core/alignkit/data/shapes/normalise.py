@@ -33,11 +33,8 @@ OTHER_TURNS = (
 VOTERS = 100
 """First rows that decide which columns every row must have."""
 
-MOST = 32
-"""Maximum answers of a ranking."""
-
-LONGEST = 8_000_000
-"""Maximum characters of a row's texts: more than any context, and tokenised in seconds."""
+MOST, LONGEST = 32, 8_000_000
+"""Maximum answers of a ranking, and characters of a row's texts: more than any context, and tokenised in seconds."""
 
 _ABOUT = ("id", "cluster", "category")
 _OURS = (

@@ -114,8 +114,7 @@ def _of_ratings(
         own = {names["id"]: f"{row_id}/{number}"} if len(made) > 1 and rest.get(names["id"]) is not None else {}
         yield {**rest, **own, chosen: better.value, rejected: worse.value, MARGIN: better.rating - worse.rating}
     if not made:  # it is kept, so that it is counted
-        only = answers[0] if answers else ""
-        yield {**rest, chosen: only, rejected: only, UNUSABLE_COLUMN: NO_PARTNER}
+        yield {**rest, **dict.fromkeys((chosen, rejected), (answers or [""])[0]), UNUSABLE_COLUMN: NO_PARTNER}
 
 
 def grouped(source: Source, columns: Mapping[str, str]) -> Source:
@@ -126,9 +125,8 @@ def grouped(source: Source, columns: Mapping[str, str]) -> Source:
     Raises:
         DataError: while reading: a row has neither rating nor label, or its rating is not a number.
     """
-    return Source(
-        source.name, source.root, lambda: _grouped(source.read(), columns), lambda: f"{source.digest()} grouped"
-    )
+    rows, digest = lambda: _grouped(source.read(), columns), lambda: f"{source.digest()} grouped"
+    return Source(source.name, source.root, rows, digest)
 
 
 def is_rated_answer(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
