@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -58,14 +58,20 @@ def scheduling_options(command: Decorated) -> Decorated:
 
 def chosen(scheduler: str, scheduler_sets: Sequence[str], **given: Any) -> dict[str, Any]:
     """Return the name and the settings of the scheduler: ``{"scheduler": ..., "options": {...}}``."""
+    options = {key: value for key, value in given.items() if value is not None}
+    return {"scheduler": scheduler, "options": keys_of(scheduler_sets, "--scheduler-set", options)}
+
+
+def keys_of(texts: Sequence[str], option: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return ``given`` with the values of ``KEY=VALUE`` texts; raises ``ConfigError`` for a key that is set twice."""
     from alignkit.settings.yaml_files import parse_value
 
-    options = {key: value for key, value in given.items() if value is not None}
-    for text in scheduler_sets:
+    found = dict(given or {})
+    for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--scheduler-set {text}: write KEY=VALUE")
-        if key in options:
-            raise ConfigError(f"--scheduler-set {text}: {key} is set twice")
-        options[key] = parse_value(value)
-    return {"scheduler": scheduler, "options": options}
+            raise ConfigError(f"{option} {text}: write KEY=VALUE")
+        if key in found:
+            raise ConfigError(f"{option} {text}: {key} is set twice")
+        found[key] = parse_value(value)
+    return found

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from alignkit.errors import ConfigError
 
-from alignkit_eval.cli.scheduling import chosen, scheduling_options
+from alignkit_eval.cli.scheduling import chosen, keys_of, scheduling_options
+
+if TYPE_CHECKING:
+    from alignkit.display.console import Console
+
+    from alignkit_eval.comparison.looks import Race
 
 
 @click.command()
@@ -28,6 +33,21 @@ from alignkit_eval.cli.scheduling import chosen, scheduling_options
 @click.option(
     "--resume", metavar="[DIR]", is_flag=False, flag_value="", help="Resume the sweep in DIR, or with --name."
 )
+@click.option(
+    "--race",
+    is_flag=True,
+    help="Compare the arms at planned shares of training (25, 50, 75 %), and stop those that are significantly worse.",
+)
+@click.option(
+    "--race-set",
+    "race_sets",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Setting of the race: rungs=[0.2,0.5], alpha=0.05, spending=obrien-fleming, objective=accuracy_sum.",
+)
+@click.option(
+    "--revive", metavar="ARM", multiple=True, help="With --resume: train an arm that the race stopped to its end."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print sweep.json.")
 @scheduling_options
 def sweep(
@@ -42,6 +62,9 @@ def sweep(
     name: str | None,
     sets: tuple[str, ...],
     resume: str | None,
+    race: bool,
+    race_sets: tuple[str, ...],
+    revive: tuple[str, ...],
     as_json: bool,
     **scheduling: Any,
 ) -> None:
@@ -69,16 +92,22 @@ def sweep(
             "--data": data,
             "--eval-data": eval_data,
             "--set": sets,
+            "--race": race,
+            "--race-set": race_sets,
         }
         if idle := [option for option, value in given.items() if value]:
             raise ConfigError(f"{idle[0]} has no effect with --resume, which takes the sweep's own settings: remove it")
         if not resume and name is None:
             raise ConfigError("--resume needs a sweep: give --resume DIR, or --name NAME")
         directory = Path(resume) if resume else Path(output) / str(name)
-        done = sweeping.resume(directory, **chosen(**scheduling), say=console.info)
+        done = sweeping.resume(directory, revive=revive, **chosen(**scheduling), say=console.info)
     else:
         if not over:
             raise ConfigError("nothing to sweep: give --over KEY=V1,V2")
+        if revive:
+            raise ConfigError("--revive applies to a race that was carried out: align sweep --resume DIR --revive ARM")
+        if race_sets and not race:
+            raise ConfigError("--race-set has no effect without --race")
         done = sweeping.sweep(
             parse_over(over),
             method=method,
@@ -88,11 +117,14 @@ def sweep(
             eval_data=eval_data,
             sets=sets,
             seeds=seeds_of(seeds),
+            race=keys_of(race_sets, "--race-set") if race else None,
             **chosen(**scheduling),
             output=output,
             name=name if name is not None or not resume else Path(resume).name,
             say=console.info,
         )
+    if done.race is not None and not as_json:
+        show_race(done.race, console)
     if as_json:
         click.echo(json.dumps(json.loads((done.directory / "sweep.json").read_text()), indent=2))
     elif done.comparison is not None:
@@ -102,6 +134,16 @@ def sweep(
     console.info(f"sweep: {done.directory}")
     if error := sweeping.failure(done):
         raise error
+
+
+def show_race(race: Race, console: Console) -> None:
+    """Print who left a race when, why, and what was saved."""
+    from alignkit_eval.report.race import race_sentence, race_table
+    from alignkit_eval.report.terminal import terminal_table
+
+    console.info(race_sentence(race))
+    if race.stopped:
+        console.table(terminal_table(race_table(race), {"tokens saved", "CPU s saved", "level"}))
 
 
 def seeds_of(text: str) -> list[int]:

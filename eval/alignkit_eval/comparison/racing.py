@@ -42,7 +42,8 @@ Shapes: ``A`` arms, ``S`` seeds, ``n`` items, ``C`` clusters.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,8 @@ class Measured(NamedTuple):
     """Whether the values are logarithms of the metric."""
 
 
-class Shortfall(NamedTuple):
+@dataclass(frozen=True)
+class Shortfall:
     """How much worse an arm is than another one by one metric, arm minus other, with its 95 % interval."""
 
     metric: str
@@ -201,9 +203,3 @@ def _standard_errors(theta: Floats, sums: Floats) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         satterthwaite = total**2 / (items**2 / max(1, count - 1) + of_seeds**2 / freedom)
     return np.sqrt(total), np.minimum(np.nan_to_num(satterthwaite, nan=1.0), freedom)
-
-
-def shared_seeds(seeds: Mapping[str, Sequence[int]]) -> list[int]:
-    """Return the seeds that all arms have."""
-    first, *others = seeds.values()
-    return [seed for seed in first if all(seed in other for other in others)]

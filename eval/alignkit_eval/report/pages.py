@@ -11,11 +11,13 @@ from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 
 from alignkit_eval.comparison.compare import compare
+from alignkit_eval.comparison.looks import Race
 from alignkit_eval.comparison.result import Arm, Comparison
 from alignkit_eval.report import tables
 from alignkit_eval.report.explorers import disagreements, generation_cards
 from alignkit_eval.report.parts import Page, Section
 from alignkit_eval.report.plots import comparison_figures, training_curves
+from alignkit_eval.report.race import race_sentence, race_table
 from alignkit_eval.report.render import write_page
 from alignkit_eval.report.reproduction import reproduction, subtitle
 from alignkit_eval.report.texts import ReportedModel
@@ -61,7 +63,13 @@ def comparison_report(comparison: Comparison, path: Path) -> Path:
     return write_page(path, page)
 
 
-def sweep_report(directory: Path, cells: Sequence[Any], notes: Sequence[str], comparison: Comparison | None) -> Path:
+def sweep_report(
+    directory: Path,
+    cells: Sequence[Any],
+    notes: Sequence[str],
+    comparison: Comparison | None,
+    race: Race | None = None,
+) -> Path:
     """Write ``report.html`` of a sweep with the records of its cells, and return its path.
 
     Raises:
@@ -74,6 +82,9 @@ def sweep_report(directory: Path, cells: Sequence[Any], notes: Sequence[str], co
     if comparison is not None:
         verdict, notes = comparison.verdict, [*notes, *comparison.notes]
     sections = [*_compared(comparison), table]
+    if race is not None:
+        verdict = f"{race_sentence(race)} {verdict}"
+        sections.insert(0, race_table(race))
     return write_page(
         directory / "report.html", Page(f"Sweep {directory.resolve().name}", counts, verdict, notes, sections)
     )

@@ -11,15 +11,30 @@ from pathlib import Path
 
 from alignkit import RunConfig, settings
 from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
+from alignkit.rundir.directory import RunDir
 from alignkit.runs.api import resume, run
 from alignkit.settings.strategies import processes_of
 from alignkit.system.distributed import accelerators
 from alignkit.system.signals import terminable
 
 
-def train_cell(config: RunConfig, directory: Path) -> None:
-    """Train a cell of a sweep in ``directory``, or resume it."""
-    train(config, directory if (directory / "run.json").is_file() else None, quiet=True)
+def train_cell(config: RunConfig, directory: Path, until: float = 1.0) -> None:
+    """Train a cell of a sweep in ``directory``, or resume it, up to a share of its steps at which it pauses."""
+    before = -1.0
+    while before < (share := progress(directory)) < until:
+        before = share
+        train(config, directory if (directory / "run.json").is_file() else None, quiet=True)
+    if share < until:
+        raise RunFailedError(f"{directory} does not train beyond {share:.0%} of its steps")
+
+
+def progress(directory: Path) -> float:
+    """Return the share of its steps at which a run has paused: 1 for a finished one, 0 for one that was never paused."""
+    record = RunDir(directory).read_record()
+    if record.get("status") == "finished":
+        return 1.0
+    paused = record.get("paused")
+    return paused["step"] / paused["steps"] if paused else 0.0
 
 
 def train(config: RunConfig, begun: Path | None, *, quiet: bool) -> None:

@@ -39,6 +39,8 @@ class SweepSpec:
     data: str | None = None
     eval_data: str | None = None
     sets: Sequence[str] = ()
+    race: Mapping[str, Any] | None = None
+    """Settings of a race, complete; None: every cell is trained to its end."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,15 @@ def _cell(spec: SweepSpec, swept: Mapping[str, str], seed: int, name: str, direc
             seed=seed,
             sets=[*quick, *spec.sets, *sets],
             over=[Path(swept["config"])] if "config" in swept else [],
+            apart="race",
         ).config
     except ConfigError as error:  # in the words of the sweep's own options
         message = str(error).replace(f"--seed {seed}:", "--seeds:").replace("--seed:", "--seeds:")
         for text in sets:
             message = message.replace(f"--set {text}:", f"--over {text}:")
         raise ConfigError(message) from error
+    if spec.race is not None:
+        config.run.pause_at = sorted({*config.run.pause_at, *spec.race["rungs"]})
     return SweepCell(name, {key: parse_value(value) for key, value in swept.items()}, seed, config, directory / name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from alignkit.system.manifest import sealed
 from alignkit.system.terminal import redact
 from pydantic import TypeAdapter, ValidationError
 
-from alignkit_eval.records import read_records
+from alignkit_eval.comparison.looks import Race
+from alignkit_eval.records import read_records, read_value
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec
 
 
 @dataclass
 class CellRecord:
-    """The record of one cell; ``status`` is pending, running, finished, failed or interrupted."""
+    """The record of one cell; ``status`` is pending, running, finished, failed or interrupted; in a race paused or stopped."""
 
     name: str
     settings: Mapping[str, Any]
@@ -40,9 +41,10 @@ class CellRecord:
 class Manifest:
     """The state of a sweep, written to disk atomically at every change."""
 
-    def __init__(self, directory: Path, cells: Sequence[SweepCell], notes: list[str]) -> None:
+    def __init__(self, directory: Path, cells: Sequence[SweepCell], notes: list[str], *, racing: bool = False) -> None:
         self.directory, self.notes = directory, notes
         self.comparison: Any = None
+        self.race: Race | None = read_value(directory / "sweep.json", "race", Race | None) if racing else None
         before = {cell.name: cell for cell in read_records(directory / "sweep.json", "cells", CellRecord)}
         self.entries = {cell.name: _cell_record(cell, before.get(cell.name)) for cell in cells}
 
@@ -52,18 +54,30 @@ class Manifest:
 
     def ended(self, outcome: Outcome) -> None:
         entry = self.entries[outcome.name]
-        entry.status = "pending" if outcome.status == "waiting" else outcome.status
+        record = RunDir(Path(entry.run)).read_record()
+        paused = outcome.status == "finished" and record.get("status") == "paused"
+        entry.status = "paused" if paused else "pending" if outcome.status == "waiting" else outcome.status
         entry.error, entry.host = outcome.error, outcome.host or None
         entry.seconds = (entry.seconds or 0.0) + outcome.seconds
         entry.cpu_seconds = (entry.cpu_seconds or 0.0) + outcome.cpu_seconds
-        entry.timings = RunDir(Path(entry.run)).read_record().get("timings")
+        entry.timings = record.get("timings")
+        self.write()
+
+    def settle(self, left: Collection[str]) -> None:
+        """Mark the cells of arms that left a race and were not trained to their end."""
+        for name in left:
+            if self.entries[name].status == "paused":
+                self.entries[name].status = "stopped"
         self.write()
 
     def write(self) -> None:
         cells = [asdict(entry) for entry in self.entries.values()]
-        write_json(
-            self.directory / "sweep.json", sealed({"cells": cells, "comparison": self.comparison, "notes": self.notes})
-        )
+        stored = {"cells": cells, "comparison": self.comparison, "notes": self.notes, "race": None}
+        if self.race is not None:
+            tokens, share, cpu = self.race.saved()
+            saved = {"tokens": tokens, "share_of_tokens": share, "cpu_seconds": cpu}
+            stored |= {"race": asdict(self.race) | {"saved": saved}}
+        write_json(self.directory / "sweep.json", sealed(stored))
 
 
 def _cell_record(cell: SweepCell, before: CellRecord | None) -> CellRecord:
@@ -105,7 +119,8 @@ def read_spec(directory: Path) -> SweepSpec:
         raise ConfigError(f"{directory} is not a sweep directory: it has no sweep.yaml")
     values = settings.read(path).values
     try:
-        found = {field.name: values[field.name] for field in fields(SweepSpec)}
+        found = {"race": None} | values
+        found = {field.name: found[field.name] for field in fields(SweepSpec)}
         return TypeAdapter(SweepSpec).validate_python(found)
     except KeyError as error:
         raise ConfigError(f"{path} lacks the key {error.args[0]}") from error

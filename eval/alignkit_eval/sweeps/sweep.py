@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignkit import Outcome, Scheduler, Task, settings
+from alignkit import Scheduler, settings
 from alignkit.config import RunSection
-from alignkit.errors import ConfigError, InterruptedRun, RunFailedError
-from alignkit.rundir.directory import RunDir, child_of, default_run_name
+from alignkit.errors import ConfigError, RunFailedError
+from alignkit.rundir.directory import child_of, default_run_name
 from alignkit.runs.api import plan
+from alignkit.settings import yaml_files
+from alignkit.settings.layers import Layer
+from alignkit.settings.messages import validate
 from alignkit.system.files import is_leftover
 from alignkit.system.lock import directory_lock
 
+from alignkit_eval.comparison.arms import START
 from alignkit_eval.comparison.compare import compare
+from alignkit_eval.comparison.looks import Race, RaceSettings
 from alignkit_eval.comparison.result import Comparison
-from alignkit_eval.headline import headline, number
 from alignkit_eval.report import sweep_report
 from alignkit_eval.report.plots import draw
-from alignkit_eval.scheduling.carry import carry_out_all
 from alignkit_eval.scheduling.choice import make_ready, open_scheduler
 from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
-from alignkit_eval.scheduling.work import train_cell
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, cells
 from alignkit_eval.sweeps.manifest import CellRecord, Manifest, read_spec, write_spec
+from alignkit_eval.sweeps.race import arms_of
+from alignkit_eval.sweeps.race import race as run_race
+from alignkit_eval.sweeps.training import train_cells
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Sweep:
     cells: tuple[CellRecord, ...]
     comparison: Comparison | None
     notes: tuple[str, ...] = ()
+    race: Race | None = None
 
     @property
     def failed(self) -> tuple[CellRecord, ...]:
@@ -56,6 +60,7 @@ def sweep(
     eval_data: str | None = None,
     sets: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
+    race: Mapping[str, Any] | None = None,
     jobs: int | None = None,
     scheduler: str = "local",
     options: Mapping[str, Any] | None = None,
@@ -73,6 +78,8 @@ def sweep(
             methods, ``config`` sweeps files that override the base.
         method, config, model, data, eval_data, sets: the base configuration, as for ``align run``.
         seeds: seeds to train every combination with.
+        race: settings of a race (:class:`~alignkit_eval.comparison.looks.RaceSettings`) that stops arms early, over those of
+            the section ``race`` of ``config``; None: every cell is trained to its end.
         jobs: most cells at a time; by default as many as the scheduler has room for, on a machine without accelerators one.
         scheduler: what carries out the cells: an installed plugin of ``align.schedulers``.
         options: settings of the scheduler.
@@ -93,6 +100,7 @@ def sweep(
         data=data,
         eval_data=eval_data,
         sets=list(sets),
+        race=None if race is None else race_settings(race, config).model_dump(),
     )
     directory = child_of(Path(output), name or default_run_name("sweep"))
     return _run(spec, directory, open_scheduler(scheduler, _with_jobs(options, jobs)), say)
@@ -101,20 +109,44 @@ def sweep(
 def resume(
     directory: Path,
     *,
+    revive: Sequence[str] = (),
     jobs: int | None = None,
     scheduler: str = "local",
     options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Sweep:
-    """Resume the sweep in ``directory``, with any scheduler; raises ``ConfigError`` if there is none."""
-    return _run(read_spec(directory), directory, open_scheduler(scheduler, _with_jobs(options, jobs)), say)
+    """Resume the sweep in ``directory``, with any scheduler; raises ``ConfigError`` if there is none.
+
+    ``revive`` names arms that a race stopped, to be trained to the weights they would have had.
+    """
+    spec = read_spec(directory)
+    if revive and spec.race is None:
+        raise ConfigError(f"--revive: {directory} is not a race, no arm was stopped")
+    return _run(spec, directory, open_scheduler(scheduler, _with_jobs(options, jobs)), say, revive)
 
 
 def _with_jobs(options: Mapping[str, Any] | None, jobs: int | None) -> dict[str, Any]:
     return dict(options or {}) | ({} if jobs is None else {"jobs": jobs})
 
 
-def _run(spec: SweepSpec, directory: Path, scheduler: Scheduler[Any], say: Callable[[str], None]) -> Sweep:
+def race_settings(given: Mapping[str, Any], config: Path | str | None) -> RaceSettings:
+    """Return the settings of a race: those given, over the section ``race`` of a configuration file."""
+    layer = Layer() if config is None else yaml_files.read(Path(config))
+    for key, value in given.items():
+        layer.put(("race", key), value, f"--race-set {key}={value}")
+    values = layer.get("race") or {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{layer.place(('race',))}: race must be a mapping of keys to values")
+    return validate(RaceSettings, values, layer, ("race",))
+
+
+def _run(
+    spec: SweepSpec,
+    directory: Path,
+    scheduler: Scheduler[Any],
+    say: Callable[[str], None],
+    revive: Sequence[str] = (),
+) -> Sweep:
     """Train the unfinished cells, then compare, plot and report."""
     planned, notes = cells(spec, directory)  # validates every cell before anything is written
     distinct = {settings.dump(c.config.model_copy(update={"run": RunSection()})): c.config for c in planned}
@@ -131,18 +163,21 @@ def _run(spec: SweepSpec, directory: Path, scheduler: Scheduler[Any], say: Calla
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):
         write_spec(directory, spec)
-        manifest = Manifest(directory, planned, notes)
+        manifest = Manifest(directory, planned, notes, racing=spec.race is not None)
         manifest.write()
         for note in notes:
             say(f"note: {note}")
-        _train(planned, manifest, scheduler, say)
+        if spec.race is None:
+            train_cells(planned, manifest, scheduler, say)
+        else:
+            run_race(planned, RaceSettings.model_validate(spec.race), revive, manifest, scheduler, say)
         comparison = _compare(planned, manifest)
         manifest.comparison = None if comparison is None else comparison.to_json()
         manifest.write()
         if comparison is not None:
             draw(directory, comparison)
-        sweep_report(directory, list(manifest.entries.values()), manifest.notes, comparison)
-    return Sweep(directory, tuple(manifest.entries.values()), comparison, tuple(manifest.notes))
+        sweep_report(directory, list(manifest.entries.values()), manifest.notes, comparison, manifest.race)
+    return Sweep(directory, tuple(manifest.entries.values()), comparison, tuple(manifest.notes), manifest.race)
 
 
 def failure(sweep: Sweep) -> RunFailedError | None:
@@ -153,55 +188,18 @@ def failure(sweep: Sweep) -> RunFailedError | None:
     return RunFailedError(f"{len(sweep.failed)} of {len(sweep.cells)} cells failed: {errors}")
 
 
-def _train(
-    planned: Sequence[SweepCell], manifest: Manifest, scheduler: Scheduler[Any], say: Callable[[str], None]
-) -> None:
-    unfinished = [cell for cell in planned if manifest.entries[cell.name].status != "finished"]
-    if done := len(planned) - len(unfinished):
-        say(f"{done} of {len(planned)} cells are already finished")
-    tasks = [
-        Task(cell.name, partial(train_cell, cell.config, cell.directory), cell.directory.absolute())
-        for cell in unfinished
-    ]
-    exit_code = 0
-    try:
-        with closing(carry_out_all(scheduler, tasks, started=manifest.started, say=say)) as outcomes:
-            for outcome in outcomes:
-                manifest.ended(outcome)
-                if outcome.status == "waiting":
-                    continue
-                done += outcome.status != "interrupted"
-                exit_code = max(exit_code, outcome.exit_code if outcome.status == "interrupted" else 0)
-                say(f"[{done}/{len(planned)}] {_ended(outcome, manifest.directory)}")
-    except KeyboardInterrupt as error:
-        exit_code = 128 + getattr(error, "number", 2)
-    if exit_code:
-        finished = sum(entry.status == "finished" for entry in manifest.entries.values())
-        raise InterruptedRun(
-            f"the sweep was interrupted with {finished} of {len(planned)} cells finished; "
-            f"resume with: align sweep --resume {manifest.directory}",
-            exit_code - 128,
-        )
-
-
-def _ended(outcome: Outcome, directory: Path) -> str:
-    result = outcome.error or _headline(RunDir(directory / outcome.name))
-    return f"{outcome.name}: {outcome.status} in {outcome.seconds:.1f} s; {result}"
-
-
-def _headline(run: RunDir) -> str:
-    after = run.read_record().get("evaluation", {}).get("after", {})
-    return ", ".join(f"{line.title} {number(line.after.value)}" for line in headline({}, after)[:4] if line.after)
-
-
 def _compare(planned: Sequence[SweepCell], manifest: Manifest) -> Comparison | None:
     """Compare the finished cells with the first that has a swept value of 0, else with the first."""
     done = [cell for cell in planned if manifest.entries[cell.name].status == "finished"]
     if not done:
         return None
     zero = [cell for cell in done if any(v == 0 and v is not False for v in cell.settings.values())]
+    baseline: Path | str = (zero or done)[0].directory
+    if manifest.race is not None and len(arms_of(done)) == 1:
+        manifest.notes.append("one arm was left: it is compared with its start model")
+        baseline = START
     try:
-        return compare([cell.directory for cell in done], (zero or done)[0].directory)
+        return compare([cell.directory for cell in done], baseline)
     except ConfigError as error:
         manifest.notes.append(f"the cells are not compared: {error}")
         return None
