@@ -27,6 +27,7 @@ from alignkit_eval.comparison.items import (
 )
 from alignkit_eval.comparison.letters import letters_of
 from alignkit_eval.comparison.paired import Difference, holm, judge, minus
+from alignkit_eval.comparison.peeking import peeking_notes
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.rules import Rules, described, recorded_rules
 from alignkit_eval.comparison.verdict import Judged, verdict_of
@@ -77,7 +78,7 @@ def compare(
         raise ConfigError("there is only one arm: the runs differ only in their seed; add a run to compare them with")
     notes = weights_notes(found) + source_notes(found)
     suites = common_suites(groups, notes)
-    notes += _notes(groups)
+    notes += _notes(groups) + peeking_notes(groups)
     others = [g for g in groups if g is not first]
     configs = [run.config for g in (first, *others) for run in g.runs if run.config]
     given = Rules(

@@ -1,0 +1,1 @@
+"""Leaderboards over all runs of a directory."""
