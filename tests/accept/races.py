@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alignkit_eval.statistics import Effect
+
 from tests.accept.commands import ALIGN, command
 
 NULLS: dict[str, dict[str, Any]] = {
@@ -39,29 +41,40 @@ def demo_race(work: Path) -> dict[str, Any]:
     options = [*ARMS, "--method", "orpo", *(word for text in sets for word in ("--set", text))]
     command(ALIGN, "sweep", *options, "--name", "race", "--race", cwd=work)
     command(ALIGN, "sweep", *options, "--name", "grid", cwd=work)
-    race, grid = (json.loads((work / f"runs/{name}/sweep.json").read_text()) for name in ("race", "grid"))
-    return race_found(race, grid, tokens(work / "runs/grid"))
+    return race_found(work / "runs/race", work / "runs/grid")
 
 
-def tokens(directory: Path) -> float:
-    """Return the training tokens of all cells of a sweep."""
-    records = [json.loads(path.read_text()) for path in directory.glob("*/run.json")]
-    return float(sum(record["train"]["tokens"] for record in records))
-
-
-def race_found(race: dict[str, Any], grid: dict[str, Any], whole: float) -> dict[str, Any]:
+def race_found(race: Path, grid: Path) -> dict[str, Any]:
     """Compare a race with the grid of the same arms."""
-    spent = race["race"]["spent_tokens"] / whole
-    winners = {name: winner_group(sweep["comparison"]) for name, sweep in (("race", race), ("grid", grid))}
-    left = {gone["arm"]: look["rung"] for look in race["race"]["looks"] for gone in look["stopped"]}
+    stored = json.loads((race / "sweep.json").read_text())["race"]
+    records = [json.loads(path.read_text()) for path in grid.glob("*/run.json")]
+    spent = stored["spent_tokens"] / sum(record["train"]["tokens"] for record in records)
+    left = {gone["arm"]: look["rung"] for look in stored["looks"] for gone in look["stopped"]}
+    winners = {path.name: best_group(path, len(stored["arms"])) for path in (race, grid)}
     assert winners["race"] == winners["grid"], f"winners {winners}"
     assert spent <= 0.6, f"{spent:.0%} of the tokens"
     return {"share of tokens": round(spent, 3), "winners": winners["race"], "stopped at": left}
 
 
-def winner_group(comparison: dict[str, Any]) -> list[str]:
-    """Return the arms that cannot be told apart from the one with the best accuracy."""
-    arms = {arm["name"]: arm["metrics"]["prefs"]["accuracy_sum"]["value"] for arm in comparison["arms"]}
-    letters = comparison["letters"]
-    best = max(arms, key=arms.__getitem__)
-    return sorted(name for name in arms if set(letters[name]) & set(letters[best]))
+def best_group(sweep: Path, planned: int) -> list[str]:
+    """Return the finished arms whose trained models are not significantly worse than another's, at 5 % over all planned arms.
+
+    Items are chance here and seeds are not, so that the answer for two arms does not depend on how many others are left.
+    """
+    from alignkit_eval.comparison.arms import group, read_run
+    from alignkit_eval.comparison.items import item_values, shared_items
+    from alignkit_eval.comparison.racing import Measured, stops
+
+    cells = json.loads((sweep / "sweep.json").read_text())["cells"]
+    groups = group([read_run(Path(cell["run"])) for cell in cells if cell["status"] == "finished"])
+    contrasts = [c for c in groups[0].runs[0].results["prefs"].contrasts if c.verdict and not c.guard]
+    items = shared_items("prefs", groups)
+    values = [[item_values(found, "prefs", contrast, items) for found in groups] for contrast in contrasts]
+    measured = [Measured("accuracy", True, [_over_seeds(v.effect) for v in of], of[0].clusters) for of in values]
+    gone = {stop.arm for stop in stops(measured, 0.05, planned, planned)}
+    return [Path(g.runs[0].path).name.rpartition("-seed")[0] for i, g in enumerate(groups) if i not in gone]
+
+
+def _over_seeds(effect: Effect) -> Effect:
+    """Return the mean of an arm's models as one model."""
+    return Effect(effect.seeds.mean(keepdims=True), effect.influence.mean(0, keepdims=True), effect.share)
