@@ -9,11 +9,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from alignkit import Estimate, SuiteResult
+from alignkit import Contrast, Estimate, SuiteResult
 from alignkit.display.console import Console
 from alignkit_commands.bars import progress
 from alignkit_eval.headline import headline, number
-from alignkit_eval.report.summary import comparison_table
+from alignkit_eval.report.summary import comparison_table, paired_changes
 
 # ------------------------------------------------------------------------------------------------- console
 
@@ -135,3 +135,21 @@ def test_the_record_gives_the_same_lines_as_the_results() -> None:
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text
     assert number(math.inf) == number(math.nan) == "not finite"
+
+
+def test_a_change_has_a_paired_interval_where_both_have_the_items() -> None:
+    """By hand: changes of 1, 0, 0 and 1 in four clusters have the standard error sqrt(1/12), and t(3) is 3.182."""
+
+    def measured(*values: float) -> dict[str, SuiteResult]:
+        items = [{"id": f"i{k}", "cluster": f"c{k}", "reward/own": value} for k, value in enumerate(values)]
+        mean = Estimate(sum(values) / len(values))
+        contrasts = [Contrast("reward/own", "reward/own"), Contrast("perplexity", "reward/own", log=True)]
+        return {"generate": SuiteResult("generate", 4, 4, {"reward/own": mean}, items, contrasts=contrasts)}
+
+    before = measured(0, 0, 1, 0)
+    assert paired_changes(before, measured(1, 0, 1, 1)) == {"reward/own": pytest.approx(3.1824 / 12**0.5, rel=1e-4)}
+    assert paired_changes(before, measured(1, 0, 1)) != {}
+    assert paired_changes(before, measured(1, 0, 1, 1, 0)) == {}, "an item that was not measured before"
+    assert paired_changes({}, before) == paired_changes(before, {}) == {}
+    table = comparison_table(before, measured(1, 0, 1, 1))
+    assert list(table.columns[-1].cells) == ["+0.500 ± 0.919"]

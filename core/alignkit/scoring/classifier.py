@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
 from alignkit.contract import Example, LoadedModel, Scores
@@ -38,16 +38,7 @@ class ClassifierPolicy:
         self.meeting: Meeting | None = None
 
     def score(
-        self,
-        examples: Sequence[Example],
-        *,
-        prompt: bool = False,
-        grad: bool = True,
-        values: bool = False,
-        entropy: bool | Literal["grad"] = False,
-        temperature: float = 1.0,
-        reference: bool = False,
-        distributions: Any = None,
+        self, examples: Sequence[Example], *, grad: bool = True, temperature: float = 1.0, **wanted: Any
     ) -> Scores:
         """Return the reward of every completion in place of log-probabilities, ``[S]``."""
         import torch
@@ -56,7 +47,7 @@ class ClassifierPolicy:
         from alignkit.scoring.masks import unread_masks
         from alignkit.scoring.padding import pad_rows
 
-        if prompt or values or entropy or reference or distributions:
+        if any(wanted.values()):
             raise NotImplementedError("a reward model returns rewards only: no scores of tokens")
         rows = [[*example.prompt, *completion] for example in examples for completion in example.completions]
         if not rows:

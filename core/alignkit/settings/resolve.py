@@ -138,6 +138,8 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
     ordered = [*defaults, *given[: max(others, default=0)], preset, *given[max(others, default=0) :]]
     for layer in ordered:
         _use_aliases(layer, method_type.settings_type)
+    if evaluation := registry.provided("align.callbacks", "default-evaluation"):
+        ordered.insert(0, from_dotted(evaluation(merge(ordered).values), "default of methods with a reward"))
     merged = merge(drop_conflicting_lengths(ordered))
     config = validate(RunConfig, merged.values, merged)
     arguments = check_train(config.train, merged, own_trainer=hasattr(method_type, "align_build_trainer"))

@@ -43,7 +43,7 @@ class Plot:
 
 
 PLOTS = (
-    Plot("loss", "Loss and its terms", "loss (nats)", {"loss": "loss", "loss/*": ""}),
+    Plot("loss", "Loss and its terms", "loss", {"loss": "loss", "loss/*": ""}),
     Plot(
         "rewards",
         "Implicit rewards",
