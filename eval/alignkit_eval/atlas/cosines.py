@@ -31,6 +31,15 @@ class _OneForward:
         self.leaf = scores.logps.detach().requires_grad_()
         self.prompt_leaf = scores.prompt_logps.detach().requires_grad_()
 
+    def unpaired(self) -> _OneForward:
+        """Return the policy of the same answers as rows of their own, good and bad ones in turn; their prompts are not scored."""
+        rows = [
+            replace(pair.narrow(k), fields={**pair.fields, "label": k == 0}) for pair in self.examples for k in (0, 1)
+        ]
+        made = _OneForward(self.model, rows, replace(self.scores, rows=len(rows)))
+        made.leaf, made.prompt_leaf = self.leaf, self.prompt_leaf
+        return made
+
     def score(self, examples: Sequence[Example], *, grad: bool = True, **wanted: Any) -> Scores:
         if list(examples) != list(self.examples):
             raise ValueError("an objective of the atlas scores other rows than the batch's")
@@ -39,7 +48,10 @@ class _OneForward:
 
 
 class _OneStep:
-    """The rollouts of one process, as methods with statistics over the whole step use them."""
+    """The rollouts of one process, as methods with statistics over the whole step use them.
+
+    The policy is the reference, so that the log-ratios of other rows, which the estimate of a KL scores, are 0 as well.
+    """
 
     training = True
 
@@ -47,7 +59,13 @@ class _OneStep:
         self.policy = policy
 
     def score(self, batch: Batch, **wanted: Any) -> Scores:
-        return self.policy.score(batch.examples, grad=False)
+        return self.policy.score(self.policy.examples, grad=False)
+
+    def reference_weights(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return []
+
+    def total(self, *values: float | torch.Tensor) -> list[float]:
+        return [float(value) for value in values]
 
     def gather(self, values: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         return values, list(range(len(values)))
@@ -84,6 +102,9 @@ def cosines(configs: Sequence[RunConfig], rows: int = ROWS) -> Cosines:
 def _slopes(plan: RunPlan, policy: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the derivative of a method's loss by the log-probabilities of completions and prompts."""
     session = plan.session
+    if session.method.rows == "unpaired":
+        policy = policy.unpaired()
+        batch = Batch(policy.examples).with_column("reference", _by_row(policy.scores, policy.examples))
     step: Any = _OneStep(policy) if session.method.whole_step else None
     prepared = session.prepare_batch(policy, batch, 0.0, step)
     terms = session.compute_loss(policy, prepared, 0.0).terms

@@ -66,6 +66,32 @@ _VARIANTS = (
         "1",
     ),
     Objective(
+        "tr_dpo",
+        {"name": "dpo", "loss": "sigmoid", "reference_update_every": 64, "reference_mix": 0.6},
+        "DPO whose reference is moved towards the policy every 64 steps.",
+        "Gorbatovski et al. 2024, Learn Your Reference Model, https://arxiv.org/abs/2404.09656",
+    ),
+    Objective(
+        "listwise_dpo",
+        {"name": "listwise-dpo"},
+        "The likelihood of the whole ranking of the answers to a prompt; on pairs it is DPO.",
+        "Rafailov et al. 2023, Direct Preference Optimization, https://arxiv.org/abs/2305.18290, appendix A.3",
+    ),
+    Objective(
+        "kto_unpaired",
+        {"name": "kto", "loss": "kto"},
+        "Good and bad answers each against an estimate of the KL by answers to other prompts.",
+        "Ethayarajh et al. 2024, KTO, https://arxiv.org/abs/2402.01306",
+        "8",
+    ),
+    Objective(
+        "apo_zero_unpaired",
+        {"name": "kto", "loss": "apo_zero_unpaired"},
+        "APO-zero on good and bad answers that are not pairs.",
+        "D'Oosterlinck et al. 2024, Anchored Preference Optimization, https://arxiv.org/abs/2408.06266",
+        "7",
+    ),
+    Objective(
         "orpo_1",
         {"name": "orpo", "lambda": 1.0},
         "ORPO with ten times the weight of the odds ratio.",
