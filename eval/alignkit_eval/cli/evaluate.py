@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     "--suite", "suites", metavar="NAME[,NAME]", default="prefs,perplexity", show_default=True, help="Suites to run."
 )
 @click.option("--data", metavar="D", help="Rows to evaluate on, in place of each target's own data.")
-@click.option("--tasks", metavar="A,B", help="lm-eval tasks; without --suite, only lm-eval is run.")
+@click.option(
+    "--tasks", metavar="A,B", help="lm-eval tasks by name or file (.yaml); without --suite, only lm-eval is run."
+)
 @click.option("--include-path", metavar="DIR", help="Directory of additional lm-eval task files.")
 @click.option(
     "--output",

@@ -42,16 +42,30 @@ TASKS = Path(__file__).parents[1] / "tasks"
 _RESULTS = ("samples", "results", "groups", "higher_is_better")
 """Parts of lm-eval's results that are used."""
 
+_OPTIONS = ("system_instruction", "fewshot_as_multiturn", "gen_kwargs")
+"""Settings that lm-eval has a default of its own for."""
+
 
 class HarnessSettings(Settings):
     """Settings of the lm-eval suite."""
 
-    tasks: Words | None = Field(None, description="names of tasks or task groups")
+    tasks: Words | None = Field(None, description="names of tasks or task groups, or task files (.yaml)")
     include_path: str | None = Field(None, description="directory of additional task files")
     limit: int | None = Field(None, ge=1, description="maximum number of documents per task")
     num_fewshot: int | None = Field(None, ge=0, description="few-shot examples in the prompt (default: the task's own)")
     batch_size: int = Field(16, ge=1, description="requests per forward pass")
     apply_chat_template: bool = Field(False, description="apply the model's chat template to the prompts")
+    system_instruction: str | None = Field(
+        None, description="text before every prompt, as the system's turn of a template"
+    )
+    fewshot_as_multiturn: bool | None = Field(
+        None,
+        description="few-shot examples are turns of the conversation (with apply_chat_template; lm-eval's default: true)",
+    )
+    gen_kwargs: dict[str, Any] | str | None = Field(
+        None,
+        description="settings of generation in place of the tasks' own: max_gen_toks=64,temperature=0.7,do_sample=true",
+    )
     resamples: int = Field(
         200,
         ge=0,
@@ -69,9 +83,17 @@ class HarnessSuite(Suite[HarnessSettings]):
         super().__init__(settings)
         if settings.include_path is not None and not Path(settings.include_path).is_dir():
             raise ConfigError(f"lm-eval: there is no task directory {settings.include_path}")
+        if settings.fewshot_as_multiturn is not None and not settings.apply_chat_template:
+            raise ConfigError(
+                "eval.settings.lm-eval.fewshot_as_multiturn has no effect without apply_chat_template: true"
+            )
         if settings.include_path is not None:  # task files call functions, and their templates can
             files = [*Path(settings.include_path).rglob("*.py"), *Path(settings.include_path).rglob("*.y*ml")]
             trust.require(settings.include_path, sorted(files))
+        for name in filter(_is_file, settings.tasks or ()):
+            if not Path(name).is_file():
+                raise ConfigError(f"lm-eval: there is no task file {name}")
+            trust.require(name, sorted([Path(name), *Path(name).parent.glob("*.py")]))
 
     def content(self, target: Target) -> str:
         """Return a digest of the tasks' configurations and documents, those of few-shot examples included."""
@@ -136,7 +158,11 @@ class HarnessSuite(Suite[HarnessSettings]):
         with undisturbed(), _quiet():
             manager = self._manager(names)
             try:
-                return manager, manager.load(list(names))["tasks"]
+                tasks = manager.load([_spec(name) for name in names])["tasks"]
+                self._require_generation(tasks)
+                return manager, tasks
+            except AlignError:
+                raise
             except Exception as error:
                 hint = (
                     ""
@@ -144,6 +170,11 @@ class HarnessSuite(Suite[HarnessSettings]):
                     else " (a stock task needs its data set on disk or access to the hub)"
                 )
                 raise DataError(f"lm-eval cannot load {', '.join(names)}: {_cause(error)}{hint}") from error
+
+    def _require_generation(self, tasks: Mapping[str, Any]) -> None:
+        """Raise where no task generates text, so that ``gen_kwargs`` would have no effect."""
+        if self.settings.gen_kwargs and all(task.OUTPUT_TYPE != "generate_until" for task in tasks.values()):
+            raise ConfigError(f"eval.settings.lm-eval.gen_kwargs has no effect: {', '.join(tasks)} generate no text")
 
     def _without_examples(self, tasks: Mapping[str, Any]) -> list[str]:
         """Return a note on tasks that ``num_fewshot`` does not change, because they ask for no examples themselves."""
@@ -160,6 +191,7 @@ class HarnessSuite(Suite[HarnessSettings]):
 
         paths = [str(TASKS)] + ([self.settings.include_path] if self.settings.include_path else [])
         manager = TaskManager(include_defaults=False, include_path=paths)
+        names = [name for name in names if not _is_file(name)]
         if all(name in manager.all_tasks for name in names):
             return manager
         manager = TaskManager(include_path=paths)
@@ -180,11 +212,12 @@ class HarnessSuite(Suite[HarnessSettings]):
         try:
             found: dict[str, Any] | None = simple_evaluate(
                 model=model,
-                tasks=list(settings.tasks or ()),
+                tasks=[_spec(name) for name in settings.tasks or ()],
                 task_manager=manager,
                 num_fewshot=settings.num_fewshot,
                 limit=settings.limit,
                 apply_chat_template=settings.apply_chat_template,
+                **{name: value for name in _OPTIONS if (value := getattr(settings, name)) is not None},
                 log_samples=True,
                 bootstrap_iters=0,
             )
@@ -200,6 +233,15 @@ class HarnessSuite(Suite[HarnessSettings]):
 
 
 # ------------------------------------------------------------------------------------------------- results
+
+
+def _is_file(name: str) -> bool:
+    """Whether a task is named by its file."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def _spec(name: str) -> str:
+    return str(Path(name).absolute()) if _is_file(name) else name
 
 
 def _reported(results: Mapping[str, Any]) -> dict[str, float]:

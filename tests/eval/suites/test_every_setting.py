@@ -71,6 +71,9 @@ ROWS: dict[str, dict[str, Row]] = {
         "num_fewshot": Row(1, "refused", TASK),
         "batch_size": Row(1, "forwards", TASK),
         "apply_chat_template": Row(True, "metrics", TASK),
+        "system_instruction": Row("no no no", "items", TASK),
+        "fewshot_as_multiturn": Row(False, "refused", TASK),
+        "gen_kwargs": Row("temperature=1", "refused", TASK),
         "resamples": Row(0, "metrics", {**TASK, "tasks": "own_choices", "include_path": "tasks"}),
     },
 }

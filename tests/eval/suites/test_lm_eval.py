@@ -55,6 +55,36 @@ def tasks(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_task_by_its_file_and_settings_of_generation(demo: Target, tasks: Path) -> None:
+    file = tasks / "own_answers.yaml"
+    known = run(demo, "own_answers", include_path=str(tasks))
+    named = run(demo, str(file))
+    assert (named.metrics, named.items) == (known.metrics, known.items)
+    longer = run(demo, str(file), gen_kwargs="max_gen_toks=12,until=!")
+    assert max(len(answer) for item in longer.items for answer in item["answers"]) > max(
+        len(answer) for item in named.items for answer in item["answers"]
+    )
+    told = run(demo, str(file), system_instruction="be brief")
+    assert [item["prompt"] for item in told.items] == [f"be brief{item['prompt']}" for item in named.items]
+    for broken, message in (
+        (tasks / "none.yaml", f"there is no task file {tasks / 'none.yaml'}"),
+        (tasks / "broken.yaml", "lm-eval cannot load"),
+    ):
+        (tasks / "broken.yaml").write_text("task: [\n")
+        with pytest.raises((ConfigError, DataError), match=message):
+            run(demo, str(broken))
+
+
+def test_the_code_of_a_task_file_runs_only_when_it_is_trusted(tmp_path: Path, tasks: Path) -> None:
+    (tasks / "own.py").write_text("def choices(doc): return ['a', 'b']\n")
+    (tasks / "run.yaml").write_text(
+        f"method: sft\neval: {{suites: [lm-eval], settings: {{lm-eval: {{tasks: {tasks}/own_answers.yaml}}}}}}\n"
+    )
+    done = align("run", tasks / "run.yaml", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"runs {tasks}/own_answers.yaml" in done.stderr.replace("\n", "")
+
+
 def test_our_scorer_and_theirs_agree(demo: Target) -> None:
     """On the same token ids, without the end token, which lm-eval does not score."""
     from lm_eval.models.huggingface import HFLM
