@@ -17,12 +17,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from alignkit import Estimate
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 Floats: TypeAlias = NDArray[np.float64]
 
 LEVEL = 0.95
 """Coverage of every interval in this module."""
+
+_Z = float(special.ndtri((1 + LEVEL) / 2))
 
 _ROUNDING = 1e-12
 """Standard errors below this are rounding errors of residuals that cancel."""
@@ -40,7 +42,7 @@ class RatioFit(NamedTuple):
         """Half the width of the t interval; infinite for a single cluster."""
         if self.standard_error is None:
             return math.inf
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.clusters - 1)) * self.standard_error
+        return quantile((1 + LEVEL) / 2, self.clusters - 1) * self.standard_error
 
 
 class Effect(NamedTuple):
@@ -83,9 +85,14 @@ def cluster_codes(clusters: Sequence[Hashable]) -> tuple[NDArray[np.intp], int]:
     return np.fromiter(map(codes.__getitem__, clusters), np.intp, len(clusters)), len(codes)
 
 
+def cluster_sums(values: Floats, codes: NDArray[np.intp], count: int) -> Floats:
+    """Return the sums of ``values [n]`` within clusters, ``[C]``."""
+    return np.bincount(codes, weights=values, minlength=count).astype(np.float64)
+
+
 def clustered_variance(influence: Floats, codes: NDArray[np.intp], count: int) -> float:
     """Return ``C / (C - 1) sum_c (sum_{i in c} phi_i)^2`` of the items' influence ``phi [n]``, for two or more clusters."""
-    by_cluster = np.bincount(codes, weights=influence, minlength=count)  # (C,)
+    by_cluster = cluster_sums(influence, codes, count)
     return count / (count - 1) * float(by_cluster @ by_cluster)
 
 
@@ -127,29 +134,53 @@ def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
 
 
 def clustered_proportion(credits: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
-    """Return the mean of credits in [0, 1] with an interval inside [0, 1] that never has zero width.
+    """Return the mean of scores in [0, 1] with :func:`bounded_estimate`'s interval, which never has zero width.
 
-    This is the clustered t interval where it lies inside [0, 1]. Where it would cross 0 or 1, or has zero width because
-    all clusters have the same value (an accuracy of 1.0), it is Wilson's score interval at the effective sample size
-    ``p (1 - p) / se^2``, at most n, and with zero standard error at one trial per cluster.
-
-    Source: Wilson 1927; effective sample size as in Korn and Graubard 1998, Survey Methodology 24(2).
+    Items of 0 and 1 count as at most one trial each, and as one where each is its own cluster: Wilson's interval as it is.
     """
     a = np.asarray(credits, dtype=np.float64)
     if len(a) and not (a.min() >= 0 and a.max() <= 1):
         raise ValueError("credits must lie in [0, 1]")
     fit = fit_ratio(a, np.ones_like(a), clusters)
-    p, se, half = fit.value, fit.standard_error, fit.half_width
-    return Estimate(p) if se is None else inside_unit(Estimate(p, p - half, p + half), se, len(a), fit.clusters)
+    if fit.standard_error is None:
+        return Estimate(fit.value)
+    plain = bool(np.isin(a, (0, 1)).all())
+    if plain and fit.clusters == len(a):
+        return Estimate(fit.value, *wilson(fit.value, len(a)))
+    most = len(a) if plain else math.inf
+    return Estimate(*bounded_estimate(fit.value, fit.standard_error, fit.clusters - 1, fit.clusters, most=most))
 
 
-def inside_unit(estimate: Estimate, error: float, items: int, clusters: int) -> Estimate:
-    """Return a t interval of a proportion, or Wilson's where it has no width or leaves [0, 1]; see :func:`clustered_proportion`."""
-    p, low, high = estimate.value, estimate.low, estimate.high
-    if error > _ROUNDING and low is not None and high is not None and low >= 0 and high <= 1:
-        return estimate
-    trials = min(float(items), p * (1 - p) / error**2) if error > _ROUNDING else float(clusters)
-    return Estimate(p, *wilson(p, trials))
+def bounded_estimate(
+    value: float,
+    error: float,
+    freedom: float,
+    clusters: int,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    *,
+    most: float = math.inf,
+) -> tuple[float, float, float]:
+    """Return the value of a bounded score with Wilson's score interval at its effective sample size, inside the bounds.
+
+    With p and its standard error on the scale from 0 to 1, the effective sample size is ``p (1 - p) / se^2 * (z / t)^2``, with
+    the quantile of Student's t for the error's degrees of freedom, and at most ``most``. Where all clusters have the same
+    value (an accuracy of 1.0), it is the number of clusters.
+
+    Source: Wilson 1927; Korn and Graubard 1998, Survey Methodology 24(2); for few items it is as good as a beta-binomial
+    interval (Bowyer et al. 2025, arXiv:2503.01747).
+    """
+    low, width = bounds[0], bounds[1] - bounds[0]
+    p, se = min(1.0, max(0.0, (value - low) / width)), error / width
+    trials = float(clusters)
+    if se > _ROUNDING and 0 < p < 1:
+        trials = min(most, p * (1 - p) / se**2 * (_Z / quantile((1 + LEVEL) / 2, freedom)) ** 2)
+    lower, upper = wilson(p, trials)
+    return value, low + width * lower, low + width * upper
+
+
+def quantile(probability: float, freedom: float) -> float:
+    """Return a quantile of Student's t."""
+    return float(special.stdtrit(freedom, probability))
 
 
 def nonnegative(estimate: Estimate) -> Estimate:
@@ -189,7 +220,7 @@ def wilson(proportion: float, trials: float) -> tuple[float, float]:
 
     Source: Wilson 1927, Journal of the American Statistical Association 22(158).
     """
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    z = _Z
     shrink = 1 + z * z / trials
     centre = (proportion + z * z / (2 * trials)) / shrink
     half = z * math.sqrt(proportion * (1 - proportion) / trials + z * z / (4 * trials**2)) / shrink

@@ -98,9 +98,23 @@ def test_ties_alone_do_not_give_an_interval_without_width() -> None:
     assert got.low < 0.4 < 0.6 < got.high
 
 
-def test_a_proportion_away_from_the_ends_gets_the_clustered_t_interval() -> None:
-    credits, clusters = [1.0, 0.0] * 30 + [0.5] * 5, [i // 3 for i in range(65)]
-    assert clustered_proportion(credits, clusters) == clustered_mean(credits, clusters)
+def test_independent_credits_get_wilsons_interval_and_clusters_that_of_the_effective_size() -> None:
+    credits = [1.0] * 7 + [0.0] * 43
+    assert clustered_proportion(credits, range(50)) == (7 / 50, *wilson(7 / 50, 50))
+    # Every item twice, in one cluster: 50 trials, less what the estimated variance costs.
+    got = clustered_proportion([c for c in credits for _ in (0, 1)], [i // 2 for i in range(100)])
+    trials = 49 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 49)) ** 2
+    assert got == pytest.approx((7 / 50, *wilson(7 / 50, trials)))
+
+
+def test_a_bounded_score_with_little_spread_has_a_short_interval_inside_its_bounds() -> None:
+    scores = [0.45, 0.55] * 50
+    got, t = clustered_proportion(scores, range(100)), clustered_mean(scores, range(100))
+    assert got.low == pytest.approx(t.low, abs=1e-3)
+    near = clustered_proportion([0.0] * 9 + [0.2], range(10))
+    assert near.low is not None
+    assert 0 <= near.low < 0.02 < near.high <= 1  # type: ignore[operator]
+    assert clustered_mean([0.0] * 9 + [0.2], range(10)).low < 0  # type: ignore[operator]
 
 
 def test_no_flawed_score_looks_surer_than_a_perfect_one() -> None:

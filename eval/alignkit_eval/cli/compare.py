@@ -135,6 +135,8 @@ def show(comparison: Comparison, console: Console | None = None, *, all_pairs: b
     console.info(comparison.verdict)
     console.table(terminal_table(tables.arms(comparison), {"seeds"}, stacked=True))
     console.table(terminal_table(tables.contrasts(comparison), {"items in clusters", "verdict"}))
+    if models := tables.of_models(comparison):
+        console.table(terminal_table(models, {"difference", "verdict"}))
     if all_pairs:
         console.table(terminal_table(tables.pairs(comparison)))
         for arm, letters in comparison.letters.items():

@@ -9,9 +9,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from alignkit import Contrast, Estimate
 from alignkit.errors import ConfigError
-from scipy.stats import norm
 
 from alignkit_eval.comparison.arms import START, Group, group, mean_cost, read_run
 from alignkit_eval.comparison.folds import join_folds, start_of
@@ -23,15 +23,17 @@ from alignkit_eval.comparison.items import (
     provenance_notes,
     shared_items,
     source_notes,
+    step_of,
     weights_notes,
 )
 from alignkit_eval.comparison.letters import letters_of
-from alignkit_eval.comparison.paired import Difference, holm, judge, minus
+from alignkit_eval.comparison.notes import has_one_seed, is_trained, training_notes
+from alignkit_eval.comparison.paired import Difference, estimate_over_seeds, holm, judge, judge_draws, minus
 from alignkit_eval.comparison.peeking import peeking_notes
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.rules import Rules, described, recorded_rules
 from alignkit_eval.comparison.verdict import Judged, verdict_of
-from alignkit_eval.statistics import LEVEL, Effect, inside_unit, transformed
+from alignkit_eval.statistics import Effect, transformed
 
 _LARGEST = 300.0
 """Logarithms above this are treated as infinite: an interval end that reaches it is None."""
@@ -78,7 +80,7 @@ def compare(
         raise ConfigError("there is only one arm: the runs differ only in their seed; add a run to compare them with")
     notes = weights_notes(found) + source_notes(found)
     suites = common_suites(groups, notes)
-    notes += _notes(groups) + peeking_notes(groups)
+    notes += training_notes(groups) + peeking_notes(groups)
     others = [g for g in groups if g is not first]
     configs = [run.config for g in (first, *others) for run in g.runs if run.config]
     given = Rules(
@@ -94,7 +96,7 @@ def compare(
         [g.name for g in groups],
         contrasts,
         [*pairs, *table.contrasts(every, lambda c: c.guard)],
-        one_seed=[g.name for g in groups if _one_seed(g)],
+        one_seed=[g.name for g in groups if has_one_seed(g)],
     )
     return Comparison(
         baseline=first.name,
@@ -133,30 +135,40 @@ class _Table:
         self, pairs: Iterable[tuple[Group, Group]], which: Callable[[Contrast], bool] = lambda contrast: True
     ) -> list[Judged]:
         """Return the contrasts of every (arm, baseline), with p corrected over all of these."""
-        found = [
-            Judged(baseline.name, self._contrast(arm, baseline, suite, contrast))
+        chosen = [
+            (arm, baseline, suite, contrast)
             for arm, baseline in pairs
             for suite, contrasts in self.suites.items()
             for contrast in contrasts
             if which(contrast)
         ]
-        different, equivalent = holm([r.p for _, r in found]), holm([r.p_equivalent for _, r in found])
-        return [
-            Judged(base, replace(result, p_holm=p, p_equivalent_holm=q))
-            for (base, result), p, q in zip(found, different, equivalent, strict=True)
-        ]
+        found = [self._contrast(*about, tests=max(1, len(chosen))) for about in chosen]
+        models = iter(_corrected([result.models for result in found if result.models]))
+        whole = [replace(result, models=next(models)) if result.models else result for result in _corrected(found)]
+        return [Judged(result.baseline, result) for result in whole]
 
-    def _contrast(self, arm: Group, baseline: Group, suite: str, contrast: Contrast) -> ContrastResult:
+    def _contrast(self, arm: Group, baseline: Group, suite: str, contrast: Contrast, *, tests: int) -> ContrastResult:
         mine = self.values[arm.name, suite, contrast.metric]
         theirs = self.values[baseline.name, suite, contrast.metric]
         rows, base_rows = self._paired_seeds(arm, mine, baseline, theirs)
         margin = contrast.margin
         within = math.log1p(margin) if margin is not None and contrast.log else margin
         paired = minus(_seeds_at(mine.effect, rows), _seeds_at(theirs.effect, base_rows))
-        difference = judge(paired, mine.clusters, within)
+        low, high = contrast.bounds
+        reach = math.inf if low is None or high is None else high - low
+        if mine.draws is not None and theirs.draws is not None:
+            draws = mine.draws[rows] - theirs.draws[base_rows]
+            usable = draws[:, np.isfinite(draws).all(0)]
+            count = len(set(mine.clusters))
+            difference = judge_draws(paired.seeds, usable, len(mine.clusters), count, within, tests=tests)
+        else:
+            step = step_of(mine, theirs)
+            difference = judge(paired, mine.clusters, within, tests=tests, step=step, reach=reach)
         if contrast.log:
             difference = _in_metric_unit(difference, _exp(float(theirs.effect.seeds[base_rows].mean())))
-        return ContrastResult(
+        about = difference._asdict()
+        models = about.pop("models")
+        result = ContrastResult(
             arm=arm.name,
             suite=suite,
             metric=contrast.metric,
@@ -166,15 +178,19 @@ class _Table:
             guard=contrast.guard,
             deciding=bool(contrast.verdict),
             margin=margin,
-            **difference._asdict(),
+            log=contrast.log,
+            **about,
+        )
+        return (
+            result if models is None else replace(result, models=replace(result, **models._asdict(), seeds_needed=None))
         )
 
     def _paired_seeds(self, arm: Group, mine: Values, baseline: Group, theirs: Values) -> tuple[list[int], list[int]]:
         """Return the positions of the paired seeds on either side: shared seeds, or else in order. What is left out is noted."""
         # A model without a training run has no seed and is compared with every seed of the other side.
-        if not _trained(baseline):
+        if not is_trained(baseline):
             return list(range(len(mine.seeds))), [0] * len(mine.seeds)
-        if not _trained(arm):
+        if not is_trained(arm):
             return [0] * len(theirs.seeds), list(range(len(theirs.seeds)))
         shared = [seed for seed in mine.seeds if seed in theirs.seeds]
         between = f"{arm.name} and {baseline.name}"
@@ -208,12 +224,20 @@ class _Table:
 
     def _over_seeds(self, g: Group, suite: str, contrast: Contrast) -> Estimate:
         values = self.values[g.name, suite, contrast.metric]
-        found = judge(values.effect, values.clusters)
-        estimate = Estimate(found.diff, found.low, found.high)
-        if values.proportion and found.clusters > 1:
-            width = 0.0 if found.low is None or found.high is None else found.high - found.low
-            return inside_unit(estimate, width / 2 / float(norm.ppf((1 + LEVEL) / 2)), found.n, found.clusters)
+        if values.draws is not None:
+            found = judge_draws(values.effect.seeds, values.draws, len(values.clusters), len(set(values.clusters)))
+            return Estimate(found.diff, found.low, found.high)
+        estimate = Estimate(*estimate_over_seeds(values.effect, values.clusters, contrast.bounds))
         return transformed(estimate, _exp) if contrast.log else estimate
+
+
+def _corrected(found: Sequence[ContrastResult]) -> list[ContrastResult]:
+    """Return results with p corrected over them."""
+    different, equivalent = holm([r.p for r in found]), holm([r.p_equivalent for r in found])
+    return [
+        replace(result, p_holm=p, p_equivalent_holm=q)
+        for result, p, q in zip(found, different, equivalent, strict=True)
+    ]
 
 
 def _seeds_at(whole: Effect, rows: list[int]) -> Effect:
@@ -230,67 +254,11 @@ def _in_metric_unit(difference: Difference, level: float) -> Difference:
     def unit(x: float | None) -> float | None:
         return None if x is None or x > _LARGEST else level * math.expm1(x)
 
-    return difference._replace(
-        diff=level * math.expm1(min(difference.diff, _LARGEST)),
-        low=unit(difference.low),
-        high=unit(difference.high),
-        detectable=unit(difference.detectable),
-    )
+    def ends(answer: Any) -> Any:
+        return answer._replace(**{key: unit(getattr(answer, key)) for key in ("low", "high", "detectable")})
 
-
-# --------------------------------------------------------------------------------------------- notes
-
-
-def _notes(groups: Sequence[Group]) -> list[str]:
-    """Return notes on how the arms were trained and how they are compared."""
-    notes = []
-    if any(map(_one_seed, groups)):
-        notes.append("for an arm with one seed, intervals and p do not cover the variation between seeds")
-    folds = max(len(run.folds) for g in groups for run in g.runs)
-    if folds:
-        notes.append(
-            f"every item is scored by the model of the fold that did not train on it ({folds} folds; they share training rows, "
-            "so training noise is counted once per seed)"
-        )
-    notes += [
-        f"{run.path}: settings were changed during the run ({run.settings['changes']})"
-        for group in groups
-        for run in group.runs
-        if "changes" in run.settings
-    ]
-    notes += _different_training(groups)
-    seen: dict[tuple[str | None, str], Any] = {}
-    for run in (g.runs[0] for g in groups if _trained(g)):
-        for key, value in run.conventions.items():
-            first = seen.setdefault((run.method, key), value)
-            if first != value and key in ("convention", "nll_scope", "nll_reduction"):
-                notes.append(f"the arms of {run.method} use different loss conventions: {key} is {first} and {value}")
-    return notes
-
-
-def _different_training(groups: Sequence[Group]) -> list[str]:
-    """Return a note on training settings, other than the methods' own, that differ between methods."""
-    values: dict[str, dict[str, list[Any]]] = {}  # key -> methods -> the arms' values
-    for g in groups:
-        for key, value in g.runs[0].settings.items() if _trained(g) else ():
-            if not key.startswith(("method.", "start.", "model.name")):
-                found = values.setdefault(key, {}).setdefault(str(g.runs[0].label), [])
-                found += [] if value in found else [value]
-    differences = [
-        f"{key} is {', '.join(' or '.join(map(str, found)) + f' ({label})' for label, found in by_label.items())}"
-        for key, by_label in sorted(values.items())
-        if any(found != next(iter(by_label.values())) for found in by_label.values())
-    ]
-    return [f"the methods were trained with different settings: {'; '.join(differences)}"] if differences else []
-
-
-def _trained(g: Group) -> bool:
-    """Whether a group consists of training runs, not of a model evaluated on its own."""
-    return g.runs[0].method is not None
-
-
-def _one_seed(g: Group) -> bool:
-    return _trained(g) and len(g.runs) == 1
+    diff = level * math.expm1(min(difference.diff, _LARGEST))
+    return ends(difference)._replace(diff=diff, models=difference.models and ends(difference.models))  # type: ignore[no-any-return]
 
 
 def _common_settings(groups: Sequence[Group]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,10 @@ from alignkit import Contrast, SuiteResult
 from alignkit.errors import ConfigError
 
 from alignkit_eval.comparison.arms import Group, RunResult, grouped
-from alignkit_eval.statistics import Effect, effect
+from alignkit_eval.statistics import Effect, Floats, effect
+
+_FEW = 10
+"""Most values of a score that is treated as one with few values."""
 
 
 class Values(NamedTuple):
@@ -21,8 +25,10 @@ class Values(NamedTuple):
     seeds: tuple[int, ...]
     effect: Effect
     clusters: list[str]
-    proportion: bool
-    """Whether the contrast is a mean of numbers in [0, 1]."""
+    distinct: tuple[float, ...] = ()
+    """The values of a score that has few, else empty."""
+    draws: Floats | None = None
+    """For a statistic that is no mean: its values on bootstrap draws, ``[K, B]``; the effect's influence is then zero."""
 
 
 def common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
@@ -192,8 +198,10 @@ def item_values(g: Group, suite: str, contrast: Contrast, clusters: Mapping[str,
     counted = {str(item["id"]) for item in g.runs[0].results[suite].items if _counts(item, contrast)}
     names = [name for name in clusters if name in counted]
     numerators, denominators = [], []
-    for run in g.runs:
-        of = {str(item["id"]): item for item in run.results[suite].items}
+    items = [{str(item["id"]): item for item in run.results[suite].items} for run in g.runs]
+    if contrast.denominator is not None:  # an item without any share, such as a pair that is not its group's first
+        names = [n for n in names if any(of[n].get(contrast.denominator) != 0 for of in items)] or names
+    for run, of in zip(g.runs, items, strict=True):
         rows = [of[name] for name in names]
         numerators.append([_number(run, suite, item, contrast.numerator) for item in rows])
         if contrast.denominator is not None:
@@ -204,9 +212,18 @@ def item_values(g: Group, suite: str, contrast: Contrast, clusters: Mapping[str,
         raise ConfigError(
             f"suite {suite} of {g.runs[0].path}: {contrast.metric} cannot be compared: {error}"
         ) from error
-    a, b = np.array(numerators), np.array(denominators or np.ones_like(numerators))
-    proportion = bool((np.isin(b, (0, 1)) & (a >= 0) & (a <= b)).all())
-    return Values(tuple(run.seed for run in g.runs), found, [clusters[name] for name in names], proportion)
+    distinct = np.unique(numerators) if np.isin(denominators or 1.0, (0, 1)).all() else np.empty(0)
+    few = tuple(distinct.tolist()) if len(distinct) <= _FEW else ()
+    return Values(tuple(run.seed for run in g.runs), found, [clusters[name] for name in names], few)
+
+
+def step_of(*arms: Values) -> float:
+    """Return by how much the score of one item changes, for scores with few values: 1 for credits; 0 for other scores."""
+    values = sorted({value for arm in arms for value in arm.distinct})
+    if not all(arm.distinct for arm in arms) or len(values) > _FEW:
+        return 0.0
+    gaps = [b - a for a, b in pairwise(values)]
+    return 1.0 if {*values} <= {0.0, 0.5, 1.0} else min(gaps, default=0.0)
 
 
 def _counts(item: Mapping[str, Any], contrast: Contrast) -> bool:

@@ -1,4 +1,4 @@
-r"""The difference between two arms on the same items: interval, p, and minimum detectable difference.
+r"""The difference between two arms on the same items: interval, p, and minimum detectable difference, for two questions.
 
 Every metric is a ratio of sums over items, ``theta = sum(a) / sum(b)`` (``b = 1`` for a mean). Linearised, each item has the
 influence ``phi_i = (a_i - theta b_i) / sum(b)``; the influence on the paired difference of two arms is the difference of
@@ -8,19 +8,23 @@ their influences. The variance has two sources, the sample of items and the seed
     V_items = C / (C - 1) sum_c (sum_{i in c} mean_k phi_ik)^2   clusters c of items (Miller 2024, arXiv:2411.00640)
     V_seeds = s^2(delta_k) / K                                   0 where K = 1
 
-With two or more seeds, ``t = delta / sqrt(V_items + V_seeds)`` has Satterthwaite's degrees of freedom,
-``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2 / (K - 1))``, but at most ``4 (K - 1)``: with few seeds ``V_seeds`` is
-often far too small by chance, and t would then have the many degrees of freedom of the items (without this bound, two seeds
-that are three times as noisy as the items reject a true null hypothesis in 9 % of trials). Item noise that differs between
-seeds is in both terms, so the test is conservative where seeds vary little. Where the seeds' variance is more than about four
-times the items', two or three seeds still reject too often.
+**About these trained models** (the seeds are fixed, the items are a sample): sign flips of whole clusters give p and the interval
+that holds what they do not reject (:mod:`alignkit_eval.comparison.flips`). With one seed this is the only question that can be
+answered.
 
-With one seed, the interval is a clustered t interval and p is that of a permutation test that flips the signs of whole
-clusters; both are conditional on that seed. Where all clusters and seeds have exactly the same difference, t is undefined,
-and the permutation test is used as well.
+**About the method** (the seeds are a sample too), with two or more: ``t = delta / sqrt(V_items + V_seeds)`` has Satterthwaite's
+degrees of freedom, ``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2 / (K - 1))``, but at most ``4 (K - 1)``: with few
+seeds ``V_seeds`` is often far too small by chance, and t would then have the many degrees of freedom of the items (without this
+bound, two seeds that are three times as noisy as the items reject a true null hypothesis in 9 % of trials). Item noise that
+differs between seeds is in both terms, so the test is conservative where seeds vary little. Where the seeds' variance is more
+than about four times the items', two or three seeds still reject too often.
 
 Two arms are *equivalent* within a margin m if delta <= -m and delta >= m are both rejected, each by a one-sided t test at the
 same standard error and degrees of freedom: p is the larger of the two (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15).
+
+Scores with few values (credits of 0 and 1) can be equal on all items by chance. A difference delta then takes at least a share
+``|delta| / step`` of items that change by ``step``, and the variance of their sum: intervals hold Wilson's interval of that share,
+and the tests of equivalence use at least that variance.
 
 Shapes: ``K`` seeds, ``n`` items, ``C`` clusters.
 """
@@ -28,38 +32,57 @@ Shapes: ``K`` seeds, ``n`` items, ``C`` clusters.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-from alignkit_eval.statistics import LEVEL, Effect, Floats, cluster_codes, clustered_variance
+from alignkit_eval.comparison.flips import EXACT, detectable_errors, sign_flips, smallest_p
+from alignkit_eval.statistics import (
+    LEVEL,
+    Effect,
+    Floats,
+    bounded_estimate,
+    cluster_codes,
+    cluster_sums,
+    clustered_variance,
+    quantile,
+    wilson,
+)
 from alignkit_eval.statistics import effect as effect
 
 POWER = 0.8
 """Power at which the minimum detectable difference is given."""
 
-_EXACT = 12
-"""Up to this many clusters, all 2^C sign flips are evaluated."""
-
-_FLIPS = 20_000
-"""Random sign flips where there are more clusters."""
-
 _FREEDOM_PER_SEED = 4
 """Upper bound on the degrees of freedom per seed after the first."""
 
-_BLOCK = 1_000_000
-"""Signs in memory at once, which bounds memory for any number of clusters."""
+_MOST_SEEDS = 100
+"""Largest number of seeds that is named as sufficient."""
 
 _ROUNDING = 1e-12
 """Standard errors below this are rounding errors."""
 
-_T_TEST, _FLIP_TEST = "t, Satterthwaite", "cluster sign-flip"
+METHOD_TEST, MODELS_TEST, DRAWS_TEST = "t, Satterthwaite", "cluster sign-flip", "t, cluster bootstrap"
+
+
+class Answer(NamedTuple):
+    """What is known of a difference as the answer to one question; None where it is undefined (one cluster)."""
+
+    low: float | None
+    high: float | None
+    p: float | None
+    detectable: float | None
+    test: str
+    p_equivalent: float | None = None
+    """p of the two one-sided tests; None without a margin."""
+    reachable: bool = True
+    """Whether any result could be significant after the correction."""
 
 
 class Difference(NamedTuple):
-    """A difference with its 95 % interval and p, None where they are undefined (one cluster)."""
+    """A difference with its 95 % interval and p: about the method with two or more seeds, else about the trained models."""
 
     diff: float
     low: float | None
@@ -71,7 +94,24 @@ class Difference(NamedTuple):
     seeds: int
     test: str
     p_equivalent: float | None = None
-    """p of the two one-sided tests; None without a margin."""
+    reachable: bool = True
+    models: Answer | None = None
+    """The answer about the trained models, where there are two or more seeds."""
+    seeds_needed: int | None = None
+    """Seeds that would show a difference of this size with 80 % power; None with one seed, or where more items are needed too."""
+
+
+class Asked(NamedTuple):
+    """What is asked of a difference."""
+
+    margin: float | None = None
+    """Difference that counts as none."""
+    tests: int = 1
+    """Number of tests that p is corrected for: the detectable difference is the first one's in Holm's order."""
+    step: float = 0.0
+    """Change of one item for scores with few values (1 for credits), 0 for others."""
+    reach: float = math.inf
+    """Largest possible difference, the distance of the metric's bounds."""
 
 
 def minus(arm: Effect, baseline: Effect) -> Effect:
@@ -79,75 +119,180 @@ def minus(arm: Effect, baseline: Effect) -> Effect:
     return Effect(arm.seeds - baseline.seeds, arm.influence - baseline.influence, (arm.share + baseline.share) / 2)
 
 
-def judge(difference: Effect, clusters: Sequence[Hashable], margin: float | None = None) -> Difference:
-    """Return the interval, p and minimum detectable difference of an effect, and p of equivalence within ``margin``.
+def judge(
+    difference: Effect,
+    clusters: Sequence[Hashable],
+    margin: float | None = None,
+    *,
+    tests: int = 1,
+    step: float = 0.0,
+    reach: float = math.inf,
+) -> Difference:
+    """Return the interval, p and minimum detectable difference of an effect; see :class:`Asked` for the arguments.
 
-    >>> judge(effect([[0.0, 0.0, 0.0]]), ["a", "b", "c"])[:4]  # all ties: no difference, with certainty
+    >>> judge(effect([[0.0, 0.0, 0.0]]), ["a", "b", "c"])[:4]  # all ties: no difference
     (0.0, 0.0, 0.0, 1.0)
     >>> judge(effect([[0.5, 0.5]]), ["a", "a"])[:4]  # the spread between clusters is unknown with one cluster
     (0.5, None, None, None)
     """
-    count, n = len(difference.seeds), difference.influence.shape[1]
+    count, n = difference.influence.shape
     codes, number = cluster_codes(clusters)
     if len(codes) != n:
         raise ValueError(f"{len(codes)} clusters for {n} items")
-    diff = float(difference.seeds.mean())
-    test = _T_TEST if count > 1 else _FLIP_TEST
+    diff, asked = float(difference.seeds.mean()), Asked(margin, tests, step, reach)
     if number == 1:
-        return Difference(diff, None, None, None, None, n, number, count, test)
-    error, freedom = _standard_error(difference, codes, number)
-    if error <= _ROUNDING:
-        equivalent = None if margin is None else float(abs(diff) >= margin)
-        if abs(diff) <= _ROUNDING:
-            return Difference(diff, diff, diff, 1.0, None, n, number, count, test, equivalent)
-        p = _sign_flip(difference, codes, number)
-        return Difference(diff, None, None, p, None, n, number, count, _FLIP_TEST, equivalent)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-    detectable = half + float(stats.t.ppf(POWER, freedom)) * error
-    p = float(2 * stats.t.sf(abs(diff) / error, freedom)) if count > 1 else _sign_flip(difference, codes, number)
-    equivalent = None if margin is None else float(stats.t.sf((margin - abs(diff)) / error, freedom))
-    return Difference(diff, diff - half, diff + half, p, detectable, n, number, count, test, equivalent)
-
-
-def _standard_error(difference: Effect, codes: np.ndarray, number: int) -> tuple[float, float]:
-    """Return the standard error over items and seeds, and its degrees of freedom."""
+        return Difference(diff, None, None, None, None, n, number, count, METHOD_TEST if count > 1 else MODELS_TEST)
     items = clustered_variance(difference.influence.mean(0), codes, number)
-    count = len(difference.seeds)
-    if count == 1:
-        return math.sqrt(items), number - 1
-    seeds = float(difference.seeds.var(ddof=1)) / count
-    total = items + seeds
-    if total <= 0:
-        return 0.0, number - 1
-    freedom = total**2 / (items**2 / (number - 1) + seeds**2 / (count - 1))
-    return math.sqrt(total), min(freedom, _FREEDOM_PER_SEED * (count - 1))
+    parts = difference.influence.mean(0) + diff * difference.share  # (n,), sums to the difference
+    sums, weights = cluster_sums(parts, codes, number), cluster_sums(difference.share, codes, number)
+    models = _of_models(sums, weights, items, asked)
+    return _answered(difference.seeds, items, number, n, models, float(weights @ weights), asked)
 
 
-def _sign_flip(difference: Effect, codes: np.ndarray, number: int) -> float:
-    """Return p of the permutation test: the share of cluster sign flips with a sum at least as large as the observed one.
+def judge_draws(
+    seeds: Floats, draws: Floats, n: int, clusters: int, margin: float | None = None, *, tests: int = 1
+) -> Difference:
+    """Return the same for a statistic that is no mean, from its differences ``[K]`` and those on bootstrap draws ``[K, B]``.
 
-    Under the null hypothesis, each cluster's contribution to the difference is symmetric around zero.
+    The variance over items is that of the draws, which are the same for both arms; t has C - 1 degrees of freedom.
     """
-    parts = difference.influence.mean(0) + difference.seeds.mean() * difference.share  # (n,), sums to the difference
-    sums = np.bincount(codes, weights=parts, minlength=number)  # (C,)
-    observed = abs(sums.sum()) - _ROUNDING
-    sums = np.sort(np.abs(sums))  # p must not depend on the order of the items, or on which arm is the baseline
-    if number <= _EXACT:
-        every = 1.0 - 2.0 * (np.arange(2**number)[:, None] >> np.arange(number) & 1)  # (2^C, C)
-        return float((np.abs(every @ sums) >= observed).mean())
-    reached = sum(np.count_nonzero(np.abs(signs @ sums) >= observed) for signs in _random_signs(number))
-    return float((reached + 1) / (_FLIPS + 1))
+    asked, diff = Asked(margin, tests), float(seeds.mean())
+    if clusters == 1 or draws.shape[1] < 2:
+        return Difference(diff, None, None, None, None, n, clusters, len(seeds), DRAWS_TEST)
+    items = float(draws.mean(0).var(ddof=1))
+    models = _by_t(diff, items, clusters - 1, 1 / clusters, asked, DRAWS_TEST)
+    return _answered(seeds, items, clusters, n, models, 1 / clusters, asked)
 
 
-def _random_signs(number: int) -> Iterator[Floats]:
-    """Yield blocks ``[rows, number]`` of random signs, :data:`_FLIPS` rows in total, the same on every call."""
-    draw = np.random.default_rng(0)
-    width = -(-number // 8)
-    rows = max(1, _BLOCK // number)
-    for first in range(0, _FLIPS, rows):
-        count = min(rows, _FLIPS - first)
-        packed = np.frombuffer(draw.bytes(count * width), dtype=np.uint8).reshape(count, width)
-        yield 1.0 - 2.0 * np.unpackbits(packed, axis=1, count=number).astype(np.float64)
+def _answered(
+    seeds: Floats, items: float, clusters: int, n: int, models: Answer, concentration: float, asked: Asked
+) -> Difference:
+    """Return the answer about the method where there are several seeds, with that about the trained models."""
+    diff, count = float(seeds.mean()), len(seeds)
+    spread = float(seeds.var(ddof=1)) if count > 1 else 0.0
+    if count == 1 or math.sqrt(items + spread / count) <= _ROUNDING:
+        return _difference(diff, models, n, clusters, count)
+    total, freedom = _total(items, spread, count, clusters)
+    method = _by_t(diff, total, freedom, concentration, asked, METHOD_TEST)
+    needed = seeds_needed(diff, items, spread, clusters, (1 - LEVEL) / asked.tests)
+    return _difference(diff, method, n, clusters, count)._replace(models=models, seeds_needed=needed)
+
+
+def _difference(diff: float, answer: Answer, n: int, clusters: int, seeds: int) -> Difference:
+    low, high, p, detectable, test, equivalent, reachable = answer
+    return Difference(diff, low, high, p, detectable, n, clusters, seeds, test, equivalent, reachable)
+
+
+def _total(items: float, spread: float, count: int, clusters: int) -> tuple[float, float]:
+    """Return the variance over items and seeds, and its degrees of freedom."""
+    seeds = spread / count
+    total = items + seeds
+    freedom = total**2 / (items**2 / (clusters - 1) + seeds**2 / (count - 1))
+    return total, min(freedom, _FREEDOM_PER_SEED * (count - 1))
+
+
+def _of_models(parts: Floats, weights: Floats, items: float, asked: Asked) -> Answer:
+    """Return the answer of the sign flips, from the clusters' contributions to the difference."""
+    clusters, diff, concentration = len(parts), float(parts.sum()), float(weights @ weights)
+    found, error = sign_flips(parts, weights), math.sqrt(items)
+    equivalent = _equivalence(diff, items, clusters - 1, concentration, asked)
+    reachable = smallest_p(clusters) * asked.tests < 1 - LEVEL
+    detectable = None
+    if error > _ROUNDING and reachable:
+        detectable = error * _detectable_errors(clusters, (1 - LEVEL) / asked.tests)
+    if error <= _ROUNDING and abs(diff) <= _ROUNDING:
+        found = found._replace(low=0.0, high=0.0)
+    low, high = _widened(diff, found.low, found.high, concentration, asked)
+    usable = detectable is not None and math.isfinite(detectable) and detectable <= asked.reach
+    return Answer(low, high, found.p, detectable if usable else None, MODELS_TEST, equivalent, reachable)
+
+
+def _detectable_errors(clusters: int, level: float) -> float:
+    """Return the difference that sign flips detect, in standard errors: by t, which they are close to for many clusters."""
+    if clusters <= EXACT:
+        return detectable_errors(clusters, level, POWER)
+    return quantile(1 - level / 2, clusters - 1) + quantile(POWER, clusters - 1)
+
+
+def _by_t(diff: float, variance: float, freedom: float, concentration: float, asked: Asked, test: str) -> Answer:
+    """Return the answer of a t test."""
+    error, equivalent = math.sqrt(variance), _equivalence(diff, variance, freedom, concentration, asked)
+    if error <= _ROUNDING:
+        return Answer(None, None, None, None, test, equivalent)
+    half = quantile((1 + LEVEL) / 2, freedom) * error
+    level = (1 - LEVEL) / asked.tests
+    detectable = (quantile(1 - level / 2, freedom) + quantile(POWER, freedom)) * error
+    p = 2 * float(special.stdtr(freedom, -abs(diff) / error))
+    low, high = _widened(diff, diff - half, diff + half, concentration, asked)
+    return Answer(low, high, p, detectable if detectable <= asked.reach else None, test, equivalent)
+
+
+def _equivalence(diff: float, variance: float, freedom: float, concentration: float, asked: Asked) -> float | None:
+    """Return p of the two one-sided tests, with at least the variance of items that change by a step."""
+    margin = asked.margin
+    if margin is None:
+        return None
+    least = max(0.0, margin * (asked.step - margin)) * concentration
+    error = math.sqrt(max(variance, least))
+    if error <= _ROUNDING:
+        return float(abs(diff) >= margin)
+    return float(special.stdtr(freedom, (abs(diff) - margin) / error))
+
+
+def _widened(
+    diff: float, low: float | None, high: float | None, concentration: float, asked: Asked
+) -> tuple[float | None, float | None]:
+    """Return an interval that holds Wilson's of the share of items that change by a step, inside the possible differences."""
+    if low is None or high is None:
+        return low, high
+    if asked.step:
+        inner, outer = (asked.step * end for end in wilson(min(1.0, abs(diff) / asked.step), 1 / concentration))
+        if diff >= -_ROUNDING:
+            low, high = min(low, inner if diff > _ROUNDING else -outer), max(high, outer)
+        else:
+            low, high = min(low, -outer), max(high, -inner)
+    return max(low, -asked.reach) + 0.0, min(high, asked.reach) + 0.0  # no -0.0
+
+
+def seeds_needed(diff: float, items: float, spread: float, clusters: int, level: float) -> int | None:
+    """Return the number of seeds with which a difference of this size would be significant with 80 % power.
+
+    ``spread`` is the variance of the difference between seeds; that over ``items`` is taken as it is. None: more than 100, or no
+    number, because the items' variance alone is too large.
+    """
+    counts = np.arange(2, _MOST_SEEDS + 1)
+    total = items + spread / counts
+    freedom = total**2 / (items**2 / (clusters - 1) + (spread / counts) ** 2 / (counts - 1))
+    freedom = np.minimum(freedom, _FREEDOM_PER_SEED * (counts - 1))
+    quantiles = special.stdtrit(freedom, 1 - level / 2) + special.stdtrit(freedom, POWER)
+    enough = np.flatnonzero(abs(diff) >= quantiles * np.sqrt(total))
+    return int(counts[enough[0]]) if len(enough) else None
+
+
+def estimate_over_seeds(
+    found: Effect, clusters: Sequence[Hashable], bounds: tuple[float | None, float | None]
+) -> tuple[float, float | None, float | None]:
+    """Return the mean of a metric over seeds with an interval that covers items and, with two or more, seeds.
+
+    A bounded score has Wilson's interval at the effective size, any other one a t interval, cut at a single bound.
+    """
+    codes, number = cluster_codes(clusters)
+    value, count = float(found.seeds.mean()), len(found.seeds)
+    if number == 1:
+        return value, None, None
+    items = clustered_variance(found.influence.mean(0), codes, number)
+    spread = float(found.seeds.var(ddof=1)) if count > 1 else 0.0
+    if count > 1 and items + spread > 0:
+        total, freedom = _total(items, spread, count, number)
+    else:
+        total, freedom = items, float(number - 1)
+    error = math.sqrt(total)
+    low, high = bounds
+    if low is not None and high is not None:
+        return bounded_estimate(value, error, freedom, number, (low, high))
+    half = quantile((1 + LEVEL) / 2, freedom) * error
+    ends = value - half, value + half
+    return value, ends[0] if low is None else max(low, ends[0]), ends[1] if high is None else min(high, ends[1])
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

@@ -60,12 +60,12 @@ class ContrastResult:
     n: int
     clusters: int
     seeds: int
-    """Number of paired runs; with one, interval and p are conditional on that seed."""
+    """Number of paired runs; with one, interval and p are about these two trained models."""
     detectable: float | None
-    """Minimum detectable difference, at 80 % power."""
+    """Minimum detectable difference at 80 % power, by the first test in Holm's order; None: there is none."""
     higher_is_better: bool
     test: str
-    """Test behind p: ``cluster sign-flip`` or ``t, Satterthwaite``."""
+    """Test behind p: ``cluster sign-flip``, ``t, Satterthwaite`` or ``t, cluster bootstrap``."""
     baseline: str = ""
     guard: bool = False
     """Whether the metric must not be worse for a winner."""
@@ -76,6 +76,14 @@ class ContrastResult:
     p_equivalent: float | None = None
     p_equivalent_holm: float | None = None
     """``p_equivalent`` after Holm's correction over all contrasts with a margin."""
+    log: bool = False
+    """Whether the margin is a share of the baseline's value."""
+    reachable: bool = True
+    """Whether any result could be significant after the correction: not with few clusters."""
+    models: ContrastResult | None = None
+    """The same difference as one between these trained models, their seeds fixed; None with one seed, where that is this one."""
+    seeds_needed: int | None = None
+    """Seeds that would show a difference of this size with 80 % power; None: one seed, or more than 100, or more items too."""
 
     @property
     def significant(self) -> bool:
@@ -137,10 +145,20 @@ class Comparison:
             arm = self.arm(contrast.arm)
             named = {"run": arm.runs[0], "arm": arm.name, "seeds": arm.seeds, "pairs": contrast.seeds}
             values = {k: v for k, v in asdict(contrast).items() if k not in named}
-            contrasts.append(named | values | {"outcome": contrast.outcome})
-        pairs = [asdict(pair) | {"outcome": pair.outcome} for pair in self.pairs]
+            contrasts.append(named | values | _answers(contrast))
+        pairs = [asdict(pair) | _answers(pair) for pair in self.pairs]
         whole: dict[str, Any] = {"baseline": self.baseline, "verdict": self.verdict, "winner": self.winner}
         whole["rules"] = self.rules
         whole |= {"contrasts": contrasts, "pairs": pairs, "letters": self.letters}
         whole |= {"arms": self.arms, "notes": self.notes, "settings": self.settings}
         return {key: to_json(value) for key, value in whole.items()}
+
+
+def _answers(contrast: ContrastResult) -> dict[str, Any]:
+    """Return the outcome, and what is shown about the trained models, without what both have in common."""
+    models = contrast.models
+    own = models and {key: getattr(models, key) for key in _OF_MODELS}
+    return {"outcome": contrast.outcome, "models": own}
+
+
+_OF_MODELS = "low high p p_holm detectable reachable test p_equivalent p_equivalent_holm outcome".split()

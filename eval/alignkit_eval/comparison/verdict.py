@@ -47,9 +47,12 @@ def verdict_of(
         own = [c for _, c in shown if c.arm == arm and not c.guard]
         if own:
             seeds = " on one seed" if arm in one_seed or baseline in one_seed else ""
+            if any(c.models for c in own):
+                seeds = f" over {own[0].seeds} seeds"
             guards = [c for _, c in shown if c.arm == arm and c.guard]
             sentences.append(_sentence(arm, baseline, own, guards, seeds))
             sentences += _guards(arm, guards)
+            sentences += _of_models(arm, [*own, *guards])
     if winner is None and len(arms) > 2:
         sentences.append("No arm is better than every other one.")
     return " ".join([*sentences, *why_not_significant(contrasts)]), winner
@@ -61,7 +64,7 @@ def why_not_significant(contrasts: Sequence[ContrastResult]) -> list[str]:
     if not odd:
         return []
     tests = sum(c.p is not None for c in contrasts)
-    names = ", ".join(dict.fromkeys(c.metric.replace("_", " ") for c in odd))
+    names = ", ".join(dict.fromkeys(_title(c) for c in odd))
     return [
         f"The interval of {names} leaves out 0 although p is not below 0.05: each interval is for one comparison alone, and p is "
         f"corrected for {tests} of them (Holm)."
@@ -77,9 +80,14 @@ def _beats(arm: str, other: str, pairs: Sequence[Judged]) -> bool:
     sides: dict[bool, list[bool | None]] = {False: [], True: []}  # of the objective, of the guards
     for base, contrast in pairs:
         if {base, contrast.arm} == {arm, other}:
-            better = contrast.better
-            sides[contrast.guard].append(better if contrast.arm == arm or better is None else not better)
+            for better in _sides(contrast) if contrast.guard else [contrast.better]:
+                sides[contrast.guard].append(better if contrast.arm == arm or better is None else not better)
     return bool(sides[False]) and all(sides[False]) and False not in sides[True]
+
+
+def _sides(contrast: ContrastResult) -> list[bool | None]:
+    """Return whether the arm is better, as a method and as these trained models; a guard must not be worse in either."""
+    return [contrast.better, *([contrast.models.better] if contrast.models else [])]
 
 
 def _sentence(
@@ -88,9 +96,9 @@ def _sentence(
     sides = {contrast.better for contrast in own}
     numbers = "; ".join(map(_shown, own))
     if sides == {True} or sides == {False}:
-        against = [c for c in guards if c.better is (sides == {False})]
+        against = [c for c in guards if (sides == {False}) in _sides(c)]
         if against:
-            names = " and ".join(c.metric.replace("_", " ") for c in against)
+            names = " and ".join(_title(c) for c in against)
             ahead, price = ("ahead of", "worse") if sides == {True} else ("behind", "better")
             return (
                 f"{arm} is {ahead} {baseline}{seeds} in the objective ({numbers}), but {price} by {names}: no winner."
@@ -117,18 +125,39 @@ def _guards(arm: str, guards: Sequence[ContrastResult]) -> list[str]:
     words = []
     for guard in guards:
         shown = _within(guard) if guard.outcome == "equivalent" else _shown(guard)
-        words.append(f"{guard.metric.replace('_', ' ')} is {guard.outcome} ({shown})")
+        words.append(f"{_title(guard)} is {guard.outcome} ({shown})")
     return [f"Of {arm}, {', '.join(words)}."]
 
 
+def _of_models(arm: str, contrasts: Sequence[ContrastResult]) -> list[str]:
+    """Return what is shown about the trained models alone, and what it would take to show it about the method."""
+    found = [(c, c.models) for c in contrasts if c.models]
+    if not found:
+        return []
+    words = [f"{_title(c)} {models.outcome}{_p(models)}" for c, models in found]
+    text = f"As to the models of these {found[0][0].seeds} seeds alone, {arm} is: {', '.join(words)}"
+    open_ = [c for c, models in found if models.significant and not c.significant]
+    needed = [f"{_title(c)} {f'about {c.seeds_needed} seeds' if c.seeds_needed else 'over 100 seeds'}" for c in open_]
+    return [f"{text}; to show it of other seeds too would take: {', '.join(needed)}." if needed else f"{text}."]
+
+
+def _title(contrast: ContrastResult) -> str:
+    return contrast.metric.replace("_", " ")
+
+
+def _p(contrast: ContrastResult) -> str:
+    p = contrast.p_equivalent_holm if contrast.outcome == "equivalent" else contrast.p_holm
+    return "" if p is None else f" (p {p_text(p)})"
+
+
 def _within(contrast: ContrastResult) -> str:
-    text = f"{contrast.metric.replace('_', ' ')} {contrast.diff:+.3f}, margin {contrast.margin:g}"
+    margin = f"{100 * (contrast.margin or 0):g} %" if contrast.log else f"{contrast.margin:g}"
+    text = f"{_title(contrast)} {contrast.diff:+.3f}, margin {margin}"
     return text if contrast.p_equivalent_holm is None else f"{text}, p {p_text(contrast.p_equivalent_holm)}"
 
 
 def _shown(contrast: ContrastResult) -> str:
-    name = contrast.metric.replace("_", " ")
-    text = f"{name} {contrast.diff:+.3f}"
+    text = f"{_title(contrast)} {contrast.diff:+.3f}"
     if contrast.low is not None and contrast.high is not None:
         text += f" [{contrast.low:+.3f}, {contrast.high:+.3f}]"
     return text if contrast.p_holm is None else f"{text}, p {p_text(contrast.p_holm)}"
@@ -136,6 +165,9 @@ def _shown(contrast: ContrastResult) -> str:
 
 def _detectable(own: Sequence[ContrastResult]) -> str:
     known = [contrast.detectable for contrast in own if contrast.detectable is not None]
+    few = next((contrast.clusters for contrast in own if not contrast.reachable), None)
+    if few is not None:
+        return f"; minimum detectable difference: none, no result of {few} clusters could be significant after the correction"
     return f"; minimum detectable difference (80 % power): {max(known):.3f}" if known else ""
 
 

@@ -17,7 +17,7 @@ from alignkit.system.files import digest, to_json
 from alignkit_eval.comparison.arms import Group, RunResult, group, lineage, mean_cost
 from alignkit_eval.comparison.items import Values, item_values, shared_items
 from alignkit_eval.comparison.letters import letters_of
-from alignkit_eval.comparison.paired import holm, judge, minus
+from alignkit_eval.comparison.paired import estimate_over_seeds, holm, judge, minus
 from alignkit_eval.comparison.result import ContrastResult
 from alignkit_eval.comparison.verdict import Judged
 from alignkit_eval.leaderboard.find import Apart, Filter, runs_below
@@ -207,7 +207,7 @@ def _pairs(values: Mapping[str, tuple[Group, Values]], suite: str, contrast: Con
                 p_holm=p,
                 higher_is_better=contrast.higher_is_better,
                 baseline=base,
-                **difference._asdict(),
+                **{**difference._asdict(), "models": None},
             ),
         )
         for (name, base, difference), p in zip(found, corrected, strict=True)
@@ -229,10 +229,7 @@ def _seeds_at(values: Values, rows: list[int]) -> Effect:
 
 
 def _entry(found: Group, values: Values, contrast: Contrast, letters: str) -> Entry:
-    difference = judge(values.effect, values.clusters)
-    value = Estimate(difference.diff, difference.low, difference.high)
-    if values.proportion and value.low is not None and value.high is not None:
-        value = value._replace(low=max(0.0, value.low), high=min(1.0, value.high))
+    value = Estimate(*estimate_over_seeds(values.effect, values.clusters, contrast.bounds))
     value = transformed(value, math.exp) if contrast.log else value
     cost = mean_cost(found.runs)
     costs = {"tokens": cost.tokens, "cpu_seconds": _cpu_seconds(found.runs), "memory_gb": cost.memory_gb}

@@ -117,6 +117,8 @@ def _compared(comparison: Comparison | None) -> Iterator[Section]:
     others = [arm for arm in comparison.arms if arm is not base]
     yield tables.arms(comparison)
     yield tables.contrasts(comparison)
+    if trained := tables.of_models(comparison):
+        yield trained
     yield from comparison_figures(comparison)
     yield tables.costs(comparison)
     several = any(len(arm.runs) > 1 for arm in comparison.arms)

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 from alignkit_eval.comparison.paired import effect, holm, judge, minus
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from tests.helpers.simulate import NULLS, covered, expected_power, power, type_one_error
@@ -21,14 +23,75 @@ def difference(arm: list[list[float]], base: list[list[float]], clusters: list[s
 def test_one_seed_by_hand() -> None:
     # Differences 1, 1, 0, 0, -1 have the mean .2, and residual sums by cluster of 1.6, -.2, -.2, -1.2.
     found = difference([[1, 1, 1, 0, 0]], [[0, 0, 1, 0, 1]])
-    error = math.sqrt(4 / 3 * (1.6**2 + 0.2**2 + 0.2**2 + 1.2**2)) / 5
-    half = stats.t.ppf(0.975, 3) * error
     assert found.diff == pytest.approx(0.2)
-    assert (found.low, found.high) == (pytest.approx(0.2 - half), pytest.approx(0.2 + half))
     # Sums 2, 0, 0, -1: |±2 ±1| >= 1 for all signs.
     assert found.p == 1.0
-    assert found.detectable == pytest.approx(half + stats.t.ppf(0.8, 3) * error)
+    # All 4 clusters must gain for p = 2/16, which is not below .05: nothing can be shown.
+    assert (found.low, found.high, found.detectable, found.reachable) == (None, None, None, False)
     assert (found.n, found.clusters, found.seeds, found.test) == (5, 4, 1, "cluster sign-flip")
+
+
+def test_the_interval_of_sign_flips_by_hand() -> None:
+    # Six clusters: 2 of 64 flips are below 5 %, 4 are not. A difference is rejected until it exceeds the smallest cluster's.
+    values = [3.0, 1.0, 2.0, 5.0, 4.0, 6.0]
+    found = judge(effect([values]), list("abcdef"))
+    assert (found.low, found.high, found.p) == (pytest.approx(1), pytest.approx(6), pytest.approx(2 / 64))
+    # It is detected where all clusters gain: six normal numbers are all above -1.79 standard deviations with 80 %.
+    error = np.std(values, ddof=1) / math.sqrt(6)
+    shift = -float(stats.norm.ppf(1 - 0.8 ** (1 / 6))) * math.sqrt(6)
+    assert found.detectable == pytest.approx(shift * error, rel=0.15)
+    corrected = judge(effect([values]), list("abcdef"), tests=4)
+    assert (corrected.detectable, corrected.reachable, corrected.p) == (None, False, found.p)
+    eleven = judge(effect([values * 2]), list("abcdefghijkl"), tests=4)
+    assert eleven.detectable > judge(effect([values * 2]), list("abcdefghijkl")).detectable
+
+
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=30), st.booleans())
+def test_the_interval_leaves_out_zero_exactly_where_p_is_below_the_level(values: list[float], credits: bool) -> None:
+    shifted = [float(v > 0) for v in values] if credits else [v + 1 for v in values]
+    found = judge(effect([shifted]), [str(i) for i in range(len(values))], step=float(credits))
+    outside = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
+    assert outside == (found.p is not None and found.p < 0.05)
+    if found.low is not None and found.high is not None:
+        assert found.low <= found.diff + 1e-9
+        assert found.diff <= found.high + 1e-9
+
+
+def test_two_questions() -> None:
+    """Each seed gains a lot on all items, but one ten times the other: certain of these models, open for the method."""
+    draw = np.random.default_rng(0)
+    gains = np.array([[0.1], [1.0]]) + draw.normal(0, 0.05, size=(2, 60))
+    found = judge(effect(gains), [str(i) for i in range(60)])
+    assert found.p is not None
+    assert found.p > 0.2
+    assert found.models is not None
+    assert (found.models.p, found.models.test) == (pytest.approx(1 / 20_001), "cluster sign-flip")
+    assert found.models.low == pytest.approx(0.55, abs=0.05)
+    assert found.seeds_needed is not None
+    assert 4 < found.seeds_needed < 20
+    assert judge(effect(gains[:1]), [str(i) for i in range(60)]).models is None
+    noise = judge(effect(draw.normal(0, 1, size=(2, 8))), list("abcdefgh"))
+    assert noise.seeds_needed is None, "more items are needed, whatever the number of seeds"
+
+
+def test_equal_credits_do_not_prove_that_nothing_differs() -> None:
+    """20 equal items: a difference of up to Wilson's bound for 0 of 20 can have been missed, and is in the interval."""
+    equal = [1.0, 0.0] * 10
+    found = judge(minus(effect([equal]), effect([equal])), [str(i) for i in range(20)], 0.03, step=1.0)
+    bound = stats.norm.ppf(0.975) ** 2 / 20
+    assert (found.low, found.high) == (pytest.approx(-bound / (1 + bound)), pytest.approx(bound / (1 + bound)))
+    assert found.p_equivalent is not None
+    assert found.p_equivalent > 0.05
+    many = [1.0, 0.0] * 300
+    shown = judge(minus(effect([many]), effect([many])), [str(i) for i in range(600)], 0.03, step=1.0)
+    assert shown.p_equivalent is not None
+    assert shown.p_equivalent < 0.05
+
+
+def test_a_difference_keeps_to_what_is_possible() -> None:
+    arm, base = [[1.0] * 8, [1.0] * 7 + [0.0]], [[0.0] * 8, [0.0] * 8]
+    found = judge(minus(effect(arm), effect(base)), list("abcdefgh"), step=1.0, reach=1.0)
+    assert found.high == 1.0
 
 
 def test_sign_flips_by_hand() -> None:
@@ -70,7 +133,7 @@ def test_ratio_equals_the_delta_method() -> None:
     ratio = d.sum() / tokens.sum()
     error = math.sqrt(50 / 49 * ((d - ratio * tokens) ** 2).sum()) / tokens.sum()
     assert found.diff == pytest.approx(ratio)
-    assert found.high == pytest.approx(ratio + stats.t.ppf(0.975, 49) * error)
+    assert found.high == pytest.approx(ratio + stats.t.ppf(0.975, 49) * error, rel=0.05), "nearly that of t"
 
 
 def test_with_denominators_of_one_it_is_a_mean() -> None:
@@ -140,8 +203,8 @@ def test_random_flips_agree_with_all_flips(monkeypatch: pytest.MonkeyPatch) -> N
     values = np.random.default_rng(6).normal(0.4, 1, size=(1, 12))
     clusters = [str(i) for i in range(12)]
     exact = judge(effect(values), clusters).p
-    monkeypatch.setattr("alignkit_eval.comparison.paired._EXACT", 0)
-    monkeypatch.setattr("alignkit_eval.comparison.paired._BLOCK", 1000)  # several blocks
+    monkeypatch.setattr("alignkit_eval.comparison.flips.EXACT", 0)
+    monkeypatch.setattr("alignkit_eval.comparison.flips._BLOCK", 1000)  # several blocks
     drawn = judge(effect(values), clusters).p
     assert exact is not None
     assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))

@@ -115,6 +115,12 @@ def by_name(found: Comparison) -> dict[tuple[str, str], ContrastResult]:
     return {(c.arm, c.metric): c for c in found.contrasts}
 
 
+def same(one: ContrastResult, other: ContrastResult) -> None:
+    for name in NUMBERS:
+        assert getattr(one, name) == near(getattr(other, name)), (other.metric, name)
+    assert one == replace(other, **{name: getattr(one, name) for name in (*NUMBERS, "models")})
+
+
 def near(value: float | None) -> Any:
     return None if value is None else pytest.approx(value, rel=1e-9, abs=1e-9)
 
@@ -168,9 +174,9 @@ def test_neither_the_order_of_items_nor_of_runs_matters(
     assert by_name(found).keys() == by_name(in_order).keys()
     for key, contrast in by_name(in_order).items():
         other = by_name(found)[key]
-        for name in NUMBERS:
-            assert getattr(other, name) == near(getattr(contrast, name)), (key, name)
-        assert other == replace(contrast, **{name: getattr(other, name) for name in NUMBERS})
+        same(other, contrast)
+        if other.models is not None and contrast.models is not None:
+            same(other.models, contrast.models)
     for arm in in_order.arms:
         for suite, metrics in arm.metrics.items():
             for name, estimate in metrics.items():

@@ -1,0 +1,135 @@
+"""Sign flips of clusters: an exact test of a paired difference, its interval, and the difference it can detect.
+
+Under the null hypothesis that the difference is ``delta``, each cluster's contribution ``d_c - delta w_c`` is symmetric around
+zero, with the cluster's share ``w_c`` of the items. p is the share of the 2^C sign flips with a sum at least as large as the
+observed one. The interval holds every ``delta`` that this test does not reject at 5 %, so that it leaves out 0 exactly where p
+is below 0.05: a sign flip reaches the observed sum where ``delta`` lies below the mean of the flipped clusters, or of the
+others (above, for the upper end), so that the ends are quantiles of these means (Hartigan 1969, J. Am. Statist. Assoc. 64).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from alignkit_eval.statistics import LEVEL, Floats
+
+EXACT = 12
+"""Up to this many clusters, all 2^C sign flips are evaluated."""
+
+_FLIPS = 20_000
+"""Random sign flips where there are more clusters."""
+
+_BLOCK = 1_000_000
+"""Random bytes in memory at once, which bounds memory for any number of clusters."""
+
+_ROUNDING = 1e-12
+"""Differences below this are rounding errors."""
+
+_EXPERIMENTS = 300
+"""Simulated experiments behind a detectable difference of few clusters."""
+
+
+class Flips(NamedTuple):
+    """p of the test and the ends of its 95 % interval (None: no end, because too few clusters could reject nothing)."""
+
+    p: float
+    low: float | None
+    high: float | None
+
+
+def sign_flips(parts: Floats, weights: Floats) -> Flips:
+    """Return the test and interval of ``sum(parts)``, from the clusters' contributions and shares, both ``[C]``."""
+    side, parts, weights = _canonical(parts, weights)
+    total, mass = parts.sum(), weights.sum()
+    both = np.stack([parts, weights], axis=1)  # (C, 2)
+    lows, highs, reached, count = [], [], 0, 0
+    for sums in [every_sign(len(parts)) @ both] if len(parts) <= EXACT else _random_sums(both):
+        found, share = sums.T
+        reached += int(np.count_nonzero(np.abs(found) >= abs(total) - _ROUNDING))
+        count += len(sums)
+        low, high = _subset_means(total, mass, found, share)
+        lows.append(low)
+        highs.append(-high)
+    drawn = len(parts) > EXACT
+    p = (reached + drawn) / (count + drawn)
+    lower, upper = _end(lows, 1 - LEVEL, drawn=drawn), -_end(highs, 1 - LEVEL, drawn=drawn)
+    if p >= 1 - LEVEL:  # also after rounding
+        lower, upper = min(lower, 0.0), max(upper, 0.0)
+    ends = (lower, upper) if side > 0 else (-upper, -lower)
+    return Flips(float(p), *(end if math.isfinite(end) else None for end in ends))
+
+
+def _canonical(parts: Floats, weights: Floats) -> tuple[float, Floats, Floats]:
+    """Return a sign, and the clusters in an order that depends neither on the items' order nor on which arm is the baseline."""
+    scale = max(float(np.abs(parts).max()), _ROUNDING)
+    rounded = np.round(parts / scale, 9) + 0.0
+    ordered = {side: np.lexsort((weights, side * rounded)) for side in (1.0, -1.0)}
+    keys = {side: (side * rounded[order]).tolist() for side, order in ordered.items()}
+    side = 1.0 if keys[1.0] >= keys[-1.0] else -1.0
+    return side, side * parts[ordered[side]], weights[ordered[side]]
+
+
+def _subset_means(total: float, mass: float, found: Floats, share: Floats) -> tuple[Floats, Floats]:
+    """Return the smaller and larger mean of the flipped and the other clusters of each sign flip; infinite without both."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        flipped, others = (total - found) / (mass - share), (total + found) / (mass + share)
+    alone = ~(np.isfinite(flipped) & np.isfinite(others))
+    return (
+        np.where(alone, -np.inf, np.minimum(flipped, others)),
+        np.where(alone, np.inf, np.maximum(flipped, others)),
+    )
+
+
+def _end(blocks: Sequence[Floats], level: float, *, drawn: bool) -> float:
+    """Return the smallest difference that is not rejected at ``level``, from the lower means of all sign flips."""
+    values = np.concatenate(blocks)
+    rank = math.ceil(level * (len(values) + 1)) - 1 if drawn else math.floor(level * len(values)) + 1
+    return float(np.partition(values, rank - 1)[rank - 1]) if rank >= 1 else -math.inf
+
+
+def every_sign(number: int) -> Floats:
+    """Return all sign flips of a number of clusters, ``[2^C, C]``."""
+    return 1.0 - 2.0 * (np.arange(2**number)[:, None] >> np.arange(number) & 1).astype(np.float64)
+
+
+def _random_sums(parts: Floats) -> Iterator[Floats]:
+    """Yield blocks of the sums of ``parts [C, 2]`` after random sign flips, :data:`_FLIPS` rows in total, the same on every call.
+
+    A random byte flips eight clusters: the sums of its 256 cases are looked up.
+    """
+    draw = np.random.default_rng(0)
+    width = -(-len(parts) // 8)
+    padded = np.zeros((8 * width, 2))
+    padded[: len(parts)] = parts
+    flips = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)  # (256, 8)
+    table = np.einsum("fc,wcx->wfx", flips, padded.reshape(width, 8, 2)).reshape(-1, 2)  # (256 W, 2)
+    rows = max(1, _BLOCK // width)
+    for first in range(0, _FLIPS, rows):
+        count = min(rows, _FLIPS - first)
+        drawn = np.frombuffer(draw.bytes(count * width), dtype=np.uint8).reshape(count, width)
+        yield table[drawn + 256 * np.arange(width)].sum(1)
+
+
+def smallest_p(clusters: int) -> float:
+    """Return the smallest p that the test can have."""
+    return 2.0 ** (1 - min(clusters, 14))
+
+
+@lru_cache(maxsize=256)
+def detectable_errors(clusters: int, level: float, power: float) -> float:
+    """Return the difference, in standard errors, that few clusters detect with ``power`` at ``level``; infinite if none.
+
+    Contributions of clusters are normal in the simulated experiments. A shift by ``delta`` moves the interval's lower end by
+    ``delta``: the difference is detected where it is larger than minus that end.
+    """
+    signs = every_sign(clusters)
+    parts = np.random.default_rng(0).normal(size=(_EXPERIMENTS, clusters)) / clusters
+    share = signs.mean(1)
+    ends = [_end([_subset_means(part.sum(), 1.0, signs @ part, share)[0]], level, drawn=False) for part in parts]
+    needed = float(np.quantile(-np.array(ends), power)) if np.isfinite(ends).all() else math.inf
+    return needed * math.sqrt(clusters)
