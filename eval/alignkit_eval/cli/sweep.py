@@ -138,12 +138,11 @@ def sweep(
 
 def show_race(race: Race, console: Console) -> None:
     """Print who left a race when, why, and what was saved."""
-    from alignkit_eval.report.race import race_sentence, race_table
-    from alignkit_eval.report.terminal import terminal_table
+    from alignkit_eval.report.race import departure_line, race_sentence
 
     console.info(race_sentence(race))
-    if race.stopped:
-        console.table(terminal_table(race_table(race), {"tokens saved", "CPU s saved", "level"}))
+    for look, gone in race.departures:
+        console.info(f"  {departure_line(look, gone)}" + (" (revived)" if gone.arm in race.revived else ""))
 
 
 def seeds_of(text: str) -> list[int]:

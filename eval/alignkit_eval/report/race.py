@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignkit_eval.comparison.looks import Race
+from alignkit_eval.comparison.looks import Departure, Look, Race
 from alignkit_eval.comparison.verdict import p_text
 from alignkit_eval.headline import TITLES, signed
 from alignkit_eval.report.parts import SortableTable, TableCell, amount_cell
@@ -53,3 +53,13 @@ def race_sentence(race: Race) -> str:
     saved += "" if not saved or cpu is None else f" and {cpu:,.0f} CPU seconds of training"
     revived = f" ({len(race.revived)} revived)" if race.revived else ""
     return f"{len(race.stopped)} of {len(race.arms)} arms were stopped early{revived}{saved}."
+
+
+def departure_line(look: Look, gone: Departure) -> str:
+    """Return when an arm was stopped and why, in one line."""
+    falls = []
+    for fall in gone.shortfalls:
+        interval = "" if fall.low is None or fall.high is None else f" [{signed(fall.low)}, {signed(fall.high)}]"
+        falls.append(f"{_TITLES.get(fall.metric, fall.metric)} {signed(fall.diff)}{interval}")
+    p = f"p {p_text(gone.p)}, level {look.level:.3f}"
+    return f"{gone.arm} is stopped at {look.rung:.0%}: worse than {gone.than} ({'; '.join(falls)}; {p})"

@@ -21,7 +21,7 @@ from alignkit_eval.comparison.items import common_contrasts, common_suites, item
 from alignkit_eval.comparison.looks import Departure, Look, Race, RaceSettings
 from alignkit_eval.comparison.racing import Measured, levels, smallest_p, stops
 from alignkit_eval.comparison.rules import Rules
-from alignkit_eval.headline import signed
+from alignkit_eval.report.race import departure_line
 from alignkit_eval.sweeps.grid import SweepCell
 from alignkit_eval.sweeps.manifest import Manifest
 from alignkit_eval.sweeps.training import train_cells
@@ -109,7 +109,9 @@ def _look(
         runs = [_result(cell, rung) for cell in cells]
         if None in runs:
             cell = cells[runs.index(None)]
-            notes.append(f"{name} is not compared: {cell.name} is {manifest.entries[cell.name].status}")
+            notes.append(
+                f"{name} is not compared: its cell {cell.name} has status {manifest.entries[cell.name].status}"
+            )
         else:
             groups.append(Group(name, {}, tuple(run for run in runs if run is not None)))
     names = tuple(group.name for group in groups)
@@ -212,11 +214,7 @@ def _said(look: Look) -> list[str]:
     """Return what a look found, for the terminal."""
     head = f"look at {look.rung:.0%} of training"
     lines = [f"{head}: {note}" for note in look.notes]
-    for gone in look.stopped:
-        by = ", ".join(f"{fall.metric} {signed(fall.diff)}" for fall in gone.shortfalls)
-        lines.append(
-            f"{head}: {gone.arm} is stopped: worse than {gone.than} ({by}; p {gone.p:.2g}, level {look.level:.2g})"
-        )
+    lines += [f"{head}: {departure_line(look, gone)}" for gone in look.stopped]
     return lines or [f"{head}: no arm is stopped"]
 
 
@@ -225,7 +223,7 @@ def _notes(found: Race, arms: Mapping[str, Sequence[SweepCell]]) -> list[str]:
     notes = [f"race, {look.rung:.0%}: {note}" for look in found.looks for note in look.notes]
     steps = {name: (record.get("paused") or record).get("steps") for name, record in _records(arms).items()}
     if len({count for count in steps.values() if count}) > 1:
-        listed = ", ".join(f"{name} {count}" for name, count in steps.items())
+        listed = ", ".join(f"{name} {count}" for name, count in steps.items() if count)
         notes.append(
             f"the arms train for different numbers of steps ({listed}): they were compared at equal shares of their own training"
         )

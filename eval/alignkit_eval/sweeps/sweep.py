@@ -198,8 +198,9 @@ def _compare(planned: Sequence[SweepCell], manifest: Manifest) -> Comparison | N
     if manifest.race is not None and len(arms_of(done)) == 1:
         manifest.notes.append("one arm was left: it is compared with its start model")
         baseline = START
+    objective = (manifest.race.objective or None) if manifest.race is not None else None
     try:
-        return compare([cell.directory for cell in done], baseline)
+        return compare([cell.directory for cell in done], baseline, objective=objective)
     except ConfigError as error:
         manifest.notes.append(f"the cells are not compared: {error}")
         return None

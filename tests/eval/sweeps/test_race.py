@@ -25,7 +25,7 @@ ARMS = {
     "same": "{learning_rate: 1e-3, max_grad_norm: 1e4}",  # neither clips
     "broken": "{learning_rate: 0.3}",
 }
-PLAN = {"rungs": [0.25, 0.5], "objective": ["perplexity"]}
+PLAN = {"rungs": [0.25], "objective": ["perplexity"]}
 
 
 class Stop(KeyboardInterrupt):
@@ -65,7 +65,6 @@ def test_the_broken_arm_leaves_at_the_first_look(raced: Sweep) -> None:
     race = stored(raced)["race"]
     (gone,) = race["looks"][0]["stopped"]
     assert gone["arm"] == "broken"
-    assert race["looks"][1]["stopped"] == []
     assert gone["p"] <= race["looks"][0]["level"]
     assert gone["shortfalls"][0]["metric"] == "perplexity"
     assert gone["shortfalls"][0]["low"] > 0
@@ -147,11 +146,14 @@ def test_races_that_cannot_be_meant_are_refused(words: list[str], message: str, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_metric_that_does_not_exist_is_named_and_can_be_corrected(tmp_path: Path) -> None:
-    plan = {"rungs": [0.25], "objective": ["perplexty"]}
-    files = arms(tmp_path)[1:]
+def test_a_metric_that_does_not_exist_is_named_and_can_be_corrected(raced: Sweep, tmp_path: Path) -> None:
+    copied = tmp_path / "race"
+    shutil.copytree(raced.directory, copied)
+    (copied / "sweep.json").unlink()
+    file = copied / "sweep.yaml"
+    right = file.read_text()
+    file.write_text(right.replace("- perplexity", "- perplexty"))
     with pytest.raises(ConfigError, match=r'no metric perplexty, did you mean "perplexity"\? .*sweep\.yaml'):
-        sweep({"config": files}, method="orpo", sets=QUICK, race=plan, output=tmp_path, name="race")
-    file = tmp_path / "race/sweep.yaml"
-    file.write_text(file.read_text().replace("perplexty", "perplexity"))
-    assert resume(tmp_path / "race").race is not None
+        resume(copied)
+    file.write_text(right)
+    assert stored(resume(copied))["race"]["looks"] == stored(raced)["race"]["looks"]
