@@ -67,6 +67,8 @@ def test_what_does_not_fit_has_no_verdict_and_is_counted(folder: Path) -> None:
     assert found.report() == [
         f"judge {folder}: 3 comparisons in both orders; 1 of them do not fit its 256 positions and were left out"
     ]
+    found(SHORT)  # a report is of what was asked since the last one
+    assert found.report() == [f"judge {folder}: 3 comparisons in both orders"]
 
 
 def test_letters_that_are_not_one_token_each_are_refused(tmp_path: Path) -> None:
@@ -80,8 +82,8 @@ def test_letters_that_are_not_one_token_each_are_refused(tmp_path: Path) -> None
 
 
 def test_a_judge_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelError):
-        judge(tmp_path / "nothing")(SHORT)
+    with pytest.raises(ModelError, match=r"judge\.model: "):
+        judge(tmp_path / "nothing")
 
 
 def test_prompts_of_several_turns_keep_their_roles() -> None:

@@ -190,6 +190,9 @@ def test_requests_at_a_time_are_bounded_and_the_cost_is_counted(endpoint: Endpoi
     (line,) = found.report()
     assert f"24 requests, 0 replies from the cache, {sent:,} tokens sent, 24 received" in line
     assert f"cost {(sent * 2 + 24 * 10) / 1e6:.4g} at 2 and 10 per million" in line
+    found(many)
+    assert "0 requests, 24 replies from the cache, 0 tokens sent, 0 received, cost 0 " in found.report()[0]
+    assert found.report() == []
 
 
 def test_replies_that_name_neither_answer_give_no_verdict() -> None:

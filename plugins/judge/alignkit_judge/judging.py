@@ -62,7 +62,7 @@ class Judge(Protocol):
         """Everything the verdicts depend on: the judge's weights or address, and what it is asked."""
 
     def report(self) -> list[str]:
-        """Return sentences on what was asked so far, for the user."""
+        """Return sentences on what was asked since the last report, for the user."""
 
 
 def asked(settings: JudgeSettings, question: Question) -> tuple[str, str]:

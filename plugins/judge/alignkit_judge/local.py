@@ -20,7 +20,7 @@ from alignkit.system.files import digest
 from alignkit.system.together import shared_limit
 
 from alignkit_judge.judging import LETTERS, Question, Verdict, asked
-from alignkit_judge.models import ENDLESS, open_model
+from alignkit_judge.models import ENDLESS, find_model, open_model
 from alignkit_judge.settings import JudgeSettings
 
 
@@ -36,11 +36,12 @@ class LocalJudge:
 
     def __init__(self, settings: JudgeSettings, *, together: bool = False) -> None:
         self.settings, self.together = settings, together
+        self._found = find_model(settings.model, "judge.model")
         self.judged = self.too_long = 0
 
     @cached_property
     def _subject(self) -> Subject:
-        return open_model(self.settings.model)
+        return open_model(self._found, "judge.model")
 
     @cached_property
     def _policy(self) -> Policy:
@@ -52,9 +53,10 @@ class LocalJudge:
         return {"weights": self._subject.weights, "tokenizer": tokenizer, "template": self.settings.template}
 
     def report(self) -> list[str]:
-        limit = position_limit(self._subject.policy.model) if self.too_long else None
-        long = f"; {self.too_long:,} of them do not fit its {limit:,} positions and were left out" if limit else ""
-        return [f"judge {self.settings.model}: {self.judged:,} comparisons in both orders{long}"] if self.judged else []
+        judged, long, self.judged, self.too_long = self.judged, self.too_long, 0, 0
+        limit = position_limit(self._subject.policy.model) if long else None
+        left = f"; {long:,} of them do not fit its {limit:,} positions and were left out" if limit else ""
+        return [f"judge {self.settings.model}: {judged:,} comparisons in both orders{left}"] if judged else []
 
     def __call__(self, questions: Sequence[Question]) -> list[Verdict | None]:
         """Return the verdicts; None where a question is longer than the judge's positions.

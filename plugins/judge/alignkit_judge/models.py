@@ -10,10 +10,10 @@ from alignkit import Omission
 from alignkit.contract import Row
 from alignkit.data.tokenise.render import Rendered, render
 from alignkit.data.tokenise.rules import Encoder, TokenRules
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, ModelError
 from alignkit.models.positions import position_limit
 from alignkit.runs.evaluation import Subject
-from alignkit_eval.evaluation.targets import find_target, open_target
+from alignkit_eval.evaluation.targets import TargetSpec, find_target, open_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,17 +22,23 @@ ENDLESS = 1 << 30
 """Maximum length of texts that are not cut."""
 
 
-def open_model(name: str) -> Subject:
-    """Return the model of a run, model or adapter directory, hub id or ``demo``, without data.
+def find_model(name: str, setting: str) -> TargetSpec:
+    """Return what a run, model or adapter directory, hub id or ``demo`` is; nothing is loaded.
 
     Raises:
-        ConfigError: it is a reward model.
-        ModelError: there is no such model.
+        ConfigError, ModelError: there is no such model, or it is a reward model; the message names the ``setting``.
     """
-    source = replace(find_target(name), has_data=False, own_data=False)
-    subject, _ = open_target(source)
+    try:
+        return replace(find_target(name), has_data=False, own_data=False)
+    except (ConfigError, ModelError) as error:
+        raise type(error)(f"{setting}: {error}") from error
+
+
+def open_model(found: TargetSpec, setting: str) -> Subject:
+    """Load a model; raises ``ConfigError`` for a reward model."""
+    subject, _ = open_target(found)
     if getattr(subject.policy, "classifier", False):
-        raise ConfigError(f"{name} is a reward model, which has no answers of its own: name a language model")
+        raise ConfigError(f"{setting}: {found.name} is a reward model, which gives no answers: name a language model")
     return subject
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignkit import Target, text_digest
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, DataError
 from alignkit.system.files import digest
 from alignkit_eval.rating import rated_items
 
@@ -33,7 +33,10 @@ def rated(settings: JudgeSuiteSettings, target: Target, items: Sequence[Mapping[
     if settings.ratings is None:
         return Human()
     path = Path(settings.ratings).expanduser()
-    names, found = rated_items(path)
+    try:
+        names, found = rated_items(path)
+    except DataError as error:
+        raise DataError(f"judge.ratings: {error}") from error
     at = _position(path, names, target.name, settings.baseline)
     seen = digest([names, found])
     if not items:

@@ -54,7 +54,7 @@ class RemoteJudge:
         return self.settings.model_dump(mode="json", include=set(keys))
 
     def report(self) -> list[str]:
-        """Return what was asked, from where, and what it cost."""
+        """Return what was asked since the last report, where, and what it cost."""
         if not self.requests + self.cached:
             return []
         lines = [
@@ -63,6 +63,7 @@ class RemoteJudge:
         ]
         if self.unread:
             lines.append(f"{self.unread:,} replies of the judge name neither A nor B: their items were left out")
+        self.requests = self.cached = self.sent = self.received = self.unread = 0
         return lines
 
     def _cost(self) -> str:

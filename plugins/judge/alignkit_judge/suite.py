@@ -31,7 +31,7 @@ from alignkit_judge.estimates import (
     rated_win_rate,
 )
 from alignkit_judge.judging import Question, Verdict, compare, text_of
-from alignkit_judge.models import open_model, prompt_tokens
+from alignkit_judge.models import find_model, open_model, prompt_tokens
 from alignkit_judge.opening import open_judge
 from alignkit_judge.ratings import rated
 from alignkit_judge.settings import REFERENCE, JudgeSuiteSettings
@@ -63,11 +63,13 @@ class JudgeSuite(Suite[JudgeSuiteSettings]):
     def __init__(self, settings: JudgeSuiteSettings) -> None:
         super().__init__(settings)
         self.judge = open_judge(settings, together=True)
+        named = settings.baseline != REFERENCE
+        self._baseline = find_model(settings.baseline, "judge.baseline") if named else None
 
     @cached_property
     def baseline(self) -> Subject | None:
         """The model whose answers are the baseline."""
-        return None if self.settings.baseline == REFERENCE else open_model(self.settings.baseline)
+        return None if self._baseline is None else open_model(self._baseline, "judge.baseline")
 
     @property
     def _kind(self) -> Any:
