@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from alignkit.data.tokenise.rules import TokenRules
 from alignkit.errors import DataError, RunFailedError
 
 from tests.helpers.data import make_tokenizer, pairs, write_jsonl
+from tests.helpers.forked import fork
 
 TOKENIZER = make_tokenizer()
 RECIPE = Recipe("preference", TokenRules(64))
@@ -94,21 +93,21 @@ def test_a_killed_worker_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ------------------------------------------------------------------------------------------------ one cache, many runs
 
-LOADS = (
-    "import sys; from tests.data.test_size import load; "
-    "print(load(sys.argv[1], workers=int(sys.argv[2]), max_dropped=1.0).report.fingerprint)"
-)
+
+def print_fingerprint(path: str) -> None:
+    print(load(path, workers=2, max_dropped=1.0).report.fingerprint)
 
 
 @pytest.mark.slow
 def test_eight_runs_on_one_cache_of_which_one_is_killed(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", rows(14_000))  # enough for worker processes, which must end with it
     folder = tmp_path / "cache" / "tokens"
-    command = [sys.executable, "-c", LOADS, str(path), "2"]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    files = [[os.devnull, tmp_path / f"out.{number}", tmp_path / f"err.{number}"] for number in range(8)]
+    given = {"cwd": tmp_path, "variables": os.environ}
+    running = [fork(print_fingerprint, str(path), files=each, **given) for each in files]
     killed = _kill_the_one_that_writes(folder, {process.pid for process in running})
-    outputs = {process.pid: process.communicate()[0].strip() for process in running}
-    codes = {process.pid: process.returncode for process in running}
+    codes = {process.pid: process.wait() for process in running}
+    outputs = {process.pid: Path(out).read_text().strip() for process, (_, out, _) in zip(running, files, strict=True)}
     assert codes.pop(killed) == -signal.SIGKILL
     assert set(codes.values()) == {0}
     assert len({outputs[pid] for pid in codes}) == 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.data import TOKENIZER, load, make_tokenizer, pairs, same, write_jsonl
+from tests.helpers.forked import python
 
 
 def test_cache_hit_equals_miss_and_corrupt_files_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,8 @@ def test_processes_may_share_the_cache(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from tests.helpers.data import load; "
         "print(load(Path(sys.argv[1])).report.fingerprint)"
     )
-    command = [sys.executable, "-c", code, str(path)]
+    (tmp_path / "load.py").write_text(code)
+    command = [python(), str(tmp_path / "load.py"), str(path)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = {process.communicate()[0].strip() for process in running}
     assert printed == {load(path).report.fingerprint}
