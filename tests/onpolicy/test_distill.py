@@ -11,7 +11,7 @@ import torch
 from alignkit.config import ModelConfig, RunConfig
 from alignkit.contract import Batch, Example
 from alignkit.demo import model_path
-from alignkit.errors import ConfigError, DataError
+from alignkit.errors import ConfigError, DataError, ModelError
 from alignkit.scoring.distributions import HeadDistributions
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.scorer import install
@@ -221,6 +221,19 @@ def test_the_student_learns_the_teacher(tmp_path: Path) -> None:
 
 def student_of(path: Path | str, **method: Any) -> RunConfig:
     return RunConfig(model=ModelConfig(name=str(path)), method={"name": "distill", **method})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
+def test_a_teacher_beside_a_sharded_student_is_refused(strategy: str) -> None:
+    config = student_of("demo")
+    sharded = config.model_copy(update={"run": config.run.model_copy(update={"strategy": strategy})})
+    with pytest.raises(ConfigError, match=f"cannot be combined with run.strategy {strategy}: use ddp or zero2"):
+        Distill(DistillSettings(teacher="demo")).align_build_model(sharded)
+
+
+def test_a_missing_teacher_is_refused_by_the_key_that_names_it() -> None:
+    with pytest.raises(ModelError, match=r"method\.teacher: there is no model or run at no/such/teacher"):
+        Distill(DistillSettings(teacher="no/such/teacher")).align_build_model(student_of("demo"))
 
 
 def test_a_teacher_with_another_tokenizer_is_refused_with_the_first_token_that_differs(tmp_path: Path) -> None:
