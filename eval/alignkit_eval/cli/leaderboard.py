@@ -69,7 +69,7 @@ def leaderboard(
     console.info(sentence(found))
     for board in found.boards:
         table = board_table(board)
-        console.table(terminal_table(replace(table, rows=table.rows[:top]), {"seeds"}))
+        console.table(terminal_table(replace(table, rows=table.rows[:top]), {"seeds"}, stacked=True))
         if top is not None and top < len(table.rows):
             console.info(f"{len(table.rows) - top} more: leave out --top to see them")
     if found.apart:

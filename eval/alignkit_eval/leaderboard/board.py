@@ -170,10 +170,10 @@ def _board(runs: Sequence[RunResult], suite: str, contrast: Contrast, sort: str,
             apart += [Apart(run.path, str(error)) for run in found.runs]
     if not values:
         return None
-    letters = letters_of([*values], _pairs(values, suite, contrast)) or dict.fromkeys(values, "a")
-    entries = [_entry(found, of, contrast, letters[name]) for name, (found, of) in values.items()]
     sign = -1.0 if contrast.higher_is_better else 1.0
-    entries.sort(key=lambda entry: (sign * entry.value.value, entry.name))
+    ranked = sorted(values, key=lambda name: (sign * float(values[name][1].effect.seeds.mean()), name))
+    letters = letters_of(ranked, _pairs(values, suite, contrast)) or dict.fromkeys(values, "a")
+    entries = [_entry(*values[name], contrast, letters[name]) for name in ranked]
     fronts = {cost: _front(entries, cost, sign) for cost in COSTS}
     entries = [
         Entry(**{**vars(entry), "front": tuple(cost for cost in COSTS if entry.name in fronts[cost])})

@@ -56,7 +56,9 @@ def sentence(found: Leaderboard) -> str:
     text = f"{best.name} has the best {title} of {len(board.entries)} arms ({with_interval(best.value)})"
     if len(board.entries) == 1:
         return f"{best.name} is the only arm ({title} {with_interval(best.value)})."
-    return f"{text}; {len(alike) or 'no'} other{'s' * (len(alike) != 1)} cannot be told apart from it."
+    if not alike:
+        return f"{text}; it differs significantly from every other one."
+    return f"{text}; {len(alike)} other{'s' * (len(alike) > 1)} cannot be told apart from it."
 
 
 def _letters(entry: Entry) -> set[str]:

@@ -19,7 +19,7 @@ def race_table(race: Race) -> SortableTable:
     rows = []
     for look, gone in race.departures:
         saved = [None, None] if gone.arm in race.revived else [gone.saved_tokens, gone.saved_cpu_seconds]
-        for fall in gone.shortfalls:
+        for number, fall in enumerate(gone.shortfalls):
             interval = "-" if fall.low is None or fall.high is None else f"{signed(fall.low)} .. {signed(fall.high)}"
             rows.append(
                 [
@@ -31,7 +31,7 @@ def race_table(race: Race) -> SortableTable:
                     TableCell(interval, fall.low),
                     TableCell(p_text(gone.p), gone.p),
                     TableCell(f"{look.level:.4f}", look.level),
-                    *map(amount_cell, saved),
+                    *(amount_cell(None if number else amount) for amount in saved),
                 ]
             )
     spent = ", ".join(f"{look.level:.4f} at {look.rung:.0%}" for look in race.looks)

@@ -38,6 +38,7 @@ def test_arms_are_ranked_with_the_numbers_of_a_comparison(directory: Path) -> No
     comparison = compare(sorted(path.parent for path in directory.rglob("run.json")))
     assert set(found) == {LOW, HIGH}
     assert next(iter(found)) == max(found, key=lambda name: found[name].value.value)
+    assert next(iter(found.values())).letters == "a"
     for arm in comparison.arms:
         entry = found[arm.name]
         assert entry.seeds == (0, 1)
