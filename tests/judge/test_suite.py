@@ -176,3 +176,12 @@ def test_the_page_has_every_setting_and_the_default_template() -> None:
     named = [key.strip() for cell in cells[1:] for key in cell.split(",")]
     assert sorted(named) == sorted(JudgeSuiteSettings.model_fields)
     assert DEFAULT_TEMPLATE.strip() in page
+
+
+def test_a_judge_without_a_single_verdict_is_an_error(own_cache: Path) -> None:
+    few = {"prompts": 3, "calibration_pairs": 3, "max_new_tokens": 4}
+    with (
+        serving(Endpoint(logprobs=False, words="neither")) as endpoint,
+        pytest.raises(ConfigError, match=r"no verdict on any of the 3 answers: .* 6 replies of the judge name neither"),
+    ):
+        judged(endpoint, own_cache, **few)

@@ -90,7 +90,9 @@ class JudgeSuite(Suite[JudgeSuiteSettings]):
         require_rows(self.name, self._kind, [answer.row for answer in answers])
         verdicts = self._judged([Question(a.row.id, text_of(a.row.prompt), a.answer, a.other) for a in answers])
         kept = [(answer, verdict) for answer, verdict in zip(answers, verdicts, strict=True) if verdict is not None]
-        require_rows(self.name, "judged", [answer.row for answer, _ in kept])
+        if not kept:
+            why = "; ".join(from_first(self.judge.report()))
+            raise ConfigError(f"judge.model: there is no verdict on any of the {len(answers)} answers: {why}")
         items = [_item(answer, verdict, self.settings) for answer, verdict in kept]
         calibration = calibrate(self.settings, calibration_rows(self.settings, target), self._judged)
         metrics, notes = self._metrics(items, calibration, target)
