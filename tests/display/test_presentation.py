@@ -137,19 +137,21 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert number(math.inf) == number(math.nan) == "not finite"
 
 
-def test_a_change_has_a_paired_interval_where_both_have_the_items() -> None:
-    """By hand: changes of 1, 0, 0 and 1 in four clusters have the standard error sqrt(1/12), and t(3) is 3.182."""
+def test_a_change_has_the_paired_interval_of_a_comparison_where_both_have_the_items() -> None:
+    """Twelve items in as many clusters gain 1 to 1.11, which is 1.055 in the mean."""
 
     def measured(*values: float) -> dict[str, SuiteResult]:
         items = [{"id": f"i{k}", "cluster": f"c{k}", "reward/own": value} for k, value in enumerate(values)]
         mean = Estimate(sum(values) / len(values))
         contrasts = [Contrast("reward/own", "reward/own"), Contrast("perplexity", "reward/own", log=True)]
-        return {"generate": SuiteResult("generate", 4, 4, {"reward/own": mean}, items, contrasts=contrasts)}
+        return {"generate": SuiteResult("generate", 8, 8, {"reward/own": mean}, items, contrasts=contrasts)}
 
-    before = measured(0, 0, 1, 0)
-    assert paired_changes(before, measured(1, 0, 1, 1)) == {"reward/own": pytest.approx(3.1824 / 12**0.5, rel=1e-4)}
-    assert paired_changes(before, measured(1, 0, 1)) != {}
-    assert paired_changes(before, measured(1, 0, 1, 1, 0)) == {}, "an item that was not measured before"
+    start = [0.3, 1.7, 2.2, 3.1, 4.4, 5.8, 6.5, 7.9, 8.6, 9.2, 9.9, 11.0]
+    before, after = measured(*start), measured(*(value + 1 + 0.01 * k for k, value in enumerate(start)))
+    (title, (low, high)), *others = paired_changes(before, after).items()
+    assert (title, others) == ("reward/own", [])
+    assert 1.0 < low < 1.055 < high < 1.11
+    assert paired_changes(before, measured(*start, 1.0)) == {}, "an item that was not measured before"
     assert paired_changes({}, before) == paired_changes(before, {}) == {}
-    table = comparison_table(before, measured(1, 0, 1, 1))
-    assert list(table.columns[-1].cells) == ["+0.500 ± 0.919"]
+    table = comparison_table(before, after)
+    assert list(table.columns[-1].cells) == [f"+1.055 [{number(low)}, {number(high)}]"]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from alignkit import Contrast, SuiteResult
 from alignkit.errors import ConfigError
+from numpy.typing import ArrayLike
 
 from alignkit_eval.comparison.arms import Group, RunResult, grouped
 from alignkit_eval.statistics import Effect, Floats, effect
@@ -212,9 +213,14 @@ def item_values(g: Group, suite: str, contrast: Contrast, clusters: Mapping[str,
         raise ConfigError(
             f"suite {suite} of {g.runs[0].path}: {contrast.metric} cannot be compared: {error}"
         ) from error
-    distinct = np.unique(numerators) if np.isin(denominators or 1.0, (0, 1)).all() else np.empty(0)
-    few = tuple(distinct.tolist()) if len(distinct) <= _FEW else ()
+    few = distinct(numerators, denominators or 1.0)
     return Values(tuple(run.seed for run in g.runs), found, [clusters[name] for name in names], few)
+
+
+def distinct(numerators: ArrayLike, denominators: ArrayLike = 1.0) -> tuple[float, ...]:
+    """Return the values of a score that has few of them, else nothing."""
+    values = np.unique(numerators) if np.isin(denominators, (0, 1)).all() else np.empty(0)
+    return tuple(values.tolist()) if len(values) <= _FEW else ()
 
 
 def step_of(*arms: Values) -> float:
