@@ -142,7 +142,9 @@ def show_race(race: Race, console: Console) -> None:
 
     console.info(race_sentence(race))
     for look, gone in race.departures:
-        console.info(f"  {departure_line(look, gone)}" + (" (revived)" if gone.arm in race.revived else ""))
+        console.info(
+            f"  at {look.rung:.0%}, {departure_line(look, gone)}" + (" (revived)" if gone.arm in race.revived else "")
+        )
 
 
 def seeds_of(text: str) -> list[int]:

@@ -56,10 +56,10 @@ def race_sentence(race: Race) -> str:
 
 
 def departure_line(look: Look, gone: Departure) -> str:
-    """Return when an arm was stopped and why, in one line."""
+    """Return why an arm was stopped, in one line."""
     falls = []
     for fall in gone.shortfalls:
         interval = "" if fall.low is None or fall.high is None else f" [{signed(fall.low)}, {signed(fall.high)}]"
         falls.append(f"{_TITLES.get(fall.metric, fall.metric)} {signed(fall.diff)}{interval}")
     p = f"p {p_text(gone.p)}, level {look.level:.3f}"
-    return f"{gone.arm} is stopped at {look.rung:.0%}: worse than {gone.than} ({'; '.join(falls)}; {p})"
+    return f"{gone.arm} is stopped: worse than {gone.than} ({'; '.join(falls)}; {p})"
