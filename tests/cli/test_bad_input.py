@@ -268,7 +268,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_resume_from_half_written_checkpoints_only(tmp_path: Path) -> None:
     from tests.helpers.runs import short_run
 
-    run = short_run(tmp_path, "half", eval={"suites": [], "samples": 0}, run={"plots": False}).directory
+    run = short_run(tmp_path, "half", eval={"suites": [], "samples": 0}).directory
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
     for checkpoint in (run / "checkpoints").glob("checkpoint-*"):

@@ -37,7 +37,7 @@ def trained(output: Path, model: Path, **lora: Any) -> Run:
     train = {"max_steps": 2, "learning_rate": 0.1, "save_strategy": "no"}
     few = {"limit": 40, "check": {"enabled": False}}
     quiet = {"suites": [], "samples": 0}
-    return short_run(output, "run", "sft", model=about, train=train, data=few, eval=quiet, run={"plots": False})
+    return short_run(output, "run", "sft", model=about, train=train, data=few, eval=quiet)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ SHORT = {"max_steps": 4, "logging_steps": 2, "save_strategy": "steps", "save_ste
 
 
 def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **sections: dict[str, Any]) -> Run:
-    """Train on the demo for a few steps and evaluate on a few rows."""
+    """Train on the demo for a few steps and evaluate on a few rows, without plots, which take longer than that."""
     train, evaluation = SHORT | sections.pop("train", {}), {"samples": 1, **sections.pop("eval", {})}
     if train["save_strategy"] != "steps" and "stop_on" not in train:
         train.pop("save_steps")
@@ -30,7 +30,7 @@ def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **
             "train": train,
             "data": {"eval_limit": 30} | sections.pop("data", {}),
             "eval": evaluation,
-            "run": {"output": str(output), "name": name} | sections.pop("run", {}),
+            "run": {"output": str(output), "name": name, "plots": False} | sections.pop("run", {}),
             **sections,
         }
     )

@@ -21,7 +21,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     quiet = {"samples": 0, "suites": []}
     train = {"max_steps": 1, "save_steps": 1}
     output = tmp_path_factory.mktemp("runs")
-    return short_run(output, "run", "sft", model={"lora": {"r": 2}}, train=train, eval=quiet, run={"plots": False})
+    return short_run(output, "run", "sft", model={"lora": {"r": 2}}, train=train, eval=quiet)
 
 
 @pytest.fixture

@@ -266,4 +266,4 @@ def test_methods_refuse_a_reward_model(tmp_path: Path) -> None:
 
 def test_a_margin_that_is_no_number_is_named(tmp_path: Path) -> None:
     with pytest.raises((ConfigError, DataError), match="the margin column 'better' is None"):
-        short_run(tmp_path, "rm", {"name": "reward", "margin": "better"}, eval={"suites": []}, run={"plots": False})
+        short_run(tmp_path, "rm", {"name": "reward", "margin": "better"}, eval={"suites": []})

@@ -57,7 +57,7 @@ ELSEWHERE = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     few: dict[str, Any] = {"data": {"limit": 40, "eval_limit": 6}, "train": {"max_steps": 2, "logging_steps": 1}}
-    plain = {"eval": {"suites": ["prefs"], "samples": 1}}
+    plain = {"eval": {"suites": ["prefs"], "samples": 1}, "run": {"plots": True}}
     made = [tmp_path_factory.mktemp(name) for name in ("plain", "changed")]
     return [short_run(made[0], "plain", **few, **plain), short_run(made[1], "changed", **few, **CHANGED)]
 

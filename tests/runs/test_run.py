@@ -17,7 +17,7 @@ from tests.helpers.runs import records, saved_weights, short_run
 
 @pytest.fixture(scope="module")
 def orpo(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return short_run(tmp_path_factory.mktemp("runs"), "orpo")
+    return short_run(tmp_path_factory.mktemp("runs"), "orpo", run={"plots": True})
 
 
 def test_run_directory_holds_what_the_design_says(orpo: Run) -> None:

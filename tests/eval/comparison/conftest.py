@@ -24,9 +24,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             method = {"name": "orpo", "lambda": strength}
             quick = {"samples": 0, "settings": {"perplexity": {"text": None}}}
             sections: dict[str, Any] = {"train": {"max_steps": 12, "save_strategy": "no"}, "data": {"eval_limit": 80}}
-            runs[name] = short_run(
-                output, name, method, run={"seed": seed, "plots": False}, eval=quick, **sections
-            ).directory
+            runs[name] = short_run(output, name, method, run={"seed": seed}, eval=quick, **sections).directory
     return runs
 
 

@@ -20,7 +20,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[float, int], Pa
     """ORPO with two lambdas on three folds of the demo's first rows."""
     output = tmp_path_factory.mktemp("runs")
     sections: dict[str, Any] = {
-        "train": {"max_steps": 8, "save_strategy": "no"},
+        "train": {"max_steps": 3, "save_strategy": "no"},
         "eval": {"samples": 0},
     }
     return {
