@@ -49,6 +49,7 @@ SEEN: dict[str, Callable[[Run], Any]] = {
 
 ELSEWHERE = {
     "run.services": "a service has to be installed: tests/testing",
+    "run.pause_at": "a run pauses and is resumed: tests/training/test_pause.py",
     "run.price_per_hour": "a dry run that measures reads it: tests/eval/report/test_extrapolation.py",
     **dict.fromkeys(("run.processes", "run.nodes", "run.strategy"), "several processes: tests/runs/test_processes.py"),
 }

@@ -36,12 +36,7 @@ def _set_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> 
 
 
 _DEBUG = click.Option(
-    ["--debug"],
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_set_debug,
-    help="Show tracebacks of errors.",
+    ["--debug"], is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show tracebacks of errors."
 )
 
 

@@ -201,12 +201,11 @@ def _normalized(name: str) -> str:
 def _distributions() -> dict[str, str]:
     """Return the metadata folder of every distribution with plugins by name: of two copies, the one that Python imports.
 
-    A run asks dozens of times, so folders of the import path are read again only when one has changed. They are read directly,
-    because importing ``importlib.metadata`` takes as long as the rest of ``align --help``.
+    A run asks dozens of times: folders are read again only when one has changed (times alone are too coarse to tell), and
+    directly, because importing ``importlib.metadata`` takes as long as the rest of ``align --help``.
     """
     places = [place or "." for place in reversed(sys.path) if os.path.isdir(place or ".")]  # noqa: PTH112
     states = ((place, os.stat(place)) for place in places)  # noqa: PTH116
-    # Times are too coarse for two changes in a row.
     return _read_path(tuple((place, at.st_ino, at.st_mtime_ns, at.st_nlink, at.st_size) for place, at in states))
 
 

@@ -128,11 +128,7 @@ class Data:
 
 
 def load_data(
-    config: RunConfig,
-    kind: RowKind,
-    tokenizer: PreTrainedTokenizerBase,
-    load: Load | None = None,
-    room: Room = ENDLESS,
+    config: RunConfig, kind: RowKind, tokenizer: PreTrainedTokenizerBase, load: Load | None = None, room: Room = ENDLESS
 ) -> Data:
     """Load, check, split and tokenise the data of a run.
 

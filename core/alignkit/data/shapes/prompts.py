@@ -23,9 +23,7 @@ def instruction_prompt(instruction: str, given: str, *, chat: bool) -> Text:
     if chat:
         return as_turn("user", f"{instruction}\n\n{given}" if given else instruction)
     return _ALPACA.format(
-        more=_ALPACA_MORE if given else "",
-        instruction=instruction,
-        given=f"### Input:\n{given}\n\n" if given else "",
+        more=_ALPACA_MORE if given else "", instruction=instruction, given=f"### Input:\n{given}\n\n" if given else ""
     )
 
 
