@@ -98,9 +98,17 @@ def test_a_resumed_run_has_the_weights_of_a_whole_one(adapter: bool, stop: int, 
 @pytest.mark.parametrize(
     ("name", "sets", "message"),
     [
-        ("dpo", ["loss=simpo", "reference_update_every=2"], "no effect: the chosen loss uses no reference"),
+        (
+            "dpo",
+            ["loss=simpo", "reference_update_every=2"],
+            "--set reference_update_every=2: method.reference_update_every: it has no effect: the chosen loss uses no reference",
+        ),
         ("dpo", ["loss={simpo: 1, nll: 1}", "reference_update_every=2"], "the chosen loss uses no reference"),
-        ("dpo", ["reference_mix=0.5"], "reference_mix has no effect without reference_update_every"),
+        (
+            "dpo",
+            ["reference_mix=0.5"],
+            "--set reference_mix=0.5: method.reference_mix: it has no effect without reference_update_every",
+        ),
         ("dpo", ["reference_update_every=0"], "method.reference_update_every must be at least 1, not 0"),
         ("dpo", ["reference_update_every=2", "reference_mix=1.5"], "method.reference_mix must be at most 1, not 1.5"),
         ("dpo", ["sync_ref_model=true"], "unknown key method.sync_ref_model: here it is called reference_update_every"),

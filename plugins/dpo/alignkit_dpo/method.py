@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from alignkit import Batch, Rollouts, hookimpl
-from alignkit_losses import LossMethod, LossSettings
-from pydantic import Field, model_validator
+from alignkit_losses import LossMethod, LossSettings, chosen
+from pydantic import Field, ValidationInfo, field_validator
 
 from alignkit_dpo.reference import MovingReference
 
@@ -33,14 +33,20 @@ class DPOSettings(LossSettings):
         json_schema_extra={"elsewhere": ["ref_model_mixup_alpha"]},
     )
 
-    @model_validator(mode="after")
-    def _has_a_reference(self) -> Self:
-        if self.reference_update_every is None:
-            if self.reference_mix != _MIX:
-                raise ValueError("reference_mix has no effect without reference_update_every")
-        elif not any("reference" in term.loss.needs for term in self.terms()):
-            raise ValueError("reference_update_every has no effect: the chosen loss uses no reference")
-        return self
+    @field_validator("reference_update_every")
+    @classmethod
+    def _has_a_reference(cls, value: int | None, info: ValidationInfo) -> int | None:
+        losses = info.data.get("loss")
+        if value and losses and not any("reference" in loss.needs for loss in chosen(losses)):
+            raise ValueError("it has no effect: the chosen loss uses no reference")
+        return value
+
+    @field_validator("reference_mix")
+    @classmethod
+    def _of_an_update(cls, value: float, info: ValidationInfo) -> float:
+        if value != _MIX and info.data.get("reference_update_every", 1) is None:
+            raise ValueError("it has no effect without reference_update_every")
+        return value
 
 
 class DPO(LossMethod[DPOSettings]):

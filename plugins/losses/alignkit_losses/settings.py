@@ -180,6 +180,12 @@ class LossSettings(Settings):
         return found
 
 
+def chosen(losses: Any) -> list[Loss]:
+    """Return the losses of a validated value of the key ``loss``."""
+    names = [losses] if isinstance(losses, str) else type(losses).model_fields
+    return [load(find("align.losses", name)) for name in names]
+
+
 def _named(value: Any) -> dict[str, Mapping[str, Any]]:
     """Return the names of losses in a value of the key ``loss``, each with the settings that are given there."""
     if isinstance(value, Mapping):
