@@ -40,7 +40,7 @@ def method(name: str, *sets: str) -> Any:
         ("dpo", ["loss={sigmoyd: 1}"], 'unknown loss "sigmoyd", did you mean "sigmoid"?'),
         ("dpo", ["loss=sigmoid_norm"], "method.loss: loss sigmoid_norm is sigmoid with ratio: mean here"),
         ("dpo", ["loss=sigmoyd", "tau=1"], 'method.loss: unknown loss "sigmoyd"'),
-        ("dpo", ["loss=ipo", "label_smoothing=0.1"], "unknown key method.label_smoothing (the method's settings are loss, alpha, beta, ratio)"),
+        ("dpo", ["loss=ipo", "label_smoothing=0.1"], "unknown key method.label_smoothing (the method's settings are loss, alpha, reference_update_every, reference_mix, beta, ratio)"),
         ("dpo", ["loss={sigmoid: {weight: 1, betta: 2}}"], 'unknown key method.loss.sigmoid.betta, did you mean "beta"?'),
         ("dpo", ["loss={sigmoid: {beta: 1}}", "beta=2"], "unknown key method.beta"),
         ("dpo", ["loss={sigmoid: heavy}"], 'method.loss.sigmoid must be a number, not "heavy"'),
