@@ -34,6 +34,7 @@ def bad_input(work: Path) -> dict[str, Any]:
 
 def statistics(work: Path) -> dict[str, Any]:
     """Type I error is at most 6.5 % at a nominal 5 %, with and without cluster and seed effects; power and coverage hold."""
+    from tests.accept.kinds import missed, table
     from tests.helpers.simulate import NULLS, covered, expected_power, rejected
 
     trials = 4000
@@ -45,7 +46,11 @@ def statistics(work: Path) -> dict[str, Any]:
     assert abs(found - expected) < 0.04, f"power {found:.3f}, expected {expected:.3f}"
     coverage = covered(trials, 0.05, seeds=3, cluster_sd=0.1, seed_sd=0.03)
     assert coverage >= 0.935, f"coverage {coverage:.3f}"
+    rows = table()
+    (work / "kinds.json").write_text(json.dumps(rows, indent=2) + "\n")
+    assert not missed(rows), missed(rows)
     return {
+        "kinds": f"{len(rows)} kinds and sizes, table in kinds.json",
         "type I error": {name: round(error, 4) for name, error in errors.items()},
         "power": [round(found, 3), round(expected, 3)],
         "coverage": round(coverage, 3),

@@ -36,7 +36,7 @@ class Contrast:
     metric: str
     """Name of the metric in :attr:`SuiteResult.metrics`."""
     numerator: str
-    """Item key that is summed."""
+    """Item key that is summed; empty: the metric is no mean, and is compared by :attr:`SuiteResult.draws`."""
     denominator: str | None = None
     """Item key that the sum is divided by; None: the number of items."""
     where: Mapping[str, Any] = field(default_factory=dict)
@@ -92,6 +92,8 @@ class SuiteResult:
     """Model, data, software and cost of the evaluation; filled in by the caller of the suite."""
     left_out: Sequence[Omission] = ()
     """What was left out or cut; unusable and truncated held-out rows are added by the caller."""
+    draws: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    """Values of metrics that are no means on bootstrap draws of the clusters, the same draws for every target; None: undefined."""
     notes: Sequence[str] = ()
     """Sentences on how to read the result, such as why a metric has no interval."""
 

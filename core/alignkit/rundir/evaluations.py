@@ -36,6 +36,7 @@ class _Stored(BaseModel):
     provenance: dict[str, Any]
     left_out: list[Omission] = []
     notes: list[str] = []
+    draws: dict[str, list[float | None]] = {}
     items_sha256: str | None = None
 
 

@@ -136,7 +136,7 @@ def show(comparison: Comparison, console: Console | None = None, *, all_pairs: b
     console.table(terminal_table(tables.arms(comparison), {"seeds"}, stacked=True))
     console.table(terminal_table(tables.contrasts(comparison), {"items in clusters", "verdict"}))
     if models := tables.of_models(comparison):
-        console.table(terminal_table(models, {"difference", "verdict"}))
+        console.table(terminal_table(models, {"difference", "detectable", "verdict"}))
     if all_pairs:
         console.table(terminal_table(tables.pairs(comparison)))
         for arm, letters in comparison.letters.items():

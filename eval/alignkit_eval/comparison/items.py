@@ -82,6 +82,8 @@ def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> l
             notes.append(
                 f"{metric} is left out: the runs started from different models, and it is measured against these"
             )
+        elif contrast.numerator == "" and not _same_draws(results, metric):
+            notes.append(f"{metric} is left out: the runs' results were not made from the same bootstrap draws")
         elif not any(_counts(item, contrast) for item in results[0].items):
             notes.append(f"{metric} is left out: it applies to no item")
         else:
@@ -89,6 +91,13 @@ def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> l
     names = {contrast.metric for contrast in common}
     # A metric that decides the verdict together with another one does not decide it alone.
     return [c if names.issuperset(c.verdict) else replace(c, verdict=()) for c in common]
+
+
+def _same_draws(results: Sequence[SuiteResult], metric: str) -> bool:
+    """Whether all results have as many draws of the same documents in the same order."""
+    orders = [[(item["id"], item["cluster"]) for item in result.items] for result in results]
+    counts = {len(result.draws.get(metric, ())) for result in results}
+    return len(counts) == 1 and 0 not in counts and all(order == orders[0] for order in orders)
 
 
 def _definition(contrast: Contrast | None) -> Contrast | None:
@@ -198,6 +207,8 @@ def item_values(g: Group, suite: str, contrast: Contrast, clusters: Mapping[str,
     """Return the values of a contrast in one group; raises ``ConfigError`` where an item lacks one."""
     counted = {str(item["id"]) for item in g.runs[0].results[suite].items if _counts(item, contrast)}
     names = [name for name in clusters if name in counted]
+    if contrast.numerator == "":
+        return _drawn(g, suite, contrast, [clusters[name] for name in names])
     numerators, denominators = [], []
     items = [{str(item["id"]): item for item in run.results[suite].items} for run in g.runs]
     if contrast.denominator is not None:  # an item without any share, such as a pair that is not its group's first
@@ -221,6 +232,16 @@ def distinct(numerators: ArrayLike, denominators: ArrayLike = 1.0) -> tuple[floa
     """Return the values of a score that has few of them, else nothing."""
     values = np.unique(numerators) if np.isin(denominators, (0, 1)).all() else np.empty(0)
     return tuple(values.tolist()) if len(values) <= _FEW else ()
+
+
+def _drawn(g: Group, suite: str, contrast: Contrast, clusters: list[str]) -> Values:
+    """Return the values of a statistic that is no mean, with those on bootstrap draws."""
+    results = [run.results[suite] for run in g.runs]
+    seeds = np.array([result.metrics[contrast.metric].value for result in results])
+    share = np.full(len(clusters), 1 / len(clusters))
+    found = Effect(seeds, np.zeros((len(results), len(clusters))), share)
+    draws = np.array([result.draws[contrast.metric] for result in results], dtype=np.float64)  # None is NaN
+    return Values(tuple(run.seed for run in g.runs), found, clusters, draws=draws)
 
 
 def step_of(*arms: Values) -> float:

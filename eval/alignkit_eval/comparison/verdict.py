@@ -86,8 +86,12 @@ def _beats(arm: str, other: str, pairs: Sequence[Judged]) -> bool:
 
 
 def _sides(contrast: ContrastResult) -> list[bool | None]:
-    """Return whether the arm is better, as a method and as these trained models; a guard must not be worse in either."""
-    return [contrast.better, *([contrast.models.better] if contrast.models else [])]
+    """Return whether the arm is better, as a method and as these trained models; a guard must not be worse in either.
+
+    A difference of the trained models that is shown to be smaller than the margin does not count.
+    """
+    models = contrast.models
+    return [contrast.better, *([models.better] if models and not models.equivalent else [])]
 
 
 def _sentence(

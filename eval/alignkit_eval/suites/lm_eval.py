@@ -32,6 +32,7 @@ from alignkit.system.together import from_first
 from pydantic import Field
 
 from alignkit_eval.suites.counting_model import counting_model
+from alignkit_eval.suites.guarded import Failures
 from alignkit_eval.suites.scores import suite_result
 from alignkit_eval.suites.task_code import functions_in, is_installed
 from alignkit_eval.suites.task_metrics import TaskMetrics, key_of, measure, task_items
@@ -121,7 +122,10 @@ class HarnessSuite(Suite[HarnessSettings]):
         model = target.policy.model
         with undisturbed(model), _quiet():  # lm-eval seeds all random generators
             _require_numbers(model, target)
+            failures = Failures()
+            failures.watch(manager)
             found, cut = self._run(manager, target)
+            failures = from_first(failures)  # lm-eval aggregates on the first process only
         samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
         for task, rows in samples.items():
             _require_finite(task, rows)
@@ -132,18 +136,31 @@ class HarnessSuite(Suite[HarnessSettings]):
                 own = task_items(task, rows)
                 better = found.get("higher_is_better", {}).get(task, {})
                 made = measure(
-                    task, rows, own, found["results"][task], tasks[task].aggregation(), better, self.settings.resamples
+                    task,
+                    rows,
+                    own,
+                    failures.usable(task, found["results"][task]),
+                    tasks[task].aggregation(),
+                    better,
+                    self.settings.resamples,
                 )
                 whole.metrics |= made.metrics
                 whole.contrasts += made.contrasts
                 whole.notes += made.notes
+                whole.draws |= made.draws
                 items += own.values()
         for name in sorted(found.get("groups", {})):
             for key, value in _reported(found["groups"][name]).items():
+                if not math.isfinite(value):
+                    whole.notes.append(f"{name}/{key} is left out: a metric that it combines failed or is not finite")
+                    continue
                 whole.metrics[f"{name}/{key}"] = Estimate(value)
                 whole.notes.append(f"{name}/{key} has no interval: it combines several tasks")
+        whole.notes += failures.notes()
+        if not whole.metrics:
+            raise RunFailedError(f"lm-eval gives no metric: {'; '.join(whole.notes)}")
         result = suite_result(self, items, whole.metrics, whole.contrasts)
-        return replace(result, left_out=cut, notes=[*notes, *whole.notes])
+        return replace(result, left_out=cut, notes=[*notes, *whole.notes], draws=whole.draws)
 
     # ------------------------------------------------------------------ tasks
 

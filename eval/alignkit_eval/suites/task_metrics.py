@@ -2,7 +2,8 @@
 
 Means, perplexities and bits per byte have intervals by the formulas of :mod:`alignkit_eval.statistics`. Every other metric (BLEU,
 F1, a task's own function) has one by the bootstrap: clusters of documents are drawn with replacement, the task's aggregation
-gives a value for each draw, and the interval is that of the central 95 % (Efron and Tibshirani 1993, section 13.3).
+gives a value for each draw, and the interval is that of the central 95 % (Efron and Tibshirani 1993, section 13.3), a little wider for
+few clusters. The draws are kept, so that two models are compared on the same ones.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from alignkit import Contrast, Estimate
+from scipy import special
 
 from alignkit_eval.statistics import (
     LEVEL,
@@ -25,6 +27,7 @@ from alignkit_eval.statistics import (
     clustered_proportion,
     clustered_ratio,
     nonnegative,
+    quantile,
     transformed,
 )
 
@@ -44,6 +47,8 @@ class TaskMetrics:
     metrics: dict[str, Estimate] = field(default_factory=dict)
     contrasts: list[Contrast] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    draws: dict[str, list[float | None]] = field(default_factory=dict)
+    """Values on bootstrap draws of the metrics that are no means."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,11 @@ def measure(
         higher = better.get(metric, True) is not False
         known = _as_mean(name, values, float(value), higher) or _as_likelihood(name, values, float(value))
         if known is None:
-            found.metrics[name], why = bootstrap(values, float(value), resamples)
+            found.metrics[name], why, drawn = bootstrap(values, float(value), resamples)
             found.notes += [f"{name} has no interval: {why}"] if why else []
+            if not why and len(rows) == len(items):
+                found.draws[name] = [number if math.isfinite(number) else None for number in drawn]
+                found.contrasts.append(Contrast(name, "", where={"task": task}, higher_is_better=higher))
             continue
         found.metrics[name], contrast = known
         if contrast is not None and len(rows) == len(items):
@@ -236,29 +244,34 @@ def _bits(nats: float) -> float:
 # ------------------------------------------------------------------------------------------------- bootstrap
 
 
-def bootstrap(values: Values, value: float, count: int) -> tuple[Estimate, str]:
-    """Return lm-eval's value with a bootstrap interval, or without one and the reason."""
+def bootstrap(values: Values, value: float, count: int) -> tuple[Estimate, str, list[float]]:
+    """Return lm-eval's value with a bootstrap interval and the values on the draws, or without them and the reason.
+
+    The ends are wider quantiles than those of 2.5 %, by Student's t with C - 1 degrees of freedom: draws of few clusters vary too
+    little (Hesterberg 2015, The American Statistician 69(4), section 5.3).
+    """
     if not math.isfinite(value):
-        return Estimate(value), "it is not finite"
+        return Estimate(value), "it is not finite", []
     if not count:
-        return Estimate(value), "eval.settings.lm-eval.resamples is 0"
+        return Estimate(value), "eval.settings.lm-eval.resamples is 0", []
     if len(set(values.clusters)) < 2:
-        return Estimate(value), "all documents are in one cluster"
+        return Estimate(value), "all documents are in one cluster", []
     if not math.isclose(values.value(), value, rel_tol=1e-6, abs_tol=1e-9):
-        return Estimate(value), "the documents' values do not give it again"
+        return Estimate(value), "the documents' values do not give it again", []
     started = time.monotonic()
     drawn: list[float] = []
     for draw in values.draws(count):
         drawn.append(values.value(draw))
         each = (time.monotonic() - started) / len(drawn)
         if each * count > _PATIENCE and (time.monotonic() - started) > _PATIENCE / 10:
-            return Estimate(
-                value
-            ), f"{count} draws of {each:.1f} s each take too long (eval.settings.lm-eval.resamples)"
+            why = f"{count} draws of {each:.1f} s each take too long (eval.settings.lm-eval.resamples)"
+            return Estimate(value), why, []
     usable = [number for number in drawn if math.isfinite(number)]
     if len(usable) < (1 - _UNDEFINED) * count:
-        return Estimate(value), f"it is undefined in {count - len(usable)} of {count} bootstrap draws"
-    low, high = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        return Estimate(value), f"it is undefined in {count - len(usable)} of {count} bootstrap draws", []
+    clusters = len(set(values.clusters))
+    tail = float(special.ndtr(-math.sqrt(clusters / (clusters - 1)) * quantile((1 + LEVEL) / 2, clusters - 1)))
+    low, high = np.quantile(usable, [tail, 1 - tail]).tolist()
     if low == high:
-        return Estimate(value), f"it is the same in {count} bootstrap draws"
-    return Estimate(value, min(low, value), max(high, value)), ""
+        return Estimate(value), f"it is the same in {count} bootstrap draws", []
+    return Estimate(value, min(low, value), max(high, value)), "", drawn
