@@ -28,6 +28,8 @@ class Line(NamedTuple):
     title: str
     before: Estimate | None
     after: Estimate | None
+    suite: str = ""
+    metric: str = ""
 
     @property
     def change(self) -> float | None:
@@ -40,7 +42,7 @@ def headline(before: Metrics, after: Metrics) -> list[Line]:
     names = [key for key in TITLES if key[1] in before.get(key[0], {}) or key[1] in after.get(key[0], {})]
     for suite in sorted((before.keys() | after.keys()) - known):
         names += [(suite, name) for name in after.get(suite, before.get(suite, {}))]
-    return [Line(TITLES.get(key, key[1]), _estimate(before, *key), _estimate(after, *key)) for key in names]
+    return [Line(TITLES.get(key, key[1]), _estimate(before, *key), _estimate(after, *key), *key) for key in names]
 
 
 def describe_metrics(before: Metrics, after: Metrics) -> list[str]:

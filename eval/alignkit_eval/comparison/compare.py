@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from alignkit import Contrast, Estimate
+from alignkit import Contrast, Estimate, SuiteResult
 from alignkit.errors import ConfigError
 
-from alignkit_eval.comparison.arms import START, Group, group, mean_cost, read_run
+from alignkit_eval.comparison.arms import START, Group, RunResult, group, mean_cost, read_run
 from alignkit_eval.comparison.folds import join_folds, start_of
 from alignkit_eval.comparison.items import (
     Values,
@@ -110,6 +111,20 @@ def compare(
         settings=_common_settings(groups),
         rules=described(table.suites),
     )
+
+
+def changes(
+    before: Mapping[str, SuiteResult], after: Mapping[str, SuiteResult]
+) -> dict[tuple[str, str], ContrastResult]:
+    """Return the paired change of every metric, (suite, metric), that both evaluations of a run have on the same items."""
+    found: dict[tuple[str, str], ContrastResult] = {}
+    for suite in before.keys() & after.keys():
+        runs = [RunResult(Path(n), 0, None, {}, {suite: of[suite]}) for n, of in (("before", before), ("after", after))]
+        base, arm = (Group(run.path.name, {}, (run,)) for run in runs)
+        with suppress(ConfigError):  # other items, or a number that is not finite
+            table = _Table([base, arm], common_suites([base, arm], []), [], Rules(), Rules())
+            found |= {(c.suite, c.metric): c for _, c in table.contrasts([(arm, base)])}
+    return found
 
 
 class _Table:

@@ -15,6 +15,7 @@ from alignkit_eval.comparison.looks import Race
 from alignkit_eval.comparison.result import Arm, Comparison
 from alignkit_eval.report import tables
 from alignkit_eval.report.explorers import disagreements, generation_cards
+from alignkit_eval.report.forest import forest
 from alignkit_eval.report.parts import Page, Section
 from alignkit_eval.report.plots import comparison_figures, training_curves
 from alignkit_eval.report.race import race_sentence, race_table
@@ -37,7 +38,7 @@ def run_report(run: Path) -> Path:
     try:
         comparison = compare([run], "start")
         verdict, notes = comparison.verdict, comparison.notes
-        sections.append(tables.contrasts(comparison))
+        sections = [*forest(comparison), *sections, tables.contrasts(comparison)]
     except ConfigError as error:  # not evaluated before training, or not at all
         verdict, notes = f"This run cannot be compared with its start model: {error}.", ()
     start = ReportedModel("start", directory.evaluation / "before", run)
@@ -115,10 +116,11 @@ def _compared(comparison: Comparison | None) -> Iterator[Section]:
         return
     base = comparison.arm(comparison.baseline)
     others = [arm for arm in comparison.arms if arm is not base]
-    yield tables.arms(comparison)
+    yield from forest(comparison)
     yield tables.contrasts(comparison)
     if trained := tables.of_models(comparison):
         yield trained
+    yield tables.arms(comparison)
     yield from comparison_figures(comparison)
     yield tables.costs(comparison)
     several = any(len(arm.runs) > 1 for arm in comparison.arms)

@@ -106,10 +106,11 @@ def _against_setting(arms: Sequence[Arm], suite: str, metric: str, title: str) -
             elinewidth=1.2,
         )
     if key:
-        axes.set_xticks(range(len(labels)), labels)
         axes.set_xlabel(key)
+        if "none" in labels.values():
+            axes.set_xticks([*labels], [*labels.values()])
     else:
-        axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
+        axes.set_xticks([*labels], [*labels.values()], rotation=20, ha="right")
     _finish(axes, f"{title}, with 95 % intervals", title)
     if key and len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
@@ -151,15 +152,15 @@ def _numeric_key(arms: Sequence[Arm]) -> str | None:
     return several[0] if len(several) == 1 else None
 
 
-def _positions(arms: Sequence[Arm], key: str | None) -> tuple[list[int], list[str]]:
-    """Return the position of each arm on the x axis, and the label of each position."""
+def _positions(arms: Sequence[Arm], key: str | None) -> tuple[list[float], dict[float, str]]:
+    """Return the position of each arm on the x axis, the swept number itself, and the label of each position."""
     if key is None:
-        return list(range(len(arms))), [arm.name for arm in arms]
-    # Swept values are rarely evenly spaced (0, .1, 1), so they are plotted at equal distances.
+        return [float(i) for i in range(len(arms))], {float(i): arm.name for i, arm in enumerate(arms)}
     values = [float(arm.settings[key]) if key in arm.settings else None for arm in arms]
     ticks = sorted({value for value in values if value is not None})
-    labels = [f"{tick:g}" for tick in ticks] + (["none"] if None in values else [])
-    return [len(ticks) if value is None else ticks.index(value) for value in values], labels
+    beyond = ticks[-1] + 0.15 * (ticks[-1] - ticks[0])  # an arm without the setting
+    labels = {tick: f"{tick:g}" for tick in ticks} | ({beyond: "none"} if None in values else {})
+    return [beyond if value is None else value for value in values], labels
 
 
 def _series(arms: Sequence[Arm], key: str | None) -> dict[str, list[int]]:

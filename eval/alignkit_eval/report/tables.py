@@ -170,7 +170,8 @@ def outcomes(title: str, columns: Mapping[str, str], records: Sequence[Any]) -> 
 
 def _seeds_cell(arm: Arm) -> TableCell:
     trained = "method" in arm.settings  # a model that was only evaluated has no seed
-    return TableCell(", ".join(map(str, arm.seeds)), float(len(arm.seeds))) if trained else TableCell("-")
+    count = len(arm.seeds)
+    return TableCell(f"{count} seed{'s' * (count > 1)}", float(count)) if trained else TableCell("-")
 
 
 def _estimate_cell(estimate: Estimate | None) -> TableCell:
