@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the code (``make docs``): hooks, public types and functions, and the conformance kit."""
+"""Writes docs/reference.md (hooks, public types and functions, the conformance kit) and docs/metrics.md from the code."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from alignkit.contract import registry
 from alignkit.contract.batch import COUNTS
 from alignkit.contract.checks import hook_arguments, hook_names
 from alignkit.contract.hooks import EXCLUSIVE, AlignSpecs
+from alignkit_eval import glossary
 from alignkit_losses.settings import settings_of
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -220,3 +221,4 @@ def _line(found: Any) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    (PAGE.parent / "metrics.md").write_text(glossary.page(), encoding="utf-8")

@@ -24,6 +24,18 @@ def test_the_reference_is_up_to_date() -> None:
     assert (DOCS / "reference.md").read_text(encoding="utf-8") == builder().page(), "run: make docs"
 
 
+def test_the_page_of_metrics_is_up_to_date_and_has_every_contrast_of_the_built_in_suites() -> None:
+    from alignkit_eval import glossary
+    from alignkit_eval.suites import generate, kl, perplexity, prefs
+
+    assert (DOCS / "metrics.md").read_text(encoding="utf-8") == glossary.page(), "run: make docs"
+    for suite, module in {"prefs": prefs, "perplexity": perplexity, "kl": kl, "generate": generate}.items():
+        for contrast in module.CONTRASTS:
+            assert glossary.meaning(suite, contrast.metric), f"{suite}/{contrast.metric}"
+    assert glossary.meaning("prefs", "accuracy_sum/shorter").startswith("Accuracy by sum on the pairs whose")
+    assert not glossary.meaning("lm-eval", "task/acc")
+
+
 def test_links_lead_somewhere() -> None:
     import re
 

@@ -16,6 +16,8 @@ class TableCell(NamedTuple):
     """Number to sort by (None or not finite: sort by text)."""
     better: bool | None = None
     """Whether it is significantly better (True) or worse (False) than the baseline."""
+    hint: str = ""
+    """Explanation, shown as a tooltip."""
 
 
 @dataclass(frozen=True)

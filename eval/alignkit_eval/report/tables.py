@@ -10,6 +10,7 @@ from alignkit.rundir.record import stored_estimate
 
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.verdict import p_text, why_not_significant
+from alignkit_eval.glossary import meaning
 from alignkit_eval.headline import TITLES, Line, headline, number, signed, with_interval
 from alignkit_eval.report.parts import SortableTable, TableCell, amount_cell, fact_text, number_cell
 
@@ -24,7 +25,7 @@ def before_and_after(record: Mapping[str, Any]) -> SortableTable:
     evaluation = record.get("evaluation", {})
     rows = [
         (
-            TableCell(line.title),
+            _metric_cell(line.suite, line.metric),
             _estimate_cell(line.before),
             _estimate_cell(line.after),
             TableCell(signed(line.change), line.change),
@@ -41,7 +42,8 @@ def _lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Line
     for suite in dict.fromkeys(suite for suite, _ in TITLES):
         for name in after.get(suite, {}):
             if (suite, name) not in TITLES:
-                yield Line(name, *(stored_estimate(metrics.get(suite, {}).get(name)) for metrics in (before, after)))
+                first, last = (stored_estimate(metrics.get(suite, {}).get(name)) for metrics in (before, after))
+                yield Line(name, first, last, suite, name)
 
 
 def arms(comparison: Comparison) -> SortableTable:
@@ -104,7 +106,7 @@ def _contrast(c: ContrastResult) -> tuple[TableCell, ...]:
     interval = "-" if c.low is None or c.high is None else f"{signed(c.low)} .. {signed(c.high)}"
     return (
         TableCell(c.arm),
-        TableCell(TITLES.get((c.suite, c.metric), c.metric)),
+        _metric_cell(c.suite, c.metric),
         TableCell(signed(c.diff), c.diff, c.better),
         TableCell(interval, c.low),
         TableCell("-" if c.p_holm is None else p_text(c.p_holm), c.p_holm),
@@ -166,6 +168,10 @@ def outcomes(title: str, columns: Mapping[str, str], records: Sequence[Any]) -> 
         for record in records
     ]
     return SortableTable(title, (*columns, "seconds", "CPU seconds", "error"), rows)
+
+
+def _metric_cell(suite: str, metric: str) -> TableCell:
+    return TableCell(TITLES.get((suite, metric), metric), hint=meaning(suite, metric))
 
 
 def _seeds_cell(arm: Arm) -> TableCell:

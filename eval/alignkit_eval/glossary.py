@@ -1,0 +1,68 @@
+"""What every metric of the built-in suites means, in a sentence each: tooltips of reports, and docs/metrics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+GLOSSARY: Mapping[str, Mapping[str, str]] = {
+    "prefs": {
+        "accuracy_sum": "Share of held-out pairs whose chosen completion has the higher log-probability (sum over tokens); ties count half.",
+        "accuracy_mean": "Share of held-out pairs whose chosen completion has the higher mean log-probability per token; ties count half.",
+        "accuracy_ref": "Share of held-out pairs whose chosen completion gained more log-probability against the start model than the rejected one.",
+        "accuracy_best": "Share of rows whose chosen completion has a higher log-probability than every rejected one.",
+        "accuracy_length": "Share of held-out pairs whose chosen completion is the longer one: the accuracy of preferring length alone.",
+        "accuracy_sum/*": "Accuracy by sum on the pairs whose chosen completion is shorter than, as long as, or longer than the rejected one.",
+        "accuracy_sum/category/*": "Accuracy by sum on the pairs of a category.",
+        "margin_sum": "Mean log-probability of the chosen completion minus that of the rejected one, in nats.",
+        "margin_mean": "Mean log-probability per token of the chosen completion minus that of the rejected one, in nats.",
+        "margin_ref": "Mean of the margin by sum minus that of the start model, in nats.",
+        "logp_chosen": "Mean log-probability per token of chosen completions, in nats.",
+        "logp_rejected": "Mean log-probability per token of rejected completions, in nats.",
+        "brier": "Mean squared distance from 1 of the model's probability of the chosen completion: 0 is perfect, 0.25 is chance.",
+        "ece": "Expected calibration error: mean distance of the model's confidence in a preference from how often it is right.",
+    },
+    "perplexity": {
+        "perplexity": "Exponential of the negative log-likelihood per token over the corpus; comparable with one tokenizer only, lower is better.",
+        "bits_per_byte": "Negative log-likelihood per UTF-8 byte of text, in bits; comparable across tokenizers, lower is better.",
+    },
+    "kl": {
+        "kl": "Exact KL divergence from the start model (or another one) per token of held-out completions, in nats.",
+        "kl_sequence": "Exact KL divergence from the start model (or another one) per held-out completion, in nats.",
+    },
+    "generate": {
+        "quality": "Mean of the checker's number over generated completions.",
+        "win_rate": "Share of prompts whose completion has a higher quality than the start model's; ties count half.",
+        "tokens": "Mean number of tokens of a generated completion.",
+        "ended": "Share of completions that ended with an end token within the maximum length.",
+        "repetition": "Mean share of a completion's 3-grams that occurred in it before.",
+        "distinct_1": "Distinct tokens of all completions over all their tokens.",
+        "distinct_2": "Distinct pairs of adjacent tokens of all completions over all such pairs.",
+        "reward/*": "Mean of a reward over generated completions that it judges.",
+    },
+}
+"""Suite -> metric -> meaning; ``*`` stands for any ending."""
+
+
+def meaning(suite: str, metric: str) -> str:
+    """Return what a metric means; empty for one of another suite.
+
+    >>> meaning("prefs", "accuracy_sum/category/food")
+    'Accuracy by sum on the pairs of a category.'
+    """
+    known = GLOSSARY.get(suite, {})
+    endings = [metric[:end] + "/*" for end, letter in enumerate(metric) if letter == "/"]
+    return next((known[name] for name in (metric, *reversed(endings)) if name in known), "")
+
+
+def page() -> str:
+    """Return the glossary as Markdown."""
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from the code by `make docs`. How metrics are compared: [evaluation.md](evaluation.md). Metrics of lm-eval's tasks",
+        "are those of [lm-eval](https://github.com/EleutherAI/lm-evaluation-harness).",
+    ]
+    for suite, metrics in GLOSSARY.items():
+        lines += ["", f"## `{suite}`", "", "| metric | meaning |", "|---|---|"]
+        lines += [f"| `{name}` | {text} |" for name, text in metrics.items()]
+    return "\n".join(lines) + "\n"
