@@ -28,7 +28,7 @@ def write_lm_eval(results: Mapping[str, SuiteResult], model: str, directory: Pat
     left_out = []
     for suite, result in results.items():
         contrasts = {contrast.metric: contrast for contrast in result.contrasts}
-        kept = {name: c for name, c in contrasts.items() if c.denominator is None or c.log}
+        kept = {name: c for name, c in contrasts.items() if c.numerator and (c.denominator is None or c.log)}
         left_out += [f"{suite}: {name}" for name in result.metrics if name not in kept]
         for name, contrast in kept.items():
             task = _task(suite, contrast)

@@ -71,6 +71,7 @@ def _task_result(found: Mapping[str, Any], task: str, file: Path, date: str) -> 
             "model": found.get("model_name"),
         },
         notes=made.notes,
+        draws=made.draws,
     )
 
 

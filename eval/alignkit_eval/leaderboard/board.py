@@ -96,7 +96,7 @@ def leaderboard(
     if not runs:
         why = f": {apart[0].path} {apart[0].reason}" if apart and not where else ", or the filters leave none"
         raise ConfigError(f"no run below {directory} can be ranked{why}")
-    known = [contrast.metric for run in runs for result in run.results.values() for contrast in result.contrasts]
+    known = [c.metric for run in runs for result in run.results.values() for c in result.contrasts if c.numerator]
     metric = metric or _default(runs)
     parts: dict[str, list[tuple[RunResult, str, Contrast]]] = {}
     for run in runs:
@@ -121,7 +121,7 @@ def leaderboard(
 def _default(runs: Sequence[RunResult]) -> str:
     """Return the deciding metric that most runs have, the first one of their suites where several do."""
     deciding = [c.metric for run in runs for result in run.results.values() for c in result.contrasts if c.verdict]
-    every = deciding or [c.metric for run in runs for result in run.results.values() for c in result.contrasts]
+    every = deciding or [c.metric for run in runs for r in run.results.values() for c in r.contrasts if c.numerator]
     if not every:
         raise ConfigError(f"{runs[0].path} and the others have no metric that can be compared")
     return max(dict.fromkeys(every), key=every.count)
@@ -131,7 +131,7 @@ def _measured(run: RunResult, metric: str) -> tuple[str, Contrast] | None:
     """Return the suite and the contrast of a metric in a run."""
     for suite, result in run.results.items():
         for contrast in result.contrasts:
-            if metric in (contrast.metric, f"{suite}/{contrast.metric}"):
+            if contrast.numerator and metric in (contrast.metric, f"{suite}/{contrast.metric}"):
                 return suite, contrast
     return None
 

@@ -145,7 +145,10 @@ def _measured(groups: Sequence[Group], rules: Rules, notes: list[str], manifest:
     """Return the deciding metrics of the arms on their common items."""
     found: list[Measured] = []
     try:
-        suites = {name: common_contrasts(name, groups, notes) for name in common_suites(groups, notes)}
+        suites = {
+            name: [c for c in common_contrasts(name, groups, notes) if c.numerator]  # means and ratios of items
+            for name in common_suites(groups, notes)
+        }
         for suite, contrasts in rules.applied(suites).items():
             items = shared_items(suite, groups)
             for contrast in (contrast for contrast in contrasts if contrast.verdict):

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from alignkit_eval.comparison.paired import effect, holm, judge, minus
+from alignkit_eval.comparison.paired import effect, holm, judge, judge_draws, minus
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from tests.helpers.kinds import KINDS, Shape, coverage, rates
 from tests.helpers.simulate import NULLS, covered, expected_power, power, type_one_error
 
 CLUSTERS = ["a", "a", "b", "c", "d"]
@@ -223,3 +224,35 @@ def test_power_is_what_theory_says() -> None:
 
 def test_intervals_cover() -> None:
     assert covered(300, 0.05, seeds=3, cluster_sd=0.1, seed_sd=0.03) > 0.95 - 3 * math.sqrt(0.05 * 0.95 / 300)
+
+
+def test_a_statistic_that_is_no_mean_is_compared_on_the_same_draws() -> None:
+    """A median of 60 numbers and of the same ones, moved by 0.3: with the same draws, the difference is certain."""
+    draw = np.random.default_rng(0)
+    values = draw.normal(size=60)
+    which = draw.integers(60, size=(200, 60))
+    base, arm = (np.median(v[which], axis=1)[None] for v in (values, values + 0.3 + draw.normal(0, 0.05, size=60)))
+    found = judge_draws(np.array([0.3]), arm - base, 60, 60, margin=0.5)
+    assert found.p is not None
+    assert found.p < 1e-6
+    assert found.low is not None
+    assert 0.2 < found.low < 0.3
+    assert found.test == "t, cluster bootstrap"
+    assert found.p_equivalent is not None
+    assert found.p_equivalent < 0.01
+    apart = judge_draws(np.array([0.3]), arm - base[:, ::-1], 60, 60)
+    assert apart.low is not None
+    assert apart.low < 0, "with draws of their own, it is not"
+    assert judge_draws(np.array([0.3]), arm - base, 60, 1).p is None
+    assert judge_draws(np.array([0.1, 0.5]), np.tile(arm - base, (2, 1)), 60, 60).models is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_intervals_and_tests_of_every_kind_of_metric(kind: str) -> None:
+    """A short form of the acceptance run, which has all sizes and more trials."""
+    shape = Shape(50, clustered=True)
+    found = rates(kind, shape, "models", 40)
+    assert found.coverage > 0.82
+    assert found.type_one < 0.16
+    assert found.equivalence < 0.16
+    assert 0.88 < coverage(kind, shape, 150) <= 1
