@@ -88,7 +88,7 @@ def _against_setting(arms: Sequence[Arm], suite: str, metric: str, title: str) -
     """Return a metric with 95 % intervals, against the swept number if there is exactly one, else by arm."""
     figure, axes = _figure()
     key = _numeric_key(arms)
-    xs, labels = _positions(arms, key)
+    xs, labels = axis_positions(arms, key)
     series = _series(arms, key)
     for (label, members), colour in zip(series.items(), cycle(COLOURS), strict=False):
         members.sort(key=lambda i: xs[i])
@@ -152,7 +152,7 @@ def _numeric_key(arms: Sequence[Arm]) -> str | None:
     return several[0] if len(several) == 1 else None
 
 
-def _positions(arms: Sequence[Arm], key: str | None) -> tuple[list[float], dict[float, str]]:
+def axis_positions(arms: Sequence[Arm], key: str | None) -> tuple[list[float], dict[float, str]]:
     """Return the position of each arm on the x axis, the swept number itself, and the label of each position."""
     if key is None:
         return [float(i) for i in range(len(arms))], {float(i): arm.name for i, arm in enumerate(arms)}

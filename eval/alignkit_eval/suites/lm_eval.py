@@ -7,16 +7,11 @@ does not include the weights, is not used.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import logging
 import math
-import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,12 +22,12 @@ from alignkit import Estimate, Omission, Settings, Suite, SuiteResult, Target
 from alignkit.config import Words
 from alignkit.errors import AlignError, ConfigError, DataError, NoRowsError, RunFailedError, first_line, suggest
 from alignkit.system import trust
-from alignkit.system.distributed import rank
 from alignkit.system.together import from_first
 from pydantic import Field
 
 from alignkit_eval.suites.counting_model import counting_model
 from alignkit_eval.suites.guarded import Failures
+from alignkit_eval.suites.quiet import quiet
 from alignkit_eval.suites.scores import suite_result
 from alignkit_eval.suites.task_code import functions_in, is_installed
 from alignkit_eval.suites.task_metrics import TaskMetrics, key_of, measure, task_items
@@ -120,7 +115,7 @@ class HarnessSuite(Suite[HarnessSettings]):
         manager, tasks = self._tasks
         notes = self._without_examples(tasks)
         model = target.policy.model
-        with undisturbed(model), _quiet():  # lm-eval seeds all random generators
+        with undisturbed(model), quiet():  # lm-eval seeds all random generators
             _require_numbers(model, target)
             failures = Failures()
             failures.watch(manager)
@@ -131,7 +126,7 @@ class HarnessSuite(Suite[HarnessSettings]):
             _require_finite(task, rows)
         items: list[dict[str, Any]] = []
         whole = TaskMetrics()
-        with undisturbed(model), _quiet():  # a task's aggregation may be any code
+        with undisturbed(model), quiet():  # a task's aggregation may be any code
             for task, rows in samples.items():
                 own = task_items(task, rows)
                 better = found.get("higher_is_better", {}).get(task, {})
@@ -172,7 +167,7 @@ class HarnessSuite(Suite[HarnessSettings]):
         names = self.settings.tasks
         if not names:
             raise NoRowsError("lm-eval needs tasks: name them with --tasks A,B")
-        with undisturbed(), _quiet():
+        with undisturbed(), quiet():
             manager = self._manager(names)
             try:
                 tasks = manager.load([_spec(name) for name in names])["tasks"]
@@ -296,29 +291,6 @@ def _require_numbers(model: Any, target: Target) -> None:
     logits = model(input_ids=ids).logits
     if bool(logits.isnan().any()):
         raise RunFailedError(f"suite 'lm-eval': the logits of {target.name} are NaN")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress what lm-eval's helpers print, except for progress bars on a terminal.
-
-    lm-eval runs git to get a version, and git's error message goes directly to the process's stderr. Progress bars go
-    through ``sys.stderr``.
-    """
-    logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    watched = rank() == 0 and sys.stderr.isatty()
-    saved = os.dup(2)
-    with (
-        open(os.devnull, "wb") as nowhere,
-        os.fdopen(os.dup(saved), "w") if watched else io.StringIO() as shown,
-        contextlib.redirect_stderr(shown),
-    ):
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
 
 
 def _stable(value: Any) -> str:
