@@ -141,6 +141,12 @@ class Server:
     def _end(self) -> None:
         for process in self._running:
             os.kill(process, signal.SIGKILL)
+        folder = os.path.dirname(self.address)  # noqa: PTH120
+        for name in ("server", "python"):  # the process that made them may have ended without its exit functions
+            with suppress(OSError):
+                os.unlink(f"{folder}/{name}")  # noqa: PTH108
+        with suppress(OSError):
+            os.rmdir(folder)  # noqa: PTH106
 
 
 def _fork(address: str, job: Mapping[str, Any], descriptors: Sequence[int], own: Sequence[int]) -> NoReturn:
