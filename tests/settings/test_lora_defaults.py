@@ -10,6 +10,7 @@ from alignkit.settings.resolve import resolve
 
 BUILT_IN = [entry.name for entry in entries("align.methods") if entry.built_in]
 NEEDED = {
+    "distill": ["teacher=demo"],
     "grpo": ["reward=length"],
     "ppo": ["reward=length"],
     "trl-grpo": ["reward=length"],

@@ -28,8 +28,8 @@ class HeadDistributions:
         """Return ``function(logps [n, V], *others)`` of every chunk, joined; the backward computes a chunk once more."""
 
         def apply(part: slice) -> Any:
-            given = (other._logps(part).detach() if hasattr(other, "_logps") else other[part] for other in others)
-            return function(self._logps(part), *given)
+            given = (other.part(part).detach() if hasattr(other, "part") else other[part] for other in others)
+            return function(self.part(part), *given)
 
         count, size = max(len(self._states), 1), max(self._size, 1)
         found = [checkpoint(apply, slice(i, i + size), use_reentrant=False) for i in range(0, count, size)]
@@ -37,8 +37,9 @@ class HeadDistributions:
             return tuple(map(torch.cat, zip(*found, strict=True)))
         return torch.cat(found)
 
-    def _logps(self, part: slice) -> Tensor:
-        logits = self._logits(self._states[part])
+    def part(self, tokens: slice) -> Tensor:
+        """Return the log-probabilities of a slice of the tokens, ``[n, V]``."""
+        logits = self._logits(self._states[tokens])
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
