@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,14 @@ def test_a_pair_differs_only_if_both_accuracies_say_so() -> None:
         pair("d", "a", both[0], 0.1, 0.01, 1.0),
         pair("d", "a", both[1], 0.0, 0.9, 0.01),
     ]
-    found = pair_outcomes(Comparison("a", (), (), "", None, pairs=tuple(pairs)))
-    assert found == {("b", "a"): "better", ("c", "a"): "equivalent", ("d", "a"): "undecided"}
+    comparison = Comparison("a", (), (), "", None, pairs=tuple(pairs))
+    assert pair_outcomes(comparison) == {("b", "a"): "better", ("c", "a"): "equivalent", ("d", "a"): "undecided"}
+    fixed = [replace(one, models=replace(one, p_holm=0.001, diff=-0.1)) if one.arm == "d" else one for one in pairs]
+    assert pair_outcomes(replace(comparison, pairs=tuple(fixed)), models=True) == {
+        ("b", "a"): "better",  # one seed: both questions are the same
+        ("c", "a"): "equivalent",
+        ("d", "a"): "worse",
+    }
 
 
 def test_the_command_writes_the_map_and_resumes(tmp_path: Path) -> None:
@@ -99,7 +106,8 @@ def test_the_command_writes_the_map_and_resumes(tmp_path: Path) -> None:
     assert "Of 3 pairs of objectives," in " ".join(done.stderr.split())
     found = json.loads((tmp_path / "runs/atlas/atlas.json").read_text())
     assert found["cosines"]["names"] == ["sigmoid", "aot", "sft"]
-    assert sum(found["outcomes"].values()) == 3
+    assert sum(found["outcomes"].values()) == sum(found["models"].values()) == 3
+    assert "their seeds fixed" in (tmp_path / "runs/atlas/atlas.html").read_text()
     assert "arxiv.org/abs/2305.18290" in (tmp_path / "runs/atlas/papers.md").read_text()
     again = align(*words, cwd=tmp_path)
     assert "3 of 3 cells are already finished" in " ".join(again.stderr.split())

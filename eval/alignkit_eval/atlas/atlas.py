@@ -102,19 +102,20 @@ def atlas(
     return found
 
 
-def pair_outcomes(comparison: Comparison) -> Mapping[tuple[str, str], str]:
+def pair_outcomes(comparison: Comparison, *, models: bool = False) -> Mapping[tuple[str, str], str]:
     """Return what is shown of every pair ``(arm, baseline)``: ``better`` or ``worse`` by both accuracies, ``equivalent`` by
-    both, or ``undecided``.
+    both, or ``undecided``. ``models``: as to the trained models, their seeds fixed, instead of the objectives.
     """
     by_pair: dict[tuple[str, str], list[str]] = {}
     for contrast in comparison.pairs:
         if contrast.suite == "prefs":
-            by_pair.setdefault((contrast.arm, contrast.baseline), []).append(contrast.outcome)
+            asked = (contrast.models or contrast) if models else contrast
+            by_pair.setdefault((contrast.arm, contrast.baseline), []).append(asked.outcome)
     return {pair: found[0] if len(set(found)) == 1 else "undecided" for pair, found in by_pair.items()}
 
 
 def _write(found: Atlas, margin: float) -> None:
-    outcomes = pair_outcomes(found.comparison)
+    outcomes, models = (pair_outcomes(found.comparison, models=fixed) for fixed in (False, True))
     names = [objective.name for objective in found.objectives]
     write_json(
         found.directory / "atlas.json",
@@ -122,13 +123,17 @@ def _write(found: Atlas, margin: float) -> None:
             {
                 "objectives": [objective._asdict() for objective in found.objectives],
                 "margin": margin,
-                "pairs": [{"arm": arm, "baseline": base, "outcome": o} for (arm, base), o in outcomes.items()],
+                "pairs": [
+                    {"arm": arm, "baseline": base, "outcome": outcome, "models": models[arm, base]}
+                    for (arm, base), outcome in outcomes.items()
+                ],
                 "outcomes": Counter(outcomes.values()),
+                "models": Counter(models.values()),
                 "cosines": {"names": names, "values": found.cosines.values.tolist(), "rows": found.cosines.rows},
                 "comparison": found.comparison.to_json(),
             }
         ),
     )
     page = found.directory / "atlas.html"
-    write_atlas_page(page, found.objectives, found.comparison, outcomes, found.cosines, margin)
+    write_atlas_page(page, found.objectives, found.comparison, (outcomes, models), found.cosines, margin)
     write_text(found.directory / "papers.md", index(found.objectives, found.comparison))

@@ -39,14 +39,20 @@ _COLOURS = ("#D55E00", "#EEEEEE", "#A9B4C0", "#0072B2")
 _SIGNS = ("\N{MINUS SIGN}", "", "=", "+")
 
 
-def verdict(outcomes: Outcomes, margin: float) -> str:
-    """Return what the atlas shows in a sentence."""
-    counts = Counter(outcomes.values())
-    differ = counts["better"] + counts["worse"]
+def verdict(outcomes: Outcomes, models: Outcomes, margin: float) -> str:
+    """Return what the atlas shows of the objectives, and of the trained models with their seeds fixed."""
     return (
-        f"Of {len(outcomes):,} pairs of objectives, {differ:,} differ significantly in accuracy by sum and by mean, "
-        f"{counts['equivalent']:,} are equivalent within {margin:g}, and {counts['undecided']:,} are undecided "
-        "(tests corrected over all pairs)."
+        f"Of {len(outcomes):,} pairs of objectives, {_counted(outcomes, margin)} in accuracy by sum and by mean. "
+        f"As to the models that were trained here, their seeds fixed, {_counted(models, margin)}. "
+        "Tests are corrected over all pairs."
+    )
+
+
+def _counted(outcomes: Outcomes, margin: float) -> str:
+    counts = Counter(outcomes.values())
+    return (
+        f"{counts['better'] + counts['worse']:,} differ significantly, {counts['equivalent']:,} are equivalent within "
+        f"{margin:g}, and {counts['undecided']:,} are undecided"
     )
 
 
@@ -54,22 +60,23 @@ def write_atlas_page(
     path: Path,
     objectives: Sequence[Objective],
     comparison: Comparison,
-    outcomes: Outcomes,
+    outcomes: tuple[Outcomes, Outcomes],
     cosines: Cosines,
     margin: float,
 ) -> Path:
-    """Write the atlas as one page and return its path."""
+    """Write the atlas as one page and return its path; ``outcomes`` are those of the objectives and of the trained models."""
     names = [objective.name for objective in objectives]
     sections: list[Section] = [
         _table(objectives, comparison),
-        Figures("Which objective is better", [_map(names, outcomes, margin)]),
+        Figures("Which objective is better", [_map(names, outcomes[0], margin)]),
+        Figures("Which of the trained models are better, their seeds fixed", [_map(names, outcomes[1], margin)]),
         Figures(f"Cosine of the gradients at the start model, {cosines.rows} pairs", [_cosines(names, cosines)]),
         tables.costs(comparison),
         Facts("Papers and settings", [_fact(objective) for objective in objectives]),
     ]
     seeds = max(len(arm.seeds) for arm in comparison.arms)
     title = f"{len(objectives)} objectives, {seeds} seed{'s' if seeds > 1 else ''}"
-    return write_page(path, Page("Atlas of objectives", title, verdict(outcomes, margin), comparison.notes, sections))
+    return write_page(path, Page("Atlas of objectives", title, verdict(*outcomes, margin), comparison.notes, sections))
 
 
 def index(objectives: Sequence[Objective], comparison: Comparison) -> str:
