@@ -37,6 +37,7 @@ def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:
         "contrasts",
         "provenance",
         "left_out",
+        "draws",
         "notes",
         "items_sha256",
         "checksum",

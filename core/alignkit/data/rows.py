@@ -17,7 +17,7 @@ def text_digest(*texts: Text) -> str:
     content = as_json(texts)
     if content is None:
         content = json.dumps(texts, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 def as_json(texts: Sequence[Text]) -> str | None:

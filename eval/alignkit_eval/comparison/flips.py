@@ -30,6 +30,9 @@ _BLOCK = 1_000_000
 _ROUNDING = 1e-12
 """Differences below this are rounding errors."""
 
+_NO_SHARE = 1e-9
+"""Share of the items below which a group of clusters has none."""
+
 _EXPERIMENTS = 300
 """Simulated experiments behind a detectable difference of few clusters."""
 
@@ -76,9 +79,10 @@ def _canonical(parts: Floats, weights: Floats) -> tuple[float, Floats, Floats]:
 
 def _subset_means(total: float, mass: float, found: Floats, share: Floats) -> tuple[Floats, Floats]:
     """Return the smaller and larger mean of the flipped and the other clusters of each sign flip; infinite without both."""
+    # Without a flip, rounding errors are left of the share of the flipped clusters.
+    alone = np.minimum(mass - share, mass + share) <= _NO_SHARE * mass
     with np.errstate(divide="ignore", invalid="ignore"):
         flipped, others = (total - found) / (mass - share), (total + found) / (mass + share)
-    alone = ~(np.isfinite(flipped) & np.isfinite(others))
     return (
         np.where(alone, -np.inf, np.minimum(flipped, others)),
         np.where(alone, np.inf, np.maximum(flipped, others)),

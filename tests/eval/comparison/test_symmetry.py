@@ -21,7 +21,7 @@ from alignkit_eval.comparison.result import Comparison, ContrastResult
 from alignkit_eval.suites.perplexity import Document, perplexity_metrics
 from alignkit_eval.suites.prefs import ScoredPair, pair_metrics
 from alignkit_eval.suites.scores import CompletionScore
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.runs import short_run
@@ -155,6 +155,7 @@ def test_the_baseline_is_only_a_point_of_view(real: Run, experiment: Experiment)
             assert math.log1p(a.low / level) == negated(math.log1p(b.high / other))
 
 
+@example(experiment=Experiment({0.0: [0, 1, 2], 1.0: [0]}, 28, 10, 0), order=random.Random(0))
 @given(experiment=experiments(), order=st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=25)
 def test_neither_the_order_of_items_nor_of_runs_matters(
