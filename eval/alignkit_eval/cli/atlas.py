@@ -63,7 +63,8 @@ def atlas(
     about: dict[str, Any] = {"model": model, "data": data, "eval_data": eval_data, "sets": sets}
     places: dict[str, Any] = {"output": output, "name": name, "say": console.info}
     found = make(only=names, seeds=seeds_of(seeds), margin=margin, **about, **places, **chosen(**scheduling))
-    console.info(verdict(*(pair_outcomes(found.comparison, models=fixed) for fixed in (False, True)), margin))
+    outcomes, models = (pair_outcomes(found.comparison, models=fixed) for fixed in (False, True))
+    console.info(verdict(outcomes, models, margin))
     console.info(f"atlas: {found.directory / 'atlas.html'}")
     if error := failure(found.sweep):
         raise error
