@@ -39,6 +39,19 @@ GLOSSARY: Mapping[str, Mapping[str, str]] = {
         "distinct_2": "Distinct pairs of adjacent tokens of all completions over all such pairs.",
         "reward/*": "Mean of a reward over generated completions that it judges.",
     },
+    "judge": {
+        "win_rate": "Mean credit of the answers over the baseline's by the judge, over both orders: 1 for a win, a half for a tie.",
+        "win_rate/length_controlled": "Win rate that the judge would give to answers as long as the baseline's (logistic regression).",
+        "win_rate/corrected": "Win rate corrected for the judge's errors on pairs with a known preference, which are in the interval.",
+        "win_rate/rated": "Win rate by the human ratings of some answers, with the judge's verdicts on the others to sharpen it.",
+        "ties": "Share of prompts on which the judge prefers neither answer over both orders.",
+        "identical": "Share of prompts on which both answers are the same text.",
+        "position_bias": "Share of different answers whose verdict follows their order.",
+        "says_first": "Share of verdicts, over both orders, for the answer that is shown first: a half without bias.",
+        "length_difference": "Mean number of characters by which an answer is longer than the baseline's.",
+        "agreement": "Share of pairs with a known preference that the judge decides rightly, over both orders.",
+        "agreement/*": "Agreement where the better answer is shown first or second, or is the longer or the shorter one.",
+    },
 }
 """Suite -> metric -> meaning; ``*`` stands for any ending."""
 

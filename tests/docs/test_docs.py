@@ -27,9 +27,16 @@ def test_the_reference_is_up_to_date() -> None:
 def test_the_page_of_metrics_is_up_to_date_and_has_every_contrast_of_the_built_in_suites() -> None:
     from alignkit_eval import glossary
     from alignkit_eval.suites import generate, kl, perplexity, prefs
+    from alignkit_judge import suite as judge
 
     assert (DOCS / "metrics.md").read_text(encoding="utf-8") == glossary.page(), "run: make docs"
-    for suite, module in {"prefs": prefs, "perplexity": perplexity, "kl": kl, "generate": generate}.items():
+    for suite, module in {
+        "prefs": prefs,
+        "perplexity": perplexity,
+        "kl": kl,
+        "generate": generate,
+        "judge": judge,
+    }.items():
         for contrast in module.CONTRASTS:
             assert glossary.meaning(suite, contrast.metric), f"{suite}/{contrast.metric}"
     assert glossary.meaning("prefs", "accuracy_sum/shorter").startswith("Accuracy by sum on the pairs whose")
