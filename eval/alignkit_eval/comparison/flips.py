@@ -21,8 +21,11 @@ from alignkit_eval.statistics import LEVEL, Floats
 EXACT = 12
 """Up to this many clusters, all 2^C sign flips are evaluated."""
 
-_FLIPS = 20_000
-"""Random sign flips where there are more clusters."""
+_FLIPS, _MOST_FLIPS = 20_000, 1_000_000
+"""Random sign flips where there are more clusters; and the most, for a small p that is corrected for many tests."""
+
+_RESOLUTION = 10
+"""A small p that is corrected for many tests is measured by flips of which this many reach the observed sum at the limit."""
 
 _BLOCK = 1_000_000
 """Random bytes in memory at once, which bounds memory for any number of clusters."""
@@ -45,26 +48,37 @@ class Flips(NamedTuple):
     high: float | None
 
 
-def sign_flips(parts: Floats, weights: Floats) -> Flips:
-    """Return the test and interval of ``sum(parts)``, from the clusters' contributions and shares, both ``[C]``."""
+def sign_flips(parts: Floats, weights: Floats, tests: int = 1) -> Flips:
+    """Return the test and interval of ``sum(parts)``, from the clusters' contributions and shares, both ``[C]``.
+
+    ``tests``: number of tests that p is corrected for. With many, a p that could be significant is measured by more flips, until
+    it is or cannot be (Besag and Clifford 1991, Biometrika 78(2)); the interval is that of the first ones.
+    """
     side, parts, weights = _canonical(parts, weights)
     total, mass = parts.sum(), weights.sum()
     both = np.stack([parts, weights], axis=1)  # (C, 2)
     lows, highs, reached, count = [], [], 0, 0
-    for sums in [every_sign(len(parts)) @ both] if len(parts) <= EXACT else _random_sums(both):
+    drawn = len(parts) > EXACT
+    for sums in _random_sums(both) if drawn else [every_sign(len(parts)) @ both]:
+        if count >= _FLIPS and not (count < _flips_for(tests) and reached <= _RESOLUTION):
+            break
         found, share = sums.T
         reached += int(np.count_nonzero(np.abs(found) >= abs(total) - _ROUNDING))
+        if count < _FLIPS:
+            low, high = _subset_means(total, mass, found, share)
+            lows.append(low)
+            highs.append(-high)
         count += len(sums)
-        low, high = _subset_means(total, mass, found, share)
-        lows.append(low)
-        highs.append(-high)
-    drawn = len(parts) > EXACT
     p = (reached + drawn) / (count + drawn)
     lower, upper = _end(lows, 1 - LEVEL, drawn=drawn), -_end(highs, 1 - LEVEL, drawn=drawn)
     if p >= 1 - LEVEL:  # also after rounding
         lower, upper = min(lower, 0.0), max(upper, 0.0)
     ends = (lower, upper) if side > 0 else (-upper, -lower)
     return Flips(float(p), *(end if math.isfinite(end) else None for end in ends))
+
+
+def _flips_for(tests: int) -> int:
+    return min(_MOST_FLIPS, math.ceil(_RESOLUTION * tests / (1 - LEVEL)))
 
 
 def _canonical(parts: Floats, weights: Floats) -> tuple[float, Floats, Floats]:
@@ -102,7 +116,7 @@ def every_sign(number: int) -> Floats:
 
 
 def _random_sums(parts: Floats) -> Iterator[Floats]:
-    """Yield blocks of the sums of ``parts [C, 2]`` after random sign flips, :data:`_FLIPS` rows in total, the same on every call.
+    """Yield blocks of the sums of ``parts [C, 2]`` after random sign flips, the same on every call; a block ends at :data:`_FLIPS`.
 
     A random byte flips eight clusters: the sums of its 256 cases are looked up.
     """
@@ -113,15 +127,17 @@ def _random_sums(parts: Floats) -> Iterator[Floats]:
     flips = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)  # (256, 8)
     table = np.einsum("fc,wcx->wfx", flips, padded.reshape(width, 8, 2)).reshape(-1, 2)  # (256 W, 2)
     rows = max(1, _BLOCK // width)
-    for first in range(0, _FLIPS, rows):
-        count = min(rows, _FLIPS - first)
+    done = 0
+    while done < _MOST_FLIPS:
+        count = min(rows, (_FLIPS if done < _FLIPS else _MOST_FLIPS) - done)
+        done += count
         drawn = np.frombuffer(draw.bytes(count * width), dtype=np.uint8).reshape(count, width)
         yield table[drawn + 256 * np.arange(width)].sum(1)
 
 
 def smallest_p(clusters: int) -> float:
     """Return the smallest p that the test can have."""
-    return 2.0 ** (1 - min(clusters, 14))
+    return max(2.0 ** (1 - min(clusters, 100)), 1 / (_MOST_FLIPS + 1) if clusters > EXACT else 0.0)
 
 
 @lru_cache(maxsize=256)

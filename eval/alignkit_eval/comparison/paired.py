@@ -194,7 +194,7 @@ def _total(items: float, spread: float, count: int, clusters: int) -> tuple[floa
 def _of_models(parts: Floats, weights: Floats, items: float, asked: Asked) -> Answer:
     """Return the answer of the sign flips, from the clusters' contributions to the difference."""
     clusters, diff, concentration = len(parts), float(parts.sum()), float(weights @ weights)
-    found, error = sign_flips(parts, weights), math.sqrt(items)
+    found, error = sign_flips(parts, weights, asked.tests), math.sqrt(items)
     equivalent = _equivalence(diff, items, clusters - 1, concentration, asked)
     reachable = smallest_p(clusters) * asked.tests < 1 - LEVEL
     detectable = None

@@ -256,3 +256,19 @@ def test_intervals_and_tests_of_every_kind_of_metric(kind: str) -> None:
     assert found.type_one < 0.16
     assert found.equivalence < 0.16
     assert 0.88 < coverage(kind, shape, 150) <= 1
+
+
+def test_a_clear_difference_is_significant_among_many_tests_too() -> None:
+    """20,000 flips alone have no p below 5e-5, which 1,260 tests correct to 0.06."""
+    gains = np.random.default_rng(0).normal(0.5, 1, size=(1, 130))
+    one, many = (judge(effect(gains), range(130), tests=tests) for tests in (1, 1260))
+    assert one.p is not None
+    assert many.p is not None
+    assert one.p >= 1 / 20_001
+    assert many.p * 1260 < 0.05
+    assert many.reachable
+    assert (one.low, one.high) == (many.low, many.high)
+    exact = float(stats.ttest_1samp(gains[0], 0).pvalue)
+    assert exact * 1260 < 0.01
+    null = np.random.default_rng(1).normal(size=(1, 130))
+    assert judge(effect(null), range(130), tests=1260).p == judge(effect(null), range(130)).p
