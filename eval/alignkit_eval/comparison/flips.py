@@ -60,8 +60,6 @@ def sign_flips(parts: Floats, weights: Floats, tests: int = 1) -> Flips:
     lows, highs, reached, count = [], [], 0, 0
     drawn = len(parts) > EXACT
     for sums in _random_sums(both) if drawn else [every_sign(len(parts)) @ both]:
-        if count >= _FLIPS and not (count < _flips_for(tests) and reached <= _RESOLUTION):
-            break
         found, share = sums.T
         reached += int(np.count_nonzero(np.abs(found) >= abs(total) - _ROUNDING))
         if count < _FLIPS:
@@ -69,6 +67,8 @@ def sign_flips(parts: Floats, weights: Floats, tests: int = 1) -> Flips:
             lows.append(low)
             highs.append(-high)
         count += len(sums)
+        if count >= _FLIPS and not (count < _flips_for(tests) and reached <= _RESOLUTION):
+            break
     p = (reached + drawn) / (count + drawn)
     lower, upper = _end(lows, 1 - LEVEL, drawn=drawn), -_end(highs, 1 - LEVEL, drawn=drawn)
     if p >= 1 - LEVEL:  # also after rounding
