@@ -55,6 +55,10 @@ class Effect(NamedTuple):
     share: Floats
     """``[n]``, the share of each item in the denominator"""
 
+    def at(self, seeds: list[int]) -> Effect:
+        """Return the effect of the seeds at these positions."""
+        return Effect(self.seeds[seeds], self.influence[seeds], self.share)
+
 
 def effect(numerators: ArrayLike, denominators: ArrayLike | None = None) -> Effect:
     """Return a metric's value on each seed, a ratio of sums, and the influence of each item on it.
@@ -149,6 +153,12 @@ def clustered_proportion(credits: ArrayLike, clusters: Sequence[Hashable]) -> Es
         return Estimate(fit.value, *wilson(fit.value, len(a)))
     most = len(a) if plain else math.inf
     return Estimate(*bounded_estimate(fit.value, fit.standard_error, fit.clusters - 1, fit.clusters, most=most))
+
+
+def clustered_score(values: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
+    """Return the mean of ``values [n]``: a proportion's interval where all lie in [0, 1], else the t interval."""
+    a = np.asarray(values, dtype=np.float64)
+    return (clustered_proportion if a.min() >= 0 and a.max() <= 1 else clustered_mean)(a, clusters)
 
 
 def bounded_estimate(

@@ -36,7 +36,7 @@ class Contrast:
     metric: str
     """Name of the metric in :attr:`SuiteResult.metrics`."""
     numerator: str
-    """Item key that is summed; empty: the metric is no mean, and is compared by :attr:`SuiteResult.draws`."""
+    """Item key that is summed; empty: the metric is not a mean, and is compared by :attr:`SuiteResult.draws`."""
     denominator: str | None = None
     """Item key that the sum is divided by; None: the number of items."""
     where: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +56,10 @@ class Contrast:
     """Difference that is small enough to count as none, in the metric's unit (with ``log`` as a share of it); None: not known."""
     bounds: tuple[float | None, float | None] = (None, None)
     """Smallest and largest value the metric can have; intervals keep to them."""
+
+    def counts(self, item: Mapping[str, Any]) -> bool:
+        """Whether an item is included, by :attr:`where`."""
+        return all(item.get(key) == value for key, value in self.where.items())
 
 
 class Omission(NamedTuple):
@@ -93,7 +97,7 @@ class SuiteResult:
     left_out: Sequence[Omission] = ()
     """What was left out or cut; unusable and truncated held-out rows are added by the caller."""
     draws: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
-    """Values of metrics that are no means on bootstrap draws of the clusters, the same draws for every target; None: undefined."""
+    """Values of metrics that are not means, on bootstrap draws of the clusters, the same draws for every target; None: undefined."""
     notes: Sequence[str] = ()
     """Sentences on how to read the result, such as why a metric has no interval."""
 

@@ -55,7 +55,7 @@ class SuiteConformance(InstalledPlugin):
         """Each contrast, computed from the items, equals the metric it compares."""
         result = self._result()
         for contrast in result.contrasts:
-            items = [item for item in result.items if all(item.get(k) == v for k, v in contrast.where.items())]
+            items = [item for item in result.items if contrast.counts(item)]
             top = sum(item[contrast.numerator] for item in items)
             bottom = sum(item[contrast.denominator] for item in items) if contrast.denominator else len(items)
             value = math.exp(top / bottom) if contrast.log else top / bottom

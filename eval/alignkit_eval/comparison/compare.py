@@ -21,6 +21,7 @@ from alignkit_eval.comparison.items import (
     common_contrasts,
     common_suites,
     item_values,
+    paired_seeds,
     provenance_notes,
     shared_items,
     source_notes,
@@ -29,12 +30,19 @@ from alignkit_eval.comparison.items import (
 )
 from alignkit_eval.comparison.letters import letters_of
 from alignkit_eval.comparison.notes import has_one_seed, is_trained, training_notes
-from alignkit_eval.comparison.paired import Difference, estimate_over_seeds, holm, judge, judge_draws, minus
+from alignkit_eval.comparison.paired import (
+    Difference,
+    estimate_over_seeds,
+    holm,
+    judge,
+    judge_draws,
+    minus,
+)
 from alignkit_eval.comparison.peeking import peeking_notes
 from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult
 from alignkit_eval.comparison.rules import Rules, described, recorded_rules
 from alignkit_eval.comparison.verdict import Judged, verdict_of
-from alignkit_eval.statistics import Effect, transformed
+from alignkit_eval.statistics import transformed
 
 _LARGEST = 300.0
 """Logarithms above this are treated as infinite: an interval end that reaches it is None."""
@@ -168,7 +176,7 @@ class _Table:
         rows, base_rows = self._paired_seeds(arm, mine, baseline, theirs)
         margin = contrast.margin
         within = math.log1p(margin) if margin is not None and contrast.log else margin
-        paired = minus(_seeds_at(mine.effect, rows), _seeds_at(theirs.effect, base_rows))
+        paired = minus(mine.effect.at(rows), theirs.effect.at(base_rows))
         low, high = contrast.bounds
         reach = math.inf if low is None or high is None else high - low
         if mine.draws is not None and theirs.draws is not None:
@@ -207,15 +215,13 @@ class _Table:
             return list(range(len(mine.seeds))), [0] * len(mine.seeds)
         if not is_trained(arm):
             return [0] * len(theirs.seeds), list(range(len(theirs.seeds)))
-        shared = [seed for seed in mine.seeds if seed in theirs.seeds]
         between = f"{arm.name} and {baseline.name}"
-        if shared:
-            if left := {*mine.seeds, *theirs.seeds} - set(shared):
-                self.notes.append(f"{between} are paired on their common seeds; left out: {sorted(left)}")
-            return [mine.seeds.index(s) for s in shared], [theirs.seeds.index(s) for s in shared]
-        count = min(len(mine.seeds), len(theirs.seeds))
-        self.notes.append(f"{between} have no common seed and are paired in order")
-        return list(range(count)), list(range(count))
+        shared = {*mine.seeds} & {*theirs.seeds}
+        if not shared:
+            self.notes.append(f"{between} have no common seed and are paired in order")
+        elif left := {*mine.seeds, *theirs.seeds} - shared:
+            self.notes.append(f"{between} are paired on their common seeds; left out: {sorted(left)}")
+        return paired_seeds(mine.seeds, theirs.seeds)
 
     def arm(self, g: Group) -> Arm:
         """Return a group as an arm, with metrics over all its seeds."""
@@ -253,10 +259,6 @@ def _corrected(found: Sequence[ContrastResult]) -> list[ContrastResult]:
         replace(result, p_holm=p, p_equivalent_holm=q)
         for result, p, q in zip(found, different, equivalent, strict=True)
     ]
-
-
-def _seeds_at(whole: Effect, rows: list[int]) -> Effect:
-    return Effect(whole.seeds[rows], whole.influence[rows], whole.share)
 
 
 def _exp(log: float) -> float:

@@ -29,7 +29,7 @@ class Values(NamedTuple):
     distinct: tuple[float, ...] = ()
     """The values of a score that has few, else empty."""
     draws: Floats | None = None
-    """For a statistic that is no mean: its values on bootstrap draws, ``[K, B]``; the effect's influence is then zero."""
+    """For a statistic that is not a mean: its values on bootstrap draws, ``[K, B]``; the effect's influence is then zero."""
 
 
 def common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
@@ -84,7 +84,7 @@ def common_contrasts(suite: str, groups: Sequence[Group], notes: list[str]) -> l
             )
         elif contrast.numerator == "" and not _same_draws(results, metric):
             notes.append(f"{metric} is left out: the runs' results were not made from the same bootstrap draws")
-        elif not any(_counts(item, contrast) for item in results[0].items):
+        elif not any(contrast.counts(item) for item in results[0].items):
             notes.append(f"{metric} is left out: it applies to no item")
         else:
             common.append(contrast)
@@ -205,7 +205,7 @@ def shared_items(suite: str, groups: Sequence[Group]) -> dict[str, str]:
 
 def item_values(g: Group, suite: str, contrast: Contrast, clusters: Mapping[str, str]) -> Values:
     """Return the values of a contrast in one group; raises ``ConfigError`` where an item lacks one."""
-    counted = {str(item["id"]) for item in g.runs[0].results[suite].items if _counts(item, contrast)}
+    counted = {str(item["id"]) for item in g.runs[0].results[suite].items if contrast.counts(item)}
     names = [name for name in clusters if name in counted]
     if contrast.numerator == "":
         return _drawn(g, suite, contrast, [clusters[name] for name in names])
@@ -235,13 +235,26 @@ def distinct(numerators: ArrayLike, denominators: ArrayLike = 1.0) -> tuple[floa
 
 
 def _drawn(g: Group, suite: str, contrast: Contrast, clusters: list[str]) -> Values:
-    """Return the values of a statistic that is no mean, with those on bootstrap draws."""
+    """Return the values of a statistic that is not a mean, with those on bootstrap draws."""
     results = [run.results[suite] for run in g.runs]
     seeds = np.array([result.metrics[contrast.metric].value for result in results])
     share = np.full(len(clusters), 1 / len(clusters))
     found = Effect(seeds, np.zeros((len(results), len(clusters))), share)
     draws = np.array([result.draws[contrast.metric] for result in results], dtype=np.float64)  # None is NaN
     return Values(tuple(run.seed for run in g.runs), found, clusters, draws=draws)
+
+
+def paired_seeds(arm: Sequence[int], baseline: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the positions of the seeds of two arms that are paired: those of common seeds, or else in order.
+
+    >>> paired_seeds([0, 1, 2], [2, 0])
+    ([0, 2], [1, 0])
+    """
+    shared = [seed for seed in arm if seed in baseline]
+    if shared:
+        return [arm.index(seed) for seed in shared], [baseline.index(seed) for seed in shared]
+    count = min(len(arm), len(baseline))
+    return list(range(count)), list(range(count))
 
 
 def step_of(*arms: Values) -> float:
@@ -251,10 +264,6 @@ def step_of(*arms: Values) -> float:
         return 0.0
     gaps = [b - a for a, b in pairwise(values)]
     return 1.0 if {*values} <= {0.0, 0.5, 1.0} else min(gaps, default=0.0)
-
-
-def _counts(item: Mapping[str, Any], contrast: Contrast) -> bool:
-    return all(item.get(key) == value for key, value in contrast.where.items())
 
 
 def _number(run: RunResult, suite: str, item: Mapping[str, Any], key: str) -> float:

@@ -152,7 +152,7 @@ def judge(
 def judge_draws(
     seeds: Floats, draws: Floats, n: int, clusters: int, margin: float | None = None, *, tests: int = 1
 ) -> Difference:
-    """Return the same for a statistic that is no mean, from its differences ``[K]`` and those on bootstrap draws ``[K, B]``.
+    """Return the same for a statistic that is not a mean, from its differences ``[K]`` and those on bootstrap draws ``[K, B]``.
 
     The variance over items is that of the draws, which are the same for both arms; t has C - 1 degrees of freedom.
     """

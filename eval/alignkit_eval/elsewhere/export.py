@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,14 @@ def write_lm_eval(results: Mapping[str, SuiteResult], model: str, directory: Pat
         left_out += [f"{suite}: {name}" for name in result.metrics if name not in kept]
         for name, contrast in kept.items():
             task = _task(suite, contrast)
-            about = tasks.setdefault(task, {"result": result, "where": contrast.where, "metrics": {}})
+            if task not in tasks:
+                items = [item for item in result.items if contrast.counts(item)]
+                tasks[task] = {"result": result, "items": items, "metrics": {}}
+            about = tasks[task]
             about["metrics"][name.removeprefix(f"{task}/")] = contrast, result.metrics[name].value
     for task, about in tasks.items():
         write_jsonl(
-            directory / f"samples_{task}_{date}.jsonl", _samples(about["result"], about["where"], about["metrics"])
+            directory / f"samples_{task}_{date}.jsonl", _samples(about["result"], about["items"], about["metrics"])
         )
     path = directory / f"results_{date}.json"
     write_json(path, _summary(tasks, model))
@@ -50,10 +53,9 @@ def _task(suite: str, contrast: Contrast) -> str:
 
 
 def _samples(
-    result: SuiteResult, where: Mapping[str, Any], metrics: Mapping[str, tuple[Contrast, float]]
+    result: SuiteResult, items: Sequence[Mapping[str, Any]], metrics: Mapping[str, tuple[Contrast, float]]
 ) -> Iterator[dict[str, Any]]:
     """Yield a sample for each item and filter (``exact_match:strict`` is lm-eval's metric exact_match of the filter strict)."""
-    items = [item for item in result.items if all(item.get(key) == value for key, value in where.items())]
     filters: dict[str, dict[str, Contrast]] = {}
     for name, (contrast, _) in metrics.items():
         metric, _, chosen = name.partition(":")
@@ -87,10 +89,7 @@ def _value(item: Mapping[str, Any], contrast: Contrast) -> Any:
 def _summary(tasks: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, Any]:
     metrics = {task: about["metrics"] for task, about in tasks.items()}
     better = {task: {name: c.higher_is_better for name, (c, _) in found.items()} for task, found in metrics.items()}
-    sizes = {
-        task: sum(all(item.get(k) == v for k, v in about["where"].items()) for item in about["result"].items)
-        for task, about in tasks.items()
-    }
+    sizes = {task: len(about["items"]) for task, about in tasks.items()}
     return {
         "results": {
             task: {"alias": task}

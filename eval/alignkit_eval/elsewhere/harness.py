@@ -17,7 +17,7 @@ from alignkit_eval.suites.task_metrics import measure, task_items
 
 _DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)\.json$")
 _RESAMPLES = 200
-"""Bootstrap draws for metrics that are no means, as the lm-eval suite has by default."""
+"""Bootstrap draws for metrics that are not means, as the lm-eval suite has by default."""
 
 _SAME = ("limit", "gen_kwargs")
 _OF_TASK = ("n-shot", "versions")

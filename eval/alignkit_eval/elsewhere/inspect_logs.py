@@ -12,7 +12,7 @@ from alignkit.errors import ConfigError, first_line
 from alignkit.system.files import InvalidJSON, parse_json
 
 from alignkit_eval.elsewhere import named_twice
-from alignkit_eval.elsewhere.means import mean_of
+from alignkit_eval.statistics import clustered_score
 from alignkit_eval.suites.task_metrics import TaskMetrics
 
 _GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
@@ -53,7 +53,8 @@ def read_inspect(path: Path) -> list[SuiteResult]:
         for name, values in found.items():
             items[name][metric] = sum(values) / len(values)
         key = f"{task}/{metric}"
-        whole.metrics[key] = mean_of(metric, list(items.values()))
+        own = items.values()
+        whole.metrics[key] = clustered_score([item[metric] for item in own], [item["cluster"] for item in own])
         whole.contrasts.append(Contrast(key, metric, where={"task": task}))
     config = about.get("config", {})
     result = SuiteResult(

@@ -11,7 +11,7 @@ from alignkit import Contrast, SuiteResult
 from alignkit.errors import ConfigError
 from alignkit.system.files import InvalidJSON, jsonl_rows, parse_json
 
-from alignkit_eval.elsewhere.means import mean_of
+from alignkit_eval.statistics import clustered_score
 
 _TABLE = {"id", "subset", "results"}
 
@@ -19,7 +19,7 @@ _TABLE = {"id", "subset", "results"}
 def read_rewardbench(path: Path) -> list[SuiteResult]:
     """Return the accuracy over all rows and of each subset from an output of RewardBench; empty for another form.
 
-    Rows of ``--save_all`` have scores and no ids: two files of one data set are paired by line. A tie is no success, as in
+    Rows of ``--save_all`` have scores and no ids: two files of one data set are paired by line. A tie counts as wrong, as in
     RewardBench. Raises :class:`ConfigError` for rows without numbers.
     """
     if not path.is_file() or path.suffix not in (".json", ".jsonl"):
@@ -28,11 +28,16 @@ def read_rewardbench(path: Path) -> list[SuiteResult]:
     if items is None:
         return []
     subsets = [name for name in dict.fromkeys(item["task"] for item in items) if name]
-    metrics = {"accuracy": mean_of("correct", items)}
-    contrasts = [Contrast("accuracy", "correct", bounds=(0, 1))]
-    for name in subsets if len(subsets) > 1 else ():
-        metrics[f"accuracy/{name}"] = mean_of("correct", [item for item in items if item["task"] == name])
-        contrasts.append(Contrast(f"accuracy/{name}", "correct", where={"task": name}, bounds=(0, 1)))
+    wheres: dict[str, dict[str, str]] = {"accuracy": {}} | {
+        f"accuracy/{name}": {"task": name} for name in subsets if len(subsets) > 1
+    }
+    contrasts = [Contrast(name, "correct", where=where, bounds=(0, 1)) for name, where in wheres.items()]
+    metrics = {}
+    for contrast in contrasts:
+        counted = [item for item in items if contrast.counts(item)]
+        metrics[contrast.metric] = clustered_score(
+            [item["correct"] for item in counted], [item["cluster"] for item in counted]
+        )
     content = hashlib.sha256(repr([(item["id"], item["task"]) for item in items]).encode()).hexdigest()
     notes = (
         []

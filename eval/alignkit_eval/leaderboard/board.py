@@ -15,13 +15,13 @@ from alignkit.rundir.directory import RunDir
 from alignkit.system.files import digest, to_json
 
 from alignkit_eval.comparison.arms import Group, RunResult, group, lineage, mean_cost
-from alignkit_eval.comparison.items import Values, item_values, shared_items
+from alignkit_eval.comparison.items import Values, item_values, paired_seeds, shared_items
 from alignkit_eval.comparison.letters import letters_of
 from alignkit_eval.comparison.paired import estimate_over_seeds, holm, judge, minus
 from alignkit_eval.comparison.result import ContrastResult
 from alignkit_eval.comparison.verdict import Judged
 from alignkit_eval.leaderboard.find import Apart, Filter, runs_below
-from alignkit_eval.statistics import Effect, transformed
+from alignkit_eval.statistics import transformed
 
 COSTS = {"tokens": "tokens", "cpu_seconds": "CPU seconds", "memory_gb": "memory (GiB)"}
 """Costs of training an arm, with the runs that trained its start model, and their titles."""
@@ -191,10 +191,8 @@ def _pairs(values: Mapping[str, tuple[Group, Values]], suite: str, contrast: Con
     """Return the difference of any two arms, with p corrected over all of them."""
     found = []
     for (name, (_, mine)), (base, (_, theirs)) in combinations(values.items(), 2):
-        rows = _paired_seeds(mine, theirs)
-        difference = judge(
-            minus(*(_seeds_at(of, at) for of, at in zip((mine, theirs), rows, strict=True))), mine.clusters
-        )
+        rows, base_rows = paired_seeds(mine.seeds, theirs.seeds)
+        difference = judge(minus(mine.effect.at(rows), theirs.effect.at(base_rows)), mine.clusters)
         found.append((name, base, difference))
     corrected = holm([difference.p for _, _, difference in found])
     return [
@@ -212,20 +210,6 @@ def _pairs(values: Mapping[str, tuple[Group, Values]], suite: str, contrast: Con
         )
         for (name, base, difference), p in zip(found, corrected, strict=True)
     ]
-
-
-def _paired_seeds(mine: Values, theirs: Values) -> tuple[list[int], list[int]]:
-    """Return the positions of the seeds of two arms that are paired: common ones, else in order."""
-    shared = [seed for seed in mine.seeds if seed in theirs.seeds]
-    if shared:
-        return [mine.seeds.index(seed) for seed in shared], [theirs.seeds.index(seed) for seed in shared]
-    count = min(len(mine.seeds), len(theirs.seeds))
-    return list(range(count)), list(range(count))
-
-
-def _seeds_at(values: Values, rows: list[int]) -> Effect:
-    whole = values.effect
-    return Effect(whole.seeds[rows], whole.influence[rows], whole.share)
 
 
 def _entry(found: Group, values: Values, contrast: Contrast, letters: str) -> Entry:

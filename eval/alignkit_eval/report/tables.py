@@ -16,7 +16,7 @@ from alignkit_eval.report.parts import SortableTable, TableCell, amount_cell, fa
 
 _ARMS_NOTE = (
     "Means over seeds with 95 % intervals over items and seeds: accuracies and other bounded scores by Wilson at the effective "
-    "sample size, statistics that are no mean by the bootstrap, others by t, all over clusters."
+    "sample size, other statistics than means by the bootstrap, others by t, all over clusters."
 )
 
 

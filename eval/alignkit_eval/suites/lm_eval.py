@@ -171,10 +171,6 @@ class HarnessSuite(Suite[HarnessSettings]):
             manager = self._manager(names)
             try:
                 tasks = manager.load([_spec(name) for name in names])["tasks"]
-                self._require_generation(tasks)
-                return manager, tasks
-            except AlignError:
-                raise
             except Exception as error:
                 hint = (
                     ""
@@ -182,6 +178,8 @@ class HarnessSuite(Suite[HarnessSettings]):
                     else " (a stock task needs its data set on disk or access to the hub)"
                 )
                 raise DataError(f"lm-eval cannot load {', '.join(names)}: {_cause(error)}{hint}") from error
+        self._require_generation(tasks)
+        return manager, tasks
 
     def _require_generation(self, tasks: Mapping[str, Any]) -> None:
         """Raise where no task generates text, so that ``gen_kwargs`` would have no effect."""

@@ -23,9 +23,8 @@ from scipy import special
 from alignkit_eval.statistics import (
     LEVEL,
     cluster_codes,
-    clustered_mean,
-    clustered_proportion,
     clustered_ratio,
+    clustered_score,
     nonnegative,
     quantile,
     transformed,
@@ -48,7 +47,7 @@ class TaskMetrics:
     contrasts: list[Contrast] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     draws: dict[str, list[float | None]] = field(default_factory=dict)
-    """Values on bootstrap draws of the metrics that are no means."""
+    """Values on bootstrap draws of the metrics that are not means."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +176,7 @@ def _as_mean(name: str, values: Values, value: float, higher: bool) -> tuple[Est
         item[key] = number
     if not _is(values, value, _mean):
         return None
-    inside = min(numbers) >= 0 and max(numbers) <= 1
-    estimate = clustered_proportion(numbers, values.clusters) if inside else clustered_mean(numbers, values.clusters)
+    estimate = clustered_score(numbers, values.clusters)
     return estimate, Contrast(name, key, where={"task": task}, higher_is_better=higher)
 
 

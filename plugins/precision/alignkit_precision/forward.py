@@ -67,15 +67,16 @@ def _spare_casts(model: Any, dtype: torch.dtype, config: RunConfig) -> None:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
+    if config.model.dtype != "auto" or is_sharded(model):
+        return
     elsewhere = {id(p) for m in model.modules() if not isinstance(m, Linear) for p in m.parameters(recurse=False)}
     if config.model.head == "exact" and (head := model.get_output_embeddings()) is not None:
         elsewhere |= {id(p) for p in head.parameters()}
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False
-        if type(module) is not Linear or config.model.dtype != "auto" or is_sharded(model):
-            continue
-        for p in module.parameters(recurse=False):
+        for p in module.parameters(recurse=False) if type(module) is Linear else ():
             if not p.requires_grad and p.dtype == torch.float32 and id(p) not in elsewhere:
                 p.data = p.data.to(dtype)
 
