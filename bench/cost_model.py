@@ -163,7 +163,7 @@ def side_cost(side: str, cell: BenchCell, rows: Sequence[Row]) -> Cost:
     """Return the cost of a step of ``cell`` on one side of the benchmark."""
     method, lora = cell.method, cell.tuning == "lora"
     work = passes(lora=lora, checkpointing=cell.checkpointing, logits_kept=method == "orpo" and side.startswith("trl"))
-    if side in ("ours", "prefix-grouper"):
+    if side.startswith("ours") or side == "prefix-grouper":
         counts = packed(method, rows)
         if side == "prefix-grouper":  # it takes the policy's own log-probabilities; it pads to the longest row
             longest = max(row.prompt + sum(row.completions) for row in rows)

@@ -6,6 +6,7 @@
 #   bench/gpu.sh piece OUT [WORDS]     there: measure for at most MINUTES and add to OUT/gpu.json; exit code 3: not all is done
 #   bench/gpu.sh run OUT [WORDS]       there: piece after piece until all is done, each in a process of its own
 #   bench/gpu.sh tests OUT             there: the tests that take a device, on CUDA, as `make test-gpu` runs them
+#   bench/gpu.sh profile OUT [WORDS]   there: where the time of a step goes (python -m bench.gpu.profile WORDS)
 #   bench/gpu.sh heads OUT             there: the output layer against fused kernels (python -m bench.heads)
 #   bench/gpu.sh split FILES DIR       sort wheels into parts (a step of `wheels`)
 #
@@ -13,7 +14,7 @@
 # the turn it was at; OUT/gpu.json has all others, and continues on any machine of the same kind. Variables, with their defaults:
 #
 #   PYTHON=python3  PYTHON_VERSION=3.12 (that of the other machine)  WITHOUT="" (packages it has, e.g. "pyarrow pandas")
-#   LIMIT_MIB=54  SITE=/tmp/alignkit/site-packages  MINUTES=9  DEVICE=cuda
+#   LIMIT_MIB=54  SITE=/tmp/alignkit/site-packages  MINUTES=9  DEVICE=cuda  WORKERS=0 (processes of the tests; 0: this one)
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -24,6 +25,7 @@ LIMIT_MIB=${LIMIT_MIB:-54}
 SITE=${SITE:-/tmp/alignkit/site-packages}
 MINUTES=${MINUTES:-9}
 DEVICE=${DEVICE:-cuda}
+WORKERS=${WORKERS:-0}
 
 UNFINISHED=3
 
@@ -133,6 +135,12 @@ piece() { # OUT [WORDS]
   there gpu "$PYTHON" -m bench --device "$DEVICE" --resume --minutes "$MINUTES" --output "$OUT/gpu.json" "$@"
 }
 
+profile() { # OUT [WORDS]
+  OUT=$1
+  shift
+  there profile "$PYTHON" -m bench.gpu.profile --device "$DEVICE" --output "$OUT/profile.json" "$@"
+}
+
 heads() { # OUT
   OUT=$1
   there heads "$PYTHON" -m bench.heads --device "$DEVICE" --output "$OUT/heads.json"
@@ -141,8 +149,8 @@ heads() { # OUT
 tests() { # OUT: on a machine without the other packages, only the files that take a device can be imported
   OUT=$1
   local files=()
-  mapfile -t files < <(cd "$ROOT" && grep -rlE '^(def test_.*|    )\bdevice: str' tests --include='test_*.py' | sort)
-  there tests "$PYTHON" -m pytest -q -n 0 -p no:cacheprovider -m gpu "${files[@]}"
+  mapfile -t files < <(cd "$ROOT" && grep -rlE '^def test_.*\(.*\bdevice\b|^@pytest\.mark\.gpu' tests --include='test_*.py' | sort)
+  there tests "$PYTHON" -m pytest -q -n "$WORKERS" -p no:cacheprovider -m gpu "${files[@]}"
 }
 
 run() { # OUT [WORDS]
@@ -169,6 +177,7 @@ case $command in
   piece) [ $# -ge 1 ] || usage && piece "$@" ;;
   run) [ $# -ge 1 ] || usage && run "$@" ;;
   tests) [ $# -eq 1 ] || usage && tests "$1" ;;
+  profile) [ $# -ge 1 ] || usage && profile "$@" ;;
   heads) [ $# -eq 1 ] || usage && heads "$1" ;;
   *) usage ;;
 esac

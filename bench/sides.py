@@ -47,11 +47,13 @@ class Side(ABC):
 
 
 class Ours(Side):
-    """alignkit's trainer, built as by ``align run``."""
+    """alignkit's trainer, built as by ``align run``; ``train`` are more settings of its section ``train``."""
 
     name = "alignkit"
 
-    def __init__(self, cell: BenchCell, steps: int, tokens_per_micro_batch: int | None = None) -> None:
+    def __init__(
+        self, cell: BenchCell, steps: int, tokens_per_micro_batch: int | None = None, **train: bool | str
+    ) -> None:
         from alignkit.scoring.backends import innermost
         from alignkit.scoring.policy import ModelPolicy
         from alignkit.scoring.reference import score_rows
@@ -63,7 +65,7 @@ class Ours(Side):
         from alignkit_precision import set_precision
 
         super().__init__(cell, steps)
-        config = _configuration(cell, steps)
+        config = _configuration(cell, steps, train)
         session = Session.open(config)
         arguments, shape = training_arguments(config, self.directory)
         model = build(cell)
@@ -165,7 +167,7 @@ class Theirs(Side):
 SIDES: dict[str, type[Ours] | type[Theirs]] = {"ours": Ours, "trl": Theirs}
 
 
-def _configuration(cell: BenchCell, steps: int) -> Any:
+def _configuration(cell: BenchCell, steps: int, more: dict[str, Any]) -> Any:
     from alignkit.config import RunConfig
     from alignkit.settings import check_config
 
@@ -181,6 +183,7 @@ def _configuration(cell: BenchCell, steps: int) -> Any:
         "save_strategy": "no",
         "use_cpu": cell.device == "cpu",
         "bf16": cell.bf16,
+        **more,
     }
     return check_config(
         RunConfig.model_validate(

@@ -156,11 +156,13 @@ def _dpo(
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
+    # By default, rows are cut to 1,024 tokens.
+    more = {"precompute_ref_log_probs": settings.precomputed, "max_length": None}
     kept = settings.precomputed or cell.tuning == "lora"  # an adapter's reference is the model without it
     return Tokenised(
         model,
         ref_model=None if kept else build(cell, settings.attention),
-        args=_arguments(DPOConfig, cell, directory, settings, parts, precompute_ref_log_probs=settings.precomputed),
+        args=_arguments(DPOConfig, cell, directory, settings, parts, **more),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer(),
         peft_config=_peft(cell),

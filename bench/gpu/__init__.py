@@ -6,6 +6,7 @@ steps, each timed by CUDA events; then the model is freed. So the sides alternat
 out, a side tries again with twice as many micro-batches, down to one row in each; what did not fit is part of the result.
 
 - ours: ``AlignTrainer.training_step``. GRPO's rollouts are given, not sampled; scoring them is part of the step, as in a run.
+- ours-compiled: with ``train.torch_compile``. ours-liger: with Liger's kernels in the layers (``train.use_liger_kernel``).
 - trl: flash attention, Liger's kernels, padding-free batches where TRL has them (SFT alone), DPO's reference log-probabilities
   computed before. Without the package flash-attn, flash attention is PyTorch's own (:mod:`bench.gpu.flash`).
 - trl-reference: the same, with the reference model in every step of DPO. trl-default: TRL's defaults.

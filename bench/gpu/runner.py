@@ -118,7 +118,7 @@ class Piece:
 
     def _checks(self, small: BenchCell) -> list[tuple[str, BenchCell]]:
         """Return what is compared with TRL's defaults in float32: alignkit in float32, and every side as it is measured."""
-        here = [side for side in self._measured(small) if missing(side) is None]
+        here = [side for side in self._measured(small) if missing(side, small.device) is None]
         float32 = [("ours", parity.exact(small))] if "ours" in here else []
         return float32 + [(side, small) for side in here]
 
@@ -163,7 +163,7 @@ class Piece:
 
     def _turn(self, cell: BenchCell, side: str, number: int) -> None:
         turn = worker.Turn(cell, side, self.repeats, self.warm_up)
-        if reason := missing(side):
+        if reason := missing(side, cell.device):
             found = {"status": "not measured", "reason": reason}
         elif self._disagrees(cell, side):
             found = {

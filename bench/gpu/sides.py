@@ -9,8 +9,16 @@ from typing import Any
 
 from bench.cells import BenchCell
 
-NAMES = ("ours", "trl", "trl-reference", "trl-default", "prefix-grouper", "unsloth")
+NAMES = ("ours", "ours-compiled", "ours-liger", "trl", "trl-reference", "trl-default", "prefix-grouper", "unsloth")
 """In the order of their turns."""
+
+
+OURS: dict[str, dict[str, bool | str]] = {
+    "ours": {},
+    "ours-compiled": {"torch_compile": True},
+    "ours-liger": {"use_liger_kernel": True},
+}
+"""Settings of the section ``train`` by which alignkit's sides differ."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +31,20 @@ class Built:
 
 def names(method: str) -> list[str]:
     """Return the sides that take part in a method's comparison."""
-    found = ["ours", "trl", "trl-default"]
+    found = [*OURS, "trl", "trl-default"]
     if method == "dpo":
-        found.insert(2, "trl-reference")
+        found.insert(-1, "trl-reference")
     if method == "grpo":
         found += ["prefix-grouper", "unsloth"]
     return found
 
 
-def missing(side: str) -> str | None:
-    """Return why a side cannot be measured here (None: it can)."""
+def missing(side: str, device: str) -> str | None:
+    """Return why a side cannot be measured on a device (None: it can)."""
+    if side == "ours-liger" and device != "cuda":
+        return "Liger's kernels need a GPU"
+    if side == "ours-liger" and find_spec("liger_kernel") is None:
+        return "the package liger-kernel is not installed"
     if side == "prefix-grouper" and find_spec("prefix_grouper") is None:
         return "the package prefix-grouper is not installed"
     if side == "unsloth":
@@ -47,8 +59,8 @@ def missing(side: str) -> str | None:
 
 def build_side(name: str, cell: BenchCell, steps: int, parts: int) -> Built:
     """Return a side; ``parts`` is the number of micro-batches of a step."""
-    if name == "ours":
-        return _ours(cell, steps, parts)
+    if name in OURS:
+        return _ours(cell, steps, parts, OURS[name])
     if name == "prefix-grouper":
         from bench.gpu.flash import NAME
         from bench.gpu.prefix import PrefixGrouper
@@ -57,11 +69,11 @@ def build_side(name: str, cell: BenchCell, steps: int, parts: int) -> Built:
     return _trl(name, cell, steps, parts)
 
 
-def _ours(cell: BenchCell, steps: int, parts: int) -> Built:
+def _ours(cell: BenchCell, steps: int, parts: int, train: dict[str, bool | str]) -> Built:
     from bench.sides import Ours
 
-    side = Ours(cell, steps, -(-max(_tokens(cell, steps)) // parts))
-    return Built(side, {"scorer": str(side.policy.scorer)})
+    side = Ours(cell, steps, -(-max(_tokens(cell, steps)) // parts), **train)
+    return Built(side, {"scorer": str(side.policy.scorer), **{key: str(value) for key, value in train.items()}})
 
 
 def _tokens(cell: BenchCell, steps: int) -> list[int]:

@@ -56,7 +56,7 @@ def export(runs: Sequence[Path], output: Path, merging: Merging | None = None) -
     config = settings.resolve(directories[0].config, resume=True).config
     dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
     config.train = config.train.model_copy(
-        update={"bf16": False, "fp16": False, "torch_compile": False}
+        update={"bf16": False, "fp16": False, "torch_compile": False, "use_liger_kernel": False}
     )  # scores are compared exactly
     loaded = build_model(ModelConfig(name=str(directories[0].path), dtype=dtype))
     score = partial(_scores, config=config, examples=_held_out(config, loaded))

@@ -168,7 +168,8 @@ def test_what_failed_is_measured_again_where_that_is_asked_for(tmp_path: Path) -
 
 def test_a_side_that_disagrees_is_not_timed(tmp_path: Path) -> None:
     canned = Canned({"ours": 1.0, "trl": 2.0, "trl-default": 3.0}, wrong="trl")
-    assert gpu.run(options(tmp_path, "--only", "sft", "mixed", "full"), canned) == 1
+    words = ["--only", "sft", "mixed", "full", "--sides", "ours", "trl", "trl-default"]
+    assert gpu.run(options(tmp_path, *words), canned) == 1
     assert canned.turns == ["mixed ours", "mixed trl-default"]
     found = {row["side"]: row for row in record(tmp_path)["summary"][0]["sides"]}
     assert found["trl"]["status"] == "not measured"

@@ -82,9 +82,13 @@ def test_pieces_go_on_until_all_is_done(tmp_path: Path, last: int, code: int) ->
 def test_the_other_measurements_are_run_alike(tmp_path: Path) -> None:
     out, stub = tmp_path / "out", python(tmp_path, 'echo "$*"')
     assert gpu_sh("heads", str(out), PYTHON=stub).stdout == f"-m bench.heads --device cuda --output {out}/heads.json\n"
+    words = f"-m bench.gpu.profile --device cuda --output {out}/profile.json --only dpo\n"
+    assert gpu_sh("profile", str(out), "--only", "dpo", PYTHON=stub).stdout == words
     words = gpu_sh("tests", str(out), PYTHON=stub).stdout.split()
     assert words[:8] == ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m"]
-    assert "tests/scoring/test_properties.py" in words
+    assert {
+        f"tests/{name}.py" for name in ("scoring/test_adapters", "training/test_waits", "attention/test_kernels")
+    } <= set(words)
     assert (out / "tests.log").read_text().split() == words
 
 

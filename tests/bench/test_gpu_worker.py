@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import time
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench.cells import BenchCell
-from bench.gpu import sides, worker
+from bench.cells import BenchCell, Workload
+from bench.gpu import profile, sides, worker
+from bench.gpu.grid import cell as make
 from bench.gpu.grid import grid
 from bench.gpu.runner import Workers
 
@@ -69,6 +72,27 @@ def test_a_turn_leaves_no_model_behind(side: str) -> None:
     before = _weights()
     assert worker.measure(worker.Turn(cell, side, repeats=1, warm_up=1))["status"] == "measured"
     assert _weights() <= before
+
+
+@pytest.mark.parametrize(("method", "answers"), [("orpo", 2), ("dpo", 2), ("sft", 1), ("grpo", 8)])
+def test_no_side_cuts_long_rows(method: str, answers: int) -> None:
+    """TRL cuts rows to 1,024 tokens by default: a side that computes less than the others is not compared with them."""
+    work = Workload("long", rows=1, prompt=(1100, 1100), completion=(4, 4))
+    cell = make(method, work, TINY[0].shape, "full", "cpu")
+    batch = sides.build_side("trl-default", cell, 1, 1).side._batch([0])
+    names = [name for name in batch if name.endswith("input_ids") and name != "prompt_input_ids"] or ["prompt_ids"]
+    assert sum(batch[name].shape[0] for name in names) == answers
+    assert all(batch[name].shape[1] >= 1100 for name in names)
+
+
+def test_a_profile_names_the_operations_of_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--device", "cpu", "--tiny", "--only", "sft", "short", "full", "--output", str(tmp_path / "profile.json")]
+    assert profile.main(words) == 0
+    (found,) = json.loads((tmp_path / "profile.json").read_text())
+    assert sum(row["share"] for row in found["operations"]) == pytest.approx(1)
+    assert "aten::mm" in {row["name"] for row in found["operations"][:10]}
+    assert "s a step" in capsys.readouterr().out
+    assert profile.main([*words[:4], "no-such-cell"]) == 2
 
 
 def _weights() -> int:

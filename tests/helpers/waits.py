@@ -66,9 +66,14 @@ class Waits(TorchDispatchMode):
         self.literals.__exit__(*exception)
 
     def count(self, what: str) -> None:
-        frames = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(ROOT)]
-        own = [f"{frame.name} ({Path(frame.filename).name}:{frame.lineno})" for frame in frames]
-        self.seen.append(f"{what} in {' > '.join(line for line in own if Path(__file__).name not in line)}")
+        self.seen.append(f"{what} in {own_frames()}")
+
+
+def own_frames() -> str:
+    """Return the functions of the project that are being called, outermost first, with their lines."""
+    frames = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(ROOT)]
+    lines = [f"{frame.name} ({Path(frame.filename).name}:{frame.lineno})" for frame in frames]
+    return " > ".join(line for line in lines if Path(__file__).name not in line)
 
 
 def _has_place(value: Any) -> bool:

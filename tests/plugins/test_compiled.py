@@ -77,3 +77,18 @@ def test_what_cannot_be_compiled_is_refused(sections: dict[str, Any], message: s
     config = settings.check_config(RunConfig.model_validate(values))
     with pytest.raises(ConfigError, match=message):
         settle_precision(config)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({}, "use_liger_kernel needs a GPU"),
+        ({"run": {"strategy": "zero2", "processes": 2}}, "is tested with one process and ddp alone"),
+    ],
+)
+def test_ligers_kernels_are_refused_where_they_cannot_run(sections: dict[str, Any], message: str) -> None:
+    values = {"model": "x", "data": "y", "train": {"use_liger_kernel": True, "use_cpu": True}, **sections}
+    config = settings.check_config(RunConfig.model_validate({"method": "sft", **values}))
+    with pytest.raises(ConfigError, match=message):
+        settle_precision(config)
+    settle_precision(settings.check_config(RunConfig.model_validate({"method": "trl-sft", **values})))  # TRL's own

@@ -98,7 +98,7 @@ ROWS: dict[str, Row] = {
 }
 
 ELSEWHERE = {
-    "fp16 tf32 use_cpu": "a GPU",
+    "fp16 tf32 use_cpu use_liger_kernel liger_kernel_config": "a GPU",
     "fsdp fsdp_config deepspeed": "a launcher of several processes",
     "ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_static_graph ddp_timeout": "several processes",
     "log_level_replica log_on_each_node save_on_each_node": "several processes",

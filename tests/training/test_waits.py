@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from tests.helpers.engine import build_trainer, configuration, random_pairs, random_prompts
 from tests.helpers.onpolicy import GRPO, PPO
-from tests.helpers.waits import Waits, on_a_device
+from tests.helpers.waits import Waits, on_a_device, own_frames
 
 METHODS: dict[str, Any] = {
     "sft": "sft",
@@ -36,16 +37,17 @@ METHODS: dict[str, Any] = {
 CASES = [(name, "rows") for name in METHODS] + [("sft", "padded"), ("orpo-trl", "plain"), ("ppo", "padded")]
 
 
-def trainer_of(method: Any, scorer: str, directory: Path) -> AlignTrainer:
+def trainer_of(method: Any, scorer: str, directory: Path, device: str = "cpu", **train: Any) -> AlignTrainer:
     """Return a trainer whose first step has several micro-batches, and one of whose rows is shorter than the others."""
     name = method if isinstance(method, str) else method["name"]
     rows: list[Example] = random_prompts(8) if name in ("ppo", "grpo") else random_pairs(8)
     rows = [replace(row.narrow(0) if name == "sft" else row, fields={"better": 1.0}) for row in rows]
-    train = {"max_steps": 1, "per_device_train_batch_size": 6, "tokens_per_micro_batch": 40}
-    trainer, _ = build_trainer(configuration(method, **train), directory, rows, scorer=scorer, held_out=rows[:3])
+    train |= {"max_steps": 1, "per_device_train_batch_size": 6, "tokens_per_micro_batch": 40}
+    config = configuration(method, **train)
+    trainer, _ = build_trainer(config, directory, rows, scorer=scorer, held_out=rows[:3], device=device)
     if name == "reward":
-        config = LlamaConfig(**trainer.model.config.to_dict() | {"num_labels": 1, "pad_token_id": 0})
-        trainer.parts.model = trainer.model = LlamaForSequenceClassification(config)
+        shape = LlamaConfig(**trainer.model.config.to_dict() | {"num_labels": 1, "pad_token_id": 0})
+        trainer.parts.model = trainer.model = LlamaForSequenceClassification(shape).to(device)
         trainer.parts.policy = ClassifierPolicy(trainer.model)
     trainer.state.max_steps = 1
     return trainer
@@ -86,24 +88,28 @@ def test_nothing_is_computed_on_another_device_than_the_models(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: its waits are counted on the meta device above")
-@pytest.mark.parametrize("name", METHODS)
-def test_a_step_on_a_gpu_waits_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, recwarn: pytest.WarningsRecorder
-) -> None:
-    trainer = trainer_of(METHODS[name], "auto", tmp_path)
-    monkeypatch.setattr(type(trainer.args), "device", torch.device("cuda"))
-    trainer.numbers.sums.device = torch.device("cuda")
+@pytest.mark.parametrize(("name", "bf16"), [*((name, True) for name in METHODS), ("orpo", False)])
+def test_a_step_on_a_gpu_waits_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, bf16: bool) -> None:
+    trainer = trainer_of(METHODS[name], "auto", tmp_path, "cuda", bf16=bf16)
     batch = trainer.steps.batch(0, 0.0)
-    trainer.model.to("cuda")
     monkeypatch.setattr(trainer.steps, "batch", lambda step, progress: batch)
-    trainer.training_step(trainer.model, {})  # the first step also loads libraries
-    recwarn.clear()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        trainer.training_step(trainer.model, {})
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in recwarn if "called a synchronizing CUDA operation" in str(w.message)]) == 1
+    trainer.training_step(trainer.model, {})  # the first step also loads libraries and compiles kernels
+    waits = []
+
+    def note(message: Warning | str, *_: Any) -> None:
+        if "called a synchronizing CUDA operation" in str(message):
+            waits.append(own_frames())
+
+    monkeypatch.setattr(warnings, "showwarning", note)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            trainer.training_step(trainer.model, {})
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert [wait for wait in waits if "check_finite" not in wait] == []
+    assert len(waits) == 1
 
 
 @pytest.mark.parametrize(

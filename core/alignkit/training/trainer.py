@@ -44,6 +44,9 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
 
     def __init__(self, parts: EngineParts) -> None:
         self.parts = parts
+        parts.arguments.use_liger_kernel = (
+            False  # the layers have its kernels; Trainer would replace the scorer's forward
+        )
         super().__init__(
             model=parts.model,
             args=parts.arguments,

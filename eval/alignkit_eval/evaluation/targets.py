@@ -90,7 +90,7 @@ def _settle_precision(config: RunConfig, trained: RunConfig, sets: Sequence[str]
         products = {key: trained.train.arguments.get(key) for key in ("bf16", "fp16")}
     else:
         products = {"bf16": None, "fp16": None}
-    uncompiled = dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"))
+    uncompiled = dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"))
     config.train = config.train.model_copy(update={**products, **uncompiled})
     if settle := provided("align.models", "settle"):
         settle(config)

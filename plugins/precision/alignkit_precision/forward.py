@@ -14,6 +14,7 @@ from alignkit.system.sharded import is_sharded
 from torch.nn import Linear
 
 from alignkit_precision.compiled import compile_layers, wants_compiled
+from alignkit_precision.liger import use_liger, wants_liger
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -32,8 +33,8 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
     one unless ``config`` names another.
 
     Returns:
-        The types of ``trained`` and ``frozen`` weights, if there are any, and of ``products``, and what the layers are
-        ``compiled`` by, if they are.
+        The types of ``trained`` and ``frozen`` weights, if there are any, and of ``products``, whose kernels
+        the ``layers`` use and what they are ``compiled`` by, where that is not PyTorch's.
     """
     given = config.train.arguments if config else {}
     types = {p.dtype: None for p in model.parameters() if p.is_floating_point()}
@@ -55,8 +56,12 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
     products = dtype or next(iter(types), torch.float32)
     names = {kind: " and ".join(sorted(found[kind])) for kind in sorted(found, reverse=True)}
     apart = " (head float32)" if _exact_head(model, config) and products in _HALF else ""
+    fused = {}
+    if config and wants_liger(config):
+        use_liger(model, config)
+        fused = {"layers": "liger"}
     compiled = {"compiled": compile_layers(model, config)} if config and wants_compiled(config) else {}
-    return names | {"products": _name(products) + apart} | compiled
+    return names | {"products": _name(products) + apart} | fused | compiled
 
 
 def _spare_casts(model: Any, dtype: torch.dtype, config: RunConfig) -> None:

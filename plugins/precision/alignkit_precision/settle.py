@@ -8,6 +8,7 @@ from alignkit import RunConfig
 from alignkit.errors import ConfigError
 
 from alignkit_precision.compiled import refuse_uncompilable, wants_compiled
+from alignkit_precision.liger import refuse_without_liger, wants_liger
 
 _FASTER = ("BF16", "FP16", "AMX", "AVX10", "DEFAULT", "ALL")
 """Parts of the values of ``ONEDNN_MAX_CPU_ISA`` that allow products of bfloat16."""
@@ -29,6 +30,8 @@ def settle_precision(config: RunConfig) -> None:
         raise ConfigError("train.fp16 trains weights of float32, but model.dtype is float16: remove model.dtype")
     if wants_compiled(config):
         refuse_uncompilable(config)
+    if wants_liger(config):
+        refuse_without_liger(config)
     if dtype == "auto" and not fp16 and given.get("bf16") is None:
         faster = faster_in_bfloat16(use_cpu=bool(given.get("use_cpu")))
         config.train = config.train.model_copy(update={"bf16": faster})
