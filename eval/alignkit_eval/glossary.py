@@ -52,6 +52,11 @@ GLOSSARY: Mapping[str, Mapping[str, str]] = {
         "agreement": "Share of pairs with a known preference that the judge decides rightly, over both orders.",
         "agreement/*": "Agreement where the better answer is shown first or second, or is the longer or the shorter one.",
     },
+    "rewardbench2": {
+        "accuracy/*": "Share of rows, or rows of a subset, whose right completion has the highest score, by sum, mean, ref or reward; sharing it with k - 1 others counts 1 / k; in Ties, all right ones beat all wrong ones.",
+        "ties/*": "RewardBench 2's score of the subset Ties, 60 % accuracy and 40 % margin, by sum, mean, ref or reward.",
+        "score/*": "Mean of the subsets' scores: accuracies, and the score of Ties; RewardBench 2's overall score where all its subsets are there.",
+    },
 }
 """Suite -> metric -> meaning; ``*`` stands for any ending."""
 

@@ -110,7 +110,7 @@ def evaluate(
     if (tasks or include_path) and not named:
         suites = "lm-eval"
     names = ["generate"] if rate else [name.strip() for name in suites.split(",") if name.strip()]
-    keys = _settings(data, tasks, include_path, sets)
+    keys = _settings(names, data, tasks, include_path, sets)
     found = run(targets, names, data=data, sets=keys, output=output, strategy=strategy, say=console.warn)
     if rank() > 0:
         return None
@@ -143,7 +143,9 @@ def _export(found: Sequence[Evaluation], console: Console) -> None:
             console.warn(f"not in lm-eval's form, because no item has a value: {', '.join(left_out)}")
 
 
-def _settings(data: str | None, tasks: str | None, include_path: str | None, sets: Sequence[str]) -> list[str]:
+def _settings(
+    names: Sequence[str], data: str | None, tasks: str | None, include_path: str | None, sets: Sequence[str]
+) -> list[str]:
     """Return the options as ``--set`` texts, the user's own ``--set`` last."""
     from alignkit.contract import registry
 
@@ -153,6 +155,7 @@ def _settings(data: str | None, tasks: str | None, include_path: str | None, set
         # The named data in place of a run's texts.
         "perplexity.text": None if data is None else "null",
         "perplexity.max_length": None if data is None else str(PerplexitySettings().max_length),
+        **{f"{name}.data": data for name in ("rewardbench2",) if name in names},
         "lm-eval.tasks": tasks,
         "lm-eval.include_path": include_path,
     }

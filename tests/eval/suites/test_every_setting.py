@@ -23,6 +23,7 @@ from tests.helpers.keys import Row
 SAMPLED = {"temperature": 1.0}
 TASK = {"tasks": "demo_facts", "limit": 6}
 JUDGE = {"model": "judge", "template": "{prompt} {a} {b} ", "prompts": 4, "max_new_tokens": 6}
+BEST = {"data": "best.jsonl"}
 SERVED = {**JUDGE, "url": "http://127.0.0.1:1/v1", "retries": 0}
 """Nothing answers there: what these settings change is shown in tests/judge/test_remote.py."""
 
@@ -64,6 +65,12 @@ ROWS: dict[str, dict[str, Row]] = {
         "calibration_pairs": Row(0, "metrics", JUDGE),
         "ratings": Row("missing.csv", "refused", JUDGE),
     },
+    "rewardbench2": {
+        "data": Row("more.jsonl", "items", BEST),
+        "reference": Row("another", "metrics", BEST),
+        "max_length": Row(5, "metrics", BEST),
+        "tokens_per_batch": Row(8, "calls", BEST),
+    },
     "lm-eval": {
         "tasks": Row("demo_agreement", "items", TASK),
         "include_path": Row("tasks", "refused", {"tasks": "own_choices"}),
@@ -91,6 +98,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_model(number + 2).save_pretrained(path / name)
         byte_tokenizer().save_pretrained(path / name)
     (path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "ccc"}\n')
+    best = [{"prompt": f"ask {n}", "chosen": "yes", "rejected": ["no" * n, "never"]} for n in (1, 2, 3)]
+    (path / "best.jsonl").write_text("".join(json.dumps(row) + "\n" for row in best[:2]))
+    (path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in best))
     (path / "checking.py").write_text("def size(prompt, answer):\n    return len(answer)\n")
     (path / "tasks").mkdir()
     (path / "tasks" / "own_choices.yaml").write_text(
