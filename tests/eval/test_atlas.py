@@ -68,10 +68,10 @@ def test_cosines_from_one_forward_are_those_of_each_objectives_own_backward(tmp_
     names = ["sigmoid", "simpo", "orpo", "sft"]
     own = [direct(name, tmp_path, 12) for name in names]
     expected = torch.stack([gradient / gradient.norm() for gradient in own])
-    alike = ["aot", "listwise_dpo", "tr_dpo", "apo_zero", "kto_unpaired", "apo_zero_unpaired"]
+    alike = ["aot", "listwise_dpo", "tr_dpo", "apo_zero", "kto_unpaired", "apo_zero_unpaired", "tdpo", "tdpo1"]
     found = cosines([config(name, tmp_path) for name in [*names, *alike]], rows=12)
     np.testing.assert_allclose(found.values[:4, :4], (expected @ expected.T).numpy(), atol=1e-5)
-    assert found.values[0, 4:].tolist() == pytest.approx([1] * 6, abs=1e-6), "all ratios are 1 at the start"
+    assert found.values[0, 4:].tolist() == pytest.approx([1] * 8, abs=1e-6), "all ratios are 1 at the start"
 
 
 def pair(arm: str, base: str, metric: str, diff: float, p: float, q: float) -> ContrastResult:

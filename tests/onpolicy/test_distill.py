@@ -16,6 +16,7 @@ from alignkit.scoring.distributions import HeadDistributions
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.scorer import install
 from alignkit.training.checkpoints import last_checkpoint
+from alignkit_checks.no_effect import refuse_sharding
 from alignkit_distill import Distill, DistillSettings, StoredTeacher, coarsened, divergence
 from transformers import AutoTokenizer
 
@@ -228,7 +229,8 @@ def test_a_teacher_beside_a_sharded_student_is_refused(strategy: str) -> None:
     config = student_of("demo")
     sharded = config.model_copy(update={"run": config.run.model_copy(update={"strategy": strategy})})
     with pytest.raises(ConfigError, match=f"cannot be combined with run.strategy {strategy}: use ddp or zero2"):
-        Distill(DistillSettings(teacher="demo")).align_build_model(sharded)
+        refuse_sharding(sharded, Distill(DistillSettings(teacher="demo")))
+    refuse_sharding(sharded, Distill(DistillSettings(teacher_logps="f.parquet")))
 
 
 def test_a_missing_teacher_is_refused_by_the_key_that_names_it() -> None:

@@ -36,13 +36,15 @@ class Pairs:
     """What a loss is computed from: both answers of each pair, and the log-probabilities of their scored tokens.
 
     A loss of the whole step is given no tokens, but ``state``: numbers that it keeps from step to step, in checkpoints too.
-    Without a reference, ``tokens_reference`` is None and the answers' log-probabilities by it are NaN.
+    Without a reference, ``tokens_reference`` is None and the answers' log-probabilities by it are NaN. ``of_tokens`` are the
+    values of the loss's function of two distributions, ``[N]``.
     """
 
     chosen: Answers
     rejected: Answers
     tokens: Scores | None = None
     tokens_reference: Scores | None = None
+    of_tokens: torch.Tensor | None = None
     state: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -68,6 +70,8 @@ class Loss:
     """``{"reference"}`` if it uses log-probabilities of the reference."""
     rows: str = "preference"
     per: str = "rows"
+    of_tokens: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    """Function of the log-probabilities ``[n, V]`` of tokens by policy and reference, called in chunks: one value per token."""
     whole_step: bool = False
     nll_weight: float = 0.0
     reward: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None

@@ -178,6 +178,8 @@ class Method(ABC, Generic[SettingsT]):
     """Defaults where ``model.lora`` is set; they override ``defaults``."""
     unused: ClassVar[Mapping[str, str]] = {}
     """Keys of the configuration without effect on the method, with the reason; a run that sets one is refused."""
+    unsharded: str = ""
+    """Why it cannot train a model that processes share (run.strategy fsdp, zero3), and what to use instead; empty: it can."""
     contract: ClassVar[int] = 1
     """The version of the plugin contract it was written for; a version later than alignkit's is refused."""
     demo: ClassVar[Mapping[str, Any]] = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from alignkit.scoring.head import CHUNK, LogitTransform, is_sharded_head
@@ -20,9 +21,14 @@ class HeadDistributions:
 
     @classmethod
     def of(cls, head: nn.Module, hidden: Tensor, transform: LogitTransform) -> HeadDistributions:
-        """Return the distributions ``softmax(transform(head(hidden)))`` for hidden states ``[N, H]``."""
+        """Return the distributions ``softmax(transform(head(hidden)))`` for hidden states ``[N, H]``.
+
+        Without gradient they stay those by the weights the head has now: the start weights are in it for a while only.
+        """
         # A sharded head communicates in every call: make one call, so that all ranks make the same number.
-        return cls(hidden, lambda states: transform(head(states)), len(hidden) if is_sharded_head(head) else CHUNK)
+        size, live = (len(hidden), True) if is_sharded_head(head) else (CHUNK, torch.is_grad_enabled())
+        kept = {} if live else {name: p.detach() for name, p in head.named_parameters() if p.requires_grad}
+        return cls(hidden, lambda states: transform(functional_call(head, kept, (states,))), size)
 
     def map(self, function: Callable[..., Any], *others: Any) -> Any:
         """Return ``function(logps [n, V], *others)`` of every chunk, joined; the backward computes a chunk once more."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from alignkit.contract import Distributions, Example, Scores
+from alignkit.errors import ConfigError
 from alignkit.scoring.backends import TokenLogps
 from alignkit.scoring.evaluating import evaluating
 from alignkit.scoring.in_step import Meeting
@@ -17,6 +18,7 @@ from alignkit.scoring.masks import unread_masks
 from alignkit.scoring.plan import Scorer, Wanted
 from alignkit.scoring.reference import StartWeights
 from alignkit.scoring.scorer import install
+from alignkit.system.sharded import is_sharded
 
 
 class ModelPolicy:
@@ -58,6 +60,8 @@ class ModelPolicy:
         """
         if reference and self.start is None:
             raise KeyError('the policy of step 0 is not kept: declare needs = frozenset({"start"}) on the method')
+        if reference and distributions and is_sharded(self.model):  # its head's weights are not kept
+            raise ConfigError("the distributions of the policy of step 0 cannot be read from a sharded model")
         if self.meeting is not None:
             gradient = grad and not reference and torch.is_grad_enabled()
             self.meeting.forward(gradient=gradient, values=values, reference=reference)

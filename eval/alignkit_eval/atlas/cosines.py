@@ -1,8 +1,8 @@
-"""How the gradients of objectives agree at the start model: one forward, and only the derivative by log-probabilities differs."""
+"""How the gradients of objectives agree at the start model: one forward, and a backward of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -24,27 +24,33 @@ class Cosines(NamedTuple):
 
 
 class _OneForward:
-    """A policy whose scores have been computed: log-probabilities are leaves, and the reference is the policy itself."""
+    """A policy whose scores have been computed, with their graph; the reference is the policy itself."""
 
     def __init__(self, model: torch.nn.Module, examples: Sequence[Example], scores: Scores) -> None:
         self.model, self.examples, self.scores = model, examples, scores
-        self.leaf = scores.logps.detach().requires_grad_()
-        self.prompt_leaf = scores.prompt_logps.detach().requires_grad_()
 
     def unpaired(self) -> _OneForward:
         """Return the policy of the same answers as rows of their own, good and bad ones in turn; their prompts are not scored."""
         rows = [
             replace(pair.narrow(k), fields={**pair.fields, "label": k == 0}) for pair in self.examples for k in (0, 1)
         ]
-        made = _OneForward(self.model, rows, replace(self.scores, rows=len(rows)))
-        made.leaf, made.prompt_leaf = self.leaf, self.prompt_leaf
-        return made
+        return _OneForward(self.model, rows, replace(self.scores, rows=len(rows)))
 
-    def score(self, examples: Sequence[Example], *, grad: bool = True, **wanted: Any) -> Scores:
+    def score(
+        self,
+        examples: Sequence[Example],
+        *,
+        grad: bool = True,
+        reference: bool = False,
+        distributions: Callable[[Any], Any] = lambda given: given,
+        **wanted: Any,
+    ) -> Scores:
         if list(examples) != list(self.examples):
             raise ValueError("an objective of the atlas scores other rows than the batch's")
-        leaves = (self.leaf, self.prompt_leaf) if grad else (self.leaf.detach(), self.prompt_leaf.detach())
-        return replace(self.scores, logps=leaves[0], prompt_logps=leaves[1])
+        scores = replace(self.scores, distributions=distributions(self.scores.distributions))
+        if grad and not reference:
+            return scores
+        return replace(scores, logps=scores.logps.detach(), prompt_logps=scores.prompt_logps.detach())
 
 
 class _OneStep:
@@ -83,24 +89,22 @@ def cosines(configs: Sequence[RunConfig], rows: int = ROWS) -> Cosines:
     train = run.data.train
     examples = [train[i] for i in range(min(rows, len(train)))]
     run.loaded.model.eval()  # without dropout, as the reference
-    scores = run.policy.score(examples, prompt=True)
+    scores = run.policy.score(examples, prompt=True, distributions=lambda given: given)
     policy = _OneForward(run.loaded.model, examples, scores)
     batch = Batch(examples).with_column("reference", _by_row(scores, examples))
     weights = [weight for weight in run.loaded.model.parameters() if weight.requires_grad]
     directions = []
     for config in configs:
-        slopes = _slopes(plan_run(config), policy, batch)
-        gradient = torch.autograd.grad(
-            (scores.logps, scores.prompt_logps), weights, slopes, retain_graph=True, materialize_grads=True
-        )
+        loss = _loss(plan_run(config), policy, batch)
+        gradient = torch.autograd.grad(loss, weights, retain_graph=True, materialize_grads=True)
         direction = torch.cat([part.flatten() for part in gradient]).double()
         directions.append(direction / direction.norm())
     stacked = torch.stack(directions)
     return Cosines((stacked @ stacked.T).numpy(), len(examples))
 
 
-def _slopes(plan: RunPlan, policy: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the derivative of a method's loss by the log-probabilities of completions and prompts."""
+def _loss(plan: RunPlan, policy: Any, batch: Batch) -> torch.Tensor:
+    """Return a method's loss of the batch."""
     session = plan.session
     if session.method.rows == "unpaired":
         policy = policy.unpaired()
@@ -108,11 +112,7 @@ def _slopes(plan: RunPlan, policy: Any, batch: Batch) -> tuple[torch.Tensor, tor
     step: Any = _OneStep(policy) if session.method.whole_step else None
     prepared = session.prepare_batch(policy, batch, 0.0, step)
     terms = session.compute_loss(policy, prepared, 0.0).terms
-    loss = sum(term.weight * term.sum / prepared.counts[term.per] for term in terms)
-    by_completion, by_prompt = torch.autograd.grad(
-        torch.as_tensor(loss), (policy.leaf, policy.prompt_leaf), materialize_grads=True
-    )
-    return by_completion, by_prompt
+    return torch.stack([term.weight * term.sum / prepared.counts[term.per] for term in terms]).sum()
 
 
 def _by_row(scores: Scores, examples: Sequence[Example]) -> list[NDArray[np.float32]]:

@@ -11,6 +11,7 @@ from alignkit.config import CompareConfig, ModelConfig, Reading, RunConfig, Trai
 from alignkit.contract import Method, registry
 from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, PluginError, first_line
+from alignkit.settings.strategies import named_strategy
 from pydantic import BaseModel
 
 from alignkit_checks.fitting import require_fitting
@@ -81,6 +82,7 @@ def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingAr
     refuse_idle(config, method)
     refuse_comparison(config.compare)
     refuse_attention(config.model, method)
+    refuse_sharding(config, method)
     refuse_without_effect(config.train, arguments)
     try_trainer(arguments)
     require_fitting(config.model, arguments)
@@ -92,6 +94,13 @@ def refuse_comparison(compare: CompareConfig) -> None:
         raise ConfigError("compare.objective: it names no metric: name one, or remove the key")
     if both := [name for name in compare.objective or [] if name in (compare.guards or [])]:
         raise ConfigError(f"compare.guards: {both[0]} is in compare.objective as well: leave it out of one of them")
+
+
+def refuse_sharding(config: RunConfig, method: Method[Any]) -> None:
+    """Raise :class:`ConfigError` where processes would share the weights of a model that the method needs whole."""
+    strategy = named_strategy(config.train.arguments) or config.run.strategy
+    if method.unsharded and strategy in ("fsdp", "zero3"):
+        raise ConfigError(f"method {method.name} cannot be combined with run.strategy {strategy}: {method.unsharded}")
 
 
 def refuse_attention(model: ModelConfig, method: Method[Any]) -> None:

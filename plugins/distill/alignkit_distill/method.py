@@ -23,7 +23,7 @@ from alignkit import (
     hookimpl,
     rollout_metrics,
 )
-from alignkit.errors import ConfigError, ModelError
+from alignkit.errors import ModelError
 from alignkit_onpolicy import GROUP_DEMO
 from torch import Tensor
 
@@ -49,6 +49,8 @@ class Distill(Method[DistillSettings]):
         super().__init__(settings)
         if settings.share == 1:  # the data's completions are not used
             self.__dict__["rows"] = "prompt"
+        if not self._from_file:
+            self.unsharded = "use ddp or zero2, or a file with the teacher's log-probabilities (method.teacher_logps)"
         self._batches = 0  # prepared for training
         self._config: RunConfig | None = None
         self._teacher: Teacher | None = None
@@ -85,11 +87,6 @@ class Distill(Method[DistillSettings]):
     def align_build_model(self, config: RunConfig) -> LoadedModel:
         """Load the student, and a teacher with the same tokens."""
         self._config = config
-        if config.run.strategy in ("fsdp", "zero3") and not self._from_file:
-            raise ConfigError(
-                f"method distill cannot be combined with run.strategy {config.run.strategy}: use ddp or zero2, or a file "
-                "with the teacher's log-probabilities (method.teacher_logps)"
-            )
         student = build_model(config.model, seed=config.run.seed)
         if student.classifier:
             raise ModelError(f"{config.model.name} is a reward model, but method distill trains language models")

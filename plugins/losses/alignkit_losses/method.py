@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -19,7 +20,7 @@ from alignkit import (
 )
 
 from alignkit_losses import whole_step
-from alignkit_losses.scored import pairs_of, values_of
+from alignkit_losses.scored import pairs_of, score, values_of
 from alignkit_losses.settings import LossSettings, Term
 
 LossSettingsT = TypeVar("LossSettingsT", bound=LossSettings)
@@ -33,6 +34,9 @@ class LossMethod(Method[LossSettingsT]):
     def __init__(self, settings: LossSettingsT) -> None:
         super().__init__(settings)
         self.terms = settings.terms()
+        if reading := [term.name for term in self.terms if term.loss.of_tokens]:
+            self.needs |= {"start"}
+            self.unsharded = f"loss {reading[0]} reads the distributions of the reference; use ddp or zero2"
         self.kept: dict[str, dict[str, float]] = {}
         """What losses of the whole step keep from step to step, by loss."""
 
@@ -62,14 +66,16 @@ class LossMethod(Method[LossSettingsT]):
     @hookimpl
     def align_compute_loss(self, policy: Policy, batch: Batch) -> LossOutput:
         """Compute the weighted sum of the chosen losses."""
-        scores = policy.score(batch.examples)
+        scores, of_tokens = score(policy, batch, self.terms)
         pairs = pairs_of(scores, batch)
+        given = {term.name: replace(pairs, of_tokens=of_tokens.get(term.name)) for term in self.terms}
         terms = []
         for term in self.terms:
             whole = term.loss.whole_step
-            values = whole_step.restored(term.name, pairs, batch) if whole else values_of(term, pairs)
+            values = whole_step.restored(term.name, pairs, batch) if whole else values_of(term, given[term.name])
             terms.append(LossTerm(term.name, values.sum(), term.loss.per, term.weight))
-        return LossOutput(terms, preference_metrics(*rewards(self._rewarding, pairs), *scores.split(scores.means())))
+        shown = rewards(self._rewarding, given[self._rewarding.name])
+        return LossOutput(terms, preference_metrics(*shown, *scores.split(scores.means())))
 
     def conventions(self) -> dict[str, Any]:
         """Add every loss with its weight, its settings, and its paper."""

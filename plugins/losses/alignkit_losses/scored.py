@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from alignkit import Answers, Batch, Pairs, Scores
+from alignkit import Answers, Batch, Pairs, Policy, Scores
 from alignkit.contract.guard import named
 from alignkit.errors import PluginError
 
@@ -20,12 +22,33 @@ def pairs_of(scores: Scores, batch: Batch) -> Pairs:
     return Pairs(chosen, rejected, scores, reference)
 
 
+def score(policy: Policy, batch: Batch, terms: Sequence[Term]) -> tuple[Scores, dict[str, torch.Tensor]]:
+    """Score a batch, and evaluate the losses' functions of every token's two distributions, ``[N]`` by loss.
+
+    Of the reference, the last hidden states are kept: both heads run together, chunk by chunk.
+    """
+    functions = {term.name: term.loss.of_tokens for term in terms if term.loss.of_tokens}
+    if not functions:
+        return policy.score(batch.examples), {}
+    other = policy.score(batch.examples, reference=True, distributions=lambda given: given).distributions
+
+    def compare(own: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rule = "of_tokens of loss {} must return one number per token"
+        return tuple(_one_each(call(own, reference), len(own), rule.format(name)) for name, call in functions.items())
+
+    scores = policy.score(batch.examples, distributions=lambda own: own.map(compare, other))
+    return scores, dict(zip(functions, scores.distributions, strict=True))
+
+
 def values_of(term: Term, pairs: Pairs) -> torch.Tensor:
     """Return the loss of each pair, ``[G]``; an error names the loss."""
     with named(f"loss {term.name} failed"):
         values = term.loss(pairs, **term.settings)
-    if not isinstance(values, torch.Tensor) or values.shape != pairs.chosen.logps.shape:
-        given = f"a tensor of shape {list(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
-        count = len(pairs.chosen.logps)
-        raise PluginError(f"loss {term.name} must return one number per pair, a tensor of shape [{count}], not {given}")
-    return values
+    return _one_each(values, len(pairs.chosen.logps), f"loss {term.name} must return one number per pair")
+
+
+def _one_each(values: object, count: int, rule: str) -> torch.Tensor:
+    if isinstance(values, torch.Tensor) and values.shape == (count,):
+        return values
+    given = f"a tensor of shape {list(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
+    raise PluginError(f"{rule}, a tensor of shape [{count}], not {given}")

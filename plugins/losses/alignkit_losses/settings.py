@@ -26,6 +26,7 @@ ELSEWHERE = {
     "orpo": "odds_ratio",
     "rdpo": "r-dpo",
     "reverse_kl": "sigmoid",
+    "tdpo2": "tdpo",
 }
 """Names of losses in other libraries, and what they are here."""
 
@@ -124,7 +125,9 @@ class LossSettings(Settings):
         """Return why a loss cannot be used by this method; None if it can."""
         if loss.rows != "preference":
             return f"loss {name} is for {loss.rows} rows, and this method trains on pairs"
-        if "reference" in loss.needs and not cls.reference:
+        if loss.whole_step and loss.of_tokens:
+            return f"loss {name} compares all pairs of a step and every token's distributions (of_tokens): one of them only"
+        if ("reference" in loss.needs or loss.of_tokens) and not cls.reference:
             return f"loss {name} needs a reference: use --method dpo"
         if taken := RESERVED & settings_of(loss).model_fields.keys():
             return f"loss {name} has a setting called {min(taken)}, which is one of the method's: give it another name"

@@ -1,4 +1,4 @@
-"""Losses of the log-probabilities of single tokens. All return ``[G]``, one number per pair."""
+"""Losses of the log-probabilities of single tokens, or of their distributions over the vocabulary. All return ``[G]``, one number per pair."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from alignkit import Pairs, loss
 from pydantic import Field
 
 from alignkit_losses.margins import REFERENCE, Beta
+
+ZENG = "Zeng et al. 2024, Token-level Direct Preference Optimization, https://arxiv.org/abs/2404.11999"
 
 
 @loss("Zhou et al. 2024, WPO, https://arxiv.org/abs/2406.11827", equation="2", needs=REFERENCE)
@@ -52,5 +54,65 @@ def ld_dpo(
     place = torch.arange(len(answer), device=answer.device) - (lengths.cumsum(0) - lengths)[answer]  # in its answer
     shared = torch.minimum(lengths[::2], lengths[1::2]).repeat_interleave(2)[answer]
     ratios = (pairs.tokens.logps - pairs.tokens_reference.logps) * torch.where(place < shared, 1.0, tail)
-    sums = ratios.new_zeros(len(lengths)).index_add(0, answer, ratios)  # (S,)
-    return -F.logsigmoid(beta * (sums[::2] - sums[1::2]))
+    chosen, rejected = sums(pairs, ratios)
+    return -F.logsigmoid(beta * (chosen - rejected))
+
+
+def sums(pairs: Pairs, values: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sums of values of tokens, ``[N]``, over the tokens of chosen and of rejected answers, ``[G]`` each."""
+    assert pairs.tokens is not None
+    assert values is not None
+    each = values.new_zeros(len(pairs.tokens.lengths)).index_add(0, pairs.tokens.sequence, values)  # (S,)
+    return each[::2], each[1::2]
+
+
+def forward_kl(policy: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Return ``KL(ref || pi)`` of every token, ``[n]``, from log-probabilities ``[n, V]``.
+
+    >>> one, other = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    >>> forward_kl(one, other)
+    tensor([0.1438])
+    """
+    return (reference.exp() * (reference - policy)).sum(-1)
+
+
+def tdpo_rewards(pairs: Pairs, *, beta: float, **_: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``beta (log pi(y|x) / ref(y|x) + KL of y)`` of chosen and rejected answers, ``[G]`` each, as the paper's code."""
+    kl = sums(pairs, pairs.of_tokens)
+    return beta * (pairs.chosen.ratios + kl[0]), beta * (pairs.rejected.ratios + kl[1])
+
+
+@loss(ZENG, needs=REFERENCE, of_tokens=forward_kl, reward=tdpo_rewards)
+def tdpo1(pairs: Pairs, *, beta: Beta = 0.1) -> torch.Tensor:
+    """Return ``log(1 + exp(-beta (h - (D_l - D_w))))`` (TDPO1), ``D`` the sum of ``KL(ref || pi)`` over an answer's tokens.
+
+    >>> from alignkit_losses.examples import pairs
+    >>> tdpo1(pairs(chosen=[1.0], rejected=[-1.0], of_tokens=[0.5, 1.5]), beta=0.1)  # -log sigmoid(0.1 (2 - 1))
+    tensor([0.6444])
+    """
+    chosen, rejected = sums(pairs, pairs.of_tokens)
+    return -F.logsigmoid(beta * (pairs.margins - (rejected - chosen)))
+
+
+@loss(ZENG, needs=REFERENCE, of_tokens=forward_kl, reward=tdpo_rewards)
+def tdpo(
+    pairs: Pairs,
+    *,
+    beta: Beta = 0.1,
+    kl_weight: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="weight of the difference of the answers' sequential KL (alpha); 0: DPO",
+            json_schema_extra={"neutral": 0},
+        ),
+    ] = 0.5,
+) -> torch.Tensor:
+    """Return ``log(1 + exp(-beta (h - kl_weight (D_l - sg(D_w)))))`` (TDPO2): ``D`` as in TDPO1, that of the chosen without gradient.
+
+    >>> from alignkit_losses.examples import pairs
+    >>> tdpo(pairs(chosen=[1.0], rejected=[-1.0], of_tokens=[0.5, 1.5]), beta=0.1)  # -log sigmoid(0.1 (2 - 0.5))
+    tensor([0.6210])
+    """
+    chosen, rejected = sums(pairs, pairs.of_tokens)
+    return -F.logsigmoid(beta * (pairs.margins - kl_weight * (rejected - chosen.detach())))
