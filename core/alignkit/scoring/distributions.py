@@ -21,10 +21,7 @@ class HeadDistributions:
 
     @classmethod
     def of(cls, head: nn.Module, hidden: Tensor, transform: LogitTransform) -> HeadDistributions:
-        """Return the distributions ``softmax(transform(head(hidden)))`` for hidden states ``[N, H]``.
-
-        Without gradient they stay those by the weights the head has now: the start weights are in it for a while only.
-        """
+        """Return ``softmax(transform(head(hidden)))`` of states ``[N, H]``; without gradient, by the weights the head has now."""
         # A sharded head communicates in every call: make one call, so that all ranks make the same number.
         size, live = (len(hidden), True) if is_sharded_head(head) else (CHUNK, torch.is_grad_enabled())
         kept = {} if live else {name: p.detach() for name, p in head.named_parameters() if p.requires_grad}
@@ -39,9 +36,7 @@ class HeadDistributions:
 
         count, size = max(len(self._states), 1), max(self._size, 1)
         found = [checkpoint(apply, slice(i, i + size), use_reentrant=False) for i in range(0, count, size)]
-        if isinstance(found[0], tuple):
-            return tuple(map(torch.cat, zip(*found, strict=True)))
-        return torch.cat(found)
+        return tuple(map(torch.cat, zip(*found, strict=True))) if isinstance(found[0], tuple) else torch.cat(found)
 
     def part(self, tokens: slice) -> Tensor:
         """Return the log-probabilities of a slice of the tokens, ``[n, V]``."""
