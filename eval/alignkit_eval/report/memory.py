@@ -83,7 +83,7 @@ def estimate_memory(dry: DryRun, libraries: int) -> Memory:
     model, method = dry.loaded.model, dry.plan.session.method
     if "value_head" in method.needs and critic_of(model) is None:
         add_critic(model, getattr(method.settings, "critic", "shared"))
-    with traced() as trace:
+    with traced(accelerator=dry.plan.arguments.device.type != "cpu") as trace:
         without_numbers(model)
         if describe := provided("align.models", "precision"):  # autocast of the device the model is on now
             describe(innermost(model), dry.plan.config)

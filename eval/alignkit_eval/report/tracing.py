@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from alignkit.contract import Example
 from alignkit.models.sharding import is_layer
-from alignkit.scoring import attention
+from alignkit.scoring import attention, head
 from alignkit.scoring.backends import innermost, install_forward
 from alignkit.scoring.classifier import ClassifierPolicy
 from alignkit.scoring.plan import Scorer
@@ -143,10 +143,18 @@ def without_numbers(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def traced() -> Iterator[Trace]:
-    """Run the operations of the block without numbers, and record their memory."""
-    with FakeTensorMode(allow_non_fake_inputs=True), Trace() as trace:
-        yield trace
+def traced(*, accelerator: bool = False) -> Iterator[Trace]:
+    """Run the operations of the block without numbers, and record their memory.
+
+    ``accelerator``: cut the output layer into the chunks of a GPU; its tensors are those of a CPU here.
+    """
+    before = head.CPU
+    head.CPU = head.ACCELERATOR if accelerator else before
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), Trace() as trace:
+            yield trace
+    finally:
+        head.CPU = before
 
 
 @contextmanager

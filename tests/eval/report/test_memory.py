@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from alignkit.config import RunConfig
+from alignkit.scoring import head
+from alignkit.scoring.head import linear_logps
 from alignkit_eval.report.heap import Heap
 from alignkit_eval.report.memory import Memory, estimate_memory
 from alignkit_eval.report.planned import plan_without_weights
@@ -42,6 +44,17 @@ def test_a_trace_without_numbers_equals_one_with_them() -> None:
         _step(shape)
     assert weights == 4 * sum(p.numel() for p in model.parameters())
     assert trace.peak == real.peak
+
+
+@pytest.mark.parametrize(("accelerator", "most"), [(False, 64 << 20), (True, 512 << 20)])
+def test_the_output_layer_is_cut_as_on_the_device(accelerator: bool, most: int) -> None:
+    """8,192 tokens and a vocabulary of 32,000: a chunk's logits are the most that is in memory at once."""
+    with traced(accelerator=accelerator) as trace, torch.no_grad():
+        given = torch.empty(8192, 8), torch.empty(32_000, 8), None, torch.zeros(8192, dtype=torch.long)
+        before = trace.alive["weights"]
+        linear_logps(*given)
+    assert most / 2 < trace.peak - before < most * 1.5
+    assert head.CPU[0] == 64 << 20
 
 
 def test_parts_are_counted_while_they_live() -> None:
