@@ -57,6 +57,13 @@ GLOSSARY: Mapping[str, Mapping[str, str]] = {
         "ties/*": "RewardBench 2's score of the subset Ties, 60 % accuracy and 40 % margin, by sum, mean, ref or reward.",
         "score/*": "Mean of the subsets' scores: accuracies, and the score of Ties; RewardBench 2's overall score where all its subsets are there.",
     },
+    "refusals": {
+        "refused/harmless": "Share of harmless prompts that the model refuses: over-refusal, lower is better.",
+        "refused/harmful": "Share of harmful prompts that the model refuses, higher is better.",
+        "refused/harmless/*": "Share of the harmless prompts of a type that the model refuses.",
+        "refused/harmful/*": "Share of the harmful prompts of a type that the model refuses.",
+        "empty": "Share of answers without text, which count as not refused.",
+    },
 }
 """Suite -> metric -> meaning; ``*`` stands for any ending."""
 

@@ -155,7 +155,7 @@ def _settings(
         # The named data in place of a run's texts.
         "perplexity.text": None if data is None else "null",
         "perplexity.max_length": None if data is None else str(PerplexitySettings().max_length),
-        **{f"{name}.data": data for name in ("rewardbench2",) if name in names},
+        **{f"{name}.data": data for name in names if "data" in registry.load_suite(name)[1].settings_type.model_fields},
         "lm-eval.tasks": tasks,
         "lm-eval.include_path": include_path,
     }

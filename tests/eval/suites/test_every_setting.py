@@ -24,6 +24,7 @@ SAMPLED = {"temperature": 1.0}
 TASK = {"tasks": "demo_facts", "limit": 6}
 JUDGE = {"model": "judge", "template": "{prompt} {a} {b} ", "prompts": 4, "max_new_tokens": 6}
 BEST = {"data": "best.jsonl"}
+ASKED = {"data": "asked.jsonl", "max_new_tokens": 6}
 SERVED = {**JUDGE, "url": "http://127.0.0.1:1/v1", "retries": 0}
 """Nothing answers there: what these settings change is shown in tests/judge/test_remote.py."""
 
@@ -71,6 +72,15 @@ ROWS: dict[str, dict[str, Row]] = {
         "max_length": Row(5, "metrics", BEST),
         "tokens_per_batch": Row(8, "calls", BEST),
     },
+    "refusals": {
+        "data": Row("more-asked.jsonl", "items", ASKED),
+        "column": Row("other", "items", ASKED),
+        "harmless": Row(["odd", "safe"], "refused", {**ASKED, "data": "odd.jsonl"}),
+        "harmful": Row(["odd", "unsafe"], "refused", {**ASKED, "data": "odd.jsonl"}),
+        "prefixes": Row("missing.txt", "refused", ASKED),
+        "judge": Row({"model": "./missing"}, "refused", ASKED),
+        "max_new_tokens": Row(3, "items", ASKED),
+    },
     "lm-eval": {
         "tasks": Row("demo_agreement", "items", TASK),
         "include_path": Row("tasks", "refused", {"tasks": "own_choices"}),
@@ -101,6 +111,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     best = [{"prompt": f"ask {n}", "chosen": "yes", "rejected": ["no" * n, "never"]} for n in (1, 2, 3)]
     (path / "best.jsonl").write_text("".join(json.dumps(row) + "\n" for row in best[:2]))
     (path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in best))
+    asked = [
+        {"prompt": f"ask {n}", "label": kind, "other": ("safe", "unsafe")[n % 2]}
+        for n, kind in enumerate(("safe", "safe", "unsafe"))
+    ]
+    for name, rows in {
+        "asked": asked,
+        "more-asked": [*asked, *asked],
+        "odd": [*asked, {**asked[0], "label": "odd"}],
+    }.items():
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "checking.py").write_text("def size(prompt, answer):\n    return len(answer)\n")
     (path / "tasks").mkdir()
     (path / "tasks" / "own_choices.yaml").write_text(
