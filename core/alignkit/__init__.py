@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "config": "CheckConfig RunConfig",
     "contract": "Answered Answers AttentionKernel AttentionLayer Batch Contrast DataFormat DataRule Distributions Estimate Example Hit Layout LoadedModel Loss LossOutput LossTerm Method Metric NamedReward "
-    "Omission Outcome Pairs Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scheduler SchedulerSettings Scores Segment Settings Suite "
+    "Omission Outcome Pairs Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scheduler SchedulerSettings Scores Segment Settings Stage StageContext Suite "
     "SuiteResult Target Task TrainerParts carry_out loss nll_term plain_text preference_metrics texts_of",
     "contract.commands": "Command",
     "contract.hooks": "hookimpl",

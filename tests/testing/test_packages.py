@@ -13,7 +13,7 @@ from tests.helpers.outside import Environment, build
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ("simpo", "kto", "tracker")
-KINDS = ("method", "loss", "suite", "reward", "service", "rule", "command", "scheduler")
+KINDS = ("method", "loss", "suite", "reward", "service", "rule", "command", "scheduler", "stage")
 
 
 @pytest.fixture(scope="module")

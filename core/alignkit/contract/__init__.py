@@ -20,6 +20,7 @@ _NAMES = {
     "rewards": "Answered NamedReward Reward RewardSpec RewardSpecs",
     "rows": "Message RawRows Row Text",
     "schedulers": "Outcome Scheduler SchedulerSettings Task carry_out",
+    "stages": "Stage StageContext",
     "suites": "Contrast Estimate Omission Suite SuiteResult Target",
     "trainer_parts": "TrainerParts",
     "types": "Distributions LossOutput LossTerm Method Metric Need Policy Reuse Rollouts RowKind Settings SettingsT",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from alignkit.contract.rewards import *  # noqa: F403
     from alignkit.contract.rows import *  # noqa: F403
     from alignkit.contract.schedulers import *  # noqa: F403
+    from alignkit.contract.stages import *  # noqa: F403
     from alignkit.contract.suites import *  # noqa: F403
     from alignkit.contract.trainer_parts import *  # noqa: F403
     from alignkit.contract.types import *  # noqa: F403

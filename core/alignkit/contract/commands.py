@@ -37,8 +37,8 @@ metrics of the suites before and after training: it returns lines.
 Launcher: TypeAlias = "Callable[..., int | None]"
 """A function for commands that run in several processes, declared as an entry point of ``align.launchers``.
 
-``distribute`` is called with the configuration and fills in its processes and what its strategy needs. ``torch`` is called
-with the configuration, the words of the command line, and what was given of ``processes``, ``nodes``, ``node_rank``
+``distribute`` is called with the configuration and fills in its processes and what its strategy needs. ``options`` decorates
+a click command with the options of a launch. ``torch`` is called with the configuration, the words of the command line, and what was given of ``processes``, ``nodes``, ``node_rank``
 and ``rendezvous``; it returns the exit code, or None where this process shall carry the command out itself.
 """
 

@@ -17,6 +17,7 @@ Group = Literal[
     "align.results",
     "align.samplers",
     "align.schedulers",
+    "align.stages",
     "align.formats",
     "align.sources",
     "align.rules",
@@ -50,7 +51,7 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
     match group:
         case "align.methods":
             return _check_method(name, plugin)
-        case "align.suites" | "align.schedulers":
+        case "align.suites" | "align.schedulers" | "align.stages":
             return _check_class(name, plugin, _type(singular(group).capitalize()))
         case "align.rewards" if isinstance(plugin, type):
             return _check_class(name, plugin, _type("Reward"))

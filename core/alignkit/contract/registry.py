@@ -255,8 +255,8 @@ def _matches(entry: PluginEntry, name: str) -> bool:
 def _unknown(group: Group, name: str, installed: Catalogue) -> str:
     plural = group.removeprefix("align.")
     known = [entry.name for entry in installed.entries] + [entry.qualified for entry in installed.entries]
-    listed = ("align.methods", "align.losses", "align.suites", "align.rewards", "align.services", "align.schedulers")
-    listing = "--help" if group == "align.commands" else plural if group in listed else "plugins"
+    listed = "methods losses suites rewards services schedulers stages".split()
+    listing = "--help" if group == "align.commands" else plural if plural in listed else "plugins"
     message = f'unknown {singular(group)} "{name}"{suggest(name, known)} (align {listing} lists them)'
     if not known:
         message += f"; no {plural} are installed (if alignkit's own are missing, reinstall it)"

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from alignkit import RunConfig
-from alignkit.runs.workers import launch_options, run_in_workers
+from alignkit.contract import registry
 
 if TYPE_CHECKING:
     from alignkit.display.console import Console
     from rich.table import Table
 
     from alignkit_eval.evaluation.evaluate import Evaluation
+
+_launch_options: Callable[[Callable[..., Any]], Callable[..., Any]] = registry.load(
+    registry.find("align.launchers", "options")
+)
+
+
+def _launch(config: RunConfig, arguments: Sequence[str], **where: Any) -> int | None:
+    """Carry out ``align ARGUMENTS`` in several processes and return the exit code; None: this process shall do it."""
+    code: int | None = registry.load(registry.find("align.launchers", "torch"))(config, arguments, **where)
+    return code
 
 
 @click.command("eval")
@@ -58,7 +68,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What processes share: nothing (ddp), or the weights of a model too large for one (fsdp); auto: as the run.",
 )
-@launch_options
+@_launch_options
 @click.pass_context
 def evaluate(
     context: click.Context,
@@ -88,7 +98,7 @@ def evaluate(
     asked = RunConfig(
         method="eval", run={"strategy": strategy, **{key: where[key] or 1 for key in ("processes", "nodes")}}
     )
-    if (code := run_in_workers(asked, context.obj.arguments, **where)) is not None:
+    if (code := _launch(asked, context.obj.arguments, **where)) is not None:
         return code
 
     from alignkit_eval.evaluation.evaluate import default_target

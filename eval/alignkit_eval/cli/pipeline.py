@@ -13,7 +13,8 @@ from alignkit_eval.cli.scheduling import chosen, scheduling_options
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--from", "start", metavar="STAGE", help="Redo this stage and all later ones.")
-@click.option("--skip", metavar="STAGE", multiple=True, help="Skip a stage.")
+@click.option("--stages", metavar="STAGE,STAGE", multiple=True, help="Run these stages alone.")
+@click.option("--skip", metavar="STAGE,STAGE", multiple=True, help="Skip stages.")
 @click.option("--output", metavar="DIR", help="Parent of the pipeline's directory (default: runs).")
 @click.option(
     "--name", metavar="NAME", help="Name of the pipeline's directory (default: name in the file, or its file name)."
@@ -23,13 +24,14 @@ from alignkit_eval.cli.scheduling import chosen, scheduling_options
 def pipeline(
     file: Path,
     start: str | None,
+    stages: tuple[str, ...],
     skip: tuple[str, ...],
     output: str | None,
     name: str | None,
     sets: tuple[str, ...],
     **scheduling: Any,
 ) -> None:
-    """Run the stages listed in FILE: training from another stage's model, evaluation, and export.
+    """Run the stages listed in FILE: data, training from another stage's model, evaluation, export, and those of plugins.
 
     Run the same command again to resume: finished stages are kept, an interrupted one is resumed.
     """
@@ -38,13 +40,17 @@ def pipeline(
 
     from alignkit_eval.cli.compare import show
     from alignkit_eval.pipelines.pipeline import run_pipeline
+    from alignkit_eval.pipelines.stages import as_list
 
     quiet_libraries()
     console = Console()
     given = chosen(**scheduling)
     if given == {"scheduler": "local", "options": {}}:
         given = {}  # this process carries the stages out
-    done = run_pipeline(file, start=start, skip=skip, sets=sets, output=output, name=name, say=console.info, **given)
+    skipped, only = (as_list(",".join(words)) for words in (skip, stages))
+    done = run_pipeline(
+        file, start=start, sets=sets, output=output, name=name, say=console.info, skip=skipped, only=only, **given
+    )
     if done.comparison is not None:
         show(done.comparison)
     console.info(f"pipeline: {done.directory}    report: {done.directory / 'report.html'}")

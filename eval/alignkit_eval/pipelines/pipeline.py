@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import gc
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignkit import Scheduler, Task, settings
+from alignkit import Scheduler, Stage, Task
 from alignkit.errors import AlignError, ConfigError, InterruptedRun, RunFailedError, shortened
-from alignkit.rundir.directory import RunDir, child_of
+from alignkit.rundir.directory import child_of
 from alignkit.system.files import digest, is_leftover, require_writable, write_json
 from alignkit.system.lock import directory_lock
 from alignkit.system.manifest import sealed
 
-from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
-from alignkit_eval.pipelines.inputs import inputs_digest
-from alignkit_eval.pipelines.planned import check_stages, merging_of
-from alignkit_eval.pipelines.stages import Pipeline, Stage, as_list, read_pipeline, substituted
-from alignkit_eval.pipelines.work import evaluate_stage, export_stage, messages_of, train_stage
+from alignkit_eval.pipelines.evaluate import language_models
+from alignkit_eval.pipelines.inputs import named_files
+from alignkit_eval.pipelines.stages import ListedStage, Pipeline, read_pipeline
+from alignkit_eval.pipelines.work import carry_out_stage, check_stage, forget, results_of
 from alignkit_eval.records import read_records
-from alignkit_eval.report import comparison_report, pipeline_report
+from alignkit_eval.report import pipeline_report
 from alignkit_eval.scheduling.carry import carry_out_all
 from alignkit_eval.scheduling.choice import make_ready, open_scheduler
 from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
@@ -44,6 +42,15 @@ class StageRecord:
     cpu_seconds: float = 0.0
     identity: str | None = None
     error: str | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+    """What the report shows of the stage, by name."""
+
+    @property
+    def shown(self) -> str:
+        return ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.results.items()
+        )
 
 
 @dataclass
@@ -60,6 +67,7 @@ def run_pipeline(
     *,
     start: str | None = None,
     skip: Sequence[str] = (),
+    only: Sequence[str] = (),
     sets: Sequence[str] = (),
     output: str | None = None,
     name: str | None = None,
@@ -73,6 +81,7 @@ def run_pipeline(
         file: the pipeline's YAML file.
         start: redo this stage and all later ones; their earlier directories are renamed, never deleted.
         skip: stages to skip.
+        only: the stages to run (default: all); what they use must be finished.
         sets: ``section.key=value`` texts for every training stage.
         output, name: override the file's.
         scheduler, options: what carries out each stage, and its settings; by default this process does.
@@ -92,16 +101,16 @@ def run_pipeline(
             )
     directory = child_of(Path(output or pipeline.output), name or pipeline.name)
     skipped = {pipeline.stage(word, "--skip").name for word in skip}
-    if start is not None:
-        pipeline.stage(start, "--from")
-    with one_visible_device(visible_devices()):
-        check_stages(pipeline, directory, sets, lambda stage: False)
+    chosen_stages = {pipeline.stage(word, "--stages").name for word in only} or {s.name for s in pipeline.stages}
+    if start is not None and pipeline.stage(start, "--from").name not in chosen_stages - skipped:
+        raise ConfigError(f"--from {start}: the stage is left out by --stages or --skip")
+    stages = pipeline.open(directory, sets)
     if chosen is not None:
         make_ready(chosen)
     require_writable(directory, directory=True)
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):
-        runner = PipelineRunner(pipeline, directory, skipped, list(sets), say, chosen)
+        runner = PipelineRunner(pipeline, stages, directory, skipped, chosen_stages - skipped, say, chosen)
         if start is not None:
             runner.redo(start)
         return runner.run()
@@ -113,14 +122,15 @@ class PipelineRunner:
     def __init__(
         self,
         pipeline: Pipeline,
+        stages: Mapping[str, Stage[Any]],
         directory: Path,
         skipped: set[str],
-        sets: list[str],
+        chosen: set[str],
         say: Callable[[str], None],
         scheduler: Scheduler[Any] | None = None,
     ) -> None:
-        self.pipeline, self.directory, self.skipped, self.sets, self.say = pipeline, directory, skipped, sets, say
-        self.scheduler = scheduler
+        self.pipeline, self.stages, self.directory, self.say = pipeline, stages, directory, say
+        self.skipped, self.chosen, self.scheduler = skipped, chosen, scheduler
         self._spent = 0.0
         """CPU seconds that the scheduler's process spent on the stage."""
         self.records = self._read()
@@ -135,48 +145,60 @@ class PipelineRunner:
                 number = next(n for n in range(1, 10_000) if not path.with_name(f"{name}.old-{n}").exists())
                 path.rename(path.with_name(f"{name}.old-{number}"))
                 self.say(f"{path} was renamed to {name}.old-{number}")
+            forget(path)
             self.records[name] = StageRecord(name, self.records[name].kind)
 
     def run(self) -> PipelineRun:
-        ended = {name for name, record in self.records.items() if record.status == "finished"} | self.skipped
+        coming = [
+            s for s in self.pipeline.stages if s.name in self.chosen and self.records[s.name].status != "finished"
+        ]
+        for stage in coming:
+            self._require(stage, {other.name for other in coming})
         with one_visible_device(visible_devices()):
-            check_stages(self.pipeline, self.directory, self.sets, lambda stage: stage.name not in ended)
+            for stage in coming:
+                check_stage(stage, self.stages[stage.name])
         for number, stage in enumerate(self.pipeline.stages, start=1):
             head = f"[{number}/{len(self.pipeline.stages)}] {stage.name}"
             record = self.records[stage.name]
+            if stage.name in self.skipped and record.status != "finished":
+                record.status = "skipped"
             if stage.name in self.skipped:
-                if record.status != "finished":
-                    record.status = "skipped"
                 self.say(f"{head}: skipped")
-                continue
-            self._require(stage)
-            identity = self._identity(stage)
-            if record.status != "finished":
-                self.say(f"{head}: {stage.kind}")
-                self._run_stage(stage, record, identity)
-                continue
-            if record.identity != identity:
-                raise ConfigError(
-                    f"{stage.place}: stage {stage.name} was run with another configuration, "
-                    "data or start model; "
-                    f"redo it and all later stages with --from {stage.name}"
-                )
-            self.say(f"{head}: already finished")
-            if stage.kind == "eval":
-                self.comparison = self._compare(stage)
+            elif stage.name in self.chosen:
+                self._keep_or_run(head, stage, record)
+            if record.status == "finished":
+                self._show(stage, record)
         self._write()
-        stages = list(self.records.values())
-        pipeline_report(self.directory, stages, self._trained(), self.comparison)
-        return PipelineRun(self.directory, stages, self.comparison)
+        records = list(self.records.values())
+        trained = [self.directory / s.name for s in self.pipeline.stages if s.kind == "train"]
+        pipeline_report(self.directory, records, language_models(trained), self.comparison)
+        return PipelineRun(self.directory, records, self.comparison)
+
+    def _keep_or_run(self, head: str, stage: ListedStage, record: StageRecord) -> None:
+        self._require(stage)
+        identity = self._identity(stage)
+        if record.status != "finished":
+            self.say(f"{head}: {stage.kind}")
+            self._run_stage(stage, record, identity)
+        elif record.identity == identity:
+            self.say(f"{head}: already finished")
+        else:
+            raise ConfigError(
+                f"{stage.place}: stage {stage.name} was run with another configuration, "
+                "data or start model; "
+                f"redo it and all later stages with --from {stage.name}"
+            )
 
     # ------------------------------------------------------------------ one stage
 
-    def _run_stage(self, stage: Stage, record: StageRecord, identity: str) -> None:
+    def _run_stage(self, stage: ListedStage, record: StageRecord, identity: str) -> None:
+        if record.identity != identity:
+            forget(self.directory / stage.name)  # what an attempt with other settings left
         record.status, record.identity, record.error = "running", identity, None
         self._write()
         began, cpu, self._spent = time.time(), time.process_time(), 0.0
         try:
-            {"train": self._train, "eval": self._evaluate, "export": self._export}[stage.kind](stage)
+            self._do(stage, partial(carry_out_stage, stage, self.stages[stage.name], self.directory / stage.name))
             record.status = "finished"
         except (InterruptedRun, KeyboardInterrupt) as error:
             record.status, record.error = "interrupted", str(error) or None
@@ -194,45 +216,16 @@ class PipelineRunner:
             self._write()
             gc.collect()  # free the stage's model before the next one is loaded
 
-    def _train(self, stage: Stage) -> None:
-        config = self.pipeline.config(stage, self.directory, self.sets)
-        self._do(stage, partial(train_stage, config, self.directory / stage.name))
+    def _show(self, stage: ListedStage, record: StageRecord) -> None:
+        """Keep what the report shows of a finished stage."""
+        found = results_of(stage, self.stages[stage.name], self.say)
+        if isinstance(found, Comparison):
+            self.comparison = found
+        elif isinstance(found, Mapping):
+            record.results = dict(found)
+            self.say(f"{stage.name}: {record.shown}")
 
-    def _evaluate(self, stage: Stage) -> None:
-        directory = self.directory / stage.name
-        suites = as_list(stage.values.get("suites", []))
-        if suites:
-            given = substituted(stage.values.get("settings", {}), self.directory)
-            sets = [
-                f"eval.settings.{suite}.{key}={json.dumps(value)}"
-                for suite, values in given.items()
-                for key, value in values.items()
-            ]
-            self._do(stage, partial(evaluate_stage, self._evaluated(stage), suites, sets, directory))
-            for message in messages_of(directory):
-                self.say(message)
-        self.comparison = self._compare(stage)
-        write_json(directory / "comparison.json", self.comparison.to_json())
-
-    def _compare(self, stage: Stage) -> Comparison:
-        runs = self._evaluated(stage)
-        if not runs:
-            raise ConfigError(f"{stage.place}: stage {stage.name} has no stage to evaluate")
-        baseline = stage.values.get("baseline")
-        if len(runs) == 1:
-            comparison = compare(runs, "start")
-        else:
-            names = {run: run.name for run in runs}
-            comparison = compare(runs, None if baseline is None else self.directory / str(baseline), names=names)
-        comparison_report(comparison, self.directory / stage.name / "report.html")
-        return comparison
-
-    def _export(self, stage: Stage) -> None:
-        names = [*as_list(stage.values["export"]), *as_list(stage.values.get("merge", []))]
-        models = [self.directory / name for name in names]
-        self._do(stage, partial(export_stage, models, self.directory / stage.name, merging_of(stage)))
-
-    def _do(self, stage: Stage, work: Callable[[], None]) -> None:
+    def _do(self, stage: ListedStage, work: Callable[[], None]) -> None:
         """Do a stage's work, here or with the scheduler; raises the error that ended it."""
         if self.scheduler is None:
             work()
@@ -249,34 +242,22 @@ class PipelineRunner:
 
     # ------------------------------------------------------------------ stages and records
 
-    def _evaluated(self, stage: Stage) -> list[Path]:
-        """Return the runs to evaluate: those of the stages named, else all finished ones that trained a language model."""
-        named = as_list(stage.values["eval"]) if stage.values["eval"] != "all" else []
-        return [self.directory / name for name in named] or self._trained()
-
-    def _trained(self) -> list[Path]:
-        from alignkit.models.paths import is_classifier
-
-        runs = [self.directory / s.name for s in self.pipeline.stages if s.kind == "train"]
-        return [run for run in runs if RunDir(run).status == "finished" and not is_classifier(str(run / "model"))]
-
-    def _require(self, stage: Stage) -> None:
-        usable = ("finished", "skipped") if stage.kind == "eval" else ("finished",)
+    def _require(self, stage: ListedStage, coming: Collection[str] = ()) -> None:
+        """Raise :class:`ConfigError` if a stage that this one uses is neither finished nor ``coming``."""
         for need in stage.needs:
-            if (status := self.records[need].status) not in usable:
-                raise ConfigError(f"{stage.place}: stage {stage.name} uses {need}, which is {status}")
+            status = "skipped" if need in self.skipped else self.records[need].status
+            if need in coming or self.records[need].status == "finished" or need in stage.optional:
+                continue
+            advice = "" if need in self.chosen else ": add it to --stages" * (need not in self.skipped)
+            raise ConfigError(f"{stage.place}: stage {stage.name} uses {need}, which is {status}{advice}")
 
-    def _identity(self, stage: Stage) -> str:
+    def _identity(self, stage: ListedStage) -> str:
         """Return a hash of a stage's configuration and input files; a finished stage with the same hash is kept."""
-        values: Any = dict(stage.values)
-        if stage.kind == "train":
-            config = self.pipeline.config(stage, self.directory, self.sets)
-            config.run.output = config.run.name = "."
-            inputs = inputs_digest(config, self.directory)
-            values = inputs + settings.dump(config).replace(
-                str(self.directory), "."
-            )  # independent of the pipeline's location
-        return digest(values)[:16]
+        found = self.stages[stage.name].identity()
+        if found is None:
+            own = {key: value for key, value in stage.values.items() if key not in stage.plugin.inputs}
+            found = [dict(stage.values), named_files(own, self.directory)]
+        return digest(found)[:16]
 
     def _read(self) -> dict[str, StageRecord]:
         path = self.directory / RECORD

@@ -1,47 +1,60 @@
-"""The work of each kind of stage, as functions that another process or machine can carry out."""
+"""A stage's work: checked, carried out whole or not at all, and its results."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from alignkit import RunConfig
-from alignkit.rundir.directory import RunDir
-from alignkit.system.files import parse_json, write_json
+from alignkit import Stage
+from alignkit.contract import registry
+from alignkit.contract.guard import named, running
+from alignkit.errors import AlignError, RunFailedError
+from alignkit.system.files import replace_directory
 
-from alignkit_eval.evaluation.evaluate import evaluate
-from alignkit_eval.export import export
-from alignkit_eval.merging import Merging
-from alignkit_eval.report import run_report
-from alignkit_eval.scheduling.work import train
-
-MESSAGES = "messages.json"
+from alignkit_eval.pipelines.stages import ListedStage
 
 
-def train_stage(config: RunConfig, directory: Path) -> None:
-    """Train a stage in ``directory``, or resume it; a finished one is kept."""
-    run = RunDir(directory)
-    resumable = run.record.is_file() and any(run.checkpoints.glob("checkpoint-*"))
-    train(config, directory if resumable or run.status == "finished" else None, quiet=False)
-    if config.run.plots:
-        run_report(run.path)
+def check_stage(listed: ListedStage, stage: Stage[Any]) -> None:
+    """Raise :class:`AlignError`, with the stage and the line, for whatever of it can be known to fail."""
+    try:
+        with running(f"{_entry(listed)} failed"):
+            stage.check()
+    except AlignError as error:
+        error.add_note(f"in stage {listed.name}, {listed.place}; nothing was trained")
+        raise
 
 
-def evaluate_stage(runs: Sequence[Path], suites: Sequence[str], sets: Sequence[str], directory: Path) -> None:
-    """Evaluate the runs of other stages; what there is to say about it is kept in the stage's directory."""
-    messages: list[str] = []
-    evaluate(list(runs), suites, sets=sets, say=messages.append)
-    directory.mkdir(exist_ok=True)
-    write_json(directory / MESSAGES, messages)
+def carry_out_stage(listed: ListedStage, stage: Stage[Any], directory: Path) -> None:
+    """Run a stage; its results appear at ``directory`` once they are complete, with every output that it declares."""
+    partly = directory if stage.leftovers == "own" else _partial(directory)
+    if stage.leftovers == "removed":
+        forget(directory)
+    if stage.leftovers != "own":
+        partly.mkdir(parents=True, exist_ok=True)
+    with named(f"{_entry(listed)} failed"):
+        stage.run(partly)
+    if missing := [name for name in stage.outputs if not (partly / name).exists()]:
+        raise RunFailedError(f"{_entry(listed)} ended without its output {', '.join(missing)}")
+    if stage.leftovers != "own":
+        replace_directory(partly, directory)
 
 
-def messages_of(directory: Path) -> list[str]:
-    """Return what :func:`evaluate_stage` had to say."""
-    return [str(message) for message in parse_json((directory / MESSAGES).read_bytes())]
+def results_of(listed: ListedStage, stage: Stage[Any], say: Callable[[str], None]) -> Any:
+    """Return what the pipeline's report shows of a finished stage."""
+    with running(f"{_entry(listed)} failed"):
+        return stage.finished(say)
 
 
-def export_stage(models: Sequence[Path], directory: Path, merging: Merging) -> None:
-    """Export the model of a stage, or of several combined, in place of what an unfinished attempt left."""
-    shutil.rmtree(directory, ignore_errors=True)
-    export(list(models), directory, merging)
+def forget(directory: Path) -> None:
+    """Remove what an interrupted attempt of a stage left."""
+    shutil.rmtree(_partial(directory), ignore_errors=True)
+
+
+def _partial(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.partial")
+
+
+def _entry(listed: ListedStage) -> registry.PluginEntry:
+    return registry.find("align.stages", listed.kind)

@@ -99,7 +99,7 @@ def pipeline_report(
     Raises:
         ConfigError: a result of one of its runs cannot be read.
     """
-    columns = {"stage": "name", "kind": "kind", "status": "status"}
+    columns = {"stage": "name", "kind": "kind", "status": "status", "results": "shown"}
     sections = [*_compared(comparison), tables.outcomes("Stages", columns, stages)]
     for run in runs:
         found = tables.before_and_after(RunDir(run).read_record())

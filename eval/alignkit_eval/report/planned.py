@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alignkit import LoadedModel, RunConfig
+from alignkit import LoadedModel, RunConfig, build_model
 from alignkit.contract.registry import provided
 from alignkit.data.load import Data
 from alignkit.runs.prepare import RunPlan, load_parts, plan_run
@@ -20,6 +20,13 @@ class DryRun:
     data: Data
     findings: list[str]
     """A line for each finding of the data check."""
+
+
+def plan_without_data(config: RunConfig, *, rewards: bool, model: bool) -> None:
+    """Plan a run whose data, and maybe ``model``, do not exist yet."""
+    plan_run(config, rewards=rewards)
+    if model:
+        build_model(config.model, seed=config.run.seed, meta=True)
 
 
 def plan_without_weights(config: RunConfig, *, rewards: bool = True) -> DryRun:

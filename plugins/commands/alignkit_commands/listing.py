@@ -62,6 +62,7 @@ rewards = _listing("align.rewards")
 services = _listing("align.services")
 samplers = _listing("align.samplers")
 schedulers = _listing("align.schedulers")
+stages = _listing("align.stages")
 
 
 @click.command()

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from alignkit.runs.workers import launch_options, run_in_workers
+from alignkit.contract import registry
 from alignkit.system.distributed import rank
 
 if TYPE_CHECKING:
     from alignkit.config import RunConfig
+
+_launch_options: Callable[[Callable[..., Any]], Callable[..., Any]] = registry.load(
+    registry.find("align.launchers", "options")
+)
+
+
+def _launch(config: RunConfig, arguments: Sequence[str], **where: Any) -> int | None:
+    """Carry out ``align ARGUMENTS`` in several processes and return the exit code; None: this process shall do it."""
+    code: int | None = registry.load(registry.find("align.launchers", "torch"))(config, arguments, **where)
+    return code
 
 
 @click.command()
@@ -24,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), help="Random seed (default: 0).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key: lambda=0.1, train.max_steps=9.")
 @click.option("--strategy", metavar="NAME", help="What processes share: auto, ddp, fsdp, zero2 or zero3.")
-@launch_options
+@_launch_options
 @click.option("--resume", is_flag=True, help="Resume the interrupted run called --name.")
 @click.option("--change", is_flag=True, help="With --resume: accept settings that differ, and record them.")
 @click.option("--dry-run", is_flag=True, help="Check configuration and data and print the plan, without training.")
@@ -47,7 +58,7 @@ def run(
 
     resolved = resolve(config, resume=resume, **options)
     where |= {name: options[name] for name in ("processes", "nodes")}
-    if (measure or not dry_run) and (code := run_in_workers(resolved.config, state.arguments, **where)) is not None:
+    if (measure or not dry_run) and (code := _launch(resolved.config, state.arguments, **where)) is not None:
         return code
     for note in resolved.notes if rank() == 0 else []:
         click.echo(f"Note: {note}", err=True)
@@ -66,7 +77,7 @@ def run(
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Another value of a setting; needs --change.")
 @click.option("--change", is_flag=True, help="Accept settings that differ from the run's, and record them.")
-@launch_options
+@_launch_options
 @click.pass_obj
 def resume(state: Any, /, run: Path, sets: tuple[str, ...], change: bool, **where: Any) -> int | None:
     """Resume the interrupted run in directory RUN from its last complete checkpoint.
@@ -80,7 +91,7 @@ def resume(state: Any, /, run: Path, sets: tuple[str, ...], change: bool, **wher
         from alignkit.settings import resolve
 
         config = resolve(file, sets=sets, resume=True).config
-        if (code := run_in_workers(config, state.arguments, **where)) is not None:
+        if (code := _launch(config, state.arguments, **where)) is not None:
             return code
     from alignkit.runs.api import resume as resume_run
 

@@ -182,7 +182,10 @@ def test_a_failed_stage_is_named_and_the_rest_goes_on_later(tmp_path: Path) -> N
         ("stages:\n- method: orp\n", 'unknown method "orp"'),
         ("train: {max_step: 3}\nstages:\n- method: sft\n", "p.yaml:1: unknown key train.max_step"),
         ("stages:\n- method: sft\n- {method: orpo, from: sft, model: demo}\n", "has both from and model.name"),
-        ("stages:\n- method: sft\n- {eval: all, settings: [1]}\n", "settings of an eval stage must map suites"),
+        (
+            "stages:\n- method: sft\n- {eval: all, settings: [1]}\n",
+            "p.yaml:3: stages.1.settings must be a mapping, not [1]",
+        ),
     ],
 )
 def test_files_that_cannot_be_meant(tmp_path: Path, text: str, expected: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from alignkit.errors import ConfigError
 from alignkit.system.files import write_text
 
-KINDS = ("method", "loss", "suite", "reward", "service", "rule", "command", "scheduler")
+KINDS = ("method", "loss", "suite", "reward", "service", "rule", "command", "scheduler", "stage")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 

@@ -1,16 +1,11 @@
-"""Commands that run in several processes: their options, and the launcher that an installed package provides."""
+"""The options of commands that run in several processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
-
-from alignkit.contract import registry
-
-if TYPE_CHECKING:
-    from alignkit.config import RunConfig
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -33,12 +28,3 @@ def launch_options(command: CommandT) -> CommandT:
     for name, (metavar, kind, text) in reversed(_OPTIONS.items()):
         command = click.option(name, metavar=metavar, type=kind, help=text)(command)
     return command
-
-
-def run_in_workers(config: RunConfig, arguments: Sequence[str], **options: Any) -> int | None:
-    """Run ``align ARGUMENTS`` in as many processes as configuration and options ask for, and return the exit code.
-
-    None: this process carries the command out itself, alone or as one of those that a launcher started.
-    """
-    entry = registry.usable("align.launchers").get("torch")
-    return None if entry is None else registry.load(entry)(config, arguments, **options)
