@@ -51,6 +51,8 @@ TYPES = (
     *(
         "Scheduler",
         "SchedulerSettings",
+        "Stage",
+        "StageContext",
         "Task",
         "Outcome",
         "Command",

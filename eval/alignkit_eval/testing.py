@@ -52,7 +52,8 @@ class StageConformance(InstalledPlugin):
         for name in self._load().outputs:
             assert (directory / name).exists(), f"the stage did not write {name}, one of its outputs"
         assert not list(directory.parent.glob(".own*")), "the stage wrote beside its directory"
-        before, messages = manifest(directory), []
+        before = manifest(directory)
+        messages: list[str] = []
         run_pipeline(file, output=str(tmp_path / "runs"), say=messages.append)
         assert any(line.endswith("own: already finished") for line in messages), (
             "the stage is not recognised as finished: identity() must return the same for the same settings and inputs"
