@@ -98,16 +98,30 @@ def test_a_pair_differs_only_if_both_accuracies_say_so() -> None:
     }
 
 
-def test_the_command_writes_the_map_and_resumes(tmp_path: Path) -> None:
-    words = ["atlas", "--only", "sigmoid,aot,sft", "--seeds", "0", "--set", "eval.suites=prefs"]
+def test_the_command_writes_the_map_resumes_and_adds_to_it(tmp_path: Path) -> None:
+    words = ["--seeds", "0", "--set", "eval.suites=prefs"]
     words += [word for one in QUICK if not one.startswith("eval.suites") for word in ("--set", one)]
-    done = align(*words, cwd=tmp_path)
+    done = align("atlas", "--only", "sigmoid,aot", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Of 3 pairs of objectives," in " ".join(done.stderr.split())
+    assert "Of 1 pair" in " ".join(done.stderr.split())
     found = json.loads((tmp_path / "runs/atlas/atlas.json").read_text())
-    assert found["cosines"]["names"] == ["sigmoid", "aot", "sft"]
-    assert sum(found["outcomes"].values()) == sum(found["models"].values()) == 3
+    assert found["cosines"]["names"] == ["sigmoid", "aot"]
+    assert sum(found["outcomes"].values()) == sum(found["models"].values()) == 1
     assert "their seeds fixed" in (tmp_path / "runs/atlas/atlas.html").read_text()
     assert "arxiv.org/abs/2305.18290" in (tmp_path / "runs/atlas/papers.md").read_text()
-    again = align(*words, cwd=tmp_path)
-    assert "3 of 3 cells are already finished" in " ".join(again.stderr.split())
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/atlas/runs/*/run.json")}
+    more = align("atlas", "--only", "aot,tdpo", *words, cwd=tmp_path)
+    said = " ".join(more.stderr.split())
+    assert "which is extended: config tdpo" in said
+    assert "2 of 3 cells are already finished" in said
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    added = json.loads((tmp_path / "runs/atlas/atlas.json").read_text())
+    assert added["cosines"]["names"] == ["sigmoid", "aot", "tdpo"]
+    assert sum(added["outcomes"].values()) == 3
+    other = align("atlas", "--only", "ipo", *words, "--set", "train.learning_rate=1e-5", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "has a sweep with a different sets" in " ".join(other.stderr.split())
+    recipe = tmp_path / "runs/atlas/recipes/aot.yaml"
+    recipe.write_text(recipe.read_text() + "  beta: 0.3\n")
+    with pytest.raises(ConfigError, match=r"objective aot was trained with another method\.beta \(0\.3, now None\)"):
+        write_recipes(recipe.parent, objectives(["aot"]))

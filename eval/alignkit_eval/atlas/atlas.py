@@ -19,6 +19,7 @@ from alignkit_eval.atlas.objectives import Objective, objectives, write_recipes
 from alignkit_eval.atlas.page import index, write_atlas_page
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
+from alignkit_eval.sweeps.manifest import read_spec
 from alignkit_eval.sweeps.sweep import Sweep, sweep
 
 MARGIN = 0.03
@@ -54,8 +55,10 @@ def atlas(
 ) -> Atlas:
     """Train every objective with every seed, compare all pairs, and write the atlas; the same call resumes it.
 
+    Further objectives and seeds are added to an atlas of the same name.
+
     Args:
-        only: names of objectives (default: all).
+        only: names of objectives (default: all), besides those that the atlas has already.
         seeds, model, data, eval_data, sets: as for ``align sweep``.
         margin: difference of accuracies that counts as none.
         output, name: the directory.
@@ -66,10 +69,10 @@ def atlas(
         ConfigError: an objective, key or value cannot be used, or fewer than two objectives could be trained.
         InterruptedRun: the same call resumes it.
     """
-    chosen = objectives(only)
+    directory = child_of(Path(output), name)
+    chosen = objectives([*_trained(directory), *(objective.name for objective in objectives(only))])
     if len(chosen) < 2:
         raise ConfigError("an atlas compares objectives: choose at least two")
-    directory = child_of(Path(output), name)
     recipes = write_recipes(directory / "recipes", chosen)
     suites = [] if any(text.startswith("eval.suites=") for text in sets) else [f"eval.suites=[{','.join(SUITES)}]"]
     about: dict[str, Any] = {"model": model, "data": data, "eval_data": eval_data}
@@ -100,6 +103,14 @@ def atlas(
     found = Atlas(directory, done, trained, comparison, cosines(configs))
     _write(found, margin)
     return found
+
+
+def _trained(directory: Path) -> list[str]:
+    """Return the names of the objectives of the atlas in ``directory``."""
+    runs = directory / "runs"
+    return (
+        [Path(path).stem for path in read_spec(runs).over.get("config", ())] if (runs / "sweep.yaml").is_file() else []
+    )
 
 
 def pair_outcomes(comparison: Comparison, *, models: bool = False) -> Mapping[tuple[str, str], str]:

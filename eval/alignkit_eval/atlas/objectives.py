@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from alignkit.contract.registry import find, load, usable
 from alignkit.errors import ConfigError, suggest
-from alignkit.settings.yaml_files import write
+from alignkit.settings.yaml_files import read, write
 from alignkit.system.files import write_text
 
 BASELINE = "sigmoid"
@@ -123,9 +123,22 @@ def objectives(only: Sequence[str] = ()) -> list[Objective]:
 
 
 def write_recipes(directory: Path, chosen: Sequence[Objective]) -> list[Path]:
-    """Write a configuration file for each objective, and return their paths."""
+    """Write a configuration file for each objective, and return their paths; one that is there must have the same settings.
+
+    Raises:
+        ConfigError: a file is there with other settings; the key is named.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{objective.name}.yaml" for objective in chosen]
+    for path, objective in zip(paths, chosen, strict=True):
+        had = read(path).values.get("method") if path.is_file() else None
+        if had is not None and (now := dict(objective.method)) != had:
+            had = had if isinstance(had, dict) else {"name": had}
+            key = next(key for key in {**now, **had} if now.get(key) != had.get(key))
+            raise ConfigError(
+                f"{path}: objective {objective.name} was trained with another method.{key} ({had.get(key)}, "
+                f"now {now.get(key)}): choose another --name"
+            )
     for path, objective in zip(paths, chosen, strict=True):
         write_text(path, objective.recipe())
     return paths

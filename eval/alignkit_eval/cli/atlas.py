@@ -39,7 +39,7 @@ def atlas(
 ) -> None:
     """Train every objective on the same pairs, and mark every two of them better, equivalent or undecided.
 
-    The same command resumes an interrupted atlas. It writes atlas.html, atlas.json, papers.md, and a recipe of each objective.
+    The same command resumes an interrupted atlas, and further objectives (--only) and seeds are added to it. It writes atlas.html, atlas.json, papers.md, and a recipe of each objective.
     """
     from alignkit.display.console import Console
     from alignkit.system.quiet import quiet_libraries

@@ -70,7 +70,8 @@ def sweep(
 ) -> None:
     """Train a grid of settings and seeds, compare the cells on the same items, and plot the results.
 
-    Resume an interrupted sweep with --resume, or with the same command and --name.
+    Resume an interrupted sweep with --resume, or with the same command and --name. With --name of a sweep that exists, further values
+    and seeds are added to it: what is finished is kept.
     """
     from alignkit.display.console import Console
     from alignkit.settings import yaml_files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +98,60 @@ def _cell_record(cell: SweepCell, before: CellRecord | None) -> CellRecord:
     )
 
 
-def write_spec(directory: Path, spec: SweepSpec) -> None:
-    """Write sweep.yaml, or if it exists check that it is equal; raises ``ConfigError`` naming the key that differs."""
-    path = directory / "sweep.yaml"
-    if not path.is_file():
-        write_text(path, settings.write(asdict(spec)))
-        return
-    before, now = asdict(read_spec(directory)), asdict(spec)
-    for name, value in now.items():
-        if json.dumps(before[name]) != redact(json.dumps(value)):
+def extended(directory: Path, spec: SweepSpec) -> tuple[SweepSpec, list[str]]:
+    """Return a sweep with the values and seeds that the one in ``directory`` has as well, those first, and notes for the user.
+
+    Raises:
+        ConfigError: another key differs, or what is compared in a race; it is named.
+    """
+    if not (directory / "sweep.yaml").is_file():
+        return spec, []
+    before = read_spec(directory)
+    open_ended = spec.race is None and before.race is None
+    grows = {
+        "over": open_ended and before.over.keys() == spec.over.keys(),
+        "seeds": open_ended and set(before.seeds) <= set(spec.seeds),
+    }
+    for name, value in asdict(spec).items():
+        had = asdict(before)[name]
+        if not grows.get(name) and json.dumps(had) != redact(json.dumps(value)):
             raise ConfigError(
-                f"{directory} has a sweep with a different {name} ({before[name]}, now {value}): choose another --name"
+                f"{directory} has a sweep with a different {name} ({had}, now {value}): choose another --name"
             )
+    if not all(grows.values()):
+        return spec, []
+    joined = {key: _joined(key, values, spec.over[key]) for key, values in before.over.items()}
+    over = {key: [*old, *new] for key, (old, new, _) in joined.items()}
+    added = [_shown(key, new) for key, (_, new, _) in joined.items() if new]
+    kept = [_shown(key, left) for key, (_, _, left) in joined.items() if left]
+    seeds = [seed for seed in spec.seeds if seed not in before.seeds]
+    added += [_shown("seeds", seeds)] if seeds else []
+    notes = [f"{directory} has a sweep already, which is extended: {'; '.join(added)}"] if added else []
+    notes += [f"the sweep in {directory} also has {'; '.join(kept)}, which is kept"] if kept else []
+    return replace(spec, over=over, seeds=[*before.seeds, *seeds]), notes
+
+
+def _joined(key: str, before: Sequence[str], now: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return the values of a sweep as they are written now, those that are new, and those that are only in the sweep."""
+    named = {_identity(key, value): value for value in now}
+    known = {_identity(key, value): value for value in before}
+    new = [value for same, value in named.items() if same not in known]
+    return [named.get(*one) for one in known.items()], new, [v for same, v in known.items() if same not in named]
+
+
+def _identity(key: str, value: str) -> str:
+    return str(Path(value).resolve()) if key == "config" else redact(value)
+
+
+def _shown(key: str, values: Sequence[object]) -> str:
+    return f"{key} {', '.join(Path(str(v)).stem if key == 'config' else redact(str(v)) for v in values)}"
+
+
+def write_spec(directory: Path, spec: SweepSpec) -> None:
+    """Write sweep.yaml; raises ``ConfigError`` if another process has changed it since ``spec`` was extended."""
+    if json.dumps(asdict(extended(directory, spec)[0])) != json.dumps(asdict(spec)):
+        raise ConfigError(f"{directory}: the sweep was extended meanwhile: run the same command again")
+    write_text(directory / "sweep.yaml", settings.write(asdict(spec)))
 
 
 def read_spec(directory: Path) -> SweepSpec:

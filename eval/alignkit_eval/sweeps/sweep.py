@@ -28,7 +28,7 @@ from alignkit_eval.report.plots import draw
 from alignkit_eval.scheduling.choice import make_ready, open_scheduler
 from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, cells
-from alignkit_eval.sweeps.manifest import CellRecord, Manifest, read_spec, write_spec
+from alignkit_eval.sweeps.manifest import CellRecord, Manifest, extended, read_spec, write_spec
 from alignkit_eval.sweeps.race import arms_of
 from alignkit_eval.sweeps.race import race as run_race
 from alignkit_eval.sweeps.training import train_cells
@@ -71,7 +71,7 @@ def sweep(
     """Train every combination of settings and seeds, and compare them.
 
     An interrupted sweep of the same name is resumed: finished cells are kept, interrupted ones resumed, failed ones
-    retried. A failed cell does not stop the others; see :attr:`Sweep.failed`.
+    retried. Further values and seeds are added to it, unless it is a race. A failed cell does not stop the others; see :attr:`Sweep.failed`.
 
     Args:
         over: key -> values; a bare key is a setting of the method, a dotted one a key of a section; ``method`` sweeps
@@ -148,6 +148,7 @@ def _run(
     revive: Sequence[str] = (),
 ) -> Sweep:
     """Train the unfinished cells, then compare, plot and report."""
+    spec, more = extended(directory, spec)
     planned, notes = cells(spec, directory)  # validates every cell before anything is written
     distinct = {settings.dump(c.config.model_copy(update={"run": RunSection()})): c.config for c in planned}
     with one_visible_device(visible_devices()):
@@ -165,7 +166,7 @@ def _run(
         write_spec(directory, spec)
         manifest = Manifest(directory, planned, notes, racing=spec.race is not None)
         manifest.write()
-        for note in notes:
+        for note in [*more, *notes]:
             say(f"note: {note}")
         if spec.race is None:
             train_cells(planned, manifest, scheduler, say)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from alignkit.errors import ConfigError
 from alignkit_eval.cli.sweep import seeds_of
 from alignkit_eval.sweeps.grid import SweepSpec, cells
-from alignkit_eval.sweeps.manifest import read_spec, write_spec
+from alignkit_eval.sweeps.manifest import extended, read_spec, write_spec
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,45 @@ def test_a_damaged_definition_names_file_and_key(key: str, value: str, tmp_path:
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: yaml.safe_load(value)}))
     with pytest.raises(ConfigError, match=rf"sweep\.yaml: {key}"):
         read_spec(tmp_path)
+
+
+def test_values_and_seeds_are_added_to_a_sweep_after_those_it_has(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text("")
+    first = SweepSpec(
+        over={"config": [str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")], "beta": ["1", "2"]}, seeds=[0], sets=[]
+    )
+    write_spec(tmp_path, first)
+    assert extended(tmp_path, first) == (first, [])
+    again = str(tmp_path / "x" / ".." / "b.yaml")  # the same file
+    more = SweepSpec(over={"beta": ["3", "2"], "config": [again, str(tmp_path / "c.yaml")]}, seeds=[1, 0], sets=[])
+    found, notes = extended(tmp_path, more)
+    assert found.over == {"config": [first.over["config"][0], again, more.over["config"][1]], "beta": ["1", "2", "3"]}
+    assert list(found.seeds) == [0, 1]
+    assert notes == [
+        f"{tmp_path} has a sweep already, which is extended: config c; beta 3; seeds 1",
+        f"the sweep in {tmp_path} also has config a; beta 1, which is kept",
+    ]
+    write_spec(tmp_path, found)
+    assert read_spec(tmp_path) == found
+    with pytest.raises(ConfigError, match="extended meanwhile: run the same command again"):
+        write_spec(tmp_path, more)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"over": {"beta": ["1"]}}, "a different over"),
+        ({"seeds": [1]}, r"a different seeds \(\[0\], now \[1\]\): choose another --name"),
+        ({"sets": ["alpha=1"]}, r"a different sets \(\[\], now \['alpha=1'\]\)"),
+        ({"model": "other"}, "a different model"),
+        ({"data": "other"}, "a different data"),
+        ({"over": {"lambda": ["0", "1"]}, "race": {"rungs": [0.5]}}, "a different (over|race)"),
+    ],
+)
+def test_another_sweep_in_its_directory_is_refused_with_the_key_that_differs(
+    changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    spec = SweepSpec(over={"lambda": ["0"]}, method="orpo")
+    write_spec(tmp_path, spec)
+    with pytest.raises(ConfigError, match=message):
+        extended(tmp_path, replace(spec, **changed))
