@@ -13,6 +13,7 @@ import alignkit_listwise.method
 import pytest
 import torch
 from alignkit import Example
+from alignkit.errors import DataError
 from alignkit_listwise import plackett_luce_loss
 from alignkit_listwise.method import ratings
 
@@ -127,6 +128,42 @@ def test_rows_of_one_prompt_are_a_ranking(tmp_path: Path) -> None:
     pairs = load_all(source=str(tmp_path / "rows.jsonl"), pairs="all", max_dropped=0.5).train_rows
     assert [pair.answers for pair in pairs] == [("blue", "red"), ("blue", "grey"), ("grey", "red")]
     assert {pair.position for pair in pairs} == {row.position}
+
+
+def test_ranks_are_ratings_of_which_the_lowest_is_the_best(tmp_path: Path) -> None:
+    """In lists, under another name, and in rows of their own; beside ratings, which come first, they are another column."""
+    ranked = {"prompt": "sky?", "answers": ["red", "blue", "green", "grey"], "ranks": [4, 1, 2, "2"]}
+    other = {**ranked, "prompt": "sea?", "ratings": [9, 1, 2, 3]}
+    data = rankings(tmp_path, ranked, other)
+    assert [row.answers for row in data.train_rows] == [
+        ("blue", "green", "grey", "red"),
+        ("red", "grey", "green", "blue"),
+    ]
+    assert [ratings(example) for example in data.train] == [[-1, -2, -2, -4], [9, 3, 2, 1]]
+    renamed = [{"prompt": "sky?", "answers": ["red", "blue"], "place": [2, 1]}]
+    (row,) = rankings(tmp_path, *renamed, columns={"ranks": "place"}).train_rows
+    assert row.answers == ("blue", "red")
+    answers = [("sky?", "blue", {"rank": 1}), ("sky?", "red", {"rank": 3}), ("sky?", "grey", {"rank": 2})]
+    rated = [("sky?", "pink", {"rating": 0}), ("sky?", "teal", {"rating": 1})]  # not compared with the ranked ones
+    rows = [{"prompt": prompt, "completion": text, **by} for prompt, text, by in answers + rated]
+    assert [row.answers for row in rankings(tmp_path, *rows, pairs="all").train_rows] == [
+        ("blue", "grey", "red"),
+        ("teal", "pink"),
+    ]
+    (pair,) = load_all(source=str(write_jsonl(tmp_path / "rows.jsonl", [ranked]))).train_rows
+    assert pair.answers == ("blue", "red")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ([1, 2], r"rows\.jsonl:1: \"answers\" and \"ranks\" are 4 and 2 long, expected two lists of equal length"),
+        ([1, 2, 3, "last"], r"rows\.jsonl:1: the rank is 'last', expected a number"),
+    ],
+)
+def test_ranks_that_are_none_are_named(ranks: list[Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        rankings(tmp_path, {"prompt": "sky?", "answers": ["red", "blue", "green", "grey"], "ranks": ranks})
 
 
 def test_conversations_are_ranked(tmp_path: Path) -> None:

@@ -134,5 +134,5 @@ NEEDS: Mapping[RowKind, str] = {
     "completion": "prompt and completion (or messages, instruction and output, text, chosen and rejected)",
     "unpaired": "prompt, completion and label (or prompt, chosen and rejected)",
     "prompt": "prompt (or messages, instruction, chosen and rejected)",
-    "ranked": "prompt, answers and ratings (or chosen and rejected, maybe a list)",
+    "ranked": "prompt, answers and ratings or ranks (or chosen and rejected, maybe a list)",
 }

@@ -41,7 +41,7 @@ _OURS = (
     *_ABOUT,
     *("prompt", *PAIR, "completion", "label", "messages", "conversations", "text"),
     *("instruction", "input", "output", "system", "tools"),
-    *("answers", "ratings", "rating"),
+    *("answers", "ratings", "rating", "ranks", "rank"),
 )
 _SHAPING = tuple({name: None for shape in SHAPES for name in (*shape.needs, "label")})
 _MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
@@ -171,7 +171,7 @@ def _refuse(first: Mapping[str, Any], kind: RowKind, raw: RawRows) -> NoReturn:
     wanted = [name for shape in SHAPES for name in shape.needs]
     odd = next((name for name in [*first][:100] if name not in _OURS and suggest(name, wanted)), None)
     has += "" if odd is None else f" ({odd}{suggest(odd, wanted)})"
-    rated = not {"label", "rating"}.isdisjoint(first)
+    rated = not {"label", "rating", "rank"}.isdisjoint(first)
     pairs = ", or pair the answers of one prompt with data.pairs" if rated else ""
     raise DataError(
         f"{raw.where(0)}: {kind} rows need {NEEDS[kind]}; this row has {has}; map names with data.columns "

@@ -6,6 +6,7 @@ counts a group as correct if the chosen answer beats every rejected one.
 
 Rated answers, in lists (``answers``, ``ratings``) or in separate rows (``completion`` with ``rating`` or ``label``), become a
 pair of the best and the worst, or every pair with different ratings; the difference of the ratings is the field ``margin``.
+Ranks (``ranks``, ``rank``: 1 is the best) are read where there are no ratings, as their negatives.
 
 A ranking is a pair of the best two answers, with the others in a column of their own and all ratings in the field ``ratings``.
 """
@@ -27,6 +28,7 @@ GROUP = "group"
 MARGIN = "margin"
 RATINGS = "ratings"
 LISTS = ("answers", RATINGS)
+_SCALES = ("rating", "label", "rank")
 OTHERS = "\0others"
 """Column with a ranking's answers after the second one."""
 UNUSABLE_COLUMN = "\0unusable"
@@ -56,20 +58,21 @@ def expand_alternatives(
         pairs: which pairs to make of rated answers (default: best and worst), or rankings of all of them.
         start: number of source rows before ``raw``; a row without an id is identified by its number.
     """
-    names = {name: columns.get(name, name) for name in ("chosen", "rejected", "answers", "ratings", "id")}
+    names = {name: columns.get(name, name) for name in ("chosen", "rejected", "answers", "ratings", "ranks", "id")}
 
-    def is_rated(row: Mapping[str, Any]) -> bool:
-        return row.get(names["answers"]) is not None and row.get(names["ratings"]) is not None
+    def scale(row: Mapping[str, Any]) -> str | None:
+        known = () if row.get(names["answers"]) is None else ("ratings", "ranks")
+        return next((name for name in known if row.get(names[name]) is not None), None)
 
-    if not any(is_rated(row) or _several(row.get(names["rejected"])) for row in raw.rows):
+    if not any(scale(row) or _several(row.get(names["rejected"])) for row in raw.rows):
         return raw, range(len(raw.rows))
     rows: list[Mapping[str, Any]] = []
     origin: list[int] = []
     for position, row in enumerate(raw.rows):
         row_id = str(row.get(names["id"]) or start + position)
         made = list(
-            _of_ratings(row, names, row_id, pairs or "best_worst", raw.where(position))
-            if is_rated(row)
+            _of_ratings(row, names, row_id, pairs or "best_worst", raw.where(position), by)
+            if (by := scale(row))
             else _of_rejected(row, names, row_id, pairs)
         )
         rows += made
@@ -93,16 +96,16 @@ def _of_rejected(
 
 
 def _of_ratings(
-    row: Mapping[str, Any], names: Mapping[str, str], row_id: str, pairs: Pairing, place: str
+    row: Mapping[str, Any], names: Mapping[str, str], row_id: str, pairs: Pairing, place: str, by: str
 ) -> Iterator[Mapping[str, Any]]:
-    answers, ratings = row[names["answers"]], row[names["ratings"]]
+    answers, ratings = row[names["answers"]], row[names[by]]
     lists = isinstance(answers, list) and isinstance(ratings, list)
     if not lists or len(answers) != len(ratings):
         types = f"{describe_value(answers)} and {describe_value(ratings)}"
         found = f"{len(answers)} and {len(ratings)} long" if lists else types
-        raise DataError(f'{place}: "answers" and "ratings" are {found}, expected two lists of equal length')
-    rest = {key: value for key, value in row.items() if key not in (names["answers"], names["ratings"])}
-    rated = [_Answer(answer, _number(rating, place)) for answer, rating in zip(answers, ratings, strict=True)]
+        raise DataError(f'{place}: "answers" and "{by}" are {found}, expected two lists of equal length')
+    rest = {key: value for key, value in row.items() if key not in (names["answers"], names[by])}
+    rated = [_Answer(answer, _number(rating, place, by[:-1])) for answer, rating in zip(answers, ratings, strict=True)]
     chosen, rejected = names["chosen"], names["rejected"]
     made = list(_pairs(rated, pairs))
     if made and pairs == "ranked":
@@ -131,26 +134,24 @@ def grouped(source: Source, columns: Mapping[str, str]) -> Source:
 
 def is_rated_answer(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
     """Return whether a row is one rated or labelled answer, to be paired with the other answers to its prompt."""
-    names = ("completion", "rating", "label", "answers")
-    present = {name for name in names if row.get(columns.get(name, name)) is not None}
-    return "completion" in present and "answers" not in present and bool({"rating", "label"} & present)
+    present = {name for name in ("completion", *_SCALES, "answers") if row.get(columns.get(name, name)) is not None}
+    return "completion" in present and "answers" not in present and not present.isdisjoint(_SCALES)
 
 
 def _grouped(raw: RawRows, columns: Mapping[str, str]) -> Iterator[Located]:
-    names = {name: columns.get(name, name) for name in ("prompt", "completion", "rating", "label", "id", *LISTS)}
-    groups: dict[str, list[_Answer]] = {}
+    names = {name: columns.get(name, name) for name in ("prompt", "completion", *_SCALES, "id", *LISTS)}
+    groups: dict[tuple[str, bool], list[_Answer]] = {}
     for position, row in enumerate(raw.rows):
         place = raw.where(position)
-        score, label = row.get(names["rating"]), row.get(names["label"])
-        judged = {**row, names["rating"]: label if score is None else score}
-        lacking = next((name for name in ("prompt", "completion", "rating") if judged.get(names[name]) is None), None)
+        by = next((name for name in _SCALES if row.get(names[name]) is not None), "rating")
+        lacking = next((name for name in ("prompt", "completion", by) if row.get(names[name]) is None), None)
         if lacking is not None:
             yield {**row, UNUSABLE_COLUMN: f'data.pairs: "{lacking}" is missing or null'}, place
             continue
-        score = float(read_label(label, place)) if score is None else score
-        answer = _Answer(row[names["completion"]], _number(score, place), row, place)
-        groups.setdefault(text_digest(row[names["prompt"]]), []).append(answer)
-    dropped = {names[name] for name in ("completion", "rating", "label", "id")}
+        score = float(read_label(row[names[by]], place)) if by == "label" else _number(row[names[by]], place, by)
+        answer = _Answer(row[names["completion"]], score, row, place)
+        groups.setdefault((text_digest(row[names["prompt"]]), by == "rank"), []).append(answer)
+    dropped = {names[name] for name in ("completion", *_SCALES, "id")}
     for answers in groups.values():
         best = max(answers, key=attrgetter("rating"))
         rest = {key: entry for key, entry in best.row.items() if key not in dropped}
@@ -160,7 +161,7 @@ def _grouped(raw: RawRows, columns: Mapping[str, str]) -> Iterator[Located]:
 
 def left_over(columns: Mapping[str, str], *, paired: bool = False) -> dict[str, str]:
     """Return the entries of ``columns`` that rows still have after pairing; ``paired``: by :func:`grouped`."""
-    consumed = {*LISTS, *(("completion", "rating", "label") if paired else ())}
+    consumed = {*LISTS, "ranks", *(("completion", *_SCALES) if paired else ())}
     return {ours: theirs for ours, theirs in columns.items() if ours not in consumed}
 
 
@@ -175,14 +176,14 @@ def _pairs(answers: Sequence[_Answer], pairs: Pairing) -> Iterator[tuple[_Answer
             yield (one, other) if one.rating > other.rating else (other, one)
 
 
-def _number(value: Any, place: str) -> float:
+def _number(value: Any, place: str, name: str) -> float:
     try:
         number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
     except (ValueError, OverflowError):
         number = None
     if number is None or number - number != 0:
-        raise DataError(f"{place}: the rating is {value!r}, expected a number")
-    return number
+        raise DataError(f"{place}: the {name} is {value!r}, expected a number")
+    return -number if name == "rank" else number  # the lowest rank is the best
 
 
 def _several(value: Any) -> TypeGuard[list[Any]]:
