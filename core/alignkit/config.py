@@ -66,9 +66,7 @@ class ModelConfig(Section):
         "auto",
         description="dtype of weights; auto: float32 if trained, else as in the checkpoint, with train.bf16 where it is faster",
     )
-    quantization: Literal["8bit", "4bit"] | None = Field(
-        None, description="quantize the base model's weights to 8 or 4 bits (needs lora; default: no quantization)"
-    )
+    quantization: Literal["8bit", "4bit"] | None = Field(None, description="quantize the base model (needs lora)")
     lora: LoraConfig | None = Field(None, description="train a low-rank adapter (default: train all weights)")
     dropout: bool = Field(False, description="keep the model's own dropout active in training (false: set it to 0)")
     resize_embeddings: bool = Field(
@@ -94,12 +92,10 @@ class Reading(Section):
         default_factory=dict, description="column names, alignkit's to the source's, e.g. {prompt: instruction}"
     )
     template: dict[str, str] = Field(
-        default_factory=dict, description="columns computed from others by Jinja, e.g. {prompt: 'Q: {{ question }}'}"
+        default_factory=dict, description="columns by Jinja, e.g. {prompt: 'Q: {{ text }}'}"
     )
     pairs: Literal["best_worst", "all"] | None = Field(
-        None,
-        description="pairs made from rated answers to one prompt: best and worst, or all with different ratings (default: "
-        "best_worst for answers in one row; separate rows are not paired)",
+        None, description="pairs of rated answers: best and worst, or all that differ (default: best_worst in a row)"
     )
 
 
@@ -107,9 +103,7 @@ class SourceConfig(Reading):
     """One of several sources of a mix."""
 
     name: str | None = Field(None, description="name of the source in the mix (default: file name without suffix)")
-    weight: float | None = Field(
-        None, gt=0, description="share of an epoch's rows, relative to the other sources' (set for all sources or none)"
-    )
+    weight: float | None = Field(None, gt=0, description="relative share of an epoch's rows (of all sources or none)")
     repeat: float = Field(1.0, gt=0, description="times an epoch takes each row: 2 up-samples, 0.5 down-samples")
 
     @model_validator(mode="before")
@@ -241,9 +235,7 @@ class TrainConfig(BaseModel):
         "eval_loss (default: metric_for_best_model)",
     )
     early_stopping_patience: int | None = Field(
-        None,
-        ge=1,
-        description="evaluations without a better value after which training stops (default: 1 with stop_on, else never)",
+        None, ge=1, description="evaluations without a better value until training stops (default: 1 with stop_on)"
     )
     early_stopping_threshold: float = Field(0.0, ge=0, description="a value better by at most this counts as no better")
 
@@ -278,11 +270,18 @@ class CompareConfig(Section):
     )
 
 
+class TrackerConfig(Section):
+    """What the trackers of ``train.report_to`` keep besides metrics, tables, plots and the model card."""
+
+    model: bool = Field(False, description="log the trained model as an artifact of the tracked run")
+
+
 class RunSection(Section):
     """The run directory, the seed and services."""
 
     output: str = Field("runs", description="parent of the run directory")
     name: str | None = Field(None, description="name of the run directory (default: method, date and time)")
+    project: str | None = Field(None, description="project of the tracked run (default: train.project, or alignkit)")
     seed: int = Field(0, ge=0, description="random seed of data order, adapter initialisation, dropout and sampling")
     services: Words = Field(default_factory=list, description="names of service plugins to activate (default: none)")
     price_per_hour: float | None = Field(None, ge=0, description="price of a process's hour, for --dry-run --measure")
@@ -307,6 +306,7 @@ class RunConfig(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
     run: RunSection = Field(default_factory=RunSection)
+    tracker: TrackerConfig = Field(default_factory=TrackerConfig)
 
     @model_validator(mode="before")
     @classmethod

@@ -27,6 +27,7 @@ from tests.accept import (
     races,
     ranks,
     strategies,
+    trackers,
     training,
     vllm,
 )
@@ -58,6 +59,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     races.demo_race,
     clusters.ray_sweep,
     vllm.vllm,
+    trackers.trackers,
     components.onpolicy,
     training.ppo,
     training.rlhf,

@@ -77,9 +77,9 @@ def test_a_model_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ({"report_to": ["wandb"]}, "wandb to be installed"),
+        ({"report_to": ["wandb"]}, "wandb needs a package: pip install wandb"),
         ({"report_to": ["mlflow"]}, "pip install mlflow"),
-        ({"report_to": ["tensorboard"]}, "tensorboard to be installed"),
+        ({"report_to": ["swanlab"]}, "swanlab"),
         ({"optim": "adamw_bnb_8bit"}, "install `bitsandbytes`"),
         ({"optim": "galore_adamw"}, "install `galore_torch`"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
@@ -111,8 +111,8 @@ def test_the_model_is_on_disk_when_a_tracker_fails_at_the_end(tmp_path: Path, mo
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             raise ConnectionError("the tracker is away")
 
-    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", Tracker)
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "swanlab", Tracker)
     with pytest.raises((ConnectionError, AlignError), match="the tracker is away"):
-        short_run(tmp_path, "run", train={"report_to": ["wandb"], "save_strategy": "no", "max_steps": 1}, **QUICK)
+        short_run(tmp_path, "run", train={"report_to": ["swanlab"], "save_strategy": "no", "max_steps": 1}, **QUICK)
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"

@@ -67,8 +67,10 @@ class RunEvaluator:
 
 
 def values_of(results: Results) -> dict[str, float]:
-    """Return ``{"SUITE/METRIC": value}``."""
-    return {f"{suite}/{name}": e.value for suite, result in results.items() for name, e in result.metrics.items()}
+    """Return ``{"SUITE/METRIC": value}``, and the ends of intervals as ``SUITE/METRIC/low`` and ``SUITE/METRIC/high``."""
+    named = {f"{suite}/{metric}": e for suite, result in results.items() for metric, e in result.metrics.items()}
+    ends = {f"{name}{end}": x for name, e in named.items() for end, x in zip(("", "/low", "/high"), e, strict=True)}
+    return {name: x for name, x in ends.items() if x is not None}
 
 
 def directions_of(results: Results) -> dict[str, bool]:

@@ -11,7 +11,7 @@ from alignkit.errors import ConfigError
 
 KeyPath = tuple[str, ...]
 
-SECTIONS = ("method", "model", "data", "train", "eval", "compare", "run")
+SECTIONS = ("method", "model", "data", "train", "eval", "compare", "run", "tracker")
 
 LENGTHS = {"max_steps", "num_train_epochs"}
 """The keys of ``train:`` for the length of a run; the layer with higher precedence decides which one applies."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alignkit.config import RunConfig
+from alignkit.config import RunConfig, split_words
 from alignkit.contract import registry
 from alignkit.errors import ConfigError
 from alignkit.settings.strategies import SHARDING, processes_of
@@ -36,6 +36,12 @@ class StepShape(NamedTuple):
 def tokens_at_once(config: RunConfig) -> int:
     """Return ``train.tokens_per_micro_batch``, or what holds until it is measured."""
     return 8192 if config.train.tokens_per_micro_batch == "auto" else config.train.tokens_per_micro_batch
+
+
+def trackers(config: RunConfig) -> list[str]:
+    """Return the services that ``train.report_to`` names; its other names are callbacks of transformers."""
+    named = split_words(config.train.arguments.get("report_to") or [])
+    return [name for name in named if name in registry.usable("align.services")]
 
 
 def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArguments, StepShape]:
@@ -71,6 +77,7 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
         arguments = TrainingArguments(**(given | owned))
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"train: {' '.join(str(error).split())}") from error
+    arguments.report_to = [name for name in arguments.report_to if name not in trackers(config)]
     if arguments.n_gpu > 1 and processes == 1:
         raise ConfigError(
             f"one process sees {arguments.n_gpu} GPUs: use all of them with --processes auto, or select one with "

@@ -21,6 +21,7 @@ from alignkit.contract.checks import check_batch, check_loss, check_method, chec
 from alignkit.contract.guard import exits_raised, loading, passes
 from alignkit.contract.hooks import PROJECT, AlignSpecs
 from alignkit.errors import PluginError, RunFailedError, described
+from alignkit.settings.training_arguments import trackers
 from alignkit.system.quiet import stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Session:
         method: Method[Any] = _made(entry, method_type, settings.method_settings(method_type, config))
         check_method(entry, method)
         _register(manager, entry, method)
-        for name in dict.fromkeys(config.run.services):
+        for name in dict.fromkeys([*config.run.services, *trackers(config)]):
             service = registry.find("align.services", name)
             loaded = registry.load(service)
             if only is not None and all(found.hook != only for found in implementations(loaded)):

@@ -27,7 +27,7 @@ _NOT_TRAINING = {
 }
 """Keys that do not affect training, and ``method.name``, which is part of every arm's name anyway."""
 
-_NOT_OF_MODELS = ("run.", "eval.", "compare.")
+_NOT_OF_MODELS = ("run.", "eval.", "compare.", "tracker.")
 """Sections that do not affect training."""
 
 

@@ -24,7 +24,7 @@ REFERENCE = "stage:"
 KINDS = {"method": "train", "export": "export", "eval": "eval"}
 """Keys that identify a stage without ``stage:``, in order: ``eval`` is also a section of training stages."""
 
-_TOP = ("name", "output", "stages", "model", "data", "train", "eval", "compare", "run")
+_TOP = ("name", "output", "stages", "model", "data", "train", "eval", "compare", "run", "tracker")
 _OWN = ("name", "stage")
 """Keys of a stage that are not settings of its plugin."""
 

@@ -12,6 +12,7 @@ from alignkit.contract import Method, registry
 from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, PluginError, first_line
 from alignkit.settings.strategies import named_strategy
+from alignkit.settings.training_arguments import trackers
 from pydantic import BaseModel
 
 from alignkit_checks.fitting import require_fitting
@@ -72,9 +73,20 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
         (local, "model.revision", f"on {config.model.name}, which is not on the hub"),
         (not config.eval.suites, "eval.before", "without eval.suites"),
         (not config.eval.samples, "eval.sample_tokens", "with eval.samples: 0"),
+        (
+            config.tracker.model and not _keeps_models(config),
+            "tracker.model",
+            "without a tracker that keeps models: train.report_to: wandb, ...",
+        ),
         *((True, key, f"with {method.name}: {why}") for key, why in method.unused.items()),
     ):
         yield from ((key, why) for key in keys.split() if idle)
+
+
+def _keeps_models(config: RunConfig) -> bool:
+    """Return whether a service of the run logs models as artifacts."""
+    entries = [registry.find("align.services", name) for name in [*trackers(config), *config.run.services]]
+    return any(getattr(registry.load(entry), "keeps_models", False) for entry in entries)
 
 
 def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingArguments) -> None:
@@ -84,8 +96,15 @@ def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingAr
     refuse_attention(config.model, method)
     refuse_sharding(config, method)
     refuse_without_effect(config.train, arguments)
+    refuse_all_trackers(config)
     try_trainer(arguments)
     require_fitting(config.model, arguments)
+
+
+def refuse_all_trackers(config: RunConfig) -> None:
+    """Raise :class:`ConfigError` for ``train.report_to: all``, which depends on what happens to be installed."""
+    if config.train.arguments.get("report_to") in ("all", ["all"]):
+        raise ConfigError("train.report_to: all depends on the machine: name the trackers, e.g. tensorboard,wandb")
 
 
 def refuse_comparison(compare: CompareConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import ConfigError, first_line
@@ -22,10 +21,6 @@ def try_trainer(arguments: TrainingArguments) -> None:
 
     if arguments.deepspeed or arguments.fsdp:  # which change the arguments they are given
         return
-    if "mlflow" in arguments.report_to and not importlib.util.find_spec("mlflow"):
-        raise ConfigError(
-            "train: report_to needs mlflow: pip install mlflow"
-        )  # its callback fails as it is deleted, too
     given = copy.copy(arguments)
     given.output_dir = "."
     model = torch.nn.Linear(1, 1)
