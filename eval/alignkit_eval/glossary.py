@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 GLOSSARY: Mapping[str, Mapping[str, str]] = {
     "prefs": {
@@ -37,6 +38,12 @@ GLOSSARY: Mapping[str, Mapping[str, str]] = {
         "repetition": "Mean share of a completion's 3-grams that occurred in it before.",
         "distinct_1": "Distinct tokens of all completions over all their tokens.",
         "distinct_2": "Distinct pairs of adjacent tokens of all completions over all such pairs.",
+        "self_bleu": "Mean BLEU of each sample of a prompt with its other samples as references: 0 is diverse, 1 all the same.",
+        "samples_distinct_1": "Mean over prompts of the distinct tokens of a prompt's samples over all their tokens.",
+        "samples_distinct_2": "Mean over prompts of the distinct pairs of adjacent tokens of a prompt's samples over all such pairs.",
+        "samples_different": "Mean over prompts of the share of a prompt's samples that are different texts.",
+        "pass@*": "Probability that one of k samples of a prompt passes the checker (unbiased estimate, mean over prompts).",
+        "pass@*/*": "Probability that one of k samples of a prompt passes by a reward (unbiased estimate, mean over prompts).",
         "reward/*": "Mean of a reward over generated completions that it judges.",
     },
     "judge": {
@@ -75,8 +82,8 @@ def meaning(suite: str, metric: str) -> str:
     'Accuracy by sum on the pairs of a category.'
     """
     known = GLOSSARY.get(suite, {})
-    endings = [metric[:end] + "/*" for end, letter in enumerate(metric) if letter == "/"]
-    return next((known[name] for name in (metric, *reversed(endings)) if name in known), "")
+    patterns = sorted(known, key=len, reverse=True)
+    return known.get(metric) or next((known[name] for name in patterns if fnmatchcase(metric, name)), "")
 
 
 def page() -> str:

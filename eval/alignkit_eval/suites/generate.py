@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, nonnegative
 from alignkit_eval.suites.diversity import distinct, repetition
 from alignkit_eval.suites.positions import fitted
+from alignkit_eval.suites.samples import add_to_samples, measured_samples, sample_seeds
 from alignkit_eval.suites.scores import cluster_of, evenly_spaced, require_rows, rows_digest, suite_result
 
 CONTRASTS = (
@@ -35,7 +36,9 @@ class GenerateSettings(Settings):
     """Settings of the generate suite."""
 
     prompts: int = Field(100, ge=1, description="number of held-out prompts, evenly spaced over the rows")
-    samples: int = Field(1, ge=1, description="completions per prompt")
+    samples: int = Field(
+        1, ge=1, description="completions per prompt, each with a seed of its own (more than 1: with temperature)"
+    )
     max_new_tokens: int = Field(64, ge=1, description="maximum length of a completion, in tokens")
     temperature: float = Field(0.0, ge=0, description="sampling temperature; 0: greedy")
     top_p: float = Field(
@@ -50,8 +53,24 @@ class GenerateSettings(Settings):
         description="function (package.module:name or path/to/file.py:name) of (prompt, completion) that returns a number, reported as quality",
     )
 
+    pass_at: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        description="report the probability that one of k samples passes, for each k (default: 1 and samples, where there are "
+        "several samples, and a checker or rewards)",
+    )
+    pass_from: float = Field(1.0, description="value of the checker or a reward from which a sample passes")
+
     @model_validator(mode="after")
     def _sampled(self) -> GenerateSettings:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples are all the same with temperature: 0, which is greedy: set temperature")
+        judged = self.checker is not None or bool(self.rewards)
+        if self.pass_at is not None and (not judged or self.samples == 1):
+            raise ValueError("pass_at needs several samples, and a checker or rewards")
+        if too_many := [k for k in self.pass_at or () if k > self.samples]:
+            raise ValueError(f"pass_at {too_many[0]} needs as many samples, and samples is {self.samples}")
+        if self.pass_from != 1 and (not judged or self.samples == 1):
+            raise ValueError("pass_from has no effect without several samples and a checker or rewards")
         for key, default in (("top_p", 1.0), ("seed", 0)):
             if self.temperature == 0 and getattr(self, key) != default:
                 raise ValueError(f"{key} has no effect with temperature: 0, which is greedy")
@@ -90,16 +109,26 @@ class GenerateSuite(Suite[GenerateSettings]):
         examples, left_out = fitted(target.policy.model, prompts, reserved=new)
         require_rows(self.name, "prompt", examples)
         items = self._completions(target, examples, evenly_spaced(target.rows("prompt"), self.settings.prompts))
-        metrics = _metrics(items, [item.pop("token_ids") for item in items])
+        tokens = [item.pop("token_ids") for item in items]
+        metrics, several, notes = _metrics(items, tokens), list[Contrast](), []
+        if (samples := self.settings.samples) > 1:
+            ks = sorted({1, samples} if self.settings.pass_at is None else {*self.settings.pass_at})
+            add_to_samples(items, tokens, samples, ks, self.settings.pass_from)
+            found, several = measured_samples(items)
+            metrics |= found
+            if any(name.startswith("pass@") for name in found):
+                notes = [f"pass@k: a sample passes with a value of {self.settings.pass_from:g} or more"]
         # A reward that does not judge every answer has no value to pair on some items.
         rewards = [Contrast(name, name) for name in metrics if all(isinstance(i.get(name), float) for i in items)]
         rewards = [contrast for contrast in rewards if contrast.metric.startswith("reward/")]
         if target.start is not None and self.checker is not None:
             metrics["win_rate"] = _win_rate(items, target.start.items)
-        return replace(suite_result(self, items, metrics, [*CONTRASTS, *rewards]), left_out=left_out)
+        result = suite_result(self, items, metrics, [*CONTRASTS, *rewards, *several])
+        return replace(result, left_out=left_out, notes=notes)
 
     def _completions(self, target: Target, examples: Sequence[Example], rows: Sequence[Row]) -> list[dict[str, Any]]:
         settings, tokenizer = self.settings, target.tokenizer
+        seeds = sample_seeds(settings.seed, len(examples), settings.samples)
         answers = generate(
             target.policy.model,
             tokenizer,
@@ -107,7 +136,7 @@ class GenerateSuite(Suite[GenerateSettings]):
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
-            seed=settings.seed,
+            seed=seeds,
         )
         items: list[dict[str, Any]] = []
         answered: list[Answered] = []
@@ -125,6 +154,8 @@ class GenerateSuite(Suite[GenerateSettings]):
                 "repetition": repetition(answer.tokens),
                 "token_ids": answer.tokens,
             }
+            if settings.samples > 1:
+                item["seed"] = seeds[i]
             items.append(item)
             ids, fields = example.prompt, example.fields
             answered.append(

@@ -21,6 +21,7 @@ from tests.helpers.eval import ReferencePolicy, byte_tokenizer, random_pairs, ta
 from tests.helpers.keys import Row
 
 SAMPLED = {"temperature": 1.0}
+CHECKED = {**SAMPLED, "samples": 3, "checker": "checking.py:none"}
 TASK = {"tasks": "demo_facts", "limit": 6}
 JUDGE = {"model": "judge", "template": "{prompt} {a} {b} ", "prompts": 4, "max_new_tokens": 6}
 BEST = {"data": "best.jsonl"}
@@ -39,7 +40,9 @@ ROWS: dict[str, dict[str, Row]] = {
     "kl": {"against": Row("demo", "refused"), "tokens_per_batch": Row(20, "forwards")},
     "generate": {
         "prompts": Row(2, "items"),
-        "samples": Row(2, "items"),
+        "samples": Row(2, "items", SAMPLED),
+        "pass_at": Row([2], "metrics", CHECKED),
+        "pass_from": Row(0.0, "metrics", CHECKED),
         "max_new_tokens": Row(3, "items"),
         "temperature": Row(1.0, "items"),
         "top_p": Row(0.1, "items", SAMPLED),
@@ -121,7 +124,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "odd": [*asked, {**asked[0], "label": "odd"}],
     }.items():
         (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (path / "checking.py").write_text("def size(prompt, answer):\n    return len(answer)\n")
+    (path / "checking.py").write_text(
+        "def size(prompt, answer):\n    return len(answer)\n\n\ndef none(prompt, answer):\n    return 0\n"
+    )
     (path / "tasks").mkdir()
     (path / "tasks" / "own_choices.yaml").write_text(
         "task: own_choices\ndataset_path: json\n"
@@ -190,6 +195,10 @@ def test_the_setting_changes_what_it_says(name: str, key: str, folder: Path, mon
     [
         ("generate", {"top_p": 0.5}, "eval.settings.generate: top_p has no effect with temperature: 0"),
         ("generate", {"seed": 5}, "eval.settings.generate: seed has no effect with temperature: 0"),
+        ("generate", {"samples": 2}, "eval.settings.generate: samples are all the same with temperature: 0"),
+        ("generate", {**SAMPLED, "samples": 2, "pass_at": [2]}, "pass_at needs several samples, and a checker"),
+        ("generate", {**CHECKED, "pass_at": [4]}, "pass_at 4 needs as many samples, and samples is 3"),
+        ("generate", {"pass_from": 0.5}, "pass_from has no effect without several samples"),
         ("perplexity", {"max_length": 64}, "eval.settings.perplexity: max_length has no effect without text"),
     ],
 )
