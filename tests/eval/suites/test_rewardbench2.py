@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from alignkit import SuiteResult
+from alignkit.__main__ import main
 from alignkit.errors import DataError, NoRowsError
 from alignkit.rundir.evaluations import read_evaluation
 from alignkit_eval.comparison.compare import compare
@@ -19,7 +20,6 @@ from alignkit_eval.suites.rewardbench2_scores import Answers, ties_parts
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from tests.helpers.eval import TablePolicy, byte_tokenizer, target, tiny_model
-from tests.helpers.runs import align
 
 
 def row(name: str, subset: str, right: int = 1, wrong: int = 3, **more: Any) -> dict[str, Any]:
@@ -99,7 +99,9 @@ def test_edges_of_the_score_of_ties() -> None:
     assert ties_parts({"a": wrong}, {"b": Answers([1.0, 0.0], 1)}) is None
 
 
-def test_through_align_eval_for_reward_models_and_policies_and_compared(tmp_path: Path) -> None:
+def test_through_align_eval_for_reward_models_and_policies_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = written(tmp_path / "rows.jsonl", ROWS)
     policies = {name: tiny_model(seed) for seed, name in enumerate(("policy", "other"))}
     torch.manual_seed(0)
@@ -108,9 +110,9 @@ def test_through_align_eval_for_reward_models_and_policies_and_compared(tmp_path
         model.save_pretrained(tmp_path / name)
         byte_tokenizer().save_pretrained(tmp_path / name)
     wanted = ["--suite", "rewardbench2", "--data", data, "--set", "rewardbench2.reference=policy", "--output", "out"]
-    shown = align("eval", "policy", "other", "rewards", *wanted, cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    said = " ".join((shown.stdout + shown.stderr).split())
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "policy", "other", "rewards", *wanted]) == 0
+    said = " ".join(" ".join(capsys.readouterr()).split())
     assert "scores are the reward model's rewards" in said
     assert "ref: the sum minus that of policy" in said
     results = {

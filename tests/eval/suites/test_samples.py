@@ -6,13 +6,13 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from alignkit.__main__ import main
 from alignkit.rundir.evaluations import read_evaluation
 from alignkit_eval.statistics import clustered_proportion
 from alignkit_eval.suites.samples import add_to_samples, measured_samples, pass_at, sample_seeds, self_bleu
 
 from tests.eval.suites.test_generate import run, target
 from tests.helpers.eval import tiny_model
-from tests.helpers.runs import align
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -65,11 +65,11 @@ def test_every_sample_has_a_seed_and_more_samples_change_none() -> None:
     assert "self_bleu" not in one.metrics
 
 
-def test_through_align_eval(tmp_path: Path) -> None:
+def test_through_align_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = ["prompts=3", "samples=3", "temperature=1", "max_new_tokens=8", "pass_from=0.5"]
     wanted = [part for one in sets for part in ("--set", f"generate.{one}")]
-    shown = align("eval", "demo", "--suite", "generate", *wanted, "--output", "out", cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "demo", "--suite", "generate", *wanted, "--output", "out"]) == 0
     result = read_evaluation(tmp_path / "out" / "demo" / "eval", "generate")
     assert result.n == 9
     passed = [[item["quality"] >= 0.5 for item in result.items[i : i + 3]] for i in (0, 3, 6)]
