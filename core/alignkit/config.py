@@ -12,7 +12,7 @@ def split_words(value: Any) -> Any:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
-Words = Annotated[list[str], BeforeValidator(split_words)]
+Words = Annotated[list[str], BeforeValidator(split_words, json_schema_input_type=list[str] | str)]
 """A list of words, also accepted as text separated by commas."""
 
 Processes = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]

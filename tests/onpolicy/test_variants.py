@@ -110,5 +110,5 @@ def test_baselines_by_hand() -> None:
 def test_overlong_answers_lose_dapo_s_penalty(length: int, expected: float) -> None:
     """Equation 13 with L_max = 20 and L_cache = 5, times 2."""
     given = OnPolicySettings(max_new_tokens=20, overlong_buffer=0.25, overlong_penalty=2.0, missing_end_penalty=7.0)
-    assert given.penalty(length, ended=True) == pytest.approx(expected)
-    assert given.penalty(length, ended=False) == pytest.approx(expected + 7.0)
+    assert given.length_penalty(length, ended=True) == pytest.approx(expected)
+    assert given.length_penalty(length, ended=False) == pytest.approx(expected + 7.0)

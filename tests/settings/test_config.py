@@ -4,9 +4,7 @@ import pytest
 import yaml
 from alignkit import RunConfig, settings
 from alignkit.errors import ConfigError
-from alignkit.settings import train_keys
 from alignkit.settings.layers import Layer, from_dotted, merge
-from alignkit_commands.schema import schema as schema_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -169,23 +167,3 @@ def test_a_repeat_of_a_run_takes_the_next_free_name(tmp_path):
     assert settings.resolve(first / "run.yaml").config.run.name == "first-3"
     assert settings.resolve(first / "run.yaml", resume=True).config.run.name == "first"
     assert settings.resolve(first / "run.yaml", name="mine").config.run.name == "mine"
-
-
-def test_the_schema_covers_every_section_and_the_methods_settings():
-    schema = schema_of("orpo")
-    sections = schema["$defs"]
-    assert sections["MethodConfig"]["properties"]["lambda"]["minimum"] == 0
-    assert sections["MethodConfig"]["properties"]["name"]["const"] == "orpo"
-    assert sections["TrainConfig"]["properties"]["learning_rate"]["type"] == "number"
-    assert "cosine" in str(sections["TrainConfig"]["properties"]["lr_scheduler_type"])
-    assert not set(sections["TrainConfig"]["properties"]) & set(train_keys.OWNED)
-    assert {"const": "orpo", "description": "the method"} in schema["properties"]["method"]["anyOf"]
-    described = [
-        (name, key)
-        for name, section in sections.items()
-        for key, value in section.get("properties", {}).items()
-        if "description" not in value and name != "TrainConfig"
-    ]
-    assert described == []
-    references = [text.split('"')[0] for text in str(schema).replace("'", '"').split("#/$defs/")[1:]]
-    assert set(references) <= set(sections)

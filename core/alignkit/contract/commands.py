@@ -31,7 +31,8 @@ the run's record and, for the mean of several models, the name and weight of eac
 configuration (and ``measure=True`` with ``--measure``): it prints what the run comes to; ``summary`` when a run has
 finished, with its console, the results of the suites before and after training, and the samples: it prints them;
 ``samples``, ``numbers`` and ``environment`` return parts of a run's record; ``metrics`` by ``align status``, with the
-metrics of the suites before and after training: it returns lines.
+metrics of the suites before and after training: it returns lines; ``schema``, with the name of a method, returns the
+first line of a configuration file for it, by which editors find its schema.
 """
 
 Launcher: TypeAlias = "Callable[..., int | None]"

@@ -90,7 +90,7 @@ class ModelRollouts:
             for example, group in zip(examples, groups, strict=True)
             for answer in group
         ]
-        found, penalty = score_answers(self.parts.rewards, answered), self.parts.settings.penalty
+        found, penalty = score_answers(self.parts.rewards, answered), self.parts.settings.length_penalty
         parts = found.parts.items()
         ended = [float(answer.ended) for answer in answers]
         total = [r - penalty(len(a.completion), ended=a.ended) for r, a in zip(found.total, answers, strict=True)]

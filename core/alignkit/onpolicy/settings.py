@@ -67,7 +67,7 @@ class OnPolicySettings(Settings):
         sections: dict[str, Any] = {entry.name: (own, about)} if own else {}
         return create_model(cls.__name__, __base__=cls, __module__=cls.__module__, **sections)
 
-    def penalty(self, length: int, *, ended: bool) -> float:
+    def length_penalty(self, length: int, *, ended: bool) -> float:
         """Return what is subtracted from the reward of an answer of ``length`` tokens (overlong: DAPO, arXiv:2503.14476, eq. 13)."""
         buffer = self.overlong_buffer * self.max_new_tokens
         over = max(1 - (self.max_new_tokens - length) / buffer, 0.0) if buffer else 0.0

@@ -64,15 +64,20 @@ def refuse_numbers(values: Any, layer: Layer, path: KeyPath) -> None:
         raise wrong_value(layer, path, bound, values)
 
 
-def _refuse_bools(values: Mapping[str, Any], model: BaseModel, layer: Layer, path: KeyPath) -> None:
+def _refuse_bools(given: Any, read: Any, layer: Layer, path: KeyPath) -> None:
     """Raise :class:`ConfigError` if true or false was given for a number (pydantic converts them to 1 and 0)."""
-    for name, field in type(model).model_fields.items():
-        key = field.alias if field.alias and field.alias in values else name
-        given, read = values.get(key), getattr(model, name)
-        if isinstance(given, Mapping) and isinstance(read, BaseModel):
-            _refuse_bools(given, read, layer, (*path, key))
-        elif isinstance(given, bool) and isinstance(read, int | float) and not isinstance(read, bool):
-            raise wrong_value(layer, (*path, key), "a number", given)
+    if isinstance(given, Mapping) and isinstance(read, BaseModel):
+        for name, field in type(read).model_fields.items():
+            key = field.alias if field.alias and field.alias in given else name
+            _refuse_bools(given.get(key), getattr(read, name), layer, (*path, key))
+    elif isinstance(given, Mapping) and isinstance(read, Mapping):
+        for key, value in given.items():
+            _refuse_bools(value, read.get(key), layer, (*path, key))
+    elif isinstance(given, list) and isinstance(read, list):
+        for number, pair in enumerate(zip(given, read, strict=False)):
+            _refuse_bools(*pair, layer, (*path, str(number)))
+    elif isinstance(given, bool) and isinstance(read, int | float) and not isinstance(read, bool):
+        raise wrong_value(layer, path, "a number", given)
 
 
 def wrong_value(layer: Layer, path: KeyPath, expected: str, given: Any) -> ConfigError:

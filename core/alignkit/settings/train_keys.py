@@ -23,18 +23,18 @@ UNUSED: Mapping[str, str] = {
 }
 """Keys without effect on the engine's trainer -> the reason; a method that brings its own trainer may use them."""
 
-_AT_LEAST: Mapping[str, float] = {
+AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("gradient_accumulation_steps", "save_total_limit"), 1),
     "max_steps": -1,
 }
 """Lower bounds of numbers; it is 0 for the others."""
 
-_POSITIVE = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "ddp_timeout", "torch_empty_cache_steps")
+POSITIVE = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "ddp_timeout", "torch_empty_cache_steps")
 
 _WIDER: Mapping[str, Any] = {"fsdp": bool | str | None}  # its annotation is for transformers' command line
 
-_BELOW_ONE = ("adam_beta1", "adam_beta2")
+BELOW_ONE = ("adam_beta1", "adam_beta2")
 
 
 def check_train(train: TrainConfig, layer: Layer, *, own_trainer: bool = False) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _checked(key: str, value: Any, annotation: Any, layer: Layer) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     path = ("train", key)
-    choices = _choices(annotation)
+    choices = choices_of(annotation)
     if choices and isinstance(value, str) and not isinstance(value, enum.Enum):
         if value not in choices:
             hint = suggest(value, choices)
@@ -93,16 +93,16 @@ def _checked(key: str, value: Any, annotation: Any, layer: Layer) -> Any:
     if isinstance(value, bool) and not isinstance(checked, bool):  # pydantic reads true as 1
         raise wrong_value(layer, path, "a number", value)
     refuse_numbers(checked, layer, path)
-    if isinstance(checked, int | float) and checked < (least := _AT_LEAST.get(key, 0)):
+    if isinstance(checked, int | float) and checked < (least := AT_LEAST.get(key, 0)):
         raise wrong_value(layer, path, f"at least {least}", value)
-    if checked == 0 and (key in _POSITIVE or key == "max_steps"):  # transformers reads max_steps 0 as unset
+    if checked == 0 and (key in POSITIVE or key == "max_steps"):  # transformers reads max_steps 0 as unset
         raise wrong_value(layer, path, "more than 0", value)
-    if key in _BELOW_ONE and checked >= 1:
+    if key in BELOW_ONE and checked >= 1:
         raise wrong_value(layer, path, "less than 1", value)
     return checked.value if isinstance(checked, enum.Enum) else checked
 
 
-def _choices(annotation: Any) -> list[str]:
+def choices_of(annotation: Any) -> list[str]:
     """Return the values of the enumeration in ``annotation``; empty if it has none."""
     parts = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
     return [str(member.value) for part in parts if issubclass(part, enum.Enum) for member in part]

@@ -12,4 +12,5 @@ SWEEP = Command("alignkit_eval.cli.sweep:sweep", "Train a grid of settings and s
 ATLAS = Command("alignkit_eval.cli.atlas:atlas", "Train and compare every objective on the same pairs.")
 LEADERBOARD = Command("alignkit_eval.cli.leaderboard:leaderboard", "Rank all runs of a directory, with their costs.")
 PIPELINE = Command("alignkit_eval.cli.pipeline:pipeline", "Train in stages, e.g. sft, reward, ppo, eval, export.")
+SCHEMA = Command("alignkit_eval.cli.schema:schema", "Print the JSON schema of configuration files, for editors.")
 EXPORT = Command("alignkit_eval.cli.export:export", "Export a run's model, or the average of several.")

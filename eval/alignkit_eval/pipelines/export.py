@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from alignkit_eval.export import export
 from alignkit_eval.merging import MergeMethod, Merging
 
+_AT_COMMAS = BeforeValidator(split_words, json_schema_input_type=list[float] | str)
+
 
 class ExportSettings(BaseModel):
     """What is exported, and how several models are combined."""
@@ -21,7 +23,7 @@ class ExportSettings(BaseModel):
 
     export: Words = Field(description="training stage whose model is exported")
     merge: Words = Field([], description="training stages whose weights are combined with it")
-    weights: Annotated[list[Annotated[float, Field(strict=False)]], BeforeValidator(split_words)] | None = Field(
+    weights: Annotated[list[Annotated[float, Field(strict=False)]], _AT_COMMAS] | None = Field(
         None, description="factors of the models (default: equal for the mean, else 1 each)"
     )
     merge_method: MergeMethod = Field("mean", description="how several models are combined")

@@ -24,6 +24,9 @@ REFERENCE = "stage:"
 KINDS = {"method": "train", "export": "export", "eval": "eval"}
 """Keys that identify a stage without ``stage:``, in order: ``eval`` is also a section of training stages."""
 
+STAGE_NAME = r"(?!\.)[\w.=+-]+"
+"""What a stage may be called."""
+
 _TOP = ("name", "output", "stages", "model", "data", "train", "eval", "compare", "run", "tracker")
 _OWN = ("name", "stage")
 """Keys of a stage that are not settings of its plugin."""
@@ -136,7 +139,7 @@ def _stage(values: Any, place: str, before: Sequence[ListedStage]) -> ListedStag
     method = values.get("method")
     default = method.get("name") if isinstance(method, dict) else method
     name = str(values.get("name", default if kind == "train" else kind.rpartition(":")[2]))
-    if not re.fullmatch(r"[\w.=+-]+", name) or name.startswith("."):
+    if not re.fullmatch(STAGE_NAME, name):
         raise ConfigError(f"{place}: {name!r} is not a valid stage name: use letters, digits and - _ . = +")
     names = [stage.name for stage in before]
     if name in names:

@@ -22,5 +22,4 @@ SCHEDULERS = Command("alignkit_commands.listing:schedulers", "List the installed
 STAGES = Command("alignkit_commands.listing:stages", "List the installed kinds of stages of pipelines.")
 PLUGINS = Command("alignkit_commands.plugins:plugins", "List all plugins with their state, or check one.")
 NEW_PLUGIN = Command("alignkit_commands.plugins:new_plugin", "Create a package with one working plugin.")
-SCHEMA = Command("alignkit_commands.listing:schema", "Print the JSON schema of a method's configuration.")
 CACHE = Command("alignkit_commands.cache:cache", "List, measure or prune the cache on disk.")

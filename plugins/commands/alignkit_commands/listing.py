@@ -1,4 +1,4 @@
-"""``align methods``, ``suites``, ``rewards``, ``samplers``, ...: the installed plugins, from metadata alone; ``align schema``."""
+"""``align methods``, ``suites``, ``rewards``, ``samplers``, ...: the installed plugins, from metadata alone."""
 
 from __future__ import annotations
 
@@ -63,12 +63,3 @@ services = _listing("align.services")
 samplers = _listing("align.samplers")
 schedulers = _listing("align.schedulers")
 stages = _listing("align.stages")
-
-
-@click.command()
-@click.argument("method")
-def schema(method: str) -> None:
-    """Print the JSON schema of METHOD's configuration, for editors that validate and complete YAML."""
-    from alignkit_commands.schema import schema as schema_of
-
-    click.echo(json.dumps(schema_of(method), indent=2))
