@@ -88,6 +88,7 @@ class Reading(Section):
     split: str | None = Field(None, description="split of the source to train on (default: train, or the only one)")
     limit: int | None = Field(None, ge=1, description="read at most this many rows (default: all)")
     streaming: bool = Field(False, description="read a hub data set or URL as a stream, without a full download")
+    delimiter: str | None = Field(None, description="separator of CSV columns, or tab (default: as in the header)")
     columns: dict[str, str] = Field(
         default_factory=dict, description="column names, alignkit's to the source's, e.g. {prompt: instruction}"
     )
@@ -179,6 +180,10 @@ class DataConfig(Reading):
     folds: int | None = Field(None, ge=2, description="divide the rows into this many folds and hold out one of them")
     fold: int = Field(0, ge=0, description="index of the held-out fold, from 0 to folds - 1")
     max_length: int = Field(1024, ge=2, description="most tokens of a row; the prompt is truncated first, on the left")
+    max_prompt_length: int | None = Field(
+        None, ge=1, description="most tokens of a prompt; the left is cut (default: any)"
+    )
+    max_completion_length: int | None = Field(None, ge=1, description="most tokens of a completion (default: any)")
     append_eos: bool = Field(True, description="append the EOS token to completions that do not end with an end token")
     train_on: Literal["last", "all"] = Field("last", description="assistant turns to train on, of completion rows")
     cache: bool = Field(True, description="cache tokenised rows on disk, in $ALIGN_CACHE or ~/.cache/alignkit")
@@ -191,6 +196,9 @@ class DataConfig(Reading):
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
+        for key in ("max_prompt_length", "max_completion_length"):
+            if (getattr(self, key) or 0) >= self.max_length:
+                raise ValueError(f"{key} ({getattr(self, key)}) must be less than max_length ({self.max_length})")
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold must be less than folds ({self.folds}), not {self.fold}: folds are counted from 0")
         if self.sources and self.source != "demo":

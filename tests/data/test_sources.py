@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -51,11 +53,23 @@ def json_lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def zstd(content: bytes) -> bytes:
+    packed: bytes = pa.Codec("zstd").compress(content, asbytes=True)
+    return packed
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "rows.jsonl": lambda path: path.write_text(json_lines(ROWS)),
     "lines.json": lambda path: path.write_text(json_lines(ROWS)),
     "bom.jsonl": lambda path: path.write_bytes(b"\xef\xbb\xbf" + json_lines(ROWS).encode()),
     "rows.jsonl.gz": lambda path: path.write_bytes(gzip.compress(json_lines(ROWS).encode())),
+    **{
+        f"rows.jsonl.{kind}": lambda path, pack=pack: path.write_bytes(pack(json_lines(ROWS).encode()))
+        for kind, pack in {"bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}.items()
+    },
+    "list.jsonl": lambda path: path.write_text(json.dumps(ROWS)),
+    "indented.jsonl": lambda path: path.write_text("\ufeff" + json.dumps(ROWS, indent=2), encoding="utf-8"),
+    "semicolon.csv": lambda path: write_csv(path, ";"),
     "list.json": lambda path: path.write_text(json.dumps(ROWS, indent=2, ensure_ascii=False), encoding="utf-8"),
     "object.json": lambda path: path.write_text(json.dumps({"version": 1, "data": ROWS})),
     "rows.csv": write_csv,
@@ -83,10 +97,12 @@ def test_every_format_gives_back_the_rows(tmp_path: Path, name: str) -> None:
         ("a.jsonl", '\n{"prompt": "a"}\n\n{"prompt": "b"}\n', [2, 4]),
         ("a.json", '[\n {"prompt": "[a]"},\n\n {"prompt":\n "b"}, {"prompt": "c"}]', [2, 4, 5]),
         ("b.json", '{"about": {"rows": [1, 2]},\n "n": 3, "rows": [\n {"prompt": "a"},\n {"prompt": "b"}]}', [3, 4]),
+        ("one.json", '[{"prompt": "a"}, {"prompt": "b"}]', ["1 item 1", "1 item 2"]),
+        ("a.txt", "a\n\nb\n", [1, 3]),
         ("a.csv", 'prompt,chosen\n"a\nb",c\nd,e\n', [2, 4]),
     ],
 )
-def test_rows_know_their_line(tmp_path: Path, name: str, content: str, places: list[int]) -> None:
+def test_rows_know_their_line(tmp_path: Path, name: str, content: str, places: list[object]) -> None:
     path = tmp_path / name
     path.write_text(content)
     raw = load(path)
@@ -104,6 +120,51 @@ def test_directory_of_files_by_split(tmp_path: Path) -> None:
     assert load(tmp_path).where(1) == f"{tmp_path / 'train-00001-of-00002.jsonl'}:1"
     with pytest.raises(DataError, match=r'no split "tset".*did you mean "test"'):
         load(tmp_path, "tset")
+
+
+def test_directory_with_a_folder_for_every_split(tmp_path: Path) -> None:
+    for place, prompt in (("train/one", "a"), ("train/two", "b"), ("test/one", "c")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        helpers.write_jsonl(tmp_path / f"{place}.jsonl", [{"prompt": prompt}])
+    assert [row["prompt"] for row in load(tmp_path).rows] == ["a", "b"]
+    assert [row["prompt"] for row in load(tmp_path, default_splits=HELD_OUT_SPLITS).rows] == ["c"]
+    with pytest.raises(DataError, match=r'no split "dev"; its files are test, train'):
+        load(tmp_path, "dev")
+
+
+def test_text_lines_are_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress("One.\r\n\n  Två. \n".encode()))
+    assert list(load(tmp_path / "a.txt.xz").rows) == [{"text": "One."}, {"text": "  Två. "}]
+    (tmp_path / "a.txt").write_bytes(b"fine\nbad \xff\n")
+    with pytest.raises(DataError, match=r"a\.txt:2: not UTF-8"):
+        load(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "message"),
+    [
+        ("a.csv", "ab", "data.delimiter must be one character, or tab, not 'ab'"),
+        ("a.csv", "^", r"a.csv:1: the header does not contain data.delimiter '\^'"),
+        ("a.jsonl", ";", "data.delimiter is for CSV files, and .*a.jsonl is not one"),
+        ("org/set", ";", "data.delimiter is for CSV files, and org/set is a hub data set"),
+    ],
+)
+def test_wrong_delimiter(
+    tmp_path: Path, name: str, delimiter: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "a.csv")
+    helpers.write_jsonl(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(DataError, match=message):
+        open_source(name, None, DataConfig(delimiter=delimiter)).read()
+
+
+@pytest.mark.parametrize(("delimiter", "named"), [("|", "|"), ("\t", "tab"), ("\t", "\\t"), ("^", "^")])
+def test_named_delimiter(tmp_path: Path, delimiter: str, named: str) -> None:
+    write_csv(tmp_path / "a.csv", delimiter)
+    source = open_source(str(tmp_path / "a.csv"), None, DataConfig(delimiter=named))
+    assert list(source.read().rows) == ROWS
+    assert source.digest() != open_source(str(tmp_path / "a.csv"), None, DataConfig(delimiter=";")).digest()
 
 
 def test_splits_of_a_json_object_and_a_saved_dict(tmp_path: Path) -> None:
@@ -126,10 +187,10 @@ MALFORMED: list[tuple[str, bytes | str, str]] = [
     ("number.jsonl", GOOD + "3\n", "{}:2: the line is a number, expected an object"),
     (
         "list.jsonl",
-        "[\n" + GOOD + "]\n",
-        "{}:1: invalid JSON: column 2, at the end; a file that holds one JSON list",
+        "[\n" + GOOD + "\n",
+        "{}:1: invalid JSON: column 2, at the end; one line is one object, or the file is one whole JSON list",
     ),
-    ("one_list.jsonl", "[]\n", "{}:1: the line is a list, expected an object"),
+    ("one_list.jsonl", "[]\n", "{} has no rows"),
     ("latin.jsonl", GOOD.encode() + b'{"prompt": "caf\xe9"}\n', "{}:2: not UTF-8 (byte 0xe9)"),
     ("utf16.jsonl", GOOD.encode("utf-16"), "{}:1: the file is UTF-16; save it as UTF-8"),
     ("empty.jsonl", "", "{} is empty"),
@@ -273,5 +334,5 @@ def test_long_csv_field_and_the_global_limit(tmp_path: Path) -> None:
 
 def test_every_reader_is_tested() -> None:
     written = {Path(name.removesuffix(".gz")).suffix for name in WRITERS}
-    assert set(formats()) - written == {".ndjson"}  # an alias of .jsonl
+    assert set(formats()) - written == {".ndjson", ".txt"}  # an alias of .jsonl; text has other columns
     assert find("align.formats", "ndjson").value == find("align.formats", "jsonl").value

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trl
+from alignkit.config import RunConfig
 from alignkit.contract.rows import RawRows
 from alignkit.contract.types import RowKind
+from alignkit.data.load import load_data
 from alignkit.data.sources.chunks import Source
 from alignkit.data.table.cache import in_memory
 from alignkit.data.table.report import SourceReport
@@ -21,7 +24,7 @@ from alignkit.errors import DataError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.data import make_tokenizer, normalise
+from tests.helpers.data import make_tokenizer, normalise, write_jsonl
 
 BOS, EOS, END = 1, 2, 6
 
@@ -184,6 +187,25 @@ def test_truncation_is_counted_and_a_pair_keeps_one_prompt() -> None:
     made = encode(tokenizer, row, kind="preference", max_length=len(rejected) - 2)
     assert segments(made) == [prompt[-1:], chosen[: len(rejected) - 3], rejected[:-3]]
     assert made.counts["truncated_completions"] == 1 + (len(chosen) > len(rejected) - 3)
+
+
+def test_prompts_and_completions_are_truncated_on_their_own_first() -> None:
+    tokenizer = make_tokenizer(adds_bos=False)
+    row = {"prompt": "How much is two and two?", "chosen": " It is four.", "rejected": " I do not know that."}
+    prompt, chosen, rejected = segments(encode(tokenizer, row, kind="preference"))
+    made = encode(tokenizer, row, kind="preference", max_prompt_length=3, max_completion_length=2)
+    assert segments(made) == [prompt[-3:], chosen[:2], rejected[:2]]
+    assert (made.counts["truncated_prompts"], made.counts["truncated_completions"]) == (1, 2)
+    rules = {"max_prompt_length": 5, "max_completion_length": 4, "max_length": 6}  # then the whole row
+    assert segments(encode(tokenizer, row, kind="preference", **rules)) == [prompt[-2:], chosen[:4], rejected[:4]]
+
+
+def test_a_limit_is_named_where_rows_are_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": f"How much is {n} and two?", "chosen": "four", "rejected": "five"} for n in range(20)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    data = {"source": str(tmp_path / "rows.jsonl"), "max_prompt_length": 4}
+    report = load_data(RunConfig(method="orpo", data=data), "preference", make_tokenizer()).report
+    assert any("20 prompts truncated on the left to fit data.max_prompt_length" in line for line in report.lines())
 
 
 @pytest.mark.parametrize(

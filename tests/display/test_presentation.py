@@ -12,9 +12,11 @@ import pytest
 from alignkit import Contrast, Estimate, SuiteResult
 from alignkit.display.console import Console
 from alignkit_commands.bars import progress
+from alignkit_commands.time_left import TimeLeft
 from alignkit_eval.comparison.compare import changes
 from alignkit_eval.headline import headline, number
 from alignkit_eval.report.summary import comparison_table
+from rich.progress import Task, TaskID
 
 # ------------------------------------------------------------------------------------------------- console
 
@@ -84,6 +86,26 @@ def test_on_a_terminal_the_bar_shows_steps_and_numbers(monkeypatch: pytest.Monke
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(shown).decode())
     assert "4/7" in text
     assert "loss 0.1250  accuracy 0.750  tokens/s 4,321" in text.rsplit("4/7", 1)[1]
+
+
+def test_time_left_is_known_where_a_step_takes_a_minute() -> None:
+    now = [0.0]
+    left = TimeLeft(clock=lambda: now[0])
+    task = Task(TaskID(0), "training", total=10, completed=2, _get_time=lambda: now[0])
+    seen = []
+    for seconds, done in ((0, 2), (30, 2), (60, 3), (120, 4), (150, 4), (300, 4), (540, 10)):
+        now[0], task.completed = seconds, done
+        seen.append(str(left.render(task)))
+    after_one, after_two, within, late = "about 7 min 0 s left", "about 6 min 0 s left", "5 min 30 s", "3 min 0 s"
+    assert seen[:4] == ["0 s so far", "30 s so far", after_one, after_two]
+    assert seen[4:6] == [f"about {within} left", f"about {late} left"]
+
+
+def test_paths_are_shown_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stream, other = io.StringIO(), f"/elsewhere{tmp_path}/a"
+    Console(stream=stream).info(f"run: {tmp_path}/runs/a  {tmp_path}, {tmp_path}-b/c {other} ({tmp_path}/x.jsonl:3)")
+    assert stream.getvalue().strip() == f"run: runs/a  {tmp_path}, {tmp_path}-b/c {other} (x.jsonl:3)"
 
 
 # ------------------------------------------------------------------------------------------------- table

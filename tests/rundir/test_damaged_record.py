@@ -76,7 +76,7 @@ def run_directory(where: Path, record: str, metrics: str = "") -> Path:
 
 def refused(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
     code = main([str(argument) for argument in arguments])
-    stderr = capfd.readouterr().err
+    stderr = capfd.readouterr().err.rpartition("loading PyTorch and transformers\n")[2]
     assert code == 2, stderr
     assert stderr.startswith("Error: ")
     assert stderr.count("\n") == 1

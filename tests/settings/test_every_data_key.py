@@ -49,6 +49,9 @@ ROWS: dict[str, Row] = {
     "template": Row({"prompt": "Q: {{ other }} "}, "rows"),
     "pairs": Row("all", "rows", {"source": "rated.jsonl"}),
     "max_length": Row(16, "rows"),
+    "max_prompt_length": Row(8, "rows"),
+    "max_completion_length": Row(4, "rows", {"max_dropped": 1.0}),
+    "delimiter": Row("^", "refused"),  # tests/data/test_sources.py has what it changes
     "append_eos": Row(False, "rows"),
     "train_on": Row("all", "rows", {"source": "turns.jsonl", "kind": "completion"}),
     "max_dropped": Row(0.5, "refused", {"source": "holes.jsonl"}),
@@ -58,6 +61,7 @@ ROWS: dict[str, Row] = {
     "sources.split": Row(first(source="splits", split="dev"), "rows", first(source="splits")),
     "sources.limit": Row(first(limit=5), "rows", first()),
     "sources.streaming": Row(first(streaming=True), "refused", first()),
+    "sources.delimiter": Row(first(delimiter="^"), "refused", first()),
     "sources.columns": Row(first(columns={"prompt": "other"}), "rows", first()),
     "sources.template": Row(first(template={"prompt": "Q: {{ other }} "}), "rows", first()),
     "sources.pairs": Row(first(source="rated.jsonl", pairs="all"), "rows", first(source="rated.jsonl")),

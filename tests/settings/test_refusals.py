@@ -47,6 +47,34 @@ def test_wrong_keys_and_values_name_file_line_and_key(write, text, message, refu
 
 
 @pytest.mark.parametrize(
+    ("method", "text", "message"),
+    [
+        ("orpo", "orpo_alpha: 0.1", 'unknown key orpo_alpha, did you mean "method.lambda"?'),
+        ("orpo", "pref_beta: 0.1", 'unknown key pref_beta, did you mean "method.lambda"?'),
+        ("dpo", "pref_beta: 0.1", 'unknown key pref_beta, did you mean "method.beta"?'),
+        ("dpo", "lambda: 0.1", 'unknown key lambda, did you mean "method.lambda", a setting of orpo?'),
+        ("orpo", "beta_orpo: 0.1", 'unknown key beta_orpo, did you mean "method.lambda"?'),
+        ("orpo", "steps_per_topic: 4", 'unknown key steps_per_topic, did you mean "data.steps_per_group", with'),
+        ("orpo", "model: {lora_alpha: 8}", 'unknown key model.lora_alpha, did you mean "model.lora.alpha"?'),
+        (
+            "orpo",
+            "train: {per_device_batch_size: 8}",
+            'unknown key train.per_device_batch_size, did you mean "train.per_',
+        ),
+        ("orpo", "data: {source: d, max_prompt_len: 8}", "unknown key data.max_prompt_len, did you mean"),
+        ("orpo", "model: {quantization: int4}", 'or 4bit, not "int4": here it is called 4bit'),
+        ("orpo", "model: {dtype: bf16}", 'not "bf16": here it is called bfloat16'),
+        ("orpo", "run: {strategy: deepspeed}", 'not "deepspeed": here it is called zero3'),
+        ("orpo", "data: {source: d, max_prompt_length: 1024}", "data: max_prompt_length (1024) must be less than max_"),
+    ],
+)
+def test_names_of_other_libraries_are_answered_with_ours(write, method, text, message, refused):
+    error = refused(write(f"# a comment\n{text}\n"), method=method, data=None if "data:" in text else "d")
+    assert message in error
+    assert ":2:" in error
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("model: {lora: {r: 0}}\n", "model.lora.r must be at least 1, not 0"),
@@ -115,7 +143,8 @@ def test_every_other_training_argument_can_be_set():
     fields = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
     free = train_keys.argument_types()
     assert set(free) == set(fields) - set(train_keys.OWNED)
-    aliased = {key.partition(",")[0].removeprefix("train.") for key in ALIASES.values() if key.startswith("train.")}
+    ours = {key.partition(",")[0] for keys in ALIASES.values() for key in keys}
+    aliased = {key.removeprefix("train.") for key in ours if key.startswith("train.")}
     assert aliased <= set(fields) | {"early_stopping_patience"}
     assert not set(ALIASES) & (set(free) | {"early_stopping_patience"})
     for key in free.keys() - train_keys.UNUSED:

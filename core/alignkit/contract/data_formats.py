@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 Unparsed: TypeAlias = Mapping[str, Any] | bytes
@@ -16,7 +15,7 @@ Located: TypeAlias = tuple[Unparsed, str]
 class DataFormat(NamedTuple):
     """A file format of data."""
 
-    read: Callable[[Path, str | None], Iterator[Located]]
+    read: Callable[..., Iterator[Located]]
     """``read(path, split)`` yields every row with its location, and runs no code from the file; ``split`` is None if none is named.
 
     It raises :class:`~alignkit.errors.DataError`, with file and line, for what cannot be read.
@@ -25,6 +24,8 @@ class DataFormat(NamedTuple):
     """Whether a file can hold several splits; for other formats a named split is refused."""
     gzipped: bool = False
     """Whether ``read`` also reads files compressed with gzip, whose names end in ``.gz`` after the suffix."""
+    delimited: bool = False
+    """Whether ``read`` takes a third argument: ``data.delimiter``, the separator of columns (None: not named)."""
 
 
 DataSource: TypeAlias = "Callable[..., Any]"

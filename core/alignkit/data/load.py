@@ -283,7 +283,8 @@ class Loader:
         positions: Sequence[Positions] | None = None,
     ) -> PreparedRows:
         """Return the usable rows of the sources (None) or those at ``positions`` of each; ``whole``: not truncated."""
-        unlimited = self.config.model_copy(update={"max_length": _WHOLE})
+        whole_rows = {"max_length": _WHOLE, "max_prompt_length": None, "max_completion_length": None}
+        unlimited = self.config.model_copy(update=whole_rows)
         tables = (replace(self, config=unlimited, room=ENDLESS) if whole else self).tables(sources, kind)
         return PreparedRows(_usable(tables, positions), _reports(tables, positions))
 
@@ -309,6 +310,7 @@ class Loader:
 def _check_length(table: TokenTable, rules: TokenRules) -> None:
     lengths = table.numbers("prompt_tokens")
     shortest = int(lengths[lengths >= 0].min(initial=1 << 62))
+    shortest = min(shortest, rules.max_prompt_length or shortest)
     if shortest < 1 << 62 and shortest + (table.kind != "prompt") > rules.max_length:
         needed = "every prompt" if table.kind == "prompt" else "every prompt with one completion token"
         setting = f"data.max_length {rules.max_length} is shorter than"

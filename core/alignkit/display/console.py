@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from alignkit.system.terminal import printable, rich_console
+from alignkit.system.terminal import from_here, printable, rich_console
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,12 +33,12 @@ class Console:
 
     def info(self, message: str) -> None:
         with suppress(OSError):  # the terminal may be gone
-            self.rich.print(message, markup=False)
+            self.rich.print(from_here(message), markup=False)
         self.write_log("INFO", message)
 
     def warn(self, message: str) -> None:
         with suppress(OSError):
-            self.rich.print(f"warning: {message}", markup=False, style="yellow")
+            self.rich.print(from_here(f"warning: {message}"), markup=False, style="yellow")
         self.write_log("WARNING", message)
 
     def table(self, table: RenderableType) -> None:

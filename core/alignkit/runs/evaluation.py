@@ -73,7 +73,8 @@ class Subject:
 
 def data_rules(config: DataConfig) -> dict[str, Any]:
     """Return the keys of the data section that decide how a row becomes tokens."""
-    return config.model_dump(mode="json", include={"columns", "max_length", "append_eos"})
+    rules = {"columns", "max_length", "max_prompt_length", "max_completion_length", "append_eos"}
+    return config.model_dump(mode="json", include=rules, exclude_none=True)
 
 
 def scored_by(policy: ModelPolicy | ClassifierPolicy, model: ModelConfig) -> str:

@@ -18,10 +18,20 @@ def read_table(name: str) -> dict[str, str]:
     return found
 
 
-ALIASES: Mapping[str, str] = {
-    alias: key for key, aliases in read_table("other_names").items() for alias in aliases.split()
-}
+def _turned(table: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return a table of our names and words of other names as other name -> our names."""
+    found: dict[str, list[str]] = {}
+    for ours, names in table.items():
+        for name in names.split():
+            found.setdefault(name, []).append(ours)
+    return found
+
+
+ALIASES: Mapping[str, list[str]] = _turned(read_table("other_names"))
 """Names from other libraries and earlier versions -> dotted keys, which may be followed by a comma and a remark."""
+
+VALUES: Mapping[str, list[str]] = _turned(read_table("other_values"))
+"""Values from other libraries, in lower case -> values here."""
 
 
 def known_keys(model_type: type[BaseModel]) -> list[str]:
@@ -32,12 +42,14 @@ def known_keys(model_type: type[BaseModel]) -> list[str]:
 def did_you_mean(key: str, known: list[str]) -> str:
     """Return ``', did you mean "train.learning_rate"?'`` for a key that is not among ``known``, or an empty string.
 
-    In this order: its name here, the only section that has it, the closest of ``known``.
+    In this order: its name here (first one that is known), the only section that has it, the closest of ``known``.
 
     >>> did_you_mean("lr", []), did_you_mean("max_length", []), did_you_mean("lamda", ["lambda"])
     (', did you mean "train.learning_rate"?', ', did you mean "data.max_length"?', ', did you mean "lambda"?')
     """
     sections = {name: field.annotation for name, field in RunConfig.model_fields.items()}
     homes = [f"{name}.{key}" for name, kind in sections.items() if isinstance(kind, type) and key in known_keys(kind)]
-    found, comma, remark = (ALIASES.get(key) or (homes[0] if len(homes) == 1 else "")).partition(",")
+    ours = ALIASES.get(key) or (homes if len(homes) == 1 else [""])
+    mine = [name.partition(",")[0] for name in ours if name.partition(",")[0].removeprefix("method.") in known]
+    found, comma, remark = (mine or ours)[0].partition(",")
     return f', did you mean "{found}"{comma}{remark}?' if found else suggest(key, known)

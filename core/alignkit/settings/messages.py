@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from alignkit.errors import ConfigError, shortened
-from alignkit.settings.hints import did_you_mean, known_keys
+from alignkit.settings.hints import VALUES, did_you_mean, known_keys
 from alignkit.settings.layers import KeyPath, Layer
 
 LARGEST = (2**32 - 1, 1e12)
@@ -82,7 +82,9 @@ def _refuse_bools(given: Any, read: Any, layer: Layer, path: KeyPath) -> None:
 
 def wrong_value(layer: Layer, path: KeyPath, expected: str, given: Any) -> ConfigError:
     """Return ``orpo.yaml:7: train.learning_rate must be a number, not "fast"``."""
-    return problem_at(layer, path, f"{'.'.join(path)} must be {expected}, not {_shown(given)}")
+    ours = VALUES.get(str(given).lower(), [])
+    hint = next((f": here it is called {name}" for name in ours if name in expected.replace(",", "").split()), "")
+    return problem_at(layer, path, f"{'.'.join(path)} must be {expected}, not {_shown(given)}{hint}")
 
 
 def unknown_key(layer: Layer, path: KeyPath, known: list[str]) -> ConfigError:
@@ -124,7 +126,8 @@ def _config_error(
         return problem_at(layer, path, f"{name} is missing")
     if first["type"] in ("value_error", "assertion_error"):
         message = str(first["ctx"]["error"])
-        return problem_at(layer, path, f"{name}: {message}" if name else message)
+        key = (*path, message.partition(" ")[0])  # the key that the message begins with, where it was given
+        return problem_at(layer, key, f"{name}: {message}" if name else message)
     # A union yields one error per member, all for the same key.
     same = [expectation(detail) for detail in details if _key_path(detail, values) == inner]
     return wrong_value(layer, path, " or ".join(dict.fromkeys(same)), first["input"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -48,6 +48,7 @@ def resolve(
     resume: bool = False,
     over: Sequence[Path] = (),
     apart: str = "",
+    loading: Callable[[str], object] = str,
 ) -> Resolved:
     """Resolve a file and command-line options into a validated configuration.
 
@@ -59,6 +60,7 @@ def resolve(
         resume: whether an existing run is resumed.
         over: further files, each overriding the ones before.
         apart: section of the files that is the caller's own.
+        loading: called with what is going to be loaded, before the first import that takes seconds.
 
     Raises:
         ConfigError: a file, key or value cannot be used; the message names its origin.
@@ -85,7 +87,7 @@ def resolve(
     given = [files.read(path) for path in ([] if file is None else [file]) + list(over)]
     for layer in given:
         layer.values.pop(apart, None)
-    resolved = resolve_layers([*given, command])
+    resolved = resolve_layers([*given, command], loading)
     if file is not None and command.get("run", "name") is None and not resume:
         _rename_repeat(file, resolved)
     return resolved
@@ -105,7 +107,7 @@ def dump(config: RunConfig) -> str:
     return files.write(config.model_dump(mode="json"))
 
 
-def resolve_layers(layers: Sequence[Layer]) -> Resolved:
+def resolve_layers(layers: Sequence[Layer], loading: Callable[[str], object] = str) -> Resolved:
     """Resolve the user's layers, later ones overriding earlier ones, over the defaults; raises as :func:`resolve`."""
     given = [layer.expanded() for layer in layers]
     for layer in given:
@@ -116,6 +118,8 @@ def resolve_layers(layers: Sequence[Layer]) -> Resolved:
         raise wrong_value(users, ("method", "name"), "text", name)
     if not name:
         raise ConfigError("no method given: use --method NAME or `method:` in the file (align methods lists them)")
+    registry.find("align.methods", name)
+    loading(f"{name} on {users.get('model', 'name') or DEMO}: loading PyTorch and transformers")
     entry, method_type = registry.load_method(name)
     notes = [
         f"{entry.kind} {entry.name} is also provided by {other.distribution}; the built-in one is used "

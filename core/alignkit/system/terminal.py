@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ def printable_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def from_here(text: str) -> str:
+    """Return a text with absolute paths below the current directory written relative to it."""
+    return re.sub(rf"(?<![\w./-]){re.escape(str(Path.cwd()))}/(?=[\w.])", "", text)
 
 
 def rich_console(stream: IO[str] | None = None, *, quiet: bool = False) -> Console:

@@ -156,7 +156,9 @@ def provenance_notes(suite: str, groups: Sequence[Group]) -> list[str]:
 
     notes = []
     if differs("rules"):
-        notes.append(f"suite {suite}: rows were tokenised differently (data.max_length, append_eos or columns differ)")
+        notes.append(
+            f"suite {suite}: rows were tokenised differently (a maximum length of data, append_eos or columns differ)"
+        )
     scored = dict.fromkeys(str(result.provenance.get("scored_by") or "").strip() for result in results)
     if len(types := dict.fromkeys(words.split(" ", 3)[3] for words in scored if words.count(" ") > 2)) > 1:
         notes.append(f"suite {suite}: matrix products had different types ({' and '.join(types)})")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 from alignkit import Contrast, Estimate, Example, Policy, Suite, SuiteResult, Target
-from alignkit.contract import Row, by_length
+from alignkit.contract import Row, by_length, registry
 from alignkit.errors import NoRowsError, RunFailedError
 from alignkit.system.distributed import rank
-from alignkit.system.terminal import rich_console
 from alignkit.system.together import shared_limit
 
 RowT = TypeVar("RowT", Row, Example)
@@ -42,16 +41,15 @@ def score_completions(
     Rows are scored from the longest to the shortest, at most ``tokens_per_batch`` tokens per forward pass and process (a
     longer row alone). Log-probabilities are summed in double precision on the CPU.
     """
-    from rich.progress import Progress
-
     limit = shared_limit([example.tokens for example in examples], tokens_per_batch)
     results: list[tuple[CompletionScore, ...]] = [()] * len(examples)
-    with Progress(console=rich_console(), transient=True, disable=rank() > 0 or not sys.stderr.isatty()) as progress:
-        task = progress.add_task(label, total=len(examples))
+    bar = registry.provided("align.reports", "work")
+    work = sum(example.tokens for example in examples)
+    with bar(label, work, shown=rank() == 0) if bar else nullcontext(lambda _: None) as advance:
         for rows in by_length(examples, limit):
             for i, scores in zip(rows, _score_batch(policy, [examples[i] for i in rows]), strict=True):
                 results[i] = scores
-            progress.advance(task, len(rows))
+            advance(sum(examples[i].tokens for i in rows))
     return results
 
 

@@ -70,6 +70,11 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
         (d.check.script is None, "data.check.script_share", "without data.check.script"),
         (not d.check.enabled, "data.check.rows data.check.most", "with data.check.enabled: false"),
         (method.rows != "completion", "data.train_on", f"with {method.name}: it does not train on completion rows"),
+        (
+            method.rows == "prompt",
+            "data.max_completion_length",
+            f"with {method.name}: it samples its answers, and their length is a setting of the method",
+        ),
         (local, "model.revision", f"on {config.model.name}, which is not on the hub"),
         (not config.eval.suites, "eval.before", "without eval.suites"),
         (not config.eval.samples, "eval.sample_tokens", "with eval.samples: 0"),

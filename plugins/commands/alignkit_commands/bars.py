@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +30,30 @@ def progress(console: Console, total: int, start: int = 0, description: str = "t
 
     The bar is shown on a terminal or in a notebook only; the log gets about twenty lines in any case.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from alignkit_commands.time_left import TimeLeft
 
     about, details = TextColumn("{task.description}"), TextColumn("{task.fields[details]}")
-    columns = (about, BarColumn(), MofNCompleteColumn(), details, TimeRemainingColumn())
+    columns = (about, BarColumn(), MofNCompleteColumn(), details, TimeLeft())
     shown = not console.rich.quiet and (console.rich.file.isatty() or console.rich.is_jupyter)
     with Progress(*columns, console=console.rich, disable=not shown) as bars:
         task = bars.add_task(description, total=total, completed=start, details="")
         yield StepProgress(console, bars, task, total, start)
+
+
+@contextmanager
+def work_bar(description: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show a bar over ``total`` units of work (tokens, rows) on a terminal; yields what is told of the units just done."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    from alignkit_commands.time_left import TimeLeft
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeLeft())
+    shown = shown and sys.stderr.isatty()
+    with Progress(*columns, console=rich_console(), transient=True, disable=not shown) as bars:
+        task = bars.add_task(description, total=total)
+        yield lambda units: bars.advance(task, units)
 
 
 class StepProgress:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from alignkit.contract import registry
 from alignkit.system.distributed import rank
+from alignkit.system.terminal import from_here
 
 if TYPE_CHECKING:
     from alignkit.config import RunConfig
@@ -56,12 +57,12 @@ def run(
     where = {name: options.pop(name) for name in ("node_rank", "rendezvous")}
     from alignkit.settings import resolve  # imports pydantic, which the help does not need
 
-    resolved = resolve(config, resume=resume, **options)
+    resolved = resolve(config, resume=resume, loading=_say, **options)
     where |= {name: options[name] for name in ("processes", "nodes")}
     if (measure or not dry_run) and (code := _launch(resolved.config, state.arguments, **where)) is not None:
         return code
-    for note in resolved.notes if rank() == 0 else []:
-        click.echo(f"Note: {note}", err=True)
+    for note in resolved.notes:
+        _say(f"Note: {note}")
     if measure:
         _measure(resolved.config)
         return None
@@ -90,13 +91,19 @@ def resume(state: Any, /, run: Path, sets: tuple[str, ...], change: bool, **wher
     if (file := RunDir(run).config).is_file():
         from alignkit.settings import resolve
 
-        config = resolve(file, sets=sets, resume=True).config
+        config = resolve(file, sets=sets, resume=True, loading=_say).config
         if (code := _launch(config, state.arguments, **where)) is not None:
             return code
     from alignkit.runs.api import resume as resume_run
 
     _write_report(resume_run(run, sets=sets, change=change).directory)
     return None
+
+
+def _say(line: str) -> None:
+    """Print a line on the first process."""
+    if rank() == 0:
+        click.echo(from_here(line), err=True)
 
 
 def _measure(config: RunConfig) -> None:
@@ -122,6 +129,6 @@ def _write_report(directory: Path) -> None:
         return
     try:
         if (write := provided("align.reports", "run")) is not None:
-            click.echo(f"report: {write(directory)}", err=True)
+            _say(f"report: {write(directory)}")
     except AlignError as error:
         click.echo(f"Note: no report was written: {error}", err=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from alignkit.data.sources.chunks import ROWS, decode_line, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.files import InvalidJSON, parse_json
 
+from alignkit_formats.compressed import opened
 from alignkit_formats.fill_ins import without_fill_ins
 
 LINE = 64 << 20
@@ -30,21 +29,24 @@ LINE = 64 << 20
 LIST = 2 << 30
 """Maximum bytes of a JSON list, which is read into memory as a whole."""
 
-_EXPANDED = 16 << 20
-"""Bytes a gzipped file may expand to whatever its own size, and beyond that to :data:`_RATIO` times its own size."""
-
-_RATIO = 100
-
 _HEADER, _BLANK = 4 << 20, 1_000_000
 
 _BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_jsonl(path: Path, _split: str | None = None) -> Iterator[tuple[bytes, str]]:
-    """Read JSON Lines (also gzipped), to be parsed later; empty lines are skipped."""
+def read_jsonl(path: Path, _split: str | None = None) -> Iterator[Located]:
+    """Read JSON Lines, to be parsed later; empty lines are skipped. A file that is one JSON list is read as such."""
+    with opened(path) as file:
+        if file.peek(64).removeprefix(_BOM).lstrip()[:1] == b"[" and _is_list(path):
+            yield from read_json(path)
+            return
+    yield from _lines(path)
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, str]]:
+    """Yield the lines of a text file that are not empty, with their locations."""
     last = 0
-    with _opened(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(iter(partial(file.readline, LINE + 1), b""), 1):
             if len(line) > LINE:
                 raise DataError(f"{path}:{number}: the line is longer than {LINE:,} bytes; write one row a line")
@@ -66,7 +68,7 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Located]:
         value = parse_json(text)
     except InvalidJSON as error:
         if _begins_with_object(text):
-            yield from read_jsonl(path)
+            yield from _lines(path)
             return
         raise DataError(f"{path}:{error.line}: invalid JSON: {error}") from None
     key = None if isinstance(value, list) else _list_key(path, value, split)
@@ -79,22 +81,33 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Located]:
         yield row, place
 
 
-def read_csv(path: Path, _split: str | None = None) -> Iterator[Located]:
-    """Read a table with a header, separated by commas (in a file named .tsv by tabs).
+def read_text(path: Path, _split: str | None = None) -> Iterator[Located]:
+    """Read the lines of a text file as rows with the column ``text``; empty lines are skipped."""
+    for line, place in _lines(path):
+        yield {"text": decode_line(line, place).strip("\r\n")}, place
 
-    A header without that separator but with one of the others (comma, semicolon, tab, vertical bar) is split at that one.
+
+def read_csv(path: Path, _split: str | None = None, delimiter: str | None = None) -> Iterator[Located]:
+    """Read a table with a header, separated by commas (in a file named .tsv by tabs) or as ``delimiter`` says.
+
+    Without it, a header that has more of another separator (comma, semicolon, tab, vertical bar) is split at that one.
     """
     usual = "\t" if ".tsv" in path.name.lower() else ","
-    with _opened(path) as file:
+    named = {"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter)
+    if named is not None and (len(named) != 1 or named in '"\r\n'):
+        raise DataError(f"data.delimiter must be one character, or tab, not {delimiter!r}")
+    with opened(path) as file:
         stream = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         try:
             first = stream.readline(_HEADER)
             if len(first) == _HEADER:
                 raise DataError(f"{path}:1: no header: the first line is longer than {_HEADER:,} characters")
             counts = Counter(re.sub(r'"[^"]*"', "", first))
-            delimiter = usual if counts[usual] else max(usual + ",;\t|", key=counts.__getitem__)
+            separator = named or max(usual + ",;\t|", key=counts.__getitem__)
+            if first and named and not counts[named]:
+                raise DataError(f"{path}:1: the header does not contain data.delimiter {delimiter!r}: {first.strip()}")
             lines = chain([first] if first else [], iter(partial(stream.readline, LINE), ""))
-            table = csv.reader(lines, delimiter=delimiter, strict=True)
+            table = csv.reader(lines, delimiter=separator, strict=True)
             header = _next_record(table)
             if header is None:
                 return
@@ -102,7 +115,8 @@ def read_csv(path: Path, _split: str | None = None) -> Iterator[Located]:
             place = f"{path}:{table.line_num + 1}"
             while (values := _next_record(table)) is not None:
                 if len(values) not in (0, len(header)):
-                    raise DataError(f"{place}: {len(values)} fields, but the header has {len(header)} columns")
+                    hint = "; name the separator with data.delimiter" if len(header) == 1 else ""
+                    raise DataError(f"{place}: {len(values)} fields, but the header has {len(header)} columns{hint}")
                 if values:
                     yield dict(zip(header, values, strict=True)), place
                 place = f"{path}:{table.line_num + 1}"
@@ -138,44 +152,8 @@ def read_arrow(path: Path, _split: str | None = None) -> Iterator[Located]:
         yield from numbered(_rows(cut, reader.schema), path)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader[Any]]:
-    """Open a text file, decompressed; raises :class:`DataError` if it cannot be read."""
-    try:
-        with io.BufferedReader(_Expanded(path), 1 << 17) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            if file.peek(2).startswith(_UTF16):
-                raise DataError(f"{path}:1: the file is UTF-16; save it as UTF-8")
-            yield file
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {first_line(error)}") from None
-
-
-class _Expanded(io.RawIOBase):
-    """A gzipped file, which may not expand to more than text can: a few bytes can hold gigabytes of one character."""
-
-    def __init__(self, path: Path) -> None:
-        self._file, self._path, self._read = gzip.GzipFile(path), path, 0
-        self._limit = max(_EXPANDED, _RATIO * path.stat().st_size)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer)
-        self._read += count
-        if self._read > self._limit:
-            raise DataError(
-                f"{self._path} expands to more than {_RATIO} times its size; decompress it if that is right"
-            )
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 def _text(path: Path) -> str:
-    with _opened(path) as file:
+    with opened(path) as file:
         begin = file.peek(64).removeprefix(_BOM).lstrip()[:1]
         content = bytearray(file.read(4096))  # enough for the message, if it is not JSON
         while begin in (b"[", b"{", b"") and (piece := file.read(1 << 24)):
@@ -194,10 +172,18 @@ def _text(path: Path) -> str:
 
 def _refuse_encoding(path: Path) -> NoReturn:
     """Raise :class:`DataError` naming the first line that is not UTF-8."""
-    with _opened(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             decode_line(line, f"{path}:{number}")
     raise DataError(f"{path}: not UTF-8; save the file as UTF-8")
+
+
+def _is_list(path: Path) -> bool:
+    """Return whether a file that begins with a bracket is one JSON list; else its first line is at fault."""
+    try:
+        return isinstance(parse_json(_text(path)), list)
+    except InvalidJSON:
+        return False
 
 
 def _begins_with_object(text: str) -> bool:

@@ -17,11 +17,12 @@ from alignkit.data.sources.chunks import ROWS, Source, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.terminal import redact
 
+from alignkit_formats.compressed import ZIPPED
 from alignkit_formats.fill_ins import without_fill_ins
 from alignkit_formats.splits import choose_split, suffix_of
 
 _BUILDERS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
-_BUILDERS |= {".parquet": "parquet", ".arrow": "arrow"}
+_BUILDERS |= {".txt": "text", ".parquet": "parquet", ".arrow": "arrow"}
 
 
 def open_hub(
@@ -53,11 +54,14 @@ def open_url(source: str, split: str | None, config: Reading, limit: int | None 
     if split not in (None, "train"):
         raise DataError(f'{source} is a single file and has no split "{split}"')
     suffix = suffix_of(Path(source.partition("?")[0]))
+    if config.delimiter is not None and _BUILDERS.get(suffix) != "csv":
+        raise DataError(f"data.delimiter is for CSV files, and {name} is not one: remove the key")
     if suffix not in _BUILDERS:
         problem = f'unknown file type "{suffix}"' if suffix else "the file name has no extension"
-        raise DataError(f"{source}: {problem}; supported are {', '.join(_BUILDERS)}, and .gz of the text formats")
+        raise DataError(f"{source}: {problem}; supported are {', '.join(_BUILDERS)}, and {ZIPPED} of the text formats")
     with _as_data_error(lambda: f"{source} cannot be loaded"):
-        options = {"sep": "\t"} if suffix == ".tsv" else {}
+        separator = config.delimiter or ("\t" if suffix == ".tsv" else None)
+        options = {"sep": separator} if separator else {}
         rows = datasets.load_dataset(
             _BUILDERS[suffix], data_files=source, split="train", streaming=config.streaming, **options
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from alignkit.data.sources.chunks import Source
 from alignkit.errors import DataError, PluginError, first_line, suggest
 from alignkit.system.code import code_of
 
+from alignkit_formats.compressed import COMPRESSIONS, ZIPPED
 from alignkit_formats.remote import dataset_source, open_hub, open_url
 from alignkit_formats.splits import choose_split, suffix_of
 
@@ -40,7 +42,8 @@ def open_source(source: str, split: str | None, config: Reading, defaults: Seque
     if source == "demo":
         from alignkit.demo import data_path
 
-        return _file_source(data_path(choose_split("demo", ["train", "dev", "test"], split, defaults)), None)
+        chosen = choose_split("demo", ["train", "dev", "test"], split, defaults)
+        return replace(_file_source(data_path(chosen), None), name=f"demo {chosen}")
     if _URL.match(source):
         return open_url(source, split, config, limit)
     path = Path(source).expanduser()
@@ -51,26 +54,29 @@ def open_source(source: str, split: str | None, config: Reading, defaults: Seque
     if (is_directory or is_file) and config.subset is not None:
         raise DataError(f'data.subset "{config.subset}" applies to hub data sets only, and {source} is a local path')
     if is_directory:
-        return _open_directory(path, split, defaults)
+        return _open_directory(path, split, defaults, config.delimiter)
     if is_file:
-        return _file_source(path, split)
+        return _file_source(path, split, config.delimiter)
     if path.exists():
         raise DataError(f"{source} is a pipe or device, which cannot be read twice: write the rows to a file")
     if _looks_like_path(source):
         _refuse_missing(path)
+    if config.delimiter is not None:
+        raise DataError(f"data.delimiter is for CSV files, and {source} is a hub data set: remove the key")
     return open_hub(source, split, config, defaults, limit)
 
 
-def _file_source(path: Path, split: str | None) -> Source:
+def _file_source(path: Path, split: str | None, delimiter: str | None = None) -> Source:
     suffix = suffix_of(path)
     if suffix in _EXECUTABLE:
         raise DataError(f"{path}: loading a {suffix} file can run code; save the rows as JSON Lines or Parquet")
     if suffix not in (known := formats()):
         problem = f'unknown file type "{suffix}"' if suffix else "the file name has no extension"
-        raise DataError(f"{path}: {problem}; supported are {', '.join(known)}, and .gz of the text formats")
-    if not _loaded(path).splits and split not in (None, "train"):
+        raise DataError(f"{path}: {problem}; supported are {', '.join(known)}, and {ZIPPED} of the text formats")
+    if not _loaded(path, delimiter).splits and split not in (None, "train"):
         raise DataError(f'{path} is a single file and has no split "{split}"')
-    return Source(str(path), str(path), partial(_rows, path, split), lambda: f"{_digest([path])} {split or ''}")
+    rows, about = partial(_rows, path, split, delimiter), f"{split or ''}{delimiter or ''}"
+    return Source(str(path), str(path), rows, lambda: f"{_digest([path])} {about}")
 
 
 def formats() -> list[str]:
@@ -92,28 +98,33 @@ def _format(path: Path) -> registry.PluginEntry:
     return found[0]
 
 
-def _loaded(path: Path) -> DataFormat:
-    found: DataFormat = registry.load(_format(path))
-    if path.suffix.lower() == ".gz" and not found.gzipped:
-        raise DataError(f"{path}: decompress it first; only text formats can be read gzipped")
+def _loaded(path: Path, delimiter: str | None = None) -> DataFormat:
+    entry = _format(path)
+    found: DataFormat = registry.load(entry)
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSIONS and not (found.gzipped and (suffix == ".gz" or entry.built_in)):
+        raise DataError(f"{path}: decompress it first; only text formats can be read compressed")
+    if delimiter is not None and not found.delimited:
+        raise DataError(f"data.delimiter is for CSV files, and {path} is not one: remove the key")
     return found
 
 
-def _rows(path: Path, split: str | None = None) -> Iterator[Located]:
+def _rows(path: Path, split: str | None = None, delimiter: str | None = None) -> Iterator[Located]:
     """Yield a file's rows; what another package's reader raises, prints or wrongly yields is an error that names it."""
     entry = _format(path)
     what = f"{entry} cannot read {path}"
     with running(what, DataError):
-        rows = iter(_loaded(path).read(path, split))
+        found = _loaded(path, delimiter)
+        rows = iter(found.read(path, split, *[delimiter] * found.delimited))
     if entry.built_in:
         yield from rows
         return
     while True:
         with running(what, DataError):
-            found = next(rows, None)
-            if found is None:
+            row = next(rows, None)
+            if row is None:
                 return
-            columns, place = found
+            columns, place = row
         yield columns, place
 
 
@@ -146,32 +157,39 @@ def _refuse_missing(path: Path) -> NoReturn:
     raise DataError(f"{path} does not exist{suggest(path.name, siblings)}")
 
 
-def _open_directory(path: Path, split: str | None, defaults: Sequence[str]) -> Source:
+def _open_directory(path: Path, split: str | None, defaults: Sequence[str], delimiter: str | None) -> Source:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _open_saved(path, split, defaults)
     try:
         folders = [path, path / "data"] if (path / "data").is_dir() else [path]
         entries = sorted(entry for folder in folders for entry in folder.iterdir())
+        if not any(map(_is_data, entries)):  # a folder for every split
+            entries = sorted(entry for folder in entries if folder.is_dir() for entry in folder.iterdir())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from None
     known = formats()
-    files = [entry for entry in entries if entry.is_file() and suffix_of(entry) in known and entry.name[0] != "."]
+    files = [entry for entry in entries if _is_data(entry)]
     if not files:
         raise DataError(f"{path} contains no data files ({', '.join(known)})")
     chosen = _files_of_split(path, files, split, defaults)
     return Source(
         str(path),
         str(path),
-        lambda: chain.from_iterable(map(_rows, chosen)),
-        lambda: _digest(chosen),
+        lambda: chain.from_iterable(_rows(file, None, delimiter) for file in chosen),
+        lambda: f"{_digest(chosen)} {delimiter}" if delimiter else _digest(chosen),
     )
 
 
+def _is_data(path: Path) -> bool:
+    return path.is_file() and suffix_of(path) in formats() and path.name[0] != "."
+
+
 def _files_of_split(path: Path, files: list[Path], split: str | None, defaults: Sequence[str]) -> list[Path]:
-    """Return the files of a split: ``train.jsonl``, ``train-00000-of-00002.parquet``, ``train_prefs.csv``."""
+    """Return the files of a split: ``train.jsonl``, ``train-00000-of-00002.parquet``, ``train_prefs.csv``, ``train/a.txt``."""
     by_name: dict[str, list[Path]] = {}
     for file in files:
-        stem = file.name[: file.name.lower().rindex(suffix_of(file))]
+        nested = file.parent not in (path, path / "data")
+        stem = file.parent.name if nested else file.name[: file.name.lower().rindex(suffix_of(file))]
         by_name.setdefault(_SHARD.sub("", stem), []).append(file)
     for wanted in defaults if split is None else (split,):
         if wanted in by_name:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from alignkit.errors import DataError, suggest
 
+from alignkit_formats.compressed import COMPRESSIONS
+
 
 def suffix_of(path: Path) -> str:
     """Return the suffix of the file format: ``.jsonl`` for ``prefs.jsonl.gz``."""
-    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path).suffix.lower()
 
 
 def choose_split(source: str, names: list[str], split: str | None, defaults: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ FILES: dict[str, Case] = {
     "null a line": Case(lines("null"), "{file}:3: the line is null, expected an object with the row's columns"),
     "a JSON list named jsonl": Case(
         json.dumps(pairs(2), indent=1).encode(),
-        "{file}:1: invalid JSON: column 2, at the end; a file that holds one JSON list must be named .json",
+        "{file}:1: invalid JSON: column 2, at the end; one line is one object, or the file is one whole JSON list",
     ),
     "nested too deeply": Case(lines('{"a":' * 100_000), "{file}:3: invalid JSON: nested too deeply"),
     "a number of ten thousand digits": Case(
@@ -139,12 +139,12 @@ FILES: dict[str, Case] = {
     ),
     "an unknown ending": Case(
         lines(),
-        '{file}: unknown file type ".docx"; supported are .arrow, .csv, .feather, .json, .jsonl, .ndjson, .parquet, .tsv, and .gz of the text formats',
+        '{file}: unknown file type ".docx"; supported are .arrow, .csv, .feather, .json, .jsonl, .ndjson, .parquet, .tsv, .txt, and .gz, .bz2, .xz, .zst of the text formats',
         "d.docx",
     ),
     "no ending": Case(
         lines(),
-        "{file}: the file name has no extension; supported are .arrow, .csv, .feather, .json, .jsonl, .ndjson, .parquet, .tsv, and .gz of the text formats",
+        "{file}: the file name has no extension; supported are .arrow, .csv, .feather, .json, .jsonl, .ndjson, .parquet, .tsv, .txt, and .gz, .bz2, .xz, .zst of the text formats",
         "data",
     ),
     "a split of one file": Case(lines(), '{file} is a single file and has no split "test"', section={"split": "test"}),

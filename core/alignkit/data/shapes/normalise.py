@@ -196,7 +196,8 @@ def _about(cells: RowReader, shape: Shape, position: int, kind: RowKind) -> Row:
         id=about["id"] or text_digest(identity[0], *identity[1]),
         prompt=prompt,
         answers=answers,
-        cluster=about["cluster"] or text_digest(identity[0]),
+        cluster=about["cluster"]
+        or text_digest(*(identity[:1] if identity[0] else identity[1])),  # no prompt is no shared one
         category=about["category"],
         fields=fields,
         unusable=cells.values.get(UNUSABLE_COLUMN),

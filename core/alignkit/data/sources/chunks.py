@@ -40,7 +40,7 @@ class Chunk:
 
 
 _NOT_JSON_LINES = (
-    ("[", "; a file that holds one JSON list must be named .json"),
+    ("[", "; one line is one object, or the file is one whole JSON list"),
     ("<", "; this looks like HTML or XML"),
     ("version https://git-lfs", "; this is a Git LFS pointer: fetch the file with git lfs pull"),
     ("\0", "; the line begins with NUL bytes, as after an interrupted download"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-_FORMAT = 4
+_FORMAT = 5
 """Version of the cached tables; incremented when the rules of tokenisation or the columns change."""
 
 _SETTINGS = ("add_bos_token", "add_eos_token", "clean_up_tokenization_spaces", "split_special_tokens")

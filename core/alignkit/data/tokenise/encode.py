@@ -176,7 +176,7 @@ def _record_batch(
         **{name: _strings([getattr(row, name) for row in rows]) for name in ("id", "cluster", "category")},
         "fields": _strings([json.dumps(row.fields, default=str) if row.fields else None for row in rows]),
         "unread": _strings(unread),
-        "prompt": _strings([text_digest(row.prompt) for row in rows]),
+        "prompt": _strings([text_digest(*([row.prompt] if row.prompt else row.answers)) for row in rows]),
         "text": _strings([_text(row) for row in rows]),
         "unusable": _strings([row.unusable for row in made]),
         "lengths": pa.FixedSizeListArray.from_arrays(pa.array(lengths.ravel()), parts),

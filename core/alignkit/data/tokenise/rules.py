@@ -9,7 +9,8 @@ The rules, in the order they are applied:
 3. An empty prompt becomes the BOS token, else the EOS token, else the first token of its completions.
 4. A BOS token at the beginning of a completion is removed (counted).
 5. A completion that does not end with an end-of-text or end-of-turn token gets the EOS token (``append_eos``; counted).
-6. To fit ``max_length``, the prompt is truncated on the left down to one token, then the completions on the right (counted).
+6. Prompts are truncated on the left to ``max_prompt_length`` and completions on the right to ``max_completion_length``. To
+   fit ``max_length``, the prompt is truncated on the left down to one token, then the completions on the right (counted).
    The longest completion decides, so both completions of a pair have the same prompt.
 """
 
@@ -54,16 +55,21 @@ class TokenRules:
     max_length: int
     append_eos: bool = True
     limit: str = "data.max_length"
-    """What sets ``max_length``, for messages."""
+    """What rows are truncated to, for messages."""
+    max_prompt_length: int | None = None
+    max_completion_length: int | None = None
 
     @classmethod
     def of(cls, config: DataConfig, room: Room, kind: RowKind) -> TokenRules:
         """Return the rules for rows of ``kind``: they fit ``data.max_length`` and the model's positions."""
         reserved = room.reserved if kind == "prompt" else 0
-        if room.positions is None or (left := room.positions - reserved) >= config.max_length:
-            return cls(config.max_length, config.append_eos)
-        limit = f"the model's {room.positions:,} positions" + f" with {reserved:,} new tokens" * bool(reserved)
-        return cls(left, config.append_eos, limit)
+        length, limit = config.max_length, "data.max_length"
+        if room.positions is not None and (left := room.positions - reserved) < length:
+            limit = f"the model's {room.positions:,} positions" + f" with {reserved:,} new tokens" * bool(reserved)
+            length = left
+        parts = {key: getattr(config, key) for key in ("max_prompt_length", "max_completion_length")}
+        limit = " and ".join([f"data.{key}" for key, most in parts.items() if most] + [limit])
+        return cls(length, config.append_eos, limit, **parts)
 
 
 class Truncated(NamedTuple):
@@ -137,7 +143,9 @@ class Encoder:
         doubled = [turns is None and len(ids) > 1 and ids[0] == self.tokenizer.bos_token_id for ids in completions]
         completions = [ids[1:] if bos else ids for ids, bos in zip(completions, doubled, strict=True)]
         ended = [self._end(completion) for completion in completions]
-        fitted = truncate(prompt, tuple(ids for ids, _ in ended), self.rules.max_length)
+        rules = self.rules
+        cut = tuple(ids[: rules.max_completion_length] for ids, _ in ended)
+        fitted = truncate(prompt[-(rules.max_prompt_length or 0) :], cut, rules.max_length)
         scored = None
         if turns is not None:
             # Added to a position in the text, the offset gives the position in the completion.
@@ -153,7 +161,7 @@ class Encoder:
             prompt_tokens=len(prompt),
             prompt_lost=len(prompt) - len(fitted.prompt),
             completion_lost=sum(len(ids) for ids, _ in ended) - sum(map(len, fitted.completions)),
-            truncated_completions=fitted.cut_completions,
+            truncated_completions=sum(len(a) > len(b) for (a, _), b in zip(ended, fitted.completions, strict=True)),
             border_merges=merges,
             eos_added=sum(what == "eos_added" for _, what in ended),
             eos_missing=sum(what == "eos_missing" for _, what in ended),
