@@ -171,14 +171,12 @@ def test_a_broken_plugin_used_by_a_run(site):
     site.install("align-bad", "raise SystemExit(0)", bad="align_bad:Bad")
     result = site.align("run", "--method", "bad")
     assert result.returncode == 2
-    assert (
-        result.stderr.partition("\n")[2]
-        == 'Error: method "bad" (align-bad 1.2.3) cannot be loaded from align_bad:Bad: SystemExit: 0\n'
-    )
+    error = result.stderr.partition("\n")[2]
+    assert error == 'Error: method "bad" (align-bad 1.2.3) cannot be loaded from align_bad:Bad: SystemExit: 0\n'
     traced = site.align("run", "--method", "bad", "--debug")
     assert traced.returncode == 2
     assert "Traceback (most recent call last)" in traced.stderr
-    assert traced.stderr.endswith(result.stderr)
+    assert traced.stderr.endswith(error)
 
 
 # ------------------------------------------------------------------------------------------------- exit codes
