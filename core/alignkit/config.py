@@ -238,9 +238,7 @@ class TrainConfig(BaseModel):
         8192, description="maximum tokens of one forward and backward pass; auto: as many as fit, as measured first"
     )
     stop_on: str | None = Field(
-        None,
-        description="metric that stops training and chooses the saved model: SUITE/METRIC, or a held-out metric such as "
-        "eval_loss (default: metric_for_best_model)",
+        None, description="metric that stops training and chooses the model: SUITE/METRIC, or eval_loss (default: none)"
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="evaluations without a better value until training stops (default: 1 with stop_on)"
