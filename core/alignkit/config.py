@@ -123,8 +123,7 @@ class CurriculumConfig(Section):
     """Rows ordered from easy to hard."""
 
     by: str = Field(
-        description="measure of difficulty: length (tokens), margin (log-probability of chosen minus rejected under the "
-        "start model; large is easy), or a numeric column"
+        description="difficulty: length (tokens), margin (chosen minus rejected, start model), or a numeric column"
     )
     descending: bool = Field(False, description="hard rows first: longest, smallest margin, largest number")
     buckets: int | None = Field(
