@@ -157,8 +157,7 @@ class DataConfig(Reading):
     """The training and held-out data."""
 
     sources: list[SourceConfig] = Field(
-        default_factory=list,
-        description="several sources to mix, instead of source; keys not set for a source are taken from this section",
+        default_factory=list, description="several sources to mix; keys that one does not set are taken from here"
     )
     exhausted: Literal["first", "all"] = Field(
         "first", description="with weights, an epoch ends when the first source (or all sources) is exhausted"
@@ -195,9 +194,6 @@ class DataConfig(Reading):
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
-        for key in ("max_prompt_length", "max_completion_length"):
-            if (getattr(self, key) or 0) >= self.max_length:
-                raise ValueError(f"{key} ({getattr(self, key)}) must be less than max_length ({self.max_length})")
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold must be less than folds ({self.folds}), not {self.fold}: folds are counted from 0")
         if self.sources and self.source != "demo":

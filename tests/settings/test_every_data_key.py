@@ -200,6 +200,8 @@ PARTS = "data.phases=[{until: 1, weights: {set: 1}}]"
     ("sets", "message"),
     [
         (["data.fold=2"], "data.fold has no effect without data.folds"),
+        (["data.max_prompt_length=256"], "data.max_prompt_length has no effect with data.max_length: 256: set less"),
+        (["data.max_completion_length=300"], "data.max_completion_length has no effect with data.max_length: 256"),
         (["data.folds=2", "data.eval_source=d"], "data.eval_source has no effect beside data.folds"),
         (["data.folds=2", "data.eval_split=dev"], "data.eval_split has no effect beside data.folds"),
         (

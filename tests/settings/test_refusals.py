@@ -65,7 +65,6 @@ def test_wrong_keys_and_values_name_file_line_and_key(write, text, message, refu
         ("orpo", "model: {quantization: int4}", 'or 4bit, not "int4": here it is called 4bit'),
         ("orpo", "model: {dtype: bf16}", 'not "bf16": here it is called bfloat16'),
         ("orpo", "run: {strategy: deepspeed}", 'not "deepspeed": here it is called zero3'),
-        ("orpo", "data: {source: d, max_prompt_length: 1024}", "data: max_prompt_length (1024) must be less than max_"),
     ],
 )
 def test_names_of_other_libraries_are_answered_with_ours(write, method, text, message, refused):

@@ -70,6 +70,10 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
         (d.check.script is None, "data.check.script_share", "without data.check.script"),
         (not d.check.enabled, "data.check.rows data.check.most", "with data.check.enabled: false"),
         (method.rows != "completion", "data.train_on", f"with {method.name}: it does not train on completion rows"),
+        *(
+            ((getattr(d, key) or 0) >= d.max_length, f"data.{key}", f"with data.max_length: {d.max_length}: set less")
+            for key in ("max_prompt_length", "max_completion_length")
+        ),
         (
             method.rows == "prompt",
             "data.max_completion_length",
