@@ -12,6 +12,7 @@ STATUS = Command("alignkit_commands.status:status", "Show the status, progress a
 WATCH = Command("alignkit_commands.status:watch", "Follow a run live in the terminal.")
 GENERATE = Command("alignkit_commands.models:generate", "Generate completions for prompts with one or more models.")
 CHAT = Command("alignkit_commands.models:chat", "Chat with a model.")
+SERVE = Command("alignkit_commands.serving.command:serve", "Serve runs with an API like OpenAI's.")
 METHODS = Command("alignkit_commands.listing:methods", "List the installed methods.")
 LOSSES = Command("alignkit_commands.losses:losses", "List the installed losses of pairs, with their papers.")
 SUITES = Command("alignkit_commands.listing:suites", "List the installed evaluation suites.")

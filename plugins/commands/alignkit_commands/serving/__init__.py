@@ -1,0 +1,1 @@
+"""``align serve``: models behind an API like OpenAI's."""

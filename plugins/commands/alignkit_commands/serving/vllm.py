@@ -1,0 +1,52 @@
+"""The models served by vLLM, which must be installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import click
+from alignkit.config import ModelConfig
+from alignkit.errors import ConfigError, RunFailedError
+from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
+
+
+def serve_with_vllm(named: Mapping[str, str], *, host: str, port: int, token: str | None, dtype: str) -> None:
+    """Run vLLM's server until Ctrl-C, which it receives itself."""
+    words = arguments(named, host=host, port=port, dtype=dtype)
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError('--backend vllm needs vLLM: pip install "alignkit[vllm]"')
+    environment = os.environ | ({} if token is None else {"VLLM_API_KEY": token})
+    click.echo(f"serving {', '.join(named)} with vLLM at http://{host}:{port}/v1; Ctrl-C ends it", err=True)
+    process = subprocess.Popen([sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words], env=environment)
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue  # the terminal sent it to vLLM as well
+    if code not in (0, -2, 130):
+        raise RunFailedError(f"vLLM's server ended with exit code {code}")
+
+
+def arguments(named: Mapping[str, str], *, host: str, port: int, dtype: str) -> list[str]:
+    """Return the options of vLLM's server: one model, or a base with adapters."""
+    parts: dict[str, tuple[str, str | None]] = {}
+    for name, target in named.items():
+        path = resolve_path(target)
+        if is_classifier(path):
+            raise ConfigError(f"{target} is a reward model: it scores answers and cannot generate them")
+        parts[name] = adapter_parts(path, ModelConfig(name=target))
+    bases = {base for base, _ in parts.values()}
+    if len(bases) > 1:
+        raise ConfigError(
+            f"vLLM serves one base model at a time, not {' and '.join(sorted(bases))}: start one for each"
+        )
+    adapters = [f"{name}={adapter}" for name, (_, adapter) in parts.items() if adapter is not None]
+    plain = [name for name, (_, adapter) in parts.items() if adapter is None]
+    words = ["--model", bases.pop(), "--host", host, "--port", str(port), "--dtype", dtype]
+    words += ["--served-model-name", *plain] if plain else []
+    return words + (["--enable-lora", "--lora-modules", *adapters] if adapters else [])
