@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,5 +182,6 @@ def test_mistakes_of_the_command(tmp_path: Path, server: Server, adapters: dict[
     words = arguments(adapters, host="::1", port=1, dtype="auto")
     assert words[:2] == ["--model", str(model_path())]
     assert words[words.index("--lora-modules") + 1 :] == [f"{name}={path}" for name, path in adapters.items()]
+    shutil.copytree(model_path(), tmp_path / "other")
     with pytest.raises(ConfigError, match="vLLM serves one base model at a time"):
-        arguments({"a": "demo", "b": str(tmp_path)}, host="::1", port=1, dtype="auto")
+        arguments({"a": "demo", "b": str(tmp_path / "other")}, host="::1", port=1, dtype="auto")
