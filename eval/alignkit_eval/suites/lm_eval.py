@@ -93,7 +93,7 @@ class HarnessSuite(Suite[HarnessSettings]):
 
     def content(self, target: Target) -> str:
         """Return a digest of the tasks' configurations and documents, those of few-shot examples included."""
-        _, tasks = self._tasks
+        _, tasks = self.tasks
         content = hashlib.sha256()
         for name, task in sorted(tasks.items()):
             about = {key: value for key, value in task.dump_config().items() if key != "metadata"}
@@ -105,14 +105,14 @@ class HarnessSuite(Suite[HarnessSettings]):
     @property
     def cacheable(self) -> bool:
         """Whether the tasks call no Python code but that of installed libraries: other code may read and call anything."""
-        tasks = self._tasks[1].values()
+        tasks = self.tasks[1].values()
         return all(map(is_installed, (part for task in tasks for part in (type(task), *functions_in(task.config)))))
 
     def evaluate(self, target: Target) -> SuiteResult:
         """Run the tasks; ``RunFailedError`` is also raised where lm-eval fails."""
         from alignkit.scoring.evaluating import undisturbed
 
-        manager, tasks = self._tasks
+        manager, tasks = self.tasks
         notes = self._without_examples(tasks)
         model = target.policy.model
         with undisturbed(model), quiet():  # lm-eval seeds all random generators
@@ -160,7 +160,7 @@ class HarnessSuite(Suite[HarnessSettings]):
     # ------------------------------------------------------------------ tasks
 
     @cached_property
-    def _tasks(self) -> tuple[Any, dict[str, Any]]:
+    def tasks(self) -> tuple[Any, dict[str, Any]]:
         """lm-eval's task manager and the tasks by name."""
         from alignkit.scoring.evaluating import undisturbed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from alignkit.data.tokenise.render import unread
 from alignkit.data.tokenise.rules import ENDLESS, Room, TokenRules
 
 from alignkit_checks.before_training import EXAMPLES, Finding, find
+from alignkit_checks.contamination import Against, Contamination
 from alignkit_checks.reading import Readable, read_source
 from alignkit_checks.tokenised import token_rules, tokenize_for_check
 
@@ -51,6 +52,10 @@ class Check:
     dropped: Mapping[int, str] = field(default_factory=dict, repr=False)
     """Index of a readable row that ``--fix`` removes -> rule."""
     readable: Readable | None = field(default=None, repr=False)
+    against: Sequence[Against] = ()
+    """Evaluation data, and what the rows share with it."""
+    ngram: int = 0
+    """Words of the n-grams that were looked for."""
     again: Callable[[str], Check] | None = field(default=None, repr=False, compare=False)
     """Checks a copy of the rows in the same way, without looking for leaks."""
 
@@ -60,6 +65,7 @@ class Check:
             "rows": self.rows,
             "unread": list(self.unread),
             "findings": [vars(finding) for finding in self.findings],
+            "against": [asdict(against) for against in self.against],
             "length": dict(self.length),
             "words": {name: quantiles(values) for name, values in self.words.items()},
             "tokens": dict(self.tokens),
@@ -76,6 +82,7 @@ class Check:
             out += [f"      {e['place']}: {e['about']}" for e in finding.examples]
             if finding.count > len(finding.examples):
                 out.append(f"      ... and {finding.count - len(finding.examples):,} more")
+        out += [against.line(self.ngram) for against in self.against]
         if self.length:
             share = self.length
             out.append(
@@ -103,6 +110,7 @@ def check_source(
     tokenizer: PreTrainedTokenizerBase | None = None,
     load: Load | None = None,
     room: Room = ENDLESS,
+    contamination: Contamination | None = None,
 ) -> Check:
     """Check the rows of a source.
 
@@ -115,6 +123,7 @@ def check_source(
         tokenizer: if given, rows are also checked as rendered and tokenised by it.
         load: a plugin's loader, called before alignkit loads a source itself.
         room: the positions of the model.
+        contamination: evaluation data whose n-grams must not occur in the rows.
 
     Raises:
         DataError: the source as a whole cannot be read.
@@ -138,7 +147,12 @@ def check_source(
         other = read_source(held_out, named, everything, load=load, default_splits=HELD_OUT_SPLITS).rows
     rules = TokenRules.of(config, room, readable.kind)
     seen = None if tokenizer is None else tokenize_for_check(rows, tokenizer, rules, all_turns=all_turns)
-    found, dropped = find(rows, other, config.check, total, () if seen is None else token_rules(seen))
+    more = [] if seen is None else token_rules(seen)
+    shared: list[Against] = []
+    if contamination is not None:
+        rule, shared = contamination.look(rows)
+        more.append(rule)
+    found, dropped = find(rows, other, config.check, total, more)
     return Check(
         source=source,
         rows=readable.read,
@@ -153,6 +167,8 @@ def check_source(
         limit=rules.limit,
         dropped=dropped,
         readable=readable,
+        against=shared,
+        ngram=0 if contamination is None else contamination.n,
         again=partial(check_source, config=config, kind=kind, tokenizer=tokenizer, room=room),
     )
 

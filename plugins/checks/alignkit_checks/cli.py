@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from alignkit import settings
@@ -13,6 +13,11 @@ from alignkit.config import DataConfig, ModelConfig, Reading
 from alignkit.errors import ConfigError
 from alignkit.system.files import require_writable
 from alignkit.training.session import Session
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from alignkit_checks.contamination import Contamination
 
 
 @click.group()
@@ -24,6 +29,18 @@ def data() -> None:
 @click.argument("source")
 @click.option("--split", metavar="NAME", help="Split of SOURCE (default: train, or the only one).")
 @click.option("--eval-data", metavar="SOURCE", help="Held-out rows; prompts they share with SOURCE are leaks.")
+@click.option(
+    "--against",
+    metavar="FILE",
+    multiple=True,
+    help="Evaluation data (rows of any shape, .txt, or an lm-eval task's .yaml), whose n-grams must not occur in SOURCE; repeatable.",
+)
+@click.option("--ngram", metavar="N", type=click.IntRange(2), help="Words of such an n-gram (default: 13).")
+@click.option(
+    "--ngram-unit",
+    type=click.Choice(["words", "tokens"]),
+    help="What n-grams are made of; tokens are those of --model's tokenizer (default: words).",
+)
 @click.option("--model", metavar="M", help="Also check tokenisation with this model's tokenizer and chat template.")
 @click.option("--max-length", metavar="N", type=click.IntRange(2), help="Maximum tokens of a row (default: 1024).")
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Check at most this many rows (default: all).")
@@ -80,6 +97,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     tokenizer = load_tokenizer(model, resolve_path(model.name)) if configured or named else None
     fits = ENDLESS if tokenizer is None else room(named_positions(model), session.method if session else None)
     eval_data = options.pop("eval_data")
+    contamination = _contamination(options, tokenizer, session)
     found = [
         check_source(
             section.source,
@@ -90,6 +108,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
             tokenizer=tokenizer,
             load=session.load_data if session else None,
             room=fits,
+            contamination=contamination,
         )
         for section in (_with_options(section, **options) for section in sections)
     ]
@@ -107,6 +126,23 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
         )
     if strict and any(one.findings for one in found):
         sys.exit(1)
+
+
+def _contamination(
+    options: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, session: Session | None
+) -> Contamination | None:
+    """Take the options about evaluation data from ``options``, and return its n-grams; None where none is named."""
+    from alignkit_checks.contamination import NGRAM, Contamination
+
+    against, n, unit = (options.pop(name) for name in ("against", "ngram", "ngram_unit"))
+    if not against:
+        if n or unit:
+            raise ConfigError(f"--{'ngram' if n else 'ngram-unit'} has no effect without --against")
+        return None
+    if unit == "tokens" and tokenizer is None:
+        raise ConfigError("--ngram-unit tokens needs a tokenizer: name a model with --model")
+    own = tokenizer if unit == "tokens" else None
+    return Contamination(against, n or NGRAM, own, session.load_data if session else None)
 
 
 def _sections(source: Path) -> tuple[list[DataConfig], ModelConfig, Session]:
