@@ -17,6 +17,9 @@ from alignkit.contract.batch import Batch, Example, Scores
 if TYPE_CHECKING:
     import torch
 
+    from alignkit.config import RunConfig
+    from alignkit.contract.model import LoadedModel
+
 RowKind = Literal["preference", "completion", "prompt", "unpaired", "ranked"]
 """Kinds of rows: a chosen and a rejected completion, one completion, only a prompt, one with a label, several from best to worst."""
 
@@ -199,6 +202,10 @@ class Method(ABC, Generic[SettingsT]):
     def whole_step(self) -> bool:
         """Whether ``align_prepare_batch`` is given ``rollouts`` to score with, and held-out rows as one step."""
         return False
+
+    def models(self, config: RunConfig) -> Sequence[LoadedModel]:
+        """Return the models it loads beside the trained one, without weights (``meta``), for the estimate of a run's memory."""
+        return ()
 
     def state(self) -> dict[str, Any]:
         """Return the method's state for a checkpoint: numbers, and lists of tensors of this process."""

@@ -79,14 +79,7 @@ class ModelPolicy:
         whole = plan.backend in ("packed", "rows")  # their masks are given
         with nullcontext() if whole else unread_masks(plan.padded), nullcontext() if grad else evaluating(model):
             logps = TokenLogps(*model(plan=plan))
+        tokens = logps.completions, plan.sequence, plan.lengths
         return Scores(
-            logps=logps.completions,
-            sequence=plan.sequence,
-            lengths=plan.lengths,
-            prompt_logps=logps.prompts,
-            prompt_row=plan.prompt_row,
-            rows=plan.rows,
-            values=logps.values,
-            entropy=logps.entropy,
-            distributions=logps.distributions,
+            *tokens, logps.prompts, plan.prompt_row, plan.rows, logps.values, logps.entropy, logps.distributions
         )

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from alignkit import LoadedModel, RewardModel, build_model
+from alignkit.config import ModelConfig
 from alignkit.contract import Batch, Example
 from alignkit.contract.registry import provided
+from alignkit.errors import ModelError
 from alignkit.models.sharding import is_layer
+from alignkit.onpolicy.rewards import open_rewards
 from alignkit.scoring.backends import innermost
 from alignkit.scoring.critic import add_critic, critic_of
 from alignkit.scoring.policy import ModelPolicy
@@ -56,6 +60,9 @@ SHARED = {
 BUCKET = 500_000_000
 """Numbers that DeepSpeed reduces at once (reduce_bucket_size)."""
 
+OTHERS = "other models"
+"""The part of models that are not trained: a teacher, reward models."""
+
 BATCHES = 3
 """Batches of different lengths after which the kernels are counted: a longer run has filled what keeps them."""
 
@@ -83,15 +90,19 @@ def estimate_memory(dry: DryRun, libraries: int) -> Memory:
     model, method = dry.loaded.model, dry.plan.session.method
     if "value_head" in method.needs and critic_of(model) is None:
         add_critic(model, getattr(method.settings, "critic", "shared"))
+    others = _other_models(dry)
     with traced(accelerator=dry.plan.arguments.device.type != "cpu") as trace:
         without_numbers(model)
         if describe := provided("align.models", "precision"):  # autocast of the device the model is on now
             describe(innermost(model), dry.plan.config)
         weights = trace.alive["weights"]
+        with trace.of(OTHERS):
+            for other in others:
+                without_numbers(other.model)
         works = _trace_stages(dry, trace)
         parts: Counter[str] = Counter(trace.at_peak)
         if not works:
-            parts = _by_formula(dry, weights)
+            parts = _by_formula(dry, weights) + Counter({OTHERS: trace.alive[OTHERS]})
         if libraries:
             parts["allocator"] = max(trace.heap.peak - trace.peak, 0)
             parts["kernels"] = trace.kernels(BATCHES)
@@ -99,11 +110,26 @@ def estimate_memory(dry: DryRun, libraries: int) -> Memory:
     if kind := dry.plan.config.model.quantization:
         frozen = sum(p.numel() * p.element_size() - p.numel() * QUANTIZED_BYTES[kind] for p in _quantized(model))
         parts["weights"] -= int(frozen)
-    reading = Counter({"weights": weights, "files being read": _file_bytes(dry.loaded.path)})
+    files = max(_file_bytes(one.path) for one in (dry.loaded, *others))
+    reading = Counter({"weights": weights, OTHERS: trace.alive[OTHERS], "files being read": files})
     if libraries and reading.total() > parts.total():  # the files of the weights are mapped while they are read
         parts = reading
     parts["libraries"] = libraries
     return Memory({part: size for part, size in parts.most_common() if size > 0}, works)
+
+
+def _other_models(dry: DryRun) -> list[LoadedModel]:
+    """Return the models that the method loads and those of its rewards, without weights."""
+    method = dry.plan.session.method
+    found = list(method.models(dry.plan.config))
+    for reward in open_rewards(getattr(method.settings, "rewards", [])):
+        for model in getattr(reward.function, "__dict__", {}).values():
+            if isinstance(model, RewardModel):
+                try:
+                    found.append(build_model(ModelConfig(name=model.path, dtype="float32"), meta=True))
+                except ModelError as error:
+                    raise ModelError(f"method.rewards: {reward.label}: {error}") from error
+    return found
 
 
 def _trace_stages(dry: DryRun, trace: Trace) -> bool:

@@ -209,7 +209,9 @@ def policy_without_numbers(dry: DryRun, row: list[Example]) -> Any:
     """
     model, config = dry.loaded.model, dry.plan.config.model
     base = innermost(model)
-    if any(hasattr(base_class, "align_build_model") for base_class in type(dry.plan.session.method).__mro__):
+    method = dry.plan.session.method
+    builds = any(hasattr(base_class, "align_build_model") for base_class in type(method).__mro__)
+    if builds and "reward" not in method.needs:  # what samples answers is a language model
         return ClassifierPolicy(_Classifier(model))
     install_forward(base)
     original, pad_id = base.config._attn_implementation, dry.loaded.tokenizer.pad_token_id or 0

@@ -83,6 +83,13 @@ class Distill(Method[DistillSettings]):
     def _from_file(self) -> bool:
         return self.settings.teacher_logps is not None
 
+    @property
+    def _written(self) -> bool:
+        return self._from_file and (self.settings.teacher is None or Path(self.settings.teacher_logps or "").exists())
+
+    def models(self, config: RunConfig) -> list[LoadedModel]:
+        return [] if self._written else [Teacher(self.settings, config).built(meta=True)]
+
     @hookimpl
     def align_build_model(self, config: RunConfig) -> LoadedModel:
         """Load the student, and a teacher with the same tokens."""
@@ -90,7 +97,7 @@ class Distill(Method[DistillSettings]):
         student = build_model(config.model, seed=config.run.seed)
         if student.classifier:
             raise ModelError(f"{config.model.name} is a reward model, but method distill trains language models")
-        if self._from_file and (self.settings.teacher is None or Path(self.settings.teacher_logps or "").exists()):
+        if self._written:
             self.stored().require_same_tokens(student.tokenizer)
         else:
             self.teacher().require_same_tokens(student.tokenizer)

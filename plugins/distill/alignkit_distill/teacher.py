@@ -41,13 +41,18 @@ class Teacher:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model; raises :class:`ModelError` if there is none or it is a reward model."""
+        loaded = self.built()
+        loaded.model.requires_grad_(False)
+        return loaded
+
+    def built(self, *, meta: bool = False) -> LoadedModel:
+        """Load the model; ``meta``: without weights."""
         try:
-            loaded = build_model(self.config.model)
+            loaded = build_model(self.config.model, meta=meta)
         except ModelError as error:
             raise ModelError(f"method.teacher: {error}") from error
         if loaded.classifier:
             raise ModelError(f"method.teacher: {self.name} is a reward model, and a teacher must be a language model")
-        loaded.model.requires_grad_(False)
         return loaded
 
     def policy(self, device: torch.device) -> Policy:

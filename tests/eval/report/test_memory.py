@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from alignkit.config import RunConfig
+from alignkit import build_classifier
+from alignkit.config import ModelConfig, RunConfig
+from alignkit.errors import ModelError
 from alignkit.scoring import head
+from alignkit.scoring.classifier import ClassifierPolicy
 from alignkit.scoring.head import linear_logps
+from alignkit.scoring.policy import ModelPolicy
 from alignkit_eval.report.heap import Heap
 from alignkit_eval.report.memory import Memory, estimate_memory
 from alignkit_eval.report.planned import plan_without_weights
-from alignkit_eval.report.tracing import KERNEL, Trace, traced, without_numbers
+from alignkit_eval.report.tracing import KERNEL, Trace, policy_without_numbers, traced, without_numbers
 
 SHORT = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
 
@@ -149,6 +154,35 @@ def test_other_methods_are_traced(method: str) -> None:
     assert found.traced
     assert found.parts["activations"] > 0
     assert ("start weights" in found.parts) == (method == "grpo")
+
+
+def test_a_teacher_and_reward_models_are_counted(tmp_path: Path) -> None:
+    """With the teacher's weights in its own type."""
+    answers = {"max_new_tokens": 8}
+    found = _estimated(method={"name": "distill", "teacher": "demo", **answers}).parts
+    assert 1 < found["other models"] / (2 * _demo()) < 1.2  # bfloat16 with an adapter, as the checkpoint
+    wide = _estimated(method={"name": "distill", "teacher": "demo", "teacher_dtype": "float32", **answers})
+    assert 1 < wide.parts["other models"] / (4 * _demo()) < 1.2
+    stored = {"name": "distill", "teacher_logps": "t.parquet", **answers}
+    assert "other models" not in _estimated(method=stored).parts
+    made = build_classifier(ModelConfig(name="demo"))
+    made.model.save_pretrained(tmp_path / "rm")
+    made.tokenizer.save_pretrained(tmp_path / "rm")
+    rewarded = _estimated(method={"name": "grpo", "reward": ["length", str(tmp_path / "rm")], **answers})
+    assert rewarded.parts["other models"] == pytest.approx(
+        4 * sum(p.numel() for p in made.model.parameters()), rel=0.01
+    )
+    with pytest.raises(ModelError, match=r"method\.teacher: there is no model or run at no/such/teacher"):
+        _estimated(method={"name": "distill", "teacher": "no/such/teacher"})
+
+
+@pytest.mark.parametrize(("method", "kind"), [("distill", ModelPolicy), ("reward", ClassifierPolicy)])
+def test_a_student_is_traced_as_a_language_model(method: str, kind: type) -> None:
+    settings = {"name": method} | ({"teacher": "demo"} if method == "distill" else {})
+    dry = plan_without_weights(RunConfig(method=settings, data={"limit": 8}))  # type: ignore[arg-type]
+    with traced():
+        without_numbers(dry.loaded.model)
+        assert isinstance(policy_without_numbers(dry, [dry.data.train[0]]), kind)
 
 
 def test_what_processes_share() -> None:
