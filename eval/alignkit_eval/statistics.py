@@ -26,6 +26,9 @@ LEVEL = 0.95
 
 _Z = float(special.ndtri((1 + LEVEL) / 2))
 
+FEW_TRIALS = 300
+"""Below this (effective) number of trials a proportion has the beta-binomial interval, from it on Wilson's."""
+
 _ROUNDING = 1e-12
 """Standard errors below this are rounding errors of residuals that cancel."""
 
@@ -140,7 +143,7 @@ def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
 def clustered_proportion(credits: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
     """Return the mean of scores in [0, 1] with :func:`bounded_estimate`'s interval, which never has zero width.
 
-    Items of 0 and 1 count as at most one trial each, and as one where each is its own cluster: Wilson's interval as it is.
+    Items of 0 and 1 count as at most one trial each, and as one where each is its own cluster.
     """
     a = np.asarray(credits, dtype=np.float64)
     if len(a) and not (a.min() >= 0 and a.max() <= 1):
@@ -150,7 +153,7 @@ def clustered_proportion(credits: ArrayLike, clusters: Sequence[Hashable]) -> Es
         return Estimate(fit.value)
     plain = bool(np.isin(a, (0, 1)).all())
     if plain and fit.clusters == len(a):
-        return Estimate(fit.value, *wilson(fit.value, len(a)))
+        return Estimate(fit.value, *proportion_interval(fit.value, len(a)))
     most = len(a) if plain else math.inf
     return Estimate(*bounded_estimate(fit.value, fit.standard_error, fit.clusters - 1, fit.clusters, most=most))
 
@@ -170,21 +173,20 @@ def bounded_estimate(
     *,
     most: float = math.inf,
 ) -> tuple[float, float, float]:
-    """Return the value of a bounded score with Wilson's score interval at its effective sample size, inside the bounds.
+    """Return the value of a bounded score with a proportion's interval at its effective sample size, inside the bounds.
 
     With p and its standard error on the scale from 0 to 1, the effective sample size is ``p (1 - p) / se^2 * (z / t)^2``, with
     the quantile of Student's t for the error's degrees of freedom, and at most ``most``. Where all clusters have the same
     value (an accuracy of 1.0), it is the number of clusters.
 
-    Source: Wilson 1927; Korn and Graubard 1998, Survey Methodology 24(2); for few items it is as good as a beta-binomial
-    interval (Bowyer et al. 2025, arXiv:2503.01747).
+    Source: Korn and Graubard 1998, Survey Methodology 24(2).
     """
     low, width = bounds[0], bounds[1] - bounds[0]
     p, se = min(1.0, max(0.0, (value - low) / width)), error / width
     trials = float(clusters)
     if se > _ROUNDING and 0 < p < 1:
         trials = min(most, p * (1 - p) / se**2 * (_Z / quantile((1 + LEVEL) / 2, freedom)) ** 2)
-    lower, upper = wilson(p, trials)
+    lower, upper = proportion_interval(p, trials)
     return value, low + width * lower, low + width * upper
 
 
@@ -221,6 +223,23 @@ def transformed(estimate: Estimate, function: Callable[[float], float]) -> Estim
     Estimate(value=20.0, low=10.0, high=40.0)
     """
     return Estimate(*(None if x is None else function(x) for x in estimate))  # type: ignore[arg-type]
+
+
+def proportion_interval(proportion: float, trials: float) -> tuple[float, float]:
+    """Return the interval of a proportion of ``trials`` independent trials (not necessarily an integer).
+
+    Below :data:`FEW_TRIALS` it is beta-binomial: quantiles of the posterior ``Beta(1 + k, 1 + n - k)`` of ``k = p n`` successes after
+    a uniform prior, which hold what normal approximations miss with few items. From it on it is :func:`wilson`'s. An end is 0 or 1
+    where all trials failed or succeeded.
+
+    Source: Bowyer, Aitchison and Ivanova 2025, "Position: Don't Use the CLT in LLM Evals With Fewer Than a Few Hundred
+    Datapoints", arXiv:2503.01747, section 3.
+    """
+    if trials >= FEW_TRIALS:
+        return wilson(proportion, trials)
+    hits, tail = proportion * trials, (1 - LEVEL) / 2
+    low, high = special.betaincinv(1 + hits, 1 + trials - hits, (tail, 1 - tail))
+    return min(proportion, float(low)) if proportion else 0.0, max(proportion, float(high)) if proportion < 1 else 1.0
 
 
 def wilson(proportion: float, trials: float) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from alignkit_eval.statistics import (
     clustered_ratio,
     fit_ratio,
     transformed,
+    proportion_interval,
     wilson,
 )
 from hypothesis import given
@@ -82,11 +83,10 @@ def test_wilson_against_scipy() -> None:
 
 
 @pytest.mark.parametrize(("value", "end"), [(1.0, 0), (0.0, 1)])
-def test_a_perfect_proportion_gets_wilsons_interval_over_clusters(value: float, end: int) -> None:
-    # 20 items in 10 clusters. At p = 1 Wilson's lower end is 1 / (1 + z^2 / C), at p = 0 the mirror image.
-    z2 = stats.norm.ppf(0.975) ** 2
+def test_a_perfect_proportion_gets_an_interval_over_clusters(value: float, end: int) -> None:
+    # 20 items in 10 clusters. The posterior Beta(11, 1) has the distribution function x^11; at p = 0 it is the mirror image.
     got = clustered_proportion([value] * 20, [i // 2 for i in range(20)])
-    ends = (1 / (1 + z2 / 10), 1.0) if value else (0.0, 1 - 1 / (1 + z2 / 10))
+    ends = (0.025 ** (1 / 11), 1.0) if value else (0.0, 1 - 0.025 ** (1 / 11))
     assert got == pytest.approx((value, *ends), rel=1e-12)
     assert got[1 + end] != value or got[2 - end] != value
 
@@ -98,13 +98,34 @@ def test_ties_alone_do_not_give_an_interval_without_width() -> None:
     assert got.low < 0.4 < 0.6 < got.high
 
 
-def test_independent_credits_get_wilsons_interval_and_clusters_that_of_the_effective_size() -> None:
-    credits = [1.0] * 7 + [0.0] * 43
-    assert clustered_proportion(credits, range(50)) == (7 / 50, *wilson(7 / 50, 50))
-    # Every item twice, in one cluster: 50 trials, less what the estimated variance costs.
-    got = clustered_proportion([c for c in credits for _ in (0, 1)], [i // 2 for i in range(100)])
-    trials = 49 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 49)) ** 2
-    assert got == pytest.approx((7 / 50, *wilson(7 / 50, trials)))
+@pytest.mark.parametrize(("items", "exact"), [(50, True), (299, True), (300, False), (2000, False)])
+def test_credits_have_a_beta_binomial_interval_below_a_few_hundred_and_wilsons_from_there(
+    items: int, exact: bool
+) -> None:
+    right = round(items * 0.14)
+    ends = stats.beta(1 + right, 1 + items - right).interval(0.95) if exact else wilson(right / items, items)
+    credits = [1.0] * right + [0.0] * (items - right)
+    assert clustered_proportion(credits, range(items)) == pytest.approx((right / items, *ends), rel=1e-12)
+    # Every item twice, in one cluster: as many trials, less what the estimated variance costs.
+    got = clustered_proportion([c for c in credits for _ in (0, 1)], [i // 2 for i in range(2 * items)])
+    trials = (items - 1) * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, items - 1)) ** 2
+    assert got == pytest.approx((right / items, *proportion_interval(right / items, trials)))
+
+
+def test_the_two_intervals_of_a_proportion_meet() -> None:
+    few, many = (np.array(proportion_interval(0.3, trials)) for trials in (299.999, 300.001))
+    assert np.abs(few - many).max() < 2e-3
+
+
+@pytest.mark.parametrize("trials", [5, 20, 50, 200])
+def test_coverage_of_the_interval_of_few_trials(trials: int) -> None:
+    """Exact coverage, averaged over proportions as the prior has them, is 95 %: the definition of the posterior's interval."""
+    truth = (np.arange(400) + 0.5) / 400
+    covered = np.zeros(400)
+    for hits in range(trials + 1):
+        low, high = proportion_interval(hits / trials, trials)
+        covered += stats.binom.pmf(hits, trials, truth) * ((low <= truth) & (truth <= high))
+    assert covered.mean() == pytest.approx(0.95, abs=0.012)
 
 
 def test_a_bounded_score_with_little_spread_has_a_short_interval_inside_its_bounds() -> None:

@@ -5,6 +5,9 @@ zero, with the cluster's share ``w_c`` of the items. p is the share of the 2^C s
 observed one. The interval holds every ``delta`` that this test does not reject at 5 %, so that it leaves out 0 exactly where p
 is below 0.05: a sign flip reaches the observed sum where ``delta`` lies below the mean of the flipped clusters, or of the
 others (above, for the upper end), so that the ends are quantiles of these means (Hartigan 1969, J. Am. Statist. Assoc. 64).
+
+Equivalence within a margin is decided by the same flips: differences of minus and plus the margin must both be rejected, so that
+it is shown exactly where the interval lies inside the margin.
 """
 
 from __future__ import annotations
@@ -46,35 +49,45 @@ class Flips(NamedTuple):
     p: float
     low: float | None
     high: float | None
+    p_equivalent: float | None = None
+    """The larger p of the tests of minus and plus the margin; 1 for an observed difference outside of it, None without a margin."""
 
 
-def sign_flips(parts: Floats, weights: Floats, tests: int = 1) -> Flips:
+def sign_flips(parts: Floats, weights: Floats, tests: int = 1, margin: float | None = None) -> Flips:
     """Return the test and interval of ``sum(parts)``, from the clusters' contributions and shares, both ``[C]``.
 
     ``tests``: number of tests that p is corrected for. With many, a p that could be significant is measured by more flips, until
-    it is or cannot be (Besag and Clifford 1991, Biometrika 78(2)); the interval is that of the first ones.
+    it is or cannot be (Besag and Clifford 1991, Biometrika 78(2)); the interval is that of the first ones. ``margin``: difference
+    that counts as none.
     """
     side, parts, weights = _canonical(parts, weights)
     total, mass = parts.sum(), weights.sum()
     both = np.stack([parts, weights], axis=1)  # (C, 2)
-    lows, highs, reached, count = [], [], 0, 0
+    lows, highs, reached, beyond, count = [], [], 0, np.zeros(2), 0
     drawn = len(parts) > EXACT
     for sums in _random_sums(both) if drawn else [every_sign(len(parts)) @ both]:
         found, share = sums.T
         reached += int(np.count_nonzero(np.abs(found) >= abs(total) - _ROUNDING))
-        if count < _FLIPS:
+        if count < _FLIPS or margin is not None:
             low, high = _subset_means(total, mass, found, share)
-            lows.append(low)
-            highs.append(-high)
+            if margin is not None:
+                beyond += [np.count_nonzero(low <= -margin), np.count_nonzero(high >= margin)]
+            if count < _FLIPS:
+                lows.append(low)
+                highs.append(-high)
         count += len(sums)
-        if count >= _FLIPS and not (count < _flips_for(tests) and reached <= _RESOLUTION):
+        few = reached <= _RESOLUTION or (margin is not None and beyond.max() <= _RESOLUTION)
+        if count >= _FLIPS and not (count < _flips_for(tests) and few):
             break
     p = (reached + drawn) / (count + drawn)
+    inside = margin is not None and abs(total) < margin * mass
+    equivalent = None if margin is None else float(beyond.max() + drawn) / (count + drawn) if inside else 1.0
     lower, upper = _end(lows, 1 - LEVEL, drawn=drawn), -_end(highs, 1 - LEVEL, drawn=drawn)
     if p >= 1 - LEVEL:  # also after rounding
         lower, upper = min(lower, 0.0), max(upper, 0.0)
     ends = (lower, upper) if side > 0 else (-upper, -lower)
-    return Flips(float(p), *(end if math.isfinite(end) else None for end in ends))
+    low, high = (end if math.isfinite(end) else None for end in ends)
+    return Flips(float(p), low, high, equivalent)
 
 
 def _flips_for(tests: int) -> int:
@@ -118,21 +131,25 @@ def every_sign(number: int) -> Floats:
 def _random_sums(parts: Floats) -> Iterator[Floats]:
     """Yield blocks of the sums of ``parts [C, 2]`` after random sign flips, the same on every call; a block ends at :data:`_FLIPS`.
 
-    A random byte flips eight clusters: the sums of its 256 cases are looked up.
+    A random byte flips eight clusters: the sums of its 256 cases are looked up, both columns at once as a complex number.
     """
     draw = np.random.default_rng(0)
     width = -(-len(parts) // 8)
     padded = np.zeros((8 * width, 2))
     padded[: len(parts)] = parts
     flips = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)  # (256, 8)
-    table = np.einsum("fc,wcx->wfx", flips, padded.reshape(width, 8, 2)).reshape(-1, 2)  # (256 W, 2)
+    table = np.einsum("fc,wcx->wfx", flips, padded.reshape(width, 8, 2))
+    table = np.ascontiguousarray(table).view(np.complex128)[:, :, 0]  # (W, 256)
     rows = max(1, _BLOCK // width)
     done = 0
     while done < _MOST_FLIPS:
         count = min(rows, (_FLIPS if done < _FLIPS else _MOST_FLIPS) - done)
         done += count
         drawn = np.frombuffer(draw.bytes(count * width), dtype=np.uint8).reshape(count, width)
-        yield table[drawn + 256 * np.arange(width)].sum(1)
+        sums = np.zeros(count, np.complex128)
+        for sums_of, cases in zip(table, drawn.T, strict=True):
+            sums += sums_of.take(cases)
+        yield sums.view(np.float64).reshape(count, 2)
 
 
 def smallest_p(clusters: int) -> float:

@@ -19,12 +19,14 @@ bound, two seeds that are three times as noisy as the items reject a true null h
 differs between seeds is in both terms, so the test is conservative where seeds vary little. Where the seeds' variance is more
 than about four times the items', two or three seeds still reject too often.
 
-Two arms are *equivalent* within a margin m if delta <= -m and delta >= m are both rejected, each by a one-sided t test at the
-same standard error and degrees of freedom: p is the larger of the two (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15).
+Two arms are *equivalent* within a margin m if delta <= -m and delta >= m are both rejected by the test that decides whether they
+differ: sign flips, or t at the same standard error and degrees of freedom (two one-sided tests, Schuirmann 1987, J.
+Pharmacokinet. Biopharm. 15). Each is made at 2.5 %, as each side of the difference test is, so that equivalence is shown exactly
+where the 95 % interval lies inside the margin; p is twice the larger one-sided p.
 
 Scores with few values (credits of 0 and 1) can be equal on all items by chance. A difference delta then takes at least a share
 ``|delta| / step`` of items that change by ``step``, and the variance of their sum: intervals hold Wilson's interval of that share,
-and the tests of equivalence use at least that variance.
+and p of equivalence is at least that of its score test at the margin.
 
 Shapes: ``K`` seeds, ``n`` items, ``C`` clusters.
 """
@@ -76,7 +78,7 @@ class Answer(NamedTuple):
     detectable: float | None
     test: str
     p_equivalent: float | None = None
-    """p of the two one-sided tests; None without a margin."""
+    """Twice the larger p of the two one-sided tests, below 0.05 where the interval lies inside the margin; None without one."""
     reachable: bool = True
     """Whether any result could be significant after the correction."""
 
@@ -194,14 +196,14 @@ def _total(items: float, spread: float, count: int, clusters: int) -> tuple[floa
 def _of_models(parts: Floats, weights: Floats, items: float, asked: Asked) -> Answer:
     """Return the answer of the sign flips, from the clusters' contributions to the difference."""
     clusters, diff, concentration = len(parts), float(parts.sum()), float(weights @ weights)
-    found, error = sign_flips(parts, weights, asked.tests), math.sqrt(items)
-    equivalent = _equivalence(diff, items, clusters - 1, concentration, asked)
+    found, error = sign_flips(parts, weights, asked.tests, asked.margin), math.sqrt(items)
     reachable = smallest_p(clusters) * asked.tests < 1 - LEVEL
     detectable = None
     if error > _ROUNDING and reachable:
         detectable = error * _detectable_errors(clusters, (1 - LEVEL) / asked.tests)
     if error <= _ROUNDING and abs(diff) <= _ROUNDING:
-        found = found._replace(low=0.0, high=0.0)
+        found = found._replace(low=0.0, high=0.0, p_equivalent=None if asked.margin is None else 0.0)
+    equivalent = _equivalence(diff, found.p_equivalent, concentration, asked)
     low, high = _widened(diff, found.low, found.high, concentration, asked)
     usable = detectable is not None and math.isfinite(detectable) and detectable <= asked.reach
     return Answer(low, high, found.p, detectable if usable else None, MODELS_TEST, equivalent, reachable)
@@ -216,7 +218,14 @@ def _detectable_errors(clusters: int, level: float) -> float:
 
 def _by_t(diff: float, variance: float, freedom: float, concentration: float, asked: Asked, test: str) -> Answer:
     """Return the answer of a t test."""
-    error, equivalent = math.sqrt(variance), _equivalence(diff, variance, freedom, concentration, asked)
+    error, margin = math.sqrt(variance), asked.margin
+    if margin is None:
+        equivalent = None
+    elif error <= _ROUNDING:
+        equivalent = float(abs(diff) >= margin)
+    else:
+        equivalent = min(1.0, 2 * float(special.stdtr(freedom, (abs(diff) - margin) / error)))
+    equivalent = _equivalence(diff, equivalent, concentration, asked)
     if error <= _ROUNDING:
         return Answer(None, None, None, None, test, equivalent)
     half = quantile((1 + LEVEL) / 2, freedom) * error
@@ -227,16 +236,13 @@ def _by_t(diff: float, variance: float, freedom: float, concentration: float, as
     return Answer(low, high, p, detectable if detectable <= asked.reach else None, test, equivalent)
 
 
-def _equivalence(diff: float, variance: float, freedom: float, concentration: float, asked: Asked) -> float | None:
-    """Return p of the two one-sided tests, with at least the variance of items that change by a step."""
+def _equivalence(diff: float, p: float | None, concentration: float, asked: Asked) -> float | None:
+    """Return p of equivalence, at least that of the score test of the share of items that change by a step at the margin."""
     margin = asked.margin
-    if margin is None:
-        return None
-    least = max(0.0, margin * (asked.step - margin)) * concentration
-    error = math.sqrt(max(variance, least))
-    if error <= _ROUNDING:
-        return float(abs(diff) >= margin)
-    return float(special.stdtr(freedom, (abs(diff) - margin) / error))
+    if p is None or margin is None or not asked.step or margin >= asked.step:
+        return p
+    error = math.sqrt(margin * (asked.step - margin) * concentration)
+    return max(p, min(1.0, 2 * float(special.ndtr((abs(diff) - margin) / error))))
 
 
 def _widened(
@@ -274,7 +280,7 @@ def estimate_over_seeds(
 ) -> tuple[float, float | None, float | None]:
     """Return the mean of a metric over seeds with an interval that covers items and, with two or more, seeds.
 
-    A bounded score has Wilson's interval at the effective size, any other one a t interval, cut at a single bound.
+    A bounded score has a proportion's interval at the effective size, any other one a t interval, cut at a single bound.
     """
     codes, number = cluster_codes(clusters)
     value, count = float(found.seeds.mean()), len(found.seeds)

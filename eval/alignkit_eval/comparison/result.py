@@ -74,6 +74,7 @@ class ContrastResult:
     margin: float | None = None
     """Difference that counts as none; of a perplexity a share of it. None: equivalence was not tested."""
     p_equivalent: float | None = None
+    """p of equivalence, by the test behind ``p``: below 0.05 where the interval lies inside the margin."""
     p_equivalent_holm: float | None = None
     """``p_equivalent`` after Holm's correction over all contrasts with a margin."""
     log: bool = False
@@ -96,8 +97,8 @@ class ContrastResult:
         return (self.diff > 0) == self.higher_is_better if self.significant else None
 
     @property
-    def equivalent(self) -> bool:
-        """Whether the arms are shown to differ by less than the margin."""
+    def within_margin(self) -> bool:
+        """Whether the arms are shown to differ by less than the margin, if they differ at all."""
         return self.p_equivalent_holm is not None and self.p_equivalent_holm < 0.05
 
     @property
@@ -105,7 +106,7 @@ class ContrastResult:
         """What is shown: a significant difference, else equivalence, else nothing."""
         if self.better is not None:
             return "better" if self.better else "worse"
-        return "equivalent" if self.equivalent else "undecided"
+        return "equivalent" if self.within_margin else "undecided"
 
 
 @dataclass(frozen=True)

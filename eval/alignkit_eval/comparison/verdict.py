@@ -91,7 +91,7 @@ def _sides(contrast: ContrastResult) -> list[bool | None]:
     A difference of the trained models that is shown to be smaller than the margin does not count.
     """
     models = contrast.models
-    return [contrast.better, *([models.better] if models and not models.equivalent else [])]
+    return [contrast.better, *([models.better] if models and not models.within_margin else [])]
 
 
 def _sentence(

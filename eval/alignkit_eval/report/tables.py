@@ -16,7 +16,7 @@ from alignkit_eval.report.parts import SortableTable, TableCell, amount_cell, fa
 
 _ARMS_NOTE = (
     "Means over seeds with 95 % intervals over items and seeds: accuracies and other bounded scores by Wilson at the effective "
-    "sample size, other statistics than means by the bootstrap, others by t, all over clusters."
+    "sample size (beta-binomial below 300), other statistics than means by the bootstrap, others by t, all over clusters."
 )
 
 
@@ -65,7 +65,7 @@ def contrasts(comparison: Comparison) -> SortableTable:
     note = (
         f"{_question(comparison.contrasts)}Each arm minus {comparison.baseline}, paired on the same items; "
         f"{_tests(comparison.contrasts)}; p after Holm's correction; detectable: the minimum detectable difference (80 % power) "
-        f"after it; equivalent: two one-sided tests show less than the margin{margins}."
+        f"after it; equivalent: both one-sided tests, by the same test, show less than the margin{margins}."
     )
     note = " ".join([note, *why_not_significant(comparison.contrasts)])
     rows = [_contrast(contrast) for contrast in comparison.contrasts]

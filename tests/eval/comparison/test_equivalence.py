@@ -15,7 +15,7 @@ import pytest
 from alignkit.errors import ConfigError
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.letters import letters_of
-from alignkit_eval.comparison.paired import effect, judge
+from alignkit_eval.comparison.paired import effect, judge, judge_draws
 from alignkit_eval.comparison.require import Requirement
 from alignkit_eval.comparison.result import ContrastResult
 from alignkit_eval.comparison.verdict import Judged, verdict_of
@@ -34,13 +34,56 @@ def contrast(
 
 
 def test_two_one_sided_tests_are_scipys() -> None:
+    """For statistics that are no means, by t: each test at 2.5 %, as each side of the difference test."""
     draw = np.random.default_rng(3)
     values = draw.normal(0.01, 0.1, size=30)
-    found = judge(effect([values]), [str(i) for i in range(30)], margin=0.05)
+    draws = np.tile(values, 2)  # only their variance counts
+    scaled = (draws - draws.mean()) / draws.std(ddof=1) * stats.sem(values)
+    found = judge_draws(np.array([values.mean()]), scaled[None], 30, 30, margin=0.05)
     lower = stats.ttest_1samp(values, -0.05, alternative="greater").pvalue
     upper = stats.ttest_1samp(values, 0.05, alternative="less").pvalue
-    assert found.p_equivalent == pytest.approx(max(lower, upper), abs=1e-12)
+    assert found.p_equivalent == pytest.approx(2 * max(lower, upper), abs=1e-12)
+    flipped = judge(effect([values]), [str(i) for i in range(30)], margin=0.05).p_equivalent
+    assert flipped == pytest.approx(found.p_equivalent, rel=0.2), "nearly that of sign flips"
     assert judge(effect([values]), [str(i) for i in range(30)]).p_equivalent is None
+
+
+def test_equivalence_of_sign_flips_by_hand() -> None:
+    """Six clusters: all are below the margin of 6.5 and above -6.5, which 2 of 64 flips reach; 6 is not outside of all."""
+    values = [[3.0, 1.0, 2.0, 5.0, 4.0, 6.0]]
+    assert judge(effect(values), list("abcdef"), margin=6.5).p_equivalent == pytest.approx(2 / 64)
+    assert judge(effect(values), list("abcdef"), margin=5.9).p_equivalent == pytest.approx(4 / 64)
+    assert judge(effect(values), list("abcdef"), margin=3.0).p_equivalent == 1
+    five = judge(effect([[0.1, 0.0, 0.2, 0.1, 0.0]]), list("abcde"), margin=9.0)
+    assert (five.low, five.high, five.p_equivalent) == (None, None, 2 / 32), "five clusters can show nothing"
+
+
+@given(
+    st.lists(st.lists(st.floats(-3, 3), min_size=30, max_size=30), min_size=1, max_size=3),
+    st.integers(3, 30),
+    st.sampled_from(["values", "credits", "draws"]),
+    st.floats(0.01, 0.99),
+)
+def test_equivalence_is_shown_exactly_where_the_interval_lies_inside_the_margin(
+    seeds: list[list[float]], items: int, kind: str, margin: float
+) -> None:
+    """Whatever the test behind the interval: what is said agrees with what is shown."""
+    values = np.array(seeds)[:, :items] / 8
+    step = 1.0 if kind == "credits" else 0.0
+    if step:
+        values = np.sign(np.round(values, 1))
+    clusters = [str(i) for i in range(items)]
+    if kind == "draws":
+        answers: list[Any] = [judge_draws(values.mean(1), values, items, items, margin)]
+    else:
+        answers = [judge(effect(values), clusters, margin, step=step, reach=2.0)]
+    answers += [answers[0].models] * (answers[0].models is not None)
+    for found in answers:
+        if found.low is None or found.high is None:
+            assert answers[0].diff == 0 or found.p_equivalent in (0, 1) or found.p_equivalent >= 0.05
+            continue
+        near = min(abs(found.low + margin), abs(found.high - margin)) < 1e-9
+        assert near or (found.p_equivalent < 0.05) == (-margin < found.low and found.high < margin)
 
 
 def test_equal_arms_are_equivalent_and_one_cluster_shows_nothing() -> None:
@@ -112,7 +155,7 @@ def test_the_verdict_names_equivalence_and_the_price() -> None:
 
 def test_a_significant_difference_within_the_margin_is_a_difference() -> None:
     small = contrast(diff=0.01, p=0.001, margin=0.03, p_equivalent_holm=0.001)
-    assert (small.outcome, small.equivalent) == ("better", True)
+    assert (small.outcome, small.within_margin) == ("better", True)
 
 
 @pytest.mark.parametrize(
