@@ -129,6 +129,8 @@ class Suite(ABC, Generic[SettingsT]):
     settings_type: ClassVar[type[BaseModel]]
     classifiers: ClassVar[bool] = False
     """Whether it can evaluate a reward model, whose ``score`` returns rewards instead of log-probabilities."""
+    metrics: ClassVar[Sequence[str] | None] = None
+    """Metrics that models can be compared by, ``reward/*`` for any ending; None: known only once they are evaluated."""
     uses_start: ClassVar[bool] = False
     """Whether it uses :attr:`Target.start` or :attr:`Target.start_policy`."""
 

@@ -81,6 +81,7 @@ class GenerateSuite(Suite[GenerateSettings]):
     """Completions of held-out prompts, greedy or sampled, with an optional checker and rewards."""
 
     name = "generate"
+    metrics = (*(contrast.metric for contrast in CONTRASTS), "reward/*")
     settings_type = GenerateSettings
     uses_start = True
 

@@ -56,6 +56,7 @@ class KLSuite(Suite[KLSettings]):
     """Exact KL divergence per token from the start model, or from another model, on held-out completions."""
 
     name = "kl"
+    metrics = tuple(contrast.metric for contrast in CONTRASTS)
     settings_type = KLSettings
     uses_start = True
 

@@ -73,6 +73,7 @@ class HarnessSuite(Suite[HarnessSettings]):
     """Any task of lm-eval by name, the demo's tasks, and your own with --include-path."""
 
     name = "lm-eval"
+    metrics = ("*/*",)  # TASK/METRIC
     settings_type = HarnessSettings
 
     def __init__(self, settings: HarnessSettings) -> None:

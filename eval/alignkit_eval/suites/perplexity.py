@@ -76,6 +76,7 @@ class PerplexitySuite(Suite[PerplexitySettings]):
     """Perplexity and bits per byte of held-out completions given their prompts, or of plain documents."""
 
     name = "perplexity"
+    metrics = tuple(contrast.metric for contrast in CONTRASTS)
     settings_type = PerplexitySettings
 
     def content(self, target: Target) -> str:

@@ -98,6 +98,7 @@ class PreferenceSuite(Suite[PreferenceSettings]):
     """Preference accuracy and margins over held-out pairs, by sum, by mean and relative to the start model."""
 
     name = "prefs"
+    metrics = tuple(contrast.metric for contrast in CONTRASTS)
     classifiers = True
     settings_type = PreferenceSettings
     uses_start = True

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.config import CompareConfig, ModelConfig, Reading, RunConfig, TrainConfig
+from alignkit.config import ModelConfig, Reading, RunConfig, TrainConfig
 from alignkit.contract import Method, registry
 from alignkit.demo import PRESET
 from alignkit.errors import ConfigError, PluginError, first_line
@@ -15,6 +15,7 @@ from alignkit.settings.strategies import named_strategy
 from alignkit.settings.training_arguments import trackers
 from pydantic import BaseModel
 
+from alignkit_checks.compared import refuse_comparison
 from alignkit_checks.fitting import require_fitting
 from alignkit_checks.trial import checkpointing, try_trainer
 
@@ -101,7 +102,7 @@ def _keeps_models(config: RunConfig) -> bool:
 def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingArguments) -> None:
     """Raise :class:`ConfigError` for a key without effect, and for settings that training would fail with."""
     refuse_idle(config, method)
-    refuse_comparison(config.compare)
+    refuse_comparison(config)
     refuse_attention(config.model, method)
     refuse_sharding(config, method)
     refuse_without_effect(config.train, arguments)
@@ -114,14 +115,6 @@ def refuse_all_trackers(config: RunConfig) -> None:
     """Raise :class:`ConfigError` for ``train.report_to: all``, which depends on what happens to be installed."""
     if config.train.arguments.get("report_to") in ("all", ["all"]):
         raise ConfigError("train.report_to: all depends on the machine: name the trackers, e.g. tensorboard,wandb")
-
-
-def refuse_comparison(compare: CompareConfig) -> None:
-    """Raise :class:`ConfigError` for an objective without metrics, or with one that is a guard as well."""
-    if compare.objective == []:
-        raise ConfigError("compare.objective: it names no metric: name one, or remove the key")
-    if both := [name for name in compare.objective or [] if name in (compare.guards or [])]:
-        raise ConfigError(f"compare.guards: {both[0]} is in compare.objective as well: leave it out of one of them")
 
 
 def refuse_sharding(config: RunConfig, method: Method[Any]) -> None:

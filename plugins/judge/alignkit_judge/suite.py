@@ -58,6 +58,7 @@ class JudgeSuite(Suite[JudgeSuiteSettings]):
     """Pairwise win rate of the answers by a judge: raw, length-controlled, and corrected for the judge's measured error."""
 
     name = "judge"
+    metrics = tuple(contrast.metric for contrast in CONTRASTS)
     settings_type = JudgeSuiteSettings
 
     def __init__(self, settings: JudgeSuiteSettings) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignkit.config import CompareConfig
+from alignkit.config import RunConfig
 from alignkit.errors import ConfigError
-from alignkit_checks.no_effect import refuse_comparison
+from alignkit_checks.compared import refuse_comparison
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import ContrastResult
 from alignkit_eval.comparison.rules import Rules, described
@@ -77,7 +77,31 @@ def test_names_that_cannot_be_used_are_refused(rules: Rules, message: str) -> No
 )
 def test_a_configuration_that_cannot_be_used_is_refused_before_training(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        refuse_comparison(CompareConfig(**section))
+        refuse_comparison(RunConfig.model_validate({"method": {"name": "orpo"}, "compare": section}))
+
+
+@pytest.mark.parametrize(
+    ("section", "suites", "message"),
+    [
+        ({"objective": "acuracy_sum"}, "prefs", 'compare.objective: no suite has a metric acuracy_sum, did you mean "acc'),
+        ({"guards": ["perplexty"]}, "prefs", 'compare.guards: no suite has a metric perplexty, did you mean "perplexity"'),
+        ({"margins": {"kll": 0.1}}, "prefs,kl", r"compare.margins.kll: .*\(this run measures accuracy_sum, "),
+        ({"objective": "pref/accuracy_sum"}, "prefs", 'did you mean "prefs/accuracy_sum"'),
+        ({"objective": "prefs/perplexity"}, "prefs", "no suite has a metric prefs/perplexity"),
+        ({"guards": "winrate"}, "lm-eval", 'did you mean "win_rate"'),
+        ({"objective": "prefs/accuracy_sum,reward/any,demo_facts/acc", "guards": "kl,judge/ties"}, "generate", None),
+        ({"margins": {"lm-eval/task/acc": 0.1, "accuracy_mean": 0.1}}, "perplexity", None),
+    ],
+)
+def test_metrics_that_no_suite_has_are_refused_before_training(
+    section: dict[str, Any], suites: str, message: str | None
+) -> None:
+    config = RunConfig.model_validate({"method": {"name": "orpo"}, "compare": section, "eval": {"suites": suites}})
+    if message is None:
+        refuse_comparison(config)
+    else:
+        with pytest.raises(ConfigError, match=message):
+            refuse_comparison(config)
 
 
 def result(metric: str, outcome: str, arm: str = "B") -> ContrastResult:
