@@ -10,8 +10,8 @@ from alignkit_eval.statistics import (
     clustered_proportion,
     clustered_ratio,
     fit_ratio,
-    transformed,
     proportion_interval,
+    transformed,
     wilson,
 )
 from hypothesis import given

@@ -70,8 +70,7 @@ class Omission(NamedTuple):
     n: int
     of: int
     why: str
-    first: str = ""
-    """Location of the first."""
+    first: str = ""  # its location
 
     def __str__(self) -> str:
         first = f" (first: {self.first})" if self.first else ""
@@ -154,8 +153,7 @@ class Suite(ABC, Generic[SettingsT]):
     def content(self, target: Target) -> str | None:
         """Return a hash of the evaluated texts and answers (not of tokens), or None.
 
-        Results with different hashes are not compared; with None, comparisons match the items' ids. Results with a hash are
-        cached if :attr:`cacheable`, by the hash, all columns of the rows that this method asks for, model, settings and code.
-        Raises as :meth:`evaluate`.
+        Results with different hashes are not compared; with None, items are matched by id. With a hash and if :attr:`cacheable`,
+        results are cached by it, all columns of the rows asked for, model, settings and code. Raises as :meth:`evaluate`.
         """
         return None

@@ -86,8 +86,8 @@ def sign_flips(parts: Floats, weights: Floats, tests: int = 1, margin: float | N
     if p >= 1 - LEVEL:  # also after rounding
         lower, upper = min(lower, 0.0), max(upper, 0.0)
     ends = (lower, upper) if side > 0 else (-upper, -lower)
-    low, high = (end if math.isfinite(end) else None for end in ends)
-    return Flips(float(p), low, high, equivalent)
+    lowest, highest = (end if math.isfinite(end) else None for end in ends)
+    return Flips(float(p), lowest, highest, equivalent)
 
 
 def _flips_for(tests: int) -> int:

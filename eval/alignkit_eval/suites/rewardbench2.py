@@ -50,6 +50,7 @@ class RewardBench2Suite(Suite[RewardBench2Settings]):
     """Accuracy of choosing the best of n completions, by subset, with RewardBench 2's score of tied ones."""
 
     name = "rewardbench2"
+    metrics = ("accuracy/*",)
     settings_type = RewardBench2Settings
     classifiers = True
     uses_start = True

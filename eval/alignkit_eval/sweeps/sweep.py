@@ -29,6 +29,7 @@ from alignkit_eval.scheduling.choice import make_ready, open_scheduler
 from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, cells
 from alignkit_eval.sweeps.manifest import CellRecord, Manifest, extended, read_spec, write_spec
+from alignkit_eval.sweeps.measured import require_measured
 from alignkit_eval.sweeps.race import arms_of
 from alignkit_eval.sweeps.race import race as run_race
 from alignkit_eval.sweeps.training import train_cells
@@ -151,15 +152,13 @@ def _run(
     spec, more = extended(directory, spec)
     planned, notes = cells(spec, directory)  # validates every cell before anything is written
     distinct = {settings.dump(c.config.model_copy(update={"run": RunSection()})): c.config for c in planned}
+    stored = directory / "sweep.yaml"
     with one_visible_device(visible_devices()):
         for config in distinct.values():
             plan(config)  # with its plugins and functions, and the consent to their code
+            require_measured(config, (spec.race or {}).get("objective", ()), stored if stored.is_file() else None)
     make_ready(scheduler)
-    if (
-        directory.is_dir()
-        and not (directory / "sweep.yaml").is_file()
-        and not all(map(is_leftover, directory.iterdir()))
-    ):
+    if directory.is_dir() and not stored.is_file() and not all(map(is_leftover, directory.iterdir())):
         raise ConfigError(f"{directory} exists and is not a sweep directory: choose another name with --name")
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):

@@ -43,7 +43,7 @@ def _require(key: str, name: str, measured: Metrics, others: Metrics) -> None:
     """Raise for a metric of no suite. ``others``: suites that the run does not evaluate, but ``align eval`` can later."""
     suite = name.partition("/")[0]
     unknown = suite not in others and any(known is None for known in measured.values())
-    if unknown or _has(others, name):
+    if unknown or _has(others, name, evaluated=False):
         return
     if suite not in {**measured, **others} and any(entry.name == suite for entry in registry.entries("align.suites")):
         return  # a third party's suite, whose code runs only where it is evaluated
@@ -54,9 +54,11 @@ def _require(key: str, name: str, measured: Metrics, others: Metrics) -> None:
     raise ConfigError(f"{key}: no suite has a metric {name}{hint} (this run measures {', '.join(known) or 'none'})")
 
 
-def _has(suites: Metrics, name: str) -> bool:
+def _has(suites: Metrics, name: str, *, evaluated: bool = True) -> bool:
+    """Whether a suite has a metric of that name. Of suites that are not evaluated, ``*/*`` counts with the suite's name alone."""
     return any(
-        fnmatchcase(name, pattern) or fnmatchcase(name, f"{suite}/{pattern}")
+        fnmatchcase(name, f"{suite}/{pattern}")
+        or (fnmatchcase(name, pattern) and (evaluated or not pattern.startswith("*")))
         for suite, metrics in suites.items()
         for pattern in metrics or ()
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from alignkit.config import RunConfig
+from alignkit.contract import registry
 from alignkit.errors import ConfigError
 from alignkit_checks.compared import refuse_comparison
 from alignkit_eval.comparison.compare import compare
@@ -83,13 +84,21 @@ def test_a_configuration_that_cannot_be_used_is_refused_before_training(section:
 @pytest.mark.parametrize(
     ("section", "suites", "message"),
     [
-        ({"objective": "acuracy_sum"}, "prefs", 'compare.objective: no suite has a metric acuracy_sum, did you mean "acc'),
-        ({"guards": ["perplexty"]}, "prefs", 'compare.guards: no suite has a metric perplexty, did you mean "perplexity"'),
+        (
+            {"objective": "acuracy_sum"},
+            "prefs",
+            'compare.objective: no suite has a metric acuracy_sum, did you mean "acc',
+        ),
+        (
+            {"guards": ["perplexty"]},
+            "prefs",
+            'compare.guards: no suite has a metric perplexty, did you mean "perplexity"',
+        ),
         ({"margins": {"kll": 0.1}}, "prefs,kl", r"compare.margins.kll: .*\(this run measures accuracy_sum, "),
         ({"objective": "pref/accuracy_sum"}, "prefs", 'did you mean "prefs/accuracy_sum"'),
         ({"objective": "prefs/perplexity"}, "prefs", "no suite has a metric prefs/perplexity"),
-        ({"guards": "winrate"}, "lm-eval", 'did you mean "win_rate"'),
-        ({"objective": "prefs/accuracy_sum,reward/any,demo_facts/acc", "guards": "kl,judge/ties"}, "generate", None),
+        ({"guards": "winrate"}, "generate", 'did you mean "win_rate"'),
+        ({"objective": "prefs/accuracy_sum,reward/any,demo_facts/acc", "guards": "kl,judge/ties"}, "lm-eval", None),
         ({"margins": {"lm-eval/task/acc": 0.1, "accuracy_mean": 0.1}}, "perplexity", None),
     ],
 )
@@ -102,6 +111,11 @@ def test_metrics_that_no_suite_has_are_refused_before_training(
     else:
         with pytest.raises(ConfigError, match=message):
             refuse_comparison(config)
+
+
+def test_every_built_in_suite_says_what_its_models_can_be_compared_by() -> None:
+    built_in = [entry.name for entry in registry.entries("align.suites") if entry.built_in]
+    assert [name for name in built_in if not registry.load_suite(name)[1].metrics] == []
 
 
 def result(metric: str, outcome: str, arm: str = "B") -> ContrastResult:

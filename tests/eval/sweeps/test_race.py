@@ -131,6 +131,10 @@ def test_settings_of_a_race_come_from_the_file_and_the_command(tmp_path: Path) -
         (["--race", "--race-set", "rungs=[0.5, 0.5]"], "rungs"),
         (["--race", "--race-set", "rungs=[0.5, 1.5]"], "rungs"),
         (["--race", "--race-set", "rung=[0.5]"], 'did you mean "rungs"'),
+        (
+            ["--race", "--race-set", "objective=kl"],
+            "race.objective: the cells do not measure kl: name a metric of eval.s",
+        ),
         (["--race", "--race-set", "alpha=0"], "alpha"),
         (["--race", "--race-set", "spending=even"], "pocock"),
         (["--race-set", "alpha=0.1"], "--race-set has no effect without --race"),
@@ -149,11 +153,13 @@ def test_races_that_cannot_be_meant_are_refused(words: list[str], message: str, 
 def test_a_metric_that_does_not_exist_is_named_and_can_be_corrected(raced: Sweep, tmp_path: Path) -> None:
     copied = tmp_path / "race"
     shutil.copytree(raced.directory, copied)
-    (copied / "sweep.json").unlink()
     file = copied / "sweep.yaml"
     right = file.read_text()
     file.write_text(right.replace("- perplexity", "- perplexty"))
-    with pytest.raises(ConfigError, match=r'no metric perplexty, did you mean "perplexity"\? .*sweep\.yaml'):
+    with pytest.raises(
+        ConfigError,
+        match=r'sweep\.yaml: race\.objective: the cells do not measure perplexty, did you mean "perplexity"',
+    ):
         resume(copied)
     file.write_text(right)
     assert stored(resume(copied))["race"]["looks"] == stored(raced)["race"]["looks"]

@@ -22,6 +22,9 @@ QUICK = [
 ]
 
 
+LAMBDA = ["--method", "orpo", "--over", "lambda=0,1", "--set"]
+
+
 def status(directory: Path) -> dict[str, str]:
     return {cell["name"]: cell["status"] for cell in json.loads((directory / "sweep.json").read_text())["cells"]}
 
@@ -184,7 +187,9 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     steps = "train.max_steps=24 train.logging_steps=1 train.save_strategy=steps train.save_steps=4"
     for setting in (*QUICK[2:], *steps.split()):
         options += ["--set", setting]
-    options += ["--set", "eval.before=false"]
+    compared = "compare.objective=prefs/accuracy_sum compare.guards=bits_per_byte compare.margins.accuracy_sum=0.5"
+    for setting in ("eval.before=false", *compared.split()):
+        options += ["--set", setting]
     directory = tmp_path / "runs/cut"
 
     def stop(run: str, how: signal.Signals, *arguments: str) -> int:
@@ -197,7 +202,13 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     assert status(directory) == {"lambda=0-seed=0": "finished", "lambda=1-seed=0": "running"}
     ended = align("sweep", "--resume", directory, "--json", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert {cell["status"] for cell in json.loads(ended.stdout)["cells"]} == {"finished"}
+    stored = json.loads(ended.stdout)
+    assert {cell["status"] for cell in stored["cells"]} == {"finished"}
+    rules = stored["comparison"]["rules"]
+    assert (rules["objective"], rules["guards"]) == (["accuracy_sum"], ["bits_per_byte"])
+    assert rules["margins"]["accuracy_sum"] == 0.5
+    assert {pair["metric"] for pair in stored["comparison"]["pairs"]} == {"accuracy_sum"}
+    assert "Of orpo lambda=1.0, bits per byte is " in stored["comparison"]["verdict"]
     records = [json.loads(line) for line in (directory / "lambda=1-seed=0/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "loss" in r] == sorted({r["step"] for r in records if "loss" in r})
 
@@ -207,6 +218,14 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     [
         (["--method", "orpo"], "nothing to sweep"),
         (["nope.yaml"], "nope.yaml: no such file"),
+        (
+            [*LAMBDA, "compare.objective=kl"],
+            "compare.objective: the cells do not measure kl: name a metric of eval.suites",
+        ),
+        (
+            [*LAMBDA, "compare.guards=perplexty"],
+            'compare.guards: no suite has a metric perplexty, did you mean "perplexity"',
+        ),
         (["--resume", "x", "--set", "lambda=3"], "--set has no effect with --resume"),
         (["--method", "orpo", "--over", "lambda=0", "--seeds", "a"], "write whole numbers"),
         (["--resume", "--name", "none"], "is not a sweep directory"),
