@@ -287,6 +287,9 @@ class RunSection(Section):
     services: Words = Field(default_factory=list, description="names of service plugins to activate (default: none)")
     price_per_hour: float | None = Field(None, ge=0, description="price of a process's hour, for --dry-run --measure")
     plots: bool = Field(True, description="write plots/*.png and report.html at the end")
+    log_axes: Words = Field(
+        default_factory=list, description="plots and swept keys with a logarithmic axis: loss, lambda"
+    )
     pause_at: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=list, description="shares of the steps at which the run is evaluated and pauses, e.g. [0.5]"
     )

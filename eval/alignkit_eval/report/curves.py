@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.files import atomic_path
 
@@ -18,6 +20,9 @@ Records = Sequence[Mapping[str, Any]]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The palette of Okabe and Ito (2008), which people with any kind of colour vision can tell apart."""
+
+DECADES = 3
+"""A curve of positive values that spans more powers of ten than this has a logarithmic axis."""
 
 _MARKED = 40
 """Up to this number of points, each point is marked."""
@@ -93,10 +98,34 @@ def draw(run_directory: Path | str) -> list[Path]:
 
 def figures(run_directory: Path) -> Iterator[tuple[Plot, Figure]]:
     """Yield every plot that metrics.jsonl has data for, with its figure."""
-    records = MetricsLog(run_directory / "metrics.jsonl").read()
+    records, wanted = MetricsLog(run_directory / "metrics.jsonl").read(), log_axes(run_directory)
     for plot in PLOTS:
         if curves := _curves(plot, records):
-            yield plot, _draw(plot, curves)
+            yield plot, _draw(plot, curves, log=plot.name in wanted)
+
+
+def log_axes(run_directory: Path) -> set[str]:
+    """Return the plots and swept settings for which the run's configuration asks for a logarithmic axis."""
+    config = RunDir(run_directory).read_record().get("config") or {}
+    return {*(config.get("run", {}).get("log_axes") or [])}
+
+
+def scale_of(values: Iterable[float], *, asked: bool = False) -> dict[str, Any]:
+    """Return the arguments of ``Axes.set_yscale``: logarithmic where asked, or for positive values over many powers of ten.
+
+    With zeros or negative values, an axis that is asked for is linear around zero, below the smallest magnitude.
+
+    >>> scale_of([1e-5, 2.0])["value"], scale_of([1.0, 5.0])["value"], scale_of([0.0, 1e5])["value"]
+    ('log', 'linear', 'linear')
+    >>> scale_of([0.0, 0.1, 10.0], asked=True)
+    {'value': 'symlog', 'linthresh': 0.1}
+    """
+    found = [value for value in values if math.isfinite(value)]
+    sizes = [abs(value) for value in found if value]
+    positive = len(sizes) == len(found) and min(found, default=-1) > 0
+    if sizes and positive and (asked or max(sizes) > min(sizes) * 10**DECADES):
+        return {"value": "log"}
+    return {"value": "symlog", "linthresh": min(sizes)} if asked and sizes else {"value": "linear"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +164,7 @@ def _expand(wanted: Mapping[str, str], records: Records) -> dict[str, str]:
     return expanded
 
 
-def _draw(plot: Plot, curves: Sequence[Curve]) -> Figure:
+def _draw(plot: Plot, curves: Sequence[Curve], *, log: bool = False) -> Figure:
     # The object-oriented interface, not pyplot: no global state, no display, safe beside a user's own figures.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -149,9 +178,13 @@ def _draw(plot: Plot, curves: Sequence[Curve]) -> Figure:
     axes.set_title(plot.title, loc="left", fontsize=12)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(plot.unit)
-    axes.set_ylim(*plot.limits)
+    scale = scale_of([value for curve in curves for value in curve.values], asked=log)
+    if scale["value"] == "linear" or plot.limits[1] is not None:  # a share of pairs
+        axes.set_ylim(*plot.limits)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
+    else:
+        axes.set_yscale(**scale)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
     axes.grid(visible=True, color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -9,15 +9,22 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from alignkit import SuiteResult
+from alignkit.models.paths import is_classifier
 
+from alignkit_eval.headline import number
 from alignkit_eval.report.parts import AnswerDiff, Disagreement, Generation, Generations, Item, Items, Word
-from alignkit_eval.report.texts import PairTexts, ReportedModel, held_out_pairs
+from alignkit_eval.report.texts import HeldOutTexts, PairTexts, ReportedModel
+
+EXTREMES = 20
+"""Best and worst answers on a page."""
 
 MAX_ROWS = 200
 """Maximum answers, and maximum pairs of two models, on a page."""
 
 
-def generation_cards(first: ReportedModel, others: Sequence[ReportedModel], note: str = "") -> Iterator[Generations]:
+def generation_cards(
+    first: ReportedModel, others: Sequence[ReportedModel], texts: HeldOutTexts, note: str = ""
+) -> Iterator[Generations]:
     """Yield the answers of the models to prompts the first and at least one other answered, as differences to the first."""
     base = first.answers()
     answers = [(other.name, other.answers()) for other in others]
@@ -26,10 +33,40 @@ def generation_cards(first: ReportedModel, others: Sequence[ReportedModel], note
         found = [(name, theirs.to(key, prompt, base.content)) for name, theirs in answers]
         compared = [AnswerDiff(name, diff_words(answer, text)) for name, text in found if text is not None]
         if compared and len(rows) < MAX_ROWS:
-            rows.append(Generation(key, prompt, [AnswerDiff(first.name, diff_words(answer, answer)), *compared]))
+            answers_to = [AnswerDiff(first.name, diff_words(answer, answer)), *compared]
+            rows.append(Generation(key, prompt, answers_to, texts.right(key, prompt)))
     if rows:
         models = f": {first.name} and {others[0].name}" if len(others) == 1 else ""
         yield Generations(f"Answers{models}", f"Differences from {first.name} are marked. {note}".strip(), rows)
+
+
+def best_and_worst(model: ReportedModel, texts: HeldOutTexts, weights: Mapping[str, float]) -> Iterator[Generations]:
+    """Yield the answers of a model with the highest and the lowest rewards, where its answers were rewarded."""
+    result = model.result("generate")
+    if result is None:
+        return
+    named = {str(item["id"]): _rewards(item) for item in result.items}
+    totals = {key: sum(weights.get(name, 1.0) * value for name, value in of.items()) for key, of in named.items()}
+    rows = sorted((i for i in result.items if named[str(i["id"])]), key=lambda item: -totals[str(item["id"])])
+    cards = []
+    for item in rows:
+        key, prompt, answer = (str(item[name]) for name in ("id", "prompt", "answer"))
+        score = ", ".join(f"{name} {number(value)}" for name, value in named[key].items())
+        cards.append(Generation(key, prompt, [AnswerDiff(model.name, diff_words(answer, answer))], score=score))
+    few = min(EXTREMES, len(cards) // 2)
+    total = "weighted sum of rewards" if any(len(found) > 1 for found in named.values()) else "reward"
+    for title, found in (("Best", cards[:few]), ("Worst", cards[::-1][:few])):
+        found = [card._replace(right=texts.right(card.id, card.prompt)) for card in found]
+        if found:
+            note = f"{len(found)} of {len(cards)} held-out prompts, ordered by the {total} of the answer."
+            yield Generations(f"{title} answers of {model.name}", note, found)
+
+
+def _rewards(item: Mapping[str, Any]) -> dict[str, float]:
+    """Return the rewards of an answer, or its quality by the checker, as far as it was judged."""
+    found = {key.removeprefix("reward/"): value for key, value in item.items() if key.startswith("reward/")}
+    found = found or {"quality": item.get("quality")}
+    return {key: float(value) for key, value in found.items() if value is not None}
 
 
 def diff_words(before: str, after: str) -> list[Word]:
@@ -48,7 +85,9 @@ def diff_words(before: str, after: str) -> list[Word]:
     return [piece for piece in pieces if piece.text]
 
 
-def disagreements(first: ReportedModel, others: Sequence[ReportedModel], note: str = "") -> Iterator[Items]:
+def disagreements(
+    first: ReportedModel, others: Sequence[ReportedModel], texts: HeldOutTexts, note: str = ""
+) -> Iterator[Items]:
     """Yield the pairs that the first model ranks correctly and another does not, or vice versa."""
     before = first.result("prefs")
     if before is None:
@@ -57,14 +96,15 @@ def disagreements(first: ReportedModel, others: Sequence[ReportedModel], note: s
     differing = [(name, _differing(before, after)) for name, after in results if after is not None]
     if not any(pairs for _, pairs in differing):
         return
-    run = next((model.run for model in (first, *others) if model.run is not None), None)
-    texts = {} if run is None else held_out_pairs(run, before.provenance.get("content"))
+    by_id = texts.pairs(before.provenance.get("content"))
     groups = [
-        Disagreement((first.name, name), [_item(*pair, texts) for pair in pairs[:MAX_ROWS]], len(pairs))
+        Disagreement((first.name, name), [_item(*pair, by_id) for pair in pairs[:MAX_ROWS]], len(pairs))
         for name, pairs in differing
     ]
     names = others[0].name if len(others) == 1 else "the others"
-    yield Items(f"Pairs on which {first.name} and {names} disagree", note, groups)
+    rewarded = any(m.run is not None and is_classifier(str(m.run / "model")) for m in (first, *others))
+    unit = "reward" if rewarded else "nats"
+    yield Items(f"Pairs on which {first.name} and {names} disagree", note, groups, unit)
 
 
 def _differing(before: SuiteResult, after: SuiteResult) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

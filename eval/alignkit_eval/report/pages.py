@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.looks import Race
 from alignkit_eval.comparison.result import Arm, Comparison
 from alignkit_eval.report import tables
-from alignkit_eval.report.explorers import disagreements, generation_cards
+from alignkit_eval.report.explorers import best_and_worst, disagreements, generation_cards
 from alignkit_eval.report.forest import forest
 from alignkit_eval.report.parts import Page, Section
 from alignkit_eval.report.plots import comparison_figures, training_curves
 from alignkit_eval.report.race import race_sentence, race_table
 from alignkit_eval.report.render import write_page
 from alignkit_eval.report.reproduction import reproduction, subtitle
-from alignkit_eval.report.texts import ReportedModel
+from alignkit_eval.report.texts import HeldOutTexts, ReportedModel
 
 
 def run_report(run: Path) -> Path:
@@ -43,10 +43,14 @@ def run_report(run: Path) -> Path:
         verdict, notes = f"This run cannot be compared with its start model: {error}.", ()
     start = ReportedModel("start", directory.evaluation / "before", run)
     trained = ReportedModel(name, directory.evaluation, run)
+    texts = HeldOutTexts(run)
+    weights = reward_weights(record)
+    rewarded = () if weights is None else best_and_worst(trained, texts, weights)
     sections += [
         *training_curves(run),
-        *generation_cards(start, [trained]),
-        *disagreements(start, [trained]),
+        *rewarded,
+        *generation_cards(start, [trained], texts),
+        *disagreements(start, [trained], texts),
         tables.times([(name, record)]),
         *reproduction([(name, run)]),
     ]
@@ -111,6 +115,15 @@ def pipeline_report(
     return write_page(directory / "report.html", Page(title, names, verdict, notes, sections))
 
 
+def reward_weights(record: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the weights of a run's rewards by name; None if it was not trained on answers of its own."""
+    rewards = record.get("config", {}).get("method", {}).get("reward")
+    if not rewards and not record.get("train", {}).get("rollout_tokens"):
+        return None
+    named = [reward for reward in (rewards if isinstance(rewards, list) else []) if isinstance(reward, dict)]
+    return {str(reward.get("name")): float(reward.get("weight", 1.0)) for reward in named}
+
+
 def _compared(comparison: Comparison | None) -> Iterator[Section]:
     if comparison is None:
         return
@@ -126,8 +139,9 @@ def _compared(comparison: Comparison | None) -> Iterator[Section]:
     several = any(len(arm.runs) > 1 for arm in comparison.arms)
     note = "The first seed of each arm is shown." if several else ""
     first, *models = (_model(arm) for arm in (base, *others))
-    yield from generation_cards(first, models, note)
-    yield from disagreements(first, models, note)
+    texts = HeldOutTexts(next((model.run for model in (first, *models) if model.run is not None), None))
+    yield from generation_cards(first, models, texts, note)
+    yield from disagreements(first, models, texts, note)
     records = [(run.name, RunDir(run).read_record()) for arm in comparison.arms for run in arm.runs]
     known = [(name, record) for name, record in records if record]
     if known:

@@ -46,6 +46,8 @@ class EmbeddedFigure(NamedTuple):
     alt: str
     source: str
     """A ``data:`` URL."""
+    ratio: float = 0.6
+    """Height over width."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class Generation(NamedTuple):
     id: str
     prompt: str
     answers: Sequence[AnswerDiff]
+    right: str = ""
+    """The right answer; empty: not known."""
+    score: str = ""
+    """Rewards of the answer, where it is shown for these."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ class Items:
     title: str
     note: str
     groups: Sequence[Disagreement]
+    unit: str = "nats"
+    """Unit of the margins."""
 
 
 class Fact(NamedTuple):

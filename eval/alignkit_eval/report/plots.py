@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,7 @@ from alignkit.system.files import atomic_path
 
 from alignkit_eval.comparison.result import Arm, Comparison
 from alignkit_eval.headline import TITLES, with_interval
-from alignkit_eval.report.curves import COLOURS, figures
+from alignkit_eval.report.curves import COLOURS, figures, log_axes, scale_of
 from alignkit_eval.report.parts import EmbeddedFigure, Figures
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def embed(alt: str, figure: Figure) -> EmbeddedFigure:
     stream = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "alignkit"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return EmbeddedFigure(alt, "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode())
+    wide, high = figure.get_size_inches()
+    source = "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()
+    return EmbeddedFigure(alt, source, float(high / wide))
 
 
 def _plots(comparison: Comparison) -> Iterator[ComparisonPlot]:
@@ -105,9 +107,12 @@ def _against_setting(arms: Sequence[Arm], suite: str, metric: str, title: str) -
             linewidth=1.6 if key and len(members) > 1 else 0,
             elinewidth=1.2,
         )
+    _scale(axes.set_yscale, [e.value for arm in arms for e in [arm.metrics[suite][metric]]], arms, metric)
     if key:
         axes.set_xlabel(key)
-        if "none" in labels.values():
+        if "none" not in labels.values():
+            _scale(axes.set_xscale, xs, arms, key)
+        else:
             axes.set_xticks([*labels], [*labels.values()])
     else:
         axes.set_xticks([*labels], [*labels.values()], rotation=20, ha="right")
@@ -139,10 +144,19 @@ def _accuracy_and_perplexity(arms: Sequence[Arm]) -> Figure:
         axes.errorbar(
             [x.value], [y.value], xerr=_bars([x]), yerr=_bars([y]), label=arm.name, color=colour, marker="o", capsize=2
         )
+    _scale(axes.set_xscale, [arm.metrics["perplexity"]["perplexity"].value for arm in arms], arms, "perplexity")
     _finish(axes, "Preference accuracy against perplexity", TITLES["prefs", "accuracy_sum"])
     axes.set_xlabel(TITLES["perplexity", "perplexity"])
     _legend_beside(axes)
     return figure
+
+
+def _scale(set_scale: Callable[..., None], values: Sequence[float], arms: Sequence[Arm], name: str) -> None:
+    """Make an axis logarithmic where its values span many powers of ten, or the first arm's configuration asks for it."""
+    # A swept setting is asked for by its key or the last part of it: method.lambda, lambda.
+    wanted = {word for run in arms[0].runs for word in log_axes(run)}
+    if (scale := scale_of(values, asked=name in wanted or name.rpartition(".")[2] in wanted))["value"] != "linear":
+        set_scale(**scale)
 
 
 def _numeric_key(arms: Sequence[Arm]) -> str | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.system.files import write_text
 
+from alignkit_eval.report.folding import NOTES, SENTENCES, sentences, unfolded
 from alignkit_eval.report.parts import NOT_FINITE, Page
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def write_page(path: Path, page: Page) -> Path:
 
 def render(page: Page) -> str:
     """Return the page as HTML."""
-    return render_template("report.html.j2", "script.js", page=page)
+    limits = {"most_sentences": SENTENCES, "most_notes": NOTES}
+    return render_template("report.html.j2", "script.js", page=page, unfolded=unfolded(page), **limits)
 
 
 def render_template(template: str, script_name: str, **values: Any) -> str:
@@ -50,15 +52,6 @@ def render_template(template: str, script_name: str, **values: Any) -> str:
     )
     html = _environment().get_template(template).render(style=style, script=script, policy=policy, **values)
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", html.translate(_VISIBLE))
-
-
-def sentences(text: str) -> list[str]:
-    """Return the sentences of a verdict.
-
-    >>> sentences("a is better than b (p 0.03). No arm is better than every other one.")
-    ['a is better than b (p 0.03).', 'No arm is better than every other one.']
-    """
-    return re.split(r"(?<=\.)\s+", text)
 
 
 @cache

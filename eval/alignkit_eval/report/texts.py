@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignkit import SuiteResult
+from alignkit import Row, SuiteResult
 from alignkit.errors import AlignError, DataError
 from alignkit.rundir.evaluations import read_evaluation
 from alignkit.system.files import jsonl_rows
@@ -64,29 +65,53 @@ class PairTexts(NamedTuple):
     rejected: str
 
 
-def held_out_pairs(run: Path, content: str | None) -> dict[str, PairTexts]:
-    """Return a run's held-out pairs by id.
+class HeldOutTexts:
+    """A run's held-out pairs, read when they are first asked for."""
 
-    Logs and returns none if they are unreadable, or their digest is not ``content``, that of the evaluated pairs.
-    """
+    def __init__(self, run: Path | None) -> None:
+        self._run = run
+
+    @cached_property
+    def _rows(self) -> Sequence[Row]:
+        """The rows; logs and is empty if they are unreadable."""
+        try:
+            return [] if self._run is None else _held_out(self._run)
+        except (AlignError, OSError) as error:
+            logger.warning("the report shows ids without texts: %s", error)
+            return []
+
+    def pairs(self, content: str | None) -> dict[str, PairTexts]:
+        """Return the pairs by id; logs and returns none if their digest is not ``content``, that of the evaluated pairs."""
+        from alignkit_eval.suites.scores import rows_digest
+
+        if self._rows and content is not None and rows_digest(self._rows) != content:
+            logger.warning("the report shows ids without texts: the held-out rows of %s have changed since", self._run)
+            return {}
+        return {
+            row.id: PairTexts(_text(row.prompt), _text(row.answers[0]), _text(row.answers[1])) for row in self._rows
+        }
+
+    @cached_property
+    def _right(self) -> dict[str, tuple[str, str]]:
+        """Last turn of the prompt, and right answer, by id."""
+        return {row.id: (_squashed(_last(row.prompt)), _last(row.answers[0])) for row in self._rows}
+
+    def right(self, key: str, prompt: str) -> str:
+        """Return the chosen answer to a prompt as a model was given it; empty if it is not known, or the prompt is another."""
+        asked, answer = self._right.get(key.partition("#")[0], ("", ""))
+        return answer if asked and asked in _squashed(prompt) else ""
+
+
+def _held_out(run: Path) -> Sequence[Row]:
     from alignkit.models.positions import named_positions
     from alignkit.models.tokenizer import load_tokenizer
 
     from alignkit_eval.evaluation.targets import find_target, held_out_rows
-    from alignkit_eval.suites.scores import rows_digest
 
-    try:
-        source = find_target(str(run))
-        model = source.config.model.model_copy(update={"name": str(run), "tokenizer": None})
-        tokenizer = load_tokenizer(model, str(run / "model"))
-        rows = held_out_rows(source, tokenizer, named_positions(model)).rows("preference")
-    except (AlignError, OSError) as error:
-        logger.warning("the report shows ids without texts: %s", error)
-        return {}
-    if content is not None and rows_digest(rows) != content:
-        logger.warning("the report shows ids without texts: the held-out rows of %s have changed since", run)
-        return {}
-    return {row.id: PairTexts(_text(row.prompt), _text(row.answers[0]), _text(row.answers[1])) for row in rows}
+    source = find_target(str(run))
+    model = source.config.model.model_copy(update={"name": str(run), "tokenizer": None})
+    tokenizer = load_tokenizer(model, str(run / "model"))
+    return held_out_rows(source, tokenizer, named_positions(model)).rows("preference")
 
 
 def _samples(path: Path, column: str) -> dict[str, tuple[str, str]]:
@@ -104,3 +129,13 @@ def _text(value: str | tuple[Mapping[str, Any], ...]) -> str:
     if isinstance(value, str):
         return value
     return "\n".join(f"{message['role']}: {message['content']}" for message in value)
+
+
+def _last(value: str | tuple[Mapping[str, Any], ...]) -> str:
+    """Return a text, or the content of the last message."""
+    return value if isinstance(value, str) else str(value[-1]["content"])
+
+
+def _squashed(text: str) -> str:
+    """Return a text without white space, which tokenizers may add."""
+    return "".join(text.split())

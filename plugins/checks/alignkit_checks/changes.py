@@ -17,8 +17,8 @@ from alignkit.training.checkpoints import last_checkpoint, step_of
 from pydantic import ValidationError
 
 FREE = frozenset(
-    "run.name run.output run.project tracker.model run.plots run.pause_at run.price_per_hour data.cache data.workers train.logging_steps "
-    "train.logging_strategy "
+    "run.name run.output run.project tracker.model run.plots run.log_axes run.pause_at run.price_per_hour data.cache data.workers "
+    "train.logging_steps train.logging_strategy "
     "train.logging_first_step train.log_level train.log_level_replica train.log_on_each_node train.report_to "
     "train.project train.save_total_limit train.skip_memory_metrics train.ddp_timeout".split()
 )

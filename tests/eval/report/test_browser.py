@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignkit_eval.report import run_report
+from alignkit_eval.comparison.compare import compare
+from alignkit_eval.report import comparison_report, run_report
 
 from tests.helpers.runs import short_run
 
@@ -58,6 +59,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def opened(browser: Any, page: str) -> Any:
     browser.get(page)
+    browser.execute_script("for (const fold of document.querySelectorAll('.fold')) fold.open = true")
     return browser
 
 
@@ -107,6 +109,7 @@ def test_a_table_sorts_both_ways_and_back(opened: Any) -> None:
 def test_filters_and_the_item_explorer(opened: Any) -> None:
     generations = find(opened, ".generation")
     section = generations[0].find_element("xpath", "..")
+    assert section.find_element("css selector", "output").text == f"{len(generations)} shown"
     section.find_element("css selector", "input").send_keys("plainly-evil")
     assert [g.is_displayed() for g in generations] == [
         "plainly-evil" in g.get_attribute("textContent") for g in generations
@@ -132,7 +135,43 @@ def test_colours_and_phone_width(opened: Any, scheme: str) -> None:
     assert (ground > ink) == (scheme == "light")
     assert abs(ground - ink) > 400
     assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
+    cut = "return [...document.querySelectorAll('.sortable :is(th, td)')].filter((c) => c.getBoundingClientRect().right > 390).length"
+    assert opened.execute_script(cut) == 0, "no column lies outside the screen"
     opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_sortable_columns_look_it(opened: Any) -> None:
+    marks = (
+        "return [...document.querySelectorAll('thead th button')].map((b) => getComputedStyle(b, '::after').content)"
+    )
+    assert set(opened.execute_script(marks)) == {'" \u2195"'}
+    find(opened, "thead th button")[0].click()
+    assert '" \u2191"' in opened.execute_script(marks)
+
+
+def test_a_page_of_twelve_arms_is_a_few_screens_tall(browser: Any, page: str, tmp_path: Path) -> None:
+    source = Path(page.removeprefix("file://")).parent
+    for number in range(12):
+        copied = shutil.copytree(source, tmp_path / f"arm-{number}")
+        record = json.loads((copied / "run.json").read_text())
+        record["config"]["method"]["lambda"] = number / 10
+        (copied / "run.json").write_text(json.dumps(record))
+    address = comparison_report(compare(sorted(tmp_path.glob("arm-*"))), tmp_path / "arms.html").as_uri()
+    desktop = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", desktop)
+    height = "return document.documentElement.scrollHeight"
+    for opened in (page, address):
+        browser.get(opened)
+        assert browser.execute_script(height) <= 4000
+    folded = find(browser, "details.fold:not([open])")
+    assert folded
+    assert find(browser, "details.fold[open]")[0].text.startswith("Paired differences")
+    last = folded[-1].find_element("xpath", "..").get_attribute("id")
+    find(browser, f"nav a[href='#{last}']")[0].click()
+    assert find(browser, f"#{last} .fold[open]"), "a link to a folded section unfolds it"
+    browser.execute_script("for (const fold of document.querySelectorAll('.fold')) fold.open = true")
+    assert browser.execute_script(height) > 4000, "unfolded it is longer"
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_the_rating_page_takes_ratings(browser: Any, tmp_path: Path) -> None:

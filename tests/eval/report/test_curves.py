@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
 
 from alignkit.rundir.metrics import MetricsLog
-from alignkit_eval.report.curves import draw
+from alignkit_eval.report.curves import draw, figures
 
 
 def test_plots_are_drawn_for_what_was_logged_and_nothing_else(tmp_path: Path) -> None:
@@ -48,3 +49,21 @@ def test_a_long_run_is_drawn_without_touching_pyplot(tmp_path: Path) -> None:
     had = "matplotlib.pyplot" in sys.modules
     assert [path.name for path in draw(tmp_path)] == ["loss.png"]
     assert ("matplotlib.pyplot" in sys.modules) == had
+
+
+def scales(directory: Path) -> dict[str, str]:
+    return {plot.name: figure.axes[0].get_yscale() for plot, figure in figures(directory)}
+
+
+def test_a_curve_over_many_decades_has_a_logarithmic_axis_and_others_where_asked(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in range(1, 9):
+        shares = {"rewards/accuracies": 10.0**-step, "kl": 0.1 * (step - 1)}
+        log.append(
+            {"step": step, "loss": 1.0 / step, "grad_norm": 10.0 ** (step / 2), "reward": -(10.0**step)} | shares
+        )
+    free = {"loss": "linear", "grad_norm": "log", "reward": "linear", "accuracy": "linear", "kl": "linear"}
+    assert scales(tmp_path) == free, "a share of pairs and negative values never by themselves"
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"run": {"log_axes": ["loss", "kl", "reward"]}}}))
+    assert scales(tmp_path) == free | {"loss": "log", "kl": "symlog", "reward": "symlog"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in draw(tmp_path))

@@ -14,15 +14,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from alignkit import Run
+from alignkit import Run, SuiteResult
 from alignkit.errors import DataError
-from alignkit.rundir.evaluations import read_evaluation
+from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.report import comparison_report, run_report
-from alignkit_eval.report.explorers import diff_words
+from alignkit_eval.report.explorers import best_and_worst, diff_words, generation_cards
 from alignkit_eval.report.parts import Page, SortableTable, number_cell
 from alignkit_eval.report.render import render
-from alignkit_eval.report.texts import held_out_pairs
+from alignkit_eval.report.texts import HeldOutTexts, ReportedModel
 
 from tests.helpers.runs import align, short_run
 
@@ -182,11 +182,52 @@ def test_a_formula_in_a_name_stays_a_name(runs: list[Run], tmp_path: Path) -> No
 
 def test_texts_of_other_rows_are_not_shown(runs: list[Run], caplog: pytest.LogCaptureFixture) -> None:
     content = read_evaluation(runs[0].directory / "eval", "prefs").provenance["content"]
-    pairs = held_out_pairs(runs[0].directory, content)
+    pairs = HeldOutTexts(runs[0].directory).pairs(content)
     assert pairs
     assert all(pair.chosen != pair.rejected for pair in pairs.values())
-    assert held_out_pairs(runs[0].directory, "digest of other rows") == {}
+    assert HeldOutTexts(runs[0].directory).pairs("digest of other rows") == {}
     assert "have changed since" in caplog.text
+
+
+def test_answers_are_shown_with_the_right_one(runs: list[Run]) -> None:
+    run = runs[0].directory
+    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    texts = HeldOutTexts(run)
+    (cards,) = generation_cards(*((m := ReportedModel("a", run / "eval", run)), [m]), texts)
+    pairs = texts.pairs(None)
+    assert [card.right for card in cards.rows] == [pairs[row["id"]].chosen.split(": ", 1)[-1] for row in rows]
+    assert texts.right(rows[0]["id"], "another prompt") == "", "a row that has changed is not trusted"
+    assert f"<b>right answer:</b> {cards.rows[0].right}" in run_report(run).read_text()
+
+
+def test_the_best_and_the_worst_rewarded_answers(runs: list[Run], tmp_path: Path) -> None:
+    """By the weighted sum of two rewards; an answer that no reward judged is left out."""
+    items = [
+        {
+            "id": f"p{i}",
+            "cluster": f"c{i}",
+            "prompt": f"ask {i}",
+            "answer": f"say {i}",
+            "reward/a": float(i),
+            "reward/b": -i,
+        }
+        for i in range(50)
+    ]
+    items[49] |= {"reward/a": None, "reward/b": None}
+    write_evaluation(tmp_path, SuiteResult("generate", 50, 50, {}, items), target="tuned")
+    best, worst = best_and_worst(ReportedModel("tuned", tmp_path, None), HeldOutTexts(None), {"a": 1.0, "b": 0.5})
+    assert [row.id for row in best.rows] == [f"p{i}" for i in range(48, 28, -1)]
+    assert [row.id for row in worst.rows] == [f"p{i}" for i in range(20)]
+    assert (best.rows[0].prompt, best.rows[0].score) == ("ask 48", "a 48.0, b -48.0")
+    assert "20 of 49 held-out prompts, ordered by the weighted sum of rewards" in best.note
+    page = shutil.copytree(runs[0].directory, tmp_path / "run")
+    write_evaluation(page / "eval", SuiteResult("generate", 50, 50, {}, items), target="tuned")
+    record = json.loads((page / "run.json").read_text())
+    assert "Best answers" not in run_report(page).read_text(), "it was not trained on rewards"
+    record["config"]["method"]["reward"] = [{"name": "a", "weight": 1.0}, {"name": "b", "weight": 0.5}]
+    (page / "run.json").write_text(json.dumps(record))
+    written = run_report(page).read_text()
+    assert written.index("Best answers of run</h2>") < written.index("Worst answers of run</h2>")
 
 
 def test_words_that_changed() -> None:

@@ -38,6 +38,7 @@ for (const filter of document.querySelectorAll(".filter")) {
   const input = filter.querySelector("input");
   const output = filter.querySelector("output");
   filter.hidden = false;
+  output.value = `${entries.length} shown`;
   input.addEventListener("input", () => {
     const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
@@ -46,12 +47,21 @@ for (const filter of document.querySelectorAll(".filter")) {
       shown += !entry.hidden;
     });
     if (wanted.length) for (const group of groups) group.open = group.querySelector(".item:not([hidden])") !== null;
-    output.value = wanted.length ? `${shown} of ${entries.length}` : "";
+    output.value = wanted.length ? `${shown} of ${entries.length}` : `${entries.length} shown`;
   });
 }
 
-// Collapsed facts are expanded for printing.
-const facts = [...document.querySelectorAll(".fact")];
+// A link to a folded section unfolds it.
+function unfold() {
+  const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+  if (target) for (const fold of target.querySelectorAll(":scope > .fold")) fold.open = true;
+}
+addEventListener("hashchange", unfold);
+for (const link of document.querySelectorAll("nav a")) link.addEventListener("click", () => setTimeout(unfold));
+unfold();
+
+// What is folded is expanded for printing.
+const facts = [...document.querySelectorAll(".fact, .fold, .more")];
 let folded = [];
 addEventListener("beforeprint", () => {
   folded = facts.filter((fact) => !fact.open);
