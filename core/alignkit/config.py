@@ -266,9 +266,7 @@ class CompareConfig(Section):
 
     objective: Words | None = Field(None, description="metrics that decide (default: accuracy_sum, accuracy_mean)")
     guards: Words | None = Field(None, description="metrics that must not be worse (default: perplexity, kl, quality)")
-    margins: dict[str, PositiveFloat] = Field(
-        default_factory=dict, description="difference that counts as none, by metric"
-    )
+    margins: dict[str, PositiveFloat] = Field(default_factory=dict, description="difference that is none, by metric")
 
 
 class TrackerConfig(Section):
@@ -287,9 +285,7 @@ class RunSection(Section):
     services: Words = Field(default_factory=list, description="names of service plugins to activate (default: none)")
     price_per_hour: float | None = Field(None, ge=0, description="price of a process's hour, for --dry-run --measure")
     plots: bool = Field(True, description="write plots/*.png and report.html at the end")
-    log_axes: Words = Field(
-        default_factory=list, description="plots and swept keys with a logarithmic axis: loss, lambda"
-    )
+    log_axes: Words = Field(default_factory=list, description="plots or swept keys with a log axis, e.g. loss,lambda")
     pause_at: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=list, description="shares of the steps at which the run is evaluated and pauses, e.g. [0.5]"
     )
