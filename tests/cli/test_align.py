@@ -118,12 +118,12 @@ def test_version_and_listing(site):
     site.install("align-mine", METHOD, mine="align_mine:Mine")
     listing = site.align("methods")
     rows = [line.split() for line in listing.stdout.splitlines()]
-    assert rows[0] == ["NAME", "DISTRIBUTION", "FROM"]
-    assert ["orpo", "alignkit", __version__, "alignkit_orpo:ORPO", "built", "in"] in rows
-    assert ["mine", "align-mine", "1.2.3", "align_mine:Mine", "For", "tests"] in rows
+    assert rows[0] == ["NAME", "DISTRIBUTION", "DESCRIPTION"]
+    assert [row for row in rows if row[:4] == ["orpo", "alignkit", __version__, "NLL"]]
+    assert [row for row in rows if row[:3] == ["mine", "align-mine", "1.2.3"]]
     blocked = site.align("methods", ALIGN_PLUGINS="none").stdout
     assert "blocked by ALIGN_PLUGINS" in blocked
-    assert site.align("services").stdout == "No services are installed.\n"
+    assert "tensorboard" in site.align("services").stdout
 
 
 def test_listing_says_how_to_use_a_shared_name_and_what_cannot_be_read(site):

@@ -27,7 +27,7 @@ def losses(as_json: bool) -> None:
     for record in found:
         paper = record["paper"] + (f", eq. {record['equation']}" if record["equation"] else "")
         rows.append((record["name"], ", ".join(record["needs"]) or "-", record["summary"], paper))
-    print_columns(rows)
+    print_columns(rows, flexible=2)
 
 
 def _described(name: str, entry: registry.PluginEntry) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class TRLMethod(Method[Settings]):
 
 
 class TRLSFT(TRLMethod):
-    """trl.SFTTrainer."""
+    """Supervised fine-tuning by trl.SFTTrainer."""
 
     name, rows = "trl-sft", "completion"
     paper = "TRL, SFTTrainer, https://huggingface.co/docs/trl/sft_trainer"
@@ -97,7 +97,7 @@ class TRLSFT(TRLMethod):
 
 
 class TRLDPO(TRLMethod):
-    """trl.DPOTrainer."""
+    """Direct preference optimisation by trl.DPOTrainer."""
 
     name, rows = "trl-dpo", "preference"
     paper = "TRL, DPOTrainer, https://huggingface.co/docs/trl/dpo_trainer"
@@ -108,7 +108,7 @@ class TRLDPO(TRLMethod):
 
 
 class TRLKTO(TRLMethod):
-    """trl.KTOTrainer."""
+    """Training on answers labelled good or bad by trl.KTOTrainer."""
 
     name, rows = "trl-kto", "unpaired"
     paper = "Ethayarajh et al. 2024, KTO, https://arxiv.org/abs/2402.01306, in TRL's KTOTrainer"
@@ -124,7 +124,7 @@ class TRLKTO(TRLMethod):
 
 
 class TRLGRPO(TRLMethod):
-    """trl.GRPOTrainer."""
+    """Group-relative policy optimisation by trl.GRPOTrainer."""
 
     name, rows = "trl-grpo", "prompt"
     paper = "Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300, in TRL's GRPOTrainer"
@@ -142,7 +142,7 @@ class TRLGRPO(TRLMethod):
 
 
 class TRLRLOO(TRLGRPO):
-    """trl.RLOOTrainer."""
+    """REINFORCE with a leave-one-out baseline by trl.RLOOTrainer."""
 
     name = "trl-rloo"
     paper = "Ahmadian et al. 2024, Back to Basics, https://arxiv.org/abs/2402.14740, in TRL's RLOOTrainer"

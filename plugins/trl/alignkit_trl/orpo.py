@@ -6,7 +6,7 @@ from alignkit_trl.methods import TRLMethod
 
 
 class TRLORPO(TRLMethod):
-    """trl.experimental.orpo.ORPOTrainer."""
+    """Odds-ratio preference optimisation by trl.experimental.orpo.ORPOTrainer."""
 
     name, rows = "trl-orpo", "preference"
     paper = "Hong et al. 2024, ORPO, https://arxiv.org/abs/2403.07691, in TRL's experimental ORPOTrainer"

@@ -1,0 +1,72 @@
+"""What a plugin says of itself, read from its source: the first sentence of its docstring. No plugin is imported."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+_DEEPEST = 5
+"""Maximum number of modules that re-export a name from one another."""
+
+
+def description(target: str) -> str:
+    """Return the first sentence of the docstring of ``package.module:name``; empty where there is none, or no source."""
+    module, _, name = target.partition("[")[0].strip().partition(":")
+    for _ in range(_DEEPEST):
+        found = _definition(module, name.partition(".")[0])
+        if isinstance(found, ast.ClassDef | ast.FunctionDef):
+            return _sentence(ast.get_docstring(found) or "")
+        if isinstance(found, str):
+            return _sentence(found)
+        if not isinstance(found, ast.ImportFrom) or found.level:
+            return ""
+        renamed = {alias.asname or alias.name: alias.name for alias in found.names}
+        module, name = found.module or "", renamed[name]
+    return ""
+
+
+def _definition(module: str, name: str) -> ast.stmt | str | None:
+    """Return the statement that defines or imports a name at the top of a module, or the docstring below an assignment."""
+    body = _statements(module)
+    for statement, following in zip(body, [*body[1:], None], strict=False):
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name:
+            return statement
+        if isinstance(statement, ast.ImportFrom) and name in [alias.asname or alias.name for alias in statement.names]:
+            return statement
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if name in [target.id for target in targets if isinstance(target, ast.Name)]:
+            text = following.value if isinstance(following, ast.Expr) else None
+            return str(text.value) if isinstance(text, ast.Constant) else ""
+    return None
+
+
+@cache
+def _statements(module: str) -> list[ast.stmt]:
+    source = _source(module)
+    try:
+        return ast.parse(source.read_bytes()).body if source else []
+    except (OSError, SyntaxError, ValueError):
+        return []
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module, found without importing its packages."""
+    places: list[str] | None = None
+    spec = None
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:count]), places if count > 1 else sys.path)
+        if spec is None:
+            return None
+        places = list(spec.submodule_search_locations or [])
+    return Path(spec.origin) if spec and spec.origin and spec.has_location else None
+
+
+def _sentence(text: str) -> str:
+    """Return the first sentence of a docstring as plain text, without its full stop."""
+    first = " ".join(text.partition("\n\n")[0].split()).replace("``", "").replace("`", "")
+    end = first.find(". ")
+    return (first if end < 0 else first[:end]).removesuffix(".")
