@@ -36,6 +36,8 @@ class CommandGroup(click.Group):
                 return None
             raise
         complete_command(command)
+        if ctx.resilient_parsing and (attach := registry.provided("align.reports", "completion")):
+            attach(command)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -32,7 +32,8 @@ configuration (and ``measure=True`` with ``--measure``): it prints what the run 
 finished, with its console, the results of the suites before and after training, and the samples: it prints them;
 ``samples``, ``numbers`` and ``environment`` return parts of a run's record; ``metrics`` by ``align status``, with the
 metrics of the suites before and after training: it returns lines; ``schema``, with the name of a method, returns the
-first line of a configuration file for it, by which editors find its schema.
+first line of a configuration file for it, by which editors find its schema; ``completion`` gives the parameters of a
+command their values when a shell completes it.
 """
 
 Launcher: TypeAlias = "Callable[..., int | None]"

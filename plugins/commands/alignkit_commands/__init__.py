@@ -23,4 +23,5 @@ SCHEDULERS = Command("alignkit_commands.listing:schedulers", "List the installed
 STAGES = Command("alignkit_commands.listing:stages", "List the installed kinds of stages of pipelines.")
 PLUGINS = Command("alignkit_commands.plugins:plugins", "List all plugins with their state, or check one.")
 NEW_PLUGIN = Command("alignkit_commands.plugins:new_plugin", "Create a package with one working plugin.")
+COMPLETION = Command("alignkit_commands.completion:completion", "Print the completion script of bash, zsh or fish.")
 CACHE = Command("alignkit_commands.cache:cache", "List, measure or prune the cache on disk.")

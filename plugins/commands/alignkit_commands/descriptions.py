@@ -15,17 +15,22 @@ _DEEPEST = 5
 def description(target: str) -> str:
     """Return the first sentence of the docstring of ``package.module:name``; empty where there is none, or no source."""
     module, _, name = target.partition("[")[0].strip().partition(":")
+    _, found = defined(module, name.partition(".")[0])
+    if isinstance(found, ast.ClassDef | ast.FunctionDef):
+        return _sentence(ast.get_docstring(found) or "")
+    return _sentence(found) if isinstance(found, str) else ""
+
+
+def defined(module: str, name: str) -> tuple[str, ast.stmt | str | None]:
+    """Return the module that defines a name that ``module`` defines or imports, and the statement, or the docstring below it."""
+    found = None
     for _ in range(_DEEPEST):
-        found = _definition(module, name.partition(".")[0])
-        if isinstance(found, ast.ClassDef | ast.FunctionDef):
-            return _sentence(ast.get_docstring(found) or "")
-        if isinstance(found, str):
-            return _sentence(found)
+        found = _definition(module, name)
         if not isinstance(found, ast.ImportFrom) or found.level:
-            return ""
+            break
         renamed = {alias.asname or alias.name: alias.name for alias in found.names}
         module, name = found.module or "", renamed[name]
-    return ""
+    return module, found
 
 
 def _definition(module: str, name: str) -> ast.stmt | str | None:
@@ -45,14 +50,15 @@ def _definition(module: str, name: str) -> ast.stmt | str | None:
 
 @cache
 def _statements(module: str) -> list[ast.stmt]:
-    source = _source(module)
+    source = source_of(module)
     try:
-        return ast.parse(source.read_bytes()).body if source else []
+        body = ast.parse(source.read_bytes()).body if source else []
     except (OSError, SyntaxError, ValueError):
         return []
+    return [inner for each in body for inner in (each.body if isinstance(each, ast.If) else [each])]
 
 
-def _source(module: str) -> Path | None:
+def source_of(module: str) -> Path | None:
     """Return the file of a module, found without importing its packages."""
     places: list[str] | None = None
     spec = None

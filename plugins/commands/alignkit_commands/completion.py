@@ -1,0 +1,89 @@
+"""``align completion``, and what a shell completes: names of plugins, keys, and runs. Neither torch nor pydantic is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from alignkit.contract import registry
+from click.shell_completion import CompletionItem, get_completion_class
+
+Items = list[CompletionItem[Any]]
+
+INSTALL = {
+    "bash": "align completion bash > ~/.local/share/bash-completion/completions/align",
+    "zsh": 'align completion zsh > "${fpath[1]}/_align"',
+    "fish": "align completion fish > ~/.config/fish/completions/align.fish",
+}
+
+
+ABOUT = "Print the script that completes commands, options, names, keys and runs in SHELL.\n\n\b\n"
+
+
+@click.command(help=ABOUT + "\n".join(INSTALL.values()))
+@click.argument("shell", type=click.Choice([*INSTALL]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the script of a shell."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    made = kind(context.find_root().command, {}, "align", "_ALIGN_COMPLETE")
+    click.echo(made.source_template % made.source_vars())
+
+
+def attach(command: click.Command) -> None:
+    """Give the options and arguments of a command their values, where they have none of their own."""
+    for parameter in command.params:
+        found = _VALUES.get(f"--{parameter.name}" if isinstance(parameter, click.Option) else parameter.name or "")
+        if found is not None and parameter._custom_shell_complete is None:
+            parameter._custom_shell_complete = found
+
+
+def _plugins(group: registry.Group, *more: str) -> Callable[..., Items]:
+    def names(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> Items:
+        return _words(incomplete, [*registry.usable(group), *more])
+
+    return names
+
+
+def _words(incomplete: str, known: Iterable[str]) -> Items:
+    """Return the words that continue the last one of a list with commas."""
+    before, comma, last = incomplete.rpartition(",")
+    return [CompletionItem(f"{before}{comma}{word}") for word in known if word.startswith(last)]
+
+
+def _runs(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> Items:
+    """Return the run directories that continue a path, those under runs/ for an empty one, and else files."""
+    folder = Path(incomplete.rpartition("/")[0] or "runs")
+    start = incomplete if "/" in incomplete or not "runs".startswith(incomplete) else "runs/"
+    try:
+        paths = sorted(path.as_posix() for path in folder.iterdir() if (path / "run.yaml").is_file())
+    except OSError:
+        paths = []
+    found = [CompletionItem(path) for path in paths if path.startswith(start)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def _keys(context: click.Context, _parameter: click.Parameter, incomplete: str) -> Items:
+    from alignkit_commands.known_keys import keys_of, values_of
+
+    method = context.params.get("method")
+    key, equals, value = incomplete.partition("=")
+    if equals:
+        return [CompletionItem(f"{key}={item.value}") for item in _words(value, values_of(key, method))]
+    section = key.partition(".")[0] if "." in key else None
+    return [CompletionItem(f"{name}=", help=about) for name, about in keys_of(section, method) if name.startswith(key)]
+
+
+_VALUES: dict[str, Callable[..., Items]] = {
+    "--method": _plugins("align.methods"),
+    "--suites": _plugins("align.suites"),
+    "--scheduler": _plugins("align.schedulers"),
+    "--sets": _keys,
+    "--over": _keys,
+    "method": _plugins("align.methods"),
+    **dict.fromkeys(("run", "runs", "target", "targets", "--model", "--baseline", "--resume"), _runs),
+}
+"""What completes an option, by the name that click gives it, and an argument."""
