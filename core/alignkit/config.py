@@ -266,7 +266,7 @@ class CompareConfig(Section):
 
     objective: Words | None = Field(None, description="metrics that decide (default: accuracy_sum, accuracy_mean)")
     guards: Words | None = Field(None, description="metrics that must not be worse (default: perplexity, kl, quality)")
-    margins: dict[str, PositiveFloat] = Field(default_factory=dict, description="difference that is none, by metric")
+    margins: dict[str, PositiveFloat] = Field(default_factory=dict, description="difference that counts as none")
 
 
 class TrackerConfig(Section):

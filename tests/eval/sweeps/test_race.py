@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from alignkit_eval.comparison.looks import RaceSettings
 from alignkit_eval.sweeps.grid import SweepSpec, cells
 from alignkit_eval.sweeps.sweep import Sweep, race_settings, resume, sweep
 
+from tests.helpers.forked import At
 from tests.helpers.runs import align, saved_weights
 
 QUICK = [
@@ -28,10 +30,6 @@ ARMS = {
 PLAN = {"rungs": [0.25], "objective": ["perplexity"]}
 
 
-class Stop(KeyboardInterrupt):
-    """What Ctrl-C raises, in the middle of a look."""
-
-
 def arms(directory: Path) -> list[str]:
     """Write a file for each arm: two that are equal, and one with a learning rate that breaks the model at once."""
     for name, train in ARMS.items():
@@ -41,20 +39,34 @@ def arms(directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def raced(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """Return a race that was interrupted after its first look and resumed."""
+    """Return a race of the installed command that got Ctrl-C before its first look and after it, and was resumed."""
     output = tmp_path_factory.mktemp("races")
-    files = arms(output)
+    words = ["sweep", "--method", "orpo", "--over", f"config={','.join(arms(output))}", "--race", "--name", "race"]
+    words += ["--race-set", "rungs=[0.25]", "--race-set", "objective=perplexity"]
+    for setting in QUICK:
+        words += ["--set", setting]
 
-    def interrupt(message: str) -> None:
-        if message.startswith("look at"):
-            raise Stop
+    def interrupted(arm: str, *arguments: str) -> dict[str, Any]:
+        at = At(f"open runs/race/{arm}-seed=0/metrics.jsonl", 1, signal.SIGINT)
+        ended = align(*arguments, cwd=output, at=at)
+        assert ended.returncode == 130, ended.stderr
+        assert "resume with: align sweep --resume runs/race" in ended.stderr
+        return dict(json.loads((output / "runs/race/sweep.json").read_text()))
 
-    with pytest.raises(Stop):
-        sweep({"config": files}, method="orpo", sets=QUICK, race=PLAN, output=output, name="race", say=interrupt)
-    before = json.loads((output / "race/sweep.json").read_text())["race"]["looks"]
-    done = resume(output / "race")
-    assert json.loads((output / "race/sweep.json").read_text())["race"]["looks"][: len(before)] == before
+    assert interrupted("same", *words)["race"]["looks"] == []
+    before = interrupted("same", "sweep", "--resume", "runs/race")
+    assert [look["rung"] for look in before["race"]["looks"]] == [0.25]
+    assert before["cells"][1]["status"] != "finished"
+    done = resume(output / "runs/race")
+    assert stored(done)["race"]["looks"] == before["race"]["looks"]
     return done
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Return the same race, carried out at once."""
+    output = tmp_path_factory.mktemp("whole")
+    return sweep({"config": arms(output)}, method="orpo", sets=QUICK, race=PLAN, output=output, name="race")
 
 
 def stored(done: Sweep) -> dict[str, Any]:
@@ -82,6 +94,20 @@ def test_the_broken_arm_leaves_at_the_first_look(raced: Sweep) -> None:
     assert "broken" in page
 
 
+def test_an_interrupted_race_is_the_one_without_an_interruption(raced: Sweep, whole: Sweep) -> None:
+    for name in ("good", "same", "broken"):
+        one, other = (done.directory / f"{name}-seed=0" for done in (raced, whole))
+        assert (one / "model").is_dir() == (other / "model").is_dir() == (name != "broken")
+        if name != "broken":
+            assert saved_weights(one) == saved_weights(other)
+    first, second = (stored(done)["race"]["looks"] for done in (raced, whole))
+    for looks in (first, second):
+        for gone in looks[0]["stopped"]:
+            del gone["saved_cpu_seconds"]  # measured
+    assert first == second
+    assert stored(raced)["comparison"]["verdict"] == stored(whole)["comparison"]["verdict"]
+
+
 def test_looks_made_again_decide_the_same(raced: Sweep, tmp_path: Path) -> None:
     again = tmp_path / "race"
     shutil.copytree(raced.directory, again)
@@ -94,8 +120,8 @@ def test_a_revived_arm_has_the_weights_it_would_have_had(raced: Sweep, tmp_path:
     copied = tmp_path / "race"
     shutil.copytree(raced.directory, copied)
     revived = resume(copied, revive=["broken"])
-    whole = sweep({"config": arms(tmp_path)[2:]}, method="orpo", sets=QUICK, output=tmp_path, name="whole")
-    assert saved_weights(copied / "broken-seed=0") == saved_weights(whole.directory / "broken-seed=0")
+    alone = sweep({"config": arms(tmp_path)[2:]}, method="orpo", sets=QUICK, output=tmp_path, name="alone")
+    assert saved_weights(copied / "broken-seed=0") == saved_weights(alone.directory / "broken-seed=0")
     assert revived.race is not None
     assert revived.race.saved()[0] == 0
     assert revived.comparison is not None
