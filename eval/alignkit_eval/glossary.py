@@ -25,6 +25,8 @@ GLOSSARY: Mapping[str, Mapping[str, str]] = {
     "perplexity": {
         "perplexity": "Exponential of the negative log-likelihood per token over the corpus; comparable with one tokenizer only, lower is better.",
         "bits_per_byte": "Negative log-likelihood per UTF-8 byte of text, in bits; comparable across tokenizers, lower is better.",
+        "byte_perplexity": "Exponential of the negative log-likelihood per UTF-8 byte of text, as in lm-eval: 2 to the power of bits per byte.",
+        "word_perplexity": "Exponential of the negative log-likelihood per word of text, as in lm-eval; comparable across tokenizers.",
     },
     "kl": {
         "kl": "Exact KL divergence from the start model (or another one) per token of held-out completions, in nats.",

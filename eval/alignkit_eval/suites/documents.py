@@ -43,15 +43,22 @@ def read_documents(source: str) -> list[Text]:
     return documents
 
 
-def document_rows(documents: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> list[Example | None]:
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the beginning-of-sequence token, or the end-of-sequence token where the tokenizer has none; None without either."""
+    found: int | None = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return found
+
+
+def document_rows(
+    documents: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, bos: bool = True
+) -> list[Example | None]:
     """Return documents as rows whose completion is their tokens; None for one of which no token can be scored.
 
-    The first token is predicted from the beginning-of-sequence token, or the end-of-sequence token where the tokenizer
-    has none; without either, it is not scored.
+    The first token is predicted from :func:`first_token`; without one, or without ``bos``, it is not scored.
     """
     texts = [document.text for document in documents]
     found: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    start = first_token(tokenizer) if bos else None
     rows = [tokens if start is None else [start, *tokens] for tokens in found]
     return [
         Example(document.id, tokens[:1], (tokens[1:],), cluster=document.cluster) if tokens[1:] else None
@@ -59,24 +66,30 @@ def document_rows(documents: Sequence[Text], tokenizer: PreTrainedTokenizerBase)
     ]
 
 
-def windows(row: Example, length: int | None, stride: int | None = None) -> list[Example]:
+def windows(row: Example, length: int | None, stride: int | None = None, before: Sequence[int] = ()) -> list[Example]:
     """Cut a row into rows of at most ``length`` tokens that score each token of its completion once.
 
     Windows end ``stride`` tokens apart (default: half a window) and begin ``length`` tokens before their end, so that each
     token but the first ones is predicted from at least ``length - stride`` tokens; ``stride = length - 1`` gives the windows of
     lm-eval's rolling log-likelihood. A prompt is context like any other text. Windows without a scored token are omitted.
+    ``before`` are tokens that begin every window but the first, within its ``length``.
     """
     tokens, first = [*row.prompt, *row.completions[0]], len(row.prompt)
     if length is None or len(tokens) <= length:
         return [row]
     step = min(stride or length // 2, length - 1)
+    room = length - len(before)
     mask = row.masks[0] if row.masks else None
     found = []
     end = min(len(tokens), max(length, first + step))
     while True:
         begin = max(0, end - length)
+        head = list(before) if begin else []
+        begin = end - room if head else begin
         scored = None if mask is None else list(mask[first - len(row.prompt) : end - len(row.prompt)])
-        part = Example(row.id, tokens[begin:first], (tokens[first:end],), masks=None if scored is None else (scored,))
+        part = Example(
+            row.id, [*head, *tokens[begin:first]], (tokens[first:end],), masks=None if scored is None else (scored,)
+        )
         found += [part] if part.scored_tokens(0) else []
         if end == len(tokens):
             return found

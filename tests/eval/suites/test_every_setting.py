@@ -35,6 +35,7 @@ ROWS: dict[str, dict[str, Row]] = {
         "text": Row("texts.jsonl", "items"),
         "max_length": Row(16, "metrics", {"text": "texts.jsonl"}),
         "stride": Row(3, "metrics", {"text": "texts.jsonl", "max_length": 16}),
+        "bos": Row("every", "metrics", {"text": "texts.jsonl", "max_length": 16}),
         "tokens_per_batch": Row(20, "calls"),
     },
     "kl": {"against": Row("demo", "refused"), "tokens_per_batch": Row(20, "forwards")},

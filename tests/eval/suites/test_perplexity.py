@@ -10,7 +10,7 @@ import pytest
 from alignkit import Example, SuiteResult, Target
 from alignkit.errors import ConfigError, DataError, RunFailedError
 from alignkit_eval.suites.documents import Text, document_rows, read_documents, windows
-from alignkit_eval.suites.perplexity import PerplexitySettings, PerplexitySuite, completion_bytes
+from alignkit_eval.suites.perplexity import PerplexitySettings, PerplexitySuite, completion_size
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -46,8 +46,8 @@ def test_metrics_by_hand() -> None:
     assert result.metrics["perplexity"].value == pytest.approx(math.exp(10 / 4))
     assert result.metrics["bits_per_byte"].value == pytest.approx(10 / math.log(2) / 4)
     assert list(result.items) == [
-        {"id": "p", "cluster": "p", "nll": 6.0, "bits": 6.0 / math.log(2), "tokens": 3, "bytes": 3},
-        {"id": "q", "cluster": "q", "nll": 4.0, "bits": 4.0 / math.log(2), "tokens": 1, "bytes": 1},
+        {"id": "p", "cluster": "p", "nll": 6.0, "bits": 6.0 / math.log(2), "tokens": 3, "bytes": 3, "words": 1},
+        {"id": "q", "cluster": "q", "nll": 4.0, "bits": 4.0 / math.log(2), "tokens": 1, "bytes": 1, "words": 1},
     ]
     assert (result.n, result.clusters, result.suite) == (2, 2, "perplexity")
 
@@ -86,7 +86,7 @@ def test_the_space_before_a_completion_counts() -> None:
     words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
     assert tokenizer.decode([1]) == "two"
-    assert completion_bytes(Example("x", [0], ([1],)), tokenizer) == len(b" two")
+    assert completion_size(Example("x", [0], ([1],)), tokenizer) == (len(b" two"), 1)
 
 
 def test_only_the_first_completion_of_a_row_is_scored() -> None:
