@@ -39,7 +39,8 @@ def test_a_run_is_evaluated_as_it_was_after_training(run: Run) -> None:
 
 def test_a_new_suite_joins_the_record(run: Run) -> None:
     evaluate([run.directory], ["perplexity"], sets=["eval.settings.perplexity.text=null"])
-    assert run.record["evaluation"]["after"]["perplexity"].keys() == {"perplexity", "bits_per_byte"}
+    names = {"perplexity", "bits_per_byte", "byte_perplexity", "word_perplexity"}
+    assert run.record["evaluation"]["after"]["perplexity"].keys() == names
     fresh = json.loads((run.directory / "run.json").read_text())["evaluation"]
     assert fresh["after"].keys() == {"prefs", "perplexity"}
     assert fresh["before"].keys() == {"prefs", "perplexity"}
