@@ -120,7 +120,7 @@ def test_the_command_writes_the_map_resumes_and_adds_to_it(tmp_path: Path) -> No
     assert sum(added["outcomes"].values()) == 3
     other = align("atlas", "--only", "ipo", *words, "--set", "train.learning_rate=1e-5", cwd=tmp_path)
     assert other.returncode == 2
-    assert "has a sweep with a different sets" in " ".join(other.stderr.split())
+    assert "has a sweep with a different train.learning_rate (not set, now 1e-5)" in " ".join(other.stderr.split())
     recipe = tmp_path / "runs/atlas/recipes/aot.yaml"
     recipe.write_text(recipe.read_text() + "  beta: 0.3\n")
     with pytest.raises(ConfigError, match=r"objective aot was trained with another method\.beta \(0\.3, now None\)"):

@@ -115,8 +115,9 @@ def extended(directory: Path, spec: SweepSpec) -> tuple[SweepSpec, list[str]]:
     for name, value in asdict(spec).items():
         had = asdict(before)[name]
         if not grows.get(name) and json.dumps(had) != redact(json.dumps(value)):
+            what, earlier, now = _difference(name, had, value)
             raise ConfigError(
-                f"{directory} has a sweep with a different {name} ({had}, now {value}): choose another --name"
+                f"{directory} has a sweep with a different {what} ({earlier}, now {now}): choose another --name"
             )
     if not all(grows.values()):
         return spec, []
@@ -129,6 +130,16 @@ def extended(directory: Path, spec: SweepSpec) -> tuple[SweepSpec, list[str]]:
     notes = [f"{directory} has a sweep already, which is extended: {'; '.join(added)}"] if added else []
     notes += [f"the sweep in {directory} also has {'; '.join(kept)}, which is kept"] if kept else []
     return replace(spec, over=over, seeds=[*before.seeds, *seeds]), notes
+
+
+def _difference(name: str, had: Any, now: Any) -> tuple[str, Any, Any]:
+    """Return what differs between two definitions, of ``--set`` the first such key, with both values."""
+    if name == "sets":
+        one, other = ({key: value for key, _, value in (text.partition("=") for text in texts)} for texts in (had, now))
+        for key in {**one, **other}:
+            if one.get(key) != redact(other.get(key, "")) or (key in one) != (key in other):
+                return key, one.get(key, "not set"), redact(other.get(key, "not set"))
+    return name, had, now
 
 
 def _joined(key: str, before: Sequence[str], now: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

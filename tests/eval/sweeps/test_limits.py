@@ -83,7 +83,7 @@ def test_values_and_seeds_are_added_to_a_sweep_after_those_it_has(tmp_path: Path
     [
         ({"over": {"beta": ["1"]}}, "a different over"),
         ({"seeds": [1]}, r"a different seeds \(\[0\], now \[1\]\): choose another --name"),
-        ({"sets": ["alpha=1"]}, r"a different sets \(\[\], now \['alpha=1'\]\)"),
+        ({"sets": ["alpha=1"]}, r"a different alpha \(not set, now 1\): choose another --name"),
         ({"model": "other"}, "a different model"),
         ({"data": "other"}, "a different data"),
         ({"over": {"lambda": ["0", "1"]}, "race": {"rungs": [0.5]}}, "a different (over|race)"),
