@@ -45,9 +45,7 @@ class LoraConfig(Section):
     r: int = Field(16, ge=1, description="rank of the adapter")
     alpha: float = Field(32, gt=0, description="scaling numerator: the update is multiplied by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability on the adapter's input")
-    target_modules: list[str] | str = Field(
-        "all-linear", description="modules to adapt: names, a regular expression, or all-linear, as in peft.LoraConfig"
-    )
+    target_modules: list[str] | str = Field("all-linear", description="names, a regular expression, or all-linear")
     dora: bool = Field(False, description="use weight-decomposed adapters (DoRA, arXiv:2402.09353)")
     modules_to_save: Words | None = Field(None, description="modules to train in full besides the adapter")
     options: dict[str, Any] = Field(default_factory=dict, description="other keys of peft.LoraConfig")
@@ -89,12 +87,8 @@ class Reading(Section):
     limit: int | None = Field(None, ge=1, description="read at most this many rows (default: all)")
     streaming: bool = Field(False, description="read a hub data set or URL as a stream, without a full download")
     delimiter: str | None = Field(None, description="separator of CSV columns, or tab (default: as in the header)")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="column names, alignkit's to the source's, e.g. {prompt: instruction}"
-    )
-    template: dict[str, str] = Field(
-        default_factory=dict, description="columns by Jinja, e.g. {prompt: 'Q: {{ text }}'}"
-    )
+    columns: dict[str, str] = Field(default_factory=dict, description="column names, e.g. {prompt: instruction}")
+    template: dict[str, str] = Field(default_factory=dict, description="by Jinja, e.g. {prompt: 'Q: {{ question }}'}")
     pairs: Literal["best_worst", "all"] | None = Field(
         None, description="pairs of rated answers: best and worst, or all that differ (default: best_worst in a row)"
     )
@@ -126,9 +120,7 @@ class CurriculumConfig(Section):
         description="difficulty: length (tokens), margin (chosen minus rejected, start model), or a numeric column"
     )
     descending: bool = Field(False, description="hard rows first: longest, smallest margin, largest number")
-    buckets: int | None = Field(
-        None, ge=1, description="number of difficulty levels; rows are shuffled within each (default: strictly sorted)"
-    )
+    buckets: int | None = Field(None, ge=1, description="levels of difficulty, each shuffled (default: sorted)")
     epochs: int | None = Field(None, ge=1, description="ordered epochs; later ones are shuffled (default: all)")
 
 
@@ -159,18 +151,13 @@ class DataConfig(Reading):
     sources: list[SourceConfig] = Field(
         default_factory=list, description="several sources to mix; keys that one does not set are taken from here"
     )
-    exhausted: Literal["first", "all"] = Field(
-        "first", description="with weights, an epoch ends when the first source (or all sources) is exhausted"
-    )
-    interleave: Literal["random", "even", "in_turn"] = Field(
-        "random", description="order of several sources: shuffled together, spread evenly, or one after another"
-    )
+    exhausted: Literal["first", "all"] = Field("first", description="sources whose end ends an epoch, with weights")
+    interleave: Literal["random", "even", "in_turn"] = Field("random", description="shuffled, spread, or in turn")
     shuffle: bool = Field(True, description="a new random order in every epoch (false: the order of the data)")
     curriculum: CurriculumConfig | None = Field(None, description="order rows by difficulty (default: random order)")
     phases: list[PhaseConfig] = Field(default_factory=list, description="mixes by training progress (default: one mix)")
     group_by: str | None = Field(
-        None,
-        description="source, category, cluster or a column: all rows of a step have the same value (default: none)",
+        None, description="source, category, cluster or a column whose value all rows of a step share (default: none)"
     )
     steps_per_group: int = Field(1, ge=1, description="consecutive steps drawn from one group")
     eval_source: str | None = Field(None, description="source of the held-out rows (default: by eval_split)")
@@ -250,9 +237,7 @@ class EvalConfig(Section):
     """Evaluation before, during and after training."""
 
     suites: Words = Field(default_factory=lambda: ["prefs", "perplexity"], description="run before and after training")
-    settings: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="settings by suite, e.g. {generate: {max_new_tokens: 128}}"
-    )
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="by suite: {generate: {top_k: 5}}")
     during: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="suites to run during training, each every N steps, e.g. {prefs: 50}"
     )

@@ -61,7 +61,7 @@ def expected(run: Path) -> Kept:
         project=record["config"]["run"]["project"] or "alignkit",
         config={**record["config"], "conventions": record["conventions"]},
         scalars=scalars,
-        tables={"evaluation": change_rows(run), "samples": samples},
+        tables={name: rows for name, rows in (("evaluation", change_rows(run)), ("samples", samples)) if rows},
         plots={path.stem for path in directory.plots.glob("*.png")},
         card=(directory.model / "README.md").read_text(),
         model={path.name for path in directory.model.iterdir()},
@@ -92,7 +92,9 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def replayed(finished: Path, tmp_path: Path, tracker: type[Tracker], cut: int) -> Path:
     """Record a finished run again in a copy: interrupted at its last step, and resumed from the checkpoint of step ``cut``."""
-    run = shutil.copytree(finished, tmp_path / "copied", ignore=shutil.ignore_patterns("trackers.json", "tensorboard"))
+    run = shutil.copytree(
+        finished, tmp_path / "copied", ignore=shutil.ignore_patterns("trackers.json", "tensorboard", "wandb")
+    )
     record, log = json.loads((run / "run.json").read_text()), MetricsLog(run / "metrics.jsonl")
     config, lines, whole = RunConfig.model_validate(record["config"]), log.read(), log.path.read_bytes()
     config.tracker.model = True

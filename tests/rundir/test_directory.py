@@ -118,18 +118,6 @@ def test_opening_what_is_no_run(tmp_path: Path) -> None:
         RunDir.open(tmp_path)
 
 
-def test_the_newest_finished_run(tmp_path: Path) -> None:
-    assert RunDir.newest_finished(tmp_path) is None
-    for age, (name, status) in enumerate([("new", "finished"), ("old", "finished"), ("failed", "failed")]):
-        run = RunDir.create(tmp_path, name)
-        run.update_record(status=status)
-        os.utime(run.record, (1e9 - age, 1e9 - age))
-    os.utime(tmp_path / "failed" / "run.json")
-    newest = RunDir.newest_finished(tmp_path)
-    assert newest is not None
-    assert newest.path.name == "new"
-
-
 def test_the_record_is_updated_key_by_key(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "a")
     assert run.read_record() == {}

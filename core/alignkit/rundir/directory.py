@@ -76,12 +76,6 @@ class RunDir:
             raise ConfigError(f"{path} is not a run directory: it holds no run.json")
         return run
 
-    @classmethod
-    def newest_finished(cls, parent: Path | str) -> RunDir | None:
-        """Return the run under ``parent`` that finished last; None if there is none."""
-        records = [path for path in Path(parent).glob("*/run.json") if cls(path.parent).status == "finished"]
-        return cls(max(records, key=lambda path: path.stat().st_mtime).parent) if records else None
-
     def read_record(self) -> dict[str, Any]:
         """Return run.json, an empty dictionary if it does not exist; raises ``CheckpointError`` if it cannot be read."""
         if not self.record.exists():

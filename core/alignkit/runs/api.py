@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.settings.strategies import processes_of
 from alignkit.system.distributed import rank, world_size
-from alignkit.system.quiet import quiet_libraries
+from alignkit.system.quiet import quieted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +45,14 @@ class Run:
         """``{"before": {suite: metrics}, "after": {suite: metrics}}``."""
         return dict(self.record.get("evaluation", {}))
 
+    def _repr_html_(self) -> str | None:
+        show = registry.provided("align.reports", "notebook")
+        return show(self) if show else None
+
+    def to_pandas(self) -> Any:
+        """Return metrics.jsonl as a ``pandas.DataFrame``, one row a record."""
+        return import_module("pandas").DataFrame(self.metrics)
+
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Load the trained model (with its adapter, if it is one) and its tokenizer."""
         from alignkit.models.load import build_model
@@ -52,6 +61,7 @@ class Run:
         return loaded.model.eval(), loaded.tokenizer
 
 
+@quieted()
 def run(
     config: RunConfig, *, resume: bool = False, change: bool = False, dry_run: bool = False, quiet: bool = False
 ) -> Run | None:
@@ -72,7 +82,6 @@ def run(
     """
     from alignkit.runs import execute
 
-    quiet_libraries()
     config = settings.check_config(config)
     if change and not resume:
         raise ConfigError("--change applies to a run that is resumed: add --resume")
@@ -97,6 +106,7 @@ def plan(config: RunConfig) -> None:
     plan_run(settings.check_config(config))
 
 
+@quieted()
 def resume(path: Path, *, sets: Iterable[str] = (), change: bool = False, quiet: bool = False) -> Run:
     """Resume an interrupted or failed run from its last whole checkpoint, to the weights it would have had.
 
@@ -104,7 +114,6 @@ def resume(path: Path, *, sets: Iterable[str] = (), change: bool = False, quiet:
     recorded; a finished run without changes is returned as it is. Raises :class:`~alignkit.errors.CheckpointError` if it
     cannot be resumed.
     """
-    quiet_libraries()
     directory = RunDir.open(path)
     if not directory.config.is_file():
         raise CheckpointError(f"{path} has no run.yaml, so the run cannot be resumed")

@@ -20,7 +20,7 @@ from alignkit.rundir.record import ProcessesRecord, RunRecord
 from alignkit.system.distributed import rank
 from alignkit.system.files import file_fault, remove_leftovers, write_json
 from alignkit.system.manifest import sealed
-from alignkit.system.quiet import quiet_libraries
+from alignkit.system.quiet import quieted
 from alignkit.system.signals import terminable
 from alignkit.system.stopwatch import Stopwatch
 from alignkit.system.terminal import printable
@@ -64,12 +64,11 @@ class RunRecorder:
             self.console.log_to(self.directory.log)
             handler = logging.FileHandler(self.directory.log, delay=True)
             handler.format = lambda record: printable(_LOG_FORMAT.format(record))  # type: ignore[method-assign]
-            quiet_libraries(handler)
             try:
-                yield
+                with quieted(handler):
+                    yield
             finally:
                 self.console.log_to(None)
-                quiet_libraries()
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time the block as a stage of the run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ def quiet_libraries(handler: logging.Handler | None = None) -> None:
     """Send log records and warnings of libraries to ``handler`` (None: drop them) and disable their progress bars."""
     import logging  # here, because `align --help` imports this module
 
+    logging.captureWarnings(True)  # those of the imports as well
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging as transformers_logging
 
@@ -52,11 +54,27 @@ def quiet_libraries(handler: logging.Handler | None = None) -> None:
         datasets.disable_progress_bars()
     # The first record would make transformers add a console handler of its own: let it do so before they are replaced.
     transformers_logging.get_verbosity()
-    logging.captureWarnings(True)
     for name in LIBRARIES:
         logger = logging.getLogger(name)
         logger.handlers = [handler or logging.NullHandler()]
         logger.propagate = False
+
+
+@contextmanager
+def quieted(handler: logging.Handler | None = None) -> Iterator[None]:
+    """Quiet libraries in the block, see :func:`quiet_libraries`; after it, their logging and warnings are as they were."""
+    import logging
+
+    shown, loggers = warnings.showwarning, [logging.getLogger(name) for name in LIBRARIES]
+    before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
+    quiet_libraries(handler)
+    captured = warnings.showwarning is shown
+    try:
+        yield
+    finally:
+        logging.captureWarnings(captured)
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def rich_console(stream: IO[str] | None = None, *, quiet: bool = False) -> Conso
             return super().render_str(printable(text), **options)
 
     raw = getattr(stream or sys.stderr, "stream", stream or sys.stderr)
-    return PrintableConsole(file=raw, quiet=quiet, highlight=False, soft_wrap=True)
+    return PrintableConsole(file=raw, quiet=quiet, highlight=False, soft_wrap=True, force_jupyter=False)
 
 
 def duration(seconds: float) -> str:

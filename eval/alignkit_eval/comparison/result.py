@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignkit import Estimate
+from alignkit.contract.registry import provided
 from alignkit.system.files import to_json
 
 Outcome = Literal["better", "worse", "equivalent", "undecided"]
@@ -109,7 +110,7 @@ class ContrastResult:
         return "equivalent" if self.within_margin else "undecided"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Arms compared with a baseline."""
 
@@ -130,6 +131,21 @@ class Comparison:
     """Configuration shared by all arms, by dotted key."""
     rules: Mapping[str, Any] = field(default_factory=dict)
     """The metrics of the objective, the guards, and the margins by metric."""
+
+    def __repr__(self) -> str:
+        return f"Comparison of {', '.join(arm.name for arm in self.arms)} (baseline {self.baseline}): {self.verdict}"
+
+    def _repr_html_(self) -> str | None:
+        show = provided("align.reports", "notebook")
+        return show(self) if show else None
+
+    def to_pandas(self) -> Any:
+        """Return the differences from the baseline as a ``pandas.DataFrame``, one row for each arm and metric."""
+        import pandas
+
+        return pandas.DataFrame([asdict(one) | {"outcome": one.outcome} for one in self.contrasts]).drop(
+            columns="models"
+        )
 
     def arm(self, name: str) -> Arm:
         """Return the arm called ``name``."""

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from alignkit import SuiteResult
+from alignkit.contract.registry import provided
 from alignkit.errors import ConfigError, NoRowsError, first_line
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
 from alignkit.runs.evaluation import open_suites, run_suites
 from alignkit.system.distributed import rank, world_size
 from alignkit.system.files import require_writable
+from alignkit.system.quiet import quieted
 from alignkit.system.sharded import sharded_loading
 from alignkit.system.together import first_does, together
 
@@ -23,7 +25,7 @@ from alignkit_eval.evaluation.places import claim, names_of, release
 from alignkit_eval.evaluation.targets import TargetSpec, find_target, join, open_target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Results of the suites on one target, stored as ``eval/SUITE.json`` in ``directory``."""
 
@@ -32,6 +34,25 @@ class Evaluation:
     results: Mapping[str, SuiteResult]
     skipped: tuple[str, ...] = ()
     """Messages about suites that were skipped because the data has no rows for them."""
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} on {result.n:,} items" for name, result in self.results.items())
+        return f"Evaluation of {self.target}: {sizes or 'no results'}"
+
+    def _repr_html_(self) -> str | None:
+        show = provided("align.reports", "notebook")
+        return show(self) if show else None
+
+    def to_pandas(self) -> Any:
+        """Return the metrics as a ``pandas.DataFrame``: suite, metric, value, low, high, n."""
+        import pandas
+
+        rows = [
+            {"suite": suite, "metric": metric, **estimate._asdict(), "n": result.n}
+            for suite, result in self.results.items()
+            for metric, estimate in result.metrics.items()
+        ]
+        return pandas.DataFrame(rows, columns=["suite", "metric", "value", "low", "high", "n"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as plain JSON types, metrics as ``{name: {value, low, high}}``."""
@@ -65,11 +86,12 @@ def _products(result: SuiteResult) -> list[str]:
 
 
 def default_target(runs: Path | str = "runs") -> str:
-    """Return the newest finished run under ``runs``, or ``demo`` where there is none."""
-    newest = RunDir.newest_finished(runs) if Path(runs).is_dir() else None
-    return "demo" if newest is None else str(newest.path)
+    """Return the run under ``runs`` that finished last, or ``demo`` where there is none."""
+    records = [path for path in Path(runs).glob("*/run.json") if RunDir(path.parent).status == "finished"]
+    return str(max(records, key=lambda path: path.stat().st_mtime).parent) if records else "demo"
 
 
+@quieted()
 def evaluate(
     targets: Sequence[str | Path],
     suites: Sequence[str] = ("prefs", "perplexity"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,21 @@ from typing import Any
 from alignkit import Scheduler, settings
 from alignkit.config import RunSection
 from alignkit.errors import ConfigError, RunFailedError
-from alignkit.rundir.directory import child_of, default_run_name
+from alignkit.rundir.directory import RunDir, child_of, default_run_name
 from alignkit.runs.api import plan
 from alignkit.settings import yaml_files
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import validate
 from alignkit.system.files import is_leftover
 from alignkit.system.lock import directory_lock
+from alignkit.system.quiet import quieted
 
 from alignkit_eval.comparison.arms import START
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.looks import Race, RaceSettings
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.report import sweep_report
+from alignkit_eval.report.notebook import sweep_html
 from alignkit_eval.report.plots import draw
 from alignkit_eval.scheduling.choice import make_ready, open_scheduler
 from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
@@ -35,7 +38,7 @@ from alignkit_eval.sweeps.race import race as run_race
 from alignkit_eval.sweeps.training import train_cells
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
     """A completed sweep: its directory, its cells, and their comparison (None if they cannot be compared)."""
 
@@ -45,12 +48,32 @@ class Sweep:
     notes: tuple[str, ...] = ()
     race: Race | None = None
 
+    def __repr__(self) -> str:
+        count = Counter(cell.status for cell in self.cells)
+        return f"Sweep {self.directory}: {', '.join(f'{number} {status}' for status, number in count.items())}"
+
+    def _repr_html_(self) -> str:
+        return sweep_html(self.directory, self.cells, self.comparison)
+
+    def to_pandas(self) -> Any:
+        """Return the cells as a ``pandas.DataFrame``: name, settings, seed, status, and the metrics after training."""
+        import pandas
+
+        return pandas.DataFrame([_as_row(cell) for cell in self.cells])
+
     @property
     def failed(self) -> tuple[CellRecord, ...]:
         """The cells that failed."""
         return tuple(cell for cell in self.cells if cell.status == "failed")
 
 
+def _as_row(cell: CellRecord) -> dict[str, Any]:
+    after = RunDir(Path(cell.run)).read_record().get("evaluation", {}).get("after", {})
+    metrics = {f"{suite}/{name}": e["value"] for suite, found in after.items() for name, e in found.items()}
+    return {"name": cell.name, **cell.settings, "seed": cell.seed, "status": cell.status, **metrics}
+
+
+@quieted()
 def sweep(
     over: Mapping[str, Sequence[Any]],
     *,
@@ -107,6 +130,7 @@ def sweep(
     return _run(spec, directory, open_scheduler(scheduler, _with_jobs(options, jobs)), say)
 
 
+@quieted()
 def resume(
     directory: Path,
     *,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from alignkit import Run
 from alignkit.demo import data_path, model_path
 from alignkit.errors import ConfigError, ModelError, NoRowsError
+from alignkit.rundir.directory import RunDir
 from alignkit_eval.evaluation.evaluate import default_target, evaluate
 
 from tests.helpers.runs import align, short_run
@@ -122,3 +124,13 @@ def test_public_names_are_functions_whatever_was_imported_before() -> None:
 
     for name in ("evaluate", "compare", "sweep"):
         assert callable(getattr(alignkit_eval, name))
+
+
+def test_the_default_target_is_the_newest_finished_run(tmp_path: Path) -> None:
+    assert default_target(tmp_path / "none") == "demo"
+    for age, (name, status) in enumerate([("new", "finished"), ("old", "finished"), ("failed", "failed")]):
+        run = RunDir.create(tmp_path, name)
+        run.update_record(status=status)
+        os.utime(run.record, (1e9 - age, 1e9 - age))
+    os.utime(tmp_path / "failed" / "run.json")
+    assert Path(default_target(tmp_path)).name == "new"
