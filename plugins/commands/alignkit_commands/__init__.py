@@ -7,6 +7,8 @@ from alignkit import Command
 RUN = Command(
     "alignkit_commands.runs:run", "Train a model with one method and evaluate it before and after.", distributed=True
 )
+INIT = Command("alignkit_commands.init.command:init", "Write a configuration, or carry over another library's.")
+EXAMPLES = Command("alignkit_commands.examples:examples", "List the examples, or copy one.")
 RESUME = Command("alignkit_commands.runs:resume", "Resume an interrupted run.", distributed=True)
 STATUS = Command("alignkit_commands.status:status", "Show the status, progress and latest metrics of a run.")
 WATCH = Command("alignkit_commands.status:watch", "Follow a run live in the terminal.")

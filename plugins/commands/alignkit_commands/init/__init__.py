@@ -1,0 +1,1 @@
+"""``align init``: write a configuration from answers, or from the configuration of another library."""
