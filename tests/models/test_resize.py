@@ -80,5 +80,5 @@ def test_commands_of_a_chat(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first == second
-    assert done.stderr.count("/clear: a new conversation") == 2
+    assert done.stderr.count("(also /clear, /new)") == 2
     assert "/nothing is not a command" in done.stderr

@@ -80,36 +80,12 @@ def generate(
 def chat(target: str, system: str | None, seed: int, **sampling: Any) -> None:
     """Chat with TARGET: a run, model or adapter directory, hub id, or demo.
 
-    Commands: /clear (or /new) starts a new conversation, /exit (or an empty line, or Ctrl-D) ends the chat, /help lists them.
+    /reset starts a new conversation, /system TEXT sets the system message, /quit (or Ctrl-D) ends the chat, /help lists them.
     """
     from alignkit.system.quiet import quiet_libraries
 
     from alignkit_commands.chat import ChatModel, Sampling
+    from alignkit_commands.conversation import Conversation, converse
 
     quiet_libraries()
-    model = ChatModel(target)
-    opening: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    messages = list(opening)
-    while True:
-        if sys.stdin.isatty():
-            click.echo("> ", nl=False)
-        line = sys.stdin.readline().strip()
-        if line in ("", "/exit", "/quit"):
-            return
-        if line in ("/clear", "/new"):
-            messages = list(opening)
-            click.echo("a new conversation", err=True)
-            continue
-        if line.startswith("/") and line[1:].isalpha():
-            unknown = "" if line == "/help" else f"{line} is not a command; "
-            click.echo(f"{unknown}/clear: a new conversation, /exit: end the chat, /help: this list", err=True)
-            continue
-        messages.append({"role": "user", "content": line})
-        try:
-            answer = model.answer(messages, Sampling(**sampling, seed=seed + len(messages)))
-        except ConfigError as error:  # the conversation is longer than the model's positions
-            click.echo(f"{error}; /clear starts a new conversation", err=True)
-            messages.pop()
-            continue
-        messages.append({"role": "assistant", "content": answer})
-        click.echo(answer)
+    converse(Conversation(ChatModel(target), target, Sampling(seed=seed, **sampling), system))

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from alignkit.system.terminal import printable, rich_console
 
-STARTING = 20
+STARTING = 60.0
 """Seconds that a run just started may take until it makes its directory."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -33,20 +33,25 @@ def status(run: Path, as_json: bool) -> None:
 @click.option(
     "--every", metavar="S", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds between updates."
 )
-def watch(run: Path, every: float) -> None:
+@click.option(
+    "--wait",
+    metavar="S",
+    type=click.FloatRange(0),
+    default=STARTING,
+    show_default=True,
+    help="Seconds to wait for a run that is starting.",
+)
+def watch(run: Path, every: float, wait: float) -> None:
     """Follow the run in directory RUN: curves of loss terms, margins and rewards, samples, time left.
 
+    A run that is about to start is waited for.
     Stops when the run ends; Ctrl-C stops watching, not the run. Without a terminal, every change is printed.
     """
     from rich.live import Live
 
     from alignkit_commands.progress import GOING_ON, lines, read_status
 
-    if _is_about_to_start(run):
-        click.echo(f"waiting up to {STARTING} s for {run} to appear", err=True)
-    until = time.monotonic() + STARTING
-    while _is_about_to_start(run) and time.monotonic() < until:
-        time.sleep(0.2)
+    _await_start(run, wait)
     found = read_status(run)
     if not sys.stdout.isatty():
         printed = None
@@ -68,8 +73,32 @@ def watch(run: Path, every: float) -> None:
             live.update(_view(found))
 
 
+def _await_start(run: Path, seconds: float) -> None:
+    """Wait until there is a run in a directory that is missing, empty or being prepared; raises if none comes."""
+    from alignkit.errors import ConfigError, suggest
+    from alignkit.rundir.directory import RunDir
+
+    begun = time.monotonic()
+    said = was_there = False
+    while _is_about_to_start(run):
+        waited = time.monotonic() - begun
+        if waited >= seconds:
+            beside = sorted(path.parent.name for path in run.parent.glob("*/run.json"))
+            near = suggest(run.name, beside) or (f"; the runs beside it are {', '.join(beside[:8])}" if beside else "")
+            raise ConfigError(f"{run} did not start within {seconds:g} s{near}")
+        if was_there and not run.exists():
+            raise ConfigError(f"{run} was removed: its start failed, for the reason printed where it was started")
+        was_there = was_there or run.exists()
+        if not said:
+            click.echo(f"waiting up to {seconds:g} s for {run} to start (Ctrl-C ends this)", err=True)
+            said = True
+        time.sleep(min(0.2, max(seconds - waited, 0.01)))
+    RunDir.open(run)
+
+
 def _is_about_to_start(run: Path) -> bool:
-    return not run.exists() or (run.is_dir() and not any(run.iterdir()))
+    """Return whether a directory may yet become a run's: it is missing, or has nothing but a lock and a log."""
+    return not run.exists() or (run.is_dir() and {path.name for path in run.iterdir()} <= {".lock", "train.log"})
 
 
 def curve(values: list[float], width: int) -> str:

@@ -1,4 +1,4 @@
-"""The tables of other libraries' keys (``tools/*.json``), and which library a configuration is for.
+"""The tables of other libraries' keys (``libraries/*.json``), and which library a configuration is for.
 
 A table has the library's name (``about``), words of its command line (``flags``), keys by which its files are known
 (``marks``), its names of methods (``methods``), the key that holds one (``method_key``), ``keys``, and ``defaults`` of the library (for all, with an adapter, by method), which are written where the file does not
@@ -27,7 +27,7 @@ from alignkit_commands.init.given import Given, read
 @cache
 def tables() -> Mapping[str, Mapping[str, Any]]:
     """Return the tables by name."""
-    files = sorted((Path(__file__).parent / "tools").glob("*.json"))
+    files = sorted((Path(__file__).parent / "libraries").glob("*.json"))
     return {file.stem: json.loads(file.read_bytes()) for file in files}
 
 
