@@ -35,7 +35,9 @@ accept: $(VENV)/.installed-test
 	$(BIN)/python -m tests.accept $(ACCEPT)
 
 docs: $(VENV)/.installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	$(BIN)/python docs/build_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python docs/build_site.py
 
 demo: $(VENV)/.installed
 	$(BIN)/align demo build

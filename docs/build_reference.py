@@ -222,5 +222,8 @@ def _line(found: Any) -> str:
 
 
 if __name__ == "__main__":
+    import build_settings
+
+    build_settings.write()
     PAGE.write_text(page(), encoding="utf-8")
     (PAGE.parent / "metrics.md").write_text(glossary.page(), encoding="utf-8")

@@ -11,8 +11,8 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def builder() -> Any:
-    spec = importlib.util.spec_from_file_location("build_reference", DOCS / "build_reference.py")
+def builder(name: str = "build_reference") -> Any:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -22,6 +22,12 @@ def builder() -> Any:
 
 def test_the_reference_is_up_to_date() -> None:
     assert (DOCS / "reference.md").read_text(encoding="utf-8") == builder().page(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", ["settings", "catalogue"])
+def test_the_pages_of_settings_and_plugins_are_up_to_date(page: str) -> None:
+    made = getattr(builder("build_settings"), f"{page}_page")()
+    assert (DOCS / f"{page}.md").read_text(encoding="utf-8") == made, "run: python docs/build_settings.py"
 
 
 def test_the_page_of_metrics_is_up_to_date_and_has_every_contrast_of_the_built_in_suites() -> None:
