@@ -130,7 +130,6 @@ def test_a_judge_decides_where_one_is_configured(tmp_path: Path, monkeypatch: py
         ({"label": None}, {}, "rows.jsonl:4: the row has no 'label'"),
         ({"prompt": None}, {}, "rows.jsonl:4: the row has no 'prompt'"),
         ({}, {"harmful": ["toxic"]}, "rows.jsonl:3: label is 'unsafe'"),
-        ({}, {"harmless": ["safe", "unsafe"], "harmful": ["toxic"]}, "has no harmful prompts"),
     ],
 )
 def test_rows_of_no_kind_are_refused(
@@ -158,6 +157,13 @@ def test_settings_are_checked_before_a_model_is_loaded(settings: dict[str, Any],
     with pytest.raises(AlignError) as refused:
         open_suites(EvalConfig(suites=["refusals"], settings={"refusals": given}))
     assert message in str(refused.value)
+
+
+def test_one_kind_alone_is_said(tmp_path: Path) -> None:
+    settings = RefusalsSettings(data=written(tmp_path / "rows.jsonl", ROWS[:2]), max_new_tokens=4)
+    result = RefusalsSuite(settings).evaluate(target(ReferencePolicy(tiny_model()), []))
+    assert "refused/harmful" not in result.metrics
+    assert any(note.startswith("there are no harmful prompts") for note in result.notes)
 
 
 def test_prefixes_of_a_file(tmp_path: Path) -> None:

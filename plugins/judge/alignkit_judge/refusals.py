@@ -45,13 +45,7 @@ class RefusalsSuite(Suite[RefusalsSettings]):
     @cached_property
     def _rows(self) -> list[Row]:
         ids = UniqueIds()
-        rows = [self._row(i, found, ids) for i, found in enumerate(read_benchmark(self._source))]
-        if missing := next((kind for kind in _KINDS if all(row.fields["kind"] != kind for row in rows)), None):
-            raise DataError(
-                f"refusals.data: {self._source.name} has no {missing} prompts: both kinds are needed to tell caution from "
-                f"over-refusal (column {self.settings.column!r})"
-            )
-        return rows
+        return [self._row(i, found, ids) for i, found in enumerate(read_benchmark(self._source))]
 
     def _row(self, position: int, found: Located, ids: UniqueIds) -> Row:
         values, place, column = found.values, found.place, self.settings.column
@@ -111,6 +105,11 @@ class RefusalsSuite(Suite[RefusalsSettings]):
             )
         if lost := len(texts) - len(items):
             left_out += [Omission("answers", lost, len(texts), "left out: the judge gave no verdict on them")]
+        notes += [
+            f"there are no {kind} prompts, without which over-refusal cannot be told from caution"
+            for kind in _KINDS
+            if all(item["kind"] != kind for item in items)
+        ]
         metrics, contrasts = _measured(items)
         return replace(suite_result(self, items, metrics, contrasts), left_out=left_out, notes=notes)
 

@@ -48,7 +48,7 @@ def test_unusable_rows_are_bounded_and_said(tmp_path: Path) -> None:
     assert allowed.returncode == 0
     said = " ".join(allowed.stderr.split())
     assert "prefs: n 3; products float32; 1 of 4 rows left out" in said
-    assert f"1 of 4 rows left out: chosen and rejected are the same (first: {data}:3)" in said
+    assert "1 of 4 rows left out: chosen and rejected are the same (first: rows.jsonl:3)" in said
     stored = json.loads((tmp_path / "out/demo/eval/prefs.json").read_text())
     assert [(o["what"], o["n"], o["of"]) for o in stored["left_out"]] == [("rows", 1, 4)]
 
