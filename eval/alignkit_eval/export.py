@@ -36,7 +36,7 @@ Score = Callable[[LoadedModel], "torch.Tensor"]
 """Returns log-probabilities of the rows that the export is checked on, ``[tokens]``."""
 
 
-def export(runs: Sequence[Path], output: Path, merging: Merging | None = None) -> Path:
+def export(runs: Sequence[Path], output: Path, merging: Merging | None = None, dtype: str = "auto") -> Path:
     """Write the model of one run, or of several combined, as a stock model directory.
 
     Adapters are merged into their base. Every merged model must score held-out rows of the first run as its run does, and
@@ -46,7 +46,10 @@ def export(runs: Sequence[Path], output: Path, merging: Merging | None = None) -
         runs: finished run directories; several must have one architecture and one tokenizer (else ``ModelError``).
         output: directory that is made; it must not exist, or be empty.
         merging: how several are combined (default: the mean).
+        dtype: type of the weights that are written (auto: ``model.dtype`` of the first run).
     """
+    import torch
+
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists already: export elsewhere with --output")
     require_writable(output, directory=True)
@@ -54,18 +57,21 @@ def export(runs: Sequence[Path], output: Path, merging: Merging | None = None) -
     shares = merging.factors(len(runs))
     directories = [_finished(run) for run in runs]
     config = settings.resolve(directories[0].config, resume=True).config
-    dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
+    own = "float32" if config.model.dtype == "auto" else config.model.dtype
+    dtype = own if dtype == "auto" else dtype
     config.train = config.train.model_copy(
         update={"bf16": False, "fp16": False, "torch_compile": False, "use_liger_kernel": False}
     )  # scores are compared exactly
-    loaded = build_model(ModelConfig(name=str(directories[0].path), dtype=dtype))
-    score = partial(_scores, config=config, examples=_held_out(config, loaded))
+    loaded = build_model(ModelConfig(name=str(directories[0].path), dtype=own))
+    score = partial(token_logps, config=config, examples=held_out_examples(config, loaded))
     tied = loaded.model.config.tie_word_embeddings
     _merge(loaded, directories[0], score)
     if len(directories) > 1:
         _combine(loaded, directories, merging, score)
     if tied:
         _tie_again(loaded.model)
+    if dtype not in (own, "checkpoint"):
+        loaded.model.to(getattr(torch, dtype))
     with staged_directory(output) as staged:
         with loaded.as_saved():
             loaded.model.save_pretrained(staged)
@@ -186,7 +192,8 @@ def _architecture(loaded: LoadedModel) -> dict[str, Any]:
     return {key: value for key, value in own.items() if key not in ("dtype", "tie_word_embeddings", "use_cache")}
 
 
-def _held_out(config: RunConfig, loaded: LoadedModel) -> list[Example]:
+def held_out_examples(config: RunConfig, loaded: LoadedModel) -> list[Example]:
+    """Return the rows that an export is checked on."""
     data = run_data(config, loaded.tokenizer, position_limit(loaded.model))
     for kind in ("preference", "completion"):
         with suppress(NoRowsError):
@@ -198,7 +205,8 @@ def _held_out(config: RunConfig, loaded: LoadedModel) -> list[Example]:
     return [Example(str(i), ids[:1], (ids[1:],)) for i, ids in enumerate(prompts)]
 
 
-def _scores(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example]) -> torch.Tensor:
+def token_logps(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example]) -> torch.Tensor:
+    """Return the log-probabilities of all completions' tokens, ``[tokens]``."""
     import torch
 
     loaded.model.eval()

@@ -66,6 +66,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     trackers.trackers,
     serving.serving,
     notebooks.notebooks,
+    serving.exports,
     components.onpolicy,
     training.ppo,
     training.rlhf,

