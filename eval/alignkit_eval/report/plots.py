@@ -162,7 +162,8 @@ def _scale(set_scale: Callable[..., None], values: Sequence[float], arms: Sequen
 def _numeric_key(arms: Sequence[Arm]) -> str | None:
     """Return the only swept setting with several numbers; None if there is none or more than one."""
     keys = {key for arm in arms for key, value in arm.settings.items() if _is_number(value)}
-    several = [key for key in keys if len({arm.settings[key] for arm in arms if key in arm.settings}) > 1]
+    numbers = {key: {arm.settings[key] for arm in arms if _is_number(arm.settings.get(key))} for key in keys}
+    several = [key for key in keys if len(numbers[key]) > 1]
     return several[0] if len(several) == 1 else None
 
 
@@ -170,9 +171,9 @@ def axis_positions(arms: Sequence[Arm], key: str | None) -> tuple[list[float], d
     """Return the position of each arm on the x axis, the swept number itself, and the label of each position."""
     if key is None:
         return [float(i) for i in range(len(arms))], {float(i): arm.name for i, arm in enumerate(arms)}
-    values = [float(arm.settings[key]) if key in arm.settings else None for arm in arms]
+    values = [float(arm.settings[key]) if _is_number(arm.settings.get(key)) else None for arm in arms]
     ticks = sorted({value for value in values if value is not None})
-    beyond = ticks[-1] + 0.15 * (ticks[-1] - ticks[0])  # an arm without the setting
+    beyond = ticks[-1] + 0.15 * (ticks[-1] - ticks[0])  # an arm without a number
     labels = {tick: f"{tick:g}" for tick in ticks} | ({beyond: "none"} if None in values else {})
     return [beyond if value is None else value for value in values], labels
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alignkit import Estimate
@@ -69,3 +70,14 @@ def test_a_swept_number_has_a_numeric_axis(value: float) -> None:
         [0.0, value, value + 0.15 * value],
         {0.0: "0", value: f"{value:g}", value + 0.15 * value: "none"},
     )
+
+
+@pytest.mark.parametrize("values", [(None, 64), (None, 64, 128), ("auto", 0.5, 0.9)])
+def test_a_setting_that_is_a_number_in_some_arms_only_is_drawn(values: tuple[Any, ...]) -> None:
+    """As reference_update_every of dpo: with one number by arm, with several on their axis, the others beside it."""
+    (first, *_) = compared().arms
+    arms = tuple(replace(first, name=str(value), settings={"every": value}) for value in values)
+    assert list(comparison_figures(replace(compared(), arms=arms)))
+    if len(values) == 3:
+        beyond, numbers = values[2] + 0.15 * (values[2] - values[1]), [float(value) for value in values[1:]]
+        assert axis_positions(arms, "every")[0] == [beyond, *numbers]
