@@ -105,7 +105,7 @@ def test_a_model_is_not_promised_to_a_tracker_that_keeps_none() -> None:
 class Away(Tracker):
     """A tracker that is lost at a step."""
 
-    name, packages = "away", {}
+    name, packages, project_variable = "away", {}, "AWAY_PROJECT"
     said: list[str] = []
 
     def start(self, run: Tracked) -> str:
@@ -160,6 +160,23 @@ def test_a_tracker_that_cannot_start_is_refused(tracked: Path, tmp_path: Path) -
     (run / "run.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"train\.report_to: away could not start: .*no such project"):
         Away().align_run_started(RunConfig.model_validate(record["config"]), run)
+
+
+@pytest.mark.parametrize(
+    ("run", "train", "variable", "project"),
+    [
+        ({"project": "a"}, {"project": "b"}, "c", "a"),
+        ({}, {"project": "b"}, "c", "b"),
+        ({}, {}, "c", "c"),
+        ({}, {}, "", "alignkit"),
+    ],
+)
+def test_the_project_is_the_most_specific_one(
+    monkeypatch: pytest.MonkeyPatch, run: dict[str, Any], train: dict[str, Any], variable: str, project: str
+) -> None:
+    monkeypatch.setenv("AWAY_PROJECT", variable)
+    config = RunConfig.model_validate({"method": "orpo", "run": run, "train": train})
+    assert Away()._project(config) == project
 
 
 def test_runs_of_a_sweep_are_grouped_by_its_name(tmp_path: Path) -> None:

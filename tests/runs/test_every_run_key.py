@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from alignkit import Run, settings
-from alignkit.config import EvalConfig, RunSection
+from alignkit.config import EvalConfig, RunSection, TrackerConfig
 from alignkit.errors import PluginError
 from alignkit.runs.prepare import plan_run
 
@@ -48,6 +48,8 @@ SEEN: dict[str, Callable[[Run], Any]] = {
 """Key -> what it changes."""
 
 ELSEWHERE = {
+    **dict.fromkeys(("run.project", "tracker.model"), "a tracker has to be installed: tests/plugins/test_trackers.py"),
+    "run.log_axes": "plots have another axis: tests/eval/report/test_curves.py",
     "run.services": "a service has to be installed: tests/testing",
     "run.pause_at": "a run pauses and is resumed: tests/training/test_pause.py",
     "run.price_per_hour": "a dry run that measures reads it: tests/eval/report/test_extrapolation.py",
@@ -64,7 +66,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 
 def test_every_key_has_a_row() -> None:
-    assert {*SEEN, *ELSEWHERE} == {*keys_of(EvalConfig, "eval."), *keys_of(RunSection, "run.")}
+    assert {*SEEN, *ELSEWHERE} == {
+        *keys_of(EvalConfig, "eval."),
+        *keys_of(RunSection, "run."),
+        *keys_of(TrackerConfig, "tracker."),
+    }
     set_there = {f"{section}.{key}" for section, keys in CHANGED.items() for key in keys}
     assert set_there | {"run.output", "run.name"} == {*SEEN}
 
