@@ -309,8 +309,7 @@ class Loader:
 
 def _check_length(table: TokenTable, rules: TokenRules) -> None:
     lengths = table.numbers("prompt_tokens")
-    shortest = int(lengths[lengths >= 0].min(initial=1 << 62))
-    shortest = min(shortest, rules.max_prompt_length or shortest)
+    shortest = min(int(lengths[lengths >= 0].min(initial=1 << 62)), rules.max_prompt_length or 1 << 62)
     if shortest < 1 << 62 and shortest + (table.kind != "prompt") > rules.max_length:
         needed = "every prompt" if table.kind == "prompt" else "every prompt with one completion token"
         setting = f"data.max_length {rules.max_length} is shorter than"

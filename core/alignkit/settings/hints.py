@@ -12,25 +12,19 @@ from alignkit.config import RunConfig
 from alignkit.errors import suggest
 
 
-def read_table(name: str) -> dict[str, str]:
-    """Return the table ``NAME.json`` beside this module."""
-    found: dict[str, str] = json.loads(Path(__file__).with_name(f"{name}.json").read_bytes())
-    return found
-
-
-def _turned(table: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return a table of our names and words of other names as other name -> our names."""
+def read_table(name: str) -> dict[str, list[str]]:
+    """Return ``NAME.json`` beside this module, a table of our names and words, as word -> our names."""
     found: dict[str, list[str]] = {}
-    for ours, names in table.items():
-        for name in names.split():
-            found.setdefault(name, []).append(ours)
+    for ours, words in json.loads(Path(__file__).with_name(f"{name}.json").read_bytes()).items():
+        for word in words.split():
+            found.setdefault(word, []).append(ours)
     return found
 
 
-ALIASES: Mapping[str, list[str]] = _turned(read_table("other_names"))
+ALIASES: Mapping[str, list[str]] = read_table("other_names")
 """Names from other libraries and earlier versions -> dotted keys, which may be followed by a comma and a remark."""
 
-VALUES: Mapping[str, list[str]] = _turned(read_table("other_values"))
+VALUES: Mapping[str, list[str]] = read_table("other_values")
 """Values from other libraries, in lower case -> values here."""
 
 

@@ -13,7 +13,7 @@ from alignkit.settings.hints import known_keys, read_table
 from alignkit.settings.layers import Layer
 from alignkit.settings.messages import expectation, problem_at, refuse_numbers, unknown_key, wrong_value
 
-OWNED: Mapping[str, str] = {key: reason for reason, keys in read_table("owned_keys").items() for key in keys.split()}
+OWNED: Mapping[str, str] = {key: reasons[0] for key, reasons in read_table("owned_keys").items()}
 """Key that cannot be set -> the reason, or what to use instead."""
 
 UNUSED: Mapping[str, str] = {
