@@ -22,17 +22,39 @@ def forest(comparison: Comparison) -> Iterator[Figures]:
     """Yield the plot of the paired differences: of the objective and the guards, or of all metrics where there are none."""
     import matplotlib as mpl
 
-    ruled = [c for c in comparison.contrasts if c.deciding or c.guard]
-    shown = sorted(ruled, key=lambda c: not c.deciding) or list(comparison.contrasts)
-    if not shown:
+    if not (shown := _shown(comparison)):
         return
-    alt = "; ".join(_described(c) for c in shown)
     # A dollar sign in an arm's name is not the beginning of a formula.
     with mpl.rc_context({"text.parse_math": False}):
-        figure = embed(
-            f"Differences from {comparison.baseline}, with 95 % intervals. {alt}", _figure(comparison, shown)
-        )
+        figure = embed(description(comparison), _figure(comparison, shown))
     yield Figures(f"Paired differences from {comparison.baseline}", [figure])
+
+
+def description(comparison: Comparison) -> str:
+    """Return the numbers of the plot as text."""
+    alt = "; ".join(_described(c) for c in _shown(comparison))
+    return f"Differences from {comparison.baseline}, with 95 % intervals. {alt}"
+
+
+def picture(comparison: Comparison, *, dark: bool = False) -> str:
+    """Return the plot as an SVG file of its own, for a light or a dark page."""
+    import io
+
+    import matplotlib as mpl
+
+    ink = "#e6edf3" if dark else "#1f2328"
+    keys = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style = dict.fromkeys(keys, ink) | {"svg.fonttype": "none", "svg.hashsalt": "alignkit", "text.parse_math": False}
+    stream = io.StringIO()
+    with mpl.rc_context(style):
+        figure = _figure(comparison, _shown(comparison))
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _shown(comparison: Comparison) -> list[ContrastResult]:
+    ruled = [c for c in comparison.contrasts if c.deciding or c.guard]
+    return sorted(ruled, key=lambda c: not c.deciding) or list(comparison.contrasts)
 
 
 def _described(c: ContrastResult) -> str:
@@ -85,7 +107,7 @@ def _panel(axes: Axes, comparison: Comparison, contrasts: Sequence[ContrastResul
                 color=_METHOD if of_method else _MODELS,
                 label="the method (seeds and items as samples)" if of_method else "these trained models (seeds fixed)",
             )
-    axes.axvline(0, color="#555555", linewidth=1)
+    axes.axvline(0, color="#777777", linewidth=1)
     if first.margin is not None:
         axes.axvspan(*_margin(comparison, first), color="#009E73", alpha=0.15, label="within the margin")
     role = "objective" if first.deciding else "guard" if first.guard else ""
@@ -96,7 +118,7 @@ def _panel(axes: Axes, comparison: Comparison, contrasts: Sequence[ContrastResul
     axes.set_ylim(len(contrasts) - 0.5, -0.5)
     axes.tick_params(labelsize=9)
     axes.locator_params(axis="x", nbins=5)
-    axes.grid(visible=True, axis="x", color="#DDDDDD", linewidth=0.7)
+    axes.grid(visible=True, axis="x", color="#888888", alpha=0.3, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
