@@ -44,7 +44,11 @@ def picture(comparison: Comparison, *, dark: bool = False) -> str:
 
     ink = "#e6edf3" if dark else "#1f2328"
     keys = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    style: Any = dict.fromkeys(keys, ink) | {"svg.fonttype": "none", "svg.hashsalt": "alignkit", "text.parse_math": False}
+    style: Any = dict.fromkeys(keys, ink) | {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "alignkit",
+        "text.parse_math": False,
+    }
     stream = io.StringIO()
     with mpl.rc_context(style):
         figure = _figure(comparison, _shown(comparison))
