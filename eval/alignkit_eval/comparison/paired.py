@@ -13,11 +13,10 @@ that holds what they do not reject (:mod:`alignkit_eval.comparison.flips`). With
 answered.
 
 **About the method** (the seeds are a sample too), with two or more: ``t = delta / sqrt(V_items + V_seeds)`` has Satterthwaite's
-degrees of freedom, ``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2 / (K - 1))``, but at most ``4 (K - 1)``: with few
-seeds ``V_seeds`` is often far too small by chance, and t would then have the many degrees of freedom of the items (without this
-bound, two seeds that are three times as noisy as the items reject a true null hypothesis in 9 % of trials). Item noise that
-differs between seeds is in both terms, so the test is conservative where seeds vary little. Where the seeds' variance is more
-than about four times the items', two or three seeds still reject too often.
+degrees of freedom, ``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2 / (K - 1))``, but at most 1.2, 3 and 6 with two, three
+and four seeds and ``4 (K - 1)`` with more: with few seeds ``V_seeds`` is often far too small by chance, and t would then have the
+many degrees of freedom of the items. So a true null hypothesis is rejected in at most 6.1 % of trials, whatever the ratio of the
+variances (two seeds with ``4 (K - 1)``: 11 %). Item noise that differs between seeds is in both terms, which is conservative.
 
 Two arms are *equivalent* within a margin m if delta <= -m and delta >= m are both rejected by the test that decides whether they
 differ: sign flips, or t at the same standard error and degrees of freedom (two one-sided tests, Schuirmann 1987, J.
@@ -57,8 +56,8 @@ from alignkit_eval.statistics import effect as effect
 POWER = 0.8
 """Power at which the minimum detectable difference is given."""
 
-_FREEDOM_PER_SEED = 4
-"""Upper bound on the degrees of freedom per seed after the first."""
+_MOST_FREEDOM, _FREEDOM_PER_SEED = {2: 1.2, 3: 3.0, 4: 6.0}, 4.0
+"""Upper bounds on the degrees of freedom with few seeds, and for each seed after the first with more."""
 
 _MOST_SEEDS = 100
 """Largest number of seeds that is named as sufficient."""
@@ -190,7 +189,12 @@ def _total(items: float, spread: float, count: int, clusters: int) -> tuple[floa
     seeds = spread / count
     total = items + seeds
     freedom = total**2 / (items**2 / (clusters - 1) + seeds**2 / (count - 1))
-    return total, min(freedom, _FREEDOM_PER_SEED * (count - 1))
+    return total, min(freedom, most_freedom(count))
+
+
+def most_freedom(count: int) -> float:
+    """Return the upper bound on the degrees of freedom."""
+    return _MOST_FREEDOM.get(count, _FREEDOM_PER_SEED * (count - 1))
 
 
 def _of_models(parts: Floats, weights: Floats, items: float, asked: Asked) -> Answer:
@@ -269,7 +273,7 @@ def seeds_needed(diff: float, items: float, spread: float, clusters: int, level:
     counts = np.arange(2, _MOST_SEEDS + 1)
     total = items + spread / counts
     freedom = total**2 / (items**2 / (clusters - 1) + (spread / counts) ** 2 / (counts - 1))
-    freedom = np.minimum(freedom, _FREEDOM_PER_SEED * (counts - 1))
+    freedom = np.minimum(freedom, [most_freedom(int(count)) for count in counts])
     quantiles = special.stdtrit(freedom, 1 - level / 2) + special.stdtrit(freedom, POWER)
     enough = np.flatnonzero(abs(diff) >= quantiles * np.sqrt(total))
     return int(counts[enough[0]]) if len(enough) else None

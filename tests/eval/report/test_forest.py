@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult, Cos
 from alignkit_eval.report import tables
 from alignkit_eval.report.forest import forest
 from alignkit_eval.report.parts import Page
-from alignkit_eval.report.plots import axis_positions, comparison_figures
+from alignkit_eval.report.plots import _against_setting, axis_positions, comparison_figures
 from alignkit_eval.report.render import render
 
 
@@ -81,3 +82,22 @@ def test_a_setting_that_is_a_number_in_some_arms_only_is_drawn(values: tuple[Any
     if len(values) == 3:
         beyond, numbers = values[2] + 0.15 * (values[2] - values[1]), [float(value) for value in values[1:]]
         assert axis_positions(arms, "every")[0] == [beyond, *numbers]
+
+
+@pytest.mark.parametrize(
+    ("values", "asked", "scale"),
+    [
+        ((1e-6, 1e-4, 1e-1), [], "log"),
+        ((0.1, 1.0, 5.0), [], "linear"),
+        ((0.1, 1.0, 5.0), ["lambda"], "log"),
+        ((0.0, 1.0, 5.0), ["lambda"], "symlog"),
+        ((0.0, 1.0, 1e6), [], "linear"),
+    ],
+)
+def test_a_swept_number_has_a_logarithmic_axis_over_decades_or_where_asked(
+    values: tuple[float, ...], asked: list[str], scale: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"run": {"log_axes": asked}}}))
+    first = replace(compared().arms[0], runs=(tmp_path,))
+    arms = [replace(first, settings={"lambda": value}) for value in values]
+    assert _against_setting(arms, "prefs", "accuracy_sum", "accuracy").axes[0].get_xscale() == scale
