@@ -71,7 +71,8 @@ def sign_flips(parts: Floats, weights: Floats, tests: int = 1, margin: float | N
         if count < _FLIPS or margin is not None:
             low, high = _subset_means(total, mass, found, share)
             if margin is not None:
-                beyond += [np.count_nonzero(low <= -margin), np.count_nonzero(high >= margin)]
+                reach = margin - _ROUNDING  # means of few items may be the margin itself
+                beyond += [np.count_nonzero(low <= -reach), np.count_nonzero(high >= reach)]
             if count < _FLIPS:
                 lows.append(low)
                 highs.append(-high)
@@ -80,7 +81,7 @@ def sign_flips(parts: Floats, weights: Floats, tests: int = 1, margin: float | N
         if count >= _FLIPS and not (count < _flips_for(tests) and few):
             break
     p = (reached + drawn) / (count + drawn)
-    inside = margin is not None and abs(total) < margin * mass
+    inside = margin is not None and abs(total) < margin * mass - _ROUNDING
     equivalent = None if margin is None else float(beyond.max() + drawn) / (count + drawn) if inside else 1.0
     lower, upper = _end(lows, 1 - LEVEL, drawn=drawn), -_end(highs, 1 - LEVEL, drawn=drawn)
     if p >= 1 - LEVEL:  # also after rounding
