@@ -30,6 +30,7 @@ QUICK += ["eval.samples=0", "run.plots=false", "train.per_device_train_batch_siz
 
 def config(objective: str, tmp_path: Path, *more: str) -> RunConfig:
     (recipe,) = write_recipes(tmp_path, objectives([objective]))
+    assert recipe.read_text().startswith("# yaml-language-server: $schema=file://")
     return resolve(recipe, output=str(tmp_path / "runs"), name=objective, sets=[*QUICK, *more]).config
 
 

@@ -12,6 +12,8 @@ from alignkit.errors import ConfigError, suggest
 from alignkit.settings.yaml_files import read, write
 from alignkit.system.files import write_text
 
+from alignkit_eval.schemas.attach import schema_line
+
 BASELINE = "sigmoid"
 """The objective that the others are shown against: DPO."""
 
@@ -140,7 +142,7 @@ def write_recipes(directory: Path, chosen: Sequence[Objective]) -> list[Path]:
                 f"now {now.get(key)}): choose another --name"
             )
     for path, objective in zip(paths, chosen, strict=True):
-        write_text(path, objective.recipe())
+        write_text(path, schema_line(str(objective.method["name"])) + objective.recipe())
     return paths
 
 
