@@ -18,6 +18,7 @@ Group = Literal[
     "align.samplers",
     "align.schedulers",
     "align.stages",
+    "align.contexts",
     "align.formats",
     "align.sources",
     "align.rules",

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from alignkit.errors import ConfigError
+from alignkit.contract import registry
+from alignkit.contract.guard import running
+from alignkit.errors import ConfigError, PluginError
 
 
 def _sampling(command: Any) -> Any:
@@ -28,6 +30,18 @@ def _sampling(command: Any) -> Any:
 _DEFAULTS = {"show_default": True}
 
 
+def _in_context(text: str, prompts: list[str]) -> list[str]:
+    """Return the prompts with what the plugin of ``NAME:ARGUMENT`` adds to them."""
+    name, _, argument = text.partition(":")
+    entry = registry.find("align.contexts", name)
+    function = registry.load(entry)
+    with running(f"{entry} failed"):
+        found = [str(prompt) for prompt in function(argument, prompts)]
+    if len(found) != len(prompts):
+        raise PluginError(f"{entry} returned {len(found)} prompts for {len(prompts)}")
+    return found
+
+
 def _is_text(target: str) -> bool:
     """Return whether a name is neither that of a directory nor a hub id."""
     return not re.fullmatch(r"[\w.~/-]+(@[\w.-]+)?", target) and not Path(target).exists()
@@ -37,11 +51,20 @@ def _is_text(target: str) -> bool:
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @click.option("--prompt", "prompts", metavar="TEXT", multiple=True, help="Prompt (default: each line of stdin).")
 @click.option("--raw", is_flag=True, help="Continue the prompt as plain text, without the chat template.")
+@click.option(
+    "--with", "context", metavar="NAME:ARGUMENT", help="Add what a plugin finds to each prompt, e.g. rag:DIR."
+)
 @click.option("--vote", "voting", is_flag=True, help="Print the answer that most of the models give.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
 @_sampling
 def generate(
-    targets: tuple[str, ...], prompts: tuple[str, ...], raw: bool, voting: bool, as_json: bool, **sampling: Any
+    targets: tuple[str, ...],
+    prompts: tuple[str, ...],
+    raw: bool,
+    context: str | None,
+    voting: bool,
+    as_json: bool,
+    **sampling: Any,
 ) -> None:
     """Answer prompts with each TARGET: a run, model or adapter directory, hub id, or demo."""
     from alignkit.system.quiet import quiet_libraries
@@ -55,8 +78,9 @@ def generate(
     if not asked:
         mistaken = f" ({targets[-1]} is taken as a second model)" if targets[1:] else ""
         raise ConfigError(f"no prompt is given{mistaken}: use --prompt TEXT, or write prompts to stdin, one per line")
+    given = asked if context is None else _in_context(context, asked)
     models = [ChatModel(target) for target in targets]
-    for prompt, answers in zip(asked, each_answer(models, asked, Sampling(**sampling), raw=raw), strict=True):
+    for prompt, answers in zip(asked, each_answer(models, given, Sampling(**sampling), raw=raw), strict=True):
         by_target = dict(zip(targets, answers, strict=True))
         winner, agreed = vote(answers)
         if as_json:
