@@ -13,10 +13,10 @@ that holds what they do not reject (:mod:`alignkit_eval.comparison.flips`). With
 answered.
 
 **About the method** (the seeds are a sample too), with two or more: ``t = delta / sqrt(V_items + V_seeds)`` has Satterthwaite's
-degrees of freedom, ``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2 / (K - 1))``, but at most 1.2, 3 and 6 with two, three
-and four seeds and ``4 (K - 1)`` with more: with few seeds ``V_seeds`` is often far too small by chance, and t would then have the
-many degrees of freedom of the items. So a true null hypothesis is rejected in at most 6.1 % of trials, whatever the ratio of the
-variances (two seeds with ``4 (K - 1)``: 11 %). Item noise that differs between seeds is in both terms, which is conservative.
+degrees of freedom, ``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2 / (K - 1))``, but at most 1.2 with two seeds and
+``4 (K - 1)`` with more: with few seeds ``V_seeds`` is often far too small by chance, and t would then have the many degrees of freedom
+of the items. At the worst ratio of the variances a true null hypothesis is rejected in 5.9 % of trials with two seeds (with 4
+degrees of freedom: 11 %), 7.4 % with three, 6.3 % with four and 5.8 % with five. Item noise that differs between seeds is in both terms, which is conservative.
 
 Two arms are *equivalent* within a margin m if delta <= -m and delta >= m are both rejected by the test that decides whether they
 differ: sign flips, or t at the same standard error and degrees of freedom (two one-sided tests, Schuirmann 1987, J.
@@ -56,8 +56,8 @@ from alignkit_eval.statistics import effect as effect
 POWER = 0.8
 """Power at which the minimum detectable difference is given."""
 
-_MOST_FREEDOM, _FREEDOM_PER_SEED = {2: 1.2, 3: 3.0, 4: 6.0}, 4.0
-"""Upper bounds on the degrees of freedom with few seeds, and for each seed after the first with more."""
+_MOST_FREEDOM, _FREEDOM_PER_SEED = {2: 1.2}, 4.0
+"""Upper bounds on the degrees of freedom with two seeds, and for each seed after the first with more."""
 
 _MOST_SEEDS = 100
 """Largest number of seeds that is named as sufficient."""
