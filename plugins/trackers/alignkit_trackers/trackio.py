@@ -25,6 +25,7 @@ class Trackio(Tracker):
     def config(self, values: Mapping[str, Any]) -> None:
         """Begin the run, or continue the last one of its name, and leave out what that has recorded."""
         import trackio
+        from trackio.sqlite_storage import SQLiteStorage
 
         run = self.tracked
         self.run: Any = trackio.init(
@@ -34,7 +35,8 @@ class Trackio(Tracker):
             config=dict(values),
             resume="allow" if run.id else "never",
         )
-        self.recorded = getattr(self.run, "_next_step", 0) - 1 if run.id else -1
+        last = SQLiteStorage.get_max_step_for_run(run.project, self.run.name, run_id=self.run.id) if run.id else None
+        self.recorded = -1 if last is None else last
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.step = step
