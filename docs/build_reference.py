@@ -222,8 +222,10 @@ def _line(found: Any) -> str:
 
 
 if __name__ == "__main__":
+    import build_migrating
     import build_settings
 
     build_settings.write()
+    build_migrating.write()
     PAGE.write_text(page(), encoding="utf-8")
     (PAGE.parent / "metrics.md").write_text(glossary.page(), encoding="utf-8")

@@ -24,10 +24,13 @@ def test_the_reference_is_up_to_date() -> None:
     assert (DOCS / "reference.md").read_text(encoding="utf-8") == builder().page(), "run: make docs"
 
 
-@pytest.mark.parametrize("page", ["settings", "catalogue"])
-def test_the_pages_of_settings_and_plugins_are_up_to_date(page: str) -> None:
-    made = getattr(builder("build_settings"), f"{page}_page")()
-    assert (DOCS / f"{page}.md").read_text(encoding="utf-8") == made, "run: python docs/build_settings.py"
+@pytest.mark.parametrize(
+    ("script", "page"),
+    [("build_settings", "settings"), ("build_settings", "catalogue"), ("build_migrating", "migrating")],
+)
+def test_the_pages_of_settings_plugins_and_other_libraries_are_up_to_date(script: str, page: str) -> None:
+    made = getattr(builder(script), f"{page}_page")()
+    assert (DOCS / f"{page}.md").read_text(encoding="utf-8") == made, f"run: python docs/{script}.py"
 
 
 def test_the_page_of_metrics_is_up_to_date_and_has_every_contrast_of_the_built_in_suites() -> None:
