@@ -103,7 +103,7 @@ def test_of_formats_for_one_suffix_a_built_in_one_is_used_and_others_are_refused
         PluginError, match=r'by format "pairs" \(align-more 1.2.3\) and by format "pairs" \(align-pairs'
     ):
         open_source(str(file), None, DataConfig())
-    with pytest.raises(DataError, match=r"supported are \.arrow, \.csv, .*\.tsv, \.pairs, and"):
+    with pytest.raises(DataError, match=r"supported are \.arrow, \.csv, .*\.tsv, \.txt, \.pairs, and"):
         open_source(str(file.rename(file.with_name("rows.other"))), None, DataConfig())
 
 

@@ -134,7 +134,7 @@ def test_a_plugins_rows_come_first_and_none_means_ours(tmp_path: Path) -> None:
 def test_the_demo_trains_on_train_and_evaluates_on_test() -> None:
     data = load_data(RunConfig(method="m"), "preference", TOKENIZER)
     trained, held_out = data.report.sources
-    assert (Path(trained.source).stem, Path(held_out.source).stem) == ("train", "test")
+    assert (trained.source, held_out.source) == ("demo train", "demo test")
     assert {e.cluster for e in data.train}.isdisjoint(e.cluster for e in data.eval)
     with pytest.raises(
         DataError, match=r'demo has no split "tests", did you mean "test"\?; its splits are train, dev, test'

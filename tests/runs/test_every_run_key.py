@@ -86,5 +86,5 @@ def test_settings_reach_the_suite(runs: list[Run]) -> None:
 
 
 def test_a_service_that_is_not_installed_is_refused() -> None:
-    with pytest.raises(PluginError, match="no service"):
+    with pytest.raises(PluginError, match='unknown service "nope"'):
         plan_run(settings.resolve(method="orpo", sets=["run.services=nope"]).config)

@@ -34,6 +34,7 @@ class RefusalsSuite(Suite[RefusalsSettings]):
 
     name = "refusals"
     settings_type = RefusalsSettings
+    metrics = ("refused/*", "empty")
 
     def __init__(self, settings: RefusalsSettings) -> None:
         super().__init__(settings)

@@ -53,7 +53,7 @@ ROWS: dict[str, Case] = {
     ),
     "a mapping of ours that is none": Case(
         lines(),
-        'data.columns: unknown column "promt", did you mean "prompt"? (known: id, cluster, category, prompt, chosen, rejected, completion, label, messages, conversations, text, instruction, input, output, system, tools, answers, ratings, rating)',
+        'data.columns: unknown column "promt", did you mean "prompt"? (known: id, cluster, category, prompt, chosen, rejected, completion, label, messages, conversations, text, instruction, input, output, system, tools, answers, ratings, rating, ranks, rank)',
         section={"columns": {"promt": "prompt"}},
     ),
     "a mapping of theirs that is none": Case(

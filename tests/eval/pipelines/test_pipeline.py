@@ -210,8 +210,9 @@ def test_the_examples_read() -> None:
     for name, trained, others in (("rlhf", 7, ["eval", "export"]), ("onpolicy", 8, ["eval"])):
         pipeline = read_pipeline(ROOT / "examples" / f"{name}.yaml")
         assert [stage.kind for stage in pipeline.stages] == ["train"] * trained + others
+        opened = pipeline.open(Path("runs") / name)
         for stage in pipeline.stages[:trained]:
-            pipeline.config(stage, Path("runs") / name, planned=True)
+            assert opened[stage.name].planned().run.name == stage.name  # type: ignore[attr-defined]
 
 
 # ------------------------------------------------------------------------------------------------ export
