@@ -12,8 +12,9 @@ export TOKENIZERS_PARALLELISM := false
 run: $(VENV)/.installed
 	$(BIN)/align run --method orpo
 
+# Three processes on two cores: tests wait for commands, locks and signals for a quarter of their time.
 test: $(VENV)/.installed-test lint types
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder
 
 # Tests that take a device, on CUDA.
 test-gpu: $(VENV)/.installed-test
