@@ -77,7 +77,8 @@ def training_arguments(config: RunConfig, output: Path) -> tuple[TrainingArgumen
         arguments = TrainingArguments(**(given | owned))
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"train: {' '.join(str(error).split())}") from error
-    arguments.report_to = [name for name in arguments.report_to if name not in trackers(config)]
+    ours = trackers(config)
+    arguments.report_to = [name for name in arguments.report_to if name not in ours]
     if arguments.n_gpu > 1 and processes == 1:
         raise ConfigError(
             f"one process sees {arguments.n_gpu} GPUs: use all of them with --processes auto, or select one with "

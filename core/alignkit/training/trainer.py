@@ -44,9 +44,8 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
 
     def __init__(self, parts: EngineParts) -> None:
         self.parts = parts
-        parts.arguments.use_liger_kernel = (
-            False  # the layers have its kernels; Trainer would replace the scorer's forward
-        )
+        # The layers have Liger's kernels already, and Trainer would also replace the scorer's forward.
+        parts.arguments.use_liger_kernel = False
         super().__init__(
             model=parts.model,
             args=parts.arguments,

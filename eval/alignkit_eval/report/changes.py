@@ -19,7 +19,7 @@ ENDS = ("value", "low", "high")
 def change_rows(run: Path) -> list[dict[str, Any]]:
     """Return a row for every metric of a run: before and after training with 95 % intervals, and the paired change.
 
-    ``None`` stands for what was not measured: the start model, or a change without items in common.
+    ``None`` is what was not measured: the start model, or a change without items in common.
     """
     directory = RunDir(run).evaluation
     before, after = _results(directory / "before"), _results(directory)

@@ -96,7 +96,7 @@ def converse(conversation: Conversation) -> None:
 
 
 def _run(target: str) -> str:
-    """Return which run a directory is of: ``orpo, 150 steps, ``; empty if it is no run's."""
+    """Return the method and steps of the run that a directory belongs to, ``orpo, 150 steps, ``; empty if there is no run."""
     try:
         record = RunDir.open(target).read_record()
     except AlignError:

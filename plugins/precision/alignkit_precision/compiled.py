@@ -18,10 +18,15 @@ from alignkit.errors import ConfigError
 _KEYS = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
 
 
-def wants_compiled(config: RunConfig) -> bool:
-    """Whether a run compiles the trunk; a method that brings its own trainer leaves that to it."""
-    asked = any(config.train.arguments.get(key) for key in _KEYS)
+def asks_for(config: RunConfig, *keys: str) -> bool:
+    """Whether any of these keys of ``train`` is set; a method that brings its own trainer leaves them to it."""
+    asked = any(config.train.arguments.get(key) for key in keys)
     return asked and not hasattr(registry.load_method(config.method.name)[1], "align_build_trainer")
+
+
+def wants_compiled(config: RunConfig) -> bool:
+    """Whether a run compiles the trunk."""
+    return asks_for(config, *_KEYS)
 
 
 def refuse_uncompilable(config: RunConfig) -> None:

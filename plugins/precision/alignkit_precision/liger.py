@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 from alignkit import RunConfig
-from alignkit.contract import registry
 from alignkit.errors import ConfigError
+
+from alignkit_precision.compiled import asks_for
 
 _HEAD = ("cross_entropy", "fused_linear_cross_entropy")
 
 
 def wants_liger(config: RunConfig) -> bool:
-    """Whether a run's layers use Liger's kernels; a method that brings its own trainer leaves that to it."""
-    asked = bool(config.train.arguments.get("use_liger_kernel"))
-    return asked and not hasattr(registry.load_method(config.method.name)[1], "align_build_trainer")
+    """Whether a run's layers use Liger's kernels."""
+    return asks_for(config, "use_liger_kernel")
 
 
 def refuse_without_liger(config: RunConfig) -> None:

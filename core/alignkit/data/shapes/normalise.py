@@ -197,7 +197,7 @@ def _about(cells: RowReader, shape: Shape, position: int, kind: RowKind) -> Row:
         prompt=prompt,
         answers=answers,
         cluster=about["cluster"]
-        or text_digest(*(identity[:1] if identity[0] else identity[1])),  # no prompt is no shared one
+        or text_digest(*(identity[:1] if identity[0] else identity[1])),  # rows without a prompt share none
         category=about["category"],
         fields=fields,
         unusable=cells.values.get(UNUSABLE_COLUMN),
