@@ -132,9 +132,10 @@ ROWS: dict[str, Row] = {
         {"loss_types": ["bco_pair"], "beta": 0.01},
     ),
     "dpop": Row(lambda p, s: nls(0.3 * (p.h - 50 * np.maximum(0, p.rw - p.w)))),
-    "wpo": Row(
+    "wpo, no alignment": Row(
         lambda p, s: np.exp(s.mean.w + s.mean.l) * nls(0.1 * p.h),
-        trl={"loss_types": ["sigmoid"], "use_weighting": True},
+        {"alignment": "none"},
+        {"loss_types": ["sigmoid"], "use_weighting": True},
     ),
     "r-dpo": Row(lambda p, s: nls(0.1 * p.h + 0.01 * (p.nw - p.nl))),
     "beta-dpo": Row(beta_dpo, {"dropped": 0.0}),

@@ -95,14 +95,17 @@ class Known(torch.nn.Module):
 
     is_gradient_checkpointing = False
 
-    def __init__(self, of: list[list[np.ndarray]]) -> None:
+    def __init__(self, of: list[list[np.ndarray]], squares: list[list[np.ndarray]] | None = None) -> None:
         super().__init__()
-        answers = [torch.tensor(row[k], dtype=torch.float32) for k in (0, 1) for row in of]
-        self.logps = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)
+        self.logps, own = (
+            torch.nn.utils.rnn.pad_sequence([torch.tensor(row[k]).float() for k in (0, 1) for row in given], True)
+            for given in (of, squares or of)
+        )
+        self.squares = own if squares else torch.zeros_like(own)  # 0: the weights of WPO without alignment
 
     def forward(self, **_: Any) -> SimpleNamespace:
-        zero = torch.zeros_like(self.logps)  # log_sum_sq_probs of 0: the weights of WPO without alignment
-        others = {"log_sum_sq_probs": zero, "entropy": zero, "mean_logits": zero, "is_top1": zero.bool()}
+        zero = torch.zeros_like(self.logps)
+        others = {"log_sum_sq_probs": self.squares, "entropy": zero, "mean_logits": zero, "is_top1": zero.bool()}
         return SimpleNamespace(log_probs=self.logps, **others)
 
 

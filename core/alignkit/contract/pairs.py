@@ -37,7 +37,7 @@ class Pairs:
 
     A loss of the whole step is given no tokens, but ``state``: numbers that it keeps from step to step, in checkpoints too.
     Without a reference, ``tokens_reference`` is None and the answers' log-probabilities by it are NaN. ``of_tokens`` are the
-    values of the loss's function of two distributions, ``[N]``.
+    values of the loss's function of distributions, ``[N]``.
     """
 
     chosen: Answers
@@ -70,8 +70,8 @@ class Loss:
     """``{"reference"}`` if it uses log-probabilities of the reference."""
     rows: str = "preference"
     per: str = "rows"
-    of_tokens: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
-    """Function of the log-probabilities ``[n, V]`` of tokens by policy and reference, called in chunks: one value per token."""
+    of_tokens: Callable[..., torch.Tensor] | None = None
+    """Function of tokens' log-probabilities ``[n, V]`` by the policy (and reference) and settings, in chunks: a value per token."""
     whole_step: bool = False
     nll_weight: float = 0.0
     reward: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None

@@ -21,7 +21,7 @@ from alignkit import (
 
 from alignkit_losses import whole_step
 from alignkit_losses.scored import pairs_of, score, values_of
-from alignkit_losses.settings import LossSettings, Term
+from alignkit_losses.settings import LossSettings, Term, compares_tokens
 
 LossSettingsT = TypeVar("LossSettingsT", bound=LossSettings)
 
@@ -34,7 +34,7 @@ class LossMethod(Method[LossSettingsT]):
     def __init__(self, settings: LossSettingsT) -> None:
         super().__init__(settings)
         self.terms = settings.terms()
-        if reading := [term.name for term in self.terms if term.loss.of_tokens]:
+        if reading := [term.name for term in self.terms if compares_tokens(term.loss)]:
             self.needs |= {"start"}
             self.unsharded = f"loss {reading[0]} reads the distributions of the reference; use ddp or zero2"
         self.kept: dict[str, dict[str, float]] = {}

@@ -9,7 +9,7 @@ from alignkit import Answers, Batch, Pairs, Policy, Scores
 from alignkit.contract.guard import named
 from alignkit.errors import PluginError
 
-from alignkit_losses.settings import Term
+from alignkit_losses.settings import Term, compares_tokens
 
 
 def pairs_of(scores: Scores, batch: Batch) -> Pairs:
@@ -23,20 +23,25 @@ def pairs_of(scores: Scores, batch: Batch) -> Pairs:
 
 
 def score(policy: Policy, batch: Batch, terms: Sequence[Term]) -> tuple[Scores, dict[str, torch.Tensor]]:
-    """Score a batch, and evaluate the losses' functions of every token's two distributions, ``[N]`` by loss.
+    """Score a batch, and evaluate the losses' functions of every token's distributions, ``[N]`` by loss.
 
-    Of the reference, the last hidden states are kept: both heads run together, chunk by chunk.
+    Where a loss reads those of the reference, its last hidden states are kept: both heads run together, chunk by chunk.
     """
-    functions = {term.name: term.loss.of_tokens for term in terms if term.loss.of_tokens}
+    functions = {term.name: (call, compares_tokens(term.loss)) for term in terms if (call := term.of_tokens())}
     if not functions:
         return policy.score(batch.examples), {}
-    other = policy.score(batch.examples, reference=True, distributions=lambda given: given).distributions
+    others = []
+    if any(compares for _, compares in functions.values()):
+        others = [policy.score(batch.examples, reference=True, distributions=lambda given: given).distributions]
 
-    def compare(own: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def evaluate(own: torch.Tensor, *reference: torch.Tensor) -> tuple[torch.Tensor, ...]:
         rule = "of_tokens of loss {} must return one number per token"
-        return tuple(_one_each(call(own, reference), len(own), rule.format(name)) for name, call in functions.items())
+        return tuple(
+            _one_each(call(own, *(reference if compares else ())), len(own), rule.format(name))
+            for name, (call, compares) in functions.items()
+        )
 
-    scores = policy.score(batch.examples, distributions=lambda own: own.map(compare, other))
+    scores = policy.score(batch.examples, distributions=lambda own: own.map(evaluate, *others))
     return scores, dict(zip(functions, scores.distributions, strict=True))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union
 
 from alignkit import Loss, Settings
@@ -44,14 +45,30 @@ class Term(NamedTuple):
     weight: float
     settings: dict[str, Any]
 
+    def of_tokens(self) -> Callable[..., Any] | None:
+        """Return the loss's function of distributions with the settings that it takes; None if it has none."""
+        call = self.loss.of_tokens
+        return call and partial(call, **{key: self.settings[key] for key in _keywords(call) if key in self.settings})
+
+
+def _keywords(call: Any) -> dict[str, inspect.Parameter]:
+    return {p.name: p for p in inspect.signature(call).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def compares_tokens(loss: Loss) -> bool:
+    """Return whether its function of distributions takes the reference's as well as the policy's."""
+    if loss.of_tokens is None:
+        return False
+    signature = inspect.signature(loss.of_tokens)
+    return len(signature.parameters) - len(_keywords(loss.of_tokens)) > 1
+
 
 def settings_of(loss: Loss) -> type[Settings]:
     """Return the model of a loss's settings, by the keyword-only arguments of its function."""
     scope, fields = getattr(loss.function, "__globals__", {}), dict[str, Any]()
-    for p in inspect.signature(loss.function).parameters.values():
-        if p.kind is p.KEYWORD_ONLY:
-            kind = eval(p.annotation, scope) if isinstance(p.annotation, str) else p.annotation
-            fields[p.name] = (kind, ... if p.default is p.empty else p.default)
+    for name, p in _keywords(loss.function).items():
+        kind = eval(p.annotation, scope) if isinstance(p.annotation, str) else p.annotation
+        fields[name] = (kind, ... if p.default is p.empty else p.default)
     return create_model(loss.function.__name__, __base__=Settings, **fields)
 
 
@@ -127,7 +144,7 @@ class LossSettings(Settings):
             return f"loss {name} is for {loss.rows} rows, and this method trains on pairs"
         if loss.whole_step and loss.of_tokens:
             return f"loss {name} compares all pairs of a step and every token's distributions (of_tokens): one of them only"
-        if ("reference" in loss.needs or loss.of_tokens) and not cls.reference:
+        if ("reference" in loss.needs or compares_tokens(loss)) and not cls.reference:
             return f"loss {name} needs a reference: use --method dpo"
         if taken := RESERVED & settings_of(loss).model_fields.keys():
             return f"loss {name} has a setting called {min(taken)}, which is one of the method's: give it another name"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,18 +14,47 @@ from alignkit_losses.margins import REFERENCE, Beta
 ZENG = "Zeng et al. 2024, Token-level Direct Preference Optimization, https://arxiv.org/abs/2404.11999"
 
 
-@loss("Zhou et al. 2024, WPO, https://arxiv.org/abs/2406.11827", equation="2", needs=REFERENCE)
-def wpo(pairs: Pairs, *, beta: Beta = 0.1) -> torch.Tensor:
-    """Return the loss of DPO times the likelihoods per token of both answers, ``exp(log pi(y|x) / |y|)``, without gradient.
+Alignment = Literal["sampled", "greedy", "none"]
 
-    The weights are those without the paper's alignment, which needs every token's whole distribution.
+
+def usual_logps(policy: torch.Tensor, *, alignment: Alignment) -> torch.Tensor:
+    """Return the log of a usual token's probability, ``[n]``, without gradient, from log-probabilities ``[n, V]``.
+
+    That is the expected probability of a sampled token, ``sum p^2``, or the probability of the likeliest one; 0 for ``none``.
+
+    >>> usual_logps(torch.tensor([[0.25, 0.75]]).log(), alignment="sampled")  # log(0.25^2 + 0.75^2)
+    tensor([-0.4700])
+    """
+    given = policy.detach()
+    if alignment == "sampled":
+        return (2 * given).logsumexp(-1)
+    return given.amax(-1) if alignment == "greedy" else given.new_zeros(len(given))
+
+
+@loss("Zhou et al. 2024, WPO, https://arxiv.org/abs/2406.11827", equation="2", needs=REFERENCE, of_tokens=usual_logps)
+def wpo(
+    pairs: Pairs,
+    *,
+    beta: Beta = 0.1,
+    alignment: Annotated[
+        Alignment,
+        Field(
+            description="what a token's probability is relative to in the weights: that of a token sampled from the policy "
+            "(sampled), of the likeliest token (greedy), or 1 (none)"
+        ),
+    ] = "sampled",
+) -> torch.Tensor:
+    """Return the loss of DPO times the weights of both answers, ``exp(mean log(pi(y_t) / sum_v pi(v)^2))``, without gradient.
 
     >>> from alignkit_losses.examples import pairs
-    >>> wpo(pairs(chosen=[-1.0], rejected=[-3.0], lengths=([1], [3])), beta=0.1)  # exp(-2) times DPO's
-    tensor([0.0809])
+    >>> wpo(pairs(chosen=[-1.0], rejected=[-2.0], of_tokens=[-0.5, -0.5]), beta=0.1)  # exp(-0.5 - 1.5) times DPO's
+    tensor([0.0872])
     """
-    weights = torch.exp(pairs.chosen.means.logps + pairs.rejected.means.logps).detach()
-    return weights * -F.logsigmoid(beta * pairs.margins)
+    weights = pairs.chosen.means.logps + pairs.rejected.means.logps
+    if alignment != "none":
+        chosen, rejected = sums(pairs, pairs.of_tokens)
+        weights = weights - chosen / pairs.chosen.lengths - rejected / pairs.rejected.lengths
+    return weights.detach().exp() * -F.logsigmoid(beta * pairs.margins)
 
 
 @loss("Liu et al. 2024, Length Desensitization in DPO, https://arxiv.org/abs/2409.06411", needs=REFERENCE)
