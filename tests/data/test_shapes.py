@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from alignkit.contract.rows import RawRows, Row
 from alignkit.contract.types import RowKind
-from alignkit.data.shapes.normalise import EMPTY_COMPLETION, EMPTY_PROMPT, NO_ANSWER, SAME_ANSWERS
 from alignkit.errors import DataError
+from alignkit_shapes.normalise import EMPTY_COMPLETION, EMPTY_PROMPT, NO_ANSWER, SAME_ANSWERS
 from trl import extract_prompt
 
 from tests.helpers.data import normalise

@@ -13,10 +13,10 @@ import pytest
 from alignkit.contract.rows import RawRows, Row
 from alignkit.contract.types import RowKind
 from alignkit.data.load import Data
-from alignkit.data.shapes.normalise import EMPTY_COMPLETION, OTHER_TURNS
 from alignkit.errors import DataError
 from alignkit.onpolicy.rewards import as_reward
 from alignkit_checks.check import check_source
+from alignkit_shapes.normalise import EMPTY_COMPLETION, OTHER_TURNS
 
 from tests.helpers.data import TOKENIZER, load, load_all, make_tokenizer, normalise, pairs, write_jsonl
 

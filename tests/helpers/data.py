@@ -11,9 +11,9 @@ from alignkit.config import RunConfig
 from alignkit.contract.rows import RawRows, Row
 from alignkit.contract.types import RowKind
 from alignkit.data.load import Data, load_data
-from alignkit.data.shapes.normalise import Normaliser
 from alignkit.data.table.tokenised_rows import TokenisedRows
 from alignkit_checks.reading import with_unique_ids
+from alignkit_shapes.normalise import Normaliser
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 

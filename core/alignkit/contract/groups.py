@@ -21,6 +21,7 @@ Group = Literal[
     "align.contexts",
     "align.formats",
     "align.sources",
+    "align.shapes",
     "align.rules",
     "align.commands",
     "align.reports",

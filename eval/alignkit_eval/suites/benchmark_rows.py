@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alignkit import Example, Omission
 from alignkit.config import Reading
 from alignkit.contract import Row
-from alignkit.data.shapes.messages import as_turn
+from alignkit.data.messages import as_turn
 from alignkit.data.sources.chunks import Source
 from alignkit.data.sources.open import HELD_OUT_SPLITS, open_source
 from alignkit.data.tokenise.render import render

@@ -13,7 +13,6 @@ import numpy as np
 from alignkit.config import DataConfig, SourceConfig
 from alignkit.contract import Row, RowKind, plain_text, texts_of
 from alignkit.data.rows import few
-from alignkit.data.shapes.templates import variables
 from alignkit.data.sources.open import HELD_OUT_SPLITS, Load
 from alignkit.data.table.report import UNREAD
 from alignkit.data.tokenise.render import unread
@@ -134,7 +133,7 @@ def check_source(
     readable = read_source(source, split, config, kind=kind, chat=chat, all_turns=all_turns, load=load)
     rows, total = readable.rows, len(readable.rows) + len(readable.broken)
     template = None if tokenizer is None else tokenizer.chat_template
-    unused = {name for row in rows for name in unread(row, readable.kind, template)} - variables(config.template)
+    unused = {name for row in rows for name in unread(row, readable.kind, template)} - {*readable.convert.used}
     findings: list[Finding] = []
     if readable.broken:
         shown = [{"place": b.place, "row": "", "about": b.why} for b in readable.broken[:EXAMPLES]]

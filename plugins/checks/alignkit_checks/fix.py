@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignkit.contract import RawRows
-from alignkit.data.shapes.pairs import LISTS, OTHERS, RATINGS, UNUSABLE_COLUMN
 from alignkit.errors import DataError
 from alignkit.system.files import require_writable, staged_directory, write_jsonl
 
 from alignkit_checks.check import Check
+from alignkit_checks.reading import Readable
 
 
 def write_fixed(check: Check, path: Path) -> tuple[int, int]:
@@ -28,8 +27,8 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
     left = [{"place": b.place, "rule": "broken", "about": b.why, "row": _storable(b.content)} for b in readable.broken]
     log, partial = fixed_files(path)
     with staged_directory(partial) as staged:
-        kept = _write_until_clean(check, staged / path.name, raw, rules)
-        lost = {i: _storable(listed(raw.rows[i], readable.columns)) for i in sorted(rules)}
+        kept = _write_until_clean(check, readable, staged / path.name, rules)
+        lost = {i: _storable(readable.restored(i)) for i in sorted(rules)}
         left += [{"place": raw.where(i), "rule": rules[i], "row": row} for i, row in lost.items()]
         write_jsonl(staged / log.name, left)
     (partial / log.name).replace(log)
@@ -38,15 +37,14 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
     return kept, len(left)
 
 
-def _write_until_clean(check: Check, path: Path, raw: RawRows, rules: dict[int, str]) -> int:
+def _write_until_clean(check: Check, readable: Readable, path: Path, rules: dict[int, str]) -> int:
     """Write the rows that no rule drops to ``path``, add those that a rule drops from that copy, and return how many are kept.
 
     Rows are judged beside each other: without the dropped ones, other columns can be those that most rows have.
     """
-    columns = check.readable.columns if check.readable else {}
     while True:
-        kept = [position for position in range(len(raw.rows)) if position not in rules]
-        write_jsonl(path, [_storable(listed(raw.rows[position], columns)) for position in kept])
+        kept = [position for position in range(len(readable.raw.rows)) if position not in rules]
+        write_jsonl(path, [_storable(readable.restored(position)) for position in kept])
         again = check.again(str(path)) if kept and rules and check.again else None
         if again is None or again.readable is None or again.readable.broken or not again.dropped:
             return len(kept)
@@ -68,19 +66,10 @@ def fixed_files(path: Path) -> tuple[Path, Path]:
     return log, partial
 
 
-def listed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return a ranking with its answers and their ratings in two lists, as it can be read again; any other row unchanged."""
-    if OTHERS not in row:
-        return row
-    chosen, rejected, answers, ratings = (columns.get(name, name) for name in ("chosen", "rejected", *LISTS))
-    rest = {key: value for key, value in row.items() if key not in (chosen, rejected, OTHERS, RATINGS)}
-    return {**rest, answers: [row[chosen], row[rejected], *row[OTHERS]], ratings: row[RATINGS]}
-
-
 def _storable(value: Any) -> Any:
     """Return a value for JSON, with other types of tables (times, bytes) as text."""
     if isinstance(value, Mapping):
-        return {str(key): _storable(entry) for key, entry in value.items() if key != UNUSABLE_COLUMN}
+        return {str(key): _storable(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_storable(entry) for entry in value]
     if isinstance(value, str):

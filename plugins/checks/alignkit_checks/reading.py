@@ -8,9 +8,9 @@ from typing import Any
 
 from alignkit.config import Reading
 from alignkit.contract import RawRows, Row, RowKind
-from alignkit.data.shapes.normalise import Normaliser, UniqueIds
-from alignkit.data.shapes.pairs import Pairing, expand_alternatives, grouped, is_rated_answer, left_over
-from alignkit.data.shapes.templates import fill
+from alignkit.contract.guard import named
+from alignkit.data.rows import UniqueIds
+from alignkit.data.shapes import Converter, ReadRows, Wanted, converter
 from alignkit.data.sources.chunks import Source, parse_line
 from alignkit.data.sources.open import TRAIN_SPLITS, Load, open_source
 from alignkit.errors import DataError, SourceError
@@ -35,8 +35,11 @@ class Readable:
     read: int
     """The number of rows in the source, broken ones included; a row with several rejected answers counts once."""
     kind: RowKind
-    columns: Mapping[str, str]
-    """alignkit column -> source column."""
+    convert: Converter
+
+    def restored(self, position: int) -> Mapping[str, Any]:
+        """Return a row of ``raw`` as it can be written to a file and read again."""
+        return self.convert.restored(self.raw.rows[position])
 
 
 def read_source(
@@ -52,7 +55,7 @@ def read_source(
 ) -> Readable:
     """Read a source as rows of ``kind``; None: as preference rows, or if it has no pairs as completions, or as prompts.
 
-    ``chat`` and ``all_turns`` are as for :class:`~alignkit.data.shapes.normalise.Normaliser`, ``load`` and ``default_splits``
+    ``chat`` and ``all_turns`` are as for :class:`~alignkit.data.shapes.Wanted`, ``load`` and ``default_splits``
     as for :func:`~alignkit.data.sources.open.open_source`.
 
     Raises:
@@ -62,24 +65,28 @@ def read_source(
     raw, broken = _parsed(opened)
     _require_rows(raw, broken)
     read = len(raw.rows) + len(broken)
-    raw, in_pairs, unpaired = _paired(raw, reading)
-    made: Pairing | None = "ranked" if kind == "ranked" else reading.pairs
-    raw, odd = _each(raw, lambda part: expand_alternatives(fill(part, reading.template), reading.columns, made)[0])
-    broken = [*broken, *unpaired, *odd]
-    _require_rows(raw, broken)
     kinds: tuple[RowKind, ...] = ("preference", "completion", "prompt") if kind is None else (kind,)
-    columns = left_over(reading.columns, paired=in_pairs)
-    normaliser = _normaliser(raw, kinds, columns, chat=chat, all_turns=all_turns)
-    rows: list[Row] = []
+    wanted = Wanted(
+        reading.columns, reading.template, reading.pairs, ranked=kind == "ranked", chat=chat, all_turns=all_turns
+    )
+    convert = converter(_only(raw, 0), wanted)
+    with named(f"{convert.name} failed on {source}", DataError):
+        raw, ungrouped = _grouped(raw, convert)
+        raw, odd = _each(raw, lambda part: convert.expanded(part)[0])
+        broken = [*broken, *ungrouped, *odd]
+        _require_rows(raw, broken)
+        found, read_rows = _reader(raw, kinds, convert)
+        rows: list[Row] = []
 
-    def convert(part: RawRows) -> RawRows:
-        rows[:] = normaliser.rows(part)
-        return part
+        def converted(part: RawRows) -> RawRows:
+            rows[:] = read_rows(part)
+            return part
 
-    raw, odd = _each(raw, convert)
-    _require_rows(raw, [*broken, *odd])
-    rows = normaliser.rows(raw) if odd else rows
-    return Readable(raw, with_unique_ids(rows), [*broken, *odd], read, normaliser.kind, reading.columns)
+        raw, odd = _each(raw, converted)
+        broken += [replace(row, content=convert.restored(row.content)) for row in odd]
+        _require_rows(raw, broken)
+        rows = read_rows(raw) if odd else rows
+    return Readable(raw, with_unique_ids(rows), broken, read, found, convert)
 
 
 def with_unique_ids(rows: Sequence[Row]) -> list[Row]:
@@ -88,12 +95,12 @@ def with_unique_ids(rows: Sequence[Row]) -> list[Row]:
     return [row if row.id == unique else replace(row, id=unique) for row, unique in zip(rows, ids, strict=True)]
 
 
-def _normaliser(raw: RawRows, kinds: Sequence[RowKind], columns: Mapping[str, str], **options: bool) -> Normaliser:
-    """Return what converts the rows to the first of ``kinds`` they can have."""
+def _reader(raw: RawRows, kinds: Sequence[RowKind], convert: Converter) -> tuple[RowKind, ReadRows]:
+    """Return the first of ``kinds`` that the rows can have, and what converts them to it."""
     problem: DataError | None = None
     for kind in kinds:
         try:
-            return Normaliser(raw, kind, columns, **options)
+            return kind, convert.reader(raw, kind)
         except DataError as error:
             problem = problem or error
     raise problem or DataError(f"{raw.source} has no rows")
@@ -106,18 +113,17 @@ def _require_rows(raw: RawRows, broken: Sequence[Broken]) -> None:
         )
 
 
-def _paired(raw: RawRows, reading: Reading) -> tuple[RawRows, bool, list[Broken]]:
-    """Return rated answers that are rows of their own as a row per prompt, as ``data.pairs`` asks, and whether it did."""
-    first, _ = _each(_only(raw, 0), lambda part: fill(part, reading.template))
-    if reading.pairs is None or not any(is_rated_answer(row, reading.columns) for row in first.rows):
-        return raw, False, []
+def _grouped(raw: RawRows, convert: Converter) -> tuple[RawRows, list[Broken]]:
+    """Return answers that are rows of their own as a row per prompt, if ``data.pairs`` asks for it, and the broken ones."""
+    if convert.grouped(source := Source.of(raw)) is source:
+        return raw, []
 
     def checked(part: RawRows) -> RawRows:
-        grouped(Source.of(part), reading.columns).read()
+        convert.grouped(Source.of(part)).read()
         return part
 
     raw, broken = _each(raw, checked)
-    return grouped(Source.of(raw), reading.columns).read(), True, broken
+    return convert.grouped(Source.of(raw)).read(), broken
 
 
 def _parsed(source: Source) -> tuple[RawRows, list[Broken]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from alignkit import Contrast, Estimate, Omission, Suite, SuiteResult, Target, text_digest
 from alignkit.contract import Row
-from alignkit.data.shapes.messages import read_text
-from alignkit.data.shapes.normalise import UniqueIds
+from alignkit.data.messages import read_text
+from alignkit.data.rows import UniqueIds
 from alignkit.errors import ConfigError, DataError, NoRowsError
 from alignkit.models.generate import generate
 from alignkit.models.positions import position_limit

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from alignkit import Example
 from alignkit.contract.rows import RawRows
-from alignkit.data.shapes.pairs import expand_alternatives
 from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.statistics import clustered_proportion
 from alignkit_eval.suites.prefs import PreferenceSettings, PreferenceSuite
+from alignkit_shapes.pairs import expand_alternatives
 
 from tests.helpers.eval import BOS, TablePolicy, target
 

@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.data.shapes import shapes_code
 from alignkit.data.tokenise.encode import Recipe
 from alignkit.system.cache import ContentCache
 from alignkit.system.code import code_beside
@@ -47,7 +48,7 @@ def cache_key(source: str, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -
     import transformers
 
     settings = [_FORMAT, transformers.__version__, tokenizers.__version__, asdict(recipe), source]
-    return digest([*settings, tokenizer_content(tokenizer)])
+    return digest([*settings, tokenizer_content(tokenizer), *shapes_code()])
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from json.encoder import encode_basestring
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit.contract import RawRows, Row, RowKind, Text
-from alignkit.data.rows import as_json, text_digest
-from alignkit.data.shapes.normalise import MOST, Normaliser, UniqueIds
-from alignkit.data.shapes.pairs import Pairing, expand_alternatives, grouped, is_rated_answer, left_over
-from alignkit.data.shapes.templates import fill, variables
+from alignkit.contract.guard import named
+from alignkit.data.rows import UniqueIds, as_json, text_digest
+from alignkit.data.shapes import MOST, Converter, Wanted, converter
 from alignkit.data.sources.chunks import Chunk, Source
 from alignkit.data.tokenise.render import render_all, unread
 from alignkit.data.tokenise.rules import Encoder, TokenRow, TokenRules
@@ -50,8 +49,17 @@ class Recipe:
     rules: TokenRules
     columns: Mapping[str, str] = field(default_factory=dict)
     template: Mapping[str, str] = field(default_factory=dict)
-    pairs: Pairing | None = None
+    pairs: Literal["best_worst", "all"] | None = None
     train_on: str = "last"
+
+    @property
+    def all_turns(self) -> bool:
+        """Whether completions are all assistant turns."""
+        return self.train_on == "all" and self.kind == "completion"
+
+    def wanted(self, *, chat: bool) -> Wanted:
+        """Return what rows are converted to, for a tokenizer with (``chat``) or without a chat template."""
+        return Wanted(self.columns, self.template, self.pairs, self.kind == "ranked", chat, self.all_turns)
 
 
 def encode(
@@ -67,13 +75,18 @@ def encode(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    own = _as_pairs(source, recipe)
-    chunks = own.chunks()
+    chunks = source.chunks()
+    first = next(chunks, None)
+    if first is None:
+        return
+    row = Chunk(first.rows[:1], first.places[:1]).read(source.name)
+    convert = converter(row, recipe.wanted(chat=bool(tokenizer.chat_template)))
+    own = convert.grouped(source)
+    chunks = chain([first], chunks) if own is source else own.chunks()
     head = list(islice(chunks, _IN_PROCESS))
     if not head:
         return
-    recipe = replace(recipe, pairs="ranked") if recipe.kind == "ranked" else recipe
-    work = _Work(own, recipe, tokenizer, head[0], paired=own is not source)
+    work = _Work(own, recipe, tokenizer, convert, head[0])
     processes = workers or cores() if len(head) == _IN_PROCESS else 1
     pieces = chain(head, chunks)
     batches = in_order(work, pieces, processes) if processes > 1 else map(work, pieces)
@@ -87,44 +100,25 @@ def encode(
         count = columns["position"][-1].as_py() + 1
 
 
-def _as_pairs(source: Source, recipe: Recipe) -> Source:
-    """Return the source, or if its rows are to be paired with one another, a source of the pairs."""
-    if recipe.pairs is None:
-        return source
-    first = fill(source.head(1).read(), recipe.template).rows
-    rated = any(is_rated_answer(row, recipe.columns) for row in first)
-    return grouped(source, recipe.columns) if rated else source
-
-
-def _first_rows(source: Source, recipe: Recipe, chunk: Chunk) -> RawRows:
+def _first_rows(source: Source, convert: Converter, chunk: Chunk) -> RawRows:
     """Return the readable first rows, which decide the columns (an unreadable row raises when its chunk is encoded)."""
-
-    def made(raw: RawRows) -> RawRows:
-        return expand_alternatives(fill(raw, recipe.template), recipe.columns, recipe.pairs)[0]
-
     try:
-        return made(chunk.read(source.name))
+        return convert.expanded(chunk.read(source.name))[0]
     except DataError:
-        return made(source.head(1).read())
+        return convert.expanded(source.head(1).read())[0]
 
 
 class _Work:
     """The work of one process: turn a chunk into a record batch."""
 
     def __init__(
-        self, source: Source, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, first: Chunk, *, paired: bool
+        self, source: Source, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, convert: Converter, first: Chunk
     ) -> None:
         self.name, self.root, self.recipe, self.tokenizer = source.name, source.root, recipe, tokenizer
-        self.all_turns = recipe.train_on == "all" and recipe.kind == "completion"
         self.encoder = Encoder(tokenizer, recipe.rules)
-        self.normaliser = Normaliser(
-            _first_rows(source, recipe, first),
-            recipe.kind,
-            left_over(recipe.columns, paired=paired),
-            chat=bool(tokenizer.chat_template),
-            all_turns=self.all_turns,
-        )
-        self.filled = variables(recipe.template)
+        self.convert = convert
+        with named(f"{convert.name} failed on {self.name}", DataError):
+            self.rows_of = convert.reader(_first_rows(source, convert, first), recipe.kind)
 
     def __call__(self, chunk: Chunk) -> pa.RecordBatch:
         # A chunk makes hundreds of thousands of small objects but no cycles; garbage collection would cost 10 % of the time.
@@ -138,19 +132,20 @@ class _Work:
 
     def _batch(self, chunk: Chunk) -> pa.RecordBatch:
         recipe = self.recipe
-        raw = fill(chunk.read(self.name), recipe.template)
-        expanded, origin = expand_alternatives(raw, recipe.columns, recipe.pairs, chunk.start)
-        rows = self.normaliser.rows(expanded)
-        if expanded is not raw:
+        raw = chunk.read(self.name)
+        with named(f"{self.convert.name} failed on {self.name}", DataError):
+            expanded, origin = self.convert.expanded(raw, chunk.start)
+            rows = self.rows_of(expanded)
+        if origin != range(len(raw.rows)):
             rows = [replace(row, position=origin[row.position]) for row in rows]
         usable = [row for row in rows if row.unusable is None]
-        encoded = iter(self.encoder.encode(render_all(usable, self.tokenizer, all_turns=self.all_turns)))
+        encoded = iter(self.encoder.encode(render_all(usable, self.tokenizer, all_turns=recipe.all_turns)))
         made = [TokenRow(unusable=row.unusable) if row.unusable is not None else next(encoded) for row in rows]
         return _record_batch(rows, made, self._unread(rows), SEGMENTS[recipe.kind], self.root)
 
     def _unread(self, rows: Sequence[Row]) -> list[str | None]:
         """Return for every row the columns (and keys of messages) of no effect that no earlier row of the chunk has."""
-        known, found = self.filled.copy(), list[str | None]()
+        known, found = set(self.convert.used), list[str | None]()
         for row in rows:
             new = unread(row, self.recipe.kind, self.tokenizer.chat_template) - known
             known |= new

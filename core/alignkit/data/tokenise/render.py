@@ -9,8 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.contract import Message, Row, RowKind
-from alignkit.data.shapes.normalise import LONGEST
-from alignkit.data.shapes.pairs import GROUP, MARGIN, RATINGS
+from alignkit.data.shapes import GROUP, LONGEST, MARGIN, RATINGS
 from alignkit.errors import DataError, SourceError, first_line
 from alignkit.system.budget import time_limit
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
+from os import _exit  # the function itself: os._exit is another one while a plugin runs
 from typing import Any, TypeVar
 
 from alignkit.errors import RunFailedError
@@ -66,7 +67,7 @@ def _start(work: Callable[[Any], Any]) -> None:
 
 def _end_with(sentinel: int) -> None:
     wait([sentinel])
-    os._exit(1)
+    _exit(1)
 
 
 def _do(piece: Any) -> Any:

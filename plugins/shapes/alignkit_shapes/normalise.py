@@ -6,21 +6,22 @@ Columns that become no part of prompt and answers are kept in the row's ``fields
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from alignkit.contract import RawRows, Row, RowKind, Text
+from alignkit.data.messages import is_blank
 from alignkit.data.rows import few, text_digest
-from alignkit.data.shapes.columns import RowReader, read_label
-from alignkit.data.shapes.known import ANSWERS, NEEDS, NOTHING, PAIR, SHAPES, Shape
-from alignkit.data.shapes.messages import is_blank
-from alignkit.data.shapes.pairs import OTHERS, UNUSABLE_COLUMN
-from alignkit.data.shapes.prompts import Parts, as_conversations
+from alignkit.data.shapes import LONGEST, MOST
 from alignkit.data.sources.chunks import ROWS
 from alignkit.errors import DataError, suggest
+
+from alignkit_shapes.columns import RowReader, read_label
+from alignkit_shapes.known import ANSWERS, NEEDS, NOTHING, PAIR, SHAPES, Shape
+from alignkit_shapes.pairs import OTHERS, UNUSABLE_COLUMN
+from alignkit_shapes.prompts import Parts, as_conversations
 
 EMPTY_COMPLETION = "empty completion"
 EMPTY_PROMPT = "empty prompt"
@@ -33,9 +34,6 @@ OTHER_TURNS = (
 VOTERS = 100
 """First rows that decide which columns every row must have."""
 
-MOST, LONGEST = 32, 8_000_000
-"""Maximum answers of a ranking, and characters of a row's texts: more than any context, and tokenised in seconds."""
-
 _ABOUT = ("id", "cluster", "category")
 _OURS = (
     *_ABOUT,
@@ -46,32 +44,6 @@ _OURS = (
 _SHAPING = tuple({name: None for shape in SHAPES for name in (*shape.needs, "label")})
 _MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 _NOT_ASSISTANT = frozenset({"user", "human", "system", "developer", "tool", "function", "ipython", "observation"})
-
-
-class UniqueIds:
-    """Numbers repeated ids, because items of two runs are matched by id.
-
-    Ids seen are kept as 64-bit hashes, which for a million rows take 0.1 GB less than the ids.
-
-    >>> UniqueIds().unique(["a", "b", "a", "a"])
-    ['a', 'b', 'a#2', 'a#3']
-    """
-
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self._counts: dict[str, int] = {}
-
-    def unique(self, ids: Iterable[str]) -> list[str]:
-        """Return the ids, a repeated one with its number appended."""
-        return [self._unique(name) for name in ids]
-
-    def _unique(self, name: str) -> str:
-        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
-        if key not in self._seen:
-            self._seen.add(key)
-            return name
-        count = self._counts[name] = self._counts.get(name, 1) + 1
-        return f"{name}#{count}"
 
 
 class Normaliser:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignkit.contract import Message, Text
+from alignkit.data.messages import encodable, parse_cell, read_text
 from alignkit.data.rows import describe_value, few, without_nulls
-from alignkit.data.shapes.messages import encodable, parse_cell, read_text
 from alignkit.errors import DataError
 from alignkit.system.files import InvalidJSON
 

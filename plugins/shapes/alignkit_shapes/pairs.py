@@ -20,13 +20,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 from alignkit.contract import Located, RawRows
 from alignkit.data.rows import describe_value, text_digest
-from alignkit.data.shapes.columns import read_label
+from alignkit.data.shapes import GROUP, MARGIN, RATINGS
 from alignkit.data.sources.chunks import Source
 from alignkit.errors import DataError
 
-GROUP = "group"
-MARGIN = "margin"
-RATINGS = "ratings"
+from alignkit_shapes.columns import read_label
+
 LISTS = ("answers", RATINGS)
 _SCALES = ("rating", "label", "rank")
 OTHERS = "\0others"
@@ -163,6 +162,16 @@ def left_over(columns: Mapping[str, str], *, paired: bool = False) -> dict[str, 
     """Return the entries of ``columns`` that rows still have after pairing; ``paired``: by :func:`grouped`."""
     consumed = {*LISTS, "ranks", *(("completion", *_SCALES) if paired else ())}
     return {ours: theirs for ours, theirs in columns.items() if ours not in consumed}
+
+
+def as_listed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return a ranking with its answers and their ratings in two lists, as it can be read again; any other row as it was."""
+    row = {key: value for key, value in row.items() if key != UNUSABLE_COLUMN}
+    if OTHERS not in row:
+        return row
+    chosen, rejected, answers, ratings = (columns.get(name, name) for name in ("chosen", "rejected", *LISTS))
+    rest = {key: value for key, value in row.items() if key not in (chosen, rejected, OTHERS, RATINGS)}
+    return {**rest, answers: [row[chosen], row[rejected], *row[OTHERS]], ratings: row[RATINGS]}
 
 
 def _pairs(answers: Sequence[_Answer], pairs: Pairing) -> Iterator[tuple[_Answer, _Answer]]:

@@ -1,1 +1,0 @@
-"""Row shapes: recognising a source's columns and bringing its rows to one form."""
