@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from alignkit.contract.registry import provided
 from alignkit.errors import ModelError, first_line
 from alignkit.system.files import InvalidJSON, irregular, parse_json, read_regular
 
@@ -43,45 +41,14 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def blamed(failed: str, files: Sequence[Path], error: Exception, attempt: Callable[[str], object]) -> ModelError:
-    """Return an error that names the key of one of the JSON ``files`` of a directory without which ``attempt`` works.
+    """Return an error that says what is wrong with one of the JSON ``files`` of a directory on which ``attempt`` failed.
 
-    Libraries name neither file nor key of a value that they cannot use. ``attempt`` is given directories like that of the
-    files; if it works on an equal one, or without no single key, the error is ``failed`` and the library's own words.
+    An installed package looks for it (``align.checks``); ``attempt`` may be called with copies of the directory. If it finds
+    nothing, the error is ``failed`` and the library's own words.
     """
-    plain = ModelError(f"{failed}: {first_line(error)}")
-    found = [file for file in files if file.is_file()]
-    with suppress(OSError), TemporaryDirectory() as place:
-        for file in found:
-            values, copy = read_object(file), Path(place) / file.name
-            for source in file.parent.iterdir():
-                (Path(place) / source.name).unlink(missing_ok=True)
-                (Path(place) / source.name).symlink_to(source.resolve())
-            if _works(attempt, place):
-                break
-            for key in values:
-                copy.unlink()
-                copy.write_text(json.dumps({name: value for name, value in values.items() if name != key}))
-                if _works(attempt, place):
-                    return ModelError(f"{file}: {key} {_fault(values[key], str(error))}")
-    return plain
-
-
-def _works(attempt: Callable[[str], object], place: str) -> bool:
-    try:
-        attempt(place)
-    except Exception:
-        return False
-    return True
-
-
-def _fault(value: Any, said: str) -> str:
-    """Return what is wrong with a value, as far as the library's message ``said`` tells the type or the reason."""
-    shown = f"{json.dumps(value):.60}"
-    if wanted := re.search(r"expected ([^,]+), got|any type in \(([^)]*)\)", said):
-        types = (wanted[1] or wanted[2]).replace("NoneType", "null").split(", ")
-        return f"must be {' or '.join(types)}, not {shown}"
-    reason = re.search(r"validator '\w+':\s+\w+: (.*)", said)
-    return f"cannot be {shown}" + (f": {reason[1]}" if reason else "")
+    look = provided("align.checks", "files")
+    found: str | None = look([file for file in files if file.is_file()], error, attempt) if look else None
+    return ModelError(found or f"{failed}: {first_line(error)}")
 
 
 def _check_weights(file: Path) -> None:

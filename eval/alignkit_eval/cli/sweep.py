@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,11 +97,7 @@ def sweep(
             "--race": race,
             "--race-set": race_sets,
         }
-        if idle := [option for option, value in given.items() if value]:
-            raise ConfigError(f"{idle[0]} has no effect with --resume, which takes the sweep's own settings: remove it")
-        if not resume and name is None:
-            raise ConfigError("--resume needs a sweep: give --resume DIR, or --name NAME")
-        directory = Path(resume) if resume else Path(output) / str(name)
+        directory = _directory_to_resume(resume, output, name, given)
         done = sweeping.resume(directory, revive=revive, **chosen(**scheduling), say=console.info)
     else:
         if not over:
@@ -135,6 +132,15 @@ def sweep(
     console.info(f"sweep: {done.directory}")
     if error := sweeping.failure(done):
         raise error
+
+
+def _directory_to_resume(resume: str, output: str, name: str | None, given: Mapping[str, object]) -> Path:
+    """Return the directory of the sweep to resume; raises :class:`ConfigError` for options it does not take (``given``)."""
+    if idle := [option for option, value in given.items() if value]:
+        raise ConfigError(f"{idle[0]} has no effect with --resume, which takes the sweep's own settings: remove it")
+    if not resume and name is None:
+        raise ConfigError("--resume needs a sweep: give --resume DIR, or --name NAME")
+    return Path(resume) if resume else Path(output) / str(name)
 
 
 def show_race(race: Race, console: Console) -> None:

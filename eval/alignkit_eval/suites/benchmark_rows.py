@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from alignkit import Example, Omission
 from alignkit.config import Reading
 from alignkit.contract import Row
-from alignkit.data.messages import as_turn
 from alignkit.data.sources.chunks import Source
 from alignkit.data.sources.open import HELD_OUT_SPLITS, open_source
 from alignkit.data.tokenise.render import render
 from alignkit.data.tokenise.rules import Encoder, TokenRules
 from alignkit.errors import DataError
+from alignkit_shapes.messages import as_turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,9 +8,9 @@ from typing import Any
 
 from alignkit import text_digest
 from alignkit.contract import Row, Text
-from alignkit.data.messages import read_text
 from alignkit.data.rows import UniqueIds
 from alignkit.errors import DataError
+from alignkit_shapes.messages import read_text
 
 from alignkit_eval.suites.benchmark_rows import Located
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from alignkit import Contrast, Estimate, Omission, Suite, SuiteResult, Target, text_digest
 from alignkit.contract import Row
-from alignkit.data.messages import read_text
 from alignkit.data.rows import UniqueIds
 from alignkit.errors import ConfigError, DataError, NoRowsError
 from alignkit.models.generate import generate
@@ -20,6 +19,7 @@ from alignkit.system.together import from_first
 from alignkit_eval.statistics import clustered_proportion
 from alignkit_eval.suites.benchmark_rows import Located, open_benchmark, read_benchmark, tokenised
 from alignkit_eval.suites.scores import rows_digest, suite_result
+from alignkit_shapes.messages import read_text
 
 from alignkit_judge.judging import Verdict, compare, text_of
 from alignkit_judge.opening import open_judge

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignkit.contract import Message, Text
-from alignkit.data.messages import encodable, parse_cell, read_text
 from alignkit.data.rows import describe_value, few, without_nulls
 from alignkit.errors import DataError
 from alignkit.system.files import InvalidJSON
+
+from alignkit_shapes.messages import encodable, parse_cell, read_text
 
 _LABELS = {"true": True, "1": True, "false": False, "0": False}
 

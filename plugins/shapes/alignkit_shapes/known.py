@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from alignkit.contract import Message, RowKind, Text
-from alignkit.data.messages import as_turn
 from alignkit.errors import DataError
 
 from alignkit_shapes.columns import RowReader
+from alignkit_shapes.messages import as_turn
 from alignkit_shapes.prompts import Parts, instruction_prompt, split_pair
 
 PAIR = ("chosen", "rejected")

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from alignkit.contract import RawRows, Row, RowKind, Text
-from alignkit.data.messages import is_blank
 from alignkit.data.rows import few, text_digest
 from alignkit.data.shapes import LONGEST, MOST
 from alignkit.data.sources.chunks import ROWS
@@ -20,6 +19,7 @@ from alignkit.errors import DataError, suggest
 
 from alignkit_shapes.columns import RowReader, read_label
 from alignkit_shapes.known import ANSWERS, NEEDS, NOTHING, PAIR, SHAPES, Shape
+from alignkit_shapes.messages import is_blank
 from alignkit_shapes.pairs import OTHERS, UNUSABLE_COLUMN
 from alignkit_shapes.prompts import Parts, as_conversations
 

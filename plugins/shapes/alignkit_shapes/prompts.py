@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from alignkit.contract import Text
-from alignkit.data.messages import as_turn
+
+from alignkit_shapes.messages import as_turn
 
 Parts: TypeAlias = tuple[Text, tuple[Text, ...]]
 """A prompt and its answers."""
