@@ -20,6 +20,7 @@ from alignkit.runs.data import run_data
 from alignkit.scoring.classifier import policy_of
 from alignkit.system.files import require_writable, staged_directory
 
+from alignkit_eval.evaluation.targets import plainly_scored
 from alignkit_eval.merging import Merging
 from alignkit_eval.report import write_card
 
@@ -59,9 +60,7 @@ def export(runs: Sequence[Path], output: Path, merging: Merging | None = None, d
     config = settings.resolve(directories[0].config, resume=True).config
     own = "float32" if config.model.dtype == "auto" else config.model.dtype
     dtype = own if dtype == "auto" else dtype
-    config.train = config.train.model_copy(
-        update={"bf16": False, "fp16": False, "torch_compile": False, "use_liger_kernel": False}
-    )  # scores are compared exactly
+    config.train = plainly_scored(config.train, bf16=False, fp16=False)  # scores are compared exactly
     loaded = build_model(ModelConfig(name=str(directories[0].path), dtype=own))
     score = partial(token_logps, config=config, examples=held_out_examples(config, loaded))
     tied = loaded.model.config.tie_word_embeddings

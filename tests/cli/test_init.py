@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,23 @@ def test_examples_are_listed_and_copied(
     assert run_command(["examples", "rlhf"]) == 2
     assert run_command(["examples", "rlhff"]) == 2
     assert 'no example rlhff, did you mean "rlhf"?' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["examples", "rlhf"], ["new-plugin", "mine"], ["examples"]])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("absent", "--output absent: the directory does not exist"), ("file", "cannot write file: .*/file is a file")],
+)
+def test_a_directory_to_write_into_is_checked_alike_by_all_commands(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    place: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert run_command([*words, "--output", place]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from alignkit import RunConfig, settings
-from alignkit.config import LoraConfig
+from alignkit.config import LoraConfig, TrainConfig
 from alignkit.errors import ConfigError
 from alignkit.models.adapters import add_adapter
 from alignkit.runs.api import resume
 from alignkit.scoring.backends import innermost
+from alignkit_eval.evaluation.targets import plainly_scored
 from alignkit_precision import set_precision, settle_precision
+from alignkit_precision.compiled import wants_compiled
+from alignkit_precision.liger import wants_liger
 from torch._dynamo.utils import counters
+from transformers import TrainingArguments
 
 from tests.helpers.engine import build_trainer, configuration, random_pairs, tiny_llama
 from tests.helpers.runs import saved_weights, short_run
@@ -92,3 +97,19 @@ def test_ligers_kernels_are_refused_where_they_cannot_run(sections: dict[str, An
     with pytest.raises(ConfigError, match=message):
         settle_precision(config)
     settle_precision(settings.check_config(RunConfig.model_validate({"method": "trl-sft", **values})))  # TRL's own
+
+
+def test_a_model_that_is_only_scored_is_neither_compiled_nor_exchanged() -> None:
+    """Export and evaluation leave out each key that compiles layers or exchanges their kernels."""
+    keys = []
+    for name in [field.name for field in fields(TrainingArguments)]:
+        config = RunConfig(method="sft").model_copy(
+            update={"train": TrainConfig.model_validate({name: "max-autotune"})}
+        )
+        if wants_compiled(config) or wants_liger(config):
+            keys.append(name)
+            config.train = plainly_scored(config.train, bf16=False)
+            assert not wants_compiled(config), name
+            assert not wants_liger(config), name
+            assert config.train.arguments["bf16"] is False
+    assert len(keys) == 4

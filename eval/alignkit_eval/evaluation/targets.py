@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit import Example, Policy, RunConfig, Scores, settings
-from alignkit.config import DataConfig, ModelConfig
+from alignkit.config import DataConfig, ModelConfig, TrainConfig
 from alignkit.contract import LoadedModel, RowKind
 from alignkit.contract.registry import provided
 from alignkit.data.load import HeldOut
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from alignkit.scoring.classifier import ClassifierPolicy
     from alignkit.scoring.policy import ModelPolicy
     from transformers import PreTrainedTokenizerBase
+
+_OF_TRAINING = ("torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel")
+"""Keys of ``train`` that change how a model's layers run, for training alone."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,14 @@ def _settle_precision(config: RunConfig, trained: RunConfig, sets: Sequence[str]
         products = {key: trained.train.arguments.get(key) for key in ("bf16", "fp16")}
     else:
         products = {"bf16": None, "fp16": None}
-    uncompiled = dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"))
-    config.train = config.train.model_copy(update={**products, **uncompiled})
+    config.train = plainly_scored(config.train, **products)
     if settle := provided("align.models", "settle"):
         settle(config)
+
+
+def plainly_scored(train: TrainConfig, **products: bool | None) -> TrainConfig:
+    """Return ``train`` for a model that is only scored, with the types ``products``: layers neither compiled nor exchanged."""
+    return train.model_copy(update={**products, **dict.fromkeys(_OF_TRAINING)})
 
 
 def _origin(target: str, config: RunConfig) -> Origin:

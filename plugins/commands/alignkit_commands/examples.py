@@ -8,19 +8,15 @@ from pathlib import Path
 import click
 from alignkit.errors import ConfigError, suggest
 
+from alignkit_commands.options import into_directory
+
 _PLACES = Path(__file__).with_name("examples"), Path(__file__).parents[3] / "examples"
 """Where the examples are: in an installed package, or in the repository."""
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option(
-    "--output",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    default=Path(),
-    help="Directory to copy the example into (default: the current directory).",
-)
+@into_directory("the example")
 def examples(name: str | None, output: Path) -> None:
     """List the examples, or copy the one called NAME: pipelines (YAML) and packages with a plugin."""
     found = _examples()
@@ -36,8 +32,6 @@ def examples(name: str | None, output: Path) -> None:
     target = output / path.name
     if target.exists():
         raise ConfigError(f"{target} exists and is not overwritten: name another directory with --output")
-    if not output.is_dir():
-        raise ConfigError(f"--output {output}: the directory does not exist")
     if path.is_dir():
         shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         next_step = f'pip install -e "{target}[test]" && pytest {target}'

@@ -11,6 +11,7 @@ from alignkit.contract import registry
 from alignkit.errors import ConfigError
 
 from alignkit_commands.listing import print_columns
+from alignkit_commands.options import into_directory
 from alignkit_commands.scaffold import KINDS
 
 
@@ -52,19 +53,11 @@ def check_plugin(name: str, kind: str | None) -> None:
 @click.command()
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KINDS), default="method", show_default=True, help="Kind of plugin.")
-@click.option(
-    "--output",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    default=Path(),
-    help="Parent of the package's directory (default: the current directory).",
-)
+@into_directory("the package's directory")
 def new_plugin(name: str, kind: str, output: Path) -> None:
     """Create the package alignkit-NAME with one working plugin: entry point, code, conformance tests, README and CI."""
     from alignkit_commands.scaffold import new_plugin as write
 
-    if not output.is_dir():
-        raise ConfigError(f"--output {output}: the directory does not exist")
     same = [entry for group in registry.GROUPS for entry in registry.entries(group) if entry.kind == kind]
     if any(entry.built_in and entry.name == name for entry in same):
         raise ConfigError(f"{name} is a built-in {kind}, which would be used instead of yours: choose another name")
