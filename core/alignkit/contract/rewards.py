@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from alignkit.config import split_words
 from alignkit.contract.rows import Text
-from alignkit.contract.types import SettingsT
+from alignkit.contract.types import LoadsModels, SettingsT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ class Answered:
     """Location of the row (file:line)."""
 
 
-class Reward(ABC, Generic[SettingsT]):
+class Reward(LoadsModels, ABC, Generic[SettingsT]):
     """Base of a reward plugin, registered in the entry-point group ``align.rewards``."""
 
     name: ClassVar[str]

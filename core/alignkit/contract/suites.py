@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple
 
 from alignkit.contract.batch import Example
 from alignkit.contract.rows import Row
-from alignkit.contract.types import Policy, RowKind, SettingsT
+from alignkit.contract.types import LoadsModels, Policy, RowKind, SettingsT
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -121,7 +121,7 @@ class Target:
     """Returns the rows of a kind without truncation to ``data.max_length``, for suites that score in windows."""
 
 
-class Suite(ABC, Generic[SettingsT]):
+class Suite(LoadsModels, ABC, Generic[SettingsT]):
     """Base of an evaluation suite, registered in the entry-point group ``align.suites``."""
 
     name: ClassVar[str]

@@ -158,7 +158,15 @@ class Rollouts(Protocol):
         """Return the values of all processes' rows, ``[n, ...]`` on each, in the order of the step, and which are this one's."""
 
 
-class Method(ABC, Generic[SettingsT]):
+class LoadsModels:
+    """Base of plugins that may load models beside the trained one."""
+
+    def models(self, config: RunConfig) -> Sequence[LoadedModel]:
+        """Return these models, without weights (``meta``), for the estimate of a run's memory."""
+        return ()
+
+
+class Method(LoadsModels, ABC, Generic[SettingsT]):
     """Base of a method plugin: its declaration, and its settings for one run.
 
     A subclass implements ``align_compute_loss``, and other hooks as needed, with ``@hookimpl``; it is registered in the
@@ -202,10 +210,6 @@ class Method(ABC, Generic[SettingsT]):
     def whole_step(self) -> bool:
         """Whether ``align_prepare_batch`` is given ``rollouts`` to score with, and held-out rows as one step."""
         return False
-
-    def models(self, config: RunConfig) -> Sequence[LoadedModel]:
-        """Return the models it loads beside the trained one, without weights (``meta``), for the estimate of a run's memory."""
-        return ()
 
     def state(self) -> dict[str, Any]:
         """Return the method's state for a checkpoint: numbers, and lists of tensors of this process."""

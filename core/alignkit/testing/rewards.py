@@ -38,13 +38,9 @@ class RewardConformance(InstalledPlugin):
         """An answer's reward does not depend on the order of the batch or on the other answers."""
         answers = self._answers()
         values = self._score(answers)
-        assert self._score(answers[::-1]) == pytest.approx(values[::-1]), (
-            "the reward depends on the order of the answers"
-        )
+        assert self._score(answers[::-1]) == pytest.approx(values[::-1]), "the reward depends on the answers' order"
         alone = [self._score([answer])[0] for answer in answers]
-        assert alone == pytest.approx(values, rel=1e-4, abs=1e-4), (
-            "the reward depends on the other answers of the batch"
-        )
+        assert alone == pytest.approx(values, rel=1e-4, abs=1e-4), "the reward depends on the batch's other answers"
 
     def test_nothing_is_asked_about_nothing(self) -> None:
         """An empty batch, as in a process without rows, gets no rewards."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -96,11 +97,9 @@ class SuiteConformance(InstalledPlugin):
 
     def test_no_rows_are_said(self) -> None:
         """Without rows, the suite raises ``NoRowsError``, and a run continues without it."""
-        try:
+        with suppress(NoRowsError):
             found = self._suite().evaluate(replace(_target(), examples=lambda _: [], rows=lambda _: []))
-        except NoRowsError:
-            return
-        assert found.n, "the suite returned an empty result: raise NoRowsError"  # some suites have their own items
+            assert found.n, "the suite returned an empty result: raise NoRowsError"  # some suites have their own items
 
     def _suite(self) -> Suite[Any]:
         return open_suites(EvalConfig(suites=[self.name], settings={self.name: dict(self.settings)}))[self.name]

@@ -124,21 +124,26 @@ def _for_other_data(config: DataConfig, sets: Sequence[str]) -> DataConfig:
     return config.model_copy(update={name: getattr(DataConfig(), name) for name in names})
 
 
+def built(source: TargetSpec, *, meta: bool = False) -> LoadedModel:
+    """Load a target's model and tokenizer; ``meta``: without weights. Raises ``ModelError``."""
+    model = source.config.model.model_copy(update={"lora": None, "dropout": False})
+    if source.run is not None:
+        if not source.run.model.is_dir():
+            raise ModelError(f"{source.run.path} holds no trained model (its status is {source.run.status})")
+        model = model.model_copy(update={"name": str(source.run.path), "tokenizer": None, "chat_template": None})
+    whole = adapter_parts(resolve_path(model.name), model)[1] is None
+    if model.dtype == "auto" and whole and source.config.train.arguments.get("bf16"):
+        model = model.model_copy(update={"dtype": "checkpoint"})  # no weights are trained
+    return build_model(model, meta=meta)
+
+
 def open_target(source: TargetSpec) -> tuple[Subject, Subject | None]:
     """Load a target's model and tokenizer, and find its held-out rows; raises ``ModelError`` and ``DataError``.
 
     Returns the target, and the start model of the run it came from (loaded when first used).
     """
     config = source.config
-    model = config.model.model_copy(update={"lora": None, "dropout": False})
-    if source.run is not None:
-        if not source.run.model.is_dir():
-            raise ModelError(f"{source.run.path} holds no trained model (its status is {source.run.status})")
-        model = model.model_copy(update={"name": str(source.run.path), "tokenizer": None, "chat_template": None})
-    whole = adapter_parts(resolve_path(model.name), model)[1] is None
-    if model.dtype == "auto" and whole and config.train.arguments.get("bf16"):
-        model = model.model_copy(update={"dtype": "checkpoint"})  # no weights are trained
-    loaded = build_model(model)
+    loaded = built(source)
     policy = _policy(loaded, config)
     subject = Subject(
         name=source.name,

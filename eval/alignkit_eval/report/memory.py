@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from alignkit import LoadedModel, RewardModel, build_model
-from alignkit.config import ModelConfig
+from alignkit import LoadedModel
 from alignkit.contract import Batch, Example
 from alignkit.contract.registry import provided
-from alignkit.errors import ModelError
 from alignkit.models.sharding import is_layer
 from alignkit.onpolicy.rewards import open_rewards
 from alignkit.scoring.backends import innermost
@@ -35,6 +33,7 @@ from alignkit_eval.report.tracing import (
     traced,
     without_numbers,
 )
+from alignkit_eval.rewarded import models_of
 
 if TYPE_CHECKING:
     from alignkit_eval.report.planned import DryRun
@@ -61,7 +60,7 @@ BUCKET = 500_000_000
 """Numbers that DeepSpeed reduces at once (reduce_bucket_size)."""
 
 OTHERS = "other models"
-"""The part of models that are not trained: a teacher, reward models."""
+"""The part of models that are not trained: a teacher, reward models, judges."""
 
 BATCHES = 3
 """Batches of different lengths after which the kernels are counted: a longer run has filled what keeps them."""
@@ -119,17 +118,11 @@ def estimate_memory(dry: DryRun, libraries: int) -> Memory:
 
 
 def _other_models(dry: DryRun) -> list[LoadedModel]:
-    """Return the models that the method loads and those of its rewards, without weights."""
-    method = dry.plan.session.method
-    found = list(method.models(dry.plan.config))
-    for reward in open_rewards(getattr(method.settings, "rewards", [])):
-        for model in getattr(reward.function, "__dict__", {}).values():
-            if isinstance(model, RewardModel):
-                try:
-                    found.append(build_model(ModelConfig(name=model.path, dtype="float32"), meta=True))
-                except ModelError as error:
-                    raise ModelError(f"method.rewards: {reward.label}: {error}") from error
-    return found
+    """Return the models that the method, its rewards and the suites load and keep, without weights."""
+    config, method = dry.plan.config, dry.plan.session.method
+    rewards = open_rewards(getattr(method.settings, "rewards", []))
+    suites = [model for suite in dry.plan.suites.values() for model in suite.models(config)]
+    return [*method.models(config), *models_of(rewards, config, "method.rewards"), *suites]
 
 
 def _trace_stages(dry: DryRun, trace: Trace) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from alignkit import RunConfig
-from alignkit.contract import Suite, Target
+from alignkit.contract import RowKind, Suite, Target
 from alignkit.data.load import Data
 from alignkit.data.order import RowOrder
 from alignkit.data.table.tokenised_rows import TokenisedRows
@@ -35,6 +37,9 @@ STEPS = 3
 
 ROWS = 32
 """Held-out rows that a suite is tried on which does not say how many tokens it takes at once."""
+
+LIMITS = ("prompts", "calibration_pairs")
+"""Settings of suites that limit how many held-out rows are used; a trial makes all of them smaller by one factor."""
 
 
 def measure(config: RunConfig) -> Measured:
@@ -93,15 +98,28 @@ def _time_suites(plan: RunPlan, run: PreparedRun) -> tuple[dict[str, float], lis
         if "tasks" in suite.settings_type.model_fields:  # items of its own
             missing.append(name)
             continue
-        rows = _rows_of_batch(suite, run.data.eval)
-        started = time.perf_counter()
         try:
-            together(f"suite {name}", partial(_evaluate, suite, plan, run, rows))
+            seconds[name] = _time_suite(name, suite, plan, run)
         except AlignError:  # rows it cannot use: the run skips it, too
             missing.append(name)
-            continue
-        seconds[name] = (time.perf_counter() - started) * len(run.data.eval) / rows
     return seconds, missing
+
+
+def _time_suite(name: str, suite: Suite[Any], plan: RunPlan, run: PreparedRun) -> float:
+    """Return the seconds of a suite for all held-out rows."""
+    total = len(run.data.eval)
+    limits = {key: min(getattr(suite.settings, key), total) for key in LIMITS if hasattr(suite.settings, key)}
+    if limits:
+        share = min(ROWS / max(*limits.values(), 1), 1.0)
+        small = {key: math.ceil(limit * share) for key, limit in limits.items()}
+        suite, rows = type(suite)(suite.settings.model_copy(update=small)), total
+        together(f"suite {name}", partial(_evaluate, suite, plan, run, 1))  # it loads what it needs: once in a run
+    else:
+        rows = _rows_of_batch(suite, run.data.eval)
+        share = rows / max(total, 1)
+    started = time.perf_counter()
+    used = together(f"suite {name}", partial(_evaluate, suite, plan, run, rows))
+    return (time.perf_counter() - started) / (share if used else 1.0)
 
 
 def _rows_of_batch(suite: Suite[Any], rows: TokenisedRows) -> int:
@@ -110,19 +128,26 @@ def _rows_of_batch(suite: Suite[Any], rows: TokenisedRows) -> int:
     return max(min(count, len(rows)), 1)
 
 
-def _evaluate(suite: Suite[Any], plan: RunPlan, run: PreparedRun, count: int) -> None:
-    held_out = run.data.held_out.unused()
+def _evaluate(suite: Suite[Any], plan: RunPlan, run: PreparedRun, count: int) -> bool:
+    """Evaluate the start model on ``count`` held-out rows; return whether the suite asked for any."""
+    held_out, asked = run.data.held_out.unused(), list[str]()
+
+    def first(of: Callable[[RowKind], Sequence[Any]], kind: RowKind) -> Sequence[Any]:
+        asked.append(kind)
+        return of(kind)[:count]
+
     target = Target(
         name="trial",
         policy=share(run.policy),
         tokenizer=run.loaded.tokenizer,
-        examples=lambda kind: held_out.examples(kind)[:count],
-        rows=lambda kind: held_out.rows(kind)[:count],
+        examples=partial(first, held_out.examples),
+        rows=partial(first, held_out.rows),
         start_policy=lambda: share(load_start_policy(plan.config, plan.session, run.loaded)),
-        whole=lambda kind: held_out.whole(kind)[:count],
+        whole=partial(first, held_out.whole),
     )
     with undisturbed(run.loaded.model):
         suite.evaluate(target)
+    return bool(asked)
 
 
 def _time_reference(plan: RunPlan, run: PreparedRun) -> tuple[References, float]:

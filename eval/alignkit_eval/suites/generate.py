@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
-from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
+from alignkit import Contrast, Estimate, Example, LoadedModel, RunConfig, Settings, Suite, SuiteResult, Target
 from alignkit.contract import Answered, RewardSpecs, Row
 from alignkit.contract.guard import named
 from alignkit.errors import ConfigError, RunFailedError
@@ -18,6 +18,7 @@ from alignkit.onpolicy.rewards import load_function, open_rewards, score_answers
 from alignkit.system.together import shared
 from pydantic import Field, model_validator
 
+from alignkit_eval.rewarded import models_of
 from alignkit_eval.statistics import clustered_mean, clustered_proportion, nonnegative
 from alignkit_eval.suites.diversity import distinct, repetition
 from alignkit_eval.suites.positions import fitted
@@ -90,6 +91,9 @@ class GenerateSuite(Suite[GenerateSettings]):
         # checker(prompt, completion): the prompt is text or messages, as in its row
         self.checker = None if settings.checker is None else load_function(settings.checker)
         self.rewards = open_rewards(settings.rewards)
+
+    def models(self, config: RunConfig) -> list[LoadedModel]:
+        return models_of(self.rewards, config, "eval.settings.generate.rewards")
 
     @property
     def cacheable(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
+from alignkit import Contrast, Estimate, Example, LoadedModel, RunConfig, Settings, Suite, SuiteResult, Target
 from alignkit.contract import Row
 from alignkit.errors import ConfigError, ModelError, NoRowsError, RunFailedError
 from alignkit.models.positions import position_limit
@@ -21,7 +21,7 @@ from alignkit.scoring.ranks import share
 from alignkit.system.files import digest
 from pydantic import Field
 
-from alignkit_eval.evaluation.targets import find_target, open_target
+from alignkit_eval.evaluation.targets import built, find_target, open_target
 from alignkit_eval.suites.benchmark_rows import open_benchmark, read_benchmark, tokenised
 from alignkit_eval.suites.rewardbench2_rows import read_rows
 from alignkit_eval.suites.rewardbench2_scores import add_credits, measured
@@ -64,6 +64,9 @@ class RewardBench2Suite(Suite[RewardBench2Settings]):
                 self._found = replace(find_target(settings.reference), has_data=False, own_data=False)
             except (ConfigError, ModelError) as error:
                 raise type(error)(f"rewardbench2.reference: {error}") from error
+
+    def models(self, config: RunConfig) -> list[LoadedModel]:
+        return [] if self._found is None else [built(self._found, meta=True)]
 
     @cached_property
     def _rows(self) -> list[Row]:

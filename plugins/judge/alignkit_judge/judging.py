@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from alignkit import plain_text
+from alignkit import LoadedModel, plain_text
 from alignkit.contract import Text
 
 from alignkit_judge.settings import DEFAULT_TEMPLATE, JudgeSettings
@@ -60,6 +60,9 @@ class Judge(Protocol):
     @property
     def identity(self) -> Mapping[str, object]:
         """Everything the verdicts depend on: the judge's weights or address, and what it is asked."""
+
+    def models(self) -> list[LoadedModel]:
+        """Return the models it loads here, without weights."""
 
     def report(self) -> list[str]:
         """Return sentences on what was asked since the last report, for the user."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from alignkit import Example
+from alignkit import Example, LoadedModel
 from alignkit.contract import Policy, Row, by_length
 from alignkit.data.table.cache import tokenizer_content
 from alignkit.data.tokenise.render import Rendered, common_prefix, render
@@ -18,6 +18,7 @@ from alignkit.runs.evaluation import Subject
 from alignkit.scoring.ranks import share
 from alignkit.system.files import digest
 from alignkit.system.together import shared_limit
+from alignkit_eval.evaluation.targets import built
 
 from alignkit_judge.judging import LETTERS, Question, Verdict, asked
 from alignkit_judge.models import ENDLESS, find_model, open_model
@@ -38,6 +39,9 @@ class LocalJudge:
         self.settings, self.together = settings, together
         self._found = find_model(settings.model, "judge.model")
         self.judged = self.too_long = 0
+
+    def models(self) -> list[LoadedModel]:
+        return [built(self._found, meta=True)]
 
     @cached_property
     def _subject(self) -> Subject:

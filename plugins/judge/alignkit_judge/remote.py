@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Any
 
 import requests
+from alignkit import LoadedModel
 from alignkit.errors import ConfigError, RunFailedError, first_line, shortened
 from alignkit.system.files import digest
 
@@ -52,6 +53,9 @@ class RemoteJudge:
     def identity(self) -> Mapping[str, object]:
         keys = ("url", "model", "template", "options")
         return self.settings.model_dump(mode="json", include=set(keys))
+
+    def models(self) -> list[LoadedModel]:
+        return []
 
     def report(self) -> list[str]:
         """Return what was asked since the last report, where, and what it cost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from alignkit import Answered, Reward, plain_text
+from alignkit import Answered, LoadedModel, Reward, RunConfig, plain_text
 from alignkit.errors import ConfigError, DataError
 from pydantic import Field
 
@@ -41,6 +41,9 @@ class JudgeReward(Reward[JudgeRewardSettings]):
             raise ConfigError("reward judge: opponents has no effect unless against is group")
         self.judge = open_judge(settings)
         """Every process asks it about its own answers."""
+
+    def models(self, config: RunConfig) -> list[LoadedModel]:
+        return self.judge.models()
 
     def __call__(self, answers: Sequence[Answered]) -> list[float | None]:
         """Return each answer's mean credit in [0, 1]; None where the judge gives no verdict on any of its comparisons."""

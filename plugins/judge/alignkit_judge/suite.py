@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from alignkit import Contrast, Estimate, Omission, Suite, SuiteResult, Target, plain_text
+from alignkit import Contrast, Estimate, LoadedModel, Omission, RunConfig, Suite, SuiteResult, Target, plain_text
 from alignkit.contract import Row
 from alignkit.errors import ConfigError
 from alignkit.models.generate import generate
@@ -17,6 +17,7 @@ from alignkit.runs.evaluation import Subject
 from alignkit.system.distributed import rank
 from alignkit.system.files import digest
 from alignkit.system.together import from_first
+from alignkit_eval.evaluation.targets import built
 from alignkit_eval.statistics import clustered_mean, clustered_proportion
 from alignkit_eval.suites.positions import fitted
 from alignkit_eval.suites.scores import cluster_of, evenly_spaced, require_rows, rows_digest, suite_result
@@ -66,6 +67,9 @@ class JudgeSuite(Suite[JudgeSuiteSettings]):
         self.judge = open_judge(settings, together=True)
         named = settings.baseline != REFERENCE
         self._baseline = find_model(settings.baseline, "judge.baseline") if named else None
+
+    def models(self, config: RunConfig) -> list[LoadedModel]:
+        return [*self.judge.models(), *([] if self._baseline is None else [built(self._baseline, meta=True)])]
 
     @cached_property
     def baseline(self) -> Subject | None:

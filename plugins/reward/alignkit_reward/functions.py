@@ -6,7 +6,17 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from alignkit import Answered, Reward, RewardModel, Settings, as_reward, load_function
+from alignkit import (
+    Answered,
+    LoadedModel,
+    Reward,
+    RewardModel,
+    RunConfig,
+    Settings,
+    as_reward,
+    build_model,
+    load_function,
+)
 from alignkit.errors import DataError
 from pydantic import Field, field_validator
 
@@ -129,6 +139,9 @@ class TrainedReward(Reward[TrainedRewardSettings]):
     def __init__(self, settings: TrainedRewardSettings) -> None:
         super().__init__(settings)
         self.model = RewardModel(settings.path, settings.max_length)
+
+    def models(self, config: RunConfig) -> list[LoadedModel]:
+        return [build_model(type(config.model)(name=self.settings.path, dtype="float32"), meta=True)]
 
     def __call__(self, answers: Sequence[Answered]) -> list[float]:
         return self.model.score(answers)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from alignkit import Settings, Suite, SuiteResult, Target, settings
 from alignkit.__main__ import main
 from alignkit.config import RunConfig
+from alignkit.runs.prepare import prepare
 from alignkit_eval.report.extrapolation import Measured, Work, duration, evaluations, extrapolate, seconds_per_step
+from alignkit_eval.report.trial import _time_suite, _trial_plan
 
 QUICK = [
     "--set",
@@ -76,6 +79,49 @@ def test_evaluations_are_counted(strategy: str, every: float | None, expected: i
     counts, held_out = evaluations(config, arguments, 100)
     assert counts == {"prefs": 5, "kl": 2, "perplexity": 2}
     assert held_out == expected
+
+
+class CountingSettings(Settings):
+    """Limits as suites have them, or none."""
+
+
+class LimitedSettings(CountingSettings):
+    prompts: int = 60
+    calibration_pairs: int = 100
+
+
+class Counting(Suite[CountingSettings]):
+    """A suite that takes a second for each row it uses, and five to begin with."""
+
+    name, settings_type = "counting", CountingSettings
+    clock: ClassVar[dict[str, float]] = {"now": 0.0}
+    begun = own = False
+
+    def evaluate(self, target: Target) -> SuiteResult:
+        rows = 30 if self.own else len(target.rows("completion"))
+        limits = self.settings.model_dump().values()
+        self.clock["now"] += sum(min(limit, rows) for limit in limits) if limits else rows
+        self.clock["now"] += 0 if self.begun else 5
+        self.begun = True
+        return SuiteResult("counting", 0, 0, {}, [])
+
+
+def test_a_suite_that_uses_a_limited_number_of_rows_takes_no_longer_with_more_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings.resolve(method="sft", sets=["data.limit=8", "data.eval_limit=80", "eval.suites=[]"]).config
+    plan = _trial_plan(config, tmp_path)
+    run = prepare(plan)
+    monkeypatch.setattr("time.perf_counter", lambda: Counting.clock["now"])
+    limited = Counting(LimitedSettings())
+    assert _time_suite("counting", limited, plan, run) == pytest.approx(60 + 80, rel=0.05)
+    assert limited.settings == LimitedSettings()
+    each = Counting(CountingSettings())
+    each.begun = True
+    assert _time_suite("counting", each, plan, run) == pytest.approx(80)
+    own = Counting(CountingSettings())  # such as the rows of a benchmark: the held-out rows are not theirs
+    own.own = own.begun = True
+    assert _time_suite("counting", own, plan, run) == 30
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from alignkit.scoring.classifier import ClassifierPolicy
 from alignkit.scoring.head import linear_logps
 from alignkit.scoring.policy import ModelPolicy
 from alignkit_eval.report.heap import Heap
-from alignkit_eval.report.memory import Memory, estimate_memory
+from alignkit_eval.report.memory import Memory, _other_models, estimate_memory
 from alignkit_eval.report.planned import plan_without_weights
 from alignkit_eval.report.tracing import KERNEL, Trace, policy_without_numbers, traced, without_numbers
 
@@ -174,6 +174,32 @@ def test_a_teacher_and_reward_models_are_counted(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match=r"method\.teacher: there is no model or run at no/such/teacher"):
         _estimated(method={"name": "distill", "teacher": "no/such/teacher"})
+
+
+@pytest.mark.parametrize(
+    ("sections", "models"),
+    [
+        ({"method": {"name": "grpo", "reward": {"name": "judge", "model": "demo"}, "max_new_tokens": 8}}, 1),
+        ({"method": {"name": "grpo", "reward": {"name": "judge", "model": "m", "url": "http://localhost:1"}}}, 0),
+        ({"eval": {"suites": ["judge"], "settings": {"judge": {"model": "demo"}}}}, 1),
+        ({"eval": {"suites": ["judge"], "settings": {"judge": {"model": "demo", "baseline": "demo"}}}}, 2),
+        ({"eval": {"suites": [], "during": {"judge": 1}, "settings": {"judge": {"model": "demo"}}}}, 1),
+        (
+            {
+                "eval": {
+                    "suites": "generate",
+                    "settings": {"generate": {"rewards": [{"name": "judge", "model": "demo"}]}},
+                }
+            },
+            1,
+        ),
+    ],
+)
+def test_judges_of_rewards_and_suites_are_counted(sections: dict[str, Any], models: int) -> None:
+    config = RunConfig(**{"method": "sft", "eval": {"suites": []}, "data": {"limit": 8, "eval_limit": 4}, **sections})
+    found = _other_models(plan_without_weights(config))
+    assert [sum(p.numel() for p in one.model.parameters()) for one in found] == models * [_demo()]
+    assert not any(p.numel() for one in found for p in one.model.parameters() if p.device.type != "meta")
 
 
 @pytest.mark.parametrize(("method", "kind"), [("distill", ModelPolicy), ("reward", ClassifierPolicy)])
