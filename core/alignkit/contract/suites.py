@@ -143,12 +143,7 @@ class Suite(LoadsModels, ABC, Generic[SettingsT]):
 
     @abstractmethod
     def evaluate(self, target: Target) -> SuiteResult:
-        """Evaluate ``target``.
-
-        Raises:
-            RunFailedError: a score is not finite.
-            NoRowsError: the data has no rows for this suite.
-        """
+        """Evaluate ``target``; raise ``RunFailedError`` if a score is not finite, ``NoRowsError`` if there are no rows for it."""
 
     def content(self, target: Target) -> str | None:
         """Return a hash of the evaluated texts and answers (not of tokens), or None.
