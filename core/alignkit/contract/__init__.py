@@ -23,7 +23,7 @@ _NAMES = {
     "stages": "Stage StageContext",
     "suites": "Contrast Estimate Omission Suite SuiteResult Target",
     "trainer_parts": "TrainerParts",
-    "types": "Distributions LossOutput LossTerm Method Metric Need Policy Reuse Rollouts RowKind Settings SettingsT",
+    "types": "Distributions LoadsModels LossOutput LossTerm Method Metric Need Policy Reuse Rollouts RowKind Settings SettingsT",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
