@@ -13,10 +13,10 @@ import torch
 from alignkit import run
 from alignkit.config import RunConfig
 from alignkit.contract import Batch
-from alignkit.errors import ConfigError
+from alignkit.errors import AlignError, ConfigError
 from alignkit.runs.prepare import plan_run, prepare
 from alignkit.settings import resolve
-from alignkit_eval.atlas.atlas import pair_outcomes
+from alignkit_eval.atlas.atlas import atlas, pair_outcomes
 from alignkit_eval.atlas.cosines import cosines
 from alignkit_eval.atlas.objectives import BASELINE, objectives, write_recipes
 from alignkit_eval.comparison.result import Comparison, ContrastResult
@@ -99,6 +99,29 @@ def test_a_pair_differs_only_if_both_accuracies_say_so() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"only": ["ipp", "aot"]},
+        {"only": ["aot"]},
+        {"sets": ["nope=1"]},
+        {"sets": ["train.max_steps=x"]},
+        {"scheduler": "nope"},
+        {"seeds": [-1]},
+        {"output": "a/b"},
+    ],
+    ids=str,
+)
+def test_one_that_is_refused_leaves_nothing(given: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "a").write_text("a file where a directory is to be\n")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AlignError):
+        atlas(**({"only": ["sigmoid", "aot"], "output": "mine"} | given))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_command_writes_the_map_resumes_and_adds_to_it(tmp_path: Path) -> None:
     words = ["--seeds", "0", "--set", "eval.suites=prefs"]
     words += [word for one in QUICK if not one.startswith("eval.suites") for word in ("--set", one)]
@@ -122,6 +145,8 @@ def test_the_command_writes_the_map_resumes_and_adds_to_it(tmp_path: Path) -> No
     other = align("atlas", "--only", "ipo", *words, "--set", "train.learning_rate=1e-5", cwd=tmp_path)
     assert other.returncode == 2
     assert "has a sweep with a different train.learning_rate (not set, now 1e-5)" in " ".join(other.stderr.split())
+    kept = {path.stem for path in (tmp_path / "runs/atlas/recipes").iterdir()}
+    assert kept == {"sigmoid", "aot", "tdpo"}, "the recipe of the refused one is not left"
     recipe = tmp_path / "runs/atlas/recipes/aot.yaml"
     recipe.write_text(recipe.read_text() + "  beta: 0.3\n")
     with pytest.raises(ConfigError, match=r"objective aot was trained with another method\.beta \(0\.3, now None\)"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import child_of
 from alignkit.settings import resolve
-from alignkit.system.files import write_json, write_text
+from alignkit.system.files import require_writable, write_json, write_text
 from alignkit.system.manifest import sealed
 
 from alignkit_eval.atlas.cosines import Cosines, cosines
@@ -73,24 +74,25 @@ def atlas(
     chosen = objectives([*_trained(directory), *(objective.name for objective in objectives(only))])
     if len(chosen) < 2:
         raise ConfigError("an atlas compares objectives: choose at least two")
-    recipes = write_recipes(directory / "recipes", chosen)
     suites = [] if any(text.startswith("eval.suites=") for text in sets) else [f"eval.suites=[{','.join(SUITES)}]"]
     about: dict[str, Any] = {"model": model, "data": data, "eval_data": eval_data}
-    trained = sweep(
-        {"config": list(map(str, recipes))},
-        seeds=seeds,
-        sets=[*suites, *sets],
-        output=directory,
-        name="runs",
-        say=say,
-        **about,
-        **scheduling,
-    )
+    with _recipes(directory, chosen) as recipes:
+        trained = sweep(
+            {"config": list(map(str, recipes))},
+            seeds=seeds,
+            sets=[*suites, *sets],
+            output=directory,
+            name="runs",
+            say=say,
+            **about,
+            **scheduling,
+        )
     of = {
         Path(cell.run): Path(str(cell.settings["config"])).stem for cell in trained.cells if cell.status == "finished"
     }
     if len(set(of.values())) < 2:
-        raise ConfigError("fewer than two objectives could be trained; the errors are in sweep.json")
+        first = next((f": {cell.name}: {cell.error}" for cell in trained.failed), "")
+        raise ConfigError(f"fewer than two objectives could be trained{first}")
     base = next((run for run, objective in of.items() if objective == chosen[0].name), next(iter(of)))
     comparison = compare(list(of), base, names=of, margins={"accuracy_sum": margin, "accuracy_mean": margin})
     say("gradients at the start model")
@@ -103,6 +105,26 @@ def atlas(
     found = Atlas(directory, done, trained, comparison, cosines(configs))
     _write(found, margin)
     return found
+
+
+@contextmanager
+def _recipes(directory: Path, chosen: Sequence[Objective]) -> Iterator[list[Path]]:
+    """Write the recipes and yield their paths; on an error, those that no sweep names are removed, with directories made for them."""
+    folder = directory / "recipes"
+    require_writable(folder, directory=True)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    new = [path for objective in chosen if not (path := folder / f"{objective.name}.yaml").exists()]
+    try:
+        yield write_recipes(folder, chosen)
+    except BaseException:
+        kept = _trained(directory)
+        for path in new:
+            if path.stem not in kept:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # one that is not empty stays, and so do those above it
+            for place in made:
+                place.rmdir()
+        raise
 
 
 def _trained(directory: Path) -> list[str]:
