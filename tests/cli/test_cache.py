@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from alignkit.system.cache import SECTIONS, ContentCache
+from alignkit.system.cache import ContentCache
 from alignkit.system.files import digest
-from alignkit_commands.entries import entries, prune
+from alignkit_commands.entries import SECTIONS, entries, prune
 
 from tests.helpers.runs import align
 
@@ -89,3 +89,19 @@ def test_the_command(cache: Path, tmp_path: Path) -> None:
     refused = align("cache", "prune", cwd=tmp_path)
     assert refused.returncode == 2
     assert "--older-than DAYS, --max-size GB or --all" in refused.stderr
+
+
+def test_schemas_of_configurations_are_listed_and_pruned(cache: Path, tmp_path: Path) -> None:
+    use("a", days=3)
+    (cache / "schema").mkdir()
+    for name in ("notes.txt", "sft-c593a94af219.json", "trl-dpo.json"):
+        (cache / "schema" / name).write_text("{}")
+    (cache / "checks" / "notes.json").write_text("mine")
+    listed = align("cache", "list", cwd=tmp_path).stdout.splitlines()
+    assert listed[0].split()[:2] == ["checks", digest("a")[:12]]
+    assert {tuple(line.split()[:2]) for line in listed[1:]} == {("schema", "sft-c593a94af219"), ("schema", "trl-dpo")}
+    assert len({line.index(" MB") for line in listed}) == 1
+    os.utime(cache / "schema" / "trl-dpo.json", (time.time() - 9 * 86_400,) * 2)
+    assert [entry.key for entry in prune(time.time() - 5 * 86_400)] == ["trl-dpo"]
+    assert [entry.section for entry in prune(float("inf"))] == ["checks", "schema"]
+    assert (names(cache / "schema"), names(cache / "checks")) == (["notes.txt"], ["notes.json"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from alignkit.config import RunConfig
 from alignkit.settings.train_keys import argument_types
 from alignkit_commands.known_keys import keys_of
 
-from tests.helpers.runs import align
+from tests.helpers.runs import ALIGN, align
 
 
 def completed(line: str, cwd: Path) -> list[str]:
@@ -97,3 +99,49 @@ print([name for name in ("torch", "transformers", "pydantic", "numpy") if name i
         check=True,
     )
     assert found.stdout.splitlines() == ["plain,train.learning_rate=", "[]"]
+
+
+def typed(line: str, script: Path) -> str:
+    """Return what stands on the command line of a real bash after a line and a tab were typed."""
+    terminal, inner = pty.openpty()
+    shell = subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "-i"],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env={**os.environ, "PS1": "", "TERM": "dumb", "HISTFILE": "", "PATH": f"{ALIGN.parent}:{os.environ['PATH']}"},
+        cwd=script.parent,
+        start_new_session=True,
+    )
+    os.close(inner)
+    to_the_start = "\x01"
+    os.write(terminal, f"source {script}\n{line}\t{to_the_start}echo typed: \nexit\n".encode())
+    shown = b""
+    try:
+        while piece := os.read(terminal, 4096):
+            shown += piece
+    except OSError:  # how Linux says that the shell has ended
+        pass
+    os.close(terminal)
+    shell.wait()
+    (found,) = re.findall(r"^typed: (.*?)\r?$", shown.decode(), re.MULTILINE)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("align run --method dpo --set loss=sli", "align run --method dpo --set loss=slic"),
+        ("align sweep --over model.lora.dora=t", "align sweep --over model.lora.dora=true"),
+        ("align run --set 'model.head=ex", "align run --set model.head=exact"),
+        ("align status runs/12:3", "align status runs/12:30"),
+    ],
+)
+def test_bash_completes_words_with_the_characters_at_which_it_cuts_them(
+    tmp_path: Path, line: str, expected: str
+) -> None:
+    script = tmp_path / "align.bash"
+    (tmp_path / "runs/12:30").mkdir(parents=True)
+    (tmp_path / "runs/12:30/run.yaml").write_text("method: orpo\n")
+    script.write_text(align("completion", "bash", cwd=tmp_path).stdout)
+    assert typed(line, script) == expected

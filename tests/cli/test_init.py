@@ -170,7 +170,7 @@ def test_examples_are_listed_and_copied(
     monkeypatch.chdir(tmp_path)
     assert run_command(["examples"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert {"rlhf", "onpolicy", "progressive", "kto", "simpo", "tracker"} <= {*names}
+    assert {"rlhf", "onpolicy", "progressive", "kto", "simpo", "tracker", "first_run"} <= {*names}
     for name in names:
         assert run_command(["examples", name]) == 0
     assert (tmp_path / "rlhf.yaml").is_file()

@@ -36,7 +36,7 @@ class CommandGroup(click.Group):
                 return None
             raise
         complete_command(command)
-        if ctx.resilient_parsing and (attach := registry.provided("align.reports", "completion")):
+        if attach := registry.provided("align.reports", "completion" if ctx.resilient_parsing else "loading"):
             attach(command)
         return command
 

@@ -33,7 +33,7 @@ finished, with its console, the results of the suites before and after training,
 ``samples``, ``numbers`` and ``environment`` return parts of a run's record; ``metrics`` by ``align status``, with the
 metrics of the suites before and after training: it returns lines; ``schema``, with the name of a method, returns the
 first line of a configuration file for it, by which editors find its schema; ``completion`` gives the parameters of a
-command their values when a shell completes it.
+command their values when a shell completes it; ``loading``, with a command, says when it begins to load libraries.
 """
 
 Launcher: TypeAlias = "Callable[..., int | None]"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from alignkit.errors import ConfigError
 
 from alignkit_eval.cli.scheduling import chosen, scheduling_options
 
@@ -36,7 +37,12 @@ def pipeline(
     Run the same command again to resume: finished stages are kept, an interrupted one is resumed.
     """
     from alignkit.display.console import Console
+    from alignkit.settings import yaml_files
     from alignkit.system.quiet import quiet_libraries
+
+    if not file.exists():
+        raise ConfigError(f"{file}: no such file (align examples lists pipelines to copy)")
+    yaml_files.read(file)  # says what is wrong with it before libraries are loaded
 
     from alignkit_eval.cli.compare import show
     from alignkit_eval.pipelines.pipeline import run_pipeline

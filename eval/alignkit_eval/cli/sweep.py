@@ -78,14 +78,15 @@ def sweep(
     from alignkit.settings import yaml_files
     from alignkit.system.quiet import quiet_libraries
 
+    if config is not None:
+        yaml_files.read(config)  # says what is wrong with it before libraries are loaded
+
     from alignkit_eval.cli.compare import show
     from alignkit_eval.sweeps import sweep as sweeping
     from alignkit_eval.sweeps.grid import parse_over
 
     quiet_libraries()
     console = Console()
-    if config is not None:
-        yaml_files.read(config)  # a file that cannot be read is named first
     if resume is not None and not over:
         given = {
             "CONFIG": config,

@@ -24,7 +24,9 @@ def schema_line(method: str) -> str:
         )
         known = [plugins, code_of(entry.value.partition(":")[0]), version("transformers")]
         file = _directory() / f"{entry.name}-{digest(known)[:12]}.json"
-        if not file.exists():
+        if file.exists():
+            file.touch()  # its last use, for `align cache`
+        else:
             _write(file, method)
         return f"{MARK}{file.as_uri()}\n"
     return ""

@@ -11,9 +11,10 @@ import click
 
 @click.group()
 def cache() -> None:
-    """Show or shrink the cache of tokenised rows, reference log-probabilities, data checks and evaluation results.
+    """Show or shrink the cache of tokenised rows, reference log-probabilities, data checks, evaluation results and schemas.
 
-    The cache is in $ALIGN_CACHE (default: ~/.cache/alignkit). Removed entries are rebuilt when a run needs them.
+    The cache is in $ALIGN_CACHE (default: ~/.cache/alignkit). Removed entries are rebuilt when a run needs them; a schema that
+    a YAML file names is written again by `align schema --attach`.
     """
 
 
@@ -30,17 +31,19 @@ def list_entries(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(to_json(entries()), indent=2))
         return
-    for entry in entries():
+    found = entries()
+    width = max((len(_name(entry.key)) for entry in found), default=0)
+    for entry in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
-        click.echo(f"{entry.section:<10}  {entry.key[:12]}  {_size(entry.bytes)}  last used {used}")
+        click.echo(f"{entry.section:<10}  {_name(entry.key):<{width}}  {_size(entry.bytes)}  last used {used}")
 
 
 @cache.command()
 def size() -> None:
     """Print the number and size of entries per section and in total."""
-    from alignkit.system.cache import SECTIONS, cache_directory
+    from alignkit.system.cache import cache_directory
 
-    from alignkit_commands.entries import entries
+    from alignkit_commands.entries import SECTIONS, entries
 
     found = entries()
     for section, content in SECTIONS.items():
@@ -69,6 +72,11 @@ def prune(older_than: float | None, max_size: float | None, everything: bool) ->
     since = math.inf if everything else 0.0 if older_than is None else time.time() - older_than * 86_400
     removed = remove(since, math.inf if max_size is None else max_size * 1e9)
     click.echo(f"entries removed: {len(removed):,} ({_size(sum(entry.bytes for entry in removed)).strip()})")
+
+
+def _name(key: str) -> str:
+    """Return the beginning of a digest, or the whole name of a schema."""
+    return key[:12] if len(key) == 64 else key
 
 
 def _size(count: int) -> str:

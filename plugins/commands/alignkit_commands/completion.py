@@ -18,6 +18,36 @@ INSTALL = {
     "fish": "align completion fish > ~/.config/fish/completions/align.fish",
 }
 
+BASH = r"""_align_completion() {
+    local line=${COMP_LINE:0:COMP_POINT} words=() before piece type value i
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        piece=${COMP_WORDS[i]}
+        if ((i == 0)) || [[ $line == [[:space:]]* ]]; then words+=(""); fi  # else bash has cut a word at = or :
+        line=${line#"${line%%[![:space:]]*}"}
+        if ((i == COMP_CWORD)); then piece=$line; fi
+        line=${line#"$piece"}
+        before=${words[-1]}
+        words[-1]+=$piece
+    done
+    if [[ $piece == [=:] ]]; then before=${words[-1]}; fi  # what bash keeps of the word
+    COMPREPLY=()
+    while IFS=, read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain)
+                COMPREPLY+=("${value#"$before"}")
+                if [[ $value == *= ]]; then compopt -o nospace; fi
+                ;;
+        esac
+    done < <(
+        IFS=$'\n'
+        COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) _ALIGN_COMPLETE=bash_complete "$1"
+    )
+}
+complete -o nosort -F _align_completion align
+"""
+"""The script of bash in place of click's, which completes no word with = or : in it."""
 
 ABOUT = "Print the script that completes commands, options, names, keys and runs in SHELL.\n\n\b\n"
 
@@ -27,6 +57,9 @@ ABOUT = "Print the script that completes commands, options, names, keys and runs
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print the script of a shell."""
+    if shell == "bash":
+        click.echo(BASH)
+        return
     kind = get_completion_class(shell)
     assert kind is not None
     made = kind(context.find_root().command, {}, "align", "_ALIGN_COMPLETE")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +20,7 @@ _PLACES = Path(__file__).with_name("examples"), Path(__file__).parents[3] / "exa
 @click.argument("name", required=False)
 @into_directory("the example")
 def examples(name: str | None, output: Path) -> None:
-    """List the examples, or copy the one called NAME: pipelines (YAML) and packages with a plugin."""
+    """List the examples, or copy the one called NAME: pipelines (YAML), packages with a plugin, and notebooks."""
     found = _examples()
     if name is None:
         width = max(map(len, found))
@@ -34,11 +36,9 @@ def examples(name: str | None, output: Path) -> None:
         raise ConfigError(f"{target} exists and is not overwritten: name another directory with --output")
     if path.is_dir():
         shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        next_step = f'pip install -e "{target}[test]" && pytest {target}'
     else:
         shutil.copyfile(path, target)
-        next_step = f"align {'pipeline' if 'stages:' in path.read_text(encoding='utf-8') else 'run'} {target}"
-    click.echo(f"copied to {target}; next: {next_step}", err=True)
+    click.echo(f"copied to {target}; next: {_next_step(target)}", err=True)
 
 
 def _examples() -> dict[str, Path]:
@@ -46,13 +46,27 @@ def _examples() -> dict[str, Path]:
     folder = next((place for place in _PLACES if place.is_dir()), None)
     if folder is None:
         raise ConfigError(f"the examples are missing from this installation: {_PLACES[0]} does not exist")
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix == ".yaml" or (path / "pyproject.toml").is_file()]
+    packages = [path.parent for path in sorted(folder.glob("*/pyproject.toml"))]
+    paths = [*packages, *sorted(folder.glob("*.yaml")), *sorted(folder.glob("notebooks/*.ipynb"))]
     return {path.stem.removeprefix("alignkit-"): path for path in paths}
 
 
 def _about(path: Path) -> str:
-    """Return the first sentence of an example's comment or README."""
+    """Return the first sentence of an example's README, its first comment, or the first text of a notebook."""
     text = (path / "README.md" if path.is_dir() else path).read_text(encoding="utf-8")
-    lines = [line.lstrip("# ").strip() for line in text.splitlines()]
-    prose = [line for line in (lines[1:] if path.is_dir() else lines) if line]
-    return prose[0].split(":   ")[0].rstrip(".:")
+    if path.suffix == ".ipynb":
+        text = "".join(json.loads(text)["cells"][0]["source"])
+    if path.suffix != ".yaml":
+        text = text.partition("\n\n")[2]
+    paragraph = text.strip().partition("\n\n")[0].splitlines()
+    words = " ".join(line.lstrip("# ") for line in paragraph)
+    return re.split(r"(?<=\w)\.(?: |$)|:(?: {3}|$)", words)[0]
+
+
+def _next_step(path: Path) -> str:
+    """Return the command that uses a copied example."""
+    if path.is_dir():
+        return f'pip install -e "{path}[test]" && pytest {path}'
+    if path.suffix == ".ipynb":
+        return f'pip install jupyterlab "alignkit[notebooks]" && jupyter lab {path}'
+    return f"align {'pipeline' if 'stages:' in path.read_text(encoding='utf-8') else 'run'} {path}"

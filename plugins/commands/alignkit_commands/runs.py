@@ -11,6 +11,8 @@ from alignkit.contract import registry
 from alignkit.system.distributed import rank
 from alignkit.system.terminal import from_here
 
+from alignkit_commands.announce import withdraw
+
 if TYPE_CHECKING:
     from alignkit.config import RunConfig
 
@@ -102,6 +104,7 @@ def resume(state: Any, /, run: Path, sets: tuple[str, ...], change: bool, **wher
 
 def _say(line: str) -> None:
     """Print a line on the first process."""
+    withdraw()
     if rank() == 0:
         click.echo(from_here(line), err=True)
 
