@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -214,7 +215,15 @@ def _kit() -> Iterator[str]:
 def _text(found: Any) -> str:
     text = inspect.getdoc(found) or ""
     head, marker, examples = text.partition(">>> ")
+    head = re.sub(r"^(Args|Returns|Raises):\n((?: {4}.*(?:\n|$))+)", _listed, head, flags=re.MULTILINE)
     return head.rstrip() + (f"\n\n```python\n>>> {examples.rstrip()}\n```" if marker else "")
+
+
+def _listed(section: re.Match[str]) -> str:
+    """Return a section of a docstring as a Markdown list, the names of arguments and exceptions as code."""
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n(?= {4}\S)", section[2].rstrip())]
+    named = [entry if section[1] == "Returns" else re.sub(r"^[^:]+(?=: )", r"`\g<0>`", entry) for entry in entries]
+    return "\n".join([f"{section[1]}:", "", *(f"- {entry}" for entry in named), ""])
 
 
 def _line(found: Any) -> str:

@@ -209,11 +209,18 @@ def catalogue_page() -> str:
         "What is installed with alignkit, with one sentence each. Generated from the code by `make docs`.",
         "",
     ]
-    lines += ["## Commands", "", "`align COMMAND --help` lists the options.", "", "| command | |", "|---|---|"]
+    lines += [
+        "## Commands",
+        "",
+        "`align COMMAND --help` lists the options.",
+        "",
+        "| command | what it does |",
+        "|---|---|",
+    ]
     for name, entry in registry.usable("align.commands").items():
         lines.append(f"| `align {name}` | {registry.load(entry).summary} |")
     for group, (title, about) in GROUPS.items():
-        lines += ["", f"## {title}", "", about, "", "| name | |", "|---|---|"]
+        lines += ["", f"## {title}", "", about, "", "| name | what it does |", "|---|---|"]
         for name, entry in registry.usable(group).items():
             lines += (
                 [f"| `{name}` | {description(entry.value).replace('|', chr(92) + '|')} |"] if entry.built_in else []

@@ -29,7 +29,8 @@ TOP = {
 """Pages outside docs/ -> their names in the site."""
 
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
-_IMAGE = re.compile(r"(?:!\[[^\]]*\]\(|(?:src|srcset)=\")([^)\"\s]+)")
+_PICTURE = re.compile(r"<picture>.*?</picture>", re.DOTALL)
+_IMAGE = re.compile(r"(?:!\[[^\]]*\]\(|(?:src|srcset)=\")([^)\"#\s]+)")
 
 
 def configuration() -> dict[str, Any]:
@@ -83,7 +84,15 @@ def staged(name: str, source: Path) -> str:
         return f"{text} (`{path.relative_to(ROOT).as_posix()}`)"
 
     blocks = re.split(r"(^```.*?^```)", source.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    return "".join(block if block.startswith("```") else _LINK.sub(link, block) for block in blocks)
+    return "".join(
+        block if block.startswith("```") else _PICTURE.sub(_by_scheme, _LINK.sub(link, block)) for block in blocks
+    )
+
+
+def _by_scheme(picture: re.Match[str]) -> str:
+    """Return a picture in two versions as two images: the site shows that of its own scheme, a browser the system's."""
+    (dark,), (light,), (about,) = (re.findall(rf'{name}="([^"]*)"', picture[0]) for name in ("srcset", "src", "alt"))
+    return f'<img src="{light}#only-light" alt="{about}">\n<img src="{dark}#only-dark" alt="{about}">'
 
 
 def stage(build: Path) -> None:

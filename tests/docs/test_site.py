@@ -66,6 +66,23 @@ def test_every_page_is_in_the_navigation_and_in_llms_txt(build: Path) -> None:
     assert not re.search(r"\): *$", llms, re.MULTILINE), "a page without a first sentence"
 
 
+def test_the_site_needs_no_network_and_shows_pictures_by_its_own_scheme(build: Path) -> None:
+    config = yaml.safe_load((build / "mkdocs.yml").read_text())
+    (script,) = config["extra"]["polyfills"]
+    assert "IFrameWorker" in (build / "pages" / script).read_text(), "the plugin offline would load it from unpkg.com"
+    index = (build / "pages" / "index.md").read_text()
+    assert "<picture" not in index
+    for scheme in ("light", "dark"):
+        (image,) = re.findall(rf'<img src="([^"]*)#only-{scheme}" alt="Differences', index)
+        assert (build / "pages" / image).is_file()
+
+
+def test_arguments_are_lists_in_the_reference() -> None:
+    page = (DOCS / "reference.md").read_text(encoding="utf-8")
+    assert "Args:\n\n- `config`: the `model` section" in page.replace("``", "`")
+    assert not re.search(r"^(Args|Returns|Raises):\n {4}", page, re.MULTILINE)
+
+
 def named_keys(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> Iterator[str]:
     node = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
     for part in node.get("anyOf", []):
