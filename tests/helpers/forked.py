@@ -22,24 +22,34 @@ from typing import Any
 from tests.helpers.forks import Process
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
+ROOT = Path(__file__).parents[2]
+WARMED = ["transformers.conversion_mapping:get_checkpoint_conversion_mapping:llama"]
+"""Calls whose results a process keeps: the first model that is loaded waits for a thousand regular expressions."""
 PRELOADED = """
 torch transformers peft datasets pyarrow.parquet accelerate pandas scipy.stats jinja2 safetensors.torch torch.optim.adamw
 transformers.models.llama.modeling_llama transformers.models.qwen3.modeling_qwen3 matplotlib.figure
-matplotlib.backends.backend_agg
-alignkit.runs.api alignkit.runs.execute alignkit.training.trainer alignkit_checks.check alignkit_checks.rules
-alignkit_eval.cli alignkit_eval.cli.evaluate alignkit_eval.export alignkit_eval.sweeps.sweep
-alignkit_eval.pipelines.pipeline alignkit_eval.comparison.compare alignkit_eval.report alignkit_eval.suites.prefs
-alignkit_eval.suites.perplexity alignkit_commands alignkit_dpo alignkit_orpo alignkit_sft
+matplotlib.backends.backend_agg requests rich.live rich.progress rich.table sacrebleu lm_eval.evaluator
+lm_eval.models.huggingface alignkit.system.code:code_of:alignkit_eval alignkit.system.code:code_of:alignkit_checks
 """.split()
 
 
-ROOT = Path(__file__).parents[2]
+def own_modules() -> list[str]:
+    """Return the modules of alignkit and its plugins, but those that only a process of their own uses."""
+    packages = [*ROOT.glob("core/alignkit"), *ROOT.glob("eval/alignkit_*"), *ROOT.glob("plugins/*/alignkit_*")]
+    files = [file.relative_to(package.parent) for package in packages for file in package.rglob("*.py")]
+    names = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
+    own = ("__main__", "alignkit.testing", "alignkit_vllm")
+    return sorted(name for name in names if not any(part in name for part in own))
+
+
 ADDRESS = "ALIGN_TESTS_FORKS"
 """Variable with the address of the server that all processes of a test session share."""
 
 
 def start_server(interpreter: Path, modules: Sequence[str], variables: Mapping[str, str]) -> str:
     """Return the address of a server, which imports the modules when it is first needed and ends with this process.
+
+    ``MODULE:FUNCTION:ARGUMENT`` calls the function as well.
 
     Beside it is a program ``python``, whose processes are forks of it.
     """
@@ -77,7 +87,7 @@ def address() -> str:
         variables = {**os.environ, "OMP_NUM_THREADS": "1"}
         variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         set_environment(variables)
-        os.environ[ADDRESS] = start_server(Path(sys.executable), PRELOADED, variables)
+        os.environ[ADDRESS] = start_server(Path(sys.executable), [*PRELOADED, *own_modules(), *WARMED], variables)
     return os.environ[ADDRESS]
 
 

@@ -273,7 +273,10 @@ def _inherited(number: int) -> bool:
 if __name__ == "__main__":
     sys.modules["forks"] = sys.modules["__main__"]
     for name in sys.argv[2:]:
-        importlib.import_module(name)
+        module, _, call = name.partition(":")
+        imported = importlib.import_module(module)
+        if call:
+            getattr(imported, call.partition(":")[0])(call.partition(":")[2])
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
     Server(socket.socket(fileno=int(sys.argv[1]))).serve()

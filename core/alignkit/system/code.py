@@ -22,11 +22,11 @@ def code_of(module: str) -> str:
 
     Installed libraries are left out: their versions are known.
     """
-    found: dict[str, list[str]] = {}
-    waiting = re.split("[.:]", module)[:1]
+    if (first := re.split("[.:]", module)[0]) != module:
+        return code_of(first)
+    waiting, found = [first], dict[str, list[str]]()
     while waiting:
-        package = waiting.pop()
-        if package in found:
+        if (package := waiting.pop()) in found:
             continue
         found[package] = []
         for source in (file.read_bytes() for file in source_files(package, libraries=len(found) == 1)):

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from pydantic import Field
 
 from alignkit_eval.suites.counting_model import counting_model
 from alignkit_eval.suites.guarded import Failures
-from alignkit_eval.suites.quiet import quiet
+from alignkit_eval.suites.quiet import machine_undescribed, quiet
 from alignkit_eval.suites.scores import suite_result
 from alignkit_eval.suites.task_code import functions_in, is_installed
 from alignkit_eval.suites.task_metrics import TaskMetrics, key_of, measure, task_items
@@ -197,19 +197,21 @@ class HarnessSuite(Suite[HarnessSettings]):
         return [f"num_fewshot does not change {', '.join(fixed)}, set to 0 in the task itself"] if fixed else []
 
     def _manager(self, names: Sequence[str]) -> Any:
-        """Return a manager of the named tasks. The 14,000 stock tasks take seconds to read, so only where one is named."""
+        """Return a manager of the named tasks, and of the stock tasks where one of these is named."""
         from lm_eval.tasks import TaskManager
 
         paths = [str(TASKS)] + ([self.settings.include_path] if self.settings.include_path else [])
         manager = TaskManager(include_defaults=False, include_path=paths)
+        known = manager.task_index
         names = [name for name in names if not _is_file(name)]
-        if all(name in manager.all_tasks for name in names):
+        if all(name in known for name in names):
             return manager
-        manager = TaskManager(include_path=paths)
-        unknown = next((name for name in names if name not in manager.all_tasks), None)
+        for name, task in _stock_tasks().items():
+            known.setdefault(name, task)
+        unknown = next((name for name in names if name not in known), None)
         if unknown is not None:
             raise ConfigError(
-                f"lm-eval has no task {unknown!r}{suggest(unknown, list(manager.all_tasks))} "
+                f"lm-eval has no task {unknown!r}{suggest(unknown, sorted(known))} "
                 "(lm-eval ls tasks lists them; --include-path adds a directory)"
             )
         return manager
@@ -221,17 +223,18 @@ class HarnessSuite(Suite[HarnessSettings]):
         settings = self.settings
         model = counting_model(target, settings.batch_size)
         try:
-            found: dict[str, Any] | None = simple_evaluate(
-                model=model,
-                tasks=[_spec(name) for name in settings.tasks or ()],
-                task_manager=manager,
-                num_fewshot=settings.num_fewshot,
-                limit=settings.limit,
-                apply_chat_template=settings.apply_chat_template,
-                **{name: value for name in _OPTIONS if (value := getattr(settings, name)) is not None},
-                log_samples=True,
-                bootstrap_iters=0,
-            )
+            with machine_undescribed():
+                found: dict[str, Any] | None = simple_evaluate(
+                    model=model,
+                    tasks=[_spec(name) for name in settings.tasks or ()],
+                    task_manager=manager,
+                    num_fewshot=settings.num_fewshot,
+                    limit=settings.limit,
+                    apply_chat_template=settings.apply_chat_template,
+                    **{name: value for name in _OPTIONS if (value := getattr(settings, name)) is not None},
+                    log_samples=True,
+                    bootstrap_iters=0,
+                )
         except AlignError:
             raise
         except Exception as error:
@@ -244,6 +247,15 @@ class HarnessSuite(Suite[HarnessSettings]):
 
 
 # ------------------------------------------------------------------------------------------------- results
+
+
+@cache
+def _stock_tasks() -> dict[str, Any]:
+    """Return lm-eval's own tasks by name: 14,000 files, which take seconds to read."""
+    from lm_eval.tasks import TaskManager
+
+    found: dict[str, Any] = TaskManager().task_index
+    return found
 
 
 def _is_file(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""lm-eval without what its helpers print."""
+"""lm-eval without what its helpers print, and without its description of the machine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from alignkit.system.distributed import rank
 def quiet() -> Iterator[None]:
     """Suppress what lm-eval's helpers print, except for progress bars on a terminal.
 
-    lm-eval runs git to get a version, and git's error message goes directly to the process's stderr. Progress bars go
-    through ``sys.stderr``.
+    Some write directly to the process's stderr. Progress bars go through ``sys.stderr``.
     """
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     watched = rank() == 0 and sys.stderr.isatty()
@@ -33,3 +32,16 @@ def quiet() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+@contextlib.contextmanager
+def machine_undescribed() -> Iterator[None]:
+    """Keep lm-eval from describing the machine: it calls pip, git and others for seconds, and nothing of it is used."""
+    from lm_eval import evaluator
+
+    described = evaluator.add_env_info, evaluator.get_git_commit_hash
+    evaluator.add_env_info = evaluator.get_git_commit_hash = lambda *_: None
+    try:
+        yield
+    finally:
+        evaluator.add_env_info, evaluator.get_git_commit_hash = described

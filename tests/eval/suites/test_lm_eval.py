@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -200,8 +201,12 @@ def test_what_cannot_be_run(demo: Target, tmp_path: Path) -> None:
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
-    done = align("eval", "demo", "--tasks", "demo_agreement", "--json", cwd=tmp_path)
+    (tmp_path / "git").write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    (tmp_path / "git").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = align("eval", "demo", "--tasks", "demo_agreement", "--json", cwd=tmp_path, PATH=path)
     assert done.returncode == 0
+    assert not (tmp_path / "called").exists()  # lm-eval would describe the machine, with pip as well
     assert done.stderr == ""
     (found,) = json.loads(done.stdout)
     assert set(found["suites"]["lm-eval"]["metrics"]) == {"demo_agreement/acc", "demo_agreement/acc_norm"}
