@@ -1,7 +1,8 @@
-"""Acceptance check of sweeps on a real Ray cluster."""
+"""Acceptance checks of sweeps and races on a real Ray cluster."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -19,6 +20,16 @@ CELLS = ("lambda=0-seed=0", "lambda=1-seed=0")
 SWEEP = ["sweep", "--method", "orpo", "--over", "lambda=0,1"]
 SWEEP += settings(train__max_steps=24, train__logging_steps=1, train__save_strategy="steps", train__save_steps=4)
 SWEEP += settings(data__eval_limit=40, eval__before="false")
+
+RACERS = {
+    "good": "learning_rate: 1e-3",
+    "same": "learning_rate: 1e-3, max_grad_norm: 1e4",  # neither clips
+    "broken": "learning_rate: 0.3",
+}
+RACE = ["sweep", "--method", "orpo", "--over", "config=good.yaml,same.yaml,broken.yaml", "--race"]
+RACE += ["--race-set", "rungs=[0.25,0.75]", "--race-set", "objective=perplexity"]
+RACE += settings(train__logging_steps=1, train__save_strategy="steps", train__save_steps=1, data__eval_limit=80)
+RACE += settings(eval__suites="perplexity", eval__settings__perplexity__text="null", eval__before="false")
 
 
 def ray_sweep(work: Path) -> dict[str, Any]:
@@ -50,6 +61,60 @@ def ray_sweep(work: Path) -> dict[str, Any]:
     return {"cells": len(CELLS), "seconds until the tasks of a killed command ended": round(left, 1)}
 
 
+def ray_race(work: Path) -> dict[str, Any]:
+    """A race of three arms with two rungs on Ray, with a lost node and Ctrl-C in it: looks, verdict and weights of local."""
+    for name, train in RACERS.items():
+        (work / f"{name}.yaml").write_text(f"train: {{max_steps: 12, {train}}}\n")
+    command(ALIGN, *RACE, "--name", "local", cwd=work)
+    expected = _decided(work / "runs/local")
+    assert [len(look["stopped"]) for look in expected["looks"]] == [1, 0], expected
+    with _cluster() as (cluster, address):
+        on_ray = ["--scheduler", "ray", "--address", address]
+        command(ALIGN, *RACE, "--name", "whole", *on_ray, cwd=work)
+        assert _decided(work / "runs/whole") == expected, "on Ray, the race ends otherwise"
+        race = _started(work, [*RACE, "--name", "stopped", *on_ray], "runs/stopped/good-seed=0/metrics.jsonl", 5)
+        race.send_signal(signal.SIGINT)  # between the first look and the second
+        _, said = race.communicate()
+        assert race.returncode == 130, said
+        left = _ended()
+        assert len(json.loads((work / "runs/stopped/sweep.json").read_text())["race"]["looks"]) == 1
+        assert cluster.stdin is not None
+        assert cluster.stdout is not None
+        resumed = ["sweep", "--resume", "runs/stopped", *on_ray]
+        again = _started(work, resumed, "runs/stopped/good-seed=0/metrics.jsonl", 7)
+        cluster.stdin.write("lose\n")
+        cluster.stdin.flush()
+        cluster.stdout.readline()
+        _, said = again.communicate()
+        assert again.returncode == 0, said
+        assert "resumed elsewhere" in said, said
+        assert _decided(work / "runs/stopped") == expected, "after Ctrl-C and a lost node, the race ends otherwise"
+    return {"arms": len(RACERS), "stopped": 1, "seconds until the tasks ended": round(left, 1)}
+
+
+def _decided(race: Path) -> dict[str, Any]:
+    """Return what a race decided, and the weights of the arms that were trained to their end."""
+    stored = json.loads((race / "sweep.json").read_text())
+    looks = stored["race"]["looks"]
+    for look in looks:
+        for gone in look["stopped"]:
+            del gone["saved_cpu_seconds"]  # measured
+    files = sorted(race.glob("*/model/*model.safetensors"))
+    weights = {file.parent.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {"looks": looks, "verdict": stored["comparison"]["verdict"], "weights": weights}
+
+
+def _started(work: Path, words: list[str], log: str, lines: int) -> subprocess.Popen[str]:
+    """Start a command and return it when a log has so many lines."""
+    started = subprocess.Popen(
+        [str(ALIGN), *words], cwd=work, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while not (work / log).is_file() or len((work / log).read_text().splitlines()) < lines:
+        assert started.poll() is None, started.communicate()[1]
+        time.sleep(0.05)
+    return started
+
+
 @contextmanager
 def _cluster() -> Iterator[tuple[subprocess.Popen[str], str]]:
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -78,7 +143,7 @@ def _begin(work: Path, name: str, options: list[str]) -> subprocess.Popen[str]:
 def _ended() -> float:
     """Wait until no worker of Ray carries out a cell, and return the seconds it took."""
     began = time.monotonic()
-    while any(b"ray::lambda" in line for line in _command_lines()):
+    while any(b"ray::" in line and b"-seed=" in line for line in _command_lines()):
         assert time.monotonic() - began < 60, "tasks of a killed command still run"
         time.sleep(0.2)
     return time.monotonic() - began

@@ -78,6 +78,7 @@ class Scheduler(ABC, Generic[SettingsT]):
     ) -> Iterator[Outcome]:
         """Carry out the tasks in order, call ``started`` with the name at each attempt, and yield the outcome when it ends.
 
+        A race calls it for each rung and a pipeline for each stage, after one :meth:`check`.
         A failed task does not stop the others, and one whose process or machine is lost has an outcome too. After
         ``KeyboardInterrupt`` (Ctrl-C; SIGTERM has its ``number``), running tasks receive the signal and get time to save a
         checkpoint, their outcomes are yielded, and no other task is started; if none of them is ``interrupted``, the interrupt is

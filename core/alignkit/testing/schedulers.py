@@ -32,8 +32,15 @@ class SchedulerConformance(InstalledPlugin):
         signal.signal(signal.SIGINT, self._before)
 
     def test_every_task_has_one_outcome(self, tmp_path: Path) -> None:
-        """Tasks are begun and end once, with the results in their directories; a failed one does not stop the others."""
+        """Tasks are begun and end once, with the results in their directories; a failed one does not stop the others.
+
+        The same scheduler then carries out further tasks, as for the next rung of a race or stage of a pipeline.
+        """
         started, outcomes = self._run(tmp_path, [_write, _fail, _die, _write])
+        (later,) = self.scheduler.run(
+            [Task("later", partial(_write, tmp_path / "later"), tmp_path)], started.append, print
+        )
+        assert (started.pop(), later.name, later.status) == ("later", "later", "finished"), later.error
         assert sorted(set(started)) == ["0", "1", "2", "3"], f"started() was called for {started}"
         assert sorted(outcome.name for outcome in outcomes) == sorted(set(started)), "every task must have one outcome"
         found = {outcome.name: outcome for outcome in outcomes}
@@ -60,11 +67,11 @@ class SchedulerConformance(InstalledPlugin):
 
     def _outcomes(self, directory: Path, works: list[Any], started: Callable[[str], None], **settings: Any) -> Any:
         plugin = self._load()
-        scheduler = plugin(plugin.settings_type.model_validate({**self.settings, **settings}))
-        scheduler.check()
+        self.scheduler = plugin(plugin.settings_type.model_validate({**self.settings, **settings}))
+        self.scheduler.check()
         paths = [directory / str(i) for i in range(len(works))]
         tasks = [Task(path.name, partial(work, path), path) for path, work in zip(paths, works, strict=True)]
-        return scheduler.run(tasks, started, print)
+        return self.scheduler.run(tasks, started, print)
 
     def _run(self, directory: Path, works: list[Any], **settings: Any) -> tuple[list[str], list[Outcome]]:
         started: list[str] = []

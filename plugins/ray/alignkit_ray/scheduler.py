@@ -69,25 +69,10 @@ class OnRay(Scheduler[RaySettings]):
         """Connect to the cluster; raises ``ConfigError`` if there is none, or if it cannot have room for a cell."""
         if importlib.util.find_spec("ray") is None:
             raise ConfigError('scheduler ray needs Ray, which is not installed: pip install "alignkit[ray]"')
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-        import ray
-
-        address = self.settings.address
-        if not ray.is_initialized():
-            local = {"include_dashboard": False, "object_store_memory": 100 * 2**20} if address == "local" else {}
-            try:
-                _answers(address)
-                ray.init(address, log_to_driver=True, logging_level=logging.ERROR, **local)
-            except (ValueError, RuntimeError, OSError, AssertionError) as error:
-                raise ConfigError(
-                    f"no Ray cluster answers at {address} ({first_line(error)}): start one with `ray start --head`, or give "
-                    "--address HOST:PORT, or --address local for a cluster of this machine alone"
-                ) from error
-            self._connected = True
+        self._connect()
         wanted = self.settings.gpus_per_cell
         self._gpus = wanted if wanted is not None else float(any(n.get("GPU") for n in _nodes()))
-        if not self._room() and address == "local":
+        if not self._room() and self.settings.address == "local":
             self._disconnect()
             raise ConfigError(
                 f"this machine has no room for a cell with {self._wanted()}: lower cpus_per_cell or gpus_per_cell"
@@ -96,9 +81,10 @@ class OnRay(Scheduler[RaySettings]):
     def run(
         self, tasks: Sequence[Task], started: Callable[[str], None], say: Callable[[str], None]
     ) -> Iterator[Outcome]:
-        """Carry out the tasks, as many at a time as the cluster has room for, or ``jobs``."""
+        """Carry out the tasks, as many at a time as the cluster has room for, or ``jobs``; leave the cluster after them."""
         import ray
 
+        self._connect()
         waiting = deque(Attempt(task, 0, 0.0) for task in tasks)
         running: dict[Any, Attempt] = {}
         interrupt: KeyboardInterrupt | None = None
@@ -169,6 +155,26 @@ class OnRay(Scheduler[RaySettings]):
     def _wanted(self) -> str:
         named = {"CPU": self.settings.cpus_per_cell, "GPU": self._gpus, **self.settings.resources}
         return " and ".join(f"{amount:g} {name}" for name, amount in named.items() if amount)
+
+    def _connect(self) -> None:
+        """Connect to the cluster, or start one of this machine, unless this process is connected; raises ``ConfigError``."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+        import ray
+
+        if ray.is_initialized():
+            return
+        address = self.settings.address
+        local = {"include_dashboard": False, "object_store_memory": 100 * 2**20} if address == "local" else {}
+        try:
+            _answers(address)
+            ray.init(address, log_to_driver=True, logging_level=logging.ERROR, **local)
+        except (ValueError, RuntimeError, OSError, AssertionError) as error:
+            raise ConfigError(
+                f"no Ray cluster answers at {address} ({first_line(error)}): start one with `ray start --head`, or give "
+                "--address HOST:PORT, or --address local for a cluster of this machine alone"
+            ) from error
+        self._connected = True
 
     def _disconnect(self) -> None:
         import ray
