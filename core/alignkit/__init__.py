@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from alignkit.runs.api import Run as Run
     from alignkit.runs.api import run as run
     from alignkit.scoring.classifier import policy_of as policy_of
+    from alignkit.training.engines import OutsideEngine as OutsideEngine
 
 __version__ = "0.1.0"
 
 # Imported when first asked for, so that `import alignkit` costs nothing.
 _NAMES = {
     "config": "CheckConfig RunConfig",
-    "contract": "Answered Answers AttentionKernel AttentionLayer Batch Contrast DataFormat DataRule Distributions Estimate Example Hit Layout LoadedModel Loss LossOutput LossTerm Method Metric NamedReward "
+    "contract": "Answered Answers AttentionKernel AttentionLayer Batch Computed Contrast DataFormat DataRule Distributions Engine EngineModel Estimate Example Hit Layout LoadedModel Loss LossOutput LossTerm Method Metric NamedReward "
     "Omission Outcome Pairs Policy RawRows Reuse Reward RewardSpecs Rollouts Row Scheduler SchedulerSettings Scores Segment Settings Stage StageContext Suite "
-    "SuiteResult Target Task TrainerParts carry_out loss nll_term plain_text preference_metrics texts_of",
+    "SuiteResult Target Task TrainerParts Wanted carry_out loss nll_term plain_text preference_metrics texts_of",
     "contract.commands": "Command",
     "contract.hooks": "hookimpl",
     "data.rows": "text_digest",
@@ -45,6 +46,7 @@ _NAMES = {
     "onpolicy.settings": "OnPolicySettings",
     "scoring.classifier": "policy_of",
     "runs.api": "Run run",
+    "training.engines": "OutsideEngine",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = [*_MODULE_OF, "__version__"]

@@ -266,6 +266,7 @@ class RunSection(Section):
     output: str = Field("runs", description="parent of the run directory")
     name: str | None = Field(None, description="name of the run directory (default: method, date and time)")
     project: str | None = Field(None, description="project of the tracked run (default: train.project, or alignkit)")
+    engine: str = Field("torch", description="engine that scores and updates the model: torch, mlx, ...")
     seed: int = Field(0, ge=0, description="random seed of data order, adapter initialisation, dropout and sampling")
     services: Words = Field(default_factory=list, description="names of service plugins to activate (default: none)")
     price_per_hour: float | None = Field(None, ge=0, description="price of a process's hour, for --dry-run --measure")

@@ -14,6 +14,7 @@ _NAMES = {
     "batch": "COUNTS Batch Example Scores by_length token_batches",
     "data_formats": "DataFormat Located Unparsed",
     "data_rules": "DataRule Hit plain_text texts_of",
+    "engines": "Computed Engine EngineModel RunPolicy Wanted",
     "losses": "NLLReduction NLLScope nll_term preference_metrics",
     "model": "LoadedModel",
     "pairs": "Answers Loss Pairs loss",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from alignkit.contract.batch import *  # noqa: F403
     from alignkit.contract.data_formats import *  # noqa: F403
     from alignkit.contract.data_rules import *  # noqa: F403
+    from alignkit.contract.engines import *  # noqa: F403
     from alignkit.contract.losses import *  # noqa: F403
     from alignkit.contract.model import *  # noqa: F403
     from alignkit.contract.pairs import *  # noqa: F403

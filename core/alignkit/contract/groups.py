@@ -19,6 +19,7 @@ Group = Literal[
     "align.schedulers",
     "align.stages",
     "align.contexts",
+    "align.engines",
     "align.formats",
     "align.sources",
     "align.shapes",
@@ -53,6 +54,8 @@ def problem_with(group: Group, name: str, plugin: Any) -> str | None:
     match group:
         case "align.methods":
             return _check_method(name, plugin)
+        case "align.engines":
+            return _check_engine(name, plugin)
         case "align.suites" | "align.schedulers" | "align.stages":
             return _check_class(name, plugin, _type(singular(group).capitalize()))
         case "align.rewards" if isinstance(plugin, type):
@@ -91,6 +94,22 @@ def _check_method(name: str, plugin: Any) -> str | None:
     if unknown := set(plugin.needs) - set(get_args(Need)):
         return f"declares the need {min(unknown)!r}, which is not one of {', '.join(get_args(Need))}"
     return None
+
+
+def _check_engine(name: str, plugin: Any) -> str | None:
+    from alignkit.contract.types import Need
+
+    if not (isinstance(plugin, type) and issubclass(plugin, _type("Engine"))):
+        return "is not a subclass of alignkit.Engine"
+    if abstract := sorted(getattr(plugin, "__abstractmethods__", ())):
+        return f"does not define {', '.join(abstract)}"
+    if missing := [one for one in ("name", "needs") if not hasattr(plugin, one)]:
+        return f"does not declare {', '.join(missing)}"
+    declared: Any = plugin
+    if declared.name != name:
+        return f'declares the name "{declared.name}", but its entry point is called "{name}"'
+    unknown = set(declared.needs) - set(get_args(Need))
+    return f"declares the need {min(unknown)!r}, which no method has" if unknown else None
 
 
 def _check_class(name: str, plugin: Any, base: type, *declarations: str) -> str | None:

@@ -27,6 +27,8 @@ from alignkit.errors import PluginError, described, suggest
 if TYPE_CHECKING:
     import click
 
+    from alignkit.config import RunConfig
+    from alignkit.contract.engines import Engine
     from alignkit.contract.suites import Suite
     from alignkit.contract.types import Method
 
@@ -161,6 +163,12 @@ def load_suite(name: str) -> tuple[PluginEntry, type[Suite[Any]]]:
     """Find and import the evaluation suite called ``name``."""
     entry = find("align.suites", name)
     return entry, load(entry)
+
+
+def open_engine(config: RunConfig) -> Engine:
+    """Find, import and make the engine of a run."""
+    engine: Engine = load(find("align.engines", config.run.engine))()
+    return engine
 
 
 def load_command(entry: PluginEntry) -> click.Command:

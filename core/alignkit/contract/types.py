@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 RowKind = Literal["preference", "completion", "prompt", "unpaired", "ranked"]
 """Kinds of rows: a chosen and a rejected completion, one completion, only a prompt, one with a label, several from best to worst."""
 
-Need = Literal["reference", "start", "value_head", "reward"]
+Need = Literal["reference", "start", "value_head", "reward", "distributions"]
 """Needs of a method besides the policy: reference log-probabilities of its rows (``reference``), scoring with the policy of
-step 0 (``start``), a critic (``value_head``), sampled answers and their rewards (``reward``)."""
+step 0 (``start``), a critic (``value_head``), sampled answers and their rewards (``reward``), the policy's distributions over
+the vocabulary (``distributions``)."""
 
 
 class Settings(BaseModel):

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import DataConfig, EvalConfig, ModelConfig
-from alignkit.contract import Policy, RowKind, Suite, SuiteResult, Target, registry
+from alignkit.contract import Policy, RowKind, RunPolicy, Suite, SuiteResult, Target, registry
 from alignkit.contract.checks import check_result
 from alignkit.contract.guard import loading, running
 from alignkit.data.load import HeldOut
@@ -29,8 +29,6 @@ from alignkit.system.together import together
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from alignkit.scoring.classifier import ClassifierPolicy
-    from alignkit.scoring.policy import ModelPolicy
 
 _CACHE = ContentCache("evaluation")
 
@@ -77,9 +75,11 @@ def data_rules(config: DataConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", include=rules, exclude_none=True)
 
 
-def scored_by(policy: ModelPolicy | ClassifierPolicy, model: ModelConfig) -> str:
+def scored_by(policy: RunPolicy, model: ModelConfig) -> str:
     """Return the type of the device, scorer and attention as configured, and the type of the products."""
     device, products = next(policy.model.parameters()).device.type, policy.precision.get("products", "")
+    if engine := getattr(policy, "name", None):
+        return f"{engine} {products}"
     return f"{device} {model.scorer} {model.attention} {products}"
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignkit.config import RunConfig
-from alignkit.contract import LoadedModel, Policy, Suite, SuiteResult
+from alignkit.contract import LoadedModel, Policy, RunPolicy, Suite, SuiteResult
 from alignkit.data.load import HeldOut
 from alignkit.models.weights import fingerprint
 from alignkit.runs.evaluation import Subject, data_rules, run_suites, scored_by
-from alignkit.scoring.classifier import ClassifierPolicy
 from alignkit.scoring.evaluating import undisturbed
-from alignkit.scoring.policy import ModelPolicy
+from alignkit.system.files import digest
 
 Results = dict[str, SuiteResult]
 
@@ -25,7 +24,7 @@ class RunEvaluator:
     suites: Mapping[str, Suite[Any]]
     """Every suite of the run, those that only run during training included."""
     loaded: LoadedModel
-    policy: ModelPolicy | ClassifierPolicy
+    policy: RunPolicy
     config: RunConfig
     held_out: HeldOut
     start_policy: Callable[[], Policy]
@@ -48,7 +47,9 @@ class RunEvaluator:
 
     def _weights(self) -> str:
         with self.loaded.as_saved():
-            return fingerprint(self.loaded.model)
+            found = fingerprint(self.loaded.model)
+        outside = self.loaded.is_adapter and hasattr(self.policy, "engine")  # whose state lacks the frozen weights
+        return digest([self.loaded.fingerprint, found]) if outside else found
 
     def _run(self, names: Iterable[str], label: str, weights: str, start: Results | None) -> Results:
         self.policy.model = self.loaded.model  # not the trainer's wrapper

@@ -119,7 +119,7 @@ def _carry_out(
         evaluate = partial(evaluator.during_training, start=before)
         changed = [change["key"] for change in changes]
         trainer = _train(plan, run, logps, recorder, checkpoint, changed, evaluate)
-        peaks = gathered("the peak of memory", round(peak_memory_gb(), 3))
+        peaks = gathered("the peak of memory", round(getattr(run.policy, "memory_gb", peak_memory_gb)(), 3))
         release(trainer)
         with recorder.stage("evaluate after"):
             after = evaluator.trained_model(config.eval.suites, before)
@@ -252,7 +252,6 @@ def _train(
 
     from alignkit.training.callbacks import AtEnd, CheckpointSaved, RecordMetrics, StopOnSignal
     from alignkit.training.held_out import held_out_loss
-    from alignkit.training.trainer import AlignTrainer
 
     def evaluate_now(names: Any) -> Results:
         with recorder.stage("evaluate during"):
@@ -284,7 +283,7 @@ def _train(
     ]
     parts = engine_parts(plan, run, logps, order, callbacks)
     external = plan.session.build_trainer(parts)
-    trainer: Trainer = external or AlignTrainer(parts)
+    trainer: Trainer = external or plan.engine.trainer(parts)
     trainer.pop_callback(PrinterCallback)
     if external is not None:
         recorder.update(engine="external")

@@ -12,8 +12,7 @@ from alignkit.onpolicy.rollouts import RolloutParts
 from alignkit.onpolicy.samplers import make_sampler
 from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy
 from alignkit.runs.references import References
-from alignkit.scoring.policy import ModelPolicy
-from alignkit.scoring.reference import StartWeights, keeps_start
+from alignkit.scoring.reference import keeps_start
 from alignkit.training.parts import EngineParts
 
 
@@ -22,8 +21,8 @@ def engine_parts(
 ) -> EngineParts:
     """Return the trainer's parts; the model must still hold its start weights, which on-policy methods keep a copy of."""
     method, data = plan.session.method, run.data
-    if keeps_start(method.needs) and isinstance(run.policy, ModelPolicy):
-        run.policy.start = StartWeights(run.loaded.model)
+    if keeps_start(method.needs) and (keep := getattr(run.policy, "keep_start", None)):
+        keep()
     rows = {"train": lambda: data.train_rows, "eval": lambda: data.held_out.rows(data.kind)}
     return EngineParts(
         session=plan.session,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config import RunConfig
-from alignkit.contract import LoadedModel, Method, Need, Suite, registry
+from alignkit.contract import Engine, LoadedModel, Method, RunPolicy, Suite, registry
+from alignkit.contract.registry import open_engine
 from alignkit.data.load import Data
 from alignkit.data.order import RowOrder, row_order
 from alignkit.errors import ConfigError, ModelError, PluginError
@@ -29,11 +30,6 @@ from alignkit.training.session import Session
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from alignkit.scoring.classifier import ClassifierPolicy
-    from alignkit.scoring.policy import ModelPolicy
-
-SUPPORTED_NEEDS: frozenset[Need] = frozenset({"reference", "start", "value_head", "reward"})
-
 
 @dataclass(frozen=True)
 class RunPlan:
@@ -41,6 +37,7 @@ class RunPlan:
 
     config: RunConfig
     session: Session
+    engine: Engine
     suites: dict[str, Suite[Any]]
     arguments: TrainingArguments
     shape: StepShape
@@ -54,7 +51,7 @@ class PreparedRun:
 
     loaded: LoadedModel
     data: Data
-    policy: ModelPolicy | ClassifierPolicy
+    policy: RunPolicy
     order: RowOrder
     """Order of the training rows, with every margin taken as 0."""
 
@@ -66,8 +63,7 @@ class PreparedRun:
     @property
     def notes(self) -> list[str]:
         """Notes of the probe of scoring backends."""
-        found = getattr(self.policy, "scorer", None)
-        return list(found.notes) if found else []
+        return list(getattr(getattr(self.policy, "scorer", None), "notes", ()))
 
 
 def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
@@ -79,12 +75,11 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
         distribute(config)
     if settle := registry.provided("align.models", "settle"):
         settle(config)
-    session = Session.open(config)
+    engine = open_engine(config)
+    base = engine.base(config)
+    session = Session.open(base)
     method = session.method
-    if missing := method.needs - SUPPORTED_NEEDS:
-        raise ConfigError(
-            f"method {method.name} needs a {min(missing)}, which this version of alignkit does not provide"
-        )
+    engine.check(config, method)
     if rewards:
         _check_rewards(method)
     if isinstance(method.settings, OnPolicySettings):
@@ -93,10 +88,10 @@ def plan_run(config: RunConfig, *, rewards: bool = True) -> RunPlan:
         raise ConfigError("data.group_by applies to methods that train on the rows themselves, not on sampled answers")
     watched, _ = best_settings(config)
     suites = open_suites(config.eval, watched)
-    arguments, shape = training_arguments(config, Path("unused"))
+    arguments, shape = training_arguments(base, Path("unused"))
     if check := registry.provided("align.checks", "settings"):
         check(config, method, arguments)
-    return RunPlan(config, session, suites, arguments, shape, watched)
+    return RunPlan(config, session, engine, suites, arguments, shape, watched)
 
 
 def _check_rewards(method: Method[Any]) -> None:
@@ -116,7 +111,7 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
     """Load the start model and the tokenised data; ``meta`` leaves out the weights."""
     loaded = None if meta else session.build_model()
     if loaded is None:
-        loaded = build_model(config.model, seed=config.run.seed, meta=meta)
+        loaded = build_model(session.config.model, seed=config.run.seed, meta=meta)
         if loaded.classifier:
             raise ModelError(
                 f"{config.model.name} is a reward model, but method {session.method.name} trains language models"
@@ -143,10 +138,10 @@ def prepare(plan: RunPlan) -> PreparedRun:
     return PreparedRun(loaded, data, policy_of(loaded, config, plan.arguments.device), order)
 
 
-def load_start_policy(config: RunConfig, session: Session, like: LoadedModel) -> ModelPolicy | ClassifierPolicy:
+def load_start_policy(config: RunConfig, session: Session, like: LoadedModel) -> RunPolicy:
     """Load the start model once more, beside the trained one ``like``; raises :class:`ModelError` if it has changed."""
     with sharded_loading(shards_of(config)):
-        loaded = session.build_model() or build_model(config.model, seed=config.run.seed)
+        loaded = session.build_model() or build_model(session.config.model, seed=config.run.seed)
     if loaded.fingerprint != like.fingerprint:
         raise ModelError(f"the start model {config.model.name} has changed since the run began")
     return policy_of(loaded, config, next(like.model.parameters()).device)

@@ -27,6 +27,7 @@ def description(
     describe_environment = provided("align.reports", "environment")
     return {
         "status": "running",
+        "engine": config.run.engine,
         "method": config.method.name,
         "paper": method.paper,
         "conventions": method.conventions(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config import RunConfig
-from alignkit.contract import Need
+from alignkit.contract import Need, RunPolicy
 from alignkit.data.load import Data
 from alignkit.data.order import RowOrder, row_order
 from alignkit.scoring.ranks import share
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from alignkit.data.table.tokenised_rows import TokenisedRows
-    from alignkit.scoring.classifier import ClassifierPolicy
-    from alignkit.scoring.policy import ModelPolicy
 
 References = dict[str, Sequence[Any]]
 """Log-probabilities by split (``train``, ``eval``), one array a row."""
@@ -45,7 +43,7 @@ def _by_margin(config: RunConfig) -> bool:
 
 def references(
     splits: Mapping[str, TokenisedRows],
-    policy: ModelPolicy | ClassifierPolicy,
+    policy: RunPolicy,
     weights: str,
     config: RunConfig,
     arguments: TrainingArguments,
@@ -69,7 +67,7 @@ def references(
                 rows,
                 rows_fingerprint=rows.fingerprint,
                 weights_fingerprint=weights,
-                computed=f"{policy.precision} {model.quantization} {model.scorer} {model.attention} {arguments.device.type} {software}",
+                computed=f"{config.run.engine} {policy.precision} {model.quantization} {model.scorer} {model.attention} {arguments.device.type} {software}",
                 max_tokens=tokens_at_once(config),
                 tick=tick,
             )

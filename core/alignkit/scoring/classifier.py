@@ -11,8 +11,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import RunConfig
-from alignkit.contract import Example, LoadedModel, Scores
-from alignkit.contract.registry import provided
+from alignkit.contract import Example, LoadedModel, RunPolicy, Scores
+from alignkit.contract.registry import open_engine, provided
 from alignkit.errors import DataError
 from alignkit.system.sharded import gather_in_forward
 
@@ -72,7 +72,12 @@ class ClassifierPolicy:
         )
 
 
-def policy_of(loaded: LoadedModel, config: RunConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
+def policy_of(loaded: LoadedModel, config: RunConfig, device: torch.device) -> RunPolicy:
+    """Return the policy that scores with a model, on ``device`` or in the engine of ``run.engine``, and set its precision."""
+    return open_engine(config).policy(loaded, config, device)
+
+
+def torch_policy(loaded: LoadedModel, config: RunConfig, device: torch.device) -> ModelPolicy | ClassifierPolicy:
     """Move a model to ``device``, set its precision, and return the policy that scores with it."""
     from alignkit.scoring.attention import OWN, set_attention
     from alignkit.scoring.backends import innermost, install_forward

@@ -42,6 +42,10 @@ class ModelPolicy:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def keep_start(self) -> None:
+        """Keep a copy of the trained weights as they are now, for ``score(reference=True)``."""
+        self.start = StartWeights(self.model)
+
     def score(
         self,
         examples: Sequence[Example],

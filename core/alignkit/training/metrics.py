@@ -44,6 +44,7 @@ class TrainingLog:
         self.sums = MetricSums(device)
         self.first = first
         self.tokens = 0
+        self.memory = peak_memory_gb
         self.pending: list[tuple[str, torch.Tensor, float]] = []  # of a step that has not ended
         self._window_tokens, self._window_start = 0, time.perf_counter()
 
@@ -67,7 +68,7 @@ class TrainingLog:
         steps = max(pairs["loss"][1], 1)
         values = {name: total / (count or steps) for name, (total, count) in pairs.items()}
         now = time.perf_counter()
-        own = self._window_tokens, self.tokens, peak_memory_gb()
+        own = self._window_tokens, self.tokens, self.memory()
         spent, tokens, memory = zip(*each_rank(*own), strict=True)
         values |= {"tokens": int(sum(tokens)), "memory_gb": max(memory)}
         values["tokens_per_second"] = sum(spent) / max(now - self._window_start, 1e-9)

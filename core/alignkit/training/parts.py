@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from alignkit.config import RunConfig
-from alignkit.contract import Batch, Example, Row, by_length
+from alignkit.contract import Batch, Example, Row, RunPolicy, by_length
 from alignkit.data.order import RowOrder
 from alignkit.models.positions import position_limit
 from alignkit.system.environment import peak_memory_gb
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from alignkit.onpolicy.rollouts import RolloutParts
-    from alignkit.scoring.classifier import ClassifierPolicy
-    from alignkit.scoring.policy import ModelPolicy
 
 
 @dataclass
@@ -35,7 +33,7 @@ class EngineParts:
     session: Session
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    policy: ModelPolicy | ClassifierPolicy
+    policy: RunPolicy
     train: Sequence[Example]
     eval: Sequence[Example]
     arguments: TrainingArguments
@@ -53,7 +51,7 @@ class EngineParts:
     """Order of the training rows; None: a permutation an epoch."""
     source_rows: Mapping[str, Callable[[], Sequence[Row]]] = field(default_factory=dict)
     """Rows of ``train`` and ``eval`` as text or messages, read when asked for."""
-    load_start: Callable[[], ModelPolicy | ClassifierPolicy] | None = None
+    load_start: Callable[[], RunPolicy] | None = None
     """Loads the start model once more."""
 
     def start_model(self) -> PreTrainedModel:

@@ -133,6 +133,10 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
         with self.compute_loss_context_manager():
             return self.parts.session.compute_loss(self.parts.policy, cut, self.progress)
 
+    def gradient_norm(self, model: torch.nn.Module) -> torch.Tensor:
+        """Return the 2-norm of the gradients of a step, before they are clipped."""
+        return gradient_norm(model, self.taken)
+
     def _check_finite(self, model: torch.nn.Module, cuts: list[Batch], losses: list[torch.Tensor]) -> None:
         """Stop before the optimizer. The gradient is checked before it is clipped: an overflowing norm clips it to zeros."""
 
@@ -146,7 +150,7 @@ class AlignTrainer(WholeCheckpoints, ShardedState, CriticApart, Trainer):
                 "(a lower train.learning_rate or train.max_grad_norm often helps)"
             )
 
-        norm = None if self.args.fp16 else gradient_norm(model, self.taken)
+        norm = None if self.args.fp16 else self.gradient_norm(model)
         check_finite(losses, norm, describe, self.args.device)
 
     # ------------------------------------------------------------------ what Trainer does besides

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import Example, Policy, RunConfig, Scores, settings
 from alignkit.config import DataConfig, ModelConfig, TrainConfig
-from alignkit.contract import LoadedModel, RowKind
+from alignkit.contract import LoadedModel, RowKind, RunPolicy
 from alignkit.contract.registry import provided
 from alignkit.data.load import HeldOut
 from alignkit.errors import ModelError, NoRowsError
@@ -27,8 +27,6 @@ from alignkit_eval.evaluation.places import Origin
 
 if TYPE_CHECKING:
     import torch
-    from alignkit.scoring.classifier import ClassifierPolicy
-    from alignkit.scoring.policy import ModelPolicy
     from transformers import PreTrainedTokenizerBase
 
 _OF_TRAINING = ("torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel")
@@ -185,7 +183,7 @@ def _start_policy(source: TargetSpec, recorded: Mapping[str, Any], classifier: b
     return _policy(loaded, config)
 
 
-def _policy(loaded: LoadedModel, config: RunConfig) -> ModelPolicy | ClassifierPolicy:
+def _policy(loaded: LoadedModel, config: RunConfig) -> RunPolicy:
     from alignkit.scoring.classifier import policy_of
 
     loaded.model.eval()

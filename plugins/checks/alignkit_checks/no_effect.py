@@ -53,6 +53,7 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
     """Yield keys that change nothing beside the others, or with the method, and why."""
     d, local = config.data, _is_local(config.model.name)
     share, mix = not isinstance(d.eval_split, str), len(d.sources) > 1
+    engine = registry.open_engine(config)
     on_demo = share and d.source == "demo" and not d.sources
     streamed = [part.source for part in d.parts if part.streaming] + [d.eval_source or "demo"] * d.streaming
     for idle, keys, why in (
@@ -89,6 +90,7 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
             "without a tracker that keeps models: train.report_to: wandb, ...",
         ),
         *((True, key, f"with {method.name}: {why}") for key, why in method.unused.items()),
+        *((True, key, f"with run.engine {engine.name}: {why}") for key, why in engine.unused.items()),
     ):
         yield from ((key, why) for key in keys.split() if idle)
 

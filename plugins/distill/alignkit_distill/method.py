@@ -39,7 +39,7 @@ class Distill(Method[DistillSettings]):
     name = "distill"
     paper = "Agarwal et al. 2024, On-Policy Distillation of Language Models, https://arxiv.org/abs/2306.13649"
     rows = "completion"
-    needs = frozenset({"reward"})
+    needs = frozenset({"reward", "distributions"})
     settings_type = DistillSettings
     defaults = {"train.learning_rate": 1e-5}
     lora_defaults = {"train.learning_rate": 1e-4}

@@ -64,7 +64,7 @@ class DPO(LossMethod[DPOSettings]):
         every = settings.reference_update_every
         self.moving = None if every is None else MovingReference(every, settings.reference_mix)
         if self.moving:
-            self.needs = frozenset({"start"})
+            self.needs = self.needs - {"reference"} | {"start"}
 
     @property
     def whole_step(self) -> bool:

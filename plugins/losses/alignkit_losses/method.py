@@ -34,6 +34,8 @@ class LossMethod(Method[LossSettingsT]):
     def __init__(self, settings: LossSettingsT) -> None:
         super().__init__(settings)
         self.terms = settings.terms()
+        if any(term.loss.of_tokens for term in self.terms):
+            self.needs |= {"distributions"}
         if reading := [term.name for term in self.terms if compares_tokens(term.loss)]:
             self.needs |= {"start"}
             self.unsharded = f"loss {reading[0]} reads the distributions of the reference; use ddp or zero2"
