@@ -44,6 +44,7 @@ def resolve(
     processes: int | str | None = None,
     nodes: int | None = None,
     strategy: str | None = None,
+    engine: str | None = None,
     sets: Iterable[str] = (),
     resume: bool = False,
     over: Sequence[Path] = (),
@@ -55,7 +56,7 @@ def resolve(
     The run.yaml of an existing run repeats that run under the next free name, unless ``name`` or ``resume`` is given.
 
     Args:
-        file: configuration file; the arguments up to ``strategy`` are the options of ``align run``.
+        file: configuration file; the arguments up to ``engine`` are the options of ``align run``.
         sets: ``key=value`` texts (``--set``): a bare key is a setting of the method, a dotted one a key of a section.
         resume: whether an existing run is resumed.
         over: further files, each overriding the ones before.
@@ -77,6 +78,7 @@ def resolve(
         ("run", "processes"): ("--processes", processes),
         ("run", "nodes"): ("--nodes", nodes),
         ("run", "strategy"): ("--strategy", strategy),
+        ("run", "engine"): ("--engine", engine),
     }
     command = from_sets(sets)
     for path, (option, value) in options.items():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alignkit.testing.attention import AttentionConformance as AttentionConformance
     from alignkit.testing.commands import CommandConformance as CommandConformance
+    from alignkit.testing.engines import EngineConformance as EngineConformance
     from alignkit.testing.losses import LossConformance as LossConformance
     from alignkit.testing.methods import MethodConformance as MethodConformance
     from alignkit.testing.rewards import RewardConformance as RewardConformance
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from alignkit.testing.suites import SuiteConformance as SuiteConformance
 
 # Imported when first asked for, so that the processes of a scheduler's tasks do not import what trains.
-_MODULES = "attention commands losses methods rewards rules schedulers services suites"
-_KINDS = "Attention Command Loss Method Reward Rule Scheduler Service Suite"
+_MODULES = "attention commands engines losses methods rewards rules schedulers services suites"
+_KINDS = "Attention Command Engine Loss Method Reward Rule Scheduler Service Suite"
 _MODULE_OF = {f"{kind}Conformance": module for kind, module in zip(_KINDS.split(), _MODULES.split(), strict=True)}
 __all__ = [*_MODULE_OF]
 

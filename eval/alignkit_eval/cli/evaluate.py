@@ -68,6 +68,9 @@ def _launch(config: RunConfig, arguments: Sequence[str], **where: Any) -> int | 
     show_default=True,
     help="What processes share: nothing (ddp), or the weights of a model too large for one (fsdp); auto: as the run.",
 )
+@click.option(
+    "--engine", metavar="NAME", help="What computes: torch, mlx, ... (default: that of each run, else torch)."
+)
 @_launch_options
 @click.pass_context
 def evaluate(
@@ -85,6 +88,7 @@ def evaluate(
     rate: bool,
     ratings: Path | None,
     strategy: str,
+    engine: str | None,
     **where: Any,
 ) -> int | None:
     """Evaluate models: run, model or adapter directories, hub ids, or demo.
@@ -120,6 +124,7 @@ def evaluate(
     if (tasks or include_path) and not named:
         suites = "lm-eval"
     names = ["generate"] if rate else [name.strip() for name in suites.split(",") if name.strip()]
+    sets += () if engine is None else (f"run.engine={engine}",)
     keys = _settings(names, data, tasks, include_path, sets)
     found = run(targets, names, data=data, sets=keys, output=output, strategy=strategy, say=console.warn)
     if rank() > 0:

@@ -28,7 +28,7 @@ _NOT_TRAINING = {
 """Keys that do not affect training, and ``method.name``, which is part of every arm's name anyway."""
 
 _NOT_OF_MODELS = ("run.", "eval.", "compare.", "tracker.")
-"""Sections that do not affect training."""
+"""Sections that do not affect training, but for ``run.engine``."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,7 @@ def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
         before = {f"start.{key}": value for key, value in settings.items()}
         flat = _flat(stage.record.get("config", {}))
         settings = {k: v for k, v in flat.items() if k not in _NOT_TRAINING and not k.startswith(_NOT_OF_MODELS)}
+        settings["run.engine"] = flat.get("run.engine", "torch")
         if changes := stage.record.get("changes"):
             settings["changes"] = "; ".join("{key}: {from} to {to} after step {step}".format_map(c) for c in changes)
         if stage.start is not None:

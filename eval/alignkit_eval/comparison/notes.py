@@ -25,6 +25,12 @@ def training_notes(groups: Sequence[Group]) -> list[str]:
         for run in group.runs
         if "changes" in run.settings
     ]
+    engines = dict.fromkeys(str(run.settings.get("run.engine")) for g in groups if is_trained(g) for run in g.runs)
+    if len(engines) > 1:
+        notes.append(
+            f"the arms were trained by different engines: {', '.join(engines)} (the same loss, order and schedule; numbers "
+            "differ by rounding and by random draws)"
+        )
     notes += _different_training(groups)
     seen: dict[tuple[str | None, str], Any] = {}
     for run in (g.runs[0] for g in groups if is_trained(g)):

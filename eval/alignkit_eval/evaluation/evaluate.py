@@ -160,9 +160,10 @@ _ORDER = "exhausted interleave shuffle curriculum phases group_by steps_per_grou
 def _refuse_unread(sets: Sequence[str]) -> None:
     """Raise ``ConfigError`` for a key that no evaluation reads."""
     for key in (text.partition("=")[0].strip() for text in sets):
-        if not key.startswith(("model.", "data.", "eval.settings.")) or key.split(".")[1] in _ORDER:
+        read = key == "run.engine" or key.startswith(("model.", "data.", "eval.settings."))
+        if not read or key.split(".")[1] in _ORDER:
             raise ConfigError(
-                f"--set {key} has no effect on an evaluation: it reads keys of model, keys of data that decide rows and tokens, "
+                f"--set {key} has no effect on an evaluation: it reads run.engine, keys of model, keys of data that decide rows and tokens, "
                 "and eval.settings.SUITE.KEY (suites are named with --suite)"
             )
 

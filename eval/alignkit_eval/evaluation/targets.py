@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import Example, Policy, RunConfig, Scores, settings
 from alignkit.config import DataConfig, ModelConfig, TrainConfig
-from alignkit.contract import LoadedModel, RowKind, RunPolicy
+from alignkit.contract import LoadedModel, RowKind, RunPolicy, registry
 from alignkit.contract.registry import provided
 from alignkit.data.load import HeldOut
 from alignkit.errors import ModelError, NoRowsError
@@ -124,7 +124,8 @@ def _for_other_data(config: DataConfig, sets: Sequence[str]) -> DataConfig:
 
 def built(source: TargetSpec, *, meta: bool = False) -> LoadedModel:
     """Load a target's model and tokenizer; ``meta``: without weights. Raises ``ModelError``."""
-    model = source.config.model.model_copy(update={"lora": None, "dropout": False})
+    base = registry.open_engine(source.config).base(source.config)
+    model = base.model.model_copy(update={"lora": None, "dropout": False})
     if source.run is not None:
         if not source.run.model.is_dir():
             raise ModelError(f"{source.run.path} holds no trained model (its status is {source.run.status})")
@@ -166,7 +167,7 @@ def open_target(source: TargetSpec) -> tuple[Subject, Subject | None]:
 def _start_policy(source: TargetSpec, recorded: Mapping[str, Any], classifier: bool) -> Policy:
     import torch
 
-    config = source.config
+    config = registry.open_engine(source.config).base(source.config)
     build = build_classifier if classifier else build_model
     found, model = recorded.get("path"), config.model
     if found is not None and Path(found).is_dir():  # where it was found then, whatever directory we are in now
@@ -180,7 +181,7 @@ def _start_policy(source: TargetSpec, recorded: Mapping[str, Any], classifier: b
         )
     if model.dtype != own.get("dtype") and (dtype := getattr(torch, model.dtype, None)) is not None:
         loaded.model.to(dtype)
-    return _policy(loaded, config)
+    return _policy(loaded, source.config)
 
 
 def _policy(loaded: LoadedModel, config: RunConfig) -> RunPolicy:

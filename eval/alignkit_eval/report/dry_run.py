@@ -79,6 +79,7 @@ def describe_dry_run(dry: DryRun, libraries: int) -> dict[str, str]:
     return {
         "method": f"{method.name} {config.method.settings}",
         "model": f"{config.model.name}, {type(loaded.model).__name__}",
+        **({"engine": config.run.engine} if config.run.engine != "torch" else {}),
         "parameters": f"{loaded.parameters:,}, {loaded.trainable:,} trained ({loaded.trainable / loaded.parameters:.2%})",
         **({"precision": ", ".join(map(" ".join, types.items()))} if (types := precision(dry)) else {}),
         "rows": f"{len(train):,} to train on, {len(dry.data.eval):,} held out",
@@ -96,7 +97,7 @@ def describe_dry_run(dry: DryRun, libraries: int) -> dict[str, str]:
 
 def precision(dry: DryRun) -> dict[str, str]:
     """Return the types of the weights and of the matrix products."""
-    describe = provided("align.models", "precision")
+    describe = provided("align.models", "precision") if dry.plan.config.run.engine == "torch" else None
     return describe(innermost(dry.loaded.model), dry.plan.config) if describe else {}
 
 
@@ -114,6 +115,8 @@ def steps_of(dry: DryRun) -> int:
 
 def describe_memory(dry: DryRun, libraries: int) -> str:
     """Return the estimated peak of one process and its parts; ``libraries`` are the bytes of a process that trains nothing."""
+    if (engine := dry.plan.config.run.engine) != "torch":
+        return f"not estimated for engine {engine}: --measure tries a few steps"
     # Imported when the libraries are measured already, because a run does not import it.
     from alignkit_eval.report.memory import estimate_memory
 

@@ -168,7 +168,7 @@ def _train(plan: RunPlan, run: PreparedRun, references: References) -> tuple[Clo
     plan.arguments.eval_strategy = type(plan.arguments.eval_strategy)("no")  # it is timed on its own
     order = RowOrder(len(run.data.train), plan.config.run.seed, shuffle=False)
     parts = engine_parts(plan, run, references, order, [clock])
-    trainer = plan.session.build_trainer(parts) or AlignTrainer(parts)
+    trainer = plan.session.build_trainer(parts) or plan.engine.trainer(parts)
     trainer.pop_callback(PrinterCallback)
     trainer.train()
     held_out = 0.0

@@ -31,8 +31,9 @@ def check_model(path: str, found: PreTrainedConfig, config: ModelConfig, *, clas
         raise unreadable(path, error, partial(_require_kind, path, classifier=classifier)) from error
     sizes = _sizes(found.get_text_config())
     for name, size in sizes.items():
-        if size < 1:
-            raise ModelError(f"{path}: {name} in its config.json must be at least 1, not {size}")
+        least = int(name != "num_hidden_layers")  # a model of no layers predicts from the last token alone
+        if size < least:
+            raise ModelError(f"{path}: {name} in its config.json must be at least {least}, not {size}")
     if (layers := sizes.get("num_hidden_layers", 0)) > MOST_LAYERS:
         raise ModelError(f"{path}: {layers:,} layers (num_hidden_layers in its config.json), more than {MOST_LAYERS:,}")
     width = 0.5 if config.quantization == "4bit" else 1 if config.quantization else _BYTES.get(config.dtype, 2)

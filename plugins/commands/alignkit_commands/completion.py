@@ -114,6 +114,7 @@ _VALUES: dict[str, Callable[..., Items]] = {
     "--method": _plugins("align.methods"),
     "--suites": _plugins("align.suites"),
     "--scheduler": _plugins("align.schedulers"),
+    "--engine": _plugins("align.engines"),
     "--sets": _keys,
     "--over": _keys,
     "method": _plugins("align.methods"),

@@ -38,6 +38,7 @@ def _launch(config: RunConfig, arguments: Sequence[str], **where: Any) -> int | 
 @click.option("--seed", metavar="N", type=click.IntRange(min=0), help="Random seed (default: 0).")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other key: lambda=0.1, train.max_steps=9.")
 @click.option("--strategy", metavar="NAME", help="What processes share: auto, ddp, fsdp, zero2 or zero3.")
+@click.option("--engine", metavar="NAME", help="What scores and updates the model: torch (default), mlx, ...")
 @_launch_options
 @click.option("--resume", is_flag=True, help="Resume the interrupted run called --name.")
 @click.option("--change", is_flag=True, help="With --resume: accept settings that differ, and record them.")

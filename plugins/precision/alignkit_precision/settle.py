@@ -32,7 +32,7 @@ def settle_precision(config: RunConfig) -> None:
         refuse_uncompilable(config)
     if wants_liger(config):
         refuse_without_liger(config)
-    if dtype == "auto" and not fp16 and given.get("bf16") is None:
+    if dtype == "auto" and not fp16 and given.get("bf16") is None and config.run.engine == "torch":
         faster = faster_in_bfloat16(use_cpu=bool(given.get("use_cpu")))
         config.train = config.train.model_copy(update={"bf16": faster})
 
