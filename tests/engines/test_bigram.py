@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+from alignkit import build_model
+from alignkit.config import ModelConfig
+from alignkit.runs.api import resume as alignkit_resume
 from alignkit.testing import EngineConformance
 from alignkit.testing.tiny import tiny_llama
+from alignkit_eval.evaluation.evaluate import evaluate
 
+from tests.helpers.runs import align, short_run
 from tests.helpers.third_party import Site
 
 SOURCE = (Path(__file__).parent / "bigram.py").read_text()
@@ -33,3 +38,93 @@ class TestBigram(EngineConformance):
 
 def test_it_is_short():
     assert len(SOURCE.splitlines()) < 150
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The demo's tokenizer with a Llama without layers."""
+    directory, tokenizer = tmp_path_factory.mktemp("zero"), build_model(ModelConfig()).tokenizer
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 512}
+    tiny_llama(num_hidden_layers=0, **size, **special).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def runs(model, tmp_path_factory):
+    """The same run by torch and by the toy, and one that was paused."""
+    output = tmp_path_factory.mktemp("runs")
+
+    def train(name, **run):
+        precise = {"dtype": "float32"} if name == "torch" else {}
+        train = {"max_steps": 6, "logging_steps": 1, "learning_rate": 1e-2, "bf16": False}
+        made = {"name": str(model)} | precise
+        suites = {"suites": ["prefs", "perplexity", "kl"]}
+        return short_run(output, name, train=train, model=made, eval=suites, data={"source": "demo"}, run=run)
+
+    found = {"torch": train("torch"), "bigram": train("bigram", engine="bigram")}
+    paused = train("paused", engine="bigram", pause_at=[0.5])
+    return found | {"paused": alignkit_resume(paused.directory)}
+
+
+def test_a_run_is_that_of_torch(runs):
+    """From the same seed: losses of every step, the start model's hash, and all results but the times."""
+    losses = {name: [r["loss"] for r in run.metrics if "loss" in r] for name, run in runs.items()}
+    assert losses["bigram"] == pytest.approx(losses["torch"], abs=1e-4)
+    ours, torchs = (runs[name].record for name in ("bigram", "torch"))
+    assert (ours["engine"], torchs["engine"]) == ("bigram", "torch")
+    assert ours["model"]["hash"] == torchs["model"]["hash"]
+    for when in ("before", "after"):
+        for suite, metrics in torchs["evaluation"][when].items():
+            for name, value in metrics.items():
+                found = ours["evaluation"][when][suite][name]["value"]
+                assert found == pytest.approx(value["value"], rel=2e-3, abs=1e-3), f"{suite}/{name} {when} training"
+
+
+def test_a_paused_run_ends_with_the_same_bytes(runs):
+    whole, paused = ((runs[name].directory / "model/model.safetensors").read_bytes() for name in ("bigram", "paused"))
+    assert whole == paused
+
+
+def test_the_saved_model_is_evaluated_by_either_engine(runs, tmp_path):
+    """An evaluation uses the run's engine, or the one that is named, and both give the same."""
+    scores = []
+    for keys in ([], ["run.engine=torch", "model.dtype=float32"]):
+        found = evaluate([str(runs["bigram"].directory)], ["prefs"], sets=keys, output=str(tmp_path))
+        scores.append([item["chosen_sum"] for item in found[0].results["prefs"].items])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    assert scores[0] != scores[1]
+
+
+def test_runs_of_two_engines_are_compared_with_that_said(runs):
+    done = align("compare", *(runs[name].directory for name in ("torch", "bigram")), cwd=runs["torch"].directory)
+    assert done.returncode == 0, done.stderr
+    assert "run.engine=bigram" in done.stdout
+    assert "the arms were trained by different engines: torch, bigram" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    {
+        "a need": (
+            ["--method", "ppo", "--set", "reward=length"],
+            "method ppo needs value_head, which engine bigram does",
+        ),
+        "distributions": (["--method", "dpo", "--set", "loss=tdpo"], "method dpo needs distributions"),
+        "a trainer of its own": (["--method", "trl-dpo"], "trl-dpo has a trainer of its own"),
+        "a key without effect": (["--set", "model.dtype=bfloat16"], "model.dtype has no effect with run.engine bigram"),
+        "its own refusal": (["--set", "train.optim=adafactor"], "train.optim must be adamw_torch or sgd"),
+        "processes": (["--set", "run.processes=2"], "run.engine bigram trains in one process"),
+        "measuring": (["--set", "train.tokens_per_micro_batch=auto"], "cannot measure train.tokens_per_micro_batch"),
+        "another model": (["--model", "demo"], "trains Llamas without layers"),
+        "no such engine": (["--engine", "bigrams"], 'unknown engine "bigrams", did you mean "bigram"?'),
+    }.values(),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_it_cannot_do_is_refused_in_one_sentence(model, installed, tmp_path, options, words):
+    given = ["--engine", "bigram", "--method", "orpo", "--model", model, "--data", "demo"]
+    done = align("run", *given, *options, cwd=tmp_path, PYTHONPATH=str(installed.path))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not list(tmp_path.glob("runs/*"))
