@@ -49,6 +49,8 @@ OVERRIDDEN = (
         "steps_trained_in_current_epoch",
         "a resumed run with no step left trains none",
     ),
+    Pin("transformers:Trainer", "_clip_grad_norm", "self, model", "an engine outside torch has its own gradients"),
+    Pin("transformers:Trainer", "_get_grad_norm", "self, model, grad_norm", "and their norm"),
     Pin("transformers:Trainer", "_save_checkpoint", "self, model, trial", "a checkpoint appears whole or not at all"),
     Pin("transformers:Trainer", "_save", "self, output_dir, state_dict", "a critic is saved beside the model"),
     Pin("transformers:Trainer", "_load_from_checkpoint", "self, resume_from_checkpoint, model", "and loaded with it"),

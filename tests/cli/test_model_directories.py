@@ -45,7 +45,7 @@ SIZES: dict[str, tuple[dict[str, Any], str]] = {
     "ten million layers": ({"num_hidden_layers": 10**7}, "10,000,000 layers"),
     "a negative number of layers": (
         {"num_hidden_layers": -1},
-        "num_hidden_layers in its config.json must be at least 1",
+        "num_hidden_layers in its config.json must be at least 0",
     ),
     "no heads": ({"num_key_value_heads": 0}, "num_key_value_heads in its config.json must be at least 1"),
     "a vocabulary of 10 ** 12": ({"vocab_size": 10**12}, "GiB for its weights in float32, and this machine has"),

@@ -27,7 +27,7 @@ class RunPolicy(Policy, Protocol):
     """The policy of a run, as an engine makes it."""
 
     model: Any
-    """May be replaced by its wrapped form at any time."""
+    """May be replaced by its wrapped form at any time: gradients are synchronised between processes only by the wrapper's forward."""
     meeting: Any
     """The passes that processes of a sharded model make together (see :mod:`alignkit.scoring.in_step`)."""
     precision: Mapping[str, str]

@@ -22,11 +22,7 @@ from alignkit.system.sharded import is_sharded
 
 
 class ModelPolicy:
-    """A causal language model as a :class:`~alignkit.contract.types.Policy`.
-
-    ``model`` may be replaced by its wrapped form at any time: gradients are synchronised between processes only if the
-    forward goes through the wrapper.
-    """
+    """A causal language model as a :class:`~alignkit.contract.engines.RunPolicy`."""
 
     precision: Mapping[str, str] = {}
     """Types of the weights and of the matrix products, for the record."""
@@ -37,10 +33,6 @@ class ModelPolicy:
         self.meeting: Meeting | None = None
         self.model = model
         self.scorer = scorer or install(model)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     def keep_start(self) -> None:
         """Keep a copy of the trained weights as they are now, for ``score(reference=True)``."""
@@ -74,8 +66,9 @@ class ModelPolicy:
             return self._score(examples, prompt, grad and not reference, wanted)
 
     def _score(self, examples: Sequence[Example], prompt: bool, grad: bool, wanted: Wanted) -> Scores:
-        plan = self.scorer.plan(examples, prompt=prompt, wanted=wanted).to(self.device)
+        plan = self.scorer.plan(examples, prompt=prompt, wanted=wanted)
         model: Any = self.model
+        plan = plan.to(next(model.parameters()).device)
         if not grad and isinstance(model, nn.parallel.DistributedDataParallel):
             # Without gradients there is nothing to synchronise, and the wrapper would broadcast buffers, for which all
             # processes must make the same number of calls. Sharded models still need their wrapper.
