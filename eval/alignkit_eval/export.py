@@ -205,10 +205,11 @@ def held_out_examples(config: RunConfig, loaded: LoadedModel) -> list[Example]:
 
 
 def token_logps(loaded: LoadedModel, config: RunConfig, examples: Sequence[Example]) -> torch.Tensor:
-    """Return the log-probabilities of all completions' tokens, ``[tokens]``."""
+    """Return the log-probabilities of all completions' tokens, ``[tokens]``, by torch, whose weights are exported."""
     import torch
 
     loaded.model.eval()
+    config = config.model_copy(update={"run": config.run.model_copy(update={"engine": "torch"})})
     return policy_of(loaded, config, torch.device("cpu")).score(examples, grad=False).logps.float().cpu()
 
 

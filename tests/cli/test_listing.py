@@ -15,7 +15,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 DESCRIBED: tuple[registry.Group, ...] = (
-    *("align.methods", "align.suites", "align.rewards", "align.losses", "align.samplers", "align.schedulers"),
+    *(
+        "align.methods",
+        "align.suites",
+        "align.rewards",
+        "align.losses",
+        "align.samplers",
+        "align.schedulers",
+        "align.engines",
+    ),
     "align.stages",
 )
 

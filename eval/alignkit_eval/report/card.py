@@ -127,6 +127,7 @@ def _hyper_parameters(record: RunRecord) -> str:
         "data": {key: data.get(key) for key in ("max_length", "train_on", "limit")},
         "train": record.config.get("train", {}),
         "run.seed": record.seed,
+        "run.engine": None if (engine := record.config.get("run", {}).get("engine")) == "torch" else engine,
     }
     rows = ((key, f"`{value}`") for key, value in _flat(settings))
     return _table("### Hyper-parameters", ("key", "value"), rows)

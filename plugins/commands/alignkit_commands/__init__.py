@@ -22,6 +22,7 @@ REWARDS = Command("alignkit_commands.listing:rewards", "List the installed rewar
 SERVICES = Command("alignkit_commands.listing:services", "List the installed services (loggers, data sources).")
 SAMPLERS = Command("alignkit_commands.listing:samplers", "List the installed samplers of on-policy methods.")
 SCHEDULERS = Command("alignkit_commands.listing:schedulers", "List the installed schedulers of sweeps and pipelines.")
+ENGINES = Command("alignkit_commands.listing:engines", "List the installed engines: what scores and updates a model.")
 STAGES = Command("alignkit_commands.listing:stages", "List the installed kinds of stages of pipelines.")
 PLUGINS = Command("alignkit_commands.plugins:plugins", "List all plugins with their state, or check one.")
 NEW_PLUGIN = Command("alignkit_commands.plugins:new_plugin", "Create a package with one working plugin.")
