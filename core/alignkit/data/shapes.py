@@ -15,8 +15,8 @@ from alignkit.system.code import code_of
 MOST, LONGEST = 32, 8_000_000
 """Maximum answers of a ranking, and characters of a row's texts: more than any context, and tokenised in seconds."""
 
-GROUP, MARGIN, RATINGS = "group", "margin", "ratings"
-"""Fields of rows made from several answers: the id of a pair's row, the difference of its ratings, a ranking's ratings."""
+GROUP, MARGIN, RATINGS, SCALE = "group", "margin", "ratings", "\0scale"
+"""Fields of rows made from several answers: a pair's row and the difference of its ratings, a ranking's ratings, a doubt about them."""
 
 ReadRows: TypeAlias = Callable[[RawRows], list[Row]]
 """Converts rows; their positions are those in what it is given. A row may become several, or unusable with the reason."""

@@ -142,6 +142,8 @@ def _evaluate_all(
     sources = [find_target(str(target), data=data, sets=overrides) for target in targets]
     for source in sources:
         open_suites(source.config.eval)  # reports a wrong name or setting before any model is loaded
+        if (look := provided("align.checks", "columns")) and (problem := look(source.config.data)):
+            say(f"{source.name}: {problem}")
     placed = first_does("the places of results", lambda: _placed(sources, output))
     try:
         done = [_evaluate(source, directory, strategy, say) for source, directory in placed]

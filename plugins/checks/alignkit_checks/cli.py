@@ -78,6 +78,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
 
     from alignkit_checks.check import check_source
     from alignkit_checks.fix import fixed_files, write_fixed
+    from alignkit_checks.scales import refuse_inverted
 
     configured = Path(source).suffix.lower() in (".yaml", ".yml")
     sections, model, session = (
@@ -98,6 +99,9 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     fits = ENDLESS if tokenizer is None else room(named_positions(model), session.method if session else None)
     eval_data = options.pop("eval_data")
     contamination = _contamination(options, tokenizer, session)
+    sections = [_with_options(section, **options) for section in sections]
+    for section in sections:
+        refuse_inverted(section)
     found = [
         check_source(
             section.source,
@@ -110,7 +114,7 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
             room=fits,
             contamination=contamination,
         )
-        for section in (_with_options(section, **options) for section in sections)
+        for section in sections
     ]
     if as_json:
         values = [one.to_json() for one in found]

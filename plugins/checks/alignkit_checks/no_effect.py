@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from alignkit_checks.compared import refuse_comparison
 from alignkit_checks.fitting import require_fitting
+from alignkit_checks.scales import refuse_inverted
 from alignkit_checks.trial import checkpointing, try_trainer
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingAr
     """Raise :class:`ConfigError` for a key without effect, and for settings that training would fail with."""
     refuse_idle(config, method)
     refuse_comparison(config)
+    refuse_inverted(config.data)
     refuse_attention(config.model, method)
     refuse_sharding(config, method)
     refuse_without_effect(config.train, arguments)

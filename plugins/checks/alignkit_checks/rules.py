@@ -12,6 +12,7 @@ from itertools import pairwise
 from alignkit import CheckConfig, DataRule, Hit, Row, plain_text, text_digest, texts_of
 from alignkit.errors import ConfigError, suggest
 
+from alignkit_checks.scales import doubtful_scales
 from alignkit_checks.similar import Sketches
 
 Find = Callable[[Sequence[Row], Sequence[Row], CheckConfig], Iterator[Hit]]
@@ -284,6 +285,7 @@ RULES: Sequence[DataRule] = (
     DataRule(
         "joined", "prompts that end without a space before answers that begin without one", joined_words, drops=False
     ),
+    DataRule("scale", "answers that may be preferred the wrong way round", doubtful_scales, drops=False),
     DataRule("list-text", "rejected answers that are lists written as text", written_lists, drops=False),
     DataRule("leak", "prompts that also occur in the held-out rows", leaked),
     DataRule("leak-first-turn", "dialogues that begin as a held-out one", leaked_first_turns, drops=False),

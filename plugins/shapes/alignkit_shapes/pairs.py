@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 from alignkit.contract import Located, RawRows
 from alignkit.data.rows import describe_value, text_digest
-from alignkit.data.shapes import GROUP, MARGIN, RATINGS
+from alignkit.data.shapes import GROUP, MARGIN, RATINGS, SCALE
 from alignkit.data.sources.chunks import Source
 from alignkit.errors import DataError
 
@@ -57,7 +57,7 @@ def expand_alternatives(
         pairs: which pairs to make of rated answers (default: best and worst), or rankings of all of them.
         start: number of source rows before ``raw``; a row without an id is identified by its number.
     """
-    names = {name: columns.get(name, name) for name in ("chosen", "rejected", "answers", "ratings", "ranks", "id")}
+    names = _names(("chosen", "rejected", "answers", "ratings", "ranks", "id"), columns)
 
     def scale(row: Mapping[str, Any]) -> str | None:
         known = () if row.get(names["answers"]) is None else ("ratings", "ranks")
@@ -106,6 +106,7 @@ def _of_ratings(
     rest = {key: value for key, value in row.items() if key not in (names["answers"], names[by])}
     rated = [_Answer(answer, _number(rating, place, by[:-1])) for answer, rating in zip(answers, ratings, strict=True)]
     chosen, rejected = names["chosen"], names["rejected"]
+    rest |= {} if (doubt := _doubt([answer.rating for answer in rated], by)) is None else {SCALE: doubt}
     made = list(_pairs(rated, pairs))
     if made and pairs == "ranked":
         best, second, *others = sorted(rated, key=attrgetter("rating"), reverse=True)
@@ -117,6 +118,23 @@ def _of_ratings(
         yield {**rest, **own, chosen: better.value, rejected: worse.value, MARGIN: better.rating - worse.rating}
     if not made:  # it is kept, so that it is counted
         yield {**rest, **dict.fromkeys((chosen, rejected), (answers or [""])[0]), UNUSABLE_COLUMN: NO_PARTNER}
+
+
+def _doubt(ratings: Sequence[float], by: str) -> str | None:
+    """Return how ratings look like ranks, or ranks (which are negated) like ratings; None if they do not."""
+    count, shown = len(ratings), ", ".join(f"{abs(rating):g}" for rating in ratings[:8])
+    if by == "ratings" and sorted(ratings) in (list(range(1, count + 1)), list(range(count)) if count > 2 else []):
+        return f"the ratings are {shown}, as ranks would be"
+    whole = all(rating == int(rating) <= 0 for rating in ratings)
+    if by == "ranks" and whole and -min(ratings, default=0) > count > len(set(ratings)):
+        return f"the ranks are {shown}, as ratings would be"
+    return None
+
+
+def _names(wanted: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """Return the source columns of alignkit's; ratings that ``columns`` reads as ranks are not read as ratings as well."""
+    taken = set(columns.values()) & {*_SCALES, RATINGS, "ranks"}
+    return {name: columns.get(name, f"\0{name}" if name in taken else name) for name in wanted}
 
 
 def grouped(source: Source, columns: Mapping[str, str]) -> Source:
@@ -133,12 +151,13 @@ def grouped(source: Source, columns: Mapping[str, str]) -> Source:
 
 def is_rated_answer(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
     """Return whether a row is one rated or labelled answer, to be paired with the other answers to its prompt."""
-    present = {name for name in ("completion", *_SCALES, "answers") if row.get(columns.get(name, name)) is not None}
+    names = _names(("completion", *_SCALES, "answers"), columns)
+    present = {name for name, column in names.items() if row.get(column) is not None}
     return "completion" in present and "answers" not in present and not present.isdisjoint(_SCALES)
 
 
 def _grouped(raw: RawRows, columns: Mapping[str, str]) -> Iterator[Located]:
-    names = {name: columns.get(name, name) for name in ("prompt", "completion", *_SCALES, "id", *LISTS)}
+    names = _names(("prompt", "completion", *_SCALES, "id", *LISTS), columns)
     groups: dict[tuple[str, bool], list[_Answer]] = {}
     for position, row in enumerate(raw.rows):
         place = raw.where(position)
@@ -166,7 +185,7 @@ def left_over(columns: Mapping[str, str], *, paired: bool = False) -> dict[str, 
 
 def as_listed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
     """Return a ranking with its answers and their ratings in two lists, as it can be read again; any other row as it was."""
-    row = {key: value for key, value in row.items() if key != UNUSABLE_COLUMN}
+    row = {key: value for key, value in row.items() if key not in (UNUSABLE_COLUMN, SCALE)}
     if OTHERS not in row:
         return row
     chosen, rejected, answers, ratings = (columns.get(name, name) for name in ("chosen", "rejected", *LISTS))

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignkit.contract import Message, Row, RowKind
-from alignkit.data.shapes import GROUP, LONGEST, MARGIN, RATINGS
+from alignkit.data.shapes import GROUP, LONGEST, MARGIN, RATINGS, SCALE
 from alignkit.errors import DataError, SourceError, first_line
 from alignkit.system.budget import time_limit
 
@@ -156,7 +156,7 @@ def _batch(place: str, tokenizer: PreTrainedTokenizerBase, conversations: Sequen
 
 def unread(row: Row, kind: RowKind, template: str | None) -> set[str]:
     """Return the columns that are part of neither prompt nor answers, and the keys of messages the template does not name."""
-    names = row.fields.keys() - {GROUP, MARGIN, {"unpaired": "label", "ranked": RATINGS}.get(kind, "")}
+    names = row.fields.keys() - {GROUP, MARGIN, SCALE, {"unpaired": "label", "ranked": RATINGS}.get(kind, "")}
     if template and not isinstance(row.prompt, str):
         turns = chain(row.prompt, *(answer for answer in row.answers if not isinstance(answer, str)))
         names |= {f"messages.{key}" for turn in turns if len(turn) > 2 for key in turn if key not in _words(template)}
