@@ -18,6 +18,7 @@ from alignkit_eval.comparison.arms import START, Group, RunResult, group, mean_c
 from alignkit_eval.comparison.folds import join_folds, start_of
 from alignkit_eval.comparison.items import (
     Values,
+    bounded,
     common_contrasts,
     common_suites,
     item_values,
@@ -153,6 +154,7 @@ class _Table:
             for g in groups:
                 for contrast in contrasts:
                     self.values[g.name, name, contrast.metric] = item_values(g, name, contrast, items)
+            self.suites[name] = [bounded(c, (self.values[g.name, name, c.metric] for g in groups)) for c in contrasts]
 
     def contrasts(
         self, pairs: Iterable[tuple[Group, Group]], which: Callable[[Contrast], bool] = lambda contrast: True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -30,6 +30,14 @@ class Values(NamedTuple):
     """The values of a score that has few, else empty."""
     draws: Floats | None = None
     """For a statistic that is not a mean: its values on bootstrap draws, ``[K, B]``; the effect's influence is then zero."""
+    is_share: bool = False
+    """Whether it is a mean over items of values that all lie in [0, 1]."""
+
+
+def bounded(contrast: Contrast, values: Iterable[Values]) -> Contrast:
+    """Return a contrast whose score has no known bounds with those of a share, if it is one in all groups: one interval for all."""
+    unknown = contrast.bounds == (None, None)
+    return replace(contrast, bounds=(0, 1)) if unknown and all(found.is_share for found in values) else contrast
 
 
 def common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
@@ -227,7 +235,8 @@ def item_values(g: Group, suite: str, contrast: Contrast, clusters: Mapping[str,
             f"suite {suite} of {g.runs[0].path}: {contrast.metric} cannot be compared: {error}"
         ) from error
     few = distinct(numerators, denominators or 1.0)
-    return Values(tuple(run.seed for run in g.runs), found, [clusters[name] for name in names], few)
+    is_share = not denominators and bool(np.all((np.array(numerators) >= 0) & (np.array(numerators) <= 1)))
+    return Values(tuple(run.seed for run in g.runs), found, [clusters[name] for name in names], few, None, is_share)
 
 
 def distinct(numerators: ArrayLike, denominators: ArrayLike = 1.0) -> tuple[float, ...]:

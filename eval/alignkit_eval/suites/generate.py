@@ -19,7 +19,7 @@ from alignkit.system.together import shared
 from pydantic import Field, model_validator
 
 from alignkit_eval.rewarded import models_of
-from alignkit_eval.statistics import clustered_mean, clustered_proportion, nonnegative
+from alignkit_eval.statistics import clustered_mean, clustered_proportion, clustered_score, nonnegative
 from alignkit_eval.suites.diversity import distinct, repetition
 from alignkit_eval.suites.positions import fitted
 from alignkit_eval.suites.samples import add_to_samples, measured_samples, sample_seeds
@@ -197,7 +197,7 @@ def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]
 
     def mean(key: str) -> Estimate:
         judged = [item for item in items if item[key] is not None]
-        return clustered_mean([item[key] for item in judged], [item["cluster"] for item in judged])
+        return clustered_score([item[key] for item in judged], [item["cluster"] for item in judged])
 
     names = [name for name in items[0] if name == "quality" or name.startswith("reward/")]
     judged = {name: [float(item[name] is not None) for item in items] for name in names}
@@ -206,7 +206,7 @@ def _metrics(items: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[int]]
         {name: mean(name) for name in names if any(judged[name])}
         | partly
         | {
-            "tokens": nonnegative(mean("tokens")),
+            "tokens": nonnegative(clustered_mean([item["tokens"] for item in items], clusters)),
             "ended": clustered_proportion([item["ended"] for item in items], clusters),
             "repetition": clustered_proportion([item["repetition"] for item in items], clusters),
             "distinct_1": Estimate(distinct(tokens, 1)),

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from alignkit import Example, SuiteResult, Target
+from alignkit import Contrast, Example, SuiteResult, Target
 from alignkit.contract.rows import Row
 from alignkit.errors import ConfigError, RunFailedError
 from alignkit.models.generate import generate
+from alignkit_eval.comparison.arms import Group, RunResult
+from alignkit_eval.comparison.items import bounded, item_values
 from alignkit_eval.evaluation.evaluate import evaluate
+from alignkit_eval.statistics import clustered_mean, clustered_proportion
 from alignkit_eval.suites.diversity import distinct, repetition
 from alignkit_eval.suites.generate import GenerateSettings, GenerateSuite
 
@@ -23,6 +28,10 @@ PROMPTS = ["one", "two words", "three", "four by four", "five"]
 
 def length_checker(prompt: str, answer: str) -> float:
     return float(len(prompt))
+
+
+def zero_checker(prompt: str, answer: str) -> float:
+    return 0.0
 
 
 def odd_checker(prompt: str, answer: str) -> float:
@@ -98,6 +107,40 @@ def test_a_checker_gives_quality_and_a_win_rate() -> None:
     assert run(target(tiny_model(), before), **checked).metrics["win_rate"].value == 0.5
     start[1]["quality"] -= 1
     assert run(target(tiny_model(), before), **checked).metrics["win_rate"].value == 0.6
+
+
+def test_scores_between_0_and_1_have_the_interval_of_a_share_and_others_that_of_a_mean() -> None:
+    """However they are made: by a checker, or a reward of any kind."""
+    zero = "tests.eval.suites.test_generate:zero_checker"
+    rewards = [{"name": "regex", "pattern": "^a{40}"}, {"name": zero}, {"name": "length"}]
+    result = run(target(tiny_model()), checker=zero, rewards=rewards)
+    share = clustered_proportion([0.0] * 5, [item["cluster"] for item in result.items])
+    assert share.high is not None
+    assert share.high > 0.1
+    for name in ("quality", "reward/regex", "reward/zero_checker"):
+        assert result.metrics[name] == share, name
+    lengths = [item["reward/length"] for item in result.items]
+    assert result.metrics["reward/length"] == clustered_mean(lengths, [item["cluster"] for item in result.items])
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds"),
+    [
+        ([[0.0, 1.0], [0.0, 0.5]], (0, 1)),
+        ([[0.0, 1.0], [0.0, 1.5]], (None, None)),  # one method for all arms
+        ([[-0.1, 1.0], [0.0, 1.0]], (None, None)),
+    ],
+)
+def test_a_comparison_has_the_interval_of_a_share_where_all_arms_are_one(values: Any, bounds: Any) -> None:
+    arms = []
+    for k, scores in enumerate(values):
+        items = [{"id": f"i{i}", "cluster": f"c{i}", "reward/x": score} for i, score in enumerate(scores)]
+        results = {"generate": SuiteResult("generate", 2, 2, {}, items)}
+        arms.append(Group(f"r{k}", {}, (RunResult(Path(f"r{k}"), 0, "dpo", {}, results),)))
+    contrast = Contrast("reward/x", "reward/x")
+    made = [item_values(arm, "generate", contrast, {"i0": "c0", "i1": "c1"}) for arm in arms]
+    assert bounded(contrast, made).bounds == bounds
+    assert bounded(replace(contrast, bounds=(0, None)), made).bounds == (0, None)
 
 
 @pytest.mark.parametrize(
