@@ -155,7 +155,8 @@ def clustered_proportion(credits: ArrayLike, clusters: Sequence[Hashable]) -> Es
     if plain and fit.clusters == len(a):
         return Estimate(fit.value, *proportion_interval(fit.value, len(a)))
     most = len(a) if plain else math.inf
-    return Estimate(*bounded_estimate(fit.value, fit.standard_error, fit.clusters - 1, fit.clusters, most=most))
+    t = quantile((1 + LEVEL) / 2, fit.clusters - 1)
+    return Estimate(*bounded_estimate(fit.value, fit.standard_error, t, fit.clusters, most=most))
 
 
 def clustered_score(values: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
@@ -167,7 +168,7 @@ def clustered_score(values: ArrayLike, clusters: Sequence[Hashable]) -> Estimate
 def bounded_estimate(
     value: float,
     error: float,
-    freedom: float,
+    t: float,
     clusters: int,
     bounds: tuple[float, float] = (0.0, 1.0),
     *,
@@ -176,7 +177,7 @@ def bounded_estimate(
     """Return the value of a bounded score with a proportion's interval at its effective sample size, inside the bounds.
 
     With p and its standard error on the scale from 0 to 1, the effective sample size is ``p (1 - p) / se^2 * (z / t)^2``, with
-    the quantile of Student's t for the error's degrees of freedom, and at most ``most``. Where all clusters have the same
+    half the interval's width in standard errors, ``t``, and at most ``most``. Where all clusters have the same
     value (an accuracy of 1.0), it is the number of clusters.
 
     Source: Korn and Graubard 1998, Survey Methodology 24(2).
@@ -185,7 +186,7 @@ def bounded_estimate(
     p, se = min(1.0, max(0.0, (value - low) / width)), error / width
     trials = float(clusters)
     if se > _ROUNDING and 0 < p < 1:
-        trials = min(most, p * (1 - p) / se**2 * (_Z / quantile((1 + LEVEL) / 2, freedom)) ** 2)
+        trials = min(most, p * (1 - p) / se**2 * (_Z / t) ** 2)
     lower, upper = proportion_interval(p, trials)
     return value, low + width * lower, low + width * upper
 

@@ -12,14 +12,15 @@ their influences. The variance has two sources, the sample of items and the seed
 that holds what they do not reject (:mod:`alignkit_eval.comparison.flips`). With one seed this is the only question that can be
 answered.
 
-**About the method** (the seeds are a sample too), with two or more: ``t = delta / sqrt(V_items + V_seeds)`` has Satterthwaite's
-degrees of freedom, ``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2 / (K - 1))``, but at most 1.2 with two seeds and
-``4 (K - 1)`` with more: with few seeds ``V_seeds`` is often far too small by chance, and t would then have the many degrees of freedom
-of the items. At the worst ratio of the variances a true null hypothesis is rejected in 5.9 % of trials with two seeds (with 4
-degrees of freedom: 11 %), 7.4 % with three, 6.3 % with four and 5.8 % with five. Item noise that differs between seeds is in both terms, which is conservative.
+**About the method** (the seeds are a sample too), with three or more: quantiles of ``t = delta / sqrt(V_items + V_seeds)`` are those
+of Student's t with C - 1 and with K - 1 degrees of freedom, weighted by ``V_items`` and ``V_seeds`` (Cochran and Cox,
+:mod:`alignkit_eval.comparison.reference`). At the worst ratio of the variances a true null hypothesis is rejected in 5.1 % of trials
+with three seeds and in 5.0 % with more; Satterthwaite's degrees of freedom would give 7.4 % with three and 6.3 % with four. With two,
+t has Satterthwaite's, ``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2)``, but at most 1.2 (5.9 %). Item noise that differs
+between seeds is in both terms, which is conservative.
 
 Two arms are *equivalent* within a margin m if delta <= -m and delta >= m are both rejected by the test that decides whether they
-differ: sign flips, or t at the same standard error and degrees of freedom (two one-sided tests, Schuirmann 1987, J.
+differ: sign flips, or t at the same standard error and quantiles (two one-sided tests, Schuirmann 1987, J.
 Pharmacokinet. Biopharm. 15). Each is made at 2.5 %, as each side of the difference test is, so that equivalence is shown exactly
 where the 95 % interval lies inside the margin; p is twice the larger one-sided p.
 
@@ -36,10 +37,10 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from scipy import special
 
 from alignkit_eval.comparison.flips import EXACT, detectable_errors, sign_flips, smallest_p
+from alignkit_eval.comparison.reference import Reference, over_seeds, seeds_needed, student
 from alignkit_eval.statistics import (
     LEVEL,
     Effect,
@@ -56,16 +57,10 @@ from alignkit_eval.statistics import effect as effect
 POWER = 0.8
 """Power at which the minimum detectable difference is given."""
 
-_MOST_FREEDOM, _FREEDOM_PER_SEED = {2: 1.2}, 4.0
-"""Upper bounds on the degrees of freedom with two seeds, and for each seed after the first with more."""
-
-_MOST_SEEDS = 100
-"""Largest number of seeds that is named as sufficient."""
-
 _ROUNDING = 1e-12
 """Standard errors below this are rounding errors."""
 
-METHOD_TEST, MODELS_TEST, DRAWS_TEST = "t, Satterthwaite", "cluster sign-flip", "t, cluster bootstrap"
+MODELS_TEST, DRAWS_TEST = "cluster sign-flip", "t, cluster bootstrap"
 
 
 class Answer(NamedTuple):
@@ -142,7 +137,7 @@ def judge(
         raise ValueError(f"{len(codes)} clusters for {n} items")
     diff, asked = float(difference.seeds.mean()), Asked(margin, tests, step, reach)
     if number == 1:
-        return Difference(diff, None, None, None, None, n, number, count, METHOD_TEST if count > 1 else MODELS_TEST)
+        return Difference(diff, None, None, None, None, n, number, count, MODELS_TEST)
     items = clustered_variance(difference.influence.mean(0), codes, number)
     parts = difference.influence.mean(0) + diff * difference.share  # (n,), sums to the difference
     sums, weights = cluster_sums(parts, codes, number), cluster_sums(difference.share, codes, number)
@@ -161,7 +156,7 @@ def judge_draws(
     if clusters == 1 or draws.shape[1] < 2:
         return Difference(diff, None, None, None, None, n, clusters, len(seeds), DRAWS_TEST)
     items = float(draws.mean(0).var(ddof=1))
-    models = _by_t(diff, items, clusters - 1, 1 / clusters, asked, DRAWS_TEST)
+    models = _by_t(diff, items, student(clusters - 1, DRAWS_TEST), 1 / clusters, asked)
     return _answered(seeds, items, clusters, n, models, 1 / clusters, asked)
 
 
@@ -173,28 +168,15 @@ def _answered(
     spread = float(seeds.var(ddof=1)) if count > 1 else 0.0
     if count == 1 or math.sqrt(items + spread / count) <= _ROUNDING:
         return _difference(diff, models, n, clusters, count)
-    total, freedom = _total(items, spread, count, clusters)
-    method = _by_t(diff, total, freedom, concentration, asked, METHOD_TEST)
-    needed = seeds_needed(diff, items, spread, clusters, (1 - LEVEL) / asked.tests)
+    reference = over_seeds(items, spread / count, count, clusters)
+    method = _by_t(diff, items + spread / count, reference, concentration, asked)
+    needed = seeds_needed(diff, items, spread, clusters, (1 - LEVEL) / asked.tests, POWER)
     return _difference(diff, method, n, clusters, count)._replace(models=models, seeds_needed=needed)
 
 
 def _difference(diff: float, answer: Answer, n: int, clusters: int, seeds: int) -> Difference:
     low, high, p, detectable, test, equivalent, reachable = answer
     return Difference(diff, low, high, p, detectable, n, clusters, seeds, test, equivalent, reachable)
-
-
-def _total(items: float, spread: float, count: int, clusters: int) -> tuple[float, float]:
-    """Return the variance over items and seeds, and its degrees of freedom."""
-    seeds = spread / count
-    total = items + seeds
-    freedom = total**2 / (items**2 / (clusters - 1) + seeds**2 / (count - 1))
-    return total, min(freedom, most_freedom(count))
-
-
-def most_freedom(count: int) -> float:
-    """Return the upper bound on the degrees of freedom."""
-    return _MOST_FREEDOM.get(count, _FREEDOM_PER_SEED * (count - 1))
 
 
 def _of_models(parts: Floats, weights: Floats, items: float, asked: Asked) -> Answer:
@@ -220,7 +202,7 @@ def _detectable_errors(clusters: int, level: float) -> float:
     return quantile(1 - level / 2, clusters - 1) + quantile(POWER, clusters - 1)
 
 
-def _by_t(diff: float, variance: float, freedom: float, concentration: float, asked: Asked, test: str) -> Answer:
+def _by_t(diff: float, variance: float, reference: Reference, concentration: float, asked: Asked) -> Answer:
     """Return the answer of a t test."""
     error, margin = math.sqrt(variance), asked.margin
     if margin is None:
@@ -228,16 +210,16 @@ def _by_t(diff: float, variance: float, freedom: float, concentration: float, as
     elif error <= _ROUNDING:
         equivalent = float(abs(diff) >= margin)
     else:
-        equivalent = min(1.0, 2 * float(special.stdtr(freedom, (abs(diff) - margin) / error)))
+        equivalent = min(1.0, 2 * reference.tail((margin - abs(diff)) / error))
     equivalent = _equivalence(diff, equivalent, concentration, asked)
     if error <= _ROUNDING:
-        return Answer(None, None, None, None, test, equivalent)
-    half = quantile((1 + LEVEL) / 2, freedom) * error
+        return Answer(None, None, None, None, reference.test, equivalent)
+    half = reference.quantile((1 + LEVEL) / 2) * error
     level = (1 - LEVEL) / asked.tests
-    detectable = (quantile(1 - level / 2, freedom) + quantile(POWER, freedom)) * error
-    p = 2 * float(special.stdtr(freedom, -abs(diff) / error))
+    detectable = (reference.quantile(1 - level / 2) + reference.quantile(POWER)) * error
+    p = 2 * reference.tail(abs(diff) / error)
     low, high = _widened(diff, diff - half, diff + half, concentration, asked)
-    return Answer(low, high, p, detectable if detectable <= asked.reach else None, test, equivalent)
+    return Answer(low, high, p, detectable if detectable <= asked.reach else None, reference.test, equivalent)
 
 
 def _equivalence(diff: float, p: float | None, concentration: float, asked: Asked) -> float | None:
@@ -264,21 +246,6 @@ def _widened(
     return max(low, -asked.reach) + 0.0, min(high, asked.reach) + 0.0  # no -0.0
 
 
-def seeds_needed(diff: float, items: float, spread: float, clusters: int, level: float) -> int | None:
-    """Return the number of seeds with which a difference of this size would be significant with 80 % power.
-
-    ``spread`` is the variance of the difference between seeds; that over ``items`` is taken as it is. None: more than 100, or no
-    number, because the items' variance alone is too large.
-    """
-    counts = np.arange(2, _MOST_SEEDS + 1)
-    total = items + spread / counts
-    freedom = total**2 / (items**2 / (clusters - 1) + (spread / counts) ** 2 / (counts - 1))
-    freedom = np.minimum(freedom, [most_freedom(int(count)) for count in counts])
-    quantiles = special.stdtrit(freedom, 1 - level / 2) + special.stdtrit(freedom, POWER)
-    enough = np.flatnonzero(abs(diff) >= quantiles * np.sqrt(total))
-    return int(counts[enough[0]]) if len(enough) else None
-
-
 def estimate_over_seeds(
     found: Effect, clusters: Sequence[Hashable], bounds: tuple[float | None, float | None]
 ) -> tuple[float, float | None, float | None]:
@@ -292,15 +259,14 @@ def estimate_over_seeds(
         return value, None, None
     items = clustered_variance(found.influence.mean(0), codes, number)
     spread = float(found.seeds.var(ddof=1)) if count > 1 else 0.0
-    if count > 1 and items + spread > 0:
-        total, freedom = _total(items, spread, count, number)
-    else:
-        total, freedom = items, float(number - 1)
-    error = math.sqrt(total)
+    reference, total = student(number - 1, ""), items + spread / count
+    if count > 1 and total > 0:
+        reference = over_seeds(items, spread / count, count, number)
+    t, error = reference.quantile((1 + LEVEL) / 2), math.sqrt(total)
     low, high = bounds
     if low is not None and high is not None:
-        return bounded_estimate(value, error, freedom, number, (low, high))
-    half = quantile((1 + LEVEL) / 2, freedom) * error
+        return bounded_estimate(value, error, t, number, (low, high))
+    half = t * error
     ends = value - half, value + half
     return value, ends[0] if low is None else max(low, ends[0]), ends[1] if high is None else min(high, ends[1])
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from alignkit import Contrast, Estimate
 
-from alignkit_eval.statistics import bounded_estimate, clustered_proportion, fit_ratio
+from alignkit_eval.statistics import LEVEL, bounded_estimate, clustered_proportion, fit_ratio, quantile
 
 BOUNDS = (-0.01, 1.01)
 """Smallest and largest score of Ties, with the term that breaks ties between models."""
@@ -128,7 +128,8 @@ def measured(
         if fit.standard_error is None:
             found.append((made, Estimate(fit.value)))
         else:
-            size = (fit.value, fit.standard_error, fit.clusters - 1, fit.clusters)
+            t = quantile((1 + LEVEL) / 2, fit.clusters - 1)
+            size = (fit.value, fit.standard_error, t, fit.clusters)
             found.append((made, Estimate(*bounded_estimate(*size, bounds, most=fit.clusters))))
 
     if plain:

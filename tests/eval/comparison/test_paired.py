@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from alignkit_eval.comparison.paired import effect, holm, judge, judge_draws, minus, most_freedom
+from alignkit_eval.comparison.paired import effect, holm, judge, judge_draws, minus
+from alignkit_eval.comparison.reference import Reference, over_seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
@@ -199,17 +200,47 @@ def test_few_seeds_do_not_lend_the_freedom_of_many_items() -> None:
     assert found.p == pytest.approx(2 * stats.t.sf(abs(values.mean()) / error, 1.2))
 
 
+@pytest.mark.parametrize("clusters", [6, 200])
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 8])
-def test_seeds_that_vary_much_or_little_reject_a_true_null_as_often_as_is_documented(seeds: int) -> None:
-    """Drawn variances in place of items, for many ratios of the seeds' variance to that of 200 items."""
-    limit = {3: 0.075, 4: 0.064}.get(seeds, 0.06)
-    draw, trials = np.random.default_rng(seeds), 40_000
-    for ratio in (0.0, 1.0, 4.0, 10.0, 30.0, 100.0, 1000.0):
+def test_seeds_that_vary_much_or_little_reject_a_true_null_as_often_as_is_documented(seeds: int, clusters: int) -> None:
+    """Drawn variances in place of items, for many ratios of the seeds' variance to that of the items."""
+    draw, trials, limit = np.random.default_rng(seeds), 40_000, 0.06 if seeds == 2 else 0.051
+    for ratio in (0.0, 1.0, 4.0, 10.0, 30.0, 100.0, 300.0, 1000.0):
+        items = draw.chisquare(clusters - 1, trials) / (clusters - 1)
         drawn = ratio * draw.chisquare(seeds - 1, trials) / (seeds - 1)
-        freedom = (1 + drawn) ** 2 / (1 / 199 + drawn**2 / (seeds - 1))
-        t = draw.normal(0, math.sqrt(1 + ratio), trials) / np.sqrt(1 + drawn)
-        rejected = np.mean(2 * special.stdtr(np.minimum(freedom, most_freedom(seeds)), -abs(t)) < 0.05)
+        t = draw.normal(0, math.sqrt(1 + ratio), trials) / np.sqrt(items + drawn)
+        if seeds == 2:
+            freedom = (items + drawn) ** 2 / (items**2 / (clusters - 1) + drawn**2)
+            largest = special.stdtrit(np.minimum(freedom, 1.2), 0.975)
+        else:
+            parts = over_seeds(items, drawn, seeds, clusters).parts
+            largest = sum(share * special.stdtrit(freedom, 0.975) for share, freedom in parts)
+        rejected = np.mean(abs(t) > largest)
         assert rejected < limit + 3 * math.sqrt(0.06 * 0.94 / trials), ratio
+
+
+@given(st.floats(0.0, 1.0), st.integers(1, 12), st.integers(1, 400), st.floats(-30, 30))
+def test_p_is_that_of_the_quantile(share: float, seeds: int, items: int, x: float) -> None:
+    reference = Reference(((share, float(items)), (1 - share, float(seeds))))
+    tail = reference.tail(x)
+    assert tail + reference.tail(-x) == pytest.approx(1)
+    assert -reference.quantile(reference.tail(abs(x))) == pytest.approx(abs(x), rel=1e-6, abs=1e-9)
+    assert Reference(((share, 7.0), (1 - share, 7.0))).tail(x) == pytest.approx(stats.t.sf(x, 7), rel=1e-6)
+    least, most = sorted(stats.t.sf(abs(x), freedom) for freedom in (items, seeds))
+    assert least * (1 - 1e-6) <= reference.tail(abs(x)) <= most * (1 + 1e-6)
+
+
+def test_three_seeds_by_hand() -> None:
+    arm = [[1.0, 1, 0, 1, 1], [1, 0, 0, 1, 1], [1, 1, 1, 1, 1]]
+    found = difference(arm, [[0.0] * 5] * 3, list("abcde"))
+    gains, means = np.array([0.8, 0.6, 1.0]), np.array([1, 2 / 3, 1 / 3, 1, 1])
+    items, seeds = 5 / 4 * ((means - 0.8) ** 2).sum() / 25, gains.var(ddof=1) / 3
+    half = (items * stats.t.ppf(0.975, 4) + seeds * stats.t.ppf(0.975, 2)) / math.sqrt(items + seeds)
+    assert found.test == "t, Cochran-Cox"
+    assert found.low == pytest.approx(0.8 - half)
+    assert found.high == pytest.approx(0.8 + half)
+    at = stats.t.isf(found.p / 2, 4) * items + stats.t.isf(found.p / 2, 2) * seeds
+    assert at / (items + seeds) == pytest.approx(0.8 / math.sqrt(items + seeds))
 
 
 def test_random_flips_agree_with_all_flips(monkeypatch: pytest.MonkeyPatch) -> None:
