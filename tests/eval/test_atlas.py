@@ -109,6 +109,8 @@ def test_a_pair_differs_only_if_both_accuracies_say_so() -> None:
         {"scheduler": "nope"},
         {"seeds": [-1]},
         {"output": "a/b"},
+        {"data": "nope.jsonl"},
+        {"model": "./nope"},
     ],
     ids=str,
 )
