@@ -106,6 +106,8 @@ READ = (
     Pin("attention with a window", "sliding_window", None, "the probe narrows it"),
     Pin("accelerate.data_loader:DataLoaderShard", "set_sampler", "self, sampler", "TRL's rows in our order"),
     Pin("accelerate.data_loader:DataLoaderShard", "get_sampler", "self", "that they are is checked"),
+    Pin("mlx_lm.utils:", "_get_classes", "config", "mlx-lm's class for a configuration"),
+    Pin("mlx.Dropout", "_p_1", None, "whether an adapter has dropout, whose noise completions do not share"),
     Pin("transformers.trainer_utils:", "rotate_checkpoints", "output_dir, save_total_limit, best_model_checkpoint, "
         "use_mtime, checkpoint_prefix", "rotation outside the staging directory"),
 )  # fmt: skip
@@ -152,7 +154,14 @@ def _windowed_attention() -> Any:
     return build("qwen2-window").model.layers[1].self_attn
 
 
+def _dropout() -> Any:
+    from mlx.nn import Dropout
+
+    return Dropout(0.5)
+
+
 MADE: dict[str, Callable[[], Any]] = {
+    "mlx.Dropout": _dropout,
     "torch.Module": lambda: torch.nn.Linear(1, 1),
     "torch.disabled": lambda: torch.compiler.disable(lambda: None),
     "torch.compile": lambda: torch.compile(torch.nn.Linear(1, 1)),
