@@ -78,6 +78,7 @@ def trackers(work: Path) -> dict[str, Any]:
         for folder in folders.values():
             assert_same(kept_by.read_tensorboard(folder / "tensorboard"), expected(folder))
         seen["methods"] = [*folders]
+    seen["comparison"] = _sweep(work, there)
     if "wandb" in there:
         swept = settings(train__report_to="wandb", eval__suites="prefs")
         command(
@@ -89,6 +90,35 @@ def trackers(work: Path) -> dict[str, Any]:
         assert {kept.group for kept in found} == {"lambdas"}, found
         seen["sweep"] = sorted(str(kept.name) for kept in found)
     return seen
+
+
+def _sweep(work: Path, there: list[str]) -> dict[str, list[str]]:
+    """Every tracker keeps the comparison of a sweep as sweep.json has it, once, also when the sweep is resumed."""
+    words = ["--method", "orpo", "--over", "lambda=0,0.5", "--name", "compared", *SHORT]
+    words += settings(train__report_to=",".join(there), eval__suites="prefs", run__project="compared")
+    command(ALIGN, "sweep", *words, cwd=work)
+    command(ALIGN, "sweep", "--resume", "runs/compared", cwd=work)
+    sweep, name = work / "runs" / "compared", "compared-comparison"
+    stored = json.loads((sweep / "sweep.json").read_text())["comparison"]
+    read: dict[str, Callable[[], Kept]] = {
+        "tensorboard": lambda: kept_by.read_tensorboard(sweep / "tensorboard"),
+        "wandb": lambda: kept_by.read_wandb(*sweep.glob("wandb/offline-run-*/run-*.wandb")),
+        "mlflow": lambda: kept_by.read_mlflow(os.environ["MLFLOW_TRACKING_URI"], "compared", name),
+        "trackio": lambda: kept_by.read_trackio("compared", name),
+        "aim": lambda: kept_by.read_aim(Path(os.environ["AIM_REPO"]), name),
+    }
+    found = {tracker: read[tracker]() for tracker in there}
+    for tracker, kept in found.items():
+        assert kept.tables["verdict"][0] == {"kind": "verdict", "text": stored["verdict"]}, tracker
+        differences = [(row["metric"], row["difference"], row["p"]) for row in kept.tables["differences"]]
+        assert differences == [(c["metric"], c["diff"], c["p_holm"]) for c in stored["contrasts"]], tracker
+        metrics = [metric for arm in stored["arms"] for suite in arm["metrics"].values() for metric in suite]
+        assert [row["metric"] for row in kept.tables["arms"]] == metrics, tracker
+        assert kept.config["sweep"]["over"] == {"lambda": ["0", "0.5"]}, tracker
+        assert kept.plots == {path.stem for path in (sweep / "plots").glob("*.png")}, tracker
+        if tracker != "tensorboard":  # whose runs are folders
+            assert (kept.name, kept.project) == (name, "compared"), tracker
+    return {tracker: [*kept.tables] for tracker, kept in found.items()}
 
 
 def _models(there: list[str]) -> list[str]:

@@ -23,6 +23,9 @@ from alignkit_trackers.content import flat
 
 Scalars = dict[str, dict[int, float]]
 
+SECTIONS = ("method", "model", "data", "train", "eval", "compare", "run", "tracker", "conventions", "sweep")
+"""Sections of a configuration that a tracker keeps."""
+
 
 @dataclass
 class Kept:
@@ -135,7 +138,7 @@ def read_tensorboard(folder: Path) -> Kept:
     return Kept(
         config=config,
         scalars=scalars,
-        tables={name: markdown_rows(texts[name]) for name in ("evaluation", "samples") if name in texts},
+        tables={name: markdown_rows(text) for name, text in texts.items() if text.startswith("| ")},
         plots={tag.removeprefix("plots/") for tag in tags["images"]},
         card=texts.get("model_card"),
         status=texts.get("status"),
@@ -232,11 +235,12 @@ def _leveldb_records(content: bytes, offset: int) -> Iterator[bytes]:
             parts = b""
 
 
-def read_mlflow(uri: str, project: str) -> Kept:
-    """Read the only run of an experiment with MLflow's client."""
+def read_mlflow(uri: str, project: str, run_name: str | None = None) -> Kept:
+    """Read the only run of an experiment (of this name) with MLflow's client."""
     client = importlib.import_module("mlflow").MlflowClient(uri)
     experiment = client.get_experiment_by_name(project)
-    (run,) = client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([experiment.experiment_id])
+    (run,) = [run for run in runs if run_name in (None, run.info.run_name)]
     name = run.info.run_id
     scalars: Scalars = {}
     for metric in run.data.metrics:
@@ -250,10 +254,13 @@ def read_mlflow(uri: str, project: str) -> Kept:
     config = json.loads((folder / "config.json").read_text())
     params = {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(config).items()}
     assert run.data.params == {re.sub(r"[^\w\-. /:]", "_", key): value for key, value in params.items()}
-    tables = {}
-    for table in ("evaluation", "samples"):
-        stored = json.loads((folder / f"{table}.json").read_text())
-        tables[table] = [dict(zip(stored["columns"], row, strict=True)) for row in stored["data"]]
+    stored = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    tables = {
+        name: [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+        for name, table in stored.items()
+        if table.keys() == {"columns", "data"}
+    }
+    card = folder / "README.md"
     return Kept(
         name=run.info.run_name,
         project=project,
@@ -262,7 +269,7 @@ def read_mlflow(uri: str, project: str) -> Kept:
         scalars=scalars,
         tables=tables,
         plots={path.stem for path in (folder / "plots").glob("*.png")},
-        card=(folder / "README.md").read_text(),
+        card=card.read_text() if card.is_file() else None,
         model={path.name for path in (folder / "model").glob("*")},
         status=run.info.status,
     )
@@ -290,25 +297,23 @@ def read_trackio(project: str, name: str) -> Kept:
     return kept
 
 
-def read_aim(repository: Path) -> Kept:
-    """Read the only run of an aim repository."""
+def read_aim(repository: Path, run_name: str | None = None) -> Kept:
+    """Read the only run of an aim repository (of this name)."""
     aim = importlib.import_module("aim")
-    (name,) = aim.Repo(str(repository)).list_all_runs()
-    run = aim.Run(name, repo=str(repository), read_only=True)
-    values = {
-        key: run[key]
-        for key in ("method", "model", "data", "train", "eval", "compare", "run", "tracker", "conventions")
-    }
+    hashes = aim.Repo(str(repository)).list_all_runs()
+    runs = [aim.Run(one, repo=str(repository), read_only=True) for one in hashes]
+    (run,) = [run for run in runs if run_name in (None, run.name)]
+    values = {key: value for key in SECTIONS if (value := run.get(key)) is not None}
     kept = Kept(name=run.name, project=run.experiment, group=run.get("group"), config=values, status=run["status"])
     for metric in run.metrics():
-        steps, data = metric.data.sparse_list()
-        kept.scalars[metric.name] = dict(
-            zip(steps, (float(value[0] if isinstance(value, tuple) else value) for value in data), strict=True)
-        )
+        steps, columns = metric.data.items_list()
+        kept.scalars[metric.name] = dict(zip(steps, map(float, columns[0]), strict=True))
     texts = {}
-    for sequence in run.texts():
-        texts[sequence.name] = sequence.data.values_list()[-1].data
-    kept.tables = {name: markdown_rows(texts[name]) for name in ("evaluation", "samples")}
+    context = importlib.import_module("aim.storage.context").Context({})
+    there = run.collect_sequence_info(("texts", "images"))
+    for found in there["texts"]:
+        texts[found["name"]] = run.get_text_sequence(found["name"], context).data.items_list()[1][0][-1].data
+    kept.tables = {name: markdown_rows(text) for name, text in texts.items() if text.startswith("| ")}
     kept.card = texts.get("model_card")
-    kept.plots = {sequence.name.removeprefix("plots/") for sequence in run.images()}
+    kept.plots = {found["name"].removeprefix("plots/") for found in there["images"]}
     return kept

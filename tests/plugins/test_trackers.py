@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignkit import RunConfig, settings
+from alignkit import Estimate, RunConfig, settings
 from alignkit.errors import ConfigError, RunFailedError
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.runs.prepare import plan_run
 from alignkit.settings.training_arguments import training_arguments
+from alignkit_eval.comparison.result import Arm, Comparison, ContrastResult, Cost
+from alignkit_eval.report.tracked import track_comparison
+from alignkit_eval.sweeps.sweep import Sweep, failure
 from alignkit_trackers import Tracked, Tracker
 from alignkit_trackers.content import group_of, markdown
 from alignkit_trackers.tensorboard import TensorBoard
 
 from tests.helpers.runs import short_run
-from tests.helpers.trackers import assert_same, expected, markdown_rows, read_tensorboard, replayed
+from tests.helpers.trackers import Kept, assert_same, expected, markdown_rows, read_tensorboard, replayed
 
 pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install tensorboard")
 
@@ -176,7 +179,7 @@ def test_the_project_is_the_most_specific_one(
 ) -> None:
     monkeypatch.setenv("AWAY_PROJECT", variable)
     config = RunConfig.model_validate({"method": "orpo", "run": run, "train": train})
-    assert Away()._project(config) == project
+    assert Away().project_of(config) == project
 
 
 def test_runs_of_a_sweep_are_grouped_by_its_name(tmp_path: Path) -> None:
@@ -185,6 +188,70 @@ def test_runs_of_a_sweep_are_grouped_by_its_name(tmp_path: Path) -> None:
     assert group_of(arm) is None
     (tmp_path / "lambda" / "sweep.yaml").touch()
     assert group_of(arm) == "lambda"
+
+
+def test_what_is_recorded_is_kept_if_the_process_is_killed(tracked: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tracked, run, ignore=shutil.ignore_patterns("tensorboard", "trackers.json"))
+    record, tracker = json.loads((run / "run.json").read_text()), TensorBoard()
+    tracker.align_run_started(RunConfig.model_validate(record["config"]), run)
+    for line in MetricsLog(run / "metrics.jsonl").read():
+        tracker.align_log(line)
+    kept = read_tensorboard(run / "tensorboard").scalars  # the writer is still open
+    assert [*kept["loss"]] == [1, 2, 3, 4]
+    tracker.align_run_finished({"status": "failed"}, run)
+
+
+def comparison_of(verdict: str) -> Comparison:
+    metrics = {"prefs": {"accuracy": Estimate(0.5, 0.4, 0.6)}}
+    arms = [Arm(name, (Path(name),), (0,), {}, Cost(), metrics) for name in ("a", "b")]
+    one = ContrastResult(
+        "b", "prefs", "accuracy", 0.1, -0.1, 0.3, 0.4, 0.8, 20, 20, 1, 0.2, True, "cluster sign-flip", "a"
+    )
+    return Comparison("a", tuple(arms), (one,), verdict, None, notes=("one seed",))
+
+
+def test_the_comparison_of_a_sweep_is_a_run_of_its_group(
+    tracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = tmp_path / "lambdas"
+    sweep.mkdir()
+    (sweep / "sweep.yaml").touch()
+    begun: list[Tracked] = []
+    start = TensorBoard.start
+    monkeypatch.setattr(TensorBoard, "start", lambda self, run: begun.append(run) or start(self, run))
+
+    def recorded(verdict: str) -> Kept:
+        assert (
+            track_comparison(sweep, [tracked], {"sweep": {"over": "lambda"}}, comparison_of(verdict), ["stopped"]) == []
+        )
+        return read_tensorboard(sweep / "tensorboard")
+
+    kept = recorded("b is better")
+    notes = [{"kind": "note", "text": text} for text in ("one seed", "stopped")]
+    assert kept.tables["verdict"] == [{"kind": "verdict", "text": "b is better"}, *notes]
+    assert [(row["arm"], row["value"], row["low"]) for row in kept.tables["arms"]] == [("a", 0.5, 0.4), ("b", 0.5, 0.4)]
+    assert [(row["difference"], row["p"], row["outcome"]) for row in kept.tables["differences"]] == [
+        (0.1, 0.8, "undecided")
+    ]
+    assert (kept.config, kept.status) == ({"sweep": {"over": "lambda"}}, "finished")
+    recorded("b is better")  # the same: not again
+    assert recorded("b is worse").tables["verdict"][0]["text"] == "b is worse"
+    assert [(run.name, run.group, run.id, run.step) for run in begun] == [
+        ("lambdas-comparison", "lambdas", None, -1),
+        ("lambdas-comparison", "lambdas", "tensorboard", 1),
+    ]
+
+
+def test_a_comparison_that_a_tracker_does_not_record_fails_the_sweep(
+    tracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TensorBoard, "table", lambda *_: 1 / 0)
+    (lost,) = track_comparison(tmp_path, [tracked], {}, comparison_of("b is better"))
+    assert "train.report_to: tensorboard did not record the comparison" in lost
+    error = failure(Sweep(tmp_path, (), None, untracked=(lost,)))
+    assert "the sweep itself is whole" in str(error)
+    assert failure(Sweep(tmp_path, (), None)) is None
 
 
 def test_tables_in_markdown_keep_any_text() -> None:

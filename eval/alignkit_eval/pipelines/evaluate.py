@@ -21,6 +21,7 @@ from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.pipelines.inputs import named_files
 from alignkit_eval.report import comparison_report
+from alignkit_eval.report.tracked import track_comparison
 
 MESSAGES = "messages.json"
 
@@ -86,6 +87,8 @@ class EvaluateStage(Stage[EvaluateSettings]):
             comparison = compare(runs, base, names={run: run.name for run in runs})
         comparison_report(comparison, directory / "report.html")
         write_json(directory / "comparison.json", comparison.to_json())
+        for failure in track_comparison(directory, runs, {"stage": dict(self.context.values)}, comparison):
+            say(f"warning: {failure}")
         return comparison
 
     def _runs(self) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.report import sweep_report
 from alignkit_eval.report.notebook import sweep_html
 from alignkit_eval.report.plots import draw
+from alignkit_eval.report.tracked import track_comparison
 from alignkit_eval.scheduling.choice import make_ready, open_scheduler
 from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, cells
@@ -47,6 +48,8 @@ class Sweep:
     comparison: Comparison | None
     notes: tuple[str, ...] = ()
     race: Race | None = None
+    untracked: tuple[str, ...] = ()
+    """What the trackers did not record of the comparison."""
 
     def __repr__(self) -> str:
         count = Counter(cell.status for cell in self.cells)
@@ -201,13 +204,16 @@ def _run(
         if comparison is not None:
             draw(directory, comparison)
         sweep_report(directory, list(manifest.entries.values()), manifest.notes, comparison, manifest.race)
-    return Sweep(directory, tuple(manifest.entries.values()), comparison, tuple(manifest.notes), manifest.race)
+        runs = [cell.directory for cell in planned if (cell.directory / "run.json").is_file()]
+        lost = track_comparison(directory, runs, {"sweep": asdict(spec)}, comparison, manifest.notes, manifest.race)
+    entries, said = tuple(manifest.entries.values()), tuple(manifest.notes)
+    return Sweep(directory, entries, comparison, said, manifest.race, tuple(lost))
 
 
 def failure(sweep: Sweep) -> RunFailedError | None:
-    """Return the error for a sweep with failed cells; None if all finished."""
+    """Return the error for a sweep with failed cells, or whose comparison a tracker did not record; else None."""
     if not sweep.failed:
-        return None
+        return RunFailedError(f"{'; '.join(sweep.untracked)}; the sweep itself is whole") if sweep.untracked else None
     errors = "; ".join(f"{cell.name}: {cell.error}" for cell in sweep.failed)
     return RunFailedError(f"{len(sweep.failed)} of {len(sweep.cells)} cells failed: {errors}")
 

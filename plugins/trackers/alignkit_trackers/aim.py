@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,18 @@ class Aim(Tracker):
         """Begin a run in the experiment named by the project, or continue the one of ``run.id``."""
         import aim
 
-        repo = os.environ.get("AIM_REPO", ".")
-        if "://" not in repo and not (Path(repo) / ".aim").is_dir():
-            aim.Repo.from_path(repo, init=True)
+        self.repo = os.environ.get("AIM_REPO", ".")
+        if "://" not in self.repo and not (Path(self.repo) / ".aim").is_dir():
+            aim.Repo.from_path(self.repo, init=True)
+        if run.id is not None:
+            self._index(run.id)  # of a killed process
         self.run: Any = aim.Run(
-            run_hash=run.id, repo=repo, experiment=run.project, log_system_params=False, capture_terminal_logs=False
+            run_hash=run.id,
+            repo=self.repo,
+            experiment=run.project,
+            system_tracking_interval=None,
+            log_system_params=False,
+            capture_terminal_logs=False,
         )
         self.run.name, self.step = run.name, max(run.step, 0)
         self.continued, self.last = run.id is not None, dict[str, int]()
@@ -71,7 +79,19 @@ class Aim(Tracker):
 
     def finish(self, status: str) -> None:
         self.run["status"] = status
+        identity = str(self.run.hash)
         self.run.close()
+        self._index(identity)
+
+    def _index(self, identity: str) -> None:
+        """Let what was recorded be read: since version 3.20 aim does so itself only while its UI runs."""
+        import aim
+
+        if "://" not in self.repo:
+            with suppress(ImportError):
+                from aim.sdk.index_manager import RepoIndexManager
+
+                RepoIndexManager.get_index_manager(aim.Repo.from_path(self.repo)).index(identity)
 
     def _text(self, name: str, text: str) -> None:
         import aim

@@ -45,6 +45,7 @@ class TensorBoard(Tracker):
         self.step = step
         for name, value in values.items():
             self.writer.add_scalar(name, value, step, new_style=True, double_precision=True)
+        self.writer.flush()  # kept if the process is killed
 
     def table(self, name: str, rows: Rows) -> None:
         self.writer.add_text(name, markdown(rows), self.step)

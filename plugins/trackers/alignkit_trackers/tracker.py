@@ -14,6 +14,7 @@ from alignkit import RunConfig, hookimpl
 from alignkit.display.console import Console
 from alignkit.errors import ConfigError, RunFailedError, described
 from alignkit.rundir.directory import RunDir
+from alignkit.rundir.metrics import MetricsLog
 from alignkit.system.files import write_json
 
 from alignkit_trackers.content import after_values, before_values, group_of, plots_of, read_json, tables_of
@@ -110,7 +111,7 @@ class Tracker(ABC):
             known = {}
         run = Tracked(
             name=str(config.run.name or directory.name),
-            project=self._project(config),
+            project=self.project_of(config),
             group=group_of(directory),
             directory=directory.absolute(),
             id=known.get("id"),
@@ -129,8 +130,7 @@ class Tracker(ABC):
     def align_log(self, record: dict[str, Any]) -> None:
         """Record a line of metrics.jsonl, after the evaluation of the start model."""
         self._record_before()
-        numbers = {name: value for name, value in record.items() if type(value) in (int, float) and name != "step"}
-        self._try(lambda: self.scalars(numbers, record["step"]), f"step {record['step']}")
+        self._try(lambda: self.scalars(numbers_of(record), record["step"]), f"step {record['step']}")
 
     @hookimpl
     def align_run_finished(self, summary: dict[str, Any], directory: Path) -> None:
@@ -148,7 +148,24 @@ class Tracker(ABC):
                 f"{self.name} did not record everything ({self._error}); the run itself is whole: {directory}"
             )
 
-    def _project(self, config: RunConfig) -> str:
+    def record_group(self, run: Tracked, values: Mapping[str, Any], tables: Mapping[str, Rows]) -> str:
+        """Record a comparison of runs as a run of its own, or add to it; return its id. Errors are not caught."""
+        identity, status = self.start(run), "failed"
+        try:
+            self.config(values)
+            for name, rows in tables.items():
+                self.table(name, rows)
+            for path in plots_of(run.directory):
+                self.plot(path.stem, path)
+            if RunDir(run.directory).report.is_file():
+                self.document("report", RunDir(run.directory).report)
+            status = "finished"
+        finally:
+            self.finish(status)
+        return identity
+
+    def project_of(self, config: RunConfig) -> str:
+        """Return the project of a run: the most specific one that is named."""
         of_tracker = os.environ.get(self.project_variable) if self.project_variable else None
         return str(config.run.project or config.train.arguments.get("project") or of_tracker or "alignkit")
 
@@ -195,10 +212,13 @@ class Tracker(ABC):
                 )
 
 
+def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line of metrics.jsonl, by name."""
+    return {name: value for name, value in record.items() if type(value) in (int, float) and name != "step"}
+
+
 def last_step(directory: Path) -> int:
     """Return the step of the last line of metrics.jsonl; -1 where there is none."""
-    from alignkit.rundir.metrics import MetricsLog
-
     return max((record["step"] for record in MetricsLog(directory / "metrics.jsonl").read()), default=-1)
 
 

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignkit_trackers.tracker import Rows, Tracked, Tracker
+from alignkit.rundir.directory import RunDir
+from alignkit.rundir.metrics import MetricsLog
+
+from alignkit_trackers.content import before_values
+from alignkit_trackers.tracker import Rows, Tracked, Tracker, numbers_of
 
 
 class Trackio(Tracker):
@@ -37,10 +41,16 @@ class Trackio(Tracker):
         )
         last = SQLiteStorage.get_max_step_for_run(run.project, self.run.name, run_id=self.run.id) if run.id else None
         self.recorded = -1 if last is None else last
+        if run.id:
+            # trackio writes twice a second: what a killed process had not written yet is recorded again.
+            self.scalars(before_values(RunDir(run.directory).read_record()), 0)
+            for line in MetricsLog(run.directory / "metrics.jsonl").read():
+                self.scalars(numbers_of(line), line["step"])
+            self.step = max(run.step, 0)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.step = step
-        if step >= self.recorded:
+        if values and step >= self.recorded:
             self.run.log(dict(values), step=step)
 
     def table(self, name: str, rows: Rows) -> None:
