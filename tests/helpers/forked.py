@@ -23,23 +23,27 @@ from tests.helpers.forks import Process
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
 ROOT = Path(__file__).parents[2]
-WARMED = ["transformers.conversion_mapping:get_checkpoint_conversion_mapping:llama"]
-"""Calls whose results a process keeps: the first model that is loaded waits for a thousand regular expressions."""
+WARMED = [
+    "transformers.conversion_mapping:get_checkpoint_conversion_mapping:llama",
+    *(f"alignkit.system.code:code_of:alignkit_{name}" for name in "eval checks formats sft dpo orpo".split()),
+    "alignkit_eval.schemas.files:run_schema:dpo",
+]
+"""Calls whose results a process keeps: a thousand regular expressions for the first model, digests of code, models of settings."""
 PRELOADED = """
 torch transformers peft datasets pyarrow.parquet accelerate pandas scipy.stats jinja2 safetensors.torch torch.optim.adamw
 transformers.models.llama.modeling_llama transformers.models.qwen3.modeling_qwen3 matplotlib.figure
 matplotlib.backends.backend_agg requests rich.live rich.progress rich.table sacrebleu lm_eval.evaluator
-lm_eval.models.huggingface alignkit.system.code:code_of:alignkit_eval alignkit.system.code:code_of:alignkit_checks
+lm_eval.models.huggingface
 """.split()
 
 
 def own_modules() -> list[str]:
-    """Return the modules of alignkit and its plugins, but those that only a process of their own uses."""
+    """Return the modules of alignkit and its plugins, but not of engines and servers outside torch, which a fork may not survive."""
     packages = [*ROOT.glob("core/alignkit"), *ROOT.glob("eval/alignkit_*"), *ROOT.glob("plugins/*/alignkit_*")]
     files = [file.relative_to(package.parent) for package in packages for file in package.rglob("*.py")]
     names = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
-    own = ("__main__", "alignkit.testing", "alignkit_vllm")
-    return sorted(name for name in names if not any(part in name for part in own))
+    outside = ("__main__", "alignkit.testing", "alignkit_mlx", "alignkit_vllm")
+    return sorted(name for name in names if not any(part in name for part in outside))
 
 
 ADDRESS = "ALIGN_TESTS_FORKS"
