@@ -11,8 +11,9 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.pages import TUTORIALS
+
 ROOT = Path(__file__).parents[2]
-TUTORIALS = ("start-engineer", "start-rlhf", "start-researcher", "lora", "editors")
 
 
 def pages(work: Path) -> dict[str, Any]:
@@ -40,9 +41,7 @@ def run_page(work: Path, page: str) -> int:
         (directory / name).write_text("method: orpo\n")
     environment = own_environment(directory / "environment")
     environment |= {"HOME": str(directory / "home"), "fpath": str(directory / "home")}
-    script = "\n".join(
-        ["set -e", "mkdir -p ~/.local/share/bash-completion/completions ~/.config/fish/completions", *blocks]
-    )
+    script = "\n".join(["set -e", *blocks])
     done = subprocess.run(
         ["bash", "-c", script], cwd=directory, env=environment, capture_output=True, text=True, check=False
     )

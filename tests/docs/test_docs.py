@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.pages import PAGES
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -69,7 +71,7 @@ def tables(page: Path) -> list[list[str]]:
     return [block.splitlines() for block in re.findall(r"(?:^ *\|.*\n?)+", text, flags=re.MULTILINE)]
 
 
-@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_table_is_one_block_with_a_header_and_equal_columns(page: Path) -> None:
     import re
 
@@ -80,16 +82,21 @@ def test_every_table_is_one_block_with_a_header_and_equal_columns(page: Path) ->
         assert len(set(columns.values())) == 1, f"unequal numbers of cells: {columns}"
 
 
-def test_the_configurations_of_the_data_page_are_valid() -> None:
+CONFIGURED = [page for page in PAGES if "```yaml\n" in page.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", CONFIGURED, ids=lambda page: page.stem)
+def test_the_configurations_of_a_page_are_valid(page: Path, tmp_path: Path) -> None:
     import re
+    from textwrap import dedent
 
-    import yaml
-    from alignkit.config import RunConfig
+    from alignkit.settings import resolve
+    from alignkit_eval.pipelines.pipeline import read_pipeline
 
-    blocks = re.findall(r"```yaml\n(.*?)```", (DOCS / "data.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) >= 5
-    for block in blocks:
-        RunConfig(method="orpo", **yaml.safe_load(block))
+    for block in re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        file, text = tmp_path / "shown.yaml", dedent(block)
+        file.write_text(text if re.search(r"^(method|stages):", text, re.MULTILINE) else f"{text}\nmethod: orpo\n")
+        read_pipeline(file) if "\nstages:" in text else resolve(file)
 
 
 def test_every_rule_stands_in_the_data_page() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from alignkit_commands.known_keys import keys_of
 from alignkit_eval.schemas.files import run_schema
 
 from tests.docs.test_docs import DOCS, builder
+from tests.helpers.pages import PAGES, commands
 
 ROOT = DOCS.parent
 SITE = builder("build_site")
@@ -105,22 +105,6 @@ def test_every_key_of_a_section_is_on_the_page_of_settings(section: str) -> None
     assert [key for key in keys if f"`{key}`" not in page] == []
 
 
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-
-
-def commands(page: Path) -> Iterator[list[str]]:
-    """Yield the words of every ``align`` command in the blocks of a page."""
-    text = page.read_text(encoding="utf-8")
-    fenced = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    bare = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines = "\n".join([*fenced, *(line.strip() for line in re.findall(r"^ {4}align .*$", bare, re.MULTILINE))])
-    for line in lines.replace("\\\n", " ").splitlines():
-        if line.strip().startswith("align "):
-            words = shlex.split(line, comments=True)
-            stops = [number for number, word in enumerate(words) if word in ("|", ">", "&&", "&", "--")]
-            yield words[1 : min(stops, default=len(words))]
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if [*commands(page)]], ids=lambda page: page.stem)
 def test_every_command_of_a_page_has_its_options_and_keys(page: Path) -> None:
     for words in commands(page):
@@ -144,3 +128,10 @@ def check_key(key: str, place: str) -> None:
     known = {name for name, _ in keys_of(section, None)} if "." in key and not key.isupper() else set()
     if known:
         assert any(key == name or key.startswith(f"{name}.") for name in known), f"{place}: unknown key {key}"
+
+
+def test_commands_that_are_said_to_run_elsewhere_are_those_of_a_page() -> None:
+    from tests.accept.page_commands import ELSEWHERE
+
+    shown = [" ".join(words) for page in PAGES for words in commands(page)]
+    assert [start for start in ELSEWHERE if not any(line.startswith(start) for line in shown)] == []
