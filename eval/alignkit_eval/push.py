@@ -16,6 +16,7 @@ def upload(directory: Path, repo: str, *, private: bool, dry_run: bool, say: Cal
         RunFailedError: the hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import validate_repo_id
 
     try:
@@ -33,5 +34,9 @@ def upload(directory: Path, repo: str, *, private: bool, dry_run: bool, say: Cal
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repo, folder_path=directory, commit_message="Upload with alignkit")
     except Exception as error:  # of the network, the hub, or missing credentials: each has its own type
-        raise RunFailedError(f"{repo} was not uploaded ({directory} is complete): {first_line(error)}") from error
+        refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
+        advice = "; log in with `hf auth login`, or set HF_TOKEN to a token that may write there" if refused else ""
+        raise RunFailedError(
+            f"{repo} was not uploaded ({directory} is complete): {first_line(error).rstrip('.')}{advice}"
+        ) from error
     say(f"uploaded: {commit.commit_url}")
