@@ -11,6 +11,7 @@ from alignkit.config import DataConfig
 from alignkit.errors import ConfigError
 from alignkit_checks.check import Check, check_source
 from alignkit_checks.scales import refuse_inverted
+from alignkit_eval.evaluation.evaluate import evaluate
 
 from tests.helpers.runs import align
 
@@ -142,3 +143,11 @@ def test_commands_refuse_or_say_it(tmp_path: Path) -> None:
     assert "preferred the wrong way round [scale] (first: rows.jsonl:1: the ratings" in " ".join(
         (said.stdout + said.stderr).split()
     )
+
+
+def test_an_evaluation_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checked(tmp_path, RANKS, "rank")
+    said: list[str] = []
+    evaluate(["demo"], suites=["prefs"], data="rows.jsonl", sets=["data.columns.ratings=rank"], say=said.append)
+    assert any('data.columns.ratings: "rank" is the name of a column where the lowest' in line for line in said), said

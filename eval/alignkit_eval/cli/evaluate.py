@@ -28,14 +28,30 @@ def _launch(config: RunConfig, arguments: Sequence[str], **where: Any) -> int | 
     return code
 
 
+def _joined(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> str | None:
+    """Return what an option names each time it is given, none of which is left out."""
+    return ",".join(given) or None
+
+
 @click.command("eval")
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option(
-    "--suite", "suites", metavar="NAME[,NAME]", default="prefs,perplexity", show_default=True, help="Suites to run."
+    "--suite",
+    "suites",
+    metavar="NAME[,NAME]",
+    default=("prefs,perplexity",),
+    show_default=True,
+    multiple=True,
+    callback=_joined,
+    help="Suites to run.",
 )
 @click.option("--data", metavar="D", help="Rows to evaluate on, in place of each target's own data.")
 @click.option(
-    "--tasks", metavar="A,B", help="lm-eval tasks by name or file (.yaml); without --suite, only lm-eval is run."
+    "--tasks",
+    metavar="A,B",
+    multiple=True,
+    callback=_joined,
+    help="lm-eval tasks by name or file (.yaml); without --suite, only lm-eval is run.",
 )
 @click.option("--include-path", metavar="DIR", help="Directory of additional lm-eval task files.")
 @click.option(

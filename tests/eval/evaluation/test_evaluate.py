@@ -107,7 +107,19 @@ def test_the_newest_run_is_the_default(run: Run, tmp_path: Path) -> None:
 
 
 def test_command_line(run: Run, rows: str, tmp_path: Path) -> None:
-    done = align("eval", run.directory, "demo", "--suite", "prefs,perplexity", "--data", rows, "--json", cwd=tmp_path)
+    done = align(
+        "eval",
+        run.directory,
+        "demo",
+        "--suite",
+        "prefs",
+        "--suite",
+        "perplexity",
+        "--data",
+        rows,
+        "--json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     trained, demo = json.loads(done.stdout)
     assert (trained["target"], demo["target"]) == ("trained", "demo")
