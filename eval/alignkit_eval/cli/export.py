@@ -29,10 +29,10 @@ from alignkit_eval.merging import MergeMethod
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["hf", "gguf", "ollama"]),
+    type=click.Choice(["hf", "gguf", "ollama", "mlx"]),
     default="hf",
     show_default=True,
-    help="hf: for transformers; gguf: for llama.cpp; ollama: gguf with a Modelfile.",
+    help="hf: for transformers; gguf: for llama.cpp; ollama: gguf with a Modelfile; mlx: the adapter, for mlx-lm.",
 )
 @click.option(
     "--dtype",
@@ -72,6 +72,7 @@ def export(
     from alignkit_eval.export import export as write
     from alignkit_eval.gguf import export_gguf
     from alignkit_eval.merging import Merging
+    from alignkit_eval.mlx_adapter import export_mlx
     from alignkit_eval.push import upload
 
     quiet_libraries()
@@ -86,12 +87,16 @@ def export(
         raise ConfigError(f"--{'private' if private else 'dry-run'} is for --push REPO")
     if kind == "hf" and dtype == "q8_0":
         raise ConfigError("--dtype q8_0 is for --format gguf or ollama")
+    if kind == "mlx" and (merge or dtype != "auto" or push):
+        raise ConfigError("--format mlx writes the adapter of one run, in float32: without --merge, --dtype and --push")
     merging, where = Merging(merge_method, shares, **given), output or run / ("export" if kind == "hf" else kind)
     if push is not None and where.joinpath("README.md").is_file() and dtype == "auto" and len(runs) == 1:
         click.echo(f"export: {where} is there already", err=True)
     elif kind == "hf":
         write(runs, where, merging, dtype)
         click.echo(f"export: {where} (scores verified against {' + '.join(map(str, runs))})", err=True)
+    elif kind == "mlx":
+        click.echo(f"export: {export_mlx(run, where)} (scores verified against {run}, by mlx-lm)", err=True)
     else:
         say = partial(click.echo, err=True)
         click.echo(f"export: {export_gguf(runs, where, merging, dtype, ollama=kind == 'ollama', say=say)}", err=True)
