@@ -26,7 +26,8 @@ from alignkit_commands.serving.served import load_served, named_targets
 from alignkit_commands.serving.server import Server
 from alignkit_commands.serving.vllm import arguments
 
-from tests.helpers.runs import align
+from tests.helpers.runs import ALIGN, align
+from tests.helpers.scheduling import appears, gone
 
 ASKED = [{"role": "user", "content": "what is two plus two ?"}]
 
@@ -185,3 +186,33 @@ def test_mistakes_of_the_command(tmp_path: Path, server: Server, adapters: dict[
     shutil.copytree(model_path(), tmp_path / "other")
     with pytest.raises(ConfigError, match="vLLM serves one base model at a time"):
         arguments({"a": "demo", "b": str(tmp_path / "other")}, host="::1", port=1, dtype="auto")
+
+
+STAND_IN = """
+import json, os, sys, time
+with open("begun.part", "w") as file:
+    json.dump([os.getpid(), *sys.argv[1:]], file)
+os.rename("begun.part", "begun")
+time.sleep(600)
+"""
+
+
+def test_a_server_of_vllm_ends_with_the_command(tmp_path: Path) -> None:
+    """With a process that waits in vLLM's place: it has a port that is free, and is stopped as the command is."""
+    folder = tmp_path / "vllm" / "entrypoints" / "openai"
+    folder.mkdir(parents=True)
+    (folder / "api_server.py").write_text(STAND_IN)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    words = [str(ALIGN), "serve", "demo", "--backend", "vllm", "--port", "0"]
+    command = subprocess.Popen(
+        words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
+    )
+    appears(tmp_path / "begun")
+    process, *given = json.loads((tmp_path / "begun").read_text())
+    port = given[given.index("--port") + 1]
+    assert int(port) > 0
+    command.send_signal(signal.SIGTERM)
+    said = command.communicate()[1]
+    assert f"http://127.0.0.1:{port}/v1" in said
+    assert command.returncode == 0, said
+    assert gone(process)

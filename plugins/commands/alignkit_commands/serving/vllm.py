@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,24 +13,38 @@ import click
 from alignkit.config import ModelConfig
 from alignkit.errors import ConfigError, RunFailedError
 from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
+from alignkit.system.signals import Terminated, terminable
 
 
 def serve_with_vllm(named: Mapping[str, str], *, host: str, port: int, token: str | None, dtype: str) -> None:
-    """Run vLLM's server until Ctrl-C, which it receives itself."""
+    """Run vLLM's server until Ctrl-C, which it receives itself, or SIGTERM or SIGHUP, which are passed on."""
+    port = port or _free_port(host)
     words = arguments(named, host=host, port=port, dtype=dtype)
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError('--backend vllm needs vLLM: pip install "alignkit[vllm]"')
     environment = os.environ | ({} if token is None else {"VLLM_API_KEY": token})
     click.echo(f"serving {', '.join(named)} with vLLM at http://{host}:{port}/v1; Ctrl-C ends it", err=True)
     process = subprocess.Popen([sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words], env=environment)
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:
-            continue  # the terminal sent it to vLLM as well
-    if code not in (0, -2, 130):
+    stopped = False
+    with terminable():
+        while True:
+            try:
+                code = process.wait()
+                break
+            except Terminated as error:
+                stopped = True
+                process.send_signal(error.number)
+            except KeyboardInterrupt:
+                stopped = True  # the terminal sent it to vLLM as well
+    if code != 0 and not stopped:
         raise RunFailedError(f"vLLM's server ended with exit code {code}")
+
+
+def _free_port(host: str) -> int:
+    """Return a port that nothing listens at: vLLM has none of its own choice."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
+        found.bind((host, 0))
+        return int(found.getsockname()[1])
 
 
 def arguments(named: Mapping[str, str], *, host: str, port: int, dtype: str) -> list[str]:
