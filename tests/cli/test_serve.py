@@ -164,7 +164,7 @@ def test_the_command_listens_at_this_machine_alone_and_ends_with_ctrl_c(tmp_path
     command = [sys.executable, "-m", "alignkit", "serve", "mine=demo", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ)
     assert process.stderr is not None
-    line = process.stderr.readline()
+    line = next(line for line in process.stderr if not line.endswith("loading libraries\n"))
     found = re.fullmatch(r"serving mine at (http://127\.0\.0\.1:\d+/v1); Ctrl-C ends it\n", line)
     assert found, line
     assert requests.get(f"{found[1]}/models", timeout=60).json()["data"][0]["id"] == "mine"
