@@ -87,7 +87,7 @@ ROWS: dict[str, dict[str, Row]] = {
     },
     "lm-eval": {
         "tasks": Row("demo_agreement", "items", TASK),
-        "include_path": Row("tasks", "refused", {"tasks": "own_choices"}),
+        "include_path": Row("in-place", "items", TASK),
         "limit": Row(3, "items", TASK),
         "num_fewshot": Row(1, "refused", TASK),
         "batch_size": Row(1, "forwards", TASK),
@@ -128,13 +128,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "checking.py").write_text(
         "def size(prompt, answer):\n    return len(answer)\n\n\ndef none(prompt, answer):\n    return 0\n"
     )
-    (path / "tasks").mkdir()
-    (path / "tasks" / "own_choices.yaml").write_text(
-        "task: own_choices\ndataset_path: json\n"
+    body = (
+        "dataset_path: json\n"
         f"dataset_kwargs: {{data_files: {{test: {path / 'texts.jsonl'}}}}}\ntest_split: test\n"
         "output_type: multiple_choice\ndoc_to_text: '{{text}}'\ndoc_to_choice: [bad, good]\ndoc_to_target: gold\n"
         "metric_list: [{metric: f1}]\n"
     )
+    for place, task in (("tasks", "own_choices"), ("in-place", "demo_facts")):
+        (path / place).mkdir()
+        (path / place / "task.yaml").write_text(f"task: {task}\n{body}")
     return path
 
 
