@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.helpers import ddp_worker
 from tests.helpers.engine import flat
-from tests.helpers.forked import run_ranks
+from tests.helpers.forked import python, run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -159,7 +158,7 @@ def test_what_a_sharded_run_saves_is_a_stock_model(two: Path) -> None:
 
 def test_the_command_line_under_torchrun(tmp_path: Path) -> None:
     """Both processes evaluate, one speaks and writes; both leave in peace."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "alignkit"]
+    launcher = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "alignkit"]
     sets = ("train.max_steps=2", "train.stop_on=prefs/accuracy_sum", "train.eval_steps=1", "data.eval_limit=20")
     options = ["--method", "dpo", "--name", "pair", *(word for text in sets for word in ("--set", text))]
     run = ["run", *options, "--set", "run.plots=false"]
