@@ -24,7 +24,10 @@ def engines(work: Path) -> dict[str, Any]:
     for method in METHODS:
         for name, own in CUTS.items():
             common = settings(
-                **{"train__max_steps": STEPS, "train__logging_steps": 1, "model__dtype": "float32", "eval__samples": 0},
+                train__max_steps=STEPS,
+                train__logging_steps=1,
+                model__dtype="float32",
+                eval__samples=0,
                 **{"eval__suites": "[prefs]", "eval__before": "false", "run__plots": "false", **own},
             )
             command(ALIGN, "run", "--method", method, "--name", f"{method}-{name}", *common, cwd=work)

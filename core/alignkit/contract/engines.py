@@ -112,8 +112,8 @@ class EngineModel(ABC):
         """Return the logits ``[B, T, V]`` (of a reward model ``[B, 1]``) of token ids and their attention mask, ``[B, T]``.
 
         Masked tokens are before or after a row's own. ``cache``: empty in the first call of a generation and the same
-        dictionary in the others, in which ``ids`` are the new tokens and ``mask`` covers all of them (None: no cache). It is
-        used only by a model that :attr:`caches`.
+        dictionary in the others, in which ``ids`` are the new tokens and ``mask`` covers all of them (None: no cache); the
+        logits may then be those of the last token alone. It is used only by a model that :attr:`caches`.
         """
 
     caches: bool = False
