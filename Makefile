@@ -6,6 +6,8 @@ export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
+# Tests are collected by each of their processes: what they import is compiled once.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test test-gpu lint types bench accept docs demo clean
 

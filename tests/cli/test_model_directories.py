@@ -117,7 +117,7 @@ def test_dry_run_says_when_a_model_does_not_fit(model: Path, capfd: pytest.Captu
     assert "more than the" in " ".join(capfd.readouterr().err.split())
 
 
-FEW = ["run", "--method", "orpo", "--set", "data.limit=40", "--set", "data.eval_limit=9"]
+FEW = "run --method orpo --set data.limit=40 --set data.eval_limit=9 --set train.per_device_train_batch_size=1".split()
 
 
 def trained(capfd: pytest.CaptureFixture[str], model: Path, *options: str) -> list[str]:

@@ -249,9 +249,9 @@ def test_a_dry_run_counts_the_rows_of_all_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sizes = ["--set", "train.per_device_train_batch_size=4"]
+    sizes = ["--set", "train.per_device_train_batch_size=1"]
     assert main(["run", "--method", "orpo", "--dry-run", "--processes", "4", "--set", "run.nodes=2", *sizes]) == 0
     said = capsys.readouterr().err
     assert re.search(r"processes\W+8 on 2 nodes", said)
     assert re.search(r"strategy\W+ddp", said)
-    assert re.search(r"step\W+32 rows", said)
+    assert re.search(r"step\W+8 rows", said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union
 
 from alignkit import Loss, Settings
@@ -65,11 +65,16 @@ def compares_tokens(loss: Loss) -> bool:
 
 def settings_of(loss: Loss) -> type[Settings]:
     """Return the model of a loss's settings, by the keyword-only arguments of its function."""
-    scope, fields = getattr(loss.function, "__globals__", {}), dict[str, Any]()
-    for name, p in _keywords(loss.function).items():
+    return _settings_of(loss.function)
+
+
+@cache
+def _settings_of(function: Callable[..., Any]) -> type[Settings]:
+    scope, fields = getattr(function, "__globals__", {}), dict[str, Any]()
+    for name, p in _keywords(function).items():
         kind = eval(p.annotation, scope) if isinstance(p.annotation, str) else p.annotation
         fields[name] = (kind, ... if p.default is p.empty else p.default)
-    return create_model(loss.function.__name__, __base__=Settings, **fields)
+    return create_model(function.__name__, __base__=Settings, **fields)
 
 
 class LossSettings(Settings):
