@@ -51,6 +51,7 @@ ELSEWHERE = {
     **dict.fromkeys(("run.project", "tracker.model"), "a tracker has to be installed: tests/plugins/test_trackers.py"),
     "run.log_axes": "plots have another axis: tests/eval/report/test_curves.py",
     "run.services": "a service has to be installed: tests/testing",
+    "run.engine": "an engine has to be installed: tests/engines/test_bigram.py",
     "run.pause_at": "a run pauses and is resumed: tests/training/test_pause.py",
     "run.price_per_hour": "a dry run that measures reads it: tests/eval/report/test_extrapolation.py",
     **dict.fromkeys(("run.processes", "run.nodes", "run.strategy"), "several processes: tests/runs/test_processes.py"),
