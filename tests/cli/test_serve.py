@@ -169,8 +169,8 @@ def test_the_command_listens_at_this_machine_alone_and_ends_with_ctrl_c(tmp_path
     assert found, line
     assert requests.get(f"{found[1]}/models", timeout=60).json()["data"][0]["id"] == "mine"
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
-    assert process.stderr.read() == "ended\n"
+    code = process.wait(60)
+    assert (code, process.stderr.read()) == (0, "ended\n")
 
 
 def test_mistakes_of_the_command(tmp_path: Path, server: Server, adapters: dict[str, str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def serve_with_transformers(named: Mapping[str, str], *, host: str, port: int, token: str | None, dtype: str) -> None:
-    """Load the models and serve them until Ctrl-C."""
+    """Load the models, serve them until Ctrl-C, and end the process."""
     try:
         server = Server((host, port), token)
     except OSError as error:
@@ -45,6 +47,9 @@ def serve_with_transformers(named: Mapping[str, str], *, host: str, port: int, t
             server.serve_forever(poll_interval=0.1)
         except KeyboardInterrupt:
             click.echo("ended", err=True)
+    # Threads of connections may be inside a library's code, where the shutdown of Python would abort.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 class Server(ThreadingHTTPServer):
