@@ -13,8 +13,8 @@ METHODS = ("sft", "dpo", "orpo", "kto")
 STEPS = 20
 LOSS, ACCURACY = 1e-4, 0.01
 SIDES = {"torch": {"model__attention": "eager"}, "mlx": {"run__engine": "mlx"}, "sdpa": {}}
-"""Runs of a method. Torch's fused attention on the CPU rounds the softmax more coarsely than eager attention and MLX do: over 20
-steps of orpo it differs from both by 1.2e-4, and they by 3e-5 from one another."""
+"""Runs of a method. Torch's fused attention on the CPU rounds differently: over 20 steps of orpo it comes to differ from eager
+attention and from MLX by 1.2e-4, and they by 3e-5 from one another."""
 
 
 def engines(work: Path) -> dict[str, Any]:
