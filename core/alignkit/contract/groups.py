@@ -85,43 +85,38 @@ def _type(name: str) -> Any:
 
 
 def _check_method(name: str, plugin: Any) -> str | None:
-    from alignkit.contract.types import Method, Need, RowKind
+    from alignkit.contract.types import Method, RowKind
 
     if problem := _check_class(name, plugin, Method, "paper", "rows"):
         return problem
     if plugin.rows not in get_args(RowKind):
         return f"declares rows = {plugin.rows!r}, which is not one of {', '.join(get_args(RowKind))}"
+    return _unknown_need(plugin)
+
+
+def _check_engine(name: str, plugin: Any) -> str | None:
+    problem = _check_class(name, plugin, _type("Engine"), "needs", settings=False)
+    return problem or _unknown_need(plugin)
+
+
+def _unknown_need(plugin: Any) -> str | None:
+    from alignkit.contract.types import Need
+
     if unknown := set(plugin.needs) - set(get_args(Need)):
         return f"declares the need {min(unknown)!r}, which is not one of {', '.join(get_args(Need))}"
     return None
 
 
-def _check_engine(name: str, plugin: Any) -> str | None:
-    from alignkit.contract.types import Need
-
-    if not (isinstance(plugin, type) and issubclass(plugin, _type("Engine"))):
-        return "is not a subclass of alignkit.Engine"
-    if abstract := sorted(getattr(plugin, "__abstractmethods__", ())):
-        return f"does not define {', '.join(abstract)}"
-    if missing := [one for one in ("name", "needs") if not hasattr(plugin, one)]:
-        return f"does not declare {', '.join(missing)}"
-    declared: Any = plugin
-    if declared.name != name:
-        return f'declares the name "{declared.name}", but its entry point is called "{name}"'
-    unknown = set(declared.needs) - set(get_args(Need))
-    return f"declares the need {min(unknown)!r}, which no method has" if unknown else None
-
-
-def _check_class(name: str, plugin: Any, base: type, *declarations: str) -> str | None:
-    """Return the problem with a plugin that must be a subclass of ``base`` with a name, settings and ``declarations``."""
+def _check_class(name: str, plugin: Any, base: type, *declarations: str, settings: bool = True) -> str | None:
+    """Return the problem with a plugin that must be a subclass of ``base`` with a name, ``settings`` and ``declarations``."""
     from pydantic import BaseModel
 
     if not (isinstance(plugin, type) and issubclass(plugin, base)):
         return f"is not a subclass of alignkit.{base.__name__}"
-    if missing := [one for one in ("name", *declarations, "settings_type") if not hasattr(plugin, one)]:
+    if missing := [one for one in ("name", *declarations, *["settings_type"] * settings) if not hasattr(plugin, one)]:
         return f"does not declare {', '.join(missing)}"
     declared: Any = plugin
-    if not (isinstance(declared.settings_type, type) and issubclass(declared.settings_type, BaseModel)):
+    if settings and not (isinstance(declared.settings_type, type) and issubclass(declared.settings_type, BaseModel)):
         return "declares a settings_type that is not a pydantic model"
     if declared.name != name:
         return f'declares the name "{declared.name}", but its entry point is called "{name}"'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -38,18 +38,31 @@ def expected(loaded: LoadedModel) -> Known:
         Example(str(i), draw.choices(ids, k=prompt), tuple(draw.choices(ids, k=n) for n in completions))
         for i, (prompt, completions) in enumerate(_SHAPES)
     ]
-    values = []
+
+    def forward(row: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(input_ids=row.to(model.device), use_cache=False).logits
+        return logits.float().cpu()
+
     with undisturbed(model):
-        for example in examples:
-            for completion in example.completions:
-                row = torch.tensor([[*example.prompt, *completion]], device=model.device)
-                logits = model(input_ids=row, use_cache=False).logits.float().cpu()
-                if loaded.classifier:
-                    values.append(logits[:, 0])
-                    continue
-                logps = logits[0, :-1].log_softmax(-1).gather(1, row[0, 1:, None].cpu()).squeeze(1)
-                values.append(logps[len(example.prompt) - 1 :])
-    return Known(examples, torch.cat(values), all(p.dtype == torch.float32 for p in model.parameters()))
+        values = _by_rows(examples, forward, rewards=loaded.classifier)
+    return Known(examples, values, all(p.dtype == torch.float32 for p in model.parameters()))
+
+
+def _by_rows(
+    examples: Iterable[Example], forward: Callable[[torch.Tensor], torch.Tensor], *, rewards: bool
+) -> torch.Tensor:
+    """Return the log-probabilities of completions, or ``rewards``, by a ``forward`` of one row at a time that returns logits."""
+    found = []
+    for example in examples:
+        for completion in example.completions:
+            row = torch.tensor([[*example.prompt, *completion]])
+            logits = forward(row)
+            if rewards:
+                found.append(logits[:, 0])
+                continue
+            logps = logits[0, :-1].log_softmax(-1).gather(1, row[0, 1:, None]).squeeze(1)
+            found.append(logps[len(example.prompt) - 1 :])
+    return torch.cat(found)
 
 
 @contextmanager
@@ -91,8 +104,12 @@ def require_agreement(model: MLXModel, known: Known, near: Known | None, window:
 
 def choose(model: MLXModel, known: Known, *, dropout: bool) -> None:
     """Choose how the model scores: shared prompts and a head for scored tokens only, if they agree with whole rows."""
-    notes = []
-    whole, exact = _whole(model, known), known.exact and not model.rounded
+
+    def forward(row: torch.Tensor) -> torch.Tensor:
+        return model.logits(row, torch.ones_like(row))
+
+    notes, whole = [], _by_rows(known.examples, forward, rewards=model.score is not None)
+    exact = known.exact and not model.rounded
     if model.split and (why := _disagreement(model, known, whole, exact)):
         model.split = False
         notes.append(f"all logits: {why}")
@@ -108,21 +125,6 @@ def choose(model: MLXModel, known: Known, *, dropout: bool) -> None:
         notes.append("generation without a cache")
     how = "shared prompts" if model.share else "rows"
     model.scorer = "; ".join([how, *notes])
-
-
-def _whole(model: MLXModel, known: Known) -> torch.Tensor:
-    """Return the values by the model's own forward, row by row."""
-    found = []
-    for example in known.examples:
-        for completion in example.completions:
-            row = torch.tensor([[*example.prompt, *completion]])
-            logits = model.logits(row, torch.ones_like(row))
-            if model.score is not None:
-                found.append(logits[:, 0])
-                continue
-            logps = logits[0, :-1].log_softmax(-1).gather(1, row[0, 1:, None]).squeeze(1)
-            found.append(logps[len(example.prompt) - 1 :])
-    return torch.cat(found)
 
 
 def _disagreement(model: MLXModel, known: Known, whole: torch.Tensor, exact: bool) -> str | None:
