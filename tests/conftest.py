@@ -23,9 +23,11 @@ from tests.helpers.third_party import site
 __all__ = ["own_cache", "site"]
 
 
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("any speed", deadline=None)
-hypothesis.settings.load_profile("any speed")
+# How long an example takes says how busy the machine is. The examples are the same each time, so that what passed once passes
+# again; `make accept ACCEPT=other_examples` draws others.
+hypothesis.settings.register_profile("same examples", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("other examples", deadline=None)
+hypothesis.settings.load_profile(f"{os.environ.get('ALIGN_TEST_EXAMPLES', 'same')} examples")
 
 
 def pytest_configure() -> None:

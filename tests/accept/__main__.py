@@ -46,6 +46,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     precision.precision,
     engines.engines,
     components.invariance,
+    components.other_examples,
     components.bad_input,
     faults.cases,
     faults.malformed_input,

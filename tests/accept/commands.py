@@ -42,9 +42,9 @@ def timed(*arguments: str | Path, cwd: Path) -> tuple[subprocess.CompletedProces
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def run_tests(*selection: str) -> dict[str, Any]:
+def run_tests(*selection: str, **variables: str) -> dict[str, Any]:
     """Run a part of the test suite and return pytest's summary; a skipped test is a failure here."""
-    done = command(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *selection, cwd=ROOT)
+    done = command(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *selection, cwd=ROOT, **variables)
     summary = done.stdout.strip().splitlines()[-1]
     if "skipped" in summary or "passed" not in summary:
         raise AssertionError(summary)

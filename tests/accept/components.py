@@ -27,6 +27,16 @@ def invariance(work: Path) -> dict[str, Any]:
     return run_tests("tests/training/test_step.py", "tests/training/test_ddp.py", "tests/training/test_resume.py")
 
 
+def other_examples(work: Path) -> dict[str, Any]:
+    """Tests over drawn examples pass with other examples than the ones `make test` has each time."""
+    drawn = [str(file.relative_to(ROOT)) for file in sorted((ROOT / "tests").rglob("test_*.py")) if _draws(file)]
+    return run_tests("-m", "hypothesis and not gpu", *drawn, ALIGN_TEST_EXAMPLES="other")
+
+
+def _draws(file: Path) -> bool:
+    return "from hypothesis import" in file.read_text(encoding="utf-8")  # to import the other files would take a minute
+
+
 def bad_input(work: Path) -> dict[str, Any]:
     """Every kind of wrong input gives one clear sentence and exit code 2."""
     return run_tests("tests/cli/test_bad_input.py")

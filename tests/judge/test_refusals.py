@@ -145,6 +145,7 @@ def test_rows_of_no_kind_are_refused(
     ("settings", "message"),
     [
         ({"prefixes": []}, "prefixes needs at least one text"),
+        ({"prefixes": 1}, "eval.settings.refusals.prefixes must be a list, not 1"),
         ({"prefixes": "nowhere.txt"}, "neither a list nor a readable text file"),
         ({"prefixes": ["No"], "judge": {"model": "demo"}}, "prefixes has no effect with judge"),
         ({"harmful": ["safe"]}, "safe is in harmless and in harmful"),

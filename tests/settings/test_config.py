@@ -167,3 +167,18 @@ def test_a_repeat_of_a_run_takes_the_next_free_name(tmp_path):
     assert settings.resolve(first / "run.yaml").config.run.name == "first-3"
     assert settings.resolve(first / "run.yaml", resume=True).config.run.name == "first"
     assert settings.resolve(first / "run.yaml", name="mine").config.run.name == "mine"
+
+
+def test_a_validator_of_a_plugin_that_fails_is_named(write, site):
+    faulty = METHOD.replace("from pydantic import Field", "from pydantic import Field, field_validator")
+    validator = """\
+    @field_validator("flavour", mode="before")
+    @classmethod
+    def check(cls, value):
+        return len(value) and value
+
+class Mine(Method"""
+    site.install("align-mine", faulty.replace("class Mine(Method", validator.lstrip("\n"), 1), mine="align_mine:Mine")
+    file = write(REAL + "method: {name: mine, flavour: 5}\n")
+    with pytest.raises(ConfigError, match="method: align_mine.MineSettings cannot read .*TypeError.*int.* has no len"):
+        settings.resolve(file)

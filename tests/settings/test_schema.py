@@ -110,6 +110,14 @@ def is_number_as_text(values: dict[str, Any], path: tuple[str, ...]) -> bool:
     return isinstance(values, str) and values[:1] in "-0123456789"
 
 
+@pytest.mark.parametrize(
+    ("value", "fine"), [("1_000", True), (5, True), (-1, True), ("-1", True), (0, False), (1.5, False)]
+)
+def test_how_many_steps(validators: dict[str, Checked], value: Any, fine: bool) -> None:
+    values = with_value("orpo", ("train", "max_steps"), value)
+    assert (loaded(values) is None) is validators["orpo"].is_valid(values) is fine
+
+
 @pytest.mark.parametrize("text", ["prefs,kl", "prefs", " prefs , kl,", "alignkit:prefs,perplexity"])
 def test_suites_separated_by_commas_are_accepted(validators: dict[str, Checked], text: str) -> None:
     values = with_value("orpo", ("eval", "suites"), text)

@@ -47,6 +47,9 @@ def validate(model_type: type[ModelT], values: Mapping[str, Any], layer: Layer, 
         model = model_type.model_validate(dict(values))
     except ValidationError as error:
         raise _config_error(error, model_type, values, layer, prefix) from error
+    except Exception as error:  # a validator of a plugin that has a bug
+        said = f"{model_type.__module__}.{model_type.__qualname__} cannot read these values, which is a fault of that class"
+        raise problem_at(layer, prefix, f"{'.'.join(prefix) or 'settings'}: {said}: {error!r:.200}") from error
     _refuse_bools(values, model, layer, prefix)
     refuse_numbers(model.model_dump(by_alias=True, exclude_unset=True), layer, prefix)  # numbers given as text
     return model

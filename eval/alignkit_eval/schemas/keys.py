@@ -194,7 +194,7 @@ def _bounded(key: str, schema: Schema) -> Schema:
     limits |= {"exclusiveMaximum": 1} if key in BELOW_ONE else {}
     made = number(kind, limits)
     return made | (
-        {"not": {"enum": [0, "0"]}, "pattern": r"^\s*([+]?[0-9]|-1\s*$)[0-9.]*\s*$"} if key == "max_steps" else {}
+        {"not": {"enum": [0, "0"]}, "pattern": r"^\s*([+]?[0-9]|-1\s*$)[0-9_.]*\s*$"} if key == "max_steps" else {}
     )
 
 

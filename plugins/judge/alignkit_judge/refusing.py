@@ -81,7 +81,12 @@ class RefusalsSettings(Settings):
             except (OSError, UnicodeDecodeError):
                 raise ValueError(f"prefixes {value!r:.80} is neither a list nor a readable text file") from None
             value = [line.strip() for line in lines if line.strip()]
-        if value is not None and not (value and all(isinstance(one, str) and one.strip() for one in value)):
+        return value
+
+    @field_validator("prefixes")
+    @classmethod
+    def _not_empty(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and not (value and all(one.strip() for one in value)):
             raise ValueError("prefixes needs at least one text, and no empty one")
         return value
 
