@@ -28,7 +28,7 @@ def one_sided(device="cpu"):
 
 def gradients(hidden, weight, targets, transform, dtype, chunk, **types):
     hidden, weight = (x.detach().to(types.get("stored", x.dtype)).requires_grad_() for x in (hidden, weight))
-    linear_logps(hidden, weight, None, targets, transform, dtype=dtype, chunk=chunk).sum().backward()
+    linear_logps(hidden, weight, None, targets, transform, dtype=dtype, chunks=(0, chunk, 1 << 28)).sum().backward()
     return hidden.grad.double(), weight.grad.double()
 
 
@@ -73,12 +73,12 @@ class Made(TorchDispatchMode):
         return out
 
 
-def made(chunk, dtype, device, vocabulary=5000, tokens=200, width=64):
+def made(chunks, dtype, device, vocabulary=5000, tokens=200, width=64):
     hidden = torch.randn(tokens, width, device=device, requires_grad=True)
     weight = torch.randn(vocabulary, width, device=device, requires_grad=True)
     targets = torch.zeros(tokens, dtype=torch.long, device=device)
     with Made() as seen:
-        linear_logps(hidden, weight, None, targets, dtype=dtype, chunk=chunk, keep_bytes=0).sum().backward()
+        linear_logps(hidden, weight, None, targets, dtype=dtype, chunks=chunks).sum().backward()
     assert weight.grad.dtype == torch.float32
     return seen.sizes
 
@@ -87,7 +87,7 @@ def made(chunk, dtype, device, vocabulary=5000, tokens=200, width=64):
 @pytest.mark.parametrize("place", ["cpu", "meta"])
 def test_there_is_one_gradient_of_the_weight_however_many_chunks_there_are(dtype, place):
     """No tensor of the size of all logits, and of the weight's size its gradient and its cast alone."""
-    sizes = made(20, dtype, place)
+    sizes = made((0, 20, 0), dtype, place)
     assert max(sizes) <= 5000 * 64
     assert sizes.count(5000 * 64) == (1 if dtype == torch.float32 else 2)
 
@@ -127,7 +127,7 @@ def test_an_exact_head_has_the_numbers_of_float32_under_autocast(device, kind, t
     expected = numbers(autocast=False)
     found = {}
     for exact in (False, True):
-        install_head(head, exact)
+        install_head(head, exact=exact)
         found[exact] = numbers(autocast=True)
     for got, fast, want in zip(found[True], found[False], expected, strict=True):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)

@@ -19,12 +19,13 @@ CHUNK = 512
 """Tokens of a chunk through a head that is not a plain linear layer."""
 ROWS = 4096
 """Rows added at once to the weight's gradient where a device cannot add products in half precision to float32."""
-CPU = 64 << 20, 128, 256 << 20
+Chunks = tuple[int, int, int]
 """Bytes of the logits computed at once, least tokens in them (products of smaller matrices are slow), and bytes of exponentials
-kept for the backward; the rest is recomputed."""
-ACCELERATOR = 512 << 20, 2048, 1 << 30
-"""The same for other devices. The float32 gradient of the weight is read and written once a chunk, which takes an A100, H100 or
-B200 as long as the product of 600 to 1,200 tokens. Constants, because numbers would depend on the free memory if sizes did."""
+kept for the backward; the rest is recomputed. Constants, because numbers would depend on the free memory if sizes did."""
+CPU: Chunks = 64 << 20, 128, 256 << 20
+ACCELERATOR: Chunks = 512 << 20, 2048, 1 << 30
+"""For other devices. The float32 gradient of the weight is read and written once a chunk, which takes an A100, H100 or B200 as
+long as the product of 600 to 1,200 tokens."""
 
 
 class LogitTransform(NamedTuple):
@@ -72,17 +73,17 @@ def _number(config: Any, name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def install_head(head: nn.Module, exact: bool | None = None) -> bool:
+def install_head(head: nn.Module, *, exact: bool | None = None, chunks: Chunks | None = None) -> bool:
     """Make every plain linear layer of ``head`` return log-probabilities when called with ``targets``.
 
     The layer is still called as a module, so that hooks that gather sharded weights run. Adapters on the layer are not
     bypassed: they are called chunk by chunk instead (:func:`head_logps`). ``exact``: whether products are made in float32
-    (``model.head``; None: as before). Return whether there is such a layer.
+    (``model.head``). ``chunks``: instead of those of its device. None: as before. Return whether there is such a layer.
     """
     layers = [layer for layer in head.modules() if type(layer) is nn.Linear]  # an adapter has several
     for layer in layers:
         layer.__dict__["forward"] = types.MethodType(_linear_forward, layer)
-        layer.__dict__.update({} if exact is None else {"exact": exact})
+        layer.__dict__.update({k: v for k, v in {"exact": exact, "chunks": chunks}.items() if v is not None})
     return bool(layers)
 
 
@@ -118,7 +119,8 @@ def _linear_forward(
     self: nn.Linear, input: Tensor, targets: Tensor | None = None, transform: LogitTransform = _IDENTITY
 ) -> Tensor:
     """Run ``nn.Linear.forward``, or return the log-probabilities of ``targets``. Bound to a layer by :func:`install_head`."""
-    kind, dtype, exact = input.device.type, self.weight.dtype, self.__dict__.get("exact", False)
+    kind, dtype = input.device.type, self.weight.dtype
+    exact, chunks = (self.__dict__.get(name) for name in ("exact", "chunks"))
     if exact:
         dtype = torch.promote_types(dtype, torch.float32)
     elif torch.is_autocast_enabled(kind):
@@ -135,7 +137,7 @@ def _linear_forward(
     if hasattr(type(self.weight), "__tensor_flatten__"):  # DTensor, torchao's
         return chunked_logps(plain, input, targets, transform)
     with torch.autocast(kind, enabled=False):
-        return linear_logps(input, self.weight, self.bias, targets, transform, dtype=dtype)
+        return linear_logps(input, self.weight, self.bias, targets, transform, dtype=dtype, chunks=chunks)
 
 
 def chunked_logps(
@@ -163,14 +165,12 @@ def linear_logps(
     transform: LogitTransform = _IDENTITY,
     *,
     dtype: torch.dtype | None = None,
-    chunk: int | None = None,
-    keep_bytes: int | None = None,
+    chunks: Chunks | None = None,
 ) -> Tensor:
     """Return ``log softmax(transform(hidden weight^T + bias))[targets]``, float32 ``[N]``.
 
     ``hidden [N, H]``, ``weight [V, H]``, ``bias [V]`` or None, ``targets [N]``. Matrices are multiplied in ``dtype`` (default:
-    that of ``weight``). What is summed over the vocabulary or over chunks is summed in float32: the softmax and the gradients.
-    ``keep_bytes`` of exponentials are kept for the backward; the rest is recomputed.
+    that of ``weight``), in ``chunks`` (default: its device's). What is summed over the vocabulary or over chunks is summed in float32: the softmax and the gradients.
     """
     if not torch.is_grad_enabled():  # a Function's needs_input_grad ignores no_grad
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
@@ -178,10 +178,9 @@ def linear_logps(
     if transform.factor != 1.0:
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32)) * transform.factor
         bias = None if bias is None else bias * transform.factor
-    at_once, least, kept = CPU if hidden.device.type == "cpu" else ACCELERATOR
-    size = chunk or max(least, at_once // (len(weight) * dtype.itemsize))
-    room = kept if keep_bytes is None else keep_bytes
-    logps: Tensor = _LinearLogps.apply(hidden, weight, bias, targets, dtype, transform.cap, size, room)  # type: ignore[no-untyped-call]
+    at_once, least, kept = chunks or (CPU if hidden.device.type == "cpu" else ACCELERATOR)
+    size = max(least, at_once // (len(weight) * dtype.itemsize))
+    logps: Tensor = _LinearLogps.apply(hidden, weight, bias, targets, dtype, transform.cap, size, kept)  # type: ignore[no-untyped-call]
     return logps
 
 

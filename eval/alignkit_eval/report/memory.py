@@ -90,7 +90,7 @@ def estimate_memory(dry: DryRun, libraries: int) -> Memory:
     if "value_head" in method.needs and critic_of(model) is None:
         add_critic(model, getattr(method.settings, "critic", "shared"))
     others = _other_models(dry)
-    with traced(accelerator=dry.plan.arguments.device.type != "cpu") as trace:
+    with traced() as trace:
         without_numbers(model)
         if describe := provided("align.models", "precision"):  # autocast of the device the model is on now
             describe(innermost(model), dry.plan.config)

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from alignkit.contract import Example
 from alignkit.models.sharding import is_layer
-from alignkit.scoring import attention, head
+from alignkit.scoring import attention
 from alignkit.scoring.backends import innermost, install_forward
 from alignkit.scoring.classifier import ClassifierPolicy
+from alignkit.scoring.head import ACCELERATOR, CPU, install_head
 from alignkit.scoring.plan import Scorer
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.scorer import BACKENDS
@@ -143,18 +144,10 @@ def without_numbers(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def traced(*, accelerator: bool = False) -> Iterator[Trace]:
-    """Run the operations of the block without numbers, and record their memory.
-
-    ``accelerator``: cut the output layer into the chunks of a GPU; its tensors are those of a CPU here.
-    """
-    before = head.CPU
-    head.CPU = head.ACCELERATOR if accelerator else before
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), Trace() as trace:
-            yield trace
-    finally:
-        head.CPU = before
+def traced() -> Iterator[Trace]:
+    """Run the operations of the block without numbers, and record their memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True), Trace() as trace:
+        yield trace
 
 
 @contextmanager
@@ -205,7 +198,8 @@ def first_layers(model: Any, count: int = 2) -> Iterator[None]:
 def policy_without_numbers(dry: DryRun, row: list[Example]) -> Any:
     """Return the policy of a run with the first scoring backend that can score ``row``; None: none can.
 
-    Which backend agrees with plain forwards cannot be known without weights.
+    Which backend agrees with plain forwards cannot be known without weights. The output layer is cut into the chunks of the
+    run's device, although its tensors are those of a CPU here.
     """
     model, config = dry.loaded.model, dry.plan.config.model
     base = innermost(model)
@@ -214,6 +208,8 @@ def policy_without_numbers(dry: DryRun, row: list[Example]) -> Any:
     if builds and "reward" not in method.needs:  # what samples answers is a language model
         return ClassifierPolicy(_Classifier(model))
     install_forward(base)
+    if (head := base.get_output_embeddings()) is not None:
+        install_head(head, chunks=CPU if dry.plan.arguments.device.type == "cpu" else ACCELERATOR)
     original, pad_id = base.config._attn_implementation, dry.loaded.tokenizer.pad_token_id or 0
     for backend in BACKENDS if config.scorer == "auto" else (config.scorer,):
         if backend in ("packed", "rows") and getattr(base, "_is_stateful", True):

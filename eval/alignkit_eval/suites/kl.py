@@ -115,7 +115,7 @@ class KLSuite(Suite[KLSettings]):
         if (context := vars(own).get("forward_context")) is not None:  # products of one type on both sides
             vars(base)["forward_context"] = context
         exact = any(vars(layer).get("exact") for layer in own.get_output_embeddings().modules())
-        install_head(base.get_output_embeddings(), exact)
+        install_head(base.get_output_embeddings(), exact=exact)
         return loaded.model.to(next(target.policy.model.parameters()).device)
 
 

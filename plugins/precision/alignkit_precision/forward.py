@@ -93,7 +93,7 @@ def _exact_head(model: Any, config: RunConfig | None) -> bool:
     """
     exact = config is not None and config.model.head == "exact"
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if not (head is not None and install_head(head, exact)) and exact:
+    if not (head is not None and install_head(head, exact=exact)) and exact:
         kind = "no output layer" if head is None else f"an output layer of type {type(head).__name__}"
         raise ConfigError(
             f"model.head: exact cannot be used with {type(model).__name__}, which has {kind}: set model.head=fast"

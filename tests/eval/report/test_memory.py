@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +13,7 @@ import torch
 from alignkit import build_classifier
 from alignkit.config import ModelConfig, RunConfig
 from alignkit.errors import ModelError
-from alignkit.scoring import head
 from alignkit.scoring.classifier import ClassifierPolicy
-from alignkit.scoring.head import linear_logps
 from alignkit.scoring.policy import ModelPolicy
 from alignkit_eval.report.heap import Heap
 from alignkit_eval.report.memory import Memory, _other_models, estimate_memory
@@ -51,15 +51,19 @@ def test_a_trace_without_numbers_equals_one_with_them() -> None:
     assert trace.peak == real.peak
 
 
-@pytest.mark.parametrize(("accelerator", "most"), [(False, 64 << 20), (True, 512 << 20)])
-def test_the_output_layer_is_cut_as_on_the_device(accelerator: bool, most: int) -> None:
-    """8,192 tokens and a vocabulary of 32,000: a chunk's logits are the most that is in memory at once."""
-    with traced(accelerator=accelerator) as trace, torch.no_grad():
-        given = torch.empty(8192, 8), torch.empty(32_000, 8), None, torch.zeros(8192, dtype=torch.long)
+@pytest.mark.parametrize(("kind", "most"), [("cpu", 64 << 20), ("cuda", 512 << 20)])
+def test_the_output_layer_is_cut_as_on_the_device(kind: str, most: int) -> None:
+    """A million tokens: a chunk's logits are the most that is in memory at once."""
+    dry = plan_without_weights(RunConfig(method="sft", data={"limit": 8}))  # type: ignore[arg-type]
+    arguments: Any = SimpleNamespace(device=torch.device(kind))
+    dry = replace(dry, plan=replace(dry.plan, arguments=arguments))
+    with traced() as trace, torch.no_grad():
+        without_numbers(dry.loaded.model)
+        head = policy_without_numbers(dry, [dry.data.train[0]]).model.get_output_embeddings()
+        hidden, targets = torch.empty(1 << 20, head.in_features), torch.zeros(1 << 20, dtype=torch.long)
         before = trace.alive["weights"]
-        linear_logps(*given)
+        head(hidden, targets=targets)
     assert most / 2 < trace.peak - before < most * 1.5
-    assert head.CPU[0] == 64 << 20
 
 
 def test_parts_are_counted_while_they_live() -> None:
