@@ -71,20 +71,13 @@ def generate(
         ConfigError: the model has too few positions for a prompt and its answer.
     """
     import torch
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-    from alignkit.models.seeded import answer_seeds, noisy
+    from alignkit.models.seeded import answer_seeds
     from alignkit.scoring.evaluating import cast_once, undisturbed
     from alignkit.scoring.padding import pad_rows
 
     generator: Any = model
-    longest, limit = max(map(len, prompts), default=0), position_limit(model)
-    if limit is not None and longest + max_new_tokens > limit:
-        raise ConfigError(
-            f"the model has {limit:,} positions, too few for a prompt of {longest:,} tokens and an answer of "
-            f"{max_new_tokens:,} (max_new_tokens): shorten one of them"
-        )
-    temperature = temperature if temperature >= COLDEST else 0.0
+    _require_positions(model, max(map(len, prompts), default=0), max_new_tokens)
     ends = end_tokens(model, tokenizer) | set(stop)
     pad = next((token for token in (tokenizer.pad_token_id, *sorted(ends)) if token is not None), 0)
     options = {
@@ -97,8 +90,6 @@ def generate(
         "pad_token_id": pad,
         "eos_token_id": sorted(ends) or None,
     }
-    warpers: list[Any] = [TopKLogitsWarper(top_k)] if top_k else []
-    warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
     rows = list(zip(prompts, answer_seeds([seed], len(prompts)) if isinstance(seed, int) else seed, strict=True))
     batches = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
     asked = len(batches)
@@ -108,18 +99,41 @@ def generate(
     def answer(number: int) -> list[GeneratedAnswer]:
         own_prompts, own_seeds = zip(*batches[number], strict=True)
         ids, mask = pad_rows(own_prompts, pad, next(model.parameters()).device, left=True)
-        seeded = torch.tensor(own_seeds, device=ids.device)
-        processors: list[Any] = [_refuse_nan]
-        if temperature:
-            processors += [TemperatureLogitsWarper(temperature), *warpers]
-            processors.append(lambda tokens, logits: noisy(logits, seeded, tokens.shape[1] - ids.shape[1]))
+        seeds, width = torch.tensor(own_seeds, device=ids.device), ids.shape[1]
+        processors = [_refuse_nan, *_sampling(temperature, top_p, top_k, seeds, width)]
         output = generator.generate(input_ids=ids, attention_mask=mask, logits_processor=processors, **options)
-        return [cut_at_end(tokens, ends) for tokens in output[:, ids.shape[1] :].tolist()]
+        return [cut_at_end(tokens, ends) for tokens in output[:, width:].tolist()]
 
     sizes = [sum(len(prompt) for prompt, _ in batch) for batch in batches]
     with undisturbed(model), cast_once():
         shared_answers = shared("answers", sizes, lambda which: list(map(answer, which)))
     return [answer for batch in shared_answers[:asked] for answer in batch]
+
+
+def _require_positions(model: torch.nn.Module, prompt: int, answer: int) -> None:
+    limit = position_limit(model)
+    if limit is not None and prompt + answer > limit:
+        raise ConfigError(
+            f"the model has {limit:,} positions, too few for a prompt of {prompt:,} tokens and an answer of "
+            f"{answer:,} (max_new_tokens): shorten one of them"
+        )
+
+
+def _sampling(temperature: float, top_p: float, top_k: int, seeds: torch.Tensor, prompt: int) -> list[Any]:
+    """Return the processors of the logits, ``[rows, vocabulary]``, by which the most likely token is a sample; none: greedy.
+
+    ``seeds [rows]`` are those of the answers, which begin at position ``prompt``.
+    """
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    from alignkit.models.seeded import noisy
+
+    if temperature < COLDEST:
+        return []
+    warpers: list[Any] = [TemperatureLogitsWarper(temperature)]
+    warpers += [TopKLogitsWarper(top_k)] if top_k else []
+    warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+    return [*warpers, lambda tokens, logits: noisy(logits, seeds, tokens.shape[1] - prompt)]
 
 
 def _refuse_nan(_tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

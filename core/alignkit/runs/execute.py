@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,10 @@ from alignkit.runs.prepare import PreparedRun, RunPlan, load_start_policy, plan_
 from alignkit.runs.record import callbacks_record, description, refuse_changed
 from alignkit.runs.recorder import RunRecorder
 from alignkit.runs.references import References, order_by_margin, references, scored_splits
+from alignkit.runs.results import RunResults, metrics_of
 from alignkit.runs.saving import release, save_model
 from alignkit.system.environment import forget_peak_memory, peak_memory_gb
-from alignkit.system.files import write_jsonl, write_text
-from alignkit.system.manifest import manifest
+from alignkit.system.files import write_text
 from alignkit.system.together import first_does, gathered, together
 from alignkit.training.checkpoints import last_checkpoint
 
@@ -107,11 +108,9 @@ def _carry_out(
     method = plan.session.method
     about = description(config, method, run.loaded, run.scorer, run.data.report, recorder.started)
     about["precision"] = run.policy.precision
-    before: Results = {}
     with recorder.outcome():
         together("the run's record", lambda: recorder.begin(about, checkpoint, changes))
-        if config.eval.before:
-            before = _evaluate_start(evaluator, config.eval.suites, recorder)
+        before = _evaluate_start(evaluator, config.eval.suites, recorder) if config.eval.before else {}
         with recorder.stage("present"):
             samples = together("the samples", sample)
         splits = scored_splits(config, method.needs, plan.arguments, run.data)
@@ -123,49 +122,20 @@ def _carry_out(
         release(trainer)
         with recorder.stage("evaluate after"):
             after = evaluator.trained_model(config.eval.suites, before)
-        paused = callbacks_record(trainer).get("paused")
-        kept = directory.evaluation / f"step-{paused['step']}" if paused else directory.evaluation
-        with recorder.stage("present"):
-            samples = [] if paused else together("the samples", partial(sample, samples))
-
-        def write() -> dict[str, Any]:
-            for result in after.values():
-                write_evaluation(kept, result, target=str(directory.path))
-            measure = provided("align.reports", "numbers") or (lambda *_: {})
-            numbers = measure(
-                directory.metrics,
-                run.loaded,
-                sum(int(rows.lengths().sum()) for rows in splits.values()),
-                sum(trainer.steps.spent.values()) if hasattr(trainer, "steps") else 0,
-                recorder.timings()["train"]["seconds"],
-            )
-            ended = {"train": numbers, "error": None, **callbacks_record(trainer)}
-            if paused:
-                return recorder.finish("paused", **ended)
-            write_jsonl(directory.samples, samples)
-            record = recorder.update(
-                steps=trainer.state.global_step,
-                evaluation={"before": _metrics(before), "after": _metrics(after)},
-                files={name: about for name, about in manifest(directory.model).items() if name != "README.md"},
-                processes=about["processes"] | {"peak_memory_gb": peaks},
-                **ended,
-            )
-            recorder.write_documents(record)
-            return recorder.finish("finished")
-
-        record = first_does("writing the run's results", write)
-
-    def end() -> None:
-        if paused:
-            so_far = "paused at step {step} of {steps}".format_map(paused)
-            recorder.console.info(f"{so_far}; continue with: align resume {directory.path}")
-        else:
-            if summary := provided("align.reports", "summary"):
-                summary(recorder.console, before, after, samples)
-            recorder.console.info(f"run: {directory.path}    model: {directory.model}")
-        recorder.finished(record)
-
-    first_does("the end of the run", end)
+        results = RunResults(
+            trainer=trainer,
+            loaded=run.loaded,
+            before=before,
+            after=after,
+            samples=samples,
+            reference_tokens=sum(int(rows.lengths().sum()) for rows in splits.values()),
+            processes=about["processes"] | {"peak_memory_gb": peaks},
+        )
+        if not results.paused:
+            with recorder.stage("present"):
+                results = replace(results, samples=together("the samples", partial(sample, samples)))
+        record = first_does("writing the run's results", partial(results.write, recorder))
+    first_does("the end of the run", partial(results.show, recorder, record))
     return directory.path
 
 
@@ -212,7 +182,7 @@ def _evaluate_start(evaluator: RunEvaluator, names: list[str], recorder: RunReco
 
     first_does("writing the results of the start model", write)
     results |= found
-    recorder.update(evaluation={"before": _metrics(results)})
+    recorder.update(evaluation={"before": metrics_of(results)})
     return results
 
 
@@ -312,7 +282,3 @@ def _train(
     if why := callbacks_record(trainer).get("stopped"):
         recorder.console.info(f"stopped early at step {trainer.state.global_step}: {why}")
     return trainer
-
-
-def _metrics(results: Results) -> dict[str, Any]:
-    return {name: dict(result.metrics) for name, result in results.items()}
