@@ -27,7 +27,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Rows:
     rows = list(jsonl_rows(path, error=DataError))
     for place, row in rows:
         if missing := [column for column in columns if column not in row]:
-            raise DataError(f"{place}: there is no column {missing[0]}")
+            raise DataError(f"{place}: there is no column {missing[0]!r}")
     if not rows:
         raise DataError(f"{path} has no rows")
     return rows
@@ -37,7 +37,7 @@ def texts_of(rows: Rows, column: str) -> list[str]:
     """Return the texts of a column; raises ``DataError`` for one that is empty or no text."""
     for place, row in rows:
         if not isinstance(row[column], str) or not row[column].strip():
-            raise DataError(f"{place}: {column} is {row[column]!r:.40}, not a text")
+            raise DataError(f"{place}: column {column!r} is {row[column]!r:.40}, not a text")
     return [row[column] for _, row in rows]
 
 
@@ -47,5 +47,5 @@ def questions_of(rows: Rows, question: str, document: str, documents: int | None
         number = row[document]
         if type(number) is not int or number < 0 or (documents is not None and number >= documents):
             known = "from 0" if documents is None else f"from 0 to {documents - 1}"
-            raise DataError(f"{place}: {document} is {number!r:.40}, not the number of a document, {known}")
+            raise DataError(f"{place}: column {document!r} is {number!r:.40}, not the number of a document, {known}")
     return Questions(texts_of(rows, question), [row[document] for _, row in rows])

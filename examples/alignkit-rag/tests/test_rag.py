@@ -102,10 +102,16 @@ def test_the_suite_equals_the_stage(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("questions", "message"),
     [
-        ('{"question": "a", "document": 99}', r"q.jsonl:1: document is 99, not the number of a document, from 0 to 52"),
-        ('{"question": "a", "document": 0}\n{"question": "a", "document": "x"}', r"q.jsonl:2: document is 'x'"),
-        ('{"question": "", "document": 0}', r"q.jsonl:1: question is '', not a text"),
-        ('{"question": "a"}', r"q.jsonl:1: there is no column document"),
+        (
+            '{"question": "a", "document": 99}',
+            r"q.jsonl:1: column 'document' is 99, not the number of a document, from 0 to 52",
+        ),
+        (
+            '{"question": "a", "document": 0}\n{"question": "a", "document": "x"}',
+            r"q.jsonl:2: column 'document' is 'x'",
+        ),
+        ('{"question": "", "document": 0}', r"q.jsonl:1: column 'question' is '', not a text"),
+        ('{"question": "a"}', r"q.jsonl:1: there is no column 'document'"),
         ("[]", r"q.jsonl:1: expected a JSON object"),
         ("", "q.jsonl has no rows"),
     ],
@@ -120,11 +126,11 @@ def test_questions_are_checked_before_a_model_is_loaded(tmp_path: Path, question
     ("stage", "message"),
     [
         ({**INDEX, "documents": "absent.jsonl"}, "absent.jsonl does not exist"),
-        ({**INDEX, "text": "body"}, r"documents.jsonl:1: there is no column body"),
+        ({**INDEX, "text": "body"}, r"documents.jsonl:1: there is no column 'body'"),
         ({**INDEX, "model": "./absent"}, "absent"),
         ({**INDEX, "model": "demo-copy", "sentences": True}, "demo-copy is not a model of sentence-transformers"),
         ({**EVALUATE, "index": "absent"}, "absent holds no index"),
-        ({**EVALUATE, "index": "stage:index", "document": "number"}, r"questions.jsonl:1: there is no column number"),
+        ({**EVALUATE, "index": "stage:index", "document": "number"}, r"questions.jsonl:1: there is no column 'number'"),
     ],
 )
 def test_settings_are_checked_before_anything_starts(
