@@ -180,5 +180,5 @@ def test_a_validator_of_a_plugin_that_fails_is_named(write, site):
 class Mine(Method"""
     site.install("align-mine", faulty.replace("class Mine(Method", validator.lstrip("\n"), 1), mine="align_mine:Mine")
     file = write(REAL + "method: {name: mine, flavour: 5}\n")
-    with pytest.raises(ConfigError, match="method: align_mine.MineSettings cannot read .*TypeError.*int.* has no len"):
+    with pytest.raises(ConfigError, match=r"method: align_mine.MineSettings cannot read .*TypeError.*int.* has no len"):
         settings.resolve(file)
