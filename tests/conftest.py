@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Generator, Iterator
+from typing import Any
 
 # Before torch is imported: two spinning OpenMP threads on busy cores are slower than one by a factor of forty.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0")
@@ -34,6 +35,13 @@ def pytest_configure() -> None:
     """Have one server of forks for all processes of the session, started when it is first needed, and use it for spawned ones."""
     address()
     multiprocessing.set_executable(python())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Have the processes that run tests be forks of the server too: what they would all import is imported once."""
+    for spec in specs:
+        spec.python = python()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -32,7 +32,7 @@ WARMED = [
 PRELOADED = """
 torch transformers peft datasets pyarrow.parquet accelerate pandas scipy.stats jinja2 safetensors.torch torch.optim.adamw
 transformers.models.llama.modeling_llama transformers.models.qwen3.modeling_qwen3 matplotlib.figure
-matplotlib.backends.backend_agg requests rich.live rich.progress rich.table sacrebleu lm_eval.evaluator
+matplotlib.backends.backend_agg hypothesis requests rich.live rich.progress rich.table sacrebleu lm_eval.evaluator
 lm_eval.models.huggingface
 """.split()
 

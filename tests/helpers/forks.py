@@ -29,6 +29,8 @@ from typing import Any, NoReturn
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 FLAGS = {"-P", "-B", "-u"}
 """Flags of the interpreter that a fork understands; with others, the interpreter itself is started."""
+WORKER = "import sys;exec(eval(sys.stdin.readline()))"
+"""Code with which pytest-xdist starts the processes that run tests: forks as well, but their ``sys.executable`` is the interpreter."""
 
 
 class Process:
@@ -169,10 +171,11 @@ def _fork(address: str, job: Mapping[str, Any], descriptors: Sequence[int], own:
         os.environ.update(job["environment"])
         sys.path[:0] = [folder for folder in job["path"] if folder not in sys.path]
         importlib.invalidate_caches()  # packages may have been installed
-        sys.executable = f"{os.path.dirname(address)}/python"  # noqa: PTH120  pathlib is not needed here
+        program = f"{os.path.dirname(address)}/python"  # noqa: PTH120  pathlib is not needed here
+        sys.executable = sys.executable if WORKER in job.get("words", ()) else program
         atexit._clear()
         with suppress(ImportError):
-            importlib.import_module("multiprocessing.spawn").set_executable(sys.executable)
+            importlib.import_module("multiprocessing.spawn").set_executable(program)
         code = _carry_out(job)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -227,7 +230,7 @@ def stand_in(address: str, interpreter: str) -> NoReturn:
     words = sys.argv[1:]
     first = next((word for word in words if word not in FLAGS), "-")
     # Code after -c often looks at what a fresh interpreter has imported, but not that of multiprocessing.
-    known = first == "-m" or "--multiprocessing-fork" in words or not first.startswith("-")
+    known = first == "-m" or words[-1:] == [WORKER] or "--multiprocessing-fork" in words or not first.startswith("-")
     numbers = [number for number in map(int, os.listdir("/proc/self/fd")) if _inherited(number)]  # noqa: PTH208
     path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     cwd = os.getcwd()  # noqa: PTH109

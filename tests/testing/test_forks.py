@@ -69,3 +69,15 @@ def test_code_after_c_is_the_interpreters_own() -> None:
     code = "import sys; print('torch' in sys.modules, sys.executable)"
     done = subprocess.run([python(), "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", sys.executable]
+
+
+def test_the_processes_of_xdist_are_forks_of_the_interpreter() -> None:
+    import execnet
+
+    group = execnet.Group(execmodel="main_thread_only")
+    try:
+        worker = group.makegateway(f"popen//python={python()}")
+        channel = worker.remote_exec("import sys; channel.send(('torch' in sys.modules, sys.executable))")
+        assert channel.receive() == (True, sys.executable)
+    finally:
+        group.terminate(timeout=10)
