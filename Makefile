@@ -9,13 +9,17 @@ export TOKENIZERS_PARALLELISM := false
 # Tests are collected by each of their processes: what they import is compiled once.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test test-gpu lint types bench accept docs demo clean
+.PHONY: run test tests test-gpu lint types bench accept docs demo clean
 
 run: $(VENV)/.installed
 	$(BIN)/align run --method orpo
 
+# Types are checked by one process, in the minute in which the one that tests are forks of imports what they need.
+test: $(VENV)/.installed-test lint
+	$(MAKE) --no-print-directory -j 2 types tests
+
 # Three processes on two cores: tests wait for commands, locks and signals for a quarter of their time.
-test: $(VENV)/.installed-test lint types
+tests: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder
 
 # Tests that take a device, on CUDA.
