@@ -77,12 +77,7 @@ def export(
 
     quiet_libraries()
     runs = [run, *(Path(word.strip()) for word in (merge or "").split(",") if word.strip())]
-    try:
-        shares = None if weights is None else [float(word) for word in weights.split(",")]
-        if not all(map(math.isfinite, shares or ())):
-            raise ValueError(weights)
-    except ValueError as error:
-        raise ConfigError(f"--weights {weights}: write numbers separated by commas, e.g. 0.5,0.5") from error
+    shares = None if weights is None else _numbers(weights)
     if (private or dry_run) and push is None:
         raise ConfigError(f"--{'private' if private else 'dry-run'} is for --push REPO")
     if kind == "hf" and dtype == "q8_0":
@@ -102,3 +97,13 @@ def export(
         click.echo(f"export: {export_gguf(runs, where, merging, dtype, ollama=kind == 'ollama', say=say)}", err=True)
     if push is not None:
         upload(where, push, private=private, dry_run=dry_run, say=click.echo)
+
+
+def _numbers(weights: str) -> list[float]:
+    try:
+        numbers = [float(word) for word in weights.split(",")]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(weights)
+    except ValueError as error:
+        raise ConfigError(f"--weights {weights}: write numbers separated by commas, e.g. 0.5,0.5") from error
+    return numbers

@@ -134,16 +134,7 @@ def check_source(
     rows, total = readable.rows, len(readable.rows) + len(readable.broken)
     template = None if tokenizer is None else tokenizer.chat_template
     unused = {name for row in rows for name in unread(row, readable.kind, template)} - {*readable.convert.used}
-    findings: list[Finding] = []
-    if readable.broken:
-        shown = [{"place": b.place, "row": "", "about": b.why} for b in readable.broken[:EXAMPLES]]
-        count = len(readable.broken)
-        findings.append(Finding("broken", "rows that cannot be read", count, count / total, True, shown))
-    other: Sequence[Row] = ()
-    if held_out is not None:
-        everything = SourceConfig(source=held_out, columns=config.columns, template=config.template, pairs=config.pairs)
-        named = config.eval_split if isinstance(config.eval_split, str) else None
-        other = read_source(held_out, named, everything, load=load, default_splits=HELD_OUT_SPLITS).rows
+    other = () if held_out is None else _held_out(held_out, config, load)
     rules = TokenRules.of(config, room, readable.kind)
     seen = None if tokenizer is None else tokenize_for_check(rows, tokenizer, rules, all_turns=all_turns)
     more = [] if seen is None else token_rules(seen)
@@ -157,7 +148,7 @@ def check_source(
         rows=readable.read,
         read_as=total,
         unread=sorted(unused),
-        findings=[*findings, *found],
+        findings=[*_broken(readable), *found],
         length=length_bias(rows),
         words=_words(rows),
         tokens={} if seen is None else seen.counts(),
@@ -170,6 +161,21 @@ def check_source(
         ngram=0 if contamination is None else contamination.n,
         again=partial(check_source, config=config, kind=kind, tokenizer=tokenizer, room=room),
     )
+
+
+def _held_out(source: str, config: DataConfig, load: Load | None) -> Sequence[Row]:
+    """Return all rows of a held-out source, read as those of ``config``."""
+    everything = SourceConfig(source=source, columns=config.columns, template=config.template, pairs=config.pairs)
+    split = config.eval_split if isinstance(config.eval_split, str) else None
+    return read_source(source, split, everything, load=load, default_splits=HELD_OUT_SPLITS).rows
+
+
+def _broken(readable: Readable) -> list[Finding]:
+    """Return the finding of the rows that cannot be read, if there are any."""
+    count = len(readable.broken)
+    shown = [{"place": row.place, "row": "", "about": row.why} for row in readable.broken[:EXAMPLES]]
+    share = count / (len(readable.rows) + count) if count else 0.0
+    return [Finding("broken", "rows that cannot be read", count, share, True, shown)] if count else []
 
 
 def length_bias(rows: Sequence[Row]) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from alignkit.training.session import Session
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from alignkit_checks.check import Check
     from alignkit_checks.contamination import Contamination
 
 
@@ -70,29 +72,21 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
     SOURCE is a file, directory, URL, saved data set, hub id or demo, or the configuration of a run (.yaml): then all of its
     sources are checked, with its columns and thresholds (data.check).
     """
-    from alignkit.contract.registry import provided
     from alignkit.data.tokenise.rules import ENDLESS
     from alignkit.models.paths import resolve_path
     from alignkit.models.positions import named_positions, room
     from alignkit.models.tokenizer import load_tokenizer
 
     from alignkit_checks.check import check_source
-    from alignkit_checks.fix import fixed_files, write_fixed
     from alignkit_checks.scales import refuse_inverted
 
     configured = Path(source).suffix.lower() in (".yaml", ".yml")
     sections, model, session = (
         _sections(Path(source)) if configured else ([DataConfig(source=source)], ModelConfig(), None)
     )
-    write_page = provided("align.reports", "data") if html else None
-    if html and write_page is None:
-        raise ConfigError("--html: no installed package provides a data report (entry-point group align.reports)")
-    if fix is not None and len(sections) > 1:
-        raise ConfigError("--fix cleans one source at a time, and this configuration has several")
+    write_page = None if html is None else _page_writer(html)
     if fix is not None:
-        fixed_files(fix)
-    if html is not None:
-        require_writable(html)
+        _require_fixable(fix, sections)
     if named := options.pop("model"):
         model = model.model_copy(update={"name": named})
     tokenizer = load_tokenizer(model, resolve_path(model.name)) if configured or named else None
@@ -121,15 +115,40 @@ def check_data(source: str, as_json: bool, html: Path | None, fix: Path | None, 
         click.echo(json.dumps(values if configured else values[0], indent=2, ensure_ascii=False))
     else:
         click.echo("\n".join(line for one in found for line in one.lines()))
-    if html and write_page:
+    if write_page is not None:
         click.echo(f"report: {write_page(found, html)}", err=True)
     if fix is not None:
-        kept, left = write_fixed(found[0], fix)
-        click.echo(
-            f"{kept:,} rows written to {fix}, {left:,} dropped rows to {fix}.dropped.jsonl, with the reasons", err=True
-        )
+        _fix(found[0], fix)
     if strict and any(one.findings for one in found):
         sys.exit(1)
+
+
+def _page_writer(html: Path) -> Callable[..., Any]:
+    """Return what writes a data report, as an installed package provides it; refuses a file that cannot be written."""
+    from alignkit.contract.registry import provided
+
+    write = provided("align.reports", "data")
+    if write is None:
+        raise ConfigError("--html: no installed package provides a data report (entry-point group align.reports)")
+    require_writable(html)
+    return write
+
+
+def _require_fixable(fix: Path, sections: Sequence[DataConfig]) -> None:
+    from alignkit_checks.fix import fixed_files
+
+    if len(sections) > 1:
+        raise ConfigError("--fix cleans one source at a time, and this configuration has several")
+    fixed_files(fix)
+
+
+def _fix(check: Check, fix: Path) -> None:
+    from alignkit_checks.fix import write_fixed
+
+    kept, left = write_fixed(check, fix)
+    click.echo(
+        f"{kept:,} rows written to {fix}, {left:,} dropped rows to {fix}.dropped.jsonl, with the reasons", err=True
+    )
 
 
 def _contamination(
