@@ -17,9 +17,9 @@ from alignkit import RunConfig
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.runs.api import Run
+from alignkit.settings.layers import dotted
 from alignkit_eval.report.changes import change_rows
 from alignkit_trackers import Tracker
-from alignkit_trackers.content import flat
 
 Scalars = dict[str, dict[int, float]]
 
@@ -252,7 +252,7 @@ def read_mlflow(uri: str, project: str, run_name: str | None = None) -> Kept:
         scalars[metric] = {point.step: point.value for point in history}
     folder = Path(client.download_artifacts(name, ""))
     config = json.loads((folder / "config.json").read_text())
-    params = {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(config).items()}
+    params = {key: value if isinstance(value, str) else json.dumps(value) for key, value in dotted(config).items()}
     assert run.data.params == {re.sub(r"[^\w\-. /:]", "_", key): value for key, value in params.items()}
     stored = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     tables = {

@@ -65,6 +65,15 @@ def from_dotted(values: Mapping[str, Any], place: str) -> Layer:
     return layer
 
 
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted key, the inverse of :func:`from_dotted`; lists and empty mappings stay whole."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= dotted(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found
+
+
 def merge(layers: Iterable[Layer]) -> Layer:
     """Merge layers key by key; later layers take precedence."""
     merged = Layer()

@@ -12,9 +12,10 @@ from alignkit.contract import registry
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation
+from alignkit.settings.layers import dotted
 from alignkit.system.files import digest, to_json
 
-from alignkit_eval.comparison.result import Cost
+from alignkit_eval.comparison.result import Cost, total
 from alignkit_eval.elsewhere import read_elsewhere
 
 START = "start"
@@ -187,7 +188,7 @@ def cost_of(stages: Sequence[PastRun]) -> Cost:
     runs = [*stages, *(past for path in rewards for past in lineage(RunDir.open(path).read_record()))]
     records = {_identity(past.record): past.record for past in runs}
     tokens, flops, seconds, memory = zip(*map(_own_cost, records.values()), strict=True)
-    return Cost(_total(tokens), _total(flops), _total(seconds), None if None in memory else max(memory))
+    return Cost(total(tokens), total(flops), total(seconds), None if None in memory else max(memory))
 
 
 def _identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -207,8 +208,8 @@ def _reward_models(record: Mapping[str, Any]) -> list[Path]:
 def _own_cost(record: Mapping[str, Any]) -> tuple[float | None, float | None, float | None, float | None]:
     """Return tokens, FLOPs, seconds and memory of one run, including its reference passes."""
     train = record.get("train", {})
-    tokens = _total((train.get("tokens"), train.get("reference_tokens", 0), train.get("rollout_tokens", 0)))
-    seconds = _total((train.get("seconds"), record.get("timings", {}).get("reference", {}).get("seconds", 0)))
+    tokens = total((train.get("tokens"), train.get("reference_tokens", 0), train.get("rollout_tokens", 0)))
+    seconds = total((train.get("seconds"), record.get("timings", {}).get("reference", {}).get("seconds", 0)))
     return tokens, train.get("flops"), seconds, train.get("memory_gb")
 
 
@@ -224,7 +225,7 @@ def _start_path(record: Mapping[str, Any]) -> Path:
 
 def mean_cost(runs: Sequence[RunResult]) -> Cost:
     """Return the mean cost over seeds; a value that is unknown for one of them is None."""
-    totals = (_total(values) for values in zip(*(astuple(run.cost) for run in runs), strict=True))
+    totals = (total(values) for values in zip(*(astuple(run.cost) for run in runs), strict=True))
     return Cost(*(None if total is None else total / len(runs) for total in totals))
 
 
@@ -242,7 +243,7 @@ def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for stage in stages:
         before = {f"start.{key}": value for key, value in settings.items()}
-        flat = _flat(stage.record.get("config", {}))
+        flat = dotted(stage.record.get("config", {}))
         settings = {k: v for k, v in flat.items() if k not in _NOT_TRAINING and not k.startswith(_NOT_OF_MODELS)}
         settings["run.engine"] = flat.get("run.engine", "torch")
         if changes := stage.record.get("changes"):
@@ -251,14 +252,6 @@ def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
             del settings["model.name"]
             settings |= before | {"start.directory": str(stage.start)}
     return settings
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, Mapping) and value
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
 
 
 def _distinguishing(run: RunResult, others: Sequence[RunResult]) -> dict[str, Any]:
@@ -281,7 +274,3 @@ def _name(run: RunResult, others: Sequence[RunResult]) -> str:
         return START if run.path.name == "before" else run.path.resolve().name
     own = _distinguishing(run, [other for other in others if other.label == run.label])
     return " ".join([run.label, *(f"{key}={value}" for key, value in own.items())])
-
-
-def _total(values: Sequence[float | None]) -> float | None:
-    return None if None in values else sum(value for value in values if value is not None)

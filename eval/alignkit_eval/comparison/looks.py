@@ -10,6 +10,7 @@ from alignkit.config import Section, Words
 from pydantic import Field, field_validator
 
 from alignkit_eval.comparison.racing import Shortfall
+from alignkit_eval.comparison.result import total
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -95,11 +96,6 @@ class Race:
     def saved(self) -> tuple[float | None, float | None, float | None]:
         """Return what arms that were not revived saved: tokens, their share of the whole grid's, and CPU seconds."""
         gone = [departure for _, departure in self.departures if departure.arm not in self.revived]
-        tokens = _sum([departure.saved_tokens for departure in gone])
+        tokens = total([departure.saved_tokens for departure in gone])
         whole = None if tokens is None or self.spent_tokens is None else tokens + self.spent_tokens
-        return tokens, tokens / whole if tokens and whole else None, _sum([one.saved_cpu_seconds for one in gone])
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
+        return tokens, tokens / whole if tokens and whole else None, total([one.saved_cpu_seconds for one in gone])

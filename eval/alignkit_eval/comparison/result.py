@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,12 @@ class Cost:
     flops: float | None = None
     seconds: float | None = None
     memory_gb: float | None = None
+
+
+def total(values: Sequence[float | None]) -> float | None:
+    """Return the sum of amounts; None where one of them is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 @dataclass(frozen=True)

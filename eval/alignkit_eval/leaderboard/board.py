@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def leaderboard(
         made = _board([run for run, _, _ in part], part[0][1], part[0][2], sort, apart)
         if made is not None:
             reason = _difference(part[0], ordered[0][0]) if boards else ""
-            boards.append(Board(**{**vars(made), "reason": reason}))
+            boards.append(replace(made, reason=reason))
     return Leaderboard(directory, metric, tuple(boards), tuple(apart))
 
 

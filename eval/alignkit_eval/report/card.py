@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.rundir.record import ModelRecord, RunRecord
+from alignkit.settings.layers import dotted
 from alignkit.system.files import write_text
 from alignkit.system.terminal import duration
 
@@ -129,7 +130,8 @@ def _hyper_parameters(record: RunRecord) -> str:
         "run.seed": record.seed,
         "run.engine": None if (engine := record.config.get("run", {}).get("engine")) == "torch" else engine,
     }
-    rows = ((key, f"`{value}`") for key, value in _flat(settings))
+    given = {key: _text(value) for key, value in dotted(settings).items() if value not in (None, [], {})}
+    rows = ((key, "`{}`".format(text.replace("`", "'"))) for key, text in given.items())
     return _table("### Hyper-parameters", ("key", "value"), rows)
 
 
@@ -155,15 +157,6 @@ def _cost(record: RunRecord) -> str:
         "hardware": ", ".join(gpus) or hardware.get("cpu"),
     }
     return _table("### Cost", ("quantity", "value"), ((key, str(v)) for key, v in values.items() if v is not None))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Yield nested settings under dotted keys as text, without those that are unset or empty."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif value is not None and value != []:
-            yield f"{prefix}{key}", _text(value).replace("`", "'")
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from alignkit import Contrast, Estimate, Example, Settings, Suite, SuiteResult, Target
 from alignkit.errors import RunFailedError
 from pydantic import Field
+from scipy import special
 
 from alignkit_eval.statistics import Floats, clustered_mean, clustered_proportion
 from alignkit_eval.suites.scores import (
@@ -180,7 +181,7 @@ def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
     """Return every metric of the suite; intervals of accuracies and the Brier score lie inside [0, 1]."""
     clusters = [pair.cluster for pair in pairs]
     margins = np.array([pair.margin_sum for pair in pairs])
-    probabilities = sigmoid(margins)
+    probabilities = special.expit(margins)  # of the chosen completions
     metrics = {
         "accuracy_sum": accuracy(pairs),
         "accuracy_mean": clustered_proportion([credit(pair.margin_mean) for pair in pairs], clusters),
@@ -212,11 +213,6 @@ def pair_metrics(pairs: Sequence[ScoredPair], bins: int) -> dict[str, Estimate]:
 def accuracy(pairs: Sequence[ScoredPair]) -> Estimate:
     """Return the preference accuracy by sum."""
     return clustered_proportion([credit(pair.margin_sum) for pair in pairs], [pair.cluster for pair in pairs])
-
-
-def sigmoid(x: Floats) -> Floats:
-    """Return ``1 / (1 + exp(-x))`` without overflow: the probability of the chosen completion, from a margin in nats."""
-    return np.exp(-np.logaddexp(0.0, -x))
 
 
 def expected_calibration_error(probabilities: Floats, bins: int) -> float:

@@ -20,6 +20,7 @@ from alignkit_eval.comparison.arms import Group, RunResult, results_in
 from alignkit_eval.comparison.items import common_contrasts, common_suites, item_values, shared_items
 from alignkit_eval.comparison.looks import Departure, Look, Race, RaceSettings
 from alignkit_eval.comparison.racing import Measured, levels, smallest_p, stops
+from alignkit_eval.comparison.result import total
 from alignkit_eval.comparison.rules import Rules
 from alignkit_eval.report.race import departure_line
 from alignkit_eval.sweeps.grid import SweepCell
@@ -90,7 +91,7 @@ def race(
             say(line)
     train([name for name in arms if name not in found.stopped or name in found.revived], 1.0)
     manifest.settle({cell.name for name in found.stopped for cell in arms[name]})
-    found.spent_tokens = _total([_spent(cell)[0] for cells in arms.values() for cell in cells])
+    found.spent_tokens = total([_spent(cell)[0] for cells in arms.values() for cell in cells])
     manifest.notes += _notes(found, arms)
 
 
@@ -203,14 +204,9 @@ def _saved(cells: Sequence[SweepCell]) -> tuple[float | None, float | None]:
     spent = [_spent(cell) for cell in cells]
     rests = [(tokens, cpu, 1 / share - 1) for tokens, cpu, share in spent]
     return (
-        _total([None if tokens is None else tokens * rest for tokens, _, rest in rests]),
-        _total([None if cpu is None else cpu * rest for _, cpu, rest in rests]),
+        total([None if tokens is None else tokens * rest for tokens, _, rest in rests]),
+        total([None if cpu is None else cpu * rest for _, cpu, rest in rests]),
     )
-
-
-def _total(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
 
 
 def _said(look: Look) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +11,7 @@ from alignkit.config import RunConfig
 from alignkit.contract import registry
 from alignkit.errors import CheckpointError
 from alignkit.rundir.directory import RunDir
+from alignkit.settings.layers import dotted
 from alignkit.settings.training_arguments import DEFAULTS
 from alignkit.system.terminal import redact
 from alignkit.training.checkpoints import last_checkpoint, step_of
@@ -41,7 +42,7 @@ def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> l
     recorded = directory.read_record().get("config")
     if not isinstance(recorded, dict):
         return []
-    before, now = (dict(_effective(values)) for values in (recorded, json.loads(redact(config.model_dump_json()))))
+    before, now = (_effective(values) for values in (recorded, json.loads(redact(config.model_dump_json()))))
     keys = [key for key in {**now, **before} if key not in FREE and not key.startswith("compare.")]
     changed = [(key, _value(before, key, config), _value(now, key, config)) for key in keys]
     changed = [(key, old, new) for key, old, new in changed if old != new]
@@ -66,19 +67,11 @@ def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> l
     return [{"step": step, "key": key, "from": old, "to": new} for key, old, new in changed]
 
 
-def _effective(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield every key of a recorded configuration, those that a later version added with their defaults."""
+def _effective(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every key of a recorded configuration, those that a later version added with their defaults."""
     with suppress(ValidationError):  # a key that this version no longer has
         values = RunConfig.model_validate(values).model_dump(mode="json")
-    yield from _flat(values, "")
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return dotted(values)
 
 
 def _value(values: Mapping[str, Any], key: str, config: RunConfig) -> Any:

@@ -69,14 +69,6 @@ def plots_of(directory: Path) -> list[Path]:
     return sorted(path for path in RunDir(directory).plots.glob("*") if path.suffix in (".png", ".svg"))
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted key; lists and empty mappings stay whole."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return found
-
-
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as a table in Markdown, each on one line."""
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alignkit_trackers.content import flat
+from alignkit.settings.layers import dotted
+
 from alignkit_trackers.tracker import Rows, Tracked, Tracker
 
 LARGEST_BATCH = 100
@@ -63,7 +64,7 @@ class MLflow(Tracker):
         from mlflow.entities import Param
 
         there = self.client.get_run(self.id).data.params
-        texts = {_name(name): _text(value)[:LONGEST_PARAMETER] for name, value in flat(values).items()}
+        texts = {_name(name): _text(value)[:LONGEST_PARAMETER] for name, value in dotted(values).items()}
         for some in _in_batches(
             (Param(name, text) for name, text in texts.items() if name not in there), LARGEST_BATCH
         ):

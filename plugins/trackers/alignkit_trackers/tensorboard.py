@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignkit_trackers.content import flat, markdown
+from alignkit.settings.layers import dotted
+
+from alignkit_trackers.content import markdown
 from alignkit_trackers.tracker import Rows, Tracked, Tracker
 
 
@@ -37,7 +39,7 @@ class TensorBoard(Tracker):
         from torch.utils.tensorboard.summary import hparams
 
         self.writer.add_text("config", f"```json\n{json.dumps(values, indent=2)}\n```", self.step)
-        plain = {name: value for name, value in flat(values).items() if isinstance(value, bool | int | float | str)}
+        plain = {name: value for name, value in dotted(values).items() if isinstance(value, bool | int | float | str)}
         for summary in hparams(plain, {"loss": 0}):  # type: ignore[no-untyped-call]
             self.writer.file_writer.add_summary(summary)
 

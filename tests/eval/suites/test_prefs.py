@@ -10,7 +10,7 @@ from alignkit import Estimate, Example, Suite, SuiteResult, Target
 from alignkit.errors import AlignError, DataError, RunFailedError
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.scorer import install
-from alignkit_eval.suites.prefs import PreferenceSettings, PreferenceSuite, credit, expected_calibration_error, sigmoid
+from alignkit_eval.suites.prefs import PreferenceSettings, PreferenceSuite, credit, expected_calibration_error
 from pydantic import ValidationError
 
 from tests.helpers.eval import ReferencePolicy, TablePolicy, pair, random_pairs, target, tiny_model, token_logps
@@ -240,11 +240,6 @@ def test_calibration_of_a_calibrated_model_is_zero() -> None:
     p = torch.tensor([0.7] * 7 + [0.3] * 3, dtype=torch.float64).numpy()
     assert expected_calibration_error(p, 10) == pytest.approx(0, abs=1e-12)
     assert expected_calibration_error(p[:7], 10) == pytest.approx(0.3)
-
-
-def test_sigmoid_does_not_overflow() -> None:
-    values = sigmoid(torch.tensor([-1e4, 0.0, 1e4], dtype=torch.float64).numpy())
-    assert values.tolist() == [0.0, 0.5, 1.0]
 
 
 def test_settings_refuse_unknown_keys() -> None:
