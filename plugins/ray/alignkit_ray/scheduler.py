@@ -9,7 +9,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import alignkit
@@ -57,6 +57,23 @@ class Attempt:
     began: float
 
 
+@dataclass
+class Cells:
+    """The tasks that wait, and those that Ray carries out, by Ray's reference to their results."""
+
+    waiting: deque[Attempt]
+    running: dict[Any, Attempt] = field(default_factory=dict)
+    interrupt: KeyboardInterrupt | None = None
+    """The first Ctrl-C, after which no task begins."""
+
+    def cancel(self, *, force: bool) -> None:
+        """Stop what runs: as Ctrl-C does, or at once."""
+        import ray
+
+        for ref in self.running:
+            ray.cancel(ref, force=force)
+
+
 class OnRay(Scheduler[RaySettings]):
     """Cells as Ray tasks: on every node that has room, each with its own CPUs and accelerators."""
 
@@ -82,57 +99,58 @@ class OnRay(Scheduler[RaySettings]):
         self, tasks: Sequence[Task], started: Callable[[str], None], say: Callable[[str], None]
     ) -> Iterator[Outcome]:
         """Carry out the tasks, as many at a time as the cluster has room for, or ``jobs``; leave the cluster after them."""
-        import ray
-
         self._connect()
-        waiting = deque(Attempt(task, 0, 0.0) for task in tasks)
-        running: dict[Any, Attempt] = {}
-        interrupt: KeyboardInterrupt | None = None
-        give_up = 0.0
+        cells, give_up = Cells(deque(Attempt(task, 0, 0.0) for task in tasks)), 0.0
         if tasks and not self._room():
             say(f"no node of the cluster has {self._wanted()} yet: waiting for one")
         try:
-            while running or waiting:
+            while cells.running or cells.waiting:
                 try:
-                    for _ in range(min(len(waiting), (self.settings.jobs or max(self._room(), 1)) - len(running))):
-                        attempt = waiting.popleft()
-                        attempt.began = time.monotonic()
-                        running[self._submit(attempt.task)] = attempt
-                        started(attempt.task.name)
-                    done, _ = ray.wait(list(running), timeout=_INTERVAL)
-                    for ref in done:
-                        attempt = running.pop(ref)
-                        outcome = _outcome(ref, attempt, interrupt)
-                        if outcome.status == "lost" and interrupt is None and attempt.number < self.settings.retries:
-                            attempt.number += 1
-                            say(
-                                f"{outcome.name}: {outcome.error}; resumed elsewhere ({attempt.number} of at most "
-                                f"{self.settings.retries} times)"
-                            )
-                            waiting.appendleft(attempt)
-                            yield replace(outcome, status="waiting", seconds=time.monotonic() - attempt.began)
-                            continue
-                        if outcome.status == "lost":
-                            outcome = _failed(attempt, f"{outcome.error}, {attempt.number + 1} times")
-                        yield outcome
-                        if outcome.status == "interrupted":
-                            waiting.clear()
-                    if interrupt is not None and time.monotonic() > give_up:
-                        for ref in running:
-                            ray.cancel(ref, force=True)
+                    self._begin(cells, started)
+                    yield from self._ended(cells, say)
+                    if cells.interrupt is not None and time.monotonic() > give_up:
+                        cells.cancel(force=True)
                 except KeyboardInterrupt as error:
-                    if interrupt is not None:
+                    if cells.interrupt is not None:
                         raise  # the second one: at once
-                    interrupt, give_up = error, time.monotonic() + _PATIENCE
-                    waiting.clear()
-                    for ref in running:
-                        ray.cancel(ref, force=False)
-            if interrupt is not None:
-                raise interrupt
+                    cells.interrupt, give_up = error, time.monotonic() + _PATIENCE
+                    cells.waiting.clear()
+                    cells.cancel(force=False)
+            if cells.interrupt is not None:
+                raise cells.interrupt
         finally:
-            for ref in running:
-                ray.cancel(ref, force=True)
+            cells.cancel(force=True)
             self._disconnect()
+
+    def _begin(self, cells: Cells, started: Callable[[str], None]) -> None:
+        """Give Ray as many of the waiting tasks as the cluster has room for."""
+        for _ in range(min(len(cells.waiting), (self.settings.jobs or max(self._room(), 1)) - len(cells.running))):
+            attempt = cells.waiting.popleft()
+            attempt.began = time.monotonic()
+            cells.running[self._submit(attempt.task)] = attempt
+            started(attempt.task.name)
+
+    def _ended(self, cells: Cells, say: Callable[[str], None]) -> Iterator[Outcome]:
+        """Yield the outcome of each task that ends within :data:`_INTERVAL`."""
+        import ray
+
+        done, _ = ray.wait(list(cells.running), timeout=_INTERVAL)
+        for ref in done:
+            attempt = cells.running.pop(ref)
+            outcome = _outcome(ref, attempt, cells.interrupt)
+            yield self._again(cells, attempt, outcome, say) if outcome.status == "lost" else outcome
+            if outcome.status == "interrupted":
+                cells.waiting.clear()
+
+    def _again(self, cells: Cells, attempt: Attempt, lost: Outcome, say: Callable[[str], None]) -> Outcome:
+        """Let the task of a lost attempt wait for another one, or fail."""
+        if cells.interrupt is not None or attempt.number >= self.settings.retries:
+            return _failed(attempt, f"{lost.error}, {attempt.number + 1} times")
+        attempt.number += 1
+        most = self.settings.retries
+        say(f"{lost.name}: {lost.error}; resumed elsewhere ({attempt.number} of at most {most} times)")
+        cells.waiting.appendleft(attempt)
+        return replace(lost, status="waiting", seconds=time.monotonic() - attempt.began)
 
     def _submit(self, task: Task) -> Any:
         import ray

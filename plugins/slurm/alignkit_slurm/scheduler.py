@@ -61,6 +61,22 @@ class Attempt:
     started: bool = False
 
 
+@dataclass
+class Jobs:
+    """The attempts whose jobs are queued or run, and the tasks that wait to be submitted."""
+
+    executor: Any
+    running: list[Attempt]
+    waiting: deque[Task]
+    interrupt: KeyboardInterrupt | None = None
+    """The first Ctrl-C, after which nothing is submitted."""
+
+    def cancel(self) -> None:
+        """Cancel every job."""
+        for attempt in self.running:
+            attempt.job.cancel(check=False)
+
+
 class OnSlurm(Scheduler[SlurmSettings]):
     """Cells as jobs of a Slurm array; the command waits for them and shows their progress."""
 
@@ -87,47 +103,47 @@ class OnSlurm(Scheduler[SlurmSettings]):
         _cancel_earlier(executor, folder / "jobs.json")
         # Slurm limits an array itself.
         first = len(tasks) if self.settings.cluster == "slurm" else self.settings.jobs or len(tasks)
-        waiting = deque(tasks[first:])
-        running = [Attempt(*pair) for pair in zip(tasks[:first], _submit(executor, tasks[:first]), strict=True)]
-        interrupt: KeyboardInterrupt | None = None
-        give_up = 0.0
+        submitted = [Attempt(*pair) for pair in zip(tasks[:first], _submit(executor, tasks[:first]), strict=True)]
+        jobs, give_up = Jobs(executor, submitted, deque(tasks[first:])), 0.0
         try:
-            while running:
+            while jobs.running:
                 try:
-                    _record(folder / "jobs.json", running)
+                    _record(folder / "jobs.json", jobs.running)
                     time.sleep(_INTERVAL)
-                    for attempt in list(running):
-                        if not attempt.started and (attempt.job.done() or attempt.job.state == "RUNNING"):
-                            attempt.started = True
-                            started(attempt.task.name)
-                        if not attempt.job.done():
-                            continue
-                        outcome = _outcome(attempt, self.settings.cluster == "slurm")
-                        early = outcome.status in ("lost", "interrupted")
-                        if early and interrupt is None and attempt.number < self.settings.retries:
-                            say(f"{outcome.name}: {outcome.error}; submitted again")
-                            attempt.number, attempt.job = attempt.number + 1, _submit(executor, [attempt.task])[0]
-                            attempt.started = False
-                            yield replace(outcome, status="waiting")
-                            continue
-                        running.remove(attempt)
-                        yield _final(outcome, interrupt)
-                        if waiting and interrupt is None:
-                            running.append(Attempt(waiting[0], _submit(executor, [waiting.popleft()])[0]))
-                    if interrupt is not None and time.monotonic() > give_up:
+                    yield from self._ended(jobs, started, say)
+                    if jobs.interrupt is not None and time.monotonic() > give_up:
                         break
                 except KeyboardInterrupt as error:
-                    if interrupt is not None:
+                    if jobs.interrupt is not None:
                         raise  # the second one: at once
-                    interrupt, give_up = error, time.monotonic() + _PATIENCE
-                    for attempt in running:
-                        attempt.job.cancel(check=False)
-            if interrupt is not None:
-                raise interrupt
+                    jobs.interrupt, give_up = error, time.monotonic() + _PATIENCE
+                    jobs.cancel()
+            if jobs.interrupt is not None:
+                raise jobs.interrupt
         finally:
-            for attempt in running:
-                attempt.job.cancel(check=False)
+            jobs.cancel()
             _record(folder / "jobs.json", [])
+
+    def _ended(self, jobs: Jobs, started: Callable[[str], None], say: Callable[[str], None]) -> Iterator[Outcome]:
+        """Yield the outcome of each job that has ended; its task is submitted again, or else one that waits."""
+        for attempt in list(jobs.running):
+            if not attempt.started and (attempt.job.done() or attempt.job.state == "RUNNING"):
+                attempt.started = True
+                started(attempt.task.name)
+            if not attempt.job.done():
+                continue
+            outcome = _outcome(attempt, self.settings.cluster == "slurm")
+            early = outcome.status in ("lost", "interrupted")
+            if early and jobs.interrupt is None and attempt.number < self.settings.retries:
+                say(f"{outcome.name}: {outcome.error}; submitted again")
+                attempt.number, attempt.job = attempt.number + 1, _submit(jobs.executor, [attempt.task])[0]
+                attempt.started = False
+                yield replace(outcome, status="waiting")
+                continue
+            jobs.running.remove(attempt)
+            yield _final(outcome, jobs.interrupt)
+            if jobs.waiting and jobs.interrupt is None:
+                jobs.running.append(Attempt(jobs.waiting[0], _submit(jobs.executor, [jobs.waiting.popleft()])[0]))
 
     def _executor(self, folder: Path) -> Any:
         import submitit
