@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import click
 import pytest
+from alignkit.cli.failures import complete_command
+from alignkit.contract.registry import load_command, usable
 from alignkit_commands.inventory import inventory
 
 from tests.helpers.runs import short_options
@@ -161,3 +165,32 @@ def test_a_run_needs_no_report_and_calls_any_package_s(without_reports: Site) ->
     resumed = without_reports.align("resume", "runs/bare")
     assert resumed.returncode == 0
     assert 'Note: no report was written: report "run" (align-page 1.2.3) cannot be loaded' in resumed.stderr
+
+
+def with_subcommands(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    for subcommand in getattr(command, "commands", {}).values():
+        yield from with_subcommands(subcommand)
+
+
+def test_no_value_of_any_option_is_dropped_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    told: dict[str, str] = {}
+    for name, entry in usable("align.commands").items():
+        complete_command(whole := load_command(entry))
+        for command in with_subcommands(whole):
+            for option in (one for one in command.params if isinstance(one, click.Option)):
+                form = str(option.metavar)
+                if option.is_flag or (option.multiple and not ("=" in form and "," not in form)):
+                    continue  # the same word twice is the same, and all values of a list are taken
+                try:
+                    command.make_context(command.name, [option.opts[-1], "key=1"] * 2)
+                except click.ClickException as error:
+                    told[f"{name} {option.opts[-1]}"] = error.format_message()
+                told[f"{name} {option.opts[-1]}"] = told.get(f"{name} {option.opts[-1]}", "") + capfd.readouterr().err
+    assert len(told) > 100
+    assert [
+        option for option, said in told.items() if f"{option.split()[-1]} " not in said or "2 times" not in said
+    ] == []
+    assert told["sweep --seeds"] == "--seeds is given 2 times: write its values as --seeds N,N."
+    assert told["run --model"] == "--model is given 2 times, and takes one value."
+    assert told["run --set"] == "note: --set key=... is given 2 times: the last one holds\n"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ _TRUST = click.Option(
 
 
 def complete_command(command: click.Command) -> None:
-    """Add ``--debug``, and ``--trust`` where files are named, to a command and its subcommands, and bound their numbers."""
+    """Add ``--debug``, and ``--trust`` where files are named, to a command and its subcommands; bound numbers, refuse repetitions."""
     for option in (_DEBUG, _TRUST):
         named = {name for parameter in command.params for name in parameter.opts}
         if option is _DEBUG or any(isinstance(parameter, click.Argument) for parameter in command.params):
@@ -60,8 +62,25 @@ def complete_command(command: click.Command) -> None:
         numeric = isinstance(parameter.type, click.types.IntParamType | click.types.FloatParamType)
         if numeric and parameter.callback is None:
             parameter.callback = _bounded
+    command.parse_args = partial(_parse_once, command)  # type: ignore[method-assign]
     for subcommand in getattr(command, "commands", {}).values():
         complete_command(subcommand)
+
+
+def _parse_once(command: click.Command, ctx: click.Context, args: list[str]) -> list[str]:
+    """Parse arguments; refuse an option of one value that is given twice, and say of a key that its last value holds."""
+    if not ctx.resilient_parsing:
+        given, _, order = command.make_parser(ctx).parse_args([*args])
+        for option, times in Counter(one for one in order if isinstance(one, click.Option)).items():
+            form, name = str(option.metavar), option.opts[0]
+            if option.multiple and "=" in form and "," not in form:
+                keys = Counter(str(text).partition("=")[0] for text in given[option.name or ""])
+                for key in [key for key, count in keys.items() if count > 1 and rank() == 0 and not is_worker()]:
+                    click.echo(f"note: {name} {key}=... is given {keys[key]} times: the last one holds", err=True)
+            elif times > 1 and not (option.multiple or option.is_flag or option.count):
+                how = f": write its values as {name} {form}." if "," in form else ", and takes one value."
+                raise click.UsageError(f"{name} is given {times} times{how}", ctx)
+    return type(command).parse_args(command, ctx, args)
 
 
 def _bounded(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
