@@ -52,6 +52,8 @@ is called: ``model`` with a directory or hub id, the model's configuration as re
 and the keywords ``classifier`` and ``meta``; ``settings`` with the configuration, the method and the training
 arguments, before anything is loaded; ``data`` with the tokenised data and ``data.check``, ``saving`` with the loaded
 model, the training arguments, the steps of an epoch and the run's directory: these two return lines for the console;
+``hub`` with a hub id and its revision, and ``model=False`` for a data set's, before it is loaded: it returns why the hub
+is not asked, or an empty text;
 ``resume`` with the run's directory, its configuration now and whether changes are accepted (``--change``): it returns
 them.
 """

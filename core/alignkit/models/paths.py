@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignkit.config import ModelConfig
+from alignkit.contract.registry import provided
 from alignkit.errors import ModelError, first_line, suggest
 from alignkit.models.directory import check_files, read_object
 from alignkit.system.files import parse_json, read_regular
@@ -46,12 +47,14 @@ def is_classifier(path: str) -> bool:
 
 
 def adapter_parts(path: str, config: ModelConfig, *, weights: bool = True) -> tuple[str, str | None]:
-    """Return ``(base, adapter directory or None)``; raises :class:`ModelError` if files, or ``weights``, of a directory are missing."""
+    """Return ``(base, adapter directory or None)``; raises :class:`ModelError` if files, or ``weights``, of a directory, or a hub id, are missing."""
     directory = Path(path)
     if not directory.exists():
         if path.startswith(("/", ".", "~")) or _names_a_directory(path):
             near = [child.name for child in directory.parent.iterdir()] if directory.parent.is_dir() else []
             raise ModelError(f"there is no model or run at {config.name}{suggest(directory.name, near)}")
+        if check := provided("align.checks", "hub"):
+            check(path, config.revision)
         return path, None
     if not directory.is_dir():
         raise ModelError(f"{config.name} is a file, not a model directory")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from alignkit.config import Reading
+from alignkit.contract.registry import provided
 from alignkit.data.sources.chunks import ROWS, Source, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.terminal import redact
@@ -31,9 +32,12 @@ def open_hub(
     """Open a hub data set; see :func:`alignkit_formats.sources.open_source`."""
     import datasets
 
+    check = provided("align.checks", "hub")
+    silent = check(source, model=False) if check else ""
+
     def what() -> str:
         near = suggest(source, sorted(entry.name for entry in Path().iterdir()))
-        return f'"{source}" is not a local file or directory{near} and cannot be loaded from the hub'
+        return f'"{source}" is not a local file or directory{near} and cannot be loaded from the hub{silent and f" ({silent})"}'
 
     with _as_data_error(what):
         names = datasets.get_dataset_split_names(source, config.subset)
