@@ -55,7 +55,7 @@ model, the training arguments, the steps of an epoch and the run's directory: th
 ``hub`` with a hub id and its revision, and ``model=False`` for a data set's, before it is loaded: it returns why the hub
 is not asked, or an empty text;
 ``resume`` with the run's directory, its configuration now and whether changes are accepted (``--change``): it returns
-them.
+them; ``changes`` with the first two: it returns ``(key, old, new)`` of each.
 """
 
 RunCallbacks: TypeAlias = "Callable[..., Any]"

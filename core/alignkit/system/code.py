@@ -45,10 +45,15 @@ def source_files(package: str, *, libraries: bool = True) -> list[Path]:
         return []
     folders = [str(folder) for folder in spec.submodule_search_locations or []] if spec else []
     places = folders or ([spec.origin] if spec and spec.has_location and spec.origin else [])
-    if not libraries and any(place.startswith(_LIBRARIES) or "site-packages" in place for place in places):
+    if not libraries and any(map(is_library, places)):
         return []
     found = sorted(file for folder in folders for file in Path(folder).rglob("*.py")) or map(Path, places)
     return [file for file in found if file.is_file()]
+
+
+def is_library(place: str) -> bool:
+    """Whether a file or folder belongs to Python or to an installed library."""
+    return place.startswith(_LIBRARIES) or "site-packages" in place
 
 
 def code_beside(kind: type) -> list[str]:

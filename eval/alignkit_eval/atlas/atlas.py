@@ -20,8 +20,6 @@ from alignkit_eval.atlas.objectives import Objective, objectives, write_recipes
 from alignkit_eval.atlas.page import index, write_atlas_page
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.comparison.result import Comparison
-from alignkit_eval.report.planned import plan_without_weights
-from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
 from alignkit_eval.sweeps.manifest import read_spec
 from alignkit_eval.sweeps.sweep import Sweep, sweep
 
@@ -79,9 +77,6 @@ def atlas(
     suites = [] if any(text.startswith("eval.suites=") for text in sets) else [f"eval.suites=[{','.join(SUITES)}]"]
     about: dict[str, Any] = {"model": model, "data": data, "eval_data": eval_data}
     with _recipes(directory, chosen) as recipes:
-        if not _trained(directory):  # data and model, before every objective fails on them
-            with one_visible_device(visible_devices()):
-                plan_without_weights(resolve(recipes[0], sets=[*suites, *sets], **about).config)
         trained = sweep(
             {"config": list(map(str, recipes))},
             seeds=seeds,

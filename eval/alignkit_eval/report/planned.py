@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alignkit import LoadedModel, RunConfig, build_model
@@ -35,3 +36,13 @@ def plan_without_weights(config: RunConfig, *, rewards: bool = True) -> DryRun:
     loaded, data = load_parts(config, plan.session, meta=True)
     check = provided("align.checks", "data")
     return DryRun(plan, loaded, data, check(data, config.data.check) if check else [])
+
+
+def require_loadable(configs: Sequence[RunConfig]) -> None:
+    """Check the model and data of several runs, each once, so that the first is refused before any is trained."""
+    distinct = dict[tuple[str, ...], RunConfig]()
+    for config in configs:
+        key = (config.method.name, config.model.model_dump_json(), config.data.model_dump_json())
+        distinct.setdefault(key, config)
+    for config in distinct.values():
+        plan_without_weights(config)

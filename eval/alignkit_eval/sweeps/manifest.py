@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from alignkit_eval.comparison.looks import Race
 from alignkit_eval.records import read_records, read_value
+from alignkit_eval.sweeps.earlier import code_of_objective
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec
 
 
@@ -36,20 +37,27 @@ class CellRecord:
     timings: Mapping[str, Any] | None = None
     host: str | None = None
     """Machine on which it ended."""
+    code: str | None = None
+    """Digest of the code of its objective when it began to train; None: unknown."""
 
 
 class Manifest:
     """The state of a sweep, written to disk atomically at every change."""
 
     def __init__(self, directory: Path, cells: Sequence[SweepCell], notes: list[str], *, racing: bool = False) -> None:
+        """Read what is known of the cells; those without a run have begun nothing, whatever an earlier manifest says."""
         self.directory, self.notes = directory, notes
         self.comparison: Any = None
         self.race: Race | None = read_value(directory / "sweep.json", "race", Race | None) if racing else None
         before = {cell.name: cell for cell in read_records(directory / "sweep.json", "cells", CellRecord)}
+        self.cells = {cell.name: cell for cell in cells}
         self.entries = {cell.name: _cell_record(cell, before.get(cell.name)) for cell in cells}
 
     def started(self, name: str) -> None:
-        self.entries[name].status = "running"
+        entry, cell = self.entries[name], self.cells[name]
+        if not (cell.directory / "run.json").is_file():
+            entry.code = code_of_objective(cell.config)
+        entry.status = "running"
         self.write()
 
     def ended(self, outcome: Outcome) -> None:
@@ -84,6 +92,7 @@ def _cell_record(cell: SweepCell, before: CellRecord | None) -> CellRecord:
     """Return a cell with its status from its run directory, and its durations from an earlier manifest."""
     record = RunDir(cell.directory).read_record()
     status = record.get("status") or "pending"
+    before = before if record else None
     return CellRecord(
         cell.name,
         dict(cell.settings),
@@ -95,7 +104,13 @@ def _cell_record(cell: SweepCell, before: CellRecord | None) -> CellRecord:
         before.error if before and status == "failed" else None,
         record.get("timings"),
         before.host if before else None,
+        before.code if before else None,
     )
+
+
+def codes_in(directory: Path) -> dict[str, str | None]:
+    """Return the digests of code of the cells of the sweep in ``directory``."""
+    return {cell.name: cell.code for cell in read_records(directory / "sweep.json", "cells", CellRecord)}
 
 
 def extended(directory: Path, spec: SweepSpec) -> tuple[SweepSpec, list[str]]:

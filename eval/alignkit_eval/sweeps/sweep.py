@@ -27,12 +27,14 @@ from alignkit_eval.comparison.looks import Race, RaceSettings
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.report import sweep_report
 from alignkit_eval.report.notebook import sweep_html
+from alignkit_eval.report.planned import require_loadable
 from alignkit_eval.report.plots import draw
 from alignkit_eval.report.tracked import track_comparison
 from alignkit_eval.scheduling.choice import make_ready, open_scheduler
 from alignkit_eval.scheduling.devices import one_visible_device, visible_devices
+from alignkit_eval.sweeps.earlier import set_aside, trained_otherwise
 from alignkit_eval.sweeps.grid import SweepCell, SweepSpec, cells
-from alignkit_eval.sweeps.manifest import CellRecord, Manifest, extended, read_spec, write_spec
+from alignkit_eval.sweeps.manifest import CellRecord, Manifest, codes_in, extended, read_spec, write_spec
 from alignkit_eval.sweeps.measured import require_measured
 from alignkit_eval.sweeps.race import arms_of
 from alignkit_eval.sweeps.race import race as run_race
@@ -184,12 +186,19 @@ def _run(
         for config in distinct.values():
             plan(config)  # with its plugins and functions, and the consent to their code
             require_measured(config, (spec.race or {}).get("objective", ()), stored if stored.is_file() else None)
+        require_loadable([cell.config for cell in planned if not (cell.directory / "run.json").is_file()])
     make_ready(scheduler)
     if directory.is_dir() and not stored.is_file() and not all(map(is_leftover, directory.iterdir())):
         raise ConfigError(f"{directory} exists and is not a sweep directory: choose another name with --name")
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory / ".lock"):
+        otherwise = trained_otherwise(planned, codes_in(directory))
+        if otherwise and spec.race is not None:
+            raise ConfigError(
+                f"{directory} is a race whose arms were trained otherwise: since then {next(iter(otherwise))}; choose another --name"
+            )
         write_spec(directory, spec)
+        notes += set_aside(directory, otherwise)
         manifest = Manifest(directory, planned, notes, racing=spec.race is not None)
         manifest.write()
         for note in [*more, *notes]:

@@ -32,6 +32,17 @@ BY_METRIC = {"reduce_lr_on_plateau", "greedy"}
 """Schedules of the learning rate with a state unlike that of the others."""
 
 
+def changes(directory: RunDir, config: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Return every key that alters a model or its evaluation with its value in the run in ``directory`` and in ``config``, where they differ."""
+    recorded = directory.read_record().get("config")
+    if not isinstance(recorded, dict):
+        return []
+    before, now = (_effective(values) for values in (recorded, json.loads(redact(config.model_dump_json()))))
+    keys = [key for key in {**now, **before} if key not in FREE and not key.startswith("compare.")]
+    found = [(key, _value(before, key, config), _value(now, key, config)) for key in keys]
+    return [(key, old, new) for key, old, new in found if old != new]
+
+
 def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> list[dict[str, Any]]:
     """Return what ``config`` changes of the run in ``directory``, from the step of its last checkpoint on.
 
@@ -39,13 +50,7 @@ def accepted_changes(directory: RunDir, config: RunConfig, *, accept: bool) -> l
 
     Raises :class:`CheckpointError` if there is a change and not ``accept``, or one that a checkpoint does not allow.
     """
-    recorded = directory.read_record().get("config")
-    if not isinstance(recorded, dict):
-        return []
-    before, now = (_effective(values) for values in (recorded, json.loads(redact(config.model_dump_json()))))
-    keys = [key for key in {**now, **before} if key not in FREE and not key.startswith("compare.")]
-    changed = [(key, _value(before, key, config), _value(now, key, config)) for key in keys]
-    changed = [(key, old, new) for key, old, new in changed if old != new]
+    changed = changes(directory, config)
     if not changed:
         return []
     listed = ", ".join(f"{key} ({_short(old)}, now {_short(new)})" for key, old, new in changed)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from alignkit.__main__ import main
-from alignkit.errors import ConfigError
+from alignkit.errors import AlignError, ConfigError
+from alignkit.rundir.directory import RunDir
+from alignkit.system.manifest import unsealed
 from alignkit_eval.sweeps.grid import SweepSpec, cells, parse_over
 from alignkit_eval.sweeps.sweep import Sweep, failure, resume, sweep
 
@@ -245,3 +247,51 @@ def test_wrong_usage(
     assert main(["sweep", *arguments]) == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+# --------------------------------------------------------------------------- what was trained with something else
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"data": "nope.jsonl"}, "nope.jsonl"),
+        ({"model": "./nope"}, "no model or run at ./nope"),
+        ({"over": {"model.name": ["demo", "./nope"]}, "method": "orpo"}, "no model or run at ./nope"),
+        ({"over": {"data.source": ["demo", "rows.jsonl"]}, "method": "orpo"}, "rows.jsonl"),
+    ],
+    ids=str,
+)
+def test_data_and_models_are_refused_before_the_first_cell(
+    given: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    with pytest.raises(AlignError, match=says):
+        sweep(**({"over": {"method": ["orpo", "dpo"]}, "sets": QUICK} | given))
+    assert [place.name for place in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_run_of_other_settings_or_code_is_trained_anew_and_kept_apart(done: Sweep) -> None:
+    """As if the default of dpo's beta, and the code of orpo, had changed since the sweep was carried out."""
+    stamps = {c.name: (done.directory / c.name / "run.json").stat().st_mtime_ns for c in done.cells}
+    config = RunDir(done.directory / "dpo-seed=0").read_record()["config"]
+    config["method"]["beta"] = 0.3
+    RunDir(done.directory / "dpo-seed=0").update_record(config=config)
+    stored = unsealed(json.loads((done.directory / "sweep.json").read_text()), done.directory)
+    (one,) = (cell for cell in stored["cells"] if cell["name"] == "orpo-lambda=5-seed=1")
+    assert all(cell["code"] for cell in stored["cells"])
+    one["code"] = "of another time"
+    (done.directory / "sweep.json").write_text(json.dumps(stored))
+    said: list[str] = []
+    again = resume(done.directory, say=said.append)
+    kept = {name for name, stamp in stamps.items() if (done.directory / name / "run.json").stat().st_mtime_ns == stamp}
+    assert stamps.keys() - kept == {"dpo-seed=0", "orpo-lambda=5-seed=1"}
+    assert {place.name for place in (done.directory / "earlier").iterdir()} == stamps.keys() - kept
+    assert any("anew: dpo-seed=0, because since then method.beta was 0.3 and is 0.1 now" in line for line in said), said
+    assert any("anew: orpo-lambda=5-seed=1, because since then the code of orpo" in line for line in said), said
+    assert RunDir(done.directory / "dpo-seed=0").read_record()["config"]["method"]["beta"] == 0.1
+    assert {cell.status for cell in again.cells} == {"finished"}
+    said.clear()
+    resume(done.directory, say=said.append)
+    assert not any("anew" in line for line in said), said
