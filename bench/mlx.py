@@ -80,9 +80,6 @@ def own(model: Any, rows: list[Example]) -> Callable[[], float]:
 def theirs(model: Any, rows: list[Example]) -> Callable[[], float]:
     """Return a step of mlx-lm's loop on the same weights."""
     parts = convert(loaded(model))
-    parts.model.freeze()
-    for weight in parts.weights:
-        weight.module.unfreeze(keys=[weight.key], recurse=False)
     parts.model.train()
     optimizer = mlx.optimizers.AdamW(learning_rate=RATE, weight_decay=0.0, bias_correction=True)
     data = [([*row.prompt, *row.completions[0]], len(row.prompt)) for row in rows]

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from alignkit import Computed, EngineModel, OutsideEngine
-from alignkit.errors import ConfigError, ModelError
+from alignkit.errors import ModelError
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
@@ -17,12 +17,8 @@ EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_he
 class BigramEngine(OutsideEngine):
     name = "bigram"
     needs = frozenset({"reference", "start", "reward"})
+    optimizers = ("adamw_torch", "sgd")
     unused = {"model.dtype": "it computes in float32", "model.quantization": "it has no quantized layers"}
-
-    def check(self, config, method):
-        super().check(config, method)
-        if config.train.arguments.get("optim", "adamw_torch") not in ("adamw_torch", "sgd"):
-            raise ConfigError("run.engine bigram: train.optim must be adamw_torch or sgd")
 
     def open(self, loaded, config):
         if {name for name, _ in loaded.model.named_parameters()} != {EMBEDDING, NORM, HEAD}:

@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 from alignkit import build_model
 from alignkit.config import ModelConfig
+from alignkit.errors import ConfigError
 from alignkit.runs.api import resume as alignkit_resume
-from alignkit.testing import EngineConformance
+from alignkit.testing import EngineConformance, tiny
+from alignkit.testing.engine import build_trainer, configuration
 from alignkit.testing.tiny import tiny_llama
+from alignkit_cluster.launcher import start
 from alignkit_eval.evaluation.evaluate import evaluate
 
+from tests.engines.bigram import BigramEngine
 from tests.helpers.runs import align, short_run
 from tests.helpers.third_party import Site
 
@@ -104,6 +108,28 @@ def test_runs_of_two_engines_are_compared_with_that_said(runs):
     assert "the arms were trained by different engines: torch, bigram" in done.stdout
 
 
+def test_processes_are_refused_before_they_start():
+    config = configuration("orpo")
+    config.run = config.run.model_copy(update={"engine": "bigram", "processes": 2})
+    with pytest.raises(ConfigError, match=r"run\.engine bigram trains in one process"):
+        start(config, ["run", "--no-such-option"])
+
+
+def test_the_norm_of_the_gradient_is_computed_once_a_step(tmp_path, monkeypatch):
+    """The guard, clipping and the log have the same one."""
+    engine, model = BigramEngine(), tiny.tiny_llama(num_hidden_layers=0)
+    config = configuration("orpo", max_steps=3, max_grad_norm=1e-3)
+    trainer, found = build_trainer(config, tmp_path, tiny.rows("preference", 8), model=model, engine=engine), []
+    norm = trainer.engine.gradient_norm
+    monkeypatch.setattr(trainer.engine, "gradient_norm", lambda: found.append(norm()) or found[-1])
+    before = trainer.engine.weights()
+    trainer.train()
+    assert found == [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert len(found) == 3
+    moved = sum(float((w - before[k]).square().sum()) for k, w in trainer.engine.weights().items()) ** 0.5
+    assert 0 < moved <= 3 * config.train.arguments["learning_rate"] * 1e-3 * 1.01
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     {
@@ -114,8 +140,8 @@ def test_runs_of_two_engines_are_compared_with_that_said(runs):
         "distributions": (["--method", "dpo", "--set", "loss=tdpo"], "method dpo needs distributions"),
         "a trainer of its own": (["--method", "trl-dpo"], "trl-dpo has a trainer of its own"),
         "a key without effect": (["--set", "model.dtype=bfloat16"], "model.dtype has no effect with run.engine bigram"),
-        "its own refusal": (["--set", "train.optim=adafactor"], "train.optim must be adamw_torch or sgd"),
-        "processes": (["--set", "run.processes=2"], "run.engine bigram trains in one process"),
+        "an optimizer": (["--set", "train.optim=adafactor"], "run.engine bigram has no optimizer adafactor"),
+        "a key of torch": (["--set", "train.torch_compile=true"], "train.torch_compile has no effect with run.engine"),
         "measuring": (["--set", "train.tokens_per_micro_batch=auto"], "cannot measure train.tokens_per_micro_batch"),
         "another model": (["--model", "demo"], "trains Llamas without layers"),
         "no such engine": (["--engine", "bigrams"], 'unknown engine "bigrams", did you mean "bigram"?'),

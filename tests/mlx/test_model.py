@@ -5,9 +5,10 @@ import copy
 import peft
 import pytest
 import torch
-from alignkit.contract import LoadedModel, registry
+from alignkit.contract import LoadedModel
 from alignkit.errors import ConfigError, ModelError
 from alignkit.models.generate import generate
+from alignkit.runs.prepare import plan_run
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.testing import tiny
 from alignkit.testing.engine import configuration
@@ -44,8 +45,7 @@ def gradients(policy, rows=ROWS):
     scores = policy.score(rows, prompt=True, entropy="grad")
     loss = scores.logps.square().sum() + scores.prompt_logps.sum() + scores.entropy.sum()
     loss.backward()
-    engine = policy.engine
-    return loss.item(), {w.name: w.read(a) for w, a in zip(engine.weights_of, engine.gradients, strict=True)}
+    return loss.item(), policy.engine.trained.to_torch(policy.engine.gradients)
 
 
 def same(first, second, bound=2e-5):
@@ -151,17 +151,19 @@ def test_answers_depend_on_prompt_and_seed_alone():
     ("given", "says"),
     [
         ({"optim": "adamw_8bit"}, "has no optimizer"),
-        ({"torch_compile": True}, "train.torch_compile"),
-        ({"tf32": True}, "train.tf32"),
-        ({"optim_args": "a=1"}, "train.optim_args"),
+        ({"torch_compile": True}, "train.torch_compile has no effect with run.engine mlx"),
+        ({"fp16": True}, "train.fp16 has no effect with run.engine mlx"),
+        ({"optim_args": "a=1"}, "train.optim_args has no effect with run.engine mlx"),
+        ({"fp16": False, "optim_args": None, "quantization": "4bit"}, "model.quantization needs model.lora"),
     ],
 )
-def test_a_key_without_effect_is_refused(given, says):
+def test_a_key_without_effect_is_refused_before_anything_loads(given, says):
     config = configuration("orpo")
+    config.run = config.run.model_copy(update={"engine": "mlx"})
+    config.model = config.model.model_copy(update={"quantization": given.pop("quantization", None)})
     config.train = config.train.model_copy(update=given)
-    method = registry.load_method("orpo")[1]
     with pytest.raises(ConfigError, match=says):
-        MLXEngine().check(config, method(method.settings_type()))
+        plan_run(config)
 
 
 def test_a_model_that_mlx_lm_computes_otherwise_is_refused():

@@ -89,7 +89,11 @@ def test_a_run_that_pauses_has_the_bits_of_one_that_does_not(tmp_path, small):
     found = []
     for name, paused in {"whole": {}, "paused": {"pause_at": [0.5]}}.items():
         options = {
-            "model": {"name": str(small), "lora": {"r": 4, "dropout": 0.2}, "dtype": "float32"},
+            "model": {
+                "name": str(small),
+                "lora": {"r": 4, "dropout": 0.2, "modules_to_save": ["norm"]},
+                "dtype": "float32",
+            },
             "data": {"limit": 40, "eval_limit": 12, "check": {"enabled": False}},
             "train": STEPS | {"max_steps": 6, "warmup_steps": 2, "save_strategy": "steps", "save_steps": 3},
             "eval": {

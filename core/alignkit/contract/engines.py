@@ -45,7 +45,14 @@ class Engine(ABC):
     """Needs of a method that it meets; a method with another need is refused."""
     unused: ClassVar[Mapping[str, str]] = {}
     """Keys of the configuration without effect on it, with the reason; a run that sets one is refused."""
+    several_processes: ClassVar[bool] = True
+    """Whether it trains in more than one process."""
     contract: ClassVar[int] = 1
+
+    def check_processes(self, number: int) -> None:
+        """Raise ``ConfigError`` if it cannot train in so many processes; called before they are started."""
+        if number > 1 and not self.several_processes:
+            raise ConfigError(f"run.engine {self.name} trains in one process: set run.processes: 1 and run.nodes: 1")
 
     def check(self, config: RunConfig, method: Method[Any]) -> None:
         """Raise ``ConfigError`` for what it cannot do, before anything is loaded; a subclass adds its own (a missing package)."""
@@ -127,7 +134,7 @@ class EngineModel(ABC):
 
     @abstractmethod
     def gradient_norm(self) -> float:
-        """Return the 2-norm of all gradients of the step."""
+        """Return the 2-norm of all gradients of the step; called once a step."""
 
     @abstractmethod
     def step(self, learning_rate: float, scale: float) -> None:

@@ -8,14 +8,14 @@ Once the engine has a model's weights, the ``transformers`` model keeps its conf
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast, SequenceClassifierOutput
 
 from alignkit.contract import Computed, EngineModel, Example, LoadedModel, Scores, Wanted
-from alignkit.errors import ConfigError, DataError
+from alignkit.errors import CheckpointError, ConfigError, DataError
 from alignkit.scoring.backends import innermost
 
 
@@ -31,7 +31,26 @@ class OutsidePolicy:
         self.classifier = loaded.classifier
         self.precision, self.scorer = engine.precision, f"{name} ({engine.scorer})"
         self._anchor = torch.zeros((), requires_grad=True)
-        _take_over(loaded, engine)
+        self._tied = _take_over(loaded, engine)
+
+    def restore(self, load: Callable[[], None]) -> None:
+        """Give the engine what ``load`` loads into the stock model, by the names that stock code saves and loads it with.
+
+        Raises ``CheckpointError`` if a weight that the engine trains is not among it.
+        """
+        saved: dict[str, torch.Tensor] = {}
+
+        def load_state_dict(given: Mapping[str, torch.Tensor], *_: Any, **__: Any) -> _Loaded:
+            saved.update((name, tensor.cpu()) for name, tensor in given.items())
+            return _Loaded([], [])
+
+        self.model.load_state_dict = load_state_dict
+        load()
+        _spread(saved, self._tied)
+        own = self.engine.weights()
+        if missing := own.keys() - saved.keys():
+            raise CheckpointError(f"the checkpoint has no weight {min(missing)}")
+        self.engine.load_weights({name: saved[name] for name in own})
 
     def keep_start(self) -> None:
         self.engine.keep_start()
@@ -96,8 +115,23 @@ class _Pulled(torch.autograd.Function):
         return None, None
 
 
-def _take_over(loaded: LoadedModel, engine: EngineModel) -> None:
-    """Free the memory of a torch model's weights, and let it compute with the engine."""
+class _Loaded(NamedTuple):
+    """The result of ``load_state_dict``; what is missing is found when all parts are loaded."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def _spread(found: dict[str, torch.Tensor], tied: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
+    """Add the other names of tied weights."""
+    for names in tied:
+        held = [found[name] for name in names if name in found]
+        found |= dict.fromkeys(names, held[0]) if held else {}
+    return found
+
+
+def _take_over(loaded: LoadedModel, engine: EngineModel) -> list[list[str]]:
+    """Free the memory of a torch model's weights, let it compute with the engine, and return the names of tied weights."""
     model: Any = loaded.model
     places: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -107,14 +141,11 @@ def _take_over(loaded: LoadedModel, engine: EngineModel) -> None:
         parameter.data = parameter.data.new_zeros(()).expand(parameter.shape)
 
     def state_dict(*_: Any, **__: Any) -> dict[str, torch.Tensor]:
-        found = engine.weights()
-        for names in tied:
-            held = [found[name] for name in names if name in found]
-            found |= dict.fromkeys(names, held[0]) if held else {}
-        return found
+        return _spread(engine.weights(), tied)
 
     model.state_dict = state_dict
     innermost(model).forward = types.MethodType(_forward(engine, classifier=loaded.classifier), innermost(model))
+    return tied
 
 
 def _forward(engine: EngineModel, *, classifier: bool) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ that a backend that ignores them is detected.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -33,6 +33,7 @@ from alignkit.scoring.plan import Backend, Scorer
 WINDOW = 12
 """Maximum window during the probe, well below the longest sequence of :data:`_SHAPES`."""
 
+_WINDOWS = ("sliding_window", "attention_chunk_size", "floor_scale")
 _SHAPES = ((11, (9, 14)), (6, (23, 2)))
 """Number of tokens of each group's prompt and completions; they exceed the window within and across prompt and completion."""
 
@@ -57,8 +58,9 @@ def choose(
     set_attention(model, original)
     dropout = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()) or _attention_dropout(config)
     share, notes, half = not dropout, dict[str, None](), dict[str, AttentionKernel]()
-    examples, pad_id = _examples(config)
-    with undisturbed(model), torch.autocast(model.device.type, enabled=False), _narrow_windows(model, config):
+    examples, pad_id = probe_rows(config)
+    owners = (config, *model.modules())
+    with undisturbed(model), torch.autocast(model.device.type, enabled=False), narrow_windows(owners):
         expected = _reference(model, examples)
         if bool(expected.isnan().any()):
             raise ModelError(
@@ -156,7 +158,7 @@ def _attention_dropout(config: Any) -> bool:
     )
 
 
-def _examples(config: Any) -> tuple[list[Example], int]:
+def probe_rows(config: Any) -> tuple[list[Example], int]:
     """Return the probe's rows of pseudo-random ids without special tokens, and an id for padding."""
     named = [getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")]
     special = {i for value in named for i in (value if isinstance(value, list | tuple) else [value])}
@@ -193,13 +195,13 @@ def _reference(model: Any, examples: Sequence[Example]) -> torch.Tensor:
 
 
 @contextmanager
-def _narrow_windows(model: nn.Module, config: Any) -> Iterator[None]:
-    """Narrow sliding windows and attention chunks to the probe's size."""
+def narrow_windows(owners: Iterable[Any], size: int | None = None) -> Iterator[None]:
+    """Narrow sliding windows (or whatever is called a window and has ``size``) and attention chunks to the probe's size."""
     changed: list[tuple[Any, str, int]] = []
-    for owner in (config, *model.modules()):
-        for name in ("sliding_window", "attention_chunk_size", "floor_scale"):
-            value = owner.__dict__.get(name)
-            if isinstance(value, int) and value > WINDOW:
+    for owner in owners:
+        for name, value in vars(owner).items():
+            own = name in _WINDOWS or ("window" in name and value == size)
+            if own and isinstance(value, int) and value > WINDOW:
                 changed.append((owner, name, value))
                 setattr(owner, name, WINDOW)
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alignkit.config import RunConfig
-from alignkit.contract import Example, Row
+from alignkit.contract import Engine, Example, LoadedModel, Row
 from alignkit.data.order import RowOrder
 from alignkit.onpolicy.rewards import LoadedReward, RewardFunction
 from alignkit.onpolicy.rollouts import RolloutParts
@@ -74,8 +74,9 @@ def build_trainer(
     scorer: Any = "auto",
     rewards: Sequence[RewardFunction] = (),
     row_order: RowOrder | None = None,
+    engine: Engine | None = None,
 ) -> AlignTrainer:
-    """Return the trainer of a run with ``config`` for the given rows and model (default: a tiny Llama)."""
+    """Return the trainer of a run with ``config`` for the given rows, model (default: a tiny Llama) and engine (torch)."""
     from transformers.trainer_callback import PrinterCallback
 
     session = Session.open(config)
@@ -84,8 +85,13 @@ def build_trainer(
     needs, settings = session.method.needs, session.method.settings
     if "value_head" in needs:
         add_critic(trained, getattr(settings, "critic", "shared"))
-    policy = ModelPolicy(trained, install(trained, scorer))
-    policy.start = StartWeights(trained) if keeps_start(needs) else None
+    policy: Any
+    if engine is None:
+        policy = ModelPolicy(trained, install(trained, scorer))
+        policy.start = StartWeights(trained) if keeps_start(needs) else None
+    else:
+        loaded = LoadedModel(trained, Words(), "tiny", "", is_adapter=False)
+        policy = engine.policy(loaded, config, trained.device)
     references: dict[str, Any] = {}
     if "reference" in needs and "reward" not in needs:
         references = {"train": score_rows(policy, rows, 512), "eval": score_rows(policy, held_out, 512)}
@@ -106,6 +112,6 @@ def build_trainer(
         callbacks=callbacks,
         row_order=row_order,
     )
-    trainer = AlignTrainer(parts)
+    trainer = AlignTrainer(parts) if engine is None else cast("AlignTrainer", engine.trainer(parts))
     trainer.pop_callback(PrinterCallback)
     return trainer

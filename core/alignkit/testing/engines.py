@@ -15,7 +15,7 @@ from alignkit.models.generate import generate
 from alignkit.scoring.policy import ModelPolicy
 from alignkit.settings.training_arguments import training_arguments
 from alignkit.testing import tiny
-from alignkit.testing.engine import configuration
+from alignkit.testing.engine import build_trainer, configuration
 from alignkit.testing.installed import InstalledPlugin
 
 if TYPE_CHECKING:
@@ -122,23 +122,29 @@ class EngineConformance(InstalledPlugin):
     # ------------------------------------------------------------------ files
 
     def test_it_resumes_to_the_same_bits(self, tmp_path: Path) -> None:
-        """Weights and state that were saved and loaded continue as if nothing had happened."""
+        """A run from a checkpoint ends as one without; a checkpoint holds the trained weights once, in its stock model."""
         for name in self.optimizers:
-            arguments, whole = self._arguments(tmp_path, name), self._policy()
-            whole.engine.begin(arguments, ())
-            for k in range(4):
-                if k == 2:
-                    torch.save([whole.engine.weights(), whole.engine.state()], tmp_path / "saved.pt")
-                self._step(whole, part=k)
-            weights, state = torch.load(tmp_path / "saved.pt", weights_only=True)
-            again = self._policy()
-            again.engine.begin(arguments, ())
-            again.engine.load_weights(weights)
-            again.engine.load_state(state)
-            for k in (2, 3):
-                self._step(again, part=k)
-            for key, found in again.engine.weights().items():
-                self._close(found, whole.engine.weights()[key], f"{key} of a resumed run with {name}", 0.0)
+            config = configuration(
+                "orpo", optim=name, weight_decay=0.1, max_steps=4, save_strategy="steps", save_steps=2, warmup_steps=3
+            )
+            whole, again = (
+                build_trainer(
+                    config,
+                    tmp_path / name,
+                    self._rows(),
+                    model=copy.deepcopy(self.torch_model()),
+                    engine=self._load()(),
+                )
+                for _ in range(2)
+            )
+            whole.train()
+            checkpoint = tmp_path / name / "checkpoint-2"
+            again.train(resume_from_checkpoint=str(checkpoint))
+            ends: list[Weights] = [cast("Any", one).engine.weights() for one in (whole, again)]
+            for key, found in ends[1].items():
+                self._close(found, ends[0][key], f"{key} of a resumed run with {name}", 0.0)
+            state, model = ((checkpoint / file).stat().st_size for file in ("engine_0.pt", "model.safetensors"))
+            assert 2 * state < model, f"engine_0.pt of a checkpoint has {state:,} bytes, and its stock model {model:,}"
 
     def test_the_saved_model_is_a_stock_one(self, tmp_path: Path) -> None:
         """``transformers`` loads what is saved after a step, and scores alike."""

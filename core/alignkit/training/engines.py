@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import abstractmethod
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,7 +16,6 @@ from alignkit.contract.checks import implementations
 from alignkit.errors import ConfigError
 from alignkit.scoring.classifier import torch_policy
 from alignkit.settings.strategies import processes_of
-from alignkit.training.checkpoints import read_engine_state
 from alignkit.training.trainer import AlignTrainer
 
 if TYPE_CHECKING:
@@ -40,14 +40,30 @@ class TorchEngine(Engine):
 class OutsideEngine(Engine):
     """Base of an engine outside torch: it defines :meth:`open`, and ``transformers.Trainer`` drives its model."""
 
+    several_processes = False
+    optimizers: ClassVar[Sequence[str]] = ("adamw_torch",)
+    """Values of ``train.optim`` that it knows."""
+    packages: ClassVar[Mapping[str, str]] = {}
+    """Packages that it imports, and what ``pip install`` needs to be given for each."""
+
     def check(self, config: RunConfig, method: Method[Any]) -> None:
-        """Refuse methods whose own trainer is torch's, several processes, and measurements of torch's memory."""
+        """Refuse what needs torch: a method's own trainer, samplers, other optimizers, processes, measurements of memory."""
         super().check(config, method)
+        for package, given in self.packages.items():
+            if importlib.util.find_spec(package) is None:
+                raise ConfigError(f"run.engine {self.name} needs the package {package}: pip install {given}")
         own = {found.hook for found in implementations(method)}
         if "align_build_trainer" in own:
             raise ConfigError(f"method {method.name} has a trainer of its own, for torch: set run.engine: torch")
-        if processes_of(config) > 1:
-            raise ConfigError(f"run.engine {self.name} trains in one process: set run.processes: 1 and run.nodes: 1")
+        optim = config.train.arguments.get("optim") or "adamw_torch"
+        if (optim := str(getattr(optim, "value", optim))) not in self.optimizers:
+            known = ", ".join(self.optimizers)
+            raise ConfigError(f"run.engine {self.name} has no optimizer {optim}: set train.optim to one of {known}")
+        if getattr(method.settings, "sampler", "model") != "model":
+            raise ConfigError(f"run.engine {self.name} generates with its own model: set method.sampler: model")
+        if getattr(method.settings, "reference_update_every", None) is not None:
+            raise ConfigError("method.reference_update_every needs run.engine: torch, whose weights it changes")
+        self.check_processes(processes_of(config))
         if config.train.tokens_per_micro_batch == "auto":
             raise ConfigError(f"run.engine {self.name} cannot measure train.tokens_per_micro_batch: set a number")
 
@@ -85,16 +101,16 @@ class OutsideTrainer(AlignTrainer):
         return self.optimizer
 
     def gradient_norm(self, model: torch.nn.Module) -> torch.Tensor:
-        return torch.tensor(self.engine.gradient_norm())
+        self.norm = self.engine.gradient_norm()  # the guard asks for it first; clipping and the log use the same one
+        return torch.tensor(self.norm)
 
     def _clip_grad_norm(self, model: Any) -> float:
-        norm = self.engine.gradient_norm()
         optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # inside accelerate's
-        optimizer.scale = min(1.0, self.args.max_grad_norm / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
-        return norm
+        optimizer.scale = min(1.0, self.args.max_grad_norm / (self.norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_
+        return self.norm
 
     def _get_grad_norm(self, model: Any, grad_norm: float | None = None) -> float:
-        return self.engine.gradient_norm() if grad_norm is None else grad_norm
+        return self.norm
 
     def passes(self, model: Any, batch: Any) -> Any:
         self.engine.clear()  # a step that is repeated begins anew
@@ -102,11 +118,8 @@ class OutsideTrainer(AlignTrainer):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def engine_state(self) -> dict[str, Any]:
-        return super().engine_state() | {"weights": self.engine.weights()}
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.engine.load_weights(read_engine_state(Path(resume_from_checkpoint), self.args.process_index)["weights"])
+        self.parts.policy.restore(partial(super()._load_from_checkpoint, resume_from_checkpoint))  # type: ignore[attr-defined]
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import ModelConfig, Reading, RunConfig, TrainConfig
 from alignkit.contract import Method, registry
 from alignkit.demo import PRESET
-from alignkit.errors import ConfigError, PluginError, first_line
+from alignkit.errors import ConfigError, ModelError, PluginError, first_line
+from alignkit.models.paths import adapter_parts, resolve_path
 from alignkit.settings.strategies import named_strategy
 from alignkit.settings.training_arguments import trackers
 from pydantic import BaseModel
@@ -46,15 +48,33 @@ _NEEDS: Mapping[str, tuple[Callable[[TrainingArguments], bool], str]] = {
 """Key -> whether it has an effect, and what to do if it has none."""
 
 
+_TORCH_ONLY: Mapping[str, str] = {
+    "train.fp16": "it does not scale losses (set train.bf16)",
+    "train.tf32": "it is a mode of NVIDIA's GPUs",
+    "train.full_determinism": "it is a mode of torch",
+    **dict.fromkeys((f"train.torch_compile{part}" for part in ("", "_backend", "_mode")), "it compiles torch's layers"),
+    **dict.fromkeys(("train.use_liger_kernel", "train.liger_kernel_config"), "they are kernels for torch"),
+    **dict.fromkeys(("train.fsdp", "train.fsdp_config", "train.deepspeed"), "it trains in one process"),
+    **dict.fromkeys(
+        (f"train.ddp_{part}" for part in ("bucket_cap_mb", "broadcast_buffers", "static_graph", "backend")),
+        "it trains in one process",
+    ),
+}
+"""Keys without effect on every engine outside torch, and why."""
+
+
 def _is_local(name: str) -> bool:
     return name == "demo" or Path(name).expanduser().exists()
 
 
 def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
     """Yield keys that change nothing beside the others, or with the method, and why."""
+    from alignkit import OutsideEngine
+
     d, local = config.data, _is_local(config.model.name)
     share, mix = not isinstance(d.eval_split, str), len(d.sources) > 1
     engine = registry.open_engine(config)
+    foreign = _TORCH_ONLY if isinstance(engine, OutsideEngine) else {}
     on_demo = share and d.source == "demo" and not d.sources
     streamed = [part.source for part in d.parts if part.streaming] + [d.eval_source or "demo"] * d.streaming
     for idle, keys, why in (
@@ -91,7 +111,7 @@ def _idle(config: RunConfig, method: Method[Any]) -> Iterator[tuple[str, str]]:
             "without a tracker that keeps models: train.report_to: wandb, ...",
         ),
         *((True, key, f"with {method.name}: {why}") for key, why in method.unused.items()),
-        *((True, key, f"with run.engine {engine.name}: {why}") for key, why in engine.unused.items()),
+        *((True, key, f"with run.engine {engine.name}: {why}") for key, why in {**foreign, **engine.unused}.items()),
     ):
         yield from ((key, why) for key in keys.split() if idle)
 
@@ -113,6 +133,16 @@ def check_settings(config: RunConfig, method: Method[Any], arguments: TrainingAr
     refuse_all_trackers(config)
     try_trainer(arguments)
     require_fitting(config.model, arguments)
+    refuse_quantization(config.model)
+
+
+def refuse_quantization(model: ModelConfig) -> None:
+    """Raise :class:`ConfigError` for a quantized base without an adapter, whichever engine quantizes it."""
+    if model.quantization is None or model.lora is not None:
+        return
+    with suppress(ModelError):  # an earlier stage has yet to make it, or loading says what is wrong with it
+        if adapter_parts(resolve_path(model.name), model, weights=False)[1] is None:
+            raise ConfigError("model.quantization needs model.lora: a quantized base model cannot be trained")
 
 
 def refuse_all_trackers(config: RunConfig) -> None:
@@ -160,8 +190,9 @@ def refuse_idle(config: RunConfig, method: Method[Any]) -> None:
 def _changed(section: BaseModel, path: Sequence[str]) -> Iterator[Any]:
     """Yield the values at ``path`` that are not the default; a list of sections is one value for each."""
     key, *rest = path
-    value = getattr(section, key)
-    if not rest and value != type(section).model_fields[key].get_default(call_default_factory=True):
+    field, value = type(section).model_fields.get(key), getattr(section, key, None)
+    default = _default(key) if field is None else field.get_default(call_default_factory=True)
+    if not rest and value != default and (field or value is not None):
         yield value
     for part in (value if isinstance(value, list) else [value]) if rest else ():
         yield from () if part is None else _changed(part, rest)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 from alignkit import RunConfig
+from alignkit.contract import registry
 from alignkit.errors import AlignError, ConfigError, readable
 from alignkit.rundir.directory import RunDir
 from alignkit.settings.strategies import processes_of
@@ -45,6 +46,8 @@ def start(
     distribute(config)
     if (total := processes_of(config)) == 1:
         return None
+    if config.run.engine != "torch":  # which trains in any number, and would take its memory here as well
+        registry.open_engine(config).check_processes(total)
     if where.number > 1:
         click.echo(f"node {where.rank} of {where.number}, meeting at {where.rendezvous}", err=True)
     return conclude(launch(arguments, total // where.number, where))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import torch
+from mlx.utils import tree_flatten, tree_unflatten
 
 
 def mlx_lm() -> Any:
@@ -40,30 +39,40 @@ def to_torch(array: mx.array) -> torch.Tensor:
     return torch.from_numpy(np.array(array))
 
 
-class Weight(NamedTuple):
-    """The place of a trained weight: an entry of a module, and its name in torch's ``state_dict``."""
+class Weights:
+    """The trained weights of a model: places in its tree of parameters, by their names in torch's ``state_dict``."""
 
-    name: str
-    module: nn.Module
-    key: str
-    transposed: bool = False
-    """Whether torch stores the transposed matrix (the two matrices of an adapter)."""
+    def __init__(self, model: Any, paths: Mapping[str, str]) -> None:
+        self.model, self.paths = model, dict(paths)
+        model.freeze()
+        for path in self.paths.values():
+            owner, _, key = path.rpartition(".")
+            dict(model.named_modules())[owner].unfreeze(keys=[key], recurse=False)
 
-    def read(self, array: mx.array) -> torch.Tensor:
-        return to_torch(array.T if self.transposed else array)
+    def get(self) -> list[mx.array]:
+        found = flat(self.model.parameters())
+        return [found[path] for path in self.paths.values()]
 
-    def written(self, tensor: torch.Tensor) -> mx.array:
-        return from_torch(tensor.T if self.transposed else tensor)
+    def put(self, arrays: Sequence[mx.array]) -> None:
+        self.model.update(tree_unflatten(list(zip(self.paths.values(), arrays, strict=True))))
+
+    def to_torch(self, arrays: Sequence[mx.array]) -> dict[str, torch.Tensor]:
+        """Return arrays of the weights' shapes by torch's names; torch has the transposed matrices of an adapter."""
+        pairs = zip(self.paths.items(), arrays, strict=True)
+        return {name: to_torch(array.T if _transposed(path) else array) for (name, path), array in pairs}
+
+    def from_torch(self, tensors: Mapping[str, torch.Tensor]) -> list[mx.array]:
+        """Return what :meth:`to_torch` was given."""
+        named = [(path, tensors[name]) for name, path in self.paths.items()]
+        arrays = [from_torch(tensor.T if _transposed(path) else tensor) for path, tensor in named]
+        mx.eval(arrays)
+        return arrays
 
 
-@contextmanager
-def placed(weights: Sequence[Weight], arrays: Sequence[mx.array]) -> Iterator[None]:
-    """Let modules compute with other arrays for the block."""
-    before = [weight.module[weight.key] for weight in weights]
-    for weight, array in zip(weights, arrays, strict=True):
-        weight.module[weight.key] = array
-    try:
-        yield
-    finally:
-        for weight, array in zip(weights, before, strict=True):
-            weight.module[weight.key] = array
+def flat(tree: Any) -> dict[str, mx.array]:
+    """Return the arrays of a tree by their paths."""
+    return dict(tree_flatten(tree))
+
+
+def _transposed(path: str) -> bool:
+    return path.endswith((".lora_a", ".lora_b"))

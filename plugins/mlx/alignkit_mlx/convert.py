@@ -11,8 +11,9 @@ import mlx.nn as nn
 import torch
 from alignkit.contract import LoadedModel
 from alignkit.errors import ModelError, first_line
+from mlx.utils import tree_unflatten
 
-from alignkit_mlx.arrays import Weight, from_torch, mlx_lm
+from alignkit_mlx.arrays import Weights, flat, from_torch, mlx_lm
 
 _PEFT = "base_model.model."
 _COPY = ".modules_to_save.default."
@@ -23,10 +24,9 @@ class Converted:
     """A model of mlx-lm and its trained weights."""
 
     model: Any
-    weights: list[Weight]
-    score: nn.Module | None
-    """The output layer of a reward model, which mlx-lm's class does not have."""
-    dropout: bool
+    weights: Weights
+    classifier: bool
+    """Whether it is a reward model: its output layer, ``score``, is not part of mlx-lm's class."""
     vocabulary: int
     pad: int | None
 
@@ -37,38 +37,32 @@ def convert(loaded: LoadedModel) -> Converted:
     name = type(torch_model.get_base_model() if loaded.is_adapter else torch_model).__name__
     model = _empty(torch_model.config, name)
     trained = [own for own, parameter in torch_model.named_parameters() if parameter.requires_grad]
-    tensors = torch_model.state_dict(keep_vars=True)
-    arrays = _take(tensors)
-    score = _head(arrays) if loaded.classifier else None
-    if score is not None:
-        model.pop("lm_head", None)
+    arrays = _take(torch_model.state_dict(keep_vars=True))
     names = {id(array): own for own, array in arrays.items()}
+    head = {own: arrays.pop(own) for own in list(arrays) if own.startswith("score.")} if loaded.classifier else {}
+    if loaded.classifier:
+        if "score.weight" not in head:
+            raise _refused("the reward model has no output layer named score")
+        model.pop("lm_head", None)
+        model.score = nn.Linear(*reversed(head["score.weight"].shape), bias="score.bias" in head)
     try:
-        found = model.sanitize(dict(arrays)) if hasattr(model, "sanitize") else arrays
+        found = (model.sanitize(dict(arrays)) if hasattr(model, "sanitize") else arrays) | head
         model.load_weights(list(found.items()), strict=True)
     except Exception as error:  # of whatever kind, as mlx-lm does not check
         raise _refused(f"mlx-lm cannot take the weights of {name} ({first_line(error)})") from error
     places = {names[id(array)]: path for path, array in found.items() if id(array) in names}
-    weights = list(_adapters(torch_model, model, places)) if loaded.is_adapter else []
-    adapted = {weight.name for weight in weights}
-    for own in trained:
-        if own in adapted:
-            continue
-        path = places.get(_plain(own))
-        if score is not None and _plain(own).startswith("score."):
-            weights.append(Weight(own, score, own.rpartition(".")[2]))
-        elif path is None:
-            raise _refused(f"mlx-lm renames, stacks or lacks {_plain(own)} of {name}, which is trained")
-        else:
-            weights.append(Weight(own, _module(model, path.rpartition(".")[0]), path.rpartition(".")[2]))
-    copies = [own for own in trained if _COPY in own]
-    if getattr(torch_model.config.get_text_config(), "tie_word_embeddings", False) and any(
-        _module_name(own).endswith(("embed_tokens", "lm_head", "wte")) for own in copies
+    adapters = _put_adapters(torch_model, model, places) if loaded.is_adapter else {}
+    paths = {own: adapters.get(own, places.get(_plain(own))) for own in trained}
+    if missing := [own for own, path in paths.items() if path is None]:
+        raise _refused(f"mlx-lm renames, stacks or lacks {_plain(missing[0])} of {name}, which is trained")
+    config = torch_model.config.get_text_config()
+    copies = [_plain(own).rpartition(".")[0] for own in trained if _COPY in own]
+    if getattr(config, "tie_word_embeddings", False) and any(
+        own.endswith(("embed_tokens", "lm_head", "wte")) for own in copies
     ):
         raise _refused("model.lora.modules_to_save names one of two tied matrices, which mlx-lm has only once")
-    config = torch_model.config.get_text_config()
-    dropout = any(getattr(layer, "_p_1", 1) < 1 for layer in model.modules() if isinstance(layer, nn.Dropout))
-    return Converted(model, weights, score, dropout, config.vocab_size, config.pad_token_id)
+    weights = Weights(model, {own: path for own, path in paths.items() if path is not None})
+    return Converted(model, weights, loaded.classifier, config.vocab_size, config.pad_token_id)
 
 
 def _refused(why: str) -> ModelError:
@@ -116,88 +110,58 @@ def _plain(name: str) -> str:
     return name.replace(_COPY, ".").replace(".original_module.", ".")
 
 
-def _module_name(name: str) -> str:
-    return _plain(name).rpartition(".")[0]
-
-
-def _head(arrays: dict[str, mx.array]) -> nn.Module:
-    """Return the output layer of a reward model, and take its weights out of ``arrays``."""
-    own = {name.removeprefix("score."): arrays.pop(name) for name in list(arrays) if name.startswith("score.")}
-    if "weight" not in own:
-        raise _refused("the reward model has no output layer named score")
-    layer = nn.Linear(own["weight"].shape[1], own["weight"].shape[0], bias="bias" in own)
-    layer.load_weights(list(own.items()))
-    return layer
-
-
-def _module(model: nn.Module, path: str) -> Any:
-    found: Any = model
-    for part in path.split("."):
-        found = found[int(part)] if isinstance(found, list) else found[part]
-    return found
-
-
-def _adapters(torch_model: Any, model: nn.Module, places: Mapping[str, str]) -> Any:
-    """Put peft's adapters into the model, and yield the places of their weights."""
+def _put_adapters(torch_model: Any, model: nn.Module, places: Mapping[str, str]) -> dict[str, str]:
+    """Put peft's adapters into the model, and return the paths of their weights by torch's names."""
     from mlx_lm.tuner.dora import DoRALinear
     from mlx_lm.tuner.lora import LoRALinear
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    modules, made, paths = dict(model.named_modules()), dict[str, Any](), dict[str, str]()
     for name, layer in torch_model.named_modules():
         if not isinstance(layer, BaseTunerLayer):
             continue
         plain, (adapter,) = name.removeprefix(_PEFT), layer.active_adapters
         path = places.get(f"{plain}.weight", "").rpartition(".")[0]
-        base = _module(model, path) if path else None
-        dora = "lora_magnitude_vector" in dict(layer.named_children()) and adapter in layer.lora_magnitude_vector
+        base = modules.get(path)
         kinds = {type(variant).__name__ for variant in getattr(layer, "lora_variant", {}).values()}
         simple = type(layer) is Linear and not layer.fan_in_fan_out and not any(layer.lora_bias.values())
         if not simple or layer.merged or not isinstance(base, nn.Linear) or kinds - {"DoraLinearVariant"}:
             raise _refused(f"the adapter of {plain} is not a LoRA of a linear layer that mlx-lm has as well")
+        dora = adapter in layer.lora_magnitude_vector
         dropout = getattr(layer.lora_dropout[adapter], "p", 0.0)
         if dora and dropout:
             raise _refused("model.lora.dora with dropout is computed differently by mlx-lm")
-        first, second = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-        kind = DoRALinear if dora else LoRALinear
-        made = kind.from_base(base, r=first.shape[0], dropout=dropout, scale=layer.scaling[adapter])
-        own = [Weight(f"{name}.lora_A.{adapter}.weight", made, "lora_a", True)]
-        own += [Weight(f"{name}.lora_B.{adapter}.weight", made, "lora_b", True)]
-        tensors = [first, second]
-        if dora:
-            own += [Weight(f"{name}.lora_magnitude_vector.{adapter}.weight", made, "m")]
-            tensors += [layer.lora_magnitude_vector[adapter].weight]
-        for weight, tensor in zip(own, tensors, strict=True):
-            made[weight.key] = weight.written(tensor)
-        parent, _, last = path.rpartition(".")
-        holder = _module(model, parent) if parent else model
-        holder[int(last) if isinstance(holder, list) else last] = made
-        yield from (weight for weight, tensor in zip(own, tensors, strict=True) if tensor.requires_grad)
+        rank, scale = layer.lora_A[adapter].weight.shape[0], layer.scaling[adapter]
+        made[path] = (DoRALinear if dora else LoRALinear).from_base(base, r=rank, dropout=dropout, scale=scale)
+        own = {"lora_A": "lora_a", "lora_B": "lora_b"} | ({"lora_magnitude_vector": "m"} if dora else {})
+        for theirs, key in own.items():
+            tensor = getattr(layer, theirs)[adapter].weight
+            made[path][key] = from_torch(tensor if key == "m" else tensor.T)
+            paths[f"{name}.{theirs}.{adapter}.weight"] = f"{path}.{key}"
+    model.update_modules(tree_unflatten(list(made.items())))
+    return paths
 
 
 def cast_frozen(parts: Converted) -> None:
     """Store the weights that are not trained in bfloat16."""
-    trained = {(id(weight.module), weight.key) for weight in parts.weights}
-    for module in [*parts.model.modules(), *([] if parts.score is None else [parts.score])]:
-        for key, value in list(module.items()):
-            if isinstance(value, mx.array) and value.dtype == mx.float32 and (id(module), key) not in trained:
-                module[key] = value.astype(mx.bfloat16)
-                mx.eval(module[key])
+    trained = set(parts.weights.paths.values())
+    frozen = {path: array for path, array in flat(parts.model.parameters()).items() if path not in trained}
+    cast = [(path, one.astype(mx.bfloat16)) for path, one in frozen.items() if one.dtype == mx.float32]
+    parts.model.update(tree_unflatten(cast))
 
 
-def quantize(model: Any, weights: list[Weight], bits: int) -> None:
+def quantize(parts: Converted, bits: int) -> None:
     """Quantize the linear layers of the layers of a model, as bitsandbytes does: not the embeddings, nor the output layer."""
-    trained = {id(weight.module) for weight in weights}
-    for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Linear) or isinstance(layer, nn.QuantizedLinear) or id(layer) in trained:
-            continue
-        if ".layers." not in f".{name}":
-            continue
+    trained = {path.rpartition(".")[0] for path in parts.weights.paths.values()}
+
+    def options(path: str, layer: Any) -> dict[str, int] | bool:
+        if not isinstance(layer, nn.Linear) or path in trained or ".layers." not in f".{path}":
+            return False
         width = layer.weight.shape[1]
         group = next((size for size in (64, 32) if width % size == 0), None)
         if group is None:
-            raise ModelError(f"model.quantization: {name} has {width} inputs, and MLX quantizes groups of 32 or 64")
-        parent, _, last = name.rpartition(".")
-        made = nn.QuantizedLinear.from_linear(layer, group_size=group, bits=bits)
-        mx.eval(made.parameters())
-        _module(model, parent)[last] = made
+            raise ModelError(f"model.quantization: {path} has {width} inputs, and MLX quantizes groups of 32 or 64")
+        return {"group_size": group, "bits": bits}
+
+    nn.quantize(parts.model, class_predicate=options)

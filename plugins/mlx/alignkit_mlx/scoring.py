@@ -1,4 +1,4 @@
-"""Scores of tokens by an mlx-lm model: the layout of a micro-batch, prompts that completions share, and the head in chunks.
+"""The layout of a micro-batch and the scores of its tokens.
 
 Letters in shapes: ``G`` prompts of ``P`` tokens, ``S`` rows of ``C`` tokens, ``N`` scored completion tokens, ``M`` scored prompt
 tokens, ``H`` hidden size, ``V`` vocabulary.
@@ -11,12 +11,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
+import torch
 from alignkit.contract import Example
-from alignkit.scoring.plan import make_plan
-
-KEPT, CHUNK, LEAST = 512 << 20, 128 << 20, 128
-"""Bytes of logits that are kept for the backward pass; where there are more, they are computed in chunks of so many bytes, or of
-the least number of tokens, and again in the backward pass."""
+from alignkit.scoring.plan import Plan, make_plan
 
 
 class Layout(NamedTuple):
@@ -29,103 +26,47 @@ class Layout(NamedTuple):
     source: mx.array  # [N + M] places in [G * P] and [S * C] of the hidden states that predict the tokens
     targets: mx.array  # [N + M]
     scored: int  # N
-    ends: mx.array  # [S] last token of each whole row that is not padding's
 
 
-def make_layout(examples: Sequence[Example], *, prompt: bool, share: bool, pad: int | None = None) -> Layout:
-    """Lay out rows padded on the right; prompts are shared where that saves tokens. ``pad``: a token that never ends a row."""
-    plan = make_plan(examples, prompt=prompt, backend="padded")
-    segments, flat = plan.layout.segments, plan.input_ids
-    tree = make_plan(examples, prompt=prompt, backend="rows") if share else plan
-    trees = tree.layout.segments
-    widest, longest = max(s.prompt for s in trees), max(max(s.completions) for s in trees)
-    source, targets = plan.source.numpy(), plan.targets.numpy()
-    if share and len(trees) * widest + len(segments) * longest < flat.numel():
-        ids, place = tree.input_ids.flatten().numpy(), np.zeros(tree.input_ids.numel(), np.int64)
-        prompts, rows = np.zeros((len(trees), widest), np.int32), np.zeros((len(segments), longest), np.int32)
-        row = 0
-        for g, (start, width, completions) in enumerate((s.start, s.prompt, s.completions) for s in trees):
-            end = start + width
-            prompts[g, :width], place[start:end] = ids[start:end], g * widest + np.arange(width)
-            for length in completions:
-                rows[row, :length] = ids[end : end + length]
-                place[end : end + length] = prompts.size + row * longest + np.arange(length)
-                row, end = row + 1, end + length
-        source = place[np.concatenate([tree.source, tree.prompt_source])]
-        targets = np.concatenate([tree.targets, tree.prompt_targets])
-        given: mx.array | None = mx.array(prompts)
-    else:
-        given, rows = None, flat.numpy().astype(np.int32)
-        source = np.concatenate([plan.source, plan.prompt_source])
-        targets = np.concatenate([plan.targets, plan.prompt_targets])
-    sizes = [len(s.completions) for s in trees]
-    owner, lengths = np.repeat(np.arange(len(trees)), sizes), np.repeat([s.prompt for s in trees], sizes)
-    used = [sum((s.prompt, *s.completions)) for s in segments]
-    whole = plan.input_ids.numpy()
-    ends = [max((i for i in range(n) if whole[row, i] != pad), default=n - 1) for row, n in enumerate(used)]
+def make_layout(examples: Sequence[Example], *, prompt: bool, share: bool, pad: int = 0) -> Layout:
+    """Lay out rows padded on the right; prompts are shared where that saves tokens."""
+    prompts, sizes = [len(e.prompt) for e in examples], [len(e.completions) for e in examples]
+    pairs = [(len(e.prompt), len(completion)) for e in examples for completion in e.completions]
+    longest = max((n for _, n in pairs), default=0)
+    together = len(prompts) * max(prompts) + len(pairs) * longest
+    share = share and together < len(pairs) * max(map(sum, pairs), default=0)
+    plan = make_plan(examples, prompt=prompt, backend="rows", share=share, pad_id=pad)
+    source = torch.cat([plan.source, plan.prompt_source]).numpy()
+    given, rows = None, plan.input_ids.numpy()
+    if share:
+        given, rows, place = _apart(plan, np.array(prompts), np.array(sizes), longest)
+        source = place[source]
     return Layout(
-        mx.array(rows),
-        given,
-        mx.array(owner.astype(np.int32)),
-        mx.array(lengths.astype(np.int32)),
-        mx.array(source.astype(np.int32)),
-        mx.array(targets.astype(np.int32)),
+        _ints(rows),
+        None if given is None else _ints(given),
+        _ints(np.repeat(np.arange(len(prompts)), sizes)),
+        _ints(np.repeat(prompts, sizes)),
+        _ints(source),
+        _ints(torch.cat([plan.targets, plan.prompt_targets]).numpy()),
         len(plan.targets),
-        mx.array(np.array(ends, np.int32)),
     )
 
 
-class Shared:
-    """A layer's keys and values of prompts, in place of mlx-lm's cache: the first pass keeps them, the second reads them."""
-
-    def __init__(self, layout: Layout) -> None:
-        assert layout.prompts is not None
-        self.layout, self.width = layout, layout.prompts.shape[1]
-        self.keys: Any = None
-        self.values: Any = None
-        self.second = False
-        self.offset: Any = 0
-
-    def begin_second(self) -> None:
-        self.second, self.offset = True, self.layout.lengths
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        if not self.second:
-            self.keys, self.values = keys, values
-            return keys, values
-        owner = self.layout.owner
-        return mx.concatenate([self.keys[owner], keys], 2), mx.concatenate([self.values[owner], values], 2)
-
-    def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None, **_: Any) -> Any:
-        """Return a mask of the kind that mlx-lm's caches return: True where a query (row) sees a key (column)."""
-        if not self.second:
-            return _causal(N, window_size) if return_array or window_size else "causal"
-        lengths = self.layout.lengths[:, None, None]  # [S, 1, 1]
-        query, key = mx.arange(N)[:, None], mx.arange(self.width)
-        seen = mx.broadcast_to(key < lengths, (len(self.layout.lengths), N, self.width))
-        if window_size:
-            seen = seen & (lengths + query - key < window_size)
-        own = mx.broadcast_to(_causal(N, window_size), (len(self.layout.lengths), N, N))
-        return mx.concatenate([seen, own], -1)[:, None]
+def _apart(plan: Plan, lengths: Any, sizes: Any, longest: int) -> tuple[Any, Any, Any]:
+    """Return prompts ``[G, P]``, completions ``[S, C]``, and the place among both of each token of a plan with a row a prompt."""
+    branch, position = plan.branch.numpy(), plan.position_ids.numpy()
+    groups, widest = np.arange(len(lengths))[:, None], int(lengths.max())
+    prompts, own = np.zeros((len(lengths), widest), np.int64), np.zeros((int(sizes.sum()), longest), np.int64)
+    row = (np.cumsum(sizes) - sizes)[:, None] + branch - 1
+    column = position - lengths[:, None]
+    place = np.where(branch == 0, groups * widest + position, prompts.size + row * longest + column)
+    both, used = np.concatenate([prompts.ravel(), own.ravel()]), branch >= 0
+    both[place[used]] = plan.input_ids.numpy()[used]
+    return both[: prompts.size].reshape(prompts.shape), both[prompts.size :].reshape(own.shape), place.ravel()
 
 
-def batch_caches(model: Any, padding: list[int]) -> list[Any]:
-    """Return empty caches of generation for rows padded on the left; raises ``TypeError`` for a model with another state."""
-    from mlx_lm.models.cache import BatchKVCache, BatchRotatingKVCache, KVCache, RotatingKVCache, make_prompt_cache
-
-    def batched(cache: Any) -> Any:
-        if type(cache) is KVCache:
-            return BatchKVCache(padding)
-        if type(cache) is RotatingKVCache:
-            return BatchRotatingKVCache(cache.max_size, padding)
-        raise TypeError(f"{type(cache).__name__} has no form for several rows here")
-
-    return [batched(cache) for cache in make_prompt_cache(model)]
-
-
-def _causal(size: int, window: int | None) -> mx.array:
-    query, key = mx.arange(size)[:, None], mx.arange(size)
-    return (key <= query) & (query - key < window) if window else key <= query
+def _ints(array: Any) -> mx.array:
+    return mx.array(array.astype(np.int32))
 
 
 class Instead:
@@ -148,12 +89,12 @@ def logits_of(model: Any, hidden: mx.array) -> mx.array:
     return logits[0]
 
 
-def token_scores(logits: mx.array, targets: mx.array, temperature: float, entropy: bool) -> tuple[mx.array, mx.array]:
+def token_scores(logits: mx.array, targets: mx.array, temperature: float, entropy: bool) -> list[mx.array]:
     """Return log-probabilities of ``targets`` and entropies (zeros unless wanted), float32 ``[n]`` each."""
     logits = logits.astype(mx.float32)
     logits = logits if temperature == 1.0 else logits / temperature
     whole = mx.logsumexp(logits, axis=-1)
     logps = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - whole
     if not entropy:
-        return logps, mx.zeros_like(logps)
-    return logps, whole - (mx.exp(logits - whole[:, None]) * logits).sum(-1)
+        return [logps, mx.zeros_like(logps)]
+    return [logps, whole - (mx.exp(logits - whole[:, None]) * logits).sum(-1)]
