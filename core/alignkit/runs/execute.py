@@ -33,7 +33,7 @@ from alignkit.system.together import first_does, gathered, together
 from alignkit.training.checkpoints import last_checkpoint
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer, TrainerCallback
 
     from alignkit.data.table.tokenised_rows import TokenisedRows
 
@@ -218,49 +218,10 @@ def _train(
     evaluate: Any,
 ) -> Trainer:
     """Train from the start or a checkpoint; raises :class:`InterruptedRun` after a signal, with a checkpoint saved."""
-    from transformers.trainer_callback import PrinterCallback
+    from alignkit.training.callbacks import AtEnd, StopOnSignal
 
-    from alignkit.training.callbacks import AtEnd, CheckpointSaved, RecordMetrics, StopOnSignal
-    from alignkit.training.held_out import held_out_loss
-
-    def evaluate_now(names: Any) -> Results:
-        with recorder.stage("evaluate during"):
-            found: Results = evaluate(names)
-            return found
-
-    def evaluate_watched() -> tuple[Mapping[str, float], Mapping[str, bool]]:
-        found = evaluate_now([plan.watched])
-        return values_of(found), directions_of(found)
-
-    def callbacks_of(name: str, *arguments: Any) -> list[Any]:
-        make = provided("align.callbacks", name)
-        return [*make(*arguments)] if make else []
-
-    directory, watched = recorder.directory, evaluate_watched if plan.watched else None
-    best = callbacks_of("best", plan.config, plan.arguments, watched, recorder.log)
-    order = order_by_margin(plan.config, run.data.train, run.order, logps)
-    for line in order.described(plan.config.data.names):
-        recorder.console.info(f"mix: {line}")
-    stop = StopOnSignal()
-    done = (directory.read_record().get("paused") or {"step": 0})["step"]
-    callbacks = [
-        RecordMetrics(recorder.log),
-        *callbacks_of("during", plan.config, plan.watched, lambda s: values_of(evaluate_now(s)), recorder.log, done),
-        *best,
-        CheckpointSaved(directory.checkpoints, plan.session.checkpoint_saved),
-        *callbacks_of("progress", recorder.console),
-        stop,
-    ]
-    parts = engine_parts(plan, run, logps, order, callbacks)
-    external = plan.session.build_trainer(parts)
-    trainer: Trainer = external or plan.engine.trainer(parts)
-    trainer.pop_callback(PrinterCallback)
-    if external is not None:
-        recorder.update(engine="external")
-    elif measure := provided("align.callbacks", "memory"):
-        trainer.add_callback(measure(trainer, recorder.update, recorder.console))
-    if external is None and best and plan.watched is None and (row := parts.eval[:1]):  # does the metric exist?
-        best[0].require(held_out_loss(trainer.steps, trainer.model, row, 0.0, trainer.compute_loss_context_manager))
+    directory, stop = recorder.directory, StopOnSignal()
+    trainer = _build_trainer(plan, run, logps, recorder, evaluate, stop)
 
     def save() -> None:
         cut_short = stop.received or callbacks_record(trainer).get("paused")
@@ -281,4 +242,53 @@ def _train(
         )
     if why := callbacks_record(trainer).get("stopped"):
         recorder.console.info(f"stopped early at step {trainer.state.global_step}: {why}")
+    return trainer
+
+
+def _build_trainer(
+    plan: RunPlan, run: PreparedRun, logps: References, recorder: RunRecorder, evaluate: Any, stop: TrainerCallback
+) -> Trainer:
+    """Return the trainer of the method, else of the engine, with the callbacks of core and of installed packages."""
+    from transformers.trainer_callback import PrinterCallback
+
+    from alignkit.training.callbacks import CheckpointSaved, RecordMetrics
+    from alignkit.training.held_out import held_out_loss
+
+    def evaluate_now(names: Any) -> Results:
+        with recorder.stage("evaluate during"):
+            found: Results = evaluate(names)
+            return found
+
+    def evaluate_watched() -> tuple[Mapping[str, float], Mapping[str, bool]]:
+        found = evaluate_now([plan.watched])
+        return values_of(found), directions_of(found)
+
+    def callbacks_of(name: str, *arguments: Any) -> list[Any]:
+        make = provided("align.callbacks", name)
+        return [*make(*arguments)] if make else []
+
+    directory, watched = recorder.directory, evaluate_watched if plan.watched else None
+    best = callbacks_of("best", plan.config, plan.arguments, watched, recorder.log)
+    order = order_by_margin(plan.config, run.data.train, run.order, logps)
+    for line in order.described(plan.config.data.names):
+        recorder.console.info(f"mix: {line}")
+    done = (directory.read_record().get("paused") or {"step": 0})["step"]
+    callbacks = [
+        RecordMetrics(recorder.log),
+        *callbacks_of("during", plan.config, plan.watched, lambda s: values_of(evaluate_now(s)), recorder.log, done),
+        *best,
+        CheckpointSaved(directory.checkpoints, plan.session.checkpoint_saved),
+        *callbacks_of("progress", recorder.console),
+        stop,
+    ]
+    parts = engine_parts(plan, run, logps, order, callbacks)
+    external = plan.session.build_trainer(parts)
+    trainer: Trainer = external or plan.engine.trainer(parts)
+    trainer.pop_callback(PrinterCallback)
+    if external is not None:
+        recorder.update(engine="external")
+    elif measure := provided("align.callbacks", "memory"):
+        trainer.add_callback(measure(trainer, recorder.update, recorder.console))
+    if external is None and best and plan.watched is None and (row := parts.eval[:1]):  # does the metric exist?
+        best[0].require(held_out_loss(trainer.steps, trainer.model, row, 0.0, trainer.compute_loss_context_manager))
     return trainer
