@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ def read_inspect(path: Path) -> list[SuiteResult]:
     task, samples = str(about["task"]), log.get("samples") or []
     if not samples:
         raise ConfigError(f"{path} has no samples: run inspect eval without --no-log-samples")
-    scores: dict[str, dict[str, list[float]]] = {}
     items: dict[str, dict[str, Any]] = {}
     content = hashlib.sha256()
     for sample in samples:
@@ -43,19 +42,7 @@ def read_inspect(path: Path) -> list[SuiteResult]:
         if name not in items:
             items[name] = {"id": name, "cluster": str(cluster), "task": task}
             content.update(repr((name, sample.get("input"), sample.get("target"))).encode())
-        for metric, value in _values(sample, f"{path}: sample {sample['id']!r}").items():
-            scores.setdefault(metric, {}).setdefault(name, []).append(value)
-    whole = TaskMetrics()
-    for metric, found in scores.items():
-        if found.keys() != items.keys():
-            whole.notes.append(f"{task}/{metric} is left out: {len(items) - len(found)} samples do not have it")
-            continue
-        for name, values in found.items():
-            items[name][metric] = sum(values) / len(values)
-        key = f"{task}/{metric}"
-        own = items.values()
-        whole.metrics[key] = clustered_score([item[metric] for item in own], [item["cluster"] for item in own])
-        whole.contrasts.append(Contrast(key, metric, where={"task": task}))
+    whole = _metrics(path, task, samples, items)
     config = about.get("config", {})
     result = SuiteResult(
         suite="inspect",
@@ -74,6 +61,27 @@ def read_inspect(path: Path) -> list[SuiteResult]:
         notes=whole.notes,
     )
     return [result]
+
+
+def _metrics(
+    path: Path, task: str, samples: Sequence[Mapping[str, Any]], items: Mapping[str, dict[str, Any]]
+) -> TaskMetrics:
+    """Return the metrics that every sample has, means over its epochs; the items get each one's value."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for sample in samples:
+        for metric, value in _values(sample, f"{path}: sample {sample['id']!r}").items():
+            scores.setdefault(metric, {}).setdefault(f"{task}:{sample['id']}", []).append(value)
+    whole, own = TaskMetrics(), items.values()
+    for metric, found in scores.items():
+        if found.keys() != items.keys():
+            whole.notes.append(f"{task}/{metric} is left out: {len(items) - len(found)} samples do not have it")
+            continue
+        for name, values in found.items():
+            items[name][metric] = sum(values) / len(values)
+        key = f"{task}/{metric}"
+        whole.metrics[key] = clustered_score([item[metric] for item in own], [item["cluster"] for item in own])
+        whole.contrasts.append(Contrast(key, metric, where={"task": task}))
+    return whole
 
 
 def _log(path: Path) -> Mapping[str, Any] | None:

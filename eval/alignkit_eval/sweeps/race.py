@@ -55,19 +55,7 @@ def race(
     arms = arms_of(planned)
     if len(arms) < 2:
         raise ConfigError("--race: there is only one arm; sweep over at least two values")
-    plan: Any = (settings.rungs, settings.alpha, settings.spending, settings.objective, [*arms])
-    found = manifest.race if manifest.race and manifest.race.looks else Race(*plan)
-    if plan != (found.rungs, found.alpha, found.spending, found.objective, found.arms):
-        raise ConfigError(
-            f"{manifest.directory / 'sweep.yaml'}: the race was changed after its first look, so that its error would no longer hold: "
-            "put it back, or start another sweep with --name"
-        )
-    manifest.race = found
-    for name in revive:
-        if name not in found.stopped:
-            known = ", ".join(sorted(found.stopped)) or "none"
-            raise ConfigError(f"--revive {name}: no such arm was stopped{suggest(name, list(arms))} (stopped: {known})")
-    found.revived = list(dict.fromkeys([*found.revived, *revive]))
+    found = _begun(settings, revive, manifest, list(arms))
     failed: set[str] = set()
 
     def train(names: Sequence[str], until: float) -> None:
@@ -93,6 +81,24 @@ def race(
     manifest.settle({cell.name for name in found.stopped for cell in arms[name]})
     found.spent_tokens = total([_spent(cell)[0] for cells in arms.values() for cell in cells])
     manifest.notes += _notes(found, arms)
+
+
+def _begun(settings: RaceSettings, revive: Sequence[str], manifest: Manifest, arms: list[str]) -> Race:
+    """Return the race as far as it has gone, with the arms to revive; refuses another plan than that of its first look."""
+    plan: Any = (settings.rungs, settings.alpha, settings.spending, settings.objective, arms)
+    found = manifest.race if manifest.race and manifest.race.looks else Race(*plan)
+    if plan != (found.rungs, found.alpha, found.spending, found.objective, found.arms):
+        raise ConfigError(
+            f"{manifest.directory / 'sweep.yaml'}: the race was changed after its first look, so that its error would no longer hold: "
+            "put it back, or start another sweep with --name"
+        )
+    manifest.race = found
+    for name in revive:
+        if name not in found.stopped:
+            known = ", ".join(sorted(found.stopped)) or "none"
+            raise ConfigError(f"--revive {name}: no such arm was stopped{suggest(name, arms)} (stopped: {known})")
+    found.revived = list(dict.fromkeys([*found.revived, *revive]))
+    return found
 
 
 def _look(
