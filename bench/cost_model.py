@@ -1,6 +1,6 @@
 """Expected costs of a training step on a GPU, from counts alone: ``python -m bench.cost_model`` prints the table of docs/gpu.md.
 
-A step is counted as floating-point operations of three kinds and as bytes moved for masks. Letters: ``H`` hidden size, ``I``
+A step is counted as floating-point operations of three kinds and as bytes moved, for masks and for all that is no product. Letters: ``H`` hidden size, ``I``
 intermediate size, ``L`` layers, ``K`` key-value heads of ``D`` numbers, ``V`` vocabulary; ``T`` tokens that pass the trunk, ``C``
 scores of queries and keys in a head, ``S`` positions that pass the head.
 
@@ -8,26 +8,33 @@ scores of queries and keys in a head, ``S`` positions that pass the head.
     attention  4 L H C                            a forward pass
     head       2 H V S                            a forward pass
     masks      L passes x 2 bytes x B M M         a mask of B rows of M tokens as a bias in bfloat16, written and read
+    layers     L T bytes a token                  norms, rotary embeddings, gates, casts, residuals (:mod:`bench.traffic`)
+    optimizer  34 bytes a trained weight          AdamW reads four float32 numbers and writes three; a cast to bfloat16
 
-A training step is several forward passes' worth of each (:func:`passes`). What is the same on both sides and small is not counted:
-norms, activations, the optimizer.
+A training step is several forward passes' worth of each (:func:`passes`). Launches and synchronisations are not counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from bench.cells import BenchCell, Shape
+from bench.traffic import KERNELS as TRAFFIC
+from bench.traffic import traffic
 
 PEAK = 989e12
 """bfloat16 operations per second of an H100 SXM without sparsity, from its data sheet."""
 BANDWIDTH = 3.35e12
 """Bytes per second of its memory."""
-RATES = {"product": 0.65, "flash": 0.5, "dense": 0.2}
-"""Assumed shares of the peak: large matrix products, flash attention forward and backward, attention with a dense mask."""
+RATES = {"product": 0.65, "flash": 0.5, "dense": 0.2, "memory": 0.9}
+"""Assumed shares of the peaks: large matrix products, flash attention forward and backward, attention with a dense mask, memory."""
+KERNELS = {"ours-compiled": "compiled", "ours-liger": "liger", "trl": "liger", "trl-reference": "liger"}
+"""How the layers of a side compute what is no product; those of the others do it an operation after the other."""
+OPTIMIZER = 7 * 4 + 6
+"""Bytes that an optimizer step moves for a trained weight, with its cast for the next step's products."""
 
 
 class Row(NamedTuple):
@@ -70,13 +77,14 @@ def passes(*, lora: bool, checkpointing: bool, logits_kept: bool = False) -> Pas
 
 @dataclass(frozen=True)
 class Cost:
-    """Floating-point operations by kind, and bytes for masks."""
+    """Floating-point operations by kind, and bytes: of masks, and of the layers and the optimizer."""
 
     trunk: float
     attention: float
     head: float
-    bytes: float = 0.0
+    masks: float = 0.0
     dense: bool = False
+    layers: float = 0.0
 
     @property
     def operations(self) -> float:
@@ -92,7 +100,8 @@ class Cost:
         """Return the seconds at these shares of the peak."""
         attention = rates["dense" if self.dense else "flash"]
         products = (self.trunk + self.head) / rates["product"]
-        return (products + self.attention / attention) / PEAK + self.bytes / BANDWIDTH
+        moved = (self.masks + self.layers) / rates["memory"]
+        return (products + self.attention / attention) / PEAK + moved / BANDWIDTH
 
 
 def triangle(n: float) -> float:
@@ -147,16 +156,21 @@ def separate(method: str, rows: Sequence[Row], *, flash: bool, padding_free: boo
 
 def cost(shape: Shape, counts: Counts, work: Passes) -> Cost:
     """Return the cost of a step with these counts."""
-    h, key = shape.hidden, shape.key_value_heads * (shape.hidden // shape.heads)
-    layer = 2 * h * h + 2 * h * key + 3 * h * shape.intermediate
+    h, layer = shape.hidden, _layer(shape)
     extra = counts.passes_of_reference
     return Cost(
         trunk=2.0 * shape.layers * layer * counts.trunk * (work.trunk + extra),
         attention=4.0 * shape.layers * h * counts.cells * (work.attention + extra),
         head=2.0 * h * shape.vocabulary * counts.scored * (work.head + extra),
-        bytes=2 * 2.0 * shape.layers * counts.mask * (2 + extra),
+        masks=2 * 2.0 * shape.layers * counts.mask * (2 + extra),
         dense=counts.mask > 0,
     )
+
+
+def _layer(shape: Shape) -> int:
+    """Return the weights of a layer's products."""
+    h, key = shape.hidden, shape.key_value_heads * (shape.hidden // shape.heads)
+    return 2 * h * h + 2 * h * key + 3 * h * shape.intermediate
 
 
 def side_cost(side: str, cell: BenchCell, rows: Sequence[Row]) -> Cost:
@@ -174,7 +188,16 @@ def side_cost(side: str, cell: BenchCell, rows: Sequence[Row]) -> Cost:
         best = side != "trl-default"
         reference = method == "dpo" and side != "trl"
         counts = separate(method, rows, flash=best, padding_free=best and method == "sft", reference=reference)
-    return cost(cell.shape, counts, work)
+    return replace(cost(cell.shape, counts, work), layers=_moved(side, cell, counts))
+
+
+def _moved(side: str, cell: BenchCell, counts: Counts) -> float:
+    """Return the bytes that the layers move in a step, and the optimizer (adapters have few weights: not counted)."""
+    shape = cell.shape
+    token = traffic(shape, cell.tuning, KERNELS.get(side, "eager"), peft_casts=side.startswith("trl"))
+    forward = token.forward * (1 + cell.checkpointing + counts.passes_of_reference)
+    weights = 0 if cell.tuning == "lora" else shape.layers * _layer(shape) + shape.vocabulary * shape.hidden
+    return shape.layers * counts.trunk * (forward + token.backward) + OPTIMIZER * weights
 
 
 def useful(cell: BenchCell, rows: Sequence[Row]) -> Cost:
@@ -197,10 +220,10 @@ def rows_of(cell: BenchCell, steps: Sequence[int] = (0,), of: int = 1) -> tuple[
 # ------------------------------------------------------------------ the tables of docs/gpu.md
 
 RIVALS = {
-    "orpo": ("trl", "trl-default"),
-    "dpo": ("trl", "trl-reference", "trl-default"),
-    "sft": ("trl", "trl-default"),
-    "grpo": ("trl", "trl-default"),
+    "orpo": ("ours-liger", "ours-compiled", "trl", "trl-default"),
+    "dpo": ("ours-liger", "ours-compiled", "trl", "trl-reference", "trl-default"),
+    "sft": ("ours-liger", "ours-compiled", "trl", "trl-default"),
+    "grpo": ("ours-liger", "ours-compiled", "trl", "trl-default"),
 }
 """The sides that the table compares with alignkit."""
 
@@ -242,19 +265,35 @@ def example() -> str:
     model = next(one for one in MODELS if one.name == model_name)
     cell = make(method, work, model.shape(vocabulary, VOCABULARIES[vocabulary]), model.tuning, "cuda")
     (rows,) = rows_of(cell)
-    lines = ["| side | trunk | attention | head | masks | seconds | over ours |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| side | trunk | attention | head | masks | layers | seconds | over ours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for side in ("ours", "rows", *RIVALS[method]):
         one = side_cost(side, cell, rows)
         teras = [f"{value / 1e12:,.0f}" for value in (one.trunk, one.attention, one.head)]
         lines.append(
-            f"| {side} | {' | '.join(teras)} | {one.bytes / 1e9:,.0f} | {one.seconds:.2f} | {ratio(side, cell):.2f} |"
+            f"| {side} | {' | '.join(teras)} | {one.masks / 1e9:,.0f} | {one.layers / 1e9:,.0f} | {one.seconds:.2f} "
+            f"| {ratio(side, cell):.2f} |"
         )
     return "\n".join(lines)
 
 
+def moved() -> str:
+    """Return what the layers move, by model and kernels."""
+    from bench.gpu.grid import MODELS
+
+    lines = [f"| model | {' | '.join(TRAFFIC)} |", f"|---|{'---|' * len(TRAFFIC)}"]
+    for model in MODELS:
+        found = [traffic(model.shape("", 0), model.tuning, kernels) for kernels in TRAFFIC]
+        cells = " | ".join(f"{one.forward / 1e3:,.0f} + {one.backward / 1e3:,.0f}" for one in found)
+        lines.append(f"| {model.name}{', LoRA' if model.tuning == 'lora' else ''} | {cells} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print both tables."""
-    print(example(), table(), sep="\n\n")
+    """Print the tables."""
+    print(moved(), example(), table(), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import cost_model
 from bench.cells import Shape
 from bench.cost_model import Cost, Counts, Passes, Row, cost, in_rows, packed, passes, rows_of, separate, side_cost
 from bench.gpu.grid import MODELS, WORKLOADS, cell, grid
+from bench.traffic import KERNELS, traffic
 
 DOCS = Path(__file__).parents[2] / "docs" / "gpu.md"
 ROWS = [Row(4, (2, 3)), Row(1, (1, 2))]
@@ -68,7 +71,7 @@ def test_cost_of_a_small_model() -> None:
     assert found.trunk == 2 * 2 * layer * 5 * (3 + 1)
     assert found.attention == 4 * 2 * 4 * 7 * (3.5 + 1)
     assert found.head == 2 * 4 * 10 * 3 * (4 + 1)
-    assert found.bytes == 2 * (2 * 2 * 9) * (2 + 1)  # written and read; forward, backward and the extra pass
+    assert found.masks == 2 * (2 * 2 * 9) * (2 + 1)  # written and read; forward, backward and the extra pass
     assert found.operations == found.trunk + found.attention + found.head
 
 
@@ -76,7 +79,8 @@ def test_seconds_are_the_sum_of_the_three_rates_and_the_traffic() -> None:
     products = 0.65 * 989e12
     assert Cost(products, 0, 2 * products).seconds == pytest.approx(3)
     assert Cost(0, 0.5 * 989e12, 0).seconds == pytest.approx(1)
-    assert Cost(0, 0.2 * 989e12, 0, 3.35e12, dense=True).seconds == pytest.approx(2)
+    assert Cost(0, 0.2 * 989e12, 0, 0.9 * 3.35e12, dense=True).seconds == pytest.approx(2)
+    assert Cost(0, 0, 0, layers=0.9 * 3.35e12).seconds == pytest.approx(1)
 
 
 def test_the_case_of_four_thousand_tokens() -> None:
@@ -97,21 +101,65 @@ def test_expected_ratios_of_the_benchmark() -> None:
     for one in grid("cuda"):
         (rows,) = rows_of(one)
         seconds = {side: side_cost(side, one, rows).seconds for side in ("ours", "trl", "trl-reference", "trl-default")}
-        if one.method == "sft":  # nothing is shared, and TRL has no padding: the same work
-            assert seconds["trl"] == seconds["ours"]
+        if one.method == "sft":  # nothing is shared, and TRL has no padding: the same work, which it has fused
+            assert side_cost("trl", one, rows).operations == side_cost("ours", one, rows).operations
+            assert seconds["trl"] == pytest.approx(side_cost("ours-liger", one, rows).seconds, rel=0.17)
         if one.method == "dpo":
             assert seconds["trl"] < seconds["trl-reference"] <= seconds["trl-default"]
         assert cost_model.useful(one, rows).operations <= side_cost("ours", one, rows).operations
     mixed = cell("dpo", WORKLOADS[0], MODELS[0].shape("32k", 32_000), "full", "cuda")
-    assert cost_model.ratio("trl", mixed) > 2
+    assert cost_model.ratio("trl", mixed) > 1.9 > 1 > cost_model.ratio("ours-liger", mixed)
+    assert cost_model.ratio("ours-liger", mixed) > cost_model.ratio("ours-compiled", mixed)
+
+
+MEASURED = {("0.5b", "trl"): 1.74, ("0.5b", "trl-default"): 4.46, ("1.5b", "trl"): 1.88, ("1.5b", "trl-default"): 5.35}
+"""Ratios of ORPO on an H100 (docs/gpu.md)."""
+
+
+@pytest.mark.parametrize(("model", "side"), MEASURED, ids="-".join)
+def test_ratios_are_near_the_measured_ones(model: str, side: str) -> None:
+    shape = next(one for one in MODELS if one.name == model).shape("32k", 32_000)
+    one = cell("orpo", WORKLOADS[0], shape, "full", "cuda")
+    steps = rows_of(one, (2, 3, 4), 5)
+    found = np.median([side_cost(side, one, rows).seconds / side_cost("ours", one, rows).seconds for rows in steps])
+    # Dense masks are what the calculation knows least about.
+    assert found == pytest.approx(MEASURED[model, side], rel=0.1 if side == "trl" else 0.35)
+
+
+def test_the_traffic_of_layers_is_that_of_their_operations() -> None:
+    shape = Shape("hand", vocabulary=10, hidden=64, intermediate=96, layers=3, heads=4, key_value_heads=2)
+    eager, liger, compiled = (traffic(shape, "full", kernels) for kernels in KERNELS)
+    x, h, q, i = 4 * 64, 2 * 64, 2 * (64 + 32), 2 * 96
+    assert compiled == (2 * (2 * h + 2 * x) + 2 * q + 3 * i, 5 * h + 2 * (3 * x + h) + 2 * q + 5 * i)
+    # Two norms (x -> x), rotation, gate; casts of their outputs for 5 products, 2 residuals (h + x -> x), the cast of the output of
+    # attention and keys and values repeated for their queries are within the rest.
+    fused = 2 * 2 * x + 2 * q + 3 * i + 5 * (x + h) + 2 * (h + 2 * x)
+    assert fused <= liger.forward <= fused + 2 * x
+    assert all(a > b > c for a, b, c in zip(eager, liger, compiled, strict=True))
+    twice = replace(shape, hidden=128, intermediate=192)  # heads twice as wide
+    assert traffic(twice, "full", "eager") == pytest.approx((2 * eager.forward, 2 * eager.backward))
+
+
+def test_adapters_move_bytes_and_more_where_their_inputs_are_cast() -> None:
+    shape = Shape("hand", vocabulary=10, hidden=64, intermediate=96, layers=3, heads=4, key_value_heads=2)
+    ours, peft = (traffic(shape, "lora", "liger", peft_casts=casts) for casts in (False, True))
+    inputs = 6 * 64 + 96  # numbers that pass into the seven linear layers
+    assert peft.forward - ours.forward == pytest.approx(
+        inputs * (2 + 4 + 4 + 2), rel=0.25
+    )  # to float32, and to bfloat16
 
 
 @pytest.mark.parametrize(
-    "rates", [{"product": 0.5}, {"product": 0.75}, {"flash": 0.35}, {"flash": 0.65}, {"dense": 0.1}, {"dense": 0.35}]
+    "rates",
+    [
+        *({"product": 0.5}, {"product": 0.75}, {"flash": 0.35}, {"flash": 0.65}, {"dense": 0.1}, {"dense": 0.35}),
+        *({"memory": 0.75}, {"memory": 1.0}),
+    ],
+    ids=str,
 )
 def test_ratios_to_flash_attention_hardly_depend_on_the_rates_assumed(rates: dict[str, float]) -> None:
     cells = [one for one in grid("cuda") if one.shape.name in ("0.5b-32k", "8b-150k")]
-    for side, change in (("trl", 0.03), ("trl-default", 0.59)):
+    for side, change in (("trl", 0.06), ("trl-default", 0.38)):
         for one in cells:
             assert cost_model.ratio(side, one, cost_model.RATES | rates) == pytest.approx(
                 cost_model.ratio(side, one), rel=change
@@ -122,3 +170,4 @@ def test_documentation_has_the_tables() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert cost_model.table() in text
     assert cost_model.example() in text
+    assert cost_model.moved() in text
