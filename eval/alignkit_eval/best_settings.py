@@ -13,6 +13,8 @@ def best_settings(config: RunConfig) -> tuple[str | None, dict[str, Any]]:
     """Return the suite whose metric chooses the best model, and the arguments that it and early stopping need.
 
     Those are evaluations, and checkpoints at the same steps; empty where no best model is looked for.
+
+    Raises ``ConfigError`` for keys that contradict each other.
     """
     train, given, watched = config.train, config.train.arguments, _watched_suite(config)
     stops = train.stop_on is not None or train.early_stopping_patience is not None

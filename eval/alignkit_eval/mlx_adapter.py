@@ -61,7 +61,10 @@ def export_mlx(run: Path, output: Path) -> Path:
 
 
 def adapter_of(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return mlx-lm's description of a peft model's adapter, and its matrices by mlx-lm's names, transposed as there."""
+    """Return mlx-lm's description of a peft model's adapter, and its matrices by mlx-lm's names, transposed as there.
+
+    Raises ``ModelError`` for an adapter that mlx-lm does not have.
+    """
     tensors: dict[str, Any] = {}
     for name, parameter in model.named_parameters():
         if "default" not in name.split("."):

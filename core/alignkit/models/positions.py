@@ -54,7 +54,7 @@ def configured_positions(config: Any) -> int | None:
 
 
 def room(limit: int | None, method: Method[Any] | None = None) -> Room:
-    """Return the room that rows have in ``limit`` positions; a method that samples answers needs some for those."""
+    """Return the room of rows in ``limit`` positions; raises ``ConfigError`` if answers that a method samples take all of it."""
     reserved = 0
     if method is not None and "reward" in method.needs:
         reserved = getattr(method.settings, "max_new_tokens", 0)

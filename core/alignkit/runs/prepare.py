@@ -108,7 +108,7 @@ def _check_rewards(method: Method[Any]) -> None:
 
 
 def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tuple[LoadedModel, Data]:
-    """Load the start model and the tokenised data; ``meta`` leaves out the weights."""
+    """Load the start model (``meta``: without weights) and the tokenised data; raises ``ModelError`` for a reward model."""
     loaded = None if meta else session.build_model()
     if loaded is None:
         loaded = build_model(session.config.model, seed=config.run.seed, meta=meta)

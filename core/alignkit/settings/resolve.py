@@ -190,7 +190,7 @@ def _home(key: str, known: list[str]) -> str:
 
 
 def from_sets(sets: Iterable[str]) -> Layer:
-    """Return a layer from ``key=value`` texts (``--set``)."""
+    """Return a layer from ``key=value`` texts (``--set``); raises ``ConfigError`` for another text or an unknown section."""
     layer = Layer()
     for text in sets:
         key, equals, value = text.partition("=")

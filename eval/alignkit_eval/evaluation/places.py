@@ -34,6 +34,8 @@ def names_of(origins: Sequence[Origin]) -> list[str]:
 
     >>> names_of([Origin("1", ("model", "A")), Origin("2", ("model", "B")), Origin("3", ("other", "B"))])
     ['A/model', 'B/model', 'other']
+
+    Raises ``ConfigError`` for a target that is named twice.
     """
     if twice := next((o for i, o in enumerate(origins) if o.identity in {p.identity for p in origins[:i]}), None):
         raise ConfigError(f"{twice.name(1)} is named twice: {twice.identity}")

@@ -27,7 +27,10 @@ def check_stage(listed: ListedStage, stage: Stage[Any]) -> None:
 
 
 def carry_out_stage(listed: ListedStage, stage: Stage[Any], directory: Path) -> None:
-    """Run a stage; its results appear at ``directory`` once they are complete, with every output that it declares."""
+    """Run a stage; its results appear at ``directory`` once they are complete, with every output that it declares.
+
+    Raises ``RunFailedError`` where one is missing.
+    """
     partly = directory if stage.leftovers == "own" else _partial(directory)
     if stage.leftovers == "removed":
         forget(directory)

@@ -43,6 +43,7 @@ class Local(Scheduler[LocalSettings]):
 
 
 def carry_out_here(tasks: Sequence[Task], started: Callable[[str], None]) -> Iterator[Outcome]:
+    """Carry out tasks in this process, one after another; yield each one's outcome."""
     for task in tasks:
         started(task.name)
         outcome = carry_out(task)
@@ -54,6 +55,7 @@ def carry_out_here(tasks: Sequence[Task], started: Callable[[str], None]) -> Ite
 def carry_out_beside(
     tasks: Sequence[Task], started: Callable[[str], None], variables: Sequence[Mapping[str, str]], threads: int
 ) -> Iterator[Outcome]:
+    """Carry out tasks in one process for each of ``variables``, with so many threads; yield outcomes as tasks end."""
     waiting = deque(tasks)
     stop: int | None = None
     interrupt: KeyboardInterrupt | None = None

@@ -19,7 +19,10 @@ from alignkit.system.signals import terminable
 
 
 def train_cell(config: RunConfig, directory: Path, until: float = 1.0) -> None:
-    """Train a cell of a sweep in ``directory``, or resume it, up to a share of its steps at which it pauses."""
+    """Train a cell of a sweep in ``directory``, or resume it, up to a share of its steps at which it pauses.
+
+    Raises ``RunFailedError`` where it pauses at the same step again.
+    """
     before = -1.0
     while before < (share := progress(directory)) < until:
         before = share

@@ -160,7 +160,10 @@ def _with_jobs(options: Mapping[str, Any] | None, jobs: int | None) -> dict[str,
 
 
 def race_settings(given: Mapping[str, Any], config: Path | str | None) -> RaceSettings:
-    """Return the settings of a race: those given, over the section ``race`` of a configuration file."""
+    """Return the settings of a race: those given, over the section ``race`` of a configuration file.
+
+    Raises ``ConfigError`` for a section that is not a mapping.
+    """
     layer = Layer() if config is None else yaml_files.read(Path(config))
     for key, value in given.items():
         layer.put(("race", key), value, f"--race-set {key}={value}")

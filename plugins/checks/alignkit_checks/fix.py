@@ -18,6 +18,8 @@ def write_fixed(check: Check, path: Path) -> tuple[int, int]:
     """Write the rows without findings, unchanged, to ``path`` (JSON Lines), and the removed ones to PATH.dropped.jsonl.
 
     Return the numbers of kept and removed rows. Both are complete before either appears, PATH last.
+
+    Raises ``ValueError`` for a check that did not keep its rows.
     """
     readable = check.readable
     if readable is None:

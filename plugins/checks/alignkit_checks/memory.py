@@ -209,6 +209,7 @@ def longest_rows(parts: Any) -> list[int]:
 
 
 def tokens_of(parts: Any, rows: Sequence[int]) -> int:
+    """Return the tokens of the training rows at some positions."""
     return sum(example.tokens for example in examples(parts, rows))
 
 

@@ -105,6 +105,7 @@ def _lost(record: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], log: 
 
 
 def lines(found: RunStatus) -> list[str]:
+    """Return the status of a run as lines of text."""
     of = "" if found.steps is None else f" of {found.steps}"
     left = "" if found.seconds_left is None else f", about {duration(found.seconds_left)} left"
     out = [f"{found.path}: {found.method}, {found.status}, step {found.step}{of}{left}"]

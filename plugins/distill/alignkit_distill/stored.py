@@ -118,7 +118,10 @@ class StoredTeacher:
 def write_stored(
     path: Path, teacher: Teacher, rows: Sequence[Example], settings: DistillSettings, parts: TrainerParts
 ) -> None:
-    """Write the teacher's log-probabilities of every completion of ``rows``, all or nothing."""
+    """Write the teacher's log-probabilities of every completion of ``rows``, all or nothing.
+
+    Raises ``ConfigError`` in a run of several processes, where there is no file yet.
+    """
     import pyarrow
     import pyarrow.parquet as parquet
 

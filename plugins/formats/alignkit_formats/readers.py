@@ -62,6 +62,8 @@ def read_json(path: Path, split: str | None = None) -> Iterator[Located]:
     """Read a JSON list of objects, or an object that contains such lists (``split`` is then the key).
 
     A file with one object per line is read as JSON Lines. A list is read into memory as a whole.
+
+    Raises ``DataError`` with file and line for invalid JSON, and for a row that is not an object.
     """
     text = _text(path)
     try:
@@ -91,6 +93,8 @@ def read_csv(path: Path, _split: str | None = None, delimiter: str | None = None
     """Read a table with a header, separated by commas (in a file named .tsv by tabs) or as ``delimiter`` says.
 
     Without it, a header that has more of another separator (comma, semicolon, tab, vertical bar) is split at that one.
+
+    Raises ``DataError`` with file and line for a header or row that cannot be read.
     """
     usual = "\t" if ".tsv" in path.name.lower() else ","
     named = {"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter)

@@ -47,7 +47,10 @@ def open_hub(
 
 
 def open_url(source: str, split: str | None, config: Reading, limit: int | None = None) -> Source:
-    """Open a remote file (https, s3, gs, hf, ...) through ``datasets`` and fsspec."""
+    """Open a remote file (https, s3, gs, hf, ...) through ``datasets`` and fsspec.
+
+    Raises ``DataError`` for a form or split that it does not have.
+    """
     import datasets
 
     name = redact(source)

@@ -43,7 +43,10 @@ def open_model(found: TargetSpec, setting: str) -> Subject:
 
 
 def prompt_tokens(rows: Sequence[Row], model: Subject, reserved: int) -> tuple[list[list[int]], list[Omission]]:
-    """Return the prompts as a model reads them, and how many had to be cut to leave it ``reserved`` positions."""
+    """Return the prompts as a model reads them, and how many had to be cut to leave it ``reserved`` positions.
+
+    Raises ``ConfigError`` for an empty prompt, or no room for one.
+    """
     limit = position_limit(model.policy.model)
     if limit is not None and reserved >= limit:
         raise ConfigError(f"eval.settings.judge.max_new_tokens is {reserved}, and {model.name} has {limit} positions")

@@ -81,7 +81,10 @@ class RowReader:
 
 
 def read_label(value: Any, place: str) -> bool:
-    """Return a label: true or false, also as 1 or 0, or as text (as CSV files have it)."""
+    """Return a label: true or false, also as 1 or 0, or as text (as CSV files have it).
+
+    Raises ``DataError`` for anything else.
+    """
     label = _LABELS.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
     if label is None:
         raise DataError(f'{place}: "label" is {value!r}, expected true or false')

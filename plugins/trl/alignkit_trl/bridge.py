@@ -70,7 +70,10 @@ class OurOrder(torch.utils.data.Sampler[int]):
 
 
 def in_our_order(trainer: Any, parts: TrainerParts) -> Any:
-    """Return the trainer class with its training rows in alignkit's order."""
+    """Return the trainer class with its training rows in alignkit's order.
+
+    Raises ``PluginError`` where accelerate would not keep it.
+    """
 
     class InOurOrder(trainer):
         def get_train_dataloader(self) -> Any:

@@ -80,7 +80,10 @@ def _parts(weights: Iterator[tuple[str, torch.Tensor]]) -> Iterator[dict[str, to
 
 
 def by_nccl(model: Any, control: Control, rank: int, workers: int) -> Send:
-    """Return a function that broadcasts the weights from the first process's GPU to a server's, by vLLM's own engine."""
+    """Return a function that broadcasts the weights from the first process's GPU to a server's, by vLLM's own engine.
+
+    Raises ``ConfigError`` for a policy that is not on a GPU.
+    """
     from vllm.distributed.weight_transfer import ParamMeta, WeightSource, WeightTransferTrainerFactory
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
     from vllm.utils.network_utils import get_ip, get_open_port

@@ -35,6 +35,8 @@ def recognise(path: Path, name: str | None) -> tuple[Mapping[str, Any], Given]:
     """Return the table of the library whose configuration a file is, and what the file says.
 
     ``name``: the library, if the user named it; else the one whose command is in the file, or that knows most of the keys.
+
+    Raises ``ConfigError`` for a file that none of them writes.
     """
     if name is not None:
         return tables()[name], read(path, tables()[name].get("sections", ()))

@@ -29,7 +29,7 @@ def respond(served: Served, request: Chat | Completion) -> dict[str, Any]:
 
 
 def respond_in_pieces(served: Served, request: Chat | Completion) -> Iterator[dict[str, Any]]:
-    """Yield the chunks of a streamed response."""
+    """Yield the chunks of a streamed response; raises ``ConfigError`` for what cannot be streamed."""
     prompts = _prompts(served, request)
     if len(prompts) * request.n > 1:
         raise ConfigError("stream: one answer to one prompt can be streamed")

@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 def serve_with_transformers(named: Mapping[str, str], *, host: str, port: int, token: str | None, dtype: str) -> None:
-    """Load the models, serve them until Ctrl-C, and end the process."""
+    """Load the models, serve them until Ctrl-C, and end the process.
+
+    Raises ``ConfigError`` for a port that cannot be used.
+    """
     try:
         server = Server((host, port), token)
     except OSError as error:

@@ -48,7 +48,10 @@ def _free_port(host: str) -> int:
 
 
 def arguments(named: Mapping[str, str], *, host: str, port: int, dtype: str) -> list[str]:
-    """Return the options of vLLM's server: one model, or a base with adapters."""
+    """Return the options of vLLM's server: one model, or a base with adapters.
+
+    Raises ``ConfigError`` for several bases, and for a reward model.
+    """
     parts: dict[str, tuple[str, str | None]] = {}
     for name, target in named.items():
         path = resolve_path(target)
