@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pty
-import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ def completed(line: str, cwd: Path) -> list[str]:
         ("run --set data.check.scr", {"data.check.script=", "data.check.script_share="}),
         ("run --set model.head=", {"model.head=fast", "model.head=exact"}),
         ("run --set data.shuffle=f", {"data.shuffle=false"}),
+        ("run --method dpo --set be", {"beta="}),
+        ("run --method dpo --set loss=dpop --set pen", {"penalty="}),
+        ("run --method dpo --set ratio=m", {"ratio=mean"}),
+        ("run --set mod", {"model."}),
+        ("run runs/first/run.yaml --set lambda_w", {"lambda_warmup="}),
+        ("sweep --over met", {"method.", "method="}),
+        ("sweep --over method=sft,orp", {"method=sft,orpo"}),
         ("run --method dpo --set loss=sli", {"loss=slic"}),
         ("run --set eval.suites=prefs,per", {"eval.suites=prefs,perplexity"}),
         ("sweep --over data.fol", {"data.folds=", "data.fold="}),
@@ -101,47 +109,89 @@ print([name for name in ("torch", "transformers", "pydantic", "numpy") if name i
     assert found.stdout.splitlines() == ["plain,train.learning_rate=", "[]"]
 
 
-def typed(line: str, script: Path) -> str:
-    """Return what stands on the command line of a real bash after a line and a tab were typed."""
+COMPLETED = {
+    ("align run --method dpo --set ", "loss=sli"): "loss=slic ",
+    ("align run --method ", "or"): "orpo ",  # not the first time in a shell
+    ("align run --set ", "mod"): "model.",
+    ("align run --set ", "'model.head=ex"): "'model.head=exact' ",
+    ("align eval --suite ", "prefs,perp"): "prefs,perplexity ",
+    ("align status ", "runs/12:3"): "runs/12:30 ",
+    ("align status ", "runs/my"): r"runs/my\ run ",
+    ("align run ", "con"): "config.yaml ",
+}
+"""What stands on a line, the word before a tab, and what a shell makes of the word."""
+
+STARTS = {
+    "bash": r"""
+PS1= HISTFILE=
+source _align
+bind -x '"\C-t": printf "%s\n" "$READLINE_LINE" >> typed; READLINE_LINE='
+""",
+    "zsh": r"""
+fpath=($PWD $fpath)
+autoload -Uz compinit && compinit -u -d $PWD/dump
+zle-line-init() {
+    local line=${"${(@f)$(<lines)}"[++count]}
+    [[ -n $line ]] || exit
+    BUFFER=$line CURSOR=$#line
+    zle complete-word
+    print -r -- "$BUFFER" >> typed
+    BUFFER=
+    zle accept-line
+}
+zle -N zle-line-init
+""",
+    "fish": r"""
+source _align
+while read --local line
+    complete --escape -C $line | string replace --regex '\t.*' '' >> typed
+end < lines
+""",
+}
+"""What a shell runs as it starts: it completes every line of a file as a tab does."""
+
+COMMANDS = {"bash": ["--norc", "--noprofile", "-i"], "zsh": ["-d", "-i"], "fish": ["--no-config", ".zshrc"]}
+
+
+def typed(shell: str, lines: Iterable[str], cwd: Path) -> list[str]:
+    """Return what stands on the command line of a real shell after each line and a tab were typed; of fish, the last words."""
+    (cwd / "_align").write_text(align("completion", shell, cwd=cwd).stdout)
+    (cwd / ".zshrc").write_text(STARTS[shell])
+    (cwd / "lines").write_text("".join(f"{line}\n" for line in lines))
     terminal, inner = pty.openpty()
-    shell = subprocess.Popen(
-        ["bash", "--norc", "--noprofile", "-i"],
+    places = {"PATH": f"{ALIGN.parent}:{os.environ['PATH']}", "ZDOTDIR": str(cwd), "HOME": str(cwd), "TERM": "dumb"}
+    process = subprocess.Popen(
+        [shell, *COMMANDS[shell]],
         stdin=inner,
         stdout=inner,
         stderr=inner,
-        env={**os.environ, "PS1": "", "TERM": "dumb", "HISTFILE": "", "PATH": f"{ALIGN.parent}:{os.environ['PATH']}"},
-        cwd=script.parent,
+        env={**os.environ, **places},
+        cwd=cwd,
         start_new_session=True,
     )
     os.close(inner)
-    to_the_start = "\x01"
-    os.write(terminal, f"source {script}\n{line}\t{to_the_start}echo typed: \nexit\n".encode())
-    shown = b""
+    if shell == "bash":
+        keys = "".join(f"{line}\t\x14" for line in lines)
+        os.write(terminal, f"source .zshrc\n{keys}exit\n".encode())
     try:
-        while piece := os.read(terminal, 4096):
-            shown += piece
+        while os.read(terminal, 4096):
+            pass
     except OSError:  # how Linux says that the shell has ended
         pass
     os.close(terminal)
-    shell.wait()
-    (found,) = re.findall(r"^typed: (.*?)\r?$", shown.decode(), re.MULTILINE)
-    return found
+    process.wait()
+    return (cwd / "typed").read_text().splitlines()
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("align run --method dpo --set loss=sli", "align run --method dpo --set loss=slic"),
-        ("align sweep --over model.lora.dora=t", "align sweep --over model.lora.dora=true"),
-        ("align run --set 'model.head=ex", "align run --set model.head=exact"),
-        ("align status runs/12:3", "align status runs/12:30"),
-    ],
-)
-def test_bash_completes_words_with_the_characters_at_which_it_cuts_them(
-    tmp_path: Path, line: str, expected: str
-) -> None:
-    script = tmp_path / "align.bash"
-    (tmp_path / "runs/12:30").mkdir(parents=True)
-    (tmp_path / "runs/12:30/run.yaml").write_text("method: orpo\n")
-    script.write_text(align("completion", "bash", cwd=tmp_path).stdout)
-    assert typed(line, script) == expected
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_real_shell_completes_words(tmp_path: Path, shell: str) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    for run in ("12:30", "my run"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "run.yaml").write_text("method: orpo\n")
+    (tmp_path / "config.yaml").write_text("method: orpo\n")
+    expected = [before + word for (before, _), word in COMPLETED.items()]
+    if shell == "fish":  # it adds the space itself, unless a word ends with . or =
+        expected = [word.rstrip(" ") for word in COMPLETED.values()]
+    assert typed(shell, ["".join(line) for line in COMPLETED], tmp_path) == expected

@@ -48,6 +48,18 @@ def _definition(module: str, name: str) -> ast.stmt | str | None:
     return None
 
 
+def assigned(module: str, name: str) -> ast.expr | None:
+    """Return the value that is assigned to a name at the top of a module, or of the one that it is imported from."""
+    for statement in _statements(module):
+        if isinstance(statement, ast.Assign) and name in [ast.unparse(target) for target in statement.targets]:
+            return statement.value
+        if isinstance(statement, ast.ImportFrom) and not statement.level:
+            for alias in statement.names:
+                if name == (alias.asname or alias.name):
+                    return assigned(statement.module or "", alias.name)
+    return None
+
+
 @cache
 def _statements(module: str) -> list[ast.stmt]:
     source = source_of(module)

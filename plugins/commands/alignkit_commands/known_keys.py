@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from alignkit.contract import registry
 
-from alignkit_commands.descriptions import defined, source_of
+from alignkit_commands.descriptions import assigned, defined, source_of
 
 CONFIG = "alignkit.config"
 _DEEPEST = 3
 
 
-def keys_of(section: str | None, method: str | None) -> Iterator[tuple[str, str]]:
-    """Yield the keys of a section with their descriptions; without one, sections and the method's settings."""
+def keys_of(section: str | None, method: str | None, losses: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the keys of a section with their descriptions; without one, sections and the settings of the method and its losses."""
     if section is None:
         for name, field in _fields(CONFIG, "RunConfig"):
             yield f"{name}.", _about(field)
-        yield from ((_alias(field) or name, _about(field)) for name, field in _settings(method))
+        yield from ((_alias(field) or name, _about(field)) for name, field in _settings(method, losses))
     elif section == "train":
         yield from ((f"train.{name}", _about(field)) for name, field in _train())
     else:
         yield from ((path, _about(field)) for path, field in _nested(section))
 
 
-def values_of(key: str, method: str | None) -> list[str]:
+def values_of(key: str, method: str | None, losses: Sequence[str] = ()) -> list[str]:
     """Return the values that a key can have, where they can be listed."""
     if key in ("loss", "method.loss"):
         return list(registry.usable("align.losses"))
+    if key == "method":
+        return list(registry.usable("align.methods"))
     if key == "eval.suites":
         return list(registry.usable("align.suites"))
     section = key.partition(".")[0] if "." in key else None
-    fields = _settings(method) if section is None else _train() if section == "train" else _nested(section)
+    fields = _settings(method, losses) if section is None else _train() if section == "train" else _nested(section)
     for name, field in fields:
         if key in (name, f"train.{name}", _alias(field)):
             names = [node.id for node in ast.walk(field.annotation) if isinstance(node, ast.Name)]
@@ -72,8 +74,8 @@ def _train() -> Iterator[tuple[str, ast.AnnAssign]]:
             yield name, field
 
 
-def _settings(method: str | None) -> Iterator[tuple[str, ast.AnnAssign]]:
-    """Yield the settings of a method."""
+def _settings(method: str | None, losses: Sequence[str]) -> Iterator[tuple[str, ast.AnnAssign]]:
+    """Yield the settings of a method, and those of the losses that it is given, or else has."""
     entry = registry.usable("align.methods").get(method or "")
     module, _, name = entry.value.partition(":") if entry else ("", "", "")
     module, found = defined(module, name)
@@ -82,7 +84,38 @@ def _settings(method: str | None) -> Iterator[tuple[str, ast.AnnAssign]]:
     for statement in found.body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "settings_type":
             roots = [node.id for node in ast.walk(statement.value) if isinstance(node, ast.Name)]
-            yield from _fields(module, roots[0]) if roots else ()
+            fields = dict(_fields(module, roots[0])) if roots else {}
+            for name in (losses or _first(module, roots[0])) if "loss" in fields else ():
+                fields = dict(_of_loss(name)) | fields
+            yield from fields.items()
+
+
+def _first(module: str, name: str) -> tuple[str, ...]:
+    """Return the loss that a class of settings has by default."""
+    module, found = defined(module, name)
+    for statement in found.body if isinstance(found, ast.ClassDef) else ():
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "first":
+            return (str(ast.literal_eval(statement.value)),)
+    return ()
+
+
+def _of_loss(name: str) -> Iterator[tuple[str, ast.AnnAssign]]:
+    """Yield the settings of a loss: the keyword-only arguments of its function."""
+    entry = registry.usable("align.losses").get(name)
+    module, _, function = entry.value.partition(":") if entry else ("", "", "")
+    module, found = defined(module, function)
+    for argument in found.args.kwonlyargs if isinstance(found, ast.FunctionDef) else ():
+        kind = argument.annotation
+        kind = (assigned(module, kind.id) or kind) if isinstance(kind, ast.Name) else kind
+        value = None
+        if (
+            isinstance(kind, ast.Subscript)
+            and ast.unparse(kind.value) == "Annotated"
+            and isinstance(kind.slice, ast.Tuple)
+        ):
+            kind, value = kind.slice.elts[:2]
+        if kind is not None:
+            yield argument.arg, ast.AnnAssign(ast.Name(argument.arg), kind, value, simple=1)
 
 
 @cache
