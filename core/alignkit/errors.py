@@ -76,7 +76,8 @@ def suggest(name: str, known: list[str]) -> str:
     """
     import difflib
 
-    close = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.6)
+    alike = [each for each in known if each.lower() == name.lower()]
+    close = alike or difflib.get_close_matches(name[:100], known, n=1, cutoff=0.6)
     return f', did you mean "{close[0]}"?' if close else ""
 
 

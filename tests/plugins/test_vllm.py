@@ -140,7 +140,7 @@ def test_an_answer_is_not_cut_at_the_server_s_length() -> None:
         (["sampler=vllm", "vllm.url=http://x", "vllm.memory=0.5"], "memory has no effect beside url"),
         (["sampler=vllm", "vllm.timeout=5"], "timeout has no effect without url"),
         (["sampler=vllm", "vllm.memory=2"], "--set vllm.memory=2: method.vllm.memory must be at most 1, not 2"),
-        (["sampler=vllm", "vllm=5"], "method.vllm must be a mapping, not 5"),
+        (["sampler=vllm", "vllm=5"], "method.vllm must be a mapping of keys ("),
         (["vllm.url=http://x"], "method.vllm has no effect without method.sampler: vllm"),
         (["vlm.url=http://x"], 'unknown section vlm, did you mean "vllm"?'),
         (["sampler=vlm"], 'unknown sampler "vlm"'),

@@ -78,7 +78,7 @@ def test_names_of_other_libraries_are_answered_with_ours(write, method, text, me
     [
         ("model: {lora: {r: 0}}\n", "model.lora.r must be at least 1, not 0"),
         ("model: {lora: {rank: 0}}\n", 'unknown key model.lora.rank, did you mean "model.lora.r"?'),
-        ("model: {lora: 3}\n", "model.lora must be a mapping, not 3"),
+        ("model: {lora: 3}\n", "model.lora must be a mapping of keys (r, alpha, dropout, ...), not 3"),
         (
             "model: {dtype: fp8}\n",
             'model.dtype must be one of auto, float32, bfloat16, float16 or checkpoint, not "fp8"',
@@ -106,6 +106,7 @@ def test_wrong_values_deep_in_a_section(write, text, message, refused):
         ("learning_rate=1", 'unknown key method.learning_rate, did you mean "train.learning_rate"?'),
         ("model=x", "the method has no setting model; write model.KEY for a key of that section"),
         ("modle.name=x", 'unknown section modle, did you mean "model"?'),
+        ("lora.r=8", 'unknown section lora, did you mean "model.lora"?'),
         ("lambda", "write key=value"),
         ("train.=1", 'write a key as "lambda" or "train.learning_rate"'),
     ],

@@ -265,6 +265,10 @@ def _unknown(group: Group, name: str, installed: Catalogue) -> str:
     known = [entry.name for entry in installed.entries] + [entry.qualified for entry in installed.entries]
     listed = "methods losses suites rewards services schedulers stages".split()
     listing = "--help" if group == "align.commands" else plural if plural in listed else "plugins"
+    if group == "align.methods" and name in usable("align.losses"):
+        return f'unknown method "{name}": it is a loss, add --set loss={name} to a method with losses (align losses)'
+    if group == "align.commands" and name in usable("align.methods"):
+        return f'unknown command "{name}": it is a method, write align run --method {name}'
     message = f'unknown {singular(group)} "{name}"{suggest(name, known)} (align {listing} lists them)'
     if not known:
         message += f"; no {plural} are installed (if alignkit's own are missing, reinstall it)"

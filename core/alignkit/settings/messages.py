@@ -133,6 +133,9 @@ def _config_error(
         return problem_at(layer, key, f"{name}: {message}" if name else message)
     # A union yields one error per member, all for the same key.
     same = [expectation(detail) for detail in details if _key_path(detail, values) == inner]
+    if inner and (section := _model_at(model_type, inner)) is not _model_at(model_type, inner[:-1]):
+        keys = ", ".join(known_keys(section)[:3])
+        same = [f"a mapping of keys ({keys}, ...)" if each == "a mapping" else each for each in same]
     return wrong_value(layer, path, " or ".join(dict.fromkeys(same)), first["input"])
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from alignkit.config import RunConfig
 from alignkit.contract import Method, registry
 from alignkit.demo import PRESET, model_path
-from alignkit.errors import ConfigError, PluginError, shortened, suggest
+from alignkit.errors import ConfigError, PluginError, shortened
 from alignkit.settings import yaml_files as files
 from alignkit.settings.hints import did_you_mean, known_keys
 from alignkit.settings.layers import SECTIONS, Layer, drop_conflicting_lengths, from_dotted, key_path, merge
@@ -199,7 +199,7 @@ def from_sets(sets: Iterable[str]) -> Layer:
             raise ConfigError(f"{place}: write key=value")
         path = key_path(key)
         if path[0] not in SECTIONS and path[0] not in (samplers := registry.usable("align.samplers")):
-            raise ConfigError(f"{place}: unknown section {path[0]}{suggest(path[0], [*SECTIONS, *samplers])}")
+            raise ConfigError(f"{place}: unknown section {path[0]}{did_you_mean(path[0], [*SECTIONS, *samplers])}")
         path = path if path[0] in SECTIONS else ("method", *path)
         if path == ("model", "trust_remote_code"):
             raise ConfigError(f"{place}: model.trust_remote_code can only be set in a configuration file")

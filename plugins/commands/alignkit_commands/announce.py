@@ -11,6 +11,8 @@ from types import ModuleType
 import click
 from alignkit.system.distributed import rank
 
+from alignkit_commands.elsewhere import explain
+
 LARGE = frozenset({"scipy", "torch", "transformers"})
 """Packages whose import takes longer than a user waits without a word."""
 
@@ -27,8 +29,12 @@ class Announcement(MetaPathFinder):
                     click.echo(f"{context.command_path}: loading libraries", err=True)
 
 
-def announce(_command: click.Command) -> None:
-    """Have the command that is called say that it loads libraries, once, on the first process, unless it :func:`withdraw` that before."""
+def announce(command: click.Command) -> None:
+    """Have the command that is called say that it loads libraries, once, on the first process, unless it :func:`withdraw` that before.
+
+    What is written as for another library is answered with what it is here (:mod:`alignkit_commands.elsewhere`).
+    """
+    explain(command)
     if rank() == 0 and not LARGE & sys.modules.keys():
         sys.meta_path.insert(0, Announcement())
         click.get_current_context().call_on_close(withdraw)
