@@ -50,13 +50,13 @@ def test_killed_run_resumes_to_the_same_weights(whole: Path, tmp_path: Path, ste
 def test_signal_saves_a_checkpoint_and_says_how_to_go_on(
     whole: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    run = tmp_path / "runs" / "stopped"
-    at = At("open runs/stopped/metrics.jsonl", 4, number)
-    stopped = align("run", "--method", "orpo", "--name", "stopped", *short_options(12), cwd=tmp_path, at=at)
+    run = tmp_path / "runs" / "stopped run"
+    at = At("open runs/stopped run/metrics.jsonl", 4, number)
+    stopped = align("run", "--method", "orpo", "--name", "stopped run", *short_options(12), cwd=tmp_path, at=at)
     assert stopped.returncode == code, stopped.stderr
-    assert f"align resume runs/{run.name}" in stopped.stderr
+    assert f"align resume 'runs/{run.name}'" in stopped.stderr
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
-    done = align("run", "--method", "orpo", "--name", "stopped", "--resume", *short_options(12), cwd=tmp_path)
+    done = align("run", "--method", "orpo", "--name", "stopped run", "--resume", *short_options(12), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert saved_weights(run) == saved_weights(whole)
 

@@ -15,7 +15,7 @@ from alignkit_commands.bars import progress
 from alignkit_commands.time_left import TimeLeft
 from alignkit_eval.comparison.compare import changes
 from alignkit_eval.headline import headline, number
-from alignkit_eval.report.summary import comparison_table
+from alignkit_eval.report.summary import comparison_table, print_summary
 from rich.progress import Task, TaskID
 
 # ------------------------------------------------------------------------------------------------- console
@@ -141,6 +141,19 @@ def test_the_table_shows_before_and_after_with_intervals(tmp_path: Path) -> None
         ["arc_easy/acc", "-", "0.250", "-", "-"],
     ]
     assert "0.743" in stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_the_numbers_are_whole_in_a_terminal_of_any_width(width: int) -> None:
+    stream = io.StringIO()
+    console = Console(stream=stream)
+    console.rich.width = width
+    print_summary(console, BEFORE, AFTER, [])
+    shown = stream.getvalue()
+    assert "…" not in shown
+    assert all(number in shown for number in ("[0.480, 0.550]", "[0.710, 0.780]", "+0.228", "[2.000, 2.300]"))
+    line = "accuracy (sum): before 0.515 [0.480, 0.550], after 0.743 [0.710, 0.780], change +0.228, items -"
+    assert (line in shown.splitlines()) == (width == 40)
 
 
 def test_a_change_has_its_paired_interval_and_the_number_of_items() -> None:

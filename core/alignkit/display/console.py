@@ -42,6 +42,8 @@ class Console:
         self.write_log("WARNING", message)
 
     def table(self, table: RenderableType) -> None:
+        for column in getattr(table, "columns", ()):
+            column.overflow = "fold"  # a narrow terminal cuts no number off
         self.rich.print(table, soft_wrap=False)
         self.write_log("INFO", _as_text(table))
 

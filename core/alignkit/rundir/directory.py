@@ -15,6 +15,7 @@ from alignkit.rundir.record import RunRecord
 from alignkit.system.files import is_leftover, parse_json, read_regular, remove_leftovers, to_json, write_json
 from alignkit.system.lock import directory_lock, lock_holder
 from alignkit.system.manifest import sealed, unsealed
+from alignkit.system.terminal import quoted
 
 
 class RunDir:
@@ -133,7 +134,7 @@ class RunDir:
         if self.status == "finished":
             raise ConfigError(f"{self.path} holds a finished run: {another}")
         if any(self.checkpoints.glob("checkpoint-*")):
-            resume = f"continue it with `align resume {self.path}`"
+            resume = f"continue it with `align resume {quoted(self.path)}`"
             raise ConfigError(f"{self.path} holds an unfinished run: {resume}, or {another}")
 
     def discard(self) -> None:

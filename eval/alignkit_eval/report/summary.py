@@ -13,6 +13,10 @@ from alignkit_eval.headline import headline, signed, with_interval
 if TYPE_CHECKING:
     from rich.table import Table
 
+_WIDEST = 1000
+_NARROW = 8
+"""Width of titles of metrics where there is little room."""
+
 
 def print_summary(
     console: Console,
@@ -22,10 +26,24 @@ def print_summary(
 ) -> None:
     """Print the table of metrics and two of the samples."""
     if after:
-        console.table(comparison_table(before, after))
+        _print_table(console, comparison_table(before, after))
     for sample in samples[:2]:
         for part in ("prompt", "before", "after"):
             console.info(f"{part:>7}: {short(sample[part])}")
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table; where the terminal is too narrow for its numbers, a line for each row."""
+    title, *others = ([str(cell).replace("\n", " ") for cell in column.cells] for column in table.columns)
+    spare = max(map(len, title), default=0) - _NARROW  # titles may be wrapped
+    needed = console.rich.measure(table, options=console.rich.options.update(max_width=_WIDEST)).maximum
+    if needed - max(spare, 0) <= console.rich.width:
+        console.table(table)
+        return
+    console.info(str(table.title))
+    names = [str(column.header) for column in table.columns[1:]]
+    for name, cells in zip(title, zip(*others, strict=True), strict=True):
+        console.info(f"{name}: " + ", ".join(f"{what} {cell}" for what, cell in zip(names, cells, strict=True)))
 
 
 def comparison_table(before: Mapping[str, SuiteResult], after: Mapping[str, SuiteResult]) -> Table:

@@ -15,7 +15,7 @@ from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.rundir.record import ProcessesRecord
 from alignkit.system.files import read_jsonl
-from alignkit.system.terminal import duration
+from alignkit.system.terminal import duration, quoted
 
 SHOWN = tuple(
     "loss reward kl rewards/margins rewards/accuracies logps/chosen logps/rejected entropy length learning_rate grad_norm "
@@ -112,7 +112,7 @@ def lines(found: RunStatus) -> list[str]:
     if found.error and found.status in ("failed", "interrupted"):
         out.append(f"  {found.error}")
     if found.status == "dead":
-        out.append(f"  the process has died; resume with: align resume {found.path}")
+        out.append(f"  the process has died; resume with: align resume {quoted(found.path)}")
     if found.lost:
         out.append(f"  the metrics are damaged: {found.lost}")
     processes = ProcessesRecord.model_validate(found.processes)
