@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from alignkit.errors import ConfigError, suggest
 
 from alignkit_eval.comparison.result import Comparison, ContrastResult
+from alignkit_eval.headline import signed
 
 _FORM = re.compile(r"\s*([\w./-]+?)\s*(>=|<=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
 
@@ -44,10 +45,10 @@ class Requirement:
             )
         for contrast in comparison.contrasts:
             if contrast.metric == self.metric and not self._shown(contrast):
-                low, high = (f"{end:+.3f}" if end is not None else "unknown" for end in (contrast.low, contrast.high))
+                low, high = (signed(end) if end is not None else "unknown" for end in (contrast.low, contrast.high))
                 yield (
                     f"not shown: {self} of {contrast.arm} against {comparison.baseline} "
-                    f"(difference {contrast.diff:+.3f}, 95 % interval {low} to {high})"
+                    f"(difference {signed(contrast.diff)}, 95 % interval {low} to {high})"
                 )
 
     def _shown(self, contrast: ContrastResult) -> bool:

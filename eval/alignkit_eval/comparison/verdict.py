@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from alignkit_eval.comparison.result import ContrastResult
+from alignkit_eval.headline import number, signed
 
 
 class Judged(NamedTuple):
@@ -156,14 +157,14 @@ def _p(contrast: ContrastResult) -> str:
 
 def _within(contrast: ContrastResult) -> str:
     margin = f"{100 * (contrast.margin or 0):g} %" if contrast.log else f"{contrast.margin:g}"
-    text = f"{_title(contrast)} {contrast.diff:+.3f}, margin {margin}"
+    text = f"{_title(contrast)} {signed(contrast.diff)}, margin {margin}"
     return text if contrast.p_equivalent_holm is None else f"{text}, p {p_text(contrast.p_equivalent_holm)}"
 
 
 def _shown(contrast: ContrastResult) -> str:
-    text = f"{_title(contrast)} {contrast.diff:+.3f}"
+    text = f"{_title(contrast)} {signed(contrast.diff)}"
     if contrast.low is not None and contrast.high is not None:
-        text += f" [{contrast.low:+.3f}, {contrast.high:+.3f}]"
+        text += f" [{signed(contrast.low)}, {signed(contrast.high)}]"
     return text if contrast.p_holm is None else f"{text}, p {p_text(contrast.p_holm)}"
 
 
@@ -172,7 +173,7 @@ def _detectable(own: Sequence[ContrastResult]) -> str:
     few = next((contrast.clusters for contrast in own if not contrast.reachable), None)
     if few is not None:
         return f"; minimum detectable difference: none, no result of {few} clusters could be significant after the correction"
-    return f"; minimum detectable difference (80 % power): {max(known):.3f}" if known else ""
+    return f"; minimum detectable difference (80 % power): {number(max(known))}" if known else ""
 
 
 def p_text(p: float) -> str:

@@ -32,6 +32,11 @@ def test_a_winner_needs_sum_and_mean() -> None:
     assert "minimum detectable difference (80 % power): 0.040" in neither[0]
 
 
+def test_numbers_are_written_as_in_the_table() -> None:
+    large = verdict(found("B", "accuracy_sum", 1157288.9, 0.01), found("B", "accuracy_mean", 24.0567, 0.02))
+    assert "accuracy sum +1.16e+06 [+1.16e+06, +1.16e+06], p 0.010; accuracy mean +24.1 [+24.0, +24.1]" in large[0]
+
+
 def test_the_verdict_says_no_more_than_the_table() -> None:
     """With p corrected over the deciding pairs alone, B would win; corrected over all contrasts, nothing is significant."""
     table = [found("B", "accuracy_sum", 0.1, 0.06), found("B", "accuracy_mean", 0.1, 0.06)]
