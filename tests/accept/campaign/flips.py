@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,15 @@ class Target:
     owned: bool = False
     """Whether the file is the user's own text, in which another digit is another valid input."""
 
+    @property
+    def undamaged(self) -> tuple[State, Callable[[Base], Sequence[str]]]:
+        """What the result without damage depends on: kinds of files that share it are prepared once."""
+        return self.state, self.command
 
+
+@cache
 def copied(*names: str) -> State:
-    """A state with copies of files and directories of the base."""
+    """A state with copies of files and directories of the base, one for each list of names."""
 
     def make(align: Align, base: Base, here: Path) -> None:
         for name in names:
@@ -127,27 +134,25 @@ class Campaign:
 
     def __init__(self, base: Base, work: Path, aligns: Sequence[Align], seed: int = 0) -> None:
         self.base, self.work, self.aligns, self.seed = base, work, aligns, seed
-        self.whole: dict[str, dict[str, Any]] = {}
+        self.whole: dict[Any, tuple[Path, dict[str, Any]]] = {}
+        """By :attr:`Target.undamaged`: a directory in that state, and the command's results there."""
 
     def run(self, numbers: Sequence[int]) -> list[Flip]:
         """Carry out the flips of these numbers, 0 to 149 being all kinds of files in their shares."""
         chosen = [(number, target_of(number)) for number in numbers]
-        each(self.aligns, self._prepare, list(dict.fromkeys(target for _, target in chosen)))
+        each(self.aligns, self._prepare, list({target.undamaged: target for _, target in chosen}.values()))
         return each(self.aligns, self._flip, chosen)
 
     def _prepare(self, align: Align, target: Target) -> None:
         """Make a target's state, and run its command on a copy without damage."""
-        state = self._state(target)
+        state = self.work / re.sub(r"\W+", "-", target.name)
         state.mkdir(parents=True)
         target.state(align, self.base, state)
         here = Path(shutil.copytree(state, f"{state}-whole"))
         ended = self._run(align, target, here)
         assert ended.code == 0, ended
         assert not SAID.search(ended.err), ended
-        self.whole[target.name] = _seen(ended, here)
-
-    def _state(self, target: Target) -> Path:
-        return self.work / re.sub(r"\W+", "-", target.name)
+        self.whole[target.undamaged] = state, _seen(ended, here)
 
     def _run(self, align: Align, target: Target, here: Path) -> Ended:
         return align(*target.command(self.base), cwd=here, ALIGN_CACHE=str(here / "cache"))
@@ -155,7 +160,7 @@ class Campaign:
     def _flip(self, align: Align, chosen: tuple[int, Target]) -> Flip:
         number, target = chosen
         draw = random.Random(f"{self.seed} {number}")
-        state = self._state(target)
+        state, _ = self.whole[target.undamaged]
         here = Path(shutil.copytree(state, f"{state}-{number}"))
         file = draw.choice(sorted({path for pattern in target.files for path in here.glob(pattern) if path.is_file()}))
         content = bytearray(file.read_bytes())
@@ -173,7 +178,7 @@ class Campaign:
             return "refused", ended.error
         if verdict != "used":
             return "crashed", f"{verdict}: {reason}: {ended}"
-        found = differences(self.whole[target.name], _seen(ended, here))
+        found = differences(self.whole[target.undamaged][1], _seen(ended, here))
         found = [line for line in found if not line.startswith(file)]  # the damaged file itself
         said = SAID.search(ended.err + _logs(here))
         if found and said and Path(file).name in ended.err + _logs(here):
