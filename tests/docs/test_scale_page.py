@@ -30,8 +30,9 @@ def test_plans(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "orpo.yaml").write_text("method: orpo\ntrain: {per_device_train_batch_size: 1}")
-    assert main([*command[1:], *["--dry-run"] * ("--dry-run" not in command)]) == 0
+    (tmp_path / "orpo.yaml").write_text("method: orpo")
+    quick = ["--set", "train.per_device_train_batch_size=1"]  # a step of few rows is traced sooner
+    assert main([*command[1:], *quick, *["--dry-run"] * ("--dry-run" not in command)]) == 0
     said = capsys.readouterr().err
     assert ("32 on 4 nodes" in said) == (command in ELSEWHERE)
 
