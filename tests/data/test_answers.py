@@ -52,6 +52,11 @@ def test_rows_of_one_prompt_become_pairs_and_back(tmp_path: Path) -> None:
     path = file(tmp_path, "unpaired", *rows)
     assert made(path, pairs="all") == [("blue", "green"), ("azure", "green")]
     assert made(path, pairs="best_worst") == [("blue", "green")]
+    asked = [{**row, "system": ("short", "long")[i // 2]} for i, row in enumerate(rows)]
+    other = file(tmp_path, "systems", *asked, {**asked[0], "completion": "red", "label": None, "rating": 0.5})
+    apart = load_all(source=other, pairs="all", max_dropped=1.0).train_rows
+    answers = [[turns[0]["content"] for turns in row.answers] for row in apart]
+    assert answers == [["azure", "green"]], "not the answers to another system text, or of another scale"
     assert sorted(made(path, "unpaired")) == [("azure",), ("blue",), ("green",), ("wet",)]
     with pytest.raises(
         DataError,

@@ -176,3 +176,17 @@ def test_importing_the_data_modules_loads_no_heavy_library() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_the_fingerprint_covers_the_columns_that_rewards_read(tmp_path: Path) -> None:
+    """A resumed run refuses other data, and a run with other answers to check against trained on other data."""
+    rows = [{"prompt": f"{i} and 1?", "answer": str(i + 1)} for i in range(4)]
+    files = [
+        write_jsonl(tmp_path / "one.jsonl", rows),
+        write_jsonl(tmp_path / "two.jsonl", [{**rows[0], "answer": "2"}, *rows[1:]]),
+    ]
+    one, two = (load(file, "prompt", eval_split=0.0) for file in files)
+    assert [e.prompt for e in one.train] == [e.prompt for e in two.train]
+    assert (
+        one.report.fingerprint != two.report.fingerprint == load(files[1], "prompt", eval_split=0.0).report.fingerprint
+    )

@@ -74,6 +74,32 @@ def test_a_cluster_that_two_sources_share_stays_on_one_side(tmp_path: Path) -> N
     assert [e.id for e in completions] == [e.id for e in limited.eval]
 
 
+def test_ids_and_groups_of_several_sources_are_told_apart(tmp_path: Path) -> None:
+    """Numbers from 0 as ids, in another order than the rows, the same in two sources, and once twice in one."""
+    rows = [{"id": i, "prompt": f"{i}?", "chosen": "yes", "rejected": ["no", "maybe"]} for i in (3, 1, 0, 2, 3)]
+    one = file(tmp_path, "one", *rows)
+    two = file(tmp_path, "two", *[{**row, "prompt": "And " + str(row["prompt"])} for row in rows])
+    data = load_all(sources=[one, two])
+    assert Counter(Counter(e.fields["group"] for e in data.train).values()) == {2: 10}
+    assert len({e.id for e in data.train}) == 20
+    assert [e.id for e in data.train][:6] == ["3/0", "3/1", "1/0", "1/1", "0/0", "0/1"]
+    assert (
+        [data.train_rows[i].id for i in range(20)] == [e.id for e in data.train] == data.train.column("id").to_pylist()
+    )
+
+
+def test_eval_limit_is_that_of_all_sources_together(tmp_path: Path) -> None:
+    for name, held in (("one", 7), ("two", 2)):
+        (tmp_path / name).mkdir()
+        file(tmp_path / name, "train", *named(name, 4))
+        file(tmp_path / name, "test", *named(f"held {name}", held))
+    sources = [str(tmp_path / "one"), str(tmp_path / "two")]
+    data = load_all(sources=sources, eval_split="test", eval_limit=5)
+    assert [row.prompt.split()[1] for row in data.held_out.rows("preference")] == ["one"] * 3 + ["two"] * 2
+    assert [e.id for e in data.held_out.examples("completion")] == [e.id for e in data.eval]
+    assert [(report.read, report.kept) for report in data.report.sources] == [(4, 4), (4, 4), (3, 3), (2, 2)]
+
+
 def test_weights_and_repeats(tmp_path: Path) -> None:
     a, b = file(tmp_path, "a", *named("a", 30)), file(tmp_path, "b", *named("b", 10))
     weighted = {"sources": [{"source": a, "weight": 3}, {"source": b, "weight": 2}]}
@@ -90,6 +116,20 @@ def test_weights_and_repeats(tmp_path: Path) -> None:
     repeated = {"sources": [{"source": a, "repeat": 0.5}, {"source": b, "repeat": 3}]}
     assert order_of(load_all(**repeated), **repeated).amounts == (15, 30)
     assert order_of(data, sources=[a, b]).amounts is None
+
+
+def test_a_source_of_which_every_row_is_held_out(tmp_path: Path) -> None:
+    sources = [
+        {"source": file(tmp_path, name, *named(name, n)), "repeat": 2} for name, n in (("many", 6), ("single", 1))
+    ]
+    refused = []
+    for fold in range(7):
+        data = load_all(sources=sources, folds=7, fold=fold)
+        try:
+            assert len(order_of(data, sources=sources).epoch(0)) == 12
+        except DataError as error:
+            refused.append(str(error))
+    assert refused == ["data.sources: every row of single is held out, and none is left to repeat or to weigh"]
 
 
 def test_curriculum_by_length_column_and_margin(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from alignkit.data.sources.chunks import Source
 from alignkit.data.sources.open import HELD_OUT_SPLITS, TRAIN_SPLITS, Load, open_source
 from alignkit.data.table.cache import cache_key, cached, in_memory
 from alignkit.data.table.report import UNREAD, DataReport, SetReport, SourceReport
-from alignkit.data.table.split import held_out
-from alignkit.data.table.tokenised_rows import RowSelection, TextRows, TokenisedRows, TokenTable, joined
+from alignkit.data.table.split import first_positions, held_out
+from alignkit.data.table.tokenised_rows import RowSelection, TextRows, TokenisedRows, TokenTable, joined, unique_ids
 from alignkit.data.tokenise.encode import Recipe, encode
 from alignkit.data.tokenise.rules import ENDLESS, Room, TokenRules
 from alignkit.errors import DataError, NoRowsError, SourceError
@@ -154,8 +154,10 @@ def load_data(
         train, evaluated, positions = _split(data, tables)
     else:
         others = loader.tables(held, kind)
-        reports += _checked(others, data.max_dropped)
-        train, evaluated = _usable(tables), _usable(others)
+        positions = loader.limited(others)
+        _checked(others, data.max_dropped)
+        reports += _reports(others, positions)
+        train, evaluated = _usable(tables), _usable(others, positions)
     known = pc.is_in(evaluated.column("prompt"), value_set=pc.unique(train.column("prompt")))
     shared = int(pc.sum(known).as_py() or 0)
     report = DataReport(SetReport.of(train), SetReport.of(evaluated), reports, shared)
@@ -168,6 +170,7 @@ def load_held_out(
     data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Load | None = None, room: Room = ENDLESS
 ) -> HeldOut:
     """Load every row of the held-out sources, or else of the sources; raises :class:`DataError` as :func:`load_data`."""
+    data = data.model_copy(update={"folds": None})  # a part of the training rows
     loader = Loader(data, tokenizer, load, room)
     sources = loader.held_out_sources() or loader.training_sources(HELD_OUT_SPLITS, data.eval_limit)
     return HeldOut(lambda kind, whole: loader.prepare(sources, kind, whole), max_dropped=data.max_dropped)
@@ -197,20 +200,11 @@ def _split(data: DataConfig, tables: Sequence[TokenTable]) -> tuple[TokenisedRow
     masks = np.split(mask, np.cumsum([len(table) for table in tables])[:-1])
     # Positions are rows of the source, so the same ones are held out as rows of any kind.
     held = [np.unique(t.numbers("position")[mask]) for t, mask in zip(tables, masks, strict=True)]
-    positions = _first(held, data.eval_limit)
+    positions = first_positions(held, data.eval_limit)
     train, evaluated = _usable(tables, held, inside=False), _usable(tables, positions)
     if not len(train) or (any(map(len, held)) and not len(evaluated)):
         raise DataError(f"{names}: too few usable rows for a held-out share; set data.eval_source")
     return train, evaluated, positions
-
-
-def _first(positions: Sequence[Positions], limit: int | None) -> list[Positions]:
-    """Return the first ``limit`` positions over all sources, taken in turn."""
-    if limit is None or sum(map(len, positions)) <= limit:
-        return list(positions)
-    order = sorted((at, source) for source, found in enumerate(positions) for at in range(min(len(found), limit)))
-    taken = [sum(source == k for _, source in order[:limit]) for k in range(len(positions))]
-    return [found[:count] for found, count in zip(positions, taken, strict=True)]
 
 
 def _usable(
@@ -282,15 +276,24 @@ class Loader:
         whole: bool = False,
         positions: Sequence[Positions] | None = None,
     ) -> PreparedRows:
-        """Return the usable rows of the sources (None) or those at ``positions`` of each; ``whole``: not truncated."""
+        """Return the usable rows of the sources (None: as :meth:`limited`) at ``positions``; ``whole``: not truncated."""
         whole_rows = {"max_length": _WHOLE, "max_prompt_length": None, "max_completion_length": None}
         unlimited = self.config.model_copy(update=whole_rows)
         tables = (replace(self, config=unlimited, room=ENDLESS) if whole else self).tables(sources, kind)
+        positions = self.limited(tables) if positions is None else positions
         return PreparedRows(_usable(tables, positions), _reports(tables, positions))
 
+    def limited(self, tables: Sequence[TokenTable]) -> list[Positions] | None:
+        """Return the rows that ``data.eval_limit`` leaves of several held-out sources together; None: all."""
+        if self.config.eval_limit is None or len(tables) < 2:
+            return None
+        return first_positions([np.unique(table.numbers("position")) for table in tables], self.config.eval_limit)
+
     def tables(self, sources: Sequence[OpenSource], kind: RowKind) -> list[TokenTable]:
-        """Return the rows of each source as tokenised rows of ``kind``, cached if ``data.cache``."""
-        return [self._table(*source, kind) for source in sources]
+        """Return the rows of each source as tokenised rows of ``kind``, cached if ``data.cache``; ids are unique over all."""
+        tables = [self._table(*source, kind) for source in sources]
+        unique_ids(tables)
+        return tables
 
     def _table(self, source: Source, reading: Reading, label: str, kind: RowKind) -> TokenTable:
         rules = TokenRules.of(self.config, self.room, kind)

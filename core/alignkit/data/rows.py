@@ -66,6 +66,8 @@ class UniqueIds:
 
     >>> UniqueIds().unique(["a", "b", "a", "a"])
     ['a', 'b', 'a#2', 'a#3']
+    >>> UniqueIds().unique(["a#2", "a", "a"])
+    ['a#2', 'a', 'a#2#2']
     """
 
     def __init__(self) -> None:
@@ -82,4 +84,4 @@ class UniqueIds:
             self._seen.add(key)
             return name
         count = self._counts[name] = self._counts.get(name, 1) + 1
-        return f"{name}#{count}"
+        return self._unique(f"{name}#{count}")

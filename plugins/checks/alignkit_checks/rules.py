@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from alignkit import CheckConfig, DataRule, Hit, Row, plain_text, text_digest, texts_of
 from alignkit.errors import ConfigError, suggest
+from alignkit.system.files import digest
 
 from alignkit_checks.scales import doubtful_scales
 from alignkit_checks.similar import Sketches
@@ -152,23 +153,40 @@ def _role_problem(turns: Sequence[str], *, answered: bool) -> str | None:
     return f"the answer has the role {others[-1]}" if answered and others and others[-1] != "assistant" else None
 
 
+def _asked(row: Row) -> str:
+    return text_digest(row.prompt) + (digest(row.tools) if row.tools else "")
+
+
+def _content(row: Row) -> str:
+    """Return a digest of what is asked and answered, and of the label of an unpaired answer."""
+    label = _label(row)
+    more = [digest([row.tools, label])] if row.tools or label else []
+    return text_digest(row.prompt, *row.answers, *more)
+
+
+def _label(row: Row) -> str:
+    label = row.fields.get("label")
+    return str(label) if len(row.answers) == 1 and isinstance(label, bool) else ""
+
+
 def duplicates(rows: Sequence[Row], _held_out: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
-    """Rows with the same prompt and answers as an earlier row."""
+    """Rows with the same prompt, tools, answers and label as an earlier row."""
     first: dict[str, int] = {}
     for i, row in enumerate(rows):
-        earlier = first.setdefault(text_digest(row.prompt, *row.answers), i)
+        earlier = first.setdefault(_content(row), i)
         if earlier != i:
             yield Hit(i, f"the same as {named(rows[earlier])}")
 
 
 def contradictions(rows: Sequence[Row], _held_out: Sequence[Row], _limits: CheckConfig) -> Iterator[Hit]:
-    """Pairs with the same prompt and answers as another pair, but the opposite preference."""
-    # Prompt and answers -> the chosen one of the two answers -> rows.
+    """Pairs with the same prompt and answers as another pair, but the opposite preference; likewise labels of one answer."""
+    # Prompt, tools and answers -> the chosen one of the two answers, or the label of the one -> rows.
     pairs: dict[tuple[str, frozenset[str]], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, row in enumerate(rows):
-        if len(row.answers) == 2 and row.unusable is None:
-            chosen, rejected = (text_digest(answer) for answer in row.answers)
-            pairs[text_digest(row.prompt), frozenset((chosen, rejected))][chosen].append(i)
+        answers = [text_digest(answer) for answer in row.answers]
+        side = answers[0] if len(answers) == 2 else _label(row)
+        if side and row.unusable is None:
+            pairs[_asked(row), frozenset(answers)][side].append(i)
     for sides in pairs.values():
         if len(sides) == 2:
             one, other = sides.values()

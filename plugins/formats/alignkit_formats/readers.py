@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from alignkit.contract import Located
 from alignkit.data.rows import describe_value, few
-from alignkit.data.sources.chunks import ROWS, decode_line, numbered
+from alignkit.data.sources.chunks import ROWS, decode_line, numbered, without_repeats
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.files import InvalidJSON, parse_json
 
@@ -243,7 +243,7 @@ def _item_lines(path: Path, text: str, key: str | None) -> list[int]:
         line += text.count("\n", counted, at)
         counted = at
         lines.append(line)
-        _, at = decode(text, at)
+        _, at = json.JSONDecoder(object_pairs_hook=partial(without_repeats, f"{path}:{line}")).raw_decode(text, at)
         at = skip(at)
     return lines
 

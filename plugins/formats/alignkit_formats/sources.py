@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +25,8 @@ from alignkit_formats.splits import choose_split, suffix_of
 
 _EXECUTABLE = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_SHARD = re.compile(r"-\d+(-of-\d+)?$")
+_SHARD = re.compile(r"-(\d+)(?:-of-(\d+))?$")
+_OTHER_SPLITS = re.compile(r"(test|validation|valid|dev|eval)([-_.]|$)")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
@@ -172,6 +174,7 @@ def _open_directory(path: Path, split: str | None, defaults: Sequence[str], deli
     if not files:
         raise DataError(f"{path} contains no data files ({', '.join(known)})")
     chosen = _files_of_split(path, files, split, defaults)
+    _check_all_read(path, chosen, [entry for entry in entries if entry.is_dir()] if chosen is files else [])
     return Source(
         str(path),
         str(path),
@@ -197,11 +200,41 @@ def _files_of_split(path: Path, files: list[Path], split: str | None, defaults: 
         matching = [file for name in by_name for file in by_name[name] if re.match(rf"{re.escape(wanted)}[-_.]", name)]
         if matching:
             return matching
+    others = sorted(name for name in by_name if re.match(_OTHER_SPLITS, name))
+    if split is None and others and len(by_name) > 1:  # they are not meant to be trained on
+        raise DataError(
+            f"{path} has files of other splits ({', '.join(others)}) and none of {defaults[0]}: set data.split to one "
+            f"of {', '.join(sorted(by_name))}"
+        )
     if split is None:
         return files
     raise DataError(
         f'{path} has no split "{split}"; its files are {", ".join(sorted(by_name))}{suggest(split, [*by_name])}'
     )
+
+
+def _check_all_read(path: Path, chosen: list[Path], folders: list[Path]) -> None:
+    """Raise :class:`DataError` if a shard of the ``chosen`` files is missing, or data files in ``folders`` are not read."""
+    read = {file.parent for file in chosen}
+    beside = [
+        one.name for one in folders if one not in read and os.access(one, os.R_OK) and any(map(_is_data, one.iterdir()))
+    ]
+    if beside:
+        raise DataError(
+            f"{path} has data files, and folders with more of them ({', '.join(beside)}), which would not be read: name "
+            "one folder or file, or several in data.sources"
+        )
+    shards: dict[tuple[Path, str, str], set[int]] = {}
+    for file in chosen:
+        stem = file.name[: file.name.lower().rindex(suffix_of(file))]
+        if (numbered := _SHARD.search(stem)) and numbered[2]:
+            shards.setdefault((file.parent, stem[: numbered.start()], numbered[2]), set()).add(int(numbered[1]))
+    for (_, name, count), found in shards.items():
+        if len(found) < int(count):
+            raise DataError(
+                f"{path} has {len(found)} of the {int(count)} shards {name}-*-of-{count}: download the others, or name the "
+                "files to read in data.sources"
+            )
 
 
 def _open_saved(path: Path, split: str | None, defaults: Sequence[str]) -> Source:

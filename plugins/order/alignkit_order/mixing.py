@@ -47,6 +47,8 @@ def _amounts(data: DataConfig, sources: Ints | None) -> tuple[int, ...] | None:
         return None
     sizes = np.bincount(sources, minlength=len(data.parts)).tolist()
     weights = [part.weight for part in data.parts]
+    if any(part.weight is not None or part.repeat != 1 for part in data.parts):
+        _require_rows("data.sources", data.names, sizes)
     if given := [weight for weight in weights if weight is not None]:
         return amounts(sizes, given, data.exhausted)
     if all(part.repeat == 1 for part in data.parts):
@@ -69,7 +71,14 @@ def _phases(data: DataConfig, names: list[str], parts: Ints | None) -> Iterator[
         weights = [phase.weights.get(name, 0.0) for name in names]
         if not any(weights):
             raise ConfigError(f"data.phases[{number}].weights must have at least one weight above 0")
-        yield Phase(phase.until, amounts(np.bincount(parts, minlength=len(names)).tolist(), weights, data.exhausted))
+        sizes = np.bincount(parts, minlength=len(names)).tolist()
+        _require_rows("data.phases", names, [size or not weight for size, weight in zip(sizes, weights, strict=True)])
+        yield Phase(phase.until, amounts(sizes, weights, data.exhausted))
+
+
+def _require_rows(key: str, names: Sequence[str], sizes: Sequence[int]) -> None:
+    if lost := next((name for name, size in zip(names, sizes, strict=True) if not size), None):
+        raise DataError(f"{key}: every row of {lost} is held out, and none is left to repeat or to weigh")
 
 
 def _values(train: TokenisedRows, name: str, names: Sequence[str], sources: Ints | None) -> Words:

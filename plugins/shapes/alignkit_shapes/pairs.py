@@ -1,7 +1,7 @@
 """Preference pairs and rankings made from several answers to one prompt.
 
 A row with several rejected answers (best of n, as in RewardBench 2) becomes one pair per rejected answer. These pairs share
-the prompt, and therefore the cluster and the side of a split. Their field ``group`` is the row's id: the ``prefs`` suite
+the prompt, and therefore the cluster and the side of a split. Their field ``group`` names the row: the ``prefs`` suite
 counts a group as correct if the chosen answer beats every rejected one.
 
 Rated answers, in lists (``answers``, ``ratings``) or in separate rows (``completion`` with ``rating`` or ``label``), become a
@@ -19,10 +19,11 @@ from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 from alignkit.contract import Located, RawRows
-from alignkit.data.rows import describe_value, text_digest
+from alignkit.data.rows import describe_value
 from alignkit.data.shapes import GROUP, MARGIN, RATINGS, SCALE
 from alignkit.data.sources.chunks import Source
 from alignkit.errors import DataError
+from alignkit.system.files import digest
 
 from alignkit_shapes.columns import read_label
 
@@ -68,11 +69,12 @@ def expand_alternatives(
     rows: list[Mapping[str, Any]] = []
     origin: list[int] = []
     for position, row in enumerate(raw.rows):
-        row_id = str(row.get(names["id"]) or start + position)
+        given = row.get(names["id"])
+        row_id = str(start + position if given in (None, "") else given)
         made = list(
             _of_ratings(row, names, row_id, pairs or "best_worst", raw.where(position), by)
             if (by := scale(row))
-            else _of_rejected(row, names, row_id, pairs)
+            else _of_rejected(row, names, row_id, pairs, start + position)
         )
         rows += made
         origin += [position] * len(made)
@@ -80,7 +82,7 @@ def expand_alternatives(
 
 
 def _of_rejected(
-    row: Mapping[str, Any], names: Mapping[str, str], row_id: str, pairs: Pairing | None
+    row: Mapping[str, Any], names: Mapping[str, str], row_id: str, pairs: Pairing | None, number: int
 ) -> Iterator[Mapping[str, Any]]:
     chosen, rejected = names["chosen"], names["rejected"]
     answers, best = row.get(rejected), row.get(chosen)
@@ -89,9 +91,10 @@ def _of_rejected(
     if pairs == "ranked" and len(alternatives) > 1:
         yield {**own, rejected: alternatives[0], OTHERS: alternatives[1:], RATINGS: [1.0] + [0.0] * len(alternatives)}
         return
-    for number, answer in enumerate(alternatives):
-        extra = {GROUP: row_id, names["id"]: f"{row_id}/{number}"} if len(alternatives) > 1 else {}
-        yield {**own, rejected: answer, **extra}
+    # Ids may repeat, and other sources have the same numbers: neither alone tells the row from all others.
+    group = f"{number}-{digest(row)[:16]}" if len(alternatives) > 1 else ""
+    for which, answer in enumerate(alternatives):
+        yield {**own, rejected: answer} | ({GROUP: group, names["id"]: f"{row_id}/{which}"} if group else {})
 
 
 def _of_ratings(
@@ -138,7 +141,7 @@ def _names(wanted: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def grouped(source: Source, columns: Mapping[str, str]) -> Source:
-    """Return a source with one row per prompt, its answers and their ratings in lists; ``source`` has a row per answer.
+    """Return a source with one row per prompt (with system text and tools), its answers and their ratings in lists; ``source`` has a row per answer.
 
     The source is read into memory, because the rows of a prompt need not be consecutive.
 
@@ -157,8 +160,8 @@ def is_rated_answer(row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
 
 
 def _grouped(raw: RawRows, columns: Mapping[str, str]) -> Iterator[Located]:
-    names = _names(("prompt", "completion", *_SCALES, "id", *LISTS), columns)
-    groups: dict[tuple[str, bool], list[_Answer]] = {}
+    names = _names(("prompt", "system", "tools", "completion", *_SCALES, "id", *LISTS), columns)
+    groups: dict[tuple[str, str], list[_Answer]] = {}
     for position, row in enumerate(raw.rows):
         place = raw.where(position)
         by = next((name for name in _SCALES if row.get(names[name]) is not None), "rating")
@@ -168,7 +171,8 @@ def _grouped(raw: RawRows, columns: Mapping[str, str]) -> Iterator[Located]:
             continue
         score = float(read_label(row[names[by]], place)) if by == "label" else _number(row[names[by]], place, by)
         answer = _Answer(row[names["completion"]], score, row, place)
-        groups.setdefault((text_digest(row[names["prompt"]]), by == "rank"), []).append(answer)
+        asked = [row.get(names[column]) for column in ("prompt", "system", "tools")]
+        groups.setdefault((digest(asked), by), []).append(answer)
     dropped = {names[name] for name in ("completion", *_SCALES, "id")}
     for answers in groups.values():
         best = max(answers, key=attrgetter("rating"))

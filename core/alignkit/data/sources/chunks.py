@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -58,7 +59,18 @@ def parse_line(line: bytes, place: str) -> Mapping[str, Any]:
         raise SourceError(f"{place}: invalid JSON: {error}{hint}") from None
     if not isinstance(value, dict):
         raise SourceError(f"{place}: the line is {describe_value(value)}, expected an object with the row's columns")
+    if any(text.count(f'"{key}"') > 1 for key in value):  # the name of a column may also be elsewhere in the row
+        json.loads(text, object_pairs_hook=partial(without_repeats, place))
     return value
+
+
+def without_repeats(place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the entries of a JSON object; raises :class:`~alignkit.errors.SourceError` if a key is repeated."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise SourceError(f'{place}: the key "{twice}" is there twice, so one of its values would be left out')
+    return found
 
 
 def decode_line(line: bytes, place: str) -> str:

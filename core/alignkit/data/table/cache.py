@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-_FORMAT = 5
+_FORMAT = 6
 """Version of the cached tables; incremented when the rules of tokenisation or the columns change."""
 
 _SETTINGS = ("add_bos_token", "add_eos_token", "clean_up_tokenization_spaces", "split_special_tokens")

@@ -66,6 +66,15 @@ def held_out(
     return np.asarray(held[group], np.bool_)
 
 
+def first_positions(positions: Sequence[NDArray[np.int64]], limit: int | None) -> list[NDArray[np.int64]]:
+    """Return the first ``limit`` positions over all sources, taken in turn."""
+    if limit is None or sum(map(len, positions)) <= limit:
+        return list(positions)
+    order = sorted((at, source) for source, found in enumerate(positions) for at in range(min(len(found), limit)))
+    taken = [sum(source == k for _, source in order[:limit]) for k in range(len(positions))]
+    return [found[:count] for found, count in zip(positions, taken, strict=True)]
+
+
 def _groups(clusters: Words, prompts: Words) -> tuple[pa.Array, NDArray[np.int64]]:
     """Return group names and the group of every row: clusters that share a prompt are one, named by the smallest of them."""
     from scipy.sparse import coo_matrix

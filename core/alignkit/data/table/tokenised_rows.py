@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.contract import Example, Row, RowKind
+from alignkit.data.rows import UniqueIds
 from alignkit.data.tokenise.encode import SEGMENTS, text_row
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class TokenisedRows(Sequence[Example]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of row kind, row ids, token ids, their boundaries and scored masks."""
+        """SHA-256 of row kind, row ids, token ids, their boundaries, scored masks and other columns."""
         content = hashlib.sha256(self.kind.encode())
         for part in self.parts:
             for begin in range(0, len(part.rows), _BLOCK):
@@ -236,6 +237,20 @@ class TokenisedRows(Sequence[Example]):
                 columns = part.table.table.select(["cluster", "category", "fields", "text", *more])
                 content.update(repr(columns.take(part.rows[begin : begin + _BLOCK]).to_pydict()).encode())
         return content.hexdigest()
+
+
+def unique_ids(tables: Sequence[TokenTable]) -> None:
+    """Number the ids that an earlier one of ``tables`` also has: within each they are unique already."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids = [table.table.column("id") for table in tables]
+    if len(tables) < 2 or pc.count_distinct(every := joined(ids)).as_py() == len(every):
+        return
+    names = UniqueIds()
+    for table, own in zip(tables, ids, strict=True):
+        made = pa.array(names.unique(own.to_pylist()), pa.large_string())
+        table.table = table.table.set_column(table.table.schema.get_field_index("id"), "id", made)
 
 
 def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:

@@ -165,11 +165,12 @@ def _record_batch(
     tokens = np.fromiter(
         chain.from_iterable(chain.from_iterable(row.parts) for row in made), np.int32, int(offsets[-1])
     )
+    fields = [json.dumps(row.fields, default=str) if row.fields else None for row in rows]
     columns: dict[str, Any] = {
         "position": pa.array([row.position for row in rows], pa.int64()),
         "place": _strings([row.place.removeprefix(root) for row in rows]),
         **{name: _strings([getattr(row, name) for row in rows]) for name in ("id", "cluster", "category")},
-        "fields": _strings([json.dumps(row.fields, default=str) if row.fields else None for row in rows]),
+        "fields": _strings(fields),
         "unread": _strings(unread),
         "prompt": _strings([text_digest(*([row.prompt] if row.prompt else row.answers)) for row in rows]),
         "text": _strings([_text(row) for row in rows]),
@@ -178,16 +179,19 @@ def _record_batch(
         "tokens": pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(tokens)),
         "scored": pa.array([row.scored for row in made], pa.list_(pa.bool_())),
         "content": pa.array(
-            [_content(tokens[a:b], row) for a, b, row in zip(offsets, offsets[1:], made, strict=False)]
+            [
+                _content(tokens[a:b], row, more)
+                for a, b, row, more in zip(offsets, offsets[1:], made, fields, strict=False)
+            ]
         ),
         **{name: pa.array([getattr(row, name) for row in made], pa.int32()) for name in FACTS},
     }
     return pa.record_batch(columns)
 
 
-def _content(tokens: NDArray[np.int32], row: TokenRow) -> bytes:
-    """Return a 16-byte hash of a row's tokens, their boundaries and the scored mask."""
-    borders = repr((*map(len, row.parts), row.scored)).encode()
+def _content(tokens: NDArray[np.int32], row: TokenRow, fields: str | None) -> bytes:
+    """Return a 16-byte hash of a row's tokens, their boundaries, the scored mask and the other columns, which rewards read."""
+    borders = repr((*map(len, row.parts), row.scored, *([fields] if fields else []))).encode()
     return hashlib.blake2b(tokens.tobytes() + borders, digest_size=16).digest()
 
 
