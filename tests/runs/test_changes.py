@@ -11,6 +11,7 @@ import pytest
 from alignkit import settings
 from alignkit.errors import AlignError, CheckpointError
 from alignkit.rundir.directory import RunDir
+from alignkit.rundir.evaluations import read_evaluation
 from alignkit.runs import api
 from alignkit_checks.changes import accepted_changes
 from alignkit_commands.progress import lines, read_status
@@ -116,14 +117,19 @@ def test_the_strategy_cannot_be_changed(cut: Path) -> None:
 
 def test_an_accepted_change_holds_from_the_checkpoint_on_and_is_recorded(cut: Path) -> None:
     rates = [1e-3, 7.5e-4, 5e-5, 2.5e-5]
-    run = api.resume(cut, sets=["train.learning_rate=1e-4", "lambda=0.2"], change=True, quiet=True)
+    bins = "eval.settings.prefs.calibration_bins"
+    changed = ["train.learning_rate=1e-4", "lambda=0.2", f"{bins}=3"]
+    run = api.resume(cut, sets=changed, change=True, quiet=True)
     logged = [record for record in run.metrics if "loss" in record]
     assert [record["learning_rate"] for record in logged] == pytest.approx(rates)
     assert [record["lambda"] for record in logged] == pytest.approx([0.1, 0.1, 0.2, 0.2])
     assert run.record["changes"] == [
         {"step": 2, "key": "method.lambda", "from": 0.1, "to": 0.2},
         {"step": 2, "key": "train.learning_rate", "from": 1e-3, "to": 1e-4},
+        {"step": 2, "key": bins, "from": None, "to": 3},
     ]
+    results = [read_evaluation(cut / "eval" / part, "prefs") for part in ("before", "")]
+    assert [result.settings["calibration_bins"] for result in results] == [3, 3], "before and after are comparable"
     assert run.record["config"]["train"]["learning_rate"] == 1e-4
     assert run.record["conventions"]["lambda"] == 0.2
     assert settings.resolve(cut / "run.yaml", resume=True).config.method.settings["lambda"] == 0.2

@@ -168,12 +168,13 @@ def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
 
 
 def _evaluate_start(evaluator: RunEvaluator, names: list[str], recorder: RunRecorder) -> Results:
-    """Evaluate the start model with every suite that has no result from before an interruption."""
+    """Evaluate the start model with every suite that has no result from before an interruption, or one under other settings."""
     kept = recorder.directory.evaluation / "before"
-    results = first_does(
+    found = first_does(
         "the results of the start model",
         lambda: {name: read_evaluation(kept, name) for name in names if (kept / f"{name}.json").is_file()},
     )
+    results = {name: result for name, result in found.items() if evaluator.would_repeat(result)}
     with recorder.stage("evaluate before"):
         found = evaluator.start_model(name for name in names if name not in results)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from alignkit.contract.registry import provided
 from alignkit.errors import ConfigError, NoRowsError, first_line
 from alignkit.rundir.directory import RunDir
 from alignkit.rundir.evaluations import read_evaluation, write_evaluation
-from alignkit.runs.evaluation import open_suites, run_suites
+from alignkit.runs.evaluation import Subject, open_suites, run_suites
 from alignkit.system.distributed import rank, world_size
 from alignkit.system.files import require_writable
 from alignkit.system.quiet import quieted
@@ -180,10 +181,24 @@ def _evaluate(source: TargetSpec, directory: Path, strategy: str, say: Callable[
         # Suites that are skipped for the start model are skipped, and reported, for the target as well.
         start = run_suites(against, start_subject) if start_subject else {}
         results = run_suites(suites, subject, start=start, skipped=skipped.append)
+    if moved := _changed_rows(source, subject):
+        results = {name: replace(result, notes=[*result.notes, moved]) for name, result in results.items()}
     for reason in [*skipped, *subject.held_out.unread()]:
         say(f"{source.name}: {reason}")
     first_does("writing the results", lambda: _write(source, directory, results, say))
     return Evaluation(source.name, directory, results, tuple(skipped))
+
+
+def _changed_rows(source: TargetSpec, subject: Subject) -> str:
+    """Return a note if the held-out rows of a run are no longer those that it recorded; else nothing."""
+    if source.run is None or not source.as_trained:
+        return ""
+    data = source.run.read_record().get("data", {})
+    began, kinds = data.get("eval", {}).get("fingerprint"), [report["kind"] for report in data.get("sources", [])]
+    with suppress(NoRowsError):
+        if began and kinds and subject.held_out.unused().examples(kinds[0]).fingerprint != began:
+            return "the held-out rows are not those of the training: the run's data has changed since"
+    return ""
 
 
 def _write(source: TargetSpec, directory: Path, results: Mapping[str, SuiteResult], say: Callable[[str], None]) -> None:

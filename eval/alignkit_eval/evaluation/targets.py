@@ -14,7 +14,7 @@ from alignkit.config import DataConfig, ModelConfig, TrainConfig
 from alignkit.contract import LoadedModel, RowKind, RunPolicy, registry
 from alignkit.contract.registry import provided
 from alignkit.data.load import HeldOut
-from alignkit.errors import ModelError, NoRowsError
+from alignkit.errors import ConfigError, ModelError, NoRowsError
 from alignkit.models.load import build_classifier, build_model
 from alignkit.models.paths import adapter_parts, is_classifier, resolve_path
 from alignkit.models.positions import position_limit
@@ -44,6 +44,8 @@ class TargetSpec:
     """Whether it is evaluated on the data it came with: a run's held-out rows, the demo's."""
     has_data: bool
     origin: Origin
+    as_trained: bool = False
+    """Whether a run's model and data are as its configuration has them."""
 
 
 def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = ()) -> TargetSpec:
@@ -59,6 +61,8 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
         ModelError: there is no such directory, or it holds no model.
     """
     path = Path(target).expanduser()
+    if data is not None:
+        _refuse_unread(sets)
     if (path / "run.json").is_file():
         run = RunDir.open(path)
         config = settings.resolve(run.config, eval_data=data, sets=sets, resume=True).config
@@ -66,7 +70,8 @@ def find_target(target: str, *, data: str | None = None, sets: Sequence[str] = (
             config.data = _for_other_data(config.data, sets)
         _settle_precision(config, config, sets)
         origin = _origin(target, config)
-        return TargetSpec(origin.name(1), config, run, own_data=data is None, has_data=True, origin=origin)
+        same = data is None and not any(text.lstrip().startswith(("data.", "model.")) for text in sets)
+        return TargetSpec(origin.name(1), config, run, data is None, has_data=True, origin=origin, as_trained=same)
     is_demo = target == "demo"
     adapter_parts(resolve_path(target), ModelConfig(name=target))  # what is not there is said at once
     # Some method must stand in the configuration; only its model, data and eval sections are read.
@@ -115,10 +120,29 @@ def _origin(target: str, config: RunConfig) -> Origin:
     )
 
 
+_UNREAD = {
+    "data.split": "name a split with data.eval_split",
+    "data.limit": "data.eval_limit takes the first rows",
+    **dict.fromkeys(("data.source", "data.sources", "data.eval_source"), "name the rows with --data"),
+    **dict.fromkeys(("data.folds", "data.fold"), "leave it out"),
+}
+"""Keys about the rows of a run -> what to do where every row of other data is evaluated."""
+
+
+def _refuse_unread(sets: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a key of which nothing would be read beside ``--data``."""
+    for key, _, value in (text.partition("=") for text in sets):
+        share = key.strip() == "data.eval_split" and value.strip().replace(".", "", 1).isdigit()
+        if advice := "leave it out" if share else _UNREAD.get(key.strip()):
+            raise ConfigError(
+                f"--set {key}={value} has no effect with --data, of which every row is evaluated: {advice}"
+            )
+
+
 def _for_other_data(config: DataConfig, sets: Sequence[str]) -> DataConfig:
     """Return a run's data section for a source it was not written for: what describes the old one goes, unless it was set."""
     given = {text.partition("=")[0].split(".")[1] for text in sets if text.startswith("data.")}
-    names = {"subset", "eval_split", "columns", "eval_limit", "max_dropped"} - given
+    names = {"subset", "eval_split", "folds", "fold", "delimiter", "columns", "eval_limit", "max_dropped"} - given
     return config.model_copy(update={name: getattr(DataConfig(), name) for name in names})
 
 

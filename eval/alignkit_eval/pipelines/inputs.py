@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from alignkit import RunConfig
 from alignkit.system.files import digest
 from alignkit.system.manifest import manifest, sha256
 
+_FUNCTION = re.compile(r"(\.py):\w+$")
+
 
 def inputs_digest(config: RunConfig, without: Path) -> str:
     """Return a digest of the local sources and start model of a run, not of those that stages made below ``without``."""
@@ -17,8 +20,9 @@ def inputs_digest(config: RunConfig, without: Path) -> str:
 
 
 def named_files(values: Any, without: Path) -> dict[str, object]:
-    """Return the contents of the local files and directories that are values of settings, likewise."""
-    found = {text: Path(text).expanduser() for text in _texts(values) if _may_be_path(text)}
+    """Return the contents of the local files and directories that are values of settings, ``file.py:function`` too, likewise."""
+    paths = {text: _FUNCTION.sub(r"\1", text) for text in _texts(values) if _may_be_path(text)}
+    found = {text: Path(path).expanduser() for text, path in paths.items()}
     there = {text: path.resolve() for text, path in found.items() if path.exists()}
     return {text: _content(path) for text, path in there.items() if not path.is_relative_to(without.resolve())}
 

@@ -186,7 +186,7 @@ class PipelineRunner:
         else:
             raise ConfigError(
                 f"{stage.place}: stage {stage.name} was run with another configuration, "
-                "data or start model; "
+                "data, function or start model; "
                 f"redo it and all later stages with --from {stage.name}"
             )
 

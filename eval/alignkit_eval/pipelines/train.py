@@ -11,10 +11,11 @@ from alignkit.config import SHORTHANDS
 from alignkit.errors import ConfigError
 from alignkit.rundir.directory import RunDir
 from alignkit.settings.layers import SECTIONS
+from alignkit.system.files import digest
 from pydantic import BaseModel, ConfigDict, Field
 
 from alignkit_eval.pipelines.export import ExportStage
-from alignkit_eval.pipelines.inputs import inputs_digest
+from alignkit_eval.pipelines.inputs import inputs_digest, named_files
 from alignkit_eval.pipelines.stages import references
 from alignkit_eval.report import run_report
 from alignkit_eval.report.planned import plan_without_data, plan_without_weights
@@ -100,7 +101,9 @@ class TrainStage(Stage[TrainSettings]):
         """Return the configuration and the content of its data and start model; independent of the pipeline's place."""
         config, root = self.config(), self.context.directory.parent
         config.run.output = config.run.name = "."
-        return inputs_digest(config, root) + settings.dump(config).replace(str(root), ".")
+        named = named_files([config.method.settings, config.eval.settings], root)  # a teacher, rewards, a checker
+        inputs = inputs_digest(config, root) + (digest(named) if named else "")
+        return inputs + settings.dump(config).replace(str(root), ".")
 
     def run(self, directory: Path) -> None:
         """Train in ``directory``, or resume what an earlier attempt left; a finished run is kept."""

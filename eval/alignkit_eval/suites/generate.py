@@ -113,7 +113,9 @@ class GenerateSuite(Suite[GenerateSettings]):
             )
         examples, left_out = fitted(target.policy.model, prompts, reserved=new)
         require_rows(self.name, "prompt", examples)
-        items = self._completions(target, examples, evenly_spaced(target.rows("prompt"), self.settings.prompts))
+        # Rows of one text can differ in tokens (their tools), and of different texts be truncated to the same ones.
+        rows = {row.id: row for row in evenly_spaced(target.rows("prompt"), self.settings.prompts, by_prompt=False)}
+        items = self._completions(target, examples, [rows[example.id] for example in examples])
         tokens = [item.pop("token_ids") for item in items]
         metrics, several, notes = _metrics(items, tokens), list[Contrast](), []
         if (samples := self.settings.samples) > 1:

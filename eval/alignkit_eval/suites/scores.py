@@ -121,9 +121,10 @@ def cluster_of(example: Example) -> str:
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
-    """Return the SHA-256 of held-out rows: ids, clusters, categories, prompts and completions as text."""
+    """Return the SHA-256 of held-out rows: ids, clusters, categories, prompts, completions and tools as text."""
     content = hashlib.sha256()
     encode = json.JSONEncoder(ensure_ascii=False, default=dict).encode
     for row in rows:
-        content.update(encode((row.id, row.cluster, row.category, row.prompt, row.answers)).encode() + b"\n")
+        tools = [row.tools] if row.tools else []
+        content.update(encode((row.id, row.cluster, row.category, row.prompt, row.answers, *tools)).encode() + b"\n")
     return content.hexdigest()

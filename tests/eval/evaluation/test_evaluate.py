@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
-from alignkit import Run
+from alignkit import Run, settings
 from alignkit.demo import data_path, model_path
 from alignkit.errors import ConfigError, ModelError, NoRowsError
 from alignkit.rundir.directory import RunDir
 from alignkit_eval.evaluation.evaluate import default_target, evaluate
+from alignkit_eval.evaluation.targets import find_target, held_out_rows
 
+from tests.helpers.data import TOKENIZER
 from tests.helpers.runs import align, short_run
 
 
@@ -37,6 +40,18 @@ def test_a_run_is_evaluated_as_it_was_after_training(run: Run) -> None:
     assert again["metrics"] == stored["metrics"]
     assert "accuracy_ref" in again["metrics"]
     assert again["provenance"]["weights"] == stored["provenance"]["weights"]
+    assert again["notes"] == []
+
+
+def test_a_run_whose_data_has_changed_says_so(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.directory, tmp_path / "run")
+    changed = RunDir(tmp_path / "run")
+    data = changed.read_record()["data"]
+    changed.update_record(data=data | {"eval": data["eval"] | {"fingerprint": "0" * 64}})
+    (found,) = evaluate([changed.path], ["prefs"])
+    assert found.results["prefs"].notes == [
+        "the held-out rows are not those of the training: the run's data has changed since"
+    ]
 
 
 def test_a_new_suite_joins_the_record(run: Run) -> None:
@@ -46,6 +61,20 @@ def test_a_new_suite_joins_the_record(run: Run) -> None:
     fresh = json.loads((run.directory / "run.json").read_text())["evaluation"]
     assert fresh["after"].keys() == {"prefs", "perplexity"}
     assert fresh["before"].keys() == {"prefs", "perplexity"}
+
+
+def test_other_data_is_what_is_evaluated(run: Run, rows: str, tmp_path: Path) -> None:
+    """Of a run that held out a fold of its own rows, too; what would choose among them is refused."""
+    folded = RunDir(tmp_path / "folded")
+    folded.path.mkdir()
+    shutil.copy(run.directory / "run.json", folded.record)
+    config = settings.resolve(run.directory / "run.yaml", sets=["data.folds=4"], resume=True).config
+    folded.config.write_text(settings.dump(config))
+    held_out = held_out_rows(find_target(str(folded.path), data=rows), TOKENIZER).rows("preference")
+    assert [row.place for row in held_out] == [f"{rows}:{line}" for line in range(1, 41)]
+    for key in ("data.folds=3", "data.limit=5", "data.split=dev", "data.eval_split=0.5", "data.source=demo"):
+        with pytest.raises(ConfigError, match=f"--set {key} has no effect with --data"):
+            find_target("demo", data=rows, sets=[key])
 
 
 def test_other_data_leaves_the_run_alone(run: Run, rows: str, tmp_path: Path) -> None:

@@ -109,7 +109,8 @@ def test_what_is_finished_is_kept(finished: Path) -> None:
     assert done.comparison is not None
     assert saved_weights(finished / "runs" / "small" / "sft") == weights
     with pytest.raises(
-        ConfigError, match=r"sft was run with another configuration, data or start model; redo it .* with --from sft"
+        ConfigError,
+        match=r"sft was run with another configuration, data, function or start model; redo it .* with --from sft",
     ):
         go(finished, sets=[*QUICK, "train.learning_rate=1e-5"])
 
@@ -118,17 +119,22 @@ def test_what_is_finished_is_kept(finished: Path) -> None:
 def test_a_finished_stage_whose_data_has_changed_is_not_taken_for_the_same(tmp_path: Path) -> None:
     rows = data_path("dev").read_text().splitlines()[:30]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    checker = tmp_path / "checker.py"
+    checker.write_text("def right(prompt, answer): return 1")
     text = f"""
         name: small
-        eval: {{suites: []}}
+        eval: {{suites: [], settings: {{generate: {{checker: "{checker}:right"}}}}}}
         data: {{source: {tmp_path / "rows.jsonl"}}}
         stages: [{{method: sft}}]
         """
     go(tmp_path, text)
     assert go(tmp_path, text)[1] == ["[1/1] sft: already finished"]
-    (tmp_path / "rows.jsonl").write_text("\n".join(rows[:-1]))
-    with pytest.raises(ConfigError, match=r"sft was run with another configuration, data or start model"):
-        go(tmp_path, text)
+    for file, content in ((tmp_path / "rows.jsonl", "\n".join(rows[:-1])), (checker, "def right(*_): return 0")):
+        before = file.read_text()
+        file.write_text(content)
+        with pytest.raises(ConfigError, match=r"sft was run with another configuration, data, function or start model"):
+            go(tmp_path, text)
+        file.write_text(before)
 
 
 def test_redo_keeps_the_old_and_skip_leaves_out(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_an_outsiders_stage_is_kept_and_depends_on_its_files(outside: Site, tmp_
     assert (record["kind"], record["results"]) == ("count", {"lines": 2})
     assert ">lines 2<" in (tmp_path / "runs/p/report.html").read_text()
     (tmp_path / "a.txt").write_text("a\n")
-    with pytest.raises(ConfigError, match="count was run with another configuration, data or start model"):
+    with pytest.raises(ConfigError, match="count was run with another configuration, data, function or start model"):
         go(tmp_path / "p.yaml", text)
 
 

@@ -96,6 +96,21 @@ def test_prompts_are_spread_and_each_stands_once() -> None:
     assert [item["id"] for item in run(same).items] == ["q0"]
 
 
+def test_each_answer_is_checked_with_its_own_prompt() -> None:
+    """Where rows of different texts have the same tokens, after truncation, and rows of one text different ones (tools)."""
+    where = target(tiny_model())
+    texts = ["a long text, truncated", "another one, truncated", "called", "called", "last prompt"]
+    rows = [Row(i, f"q{i}", text, (), f"c{i}") for i, text in enumerate(texts)]
+    tokens = ["truncated", "truncated", "tool", "other tool", "last prompt"]
+    examples = [
+        Example(row.id, [BOS, *where.tokenizer(text)["input_ids"]], (), row.position)
+        for row, text in zip(rows, tokens, strict=True)
+    ]
+    same = Target("t", where.policy, where.tokenizer, lambda kind: examples, lambda kind: rows)
+    checked = run(same, checker="tests.eval.suites.test_generate:length_checker")
+    assert {item["id"]: item["quality"] for item in checked.items} == {"q0": 22, "q2": 6, "q3": 6, "q4": 11}
+
+
 def test_a_checker_gives_quality_and_a_win_rate() -> None:
     checked = {"checker": "tests.eval.suites.test_generate:length_checker"}
     result = run(target(tiny_model()), **checked)
