@@ -12,6 +12,7 @@ import pytest
 from alignkit.config import CheckConfig, DataConfig
 from alignkit.data.load import Data
 from alignkit.data.order import RowOrder, row_order
+from alignkit.data.rows import UniqueIds
 from alignkit.demo import data_path
 from alignkit.errors import AlignError, ConfigError, DataError
 from alignkit_checks.before_training import check_before_training
@@ -82,6 +83,7 @@ def test_ids_and_groups_of_several_sources_are_told_apart(tmp_path: Path) -> Non
     data = load_all(sources=[one, two])
     assert Counter(Counter(e.fields["group"] for e in data.train).values()) == {2: 10}
     assert len({e.id for e in data.train}) == 20
+    assert UniqueIds().unique(["a#2", "a", "a"]) == ["a#2", "a", "a#2#2"]
     assert [e.id for e in data.train][:6] == ["3/0", "3/1", "1/0", "1/1", "0/0", "0/1"]
     assert (
         [data.train_rows[i].id for i in range(20)] == [e.id for e in data.train] == data.train.column("id").to_pylist()

@@ -170,8 +170,7 @@ def load_held_out(
     data: DataConfig, tokenizer: PreTrainedTokenizerBase, load: Load | None = None, room: Room = ENDLESS
 ) -> HeldOut:
     """Load every row of the held-out sources, or else of the sources; raises :class:`DataError` as :func:`load_data`."""
-    data = data.model_copy(update={"folds": None})  # a part of the training rows
-    loader = Loader(data, tokenizer, load, room)
+    loader = Loader(data.model_copy(update={"folds": None}), tokenizer, load, room)  # folds are of the training rows
     sources = loader.held_out_sources() or loader.training_sources(HELD_OUT_SPLITS, data.eval_limit)
     return HeldOut(lambda kind, whole: loader.prepare(sources, kind, whole), max_dropped=data.max_dropped)
 

@@ -66,8 +66,6 @@ class UniqueIds:
 
     >>> UniqueIds().unique(["a", "b", "a", "a"])
     ['a', 'b', 'a#2', 'a#3']
-    >>> UniqueIds().unique(["a#2", "a", "a"])
-    ['a#2', 'a', 'a#2#2']
     """
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -66,9 +67,8 @@ def parse_line(line: bytes, place: str) -> Mapping[str, Any]:
 
 def without_repeats(place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the entries of a JSON object; raises :class:`~alignkit.errors.SourceError` if a key is repeated."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+    if len(found := dict(pairs)) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise SourceError(f'{place}: the key "{twice}" is there twice, so one of its values would be left out')
     return found
 

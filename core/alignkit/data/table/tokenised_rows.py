@@ -242,15 +242,11 @@ class TokenisedRows(Sequence[Example]):
 def unique_ids(tables: Sequence[TokenTable]) -> None:
     """Number the ids that an earlier one of ``tables`` also has: within each they are unique already."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    ids = [table.table.column("id") for table in tables]
-    if len(tables) < 2 or pc.count_distinct(every := joined(ids)).as_py() == len(every):
-        return
     names = UniqueIds()
-    for table, own in zip(tables, ids, strict=True):
-        made = pa.array(names.unique(own.to_pylist()), pa.large_string())
-        table.table = table.table.set_column(table.table.schema.get_field_index("id"), "id", made)
+    for one in tables if len(tables) > 1 else ():
+        ids = pa.array(names.unique(one.table.column("id").to_pylist()), pa.large_string())
+        one.table = one.table.set_column(one.table.schema.get_field_index("id"), "id", ids)
 
 
 def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:

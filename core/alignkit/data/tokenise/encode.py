@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -181,7 +181,7 @@ def _record_batch(
         "content": pa.array(
             [
                 _content(tokens[a:b], row, more)
-                for a, b, row, more in zip(offsets, offsets[1:], made, fields, strict=False)
+                for (a, b), row, more in zip(pairwise(offsets), made, fields, strict=True)
             ]
         ),
         **{name: pa.array([getattr(row, name) for row in made], pa.int32()) for name in FACTS},
