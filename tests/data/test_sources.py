@@ -181,11 +181,11 @@ MALFORMED: list[tuple[str, bytes | str, str]] = [
         "{}:1: invalid JSON: column 2, at the end; one line is one object, or the file is one whole JSON list",
     ),
     ("one_list.jsonl", "[]\n", "{} has no rows"),
-    ("twice.jsonl", GOOD + GOOD.replace("{", '{"prompt" : "", '), '{}:2: the key "prompt" is there twice, so one'),
+    ("twice.jsonl", GOOD + GOOD.replace("{", '{"prompt" : "", '), "{}:2: the row has a key twice, so one"),
     (
         "twice.json",
         f"[\n{GOOD},\n" + GOOD.replace("{", '{"chosen": "", ') + "]",
-        '{}:4: the key "chosen" is there twice',
+        "{}:4: the row has a key twice, so one",
     ),
     ("latin.jsonl", GOOD.encode() + b'{"prompt": "caf\xe9"}\n', "{}:2: not UTF-8 (byte 0xe9)"),
     ("utf16.jsonl", GOOD.encode("utf-16"), "{}:1: the file is UTF-16; save it as UTF-8"),

@@ -284,15 +284,12 @@ class Loader:
 
     def limited(self, tables: Sequence[TokenTable]) -> list[Positions] | None:
         """Return the rows that ``data.eval_limit`` leaves of several held-out sources together; None: all."""
-        if self.config.eval_limit is None or len(tables) < 2:
-            return None
-        return first_positions([np.unique(table.numbers("position")) for table in tables], self.config.eval_limit)
+        found, limit = [np.unique(table.numbers("position")) for table in tables], self.config.eval_limit
+        return first_positions(found, limit) if limit and len(tables) > 1 else None
 
     def tables(self, sources: Sequence[OpenSource], kind: RowKind) -> list[TokenTable]:
         """Return the rows of each source as tokenised rows of ``kind``, cached if ``data.cache``; ids are unique over all."""
-        tables = [self._table(*source, kind) for source in sources]
-        unique_ids(tables)
-        return tables
+        return unique_ids([self._table(*source, kind) for source in sources])
 
     def _table(self, source: Source, reading: Reading, label: str, kind: RowKind) -> TokenTable:
         rules = TokenRules.of(self.config, self.room, kind)

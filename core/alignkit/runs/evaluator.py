@@ -12,7 +12,7 @@ from alignkit.data.load import HeldOut
 from alignkit.models.weights import fingerprint
 from alignkit.runs.evaluation import Subject, data_rules, run_suites, scored_by
 from alignkit.scoring.evaluating import undisturbed
-from alignkit.system.files import digest, to_json
+from alignkit.system.files import digest
 
 Results = dict[str, SuiteResult]
 
@@ -35,12 +35,6 @@ class RunEvaluator:
     def start_model(self, names: Iterable[str]) -> Results:
         """Evaluate the start model."""
         return self._run(names, "start model", self.loaded.fingerprint, start=None)
-
-    def would_repeat(self, result: SuiteResult) -> bool:
-        """Return whether an earlier result was made with the settings and the precision of this run."""
-        settings = to_json(self.suites[result.suite].settings.model_dump(mode="json"))
-        now = {"settings": settings, "scored_by": scored_by(self.policy, self.config.model)}
-        return now.items() <= result.provenance.items()
 
     def trained_model(self, names: Iterable[str], start: Results) -> Results:
         """Evaluate the trained model, against the start model's results where a suite compares."""

@@ -111,7 +111,8 @@ def _carry_out(
     about["precision"] = run.policy.precision
     with recorder.outcome():
         together("the run's record", lambda: recorder.begin(about, checkpoint, changes))
-        before = _evaluate_start(evaluator, config.eval.suites, recorder) if config.eval.before else {}
+        again = bool(changes)  # to be comparable with the results after training
+        before = _evaluate_start(evaluator, config.eval.suites, recorder, again) if config.eval.before else {}
         with recorder.stage("present"):
             samples = together("the samples", sample)
         splits = scored_splits(config, method.needs, plan.arguments, run.data)
@@ -167,14 +168,11 @@ def _prepare(plan: RunPlan, recorder: RunRecorder) -> PreparedRun:
     return run
 
 
-def _evaluate_start(evaluator: RunEvaluator, names: list[str], recorder: RunRecorder) -> Results:
-    """Evaluate the start model with every suite that has no result from before an interruption, or one under other settings."""
+def _evaluate_start(evaluator: RunEvaluator, names: list[str], recorder: RunRecorder, again: bool) -> Results:
+    """Evaluate the start model with every suite that has no result from before an interruption, or all of them ``again``."""
     kept = recorder.directory.evaluation / "before"
-    found = first_does(
-        "the results of the start model",
-        lambda: {name: read_evaluation(kept, name) for name in names if (kept / f"{name}.json").is_file()},
-    )
-    results = {name: result for name, result in found.items() if evaluator.would_repeat(result)}
+    have = [name for name in names if not again and (kept / f"{name}.json").is_file()]
+    results = first_does("the results of the start model", lambda: {name: read_evaluation(kept, name) for name in have})
     with recorder.stage("evaluate before"):
         found = evaluator.start_model(name for name in names if name not in results)
 

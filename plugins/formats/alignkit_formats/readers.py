@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from alignkit.contract import Located
 from alignkit.data.rows import describe_value, few
-from alignkit.data.sources.chunks import ROWS, decode_line, numbered, without_repeats
+from alignkit.data.sources.chunks import ROWS, decode_line, numbered
 from alignkit.errors import DataError, first_line, suggest
 from alignkit.system.files import InvalidJSON, parse_json
 
@@ -243,7 +243,9 @@ def _item_lines(path: Path, text: str, key: str | None) -> list[int]:
         line += text.count("\n", counted, at)
         counted = at
         lines.append(line)
-        _, at = json.JSONDecoder(object_pairs_hook=partial(without_repeats, f"{path}:{line}")).raw_decode(text, at)
+        row, at = json.JSONDecoder(object_pairs_hook=tuple).raw_decode(text, at)
+        if isinstance(row, tuple) and len(dict(row)) < len(row):  # only an object becomes a tuple
+            raise DataError(f"{path}:{line}: the row has a key twice, so one of its values would be left out")
         at = skip(at)
     return lines
 

@@ -239,14 +239,15 @@ class TokenisedRows(Sequence[Example]):
         return content.hexdigest()
 
 
-def unique_ids(tables: Sequence[TokenTable]) -> None:
-    """Number the ids that an earlier one of ``tables`` also has: within each they are unique already."""
+def unique_ids(tables: list[TokenTable]) -> list[TokenTable]:
+    """Return the tables with ids numbered that an earlier one also has: within each they are unique already."""
     import pyarrow as pa
 
     names = UniqueIds()
     for one in tables if len(tables) > 1 else ():
         ids = pa.array(names.unique(one.table.column("id").to_pylist()), pa.large_string())
         one.table = one.table.set_column(one.table.schema.get_field_index("id"), "id", ids)
+    return tables
 
 
 def joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:

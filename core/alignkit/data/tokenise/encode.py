@@ -179,10 +179,7 @@ def _record_batch(
         "tokens": pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(tokens)),
         "scored": pa.array([row.scored for row in made], pa.list_(pa.bool_())),
         "content": pa.array(
-            [
-                _content(tokens[a:b], row, more)
-                for (a, b), row, more in zip(pairwise(offsets), made, fields, strict=True)
-            ]
+            [_content(tokens[a:b], row, f) for (a, b), row, f in zip(pairwise(offsets), made, fields, strict=True)]
         ),
         **{name: pa.array([getattr(row, name) for row in made], pa.int32()) for name in FACTS},
     }
