@@ -14,9 +14,13 @@ ENDED_TOGETHER = (0, 129, 130, 143)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     set_environment()
-    from alignkit.cli import run_command
-    from alignkit.system.distributed import leave
-    from alignkit.system.worker import follow_launcher
+    try:
+        from alignkit.cli import run_command
+        from alignkit.system.distributed import leave
+        from alignkit.system.worker import follow_launcher
+    except KeyboardInterrupt:  # run_command cannot say so yet
+        print("Interrupted.", file=sys.stderr)
+        return 130
 
     follow_launcher()
     code = run_command(sys.argv[1:] if arguments is None else arguments)

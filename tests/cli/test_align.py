@@ -38,6 +38,20 @@ def python(code, **environment):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, timeout=900)
 
 
+def test_an_interrupt_while_modules_are_imported_has_no_traceback():
+    done = python(
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'alignkit.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from alignkit.__main__ import main\n"
+        "sys.exit(main(['methods']))"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
 # ------------------------------------------------------------------------------------------------- imports
 
 
