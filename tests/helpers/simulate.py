@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 from alignkit_eval.comparison.paired import Difference, effect, judge, minus
-from scipy import stats
+from alignkit_eval.comparison.reference import over_seeds
+from scipy import special, stats
 
 
 def experiment(
@@ -44,6 +45,26 @@ def rejected(trials: int, seed: int = 0, **about: float) -> float:
 def type_one_error(trials: int, seed: int = 0, **about: float) -> float:
     """Return the share of experiments that find a difference when there is none."""
     return rejected(trials, seed, **about | {"shift": 0.0})
+
+
+def family_wise_error(trials: int, *, arms: int, ratio: float, seeds: int, clusters: int = 126, seed: int = 0) -> float:
+    """Return the share of comparisons of all pairs of equal arms that find a difference after Holm's correction.
+
+    An arm's result is a normal error of its items plus one of each seed, of ``ratio`` times its standard deviation; the variance
+    over items is drawn, and the quantiles are those of the comparison.
+    """
+    draw, (one, other), found = np.random.default_rng(seed), np.triu_indices(arms, 1), 0
+    for _ in range(trials):
+        results = draw.normal(0, 1, (arms, 1)) + draw.normal(0, ratio, (arms, seeds))
+        pairs = results[one] - results[other]
+        items, spread = 2 * draw.chisquare(clusters - 1, len(pairs)) / (clusters - 1), pairs.var(axis=1, ddof=1) / seeds
+        t = abs(pairs.mean(axis=1)) / np.sqrt(items + spread)
+        least = over_seeds(
+            items, spread, seeds, clusters
+        )  # of its quantiles at the level of the smallest p, Holm's first
+        squares = sum(share * special.stdtrit(freedom, 1 - 0.025 / len(pairs)) ** 2 for share, freedom in least.parts)
+        found += bool((t**2 > squares).any())
+    return found / trials
 
 
 def power(trials: int, shift: float, seed: int = 0, **about: float) -> float:

@@ -15,11 +15,10 @@ from alignkit.rundir.evaluations import read_evaluation
 from alignkit.settings.layers import dotted
 from alignkit.system.files import digest, to_json
 
+from alignkit_eval.comparison.naming import START as START
+from alignkit_eval.comparison.naming import distinguishing, names_of
 from alignkit_eval.comparison.result import Cost, total
 from alignkit_eval.elsewhere import read_elsewhere
-
-START = "start"
-"""Name of the start model that runs share."""
 
 _NOT_TRAINING = {
     *("train.logging_steps", "train.logging_strategy", "train.logging_first_step", "train.report_to"),
@@ -118,11 +117,12 @@ def group(runs: Sequence[RunResult]) -> list[Group]:
     """Group runs that differ only in their seed. Groups are in the order in which the runs were given."""
     groups = [tuple(sorted(members, key=lambda run: run.seed)) for members in _same_except_seed(runs)]
     first = [members[0] for members in groups]
-    names = [_name(run, first) for run in first]
+    names = names_of(first)
     return [
         Group(
             name if names.count(name) == 1 else f"{name} ({run.path})",
-            ({"method": run.method} if run.method else {}) | _distinguishing(run, first),
+            ({"method": run.method} if run.method else {})
+            | {k.removeprefix("method."): v for k, v in distinguishing(run, first).items()},
             members,
         )
         for name, run, members in zip(names, first, groups, strict=True)
@@ -252,25 +252,3 @@ def _settings(stages: Sequence[PastRun]) -> dict[str, Any]:
             del settings["model.name"]
             settings |= before | {"start.directory": str(stage.start)}
     return settings
-
-
-def _distinguishing(run: RunResult, others: Sequence[RunResult]) -> dict[str, Any]:
-    """Return the settings in which a run differs from any other; the method's own are compared within that method."""
-
-    def rival(other: RunResult, key: str) -> bool:
-        if key.startswith("method."):
-            return other.method == run.method
-        return other.label == run.label if key.startswith("start.") else other.method is not None
-
-    def differs(key: str) -> bool:
-        return any(other.settings.get(key) != run.settings[key] for other in others if rival(other, key))
-
-    return {key.removeprefix("method."): value for key, value in run.settings.items() if differs(key)}
-
-
-def _name(run: RunResult, others: Sequence[RunResult]) -> str:
-    """Return the methods a run was trained with, and the settings that distinguish it from other runs of these methods."""
-    if run.label is None:
-        return START if run.path.name == "before" else run.path.resolve().name
-    own = _distinguishing(run, [other for other in others if other.label == run.label])
-    return " ".join([run.label, *(f"{key}={value}" for key, value in own.items())])

@@ -12,12 +12,12 @@ their influences. The variance has two sources, the sample of items and the seed
 that holds what they do not reject (:mod:`alignkit_eval.comparison.flips`). With one seed this is the only question that can be
 answered.
 
-**About the method** (the seeds are a sample too), with three or more: quantiles of ``t = delta / sqrt(V_items + V_seeds)`` are those
-of Student's t with C - 1 and with K - 1 degrees of freedom, weighted by ``V_items`` and ``V_seeds`` (Cochran and Cox,
-:mod:`alignkit_eval.comparison.reference`). At the worst ratio of the variances a true null hypothesis is rejected in 5.1 % of trials
-with three seeds and in 5.0 % with more; Satterthwaite's degrees of freedom would give 7.4 % with three and 6.3 % with four. With two,
-t has Satterthwaite's, ``(V_items + V_seeds)^2 / (V_items^2 / (C - 1) + V_seeds^2)``, but at most 1.2 (5.9 %). Item noise that differs
-between seeds is in both terms, which is conservative.
+**About the method** (the seeds are a sample too), with three or more: squared quantiles of ``t = delta / sqrt(V_items + V_seeds)`` are
+those of Student's t with C - 1 and with K - 1 degrees of freedom, weighted by ``V_items`` and ``V_seeds`` (Banerjee,
+:mod:`alignkit_eval.comparison.reference`); with two, t has one degree of freedom. A true null hypothesis is then rejected in at most 5 %
+of trials at the worst ratio of the variances, and in at most 5 % of comparisons of all pairs of 42 arms after Holm's correction. Weighted
+quantiles (Cochran and Cox) would give 5.1 % and, with three seeds, 26 %; Satterthwaite's degrees of freedom, at most 1.2 with two seeds,
+5.8 % and 17 %. Item noise that differs between seeds is in both terms, which is conservative.
 
 Two arms are *equivalent* within a margin m if delta <= -m and delta >= m are both rejected by the test that decides whether they
 differ: sign flips, or t at the same standard error and quantiles (two one-sided tests, Schuirmann 1987, J.

@@ -7,33 +7,35 @@ from typing import NamedTuple
 
 from scipy import optimize, special
 
-_MOST_FREEDOM = 1.2
-"""Upper bound on Satterthwaite's degrees of freedom with two seeds."""
-
 _LARGEST_SEEDS, _FARTHEST = 100, 30.0
 """Largest number of seeds that is named as sufficient, and normal quantile of the smallest p."""
 
 
 class Reference(NamedTuple):
-    """Student's t, or what lies between two of them: their quantiles, weighted by shares of the variance.
+    """Student's t, or what lies between two of them: the squares of their quantiles, weighted by shares of the variance.
 
-    With the variance of items and that of seeds estimated from few of each, the difference has no exact distribution. A true null
-    is rejected at most at the nominal level with weighted quantiles, but for rounding, with three or more seeds.
+    With the variance of items and that of seeds estimated from few of each, the difference has no exact distribution. With these
+    quantiles a true null hypothesis is rejected at most at the nominal level, at every level and ratio of the variances, and so at the
+    small levels after a correction for many tests (weighted quantiles, Cochran and Cox's, keep the level near 5 % only).
 
-    Source: Cochran and Cox 1950, Experimental Designs, section 4.14.
+    Source: Banerjee 1960, Approximate confidence interval for linear functions of means of k populations when the population
+    variances are not equal, Sankhya 22.
     """
 
     parts: tuple[tuple[float, float], ...]
     """Shares of the variance, and the degrees of freedom of each."""
-    test: str = "t, Cochran-Cox"
+    test: str = "t, Banerjee"
 
     def quantile(self, probability: float) -> float:
         """Return a quantile.
 
-        >>> Reference(((0.5, 1e9), (0.5, 2.0))).quantile(0.975)  # (1.96 + 4.30) / 2
-        3.1313...
+        >>> Reference(((0.5, 1e9), (0.5, 2.0))).quantile(0.975)  # sqrt((1.96^2 + 4.30^2) / 2)
+        3.3432...
         """
-        return sum(share * float(special.stdtrit(freedom, probability)) for share, freedom in self.parts if share)
+        parts = (
+            math.sqrt(share) * float(special.stdtrit(freedom, probability)) for share, freedom in self.parts if share
+        )
+        return math.copysign(math.hypot(*parts), probability - 0.5)
 
     def tail(self, x: float) -> float:
         """Return the probability of a value above ``x``."""
@@ -56,13 +58,12 @@ def student(freedom: float, test: str) -> Reference:
 def over_seeds(items: float, seeds: float, count: int, clusters: int) -> Reference:
     """Return the reference of a mean over ``count`` seeds, with the variances over items and seeds that its own is the sum of.
 
-    Two seeds leave one degree of freedom, with which weighted quantiles reject too often after a correction for several tests.
+    Two seeds have one degree of freedom, whatever the items': two differences of few values can be equal by chance.
     """
+    if count == 2:
+        return student(1.0, "t, one degree of freedom")
     total = items + seeds
-    if count > 2:
-        return Reference(((items / total, clusters - 1.0), (seeds / total, count - 1.0)))
-    freedom = total**2 / (items**2 / (clusters - 1) + seeds**2)
-    return student(min(freedom, _MOST_FREEDOM), "t, Satterthwaite")
+    return Reference(((items / total, clusters - 1.0), (seeds / total, count - 1.0)))
 
 
 def seeds_needed(diff: float, items: float, spread: float, clusters: int, level: float, power: float) -> int | None:

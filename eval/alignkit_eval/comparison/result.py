@@ -72,7 +72,7 @@ class ContrastResult:
     """Minimum detectable difference at 80 % power, by the first test in Holm's order; None: there is none."""
     higher_is_better: bool
     test: str
-    """Test behind p: ``cluster sign-flip``, ``t, Satterthwaite``, ``t, Cochran-Cox`` or ``t, cluster bootstrap``."""
+    """Test behind p: ``cluster sign-flip``, ``t, one degree of freedom``, ``t, Banerjee`` or ``t, cluster bootstrap``."""
     baseline: str = ""
     guard: bool = False
     """Whether the metric must not be worse for a winner."""
