@@ -173,7 +173,10 @@ def _detectable(own: Sequence[ContrastResult]) -> str:
     few = next((contrast.clusters for contrast in own if not contrast.reachable), None)
     if few is not None:
         return f"; minimum detectable difference: none, no result of {few} clusters could be significant after the correction"
-    return f"; minimum detectable difference (80 % power): {number(max(known))}" if known else ""
+    if len({number(value) for value in known}) == 1 and len(known) == len(own):
+        return f"; minimum detectable difference (80 % power): {number(known[0])}"
+    each = [f"{_title(c)} {'none' if c.detectable is None else number(c.detectable)}" for c in own]
+    return f"; minimum detectable differences (80 % power): {', '.join(each)}" if known else ""
 
 
 def p_text(p: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from alignkit_eval.comparison.result import ContrastResult
 from alignkit_eval.comparison.verdict import Judged, verdict_of
 
@@ -30,6 +32,8 @@ def test_a_winner_needs_sum_and_mean() -> None:
     assert neither[1] is None
     assert "A do not differ significantly: undecided (" in neither[0]
     assert "minimum detectable difference (80 % power): 0.040" in neither[0]
+    none = replace(found("B", "accuracy_mean", 0.01, 0.6), detectable=None)
+    assert verdict(found("B", "accuracy_sum", 0.01, 0.6), none)[0].count("accuracy sum 0.040, accuracy mean none") == 1
 
 
 def test_numbers_are_written_as_in_the_table() -> None:
