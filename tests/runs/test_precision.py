@@ -201,6 +201,19 @@ def test_an_output_layer_that_cannot_be_exact_is_refused(stored: str) -> None:
         set_precision(model, config)
 
 
+def test_the_precision_of_accelerates_launcher_is_the_runs_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainer would take it from the environment: the run would be computed otherwise than its record says."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # nothing is faster by itself
+    for asked, train in {"bf16": {}, "fp16": {}, "no": {"bf16": True}}.items():
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
+        found = settled(train=train).train.arguments
+        assert {key for key in ("bf16", "fp16") if found.get(key)} == {"bf16" if train else asked}
+    for asked, train in {"bf16": {"bf16": False}, "fp16": {"bf16": True}, "fp8": {}}.items():
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
+        with pytest.raises(ConfigError, match=f"accelerate launch asks for mixed precision {asked} .* use train.bf16"):
+            settled(train=train)
+
+
 def test_a_resumed_run_keeps_its_precision(tuned: Run) -> None:
     again = settings.resolve(tuned.directory / "run.yaml", resume=True).config
     settle_precision(again)

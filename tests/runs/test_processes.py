@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from random import randrange
@@ -205,6 +206,12 @@ BOTH = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
             {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "1"},
             "Error: srun started 4 copies of this command on 1 node: use srun --ntasks-per-node=1, and --processes N for",
         ),
+        (
+            "",
+            {"ACCELERATE_USE_FSDP": "true"},
+            "Error: accelerate launch asks for --use_fsdp (its command line or its configuration file), which the",
+        ),
+        ("--strategy fsdp --processes 2", {"ACCELERATE_USE_DEEPSPEED": "true"}, "launch asks for --use_deepspeed (its"),
         ("--processes 3", BOTH, "Error: --processes is 3, but the launcher of this process started 2"),
     ],
 )
@@ -217,6 +224,7 @@ def test_what_cannot_be_started_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # not installed
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert main(["run", "--method", "orpo", *arguments.split()]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,22 @@ def _refuse_other_sharding(values: Mapping[str, Any]) -> None:
         raise ConfigError("train.fsdp_config is not read: the strategy fsdp has no options; remove it")
 
 
+_ACCELERATES = ("deepspeed", "fsdp", "megatron_lm", "parallelism_config")
+
+
+def _refuse_accelerates(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    """Refuse a way to share the model that accelerate reads from its launcher's environment: the record would not have it.
+
+    A configuration for DeepSpeed counts more than its variable, which accelerate also sets itself where there is one.
+    """
+    asked = [way for way in _ACCELERATES if given.get(f"ACCELERATE_USE_{way.upper()}", "").lower() in ("true", "1")]
+    if asked and not (asked == ["deepspeed"] and values.get("deepspeed")):
+        raise ConfigError(
+            f"accelerate launch asks for --use_{asked[0]} (its command line or its configuration file), which the run's "
+            "configuration does not have: start it with --multi_gpu, and name what processes share with align's --strategy"
+        )
+
+
 def distribute(config: RunConfig) -> None:
     """Fill in the processes and machines, as a launcher started them or as asked for, and the strategy with its preset.
 
@@ -50,6 +67,7 @@ def distribute(config: RunConfig) -> None:
     if not several and (strategy == "fsdp" or strategy not in ("auto", named)):
         raise ConfigError(f"run.strategy: {strategy} needs several processes: add --processes N, or use strategy auto")
     values = preset(strategy) | arguments
+    _refuse_accelerates(os.environ, values)
     if strategy == "fsdp":
         _refuse_other_sharding(values)
     if values.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:

@@ -19,6 +19,7 @@ def settle_precision(config: RunConfig) -> None:
 
     Raises :class:`ConfigError` for settings that contradict each other.
     """
+    _adopt_accelerates(config)
     given, dtype = config.train.arguments, config.model.dtype
     bf16, fp16 = bool(given.get("bf16")), bool(given.get("fp16"))
     if bf16 and fp16:
@@ -35,6 +36,19 @@ def settle_precision(config: RunConfig) -> None:
     if dtype == "auto" and not fp16 and given.get("bf16") is None and config.run.engine == "torch":
         faster = faster_in_bfloat16(use_cpu=bool(given.get("use_cpu")))
         config.train = config.train.model_copy(update={"bf16": faster})
+
+
+def _adopt_accelerates(config: RunConfig) -> None:
+    """Fill in the precision that ``accelerate launch --mixed_precision`` asks for: Trainer reads it from the environment."""
+    asked, given = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower(), config.train.arguments
+    if asked == "no" or given.get(asked):
+        return
+    if asked not in ("bf16", "fp16") or any(given.get(key) is not None for key in ("bf16", "fp16")):
+        raise ConfigError(
+            f"accelerate launch asks for mixed precision {asked} (its command line or its configuration file), but the run "
+            "does not: start it with --mixed_precision no, and use train.bf16 or train.fp16"
+        )
+    config.train = config.train.model_copy(update={asked: True})
 
 
 def faster_in_bfloat16(*, use_cpu: bool = False) -> bool:
