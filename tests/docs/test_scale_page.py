@@ -6,11 +6,18 @@ import json
 import re
 import shlex
 import subprocess
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
+from alignkit import RunConfig
 from alignkit.__main__ import main
-from alignkit_eval.report.memory import ADAM_STATES, SHARED
+from alignkit_cluster.strategies import preset
+from alignkit_eval.report.memory import ADAM_STATES, _divide
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers.runs import align, short_options
 
@@ -84,25 +91,43 @@ def test_the_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_the_memory_of_large_models() -> None:
-    """16 bytes a parameter: weights, gradients and two moments in float32, divided as the strategy says."""
+    """16 bytes a parameter: weights, gradients and two moments in float32, divided as the strategy says; ZeRO-2 has a copy."""
     rows = re.findall(r"^\| (\d+) billion \| (.*) \|$", PAGE, re.M)
     assert [size for size, _ in rows] == ["1", "8", "70"]
     for size, cells in rows:
         gib = int(size) * 1e9 / 2**30
-        expected = [16 * gib, 4 * gib + 12 * gib / 8, 16 * gib / 8, 16 * gib / 32]
+        expected = [16 * gib, 4 * gib + 16 * gib / 8, 16 * gib / 8, 16 * gib / 32]
         for cell, value in zip(cells.replace(",", "").split(" | "), expected, strict=True):
             assert float(cell) == pytest.approx(value, abs=0.51)
 
 
+LLAMAS = {
+    "1 billion": {"hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192, "num_attention_heads": 32},
+    "8 billion": {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "num_attention_heads": 32},
+    "70 billion": {"hidden_size": 8192, "num_hidden_layers": 80, "intermediate_size": 28672, "num_attention_heads": 64},
+}
+
+
 def test_the_table_of_memory_is_what_a_dry_run_divides() -> None:
-    numbers = {"weights": 4, "gradients": 4, "optimizer": ADAM_STATES}  # bytes a parameter
+    """The parts of models of these sizes, without numbers (on the meta device), per billion of their parameters."""
     table = re.search(r"\| parameters \|.*?\n\n", PAGE, re.DOTALL)
     assert table
     heads, _, *rows = [line.strip("| ").split(" | ") for line in table[0].strip().splitlines()]
-    for billions, *cells in rows:
+    for size, *cells in rows:
+        with torch.device("meta"):
+            model = LlamaForCausalLM(LlamaConfig(**LLAMAS[size], vocab_size=128_256, num_key_value_heads=8))
+        numbers = model.num_parameters()
         for head, cell in zip(heads[1:], cells, strict=True):
-            ranks = int(head.split()[0]) if head[0].isdigit() else 1
-            shared = SHARED[head.split("`")[1]] if ranks > 1 else ()
-            each = sum(size / (ranks if part in shared else 1) for part, size in numbers.items())
-            exact = float(billions.split()[0]) * 1e9 * each / 2**30
+            parts = Counter({"weights": 4 * numbers, "gradients": 4 * numbers, "optimizer": ADAM_STATES * numbers})
+            config = RunConfig(method="orpo")
+            if head[0].isdigit():
+                config.run.processes, config.run.strategy = int(head.split()[0]), head.split("`")[1]
+                key = "fsdp" if config.run.strategy == "fsdp" else "deepspeed"
+                config.train = config.train.model_copy(
+                    update={key: True if key == "fsdp" else preset(config.run.strategy)["deepspeed"]}
+                )
+            dry = SimpleNamespace(loaded=SimpleNamespace(model=model), plan=SimpleNamespace(config=config))
+            _divide(cast("Any", dry), parts)
+            held = sum(parts[part] for part in ("weights", "gradients", "optimizer"))
+            exact = held / numbers * float(size.split()[0]) * 1e9 / 2**30
             assert float(cell.replace(",", "")) == pytest.approx(exact, abs=0.5 if exact > 1 else 0.05)

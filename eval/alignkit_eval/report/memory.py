@@ -216,6 +216,7 @@ def _divide(dry: DryRun, parts: Counter[str]) -> None:
     if ranks == 1:
         return
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    in_float32 = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     for part in SHARED.get(strategy, ()):
         parts[part] = -(-parts[part] // ranks)
     if strategy == "fsdp":  # the layer that runs and the next one are whole
@@ -226,7 +227,8 @@ def _divide(dry: DryRun, parts: Counter[str]) -> None:
         parts["whole layers"] = rest + 2 * max(sizes, default=0)
     elif strategy.startswith("zero"):
         parts["buffers of reduction"] = min(4 * BUCKET, trained)
-        parts["optimizer"] += trained // ranks  # its own copy of the weights, in float32
+        if strategy != "zero3" or trained != in_float32:  # else the weights themselves serve
+            parts["optimizer"] += in_float32 // ranks  # its own copy of the weights
     else:
         parts["buffers of reduction"] = trained  # DDP's buckets
 
