@@ -88,6 +88,28 @@ def test_the_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     (tmp_path / file).write_text(capsys.readouterr().out)
     subprocess.run(["bash", "-n", file], check=True)
     assert "#SBATCH --time=8:00:00\n" in (tmp_path / file).read_text()
+    (line,) = re.findall(r"`align (slurm .* -- .*)`", PAGE)
+    assert main(line.split()) == 0
+    assert capsys.readouterr().out.endswith("--set train.learning_rate=1e-5\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--set train.lerning_rate=1", 'unknown key train.lerning_rate, did you mean "learning_rate"?'),
+        ("--mehtod dpo", "No such option '--mehtod'"),
+        ("--processes 2", "--processes does not belong after --: align slurm writes the script"),
+    ],
+)
+def test_a_batch_script_that_would_fail_is_not_printed(
+    options: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orpo.yaml").write_text("method: orpo")
+    assert main(["slurm", "orpo.yaml", "--gpus", "8", "--", *options.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
 
 
 def test_the_memory_of_large_models() -> None:

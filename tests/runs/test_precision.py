@@ -210,7 +210,9 @@ def test_the_precision_of_accelerates_launcher_is_the_runs_or_refused(monkeypatc
         assert {key for key in ("bf16", "fp16") if found.get(key)} == {"bf16" if train else asked}
     for asked, train in {"bf16": {"bf16": False}, "fp16": {"bf16": True}, "fp8": {}}.items():
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
-        with pytest.raises(ConfigError, match=f"accelerate launch asks for mixed precision {asked} .* use train.bf16"):
+        with pytest.raises(
+            ConfigError, match=rf"accelerate launch asks for mixed precision {asked} .* use train\.bf16"
+        ):
             settled(train=train)
 
 

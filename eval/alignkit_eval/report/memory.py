@@ -49,11 +49,11 @@ STATES = {"adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bi
 ADAM_STATES = 8
 """Bytes of AdamW's two float32 moments: what an optimizer takes that can neither be traced nor is in :data:`STATES`."""
 
-SHARED = {
-    "zero1": ("optimizer",),
-    "zero2": ("gradients", "optimizer"),
-    **dict.fromkeys(("zero3", "fsdp"), ("weights", "gradients", "optimizer", "start weights")),
-}
+FILES = "files being read"
+"""The part of the files of the weights, which are mapped while they are read."""
+
+_ALL = ("weights", "gradients", "optimizer", "start weights")
+SHARED = {"zero1": ("optimizer",), "zero2": ("gradients", "optimizer"), "zero3": _ALL, "fsdp": (*_ALL, FILES)}
 """Parts of the memory that the processes of a strategy divide among them; the others are whole in each."""
 
 BUCKET = 500_000_000
@@ -110,8 +110,9 @@ def estimate_memory(dry: DryRun, libraries: int) -> Memory:
         frozen = sum(p.numel() * p.element_size() - p.numel() * QUANTIZED_BYTES[kind] for p in _quantized(model))
         parts["weights"] -= int(frozen)
     files = max(_file_bytes(one.path) for one in (dry.loaded, *others))
-    reading = Counter({"weights": weights, OTHERS: trace.alive[OTHERS], "files being read": files})
-    if libraries and reading.total() > parts.total():  # the files of the weights are mapped while they are read
+    reading = Counter({"weights": weights, OTHERS: trace.alive[OTHERS], FILES: files})
+    _share(dry, reading)
+    if libraries and reading.total() > parts.total():
         parts = reading
     parts["libraries"] = libraries
     return Memory({part: size for part, size in parts.most_common() if size > 0}, works)
@@ -211,14 +212,13 @@ def _checkpoint_layers(model: Any, arguments: Any) -> None:
 
 
 def _divide(dry: DryRun, parts: Counter[str]) -> None:
-    """Divide what the processes of a strategy share, and add what they hold besides to exchange it."""
+    """Divide what the processes share, and add what they hold besides to exchange it."""
     model, ranks, strategy = dry.loaded.model, processes_of(dry.plan.config), strategy_name(dry.plan.config)
     if ranks == 1:
         return
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     in_float32 = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    for part in SHARED.get(strategy, ()):
-        parts[part] = -(-parts[part] // ranks)
+    _share(dry, parts)
     if strategy == "fsdp":  # the layer that runs and the next one are whole
         base = innermost(model)
         layers = [module for module in model.modules() if is_layer(base, module)]
@@ -231,6 +231,13 @@ def _divide(dry: DryRun, parts: Counter[str]) -> None:
             parts["optimizer"] += in_float32 // ranks  # its own copy of the weights
     else:
         parts["buffers of reduction"] = trained  # DDP's buckets
+
+
+def _share(dry: DryRun, parts: Counter[str]) -> None:
+    """Divide the parts of one process's memory that the processes share under the strategy."""
+    ranks = processes_of(dry.plan.config)
+    for part in SHARED.get(strategy_name(dry.plan.config), ()):
+        parts[part] = -(-parts[part] // ranks)
 
 
 def _quantized(model: Any) -> list[torch.nn.Parameter]:

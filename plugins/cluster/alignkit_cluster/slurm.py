@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import click
-from alignkit import settings
+from alignkit import RunConfig, settings
 from alignkit.errors import ConfigError
 
 from alignkit_cluster.strategies import distribute
@@ -23,6 +25,22 @@ _SCRIPT = """\
 set -euo pipefail
 srun --kill-on-bad-exit=1 {command}
 """
+
+_OURS = ("processes", "nodes", "node_rank", "rendezvous", "dry_run", "measure")
+"""Options of ``align run`` that the script has itself, or that no job is for."""
+
+
+def _resolved(config: Path, options: Sequence[str], **sizes: int) -> RunConfig:
+    """Return what the job will make of the file and the options: a mistake in them would cost a place in the queue."""
+    here = click.get_current_context()
+    group = cast("click.Group", here.find_root().command)
+    command = cast("click.Command", group.get_command(here.find_root(), "run"))
+    given = command.make_context("run", [str(config), *options], parent=here.find_root()).params
+    for name in _OURS:
+        if given.pop(name) not in (None, False):
+            raise ConfigError(f"--{name.replace('_', '-')} does not belong after --: align slurm writes the script")
+    del given["change"]
+    return settings.resolve(given.pop("config"), **given, **sizes).config
 
 
 @click.command()
@@ -52,11 +70,10 @@ def slurm(
 ) -> None:
     """Print a batch script for Slurm that trains as CONFIG says: align slurm CONFIG.yaml --nodes 4 --gpus 8 > job.sh
 
-    The configuration is checked first. Every machine runs one `align run`, which starts its processes and finds the others.
+    The configuration and the options are checked first. Every machine runs one `align run`, which starts its processes and finds the others.
     """
     each = processes or max(gpus, 1)
-    resolved = settings.resolve(config, processes=each, nodes=nodes).config
-    distribute(resolved)  # refuses a strategy that cannot be used
+    distribute(_resolved(config, options, processes=each, nodes=nodes))  # refuses a strategy that cannot be used
     if limit is not None and not _TIME.fullmatch(limit):
         raise ConfigError(f"--time is {limit}: write minutes, H:MM:SS or D-HH:MM:SS")
     name = name or re.sub(r"[^\w.-]", "-", config.stem)

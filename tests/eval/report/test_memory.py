@@ -13,12 +13,14 @@ import torch
 from alignkit import build_classifier
 from alignkit.config import ModelConfig, RunConfig
 from alignkit.errors import ModelError
+from alignkit.models.load import build_model
 from alignkit.scoring.classifier import ClassifierPolicy
 from alignkit.scoring.policy import ModelPolicy
 from alignkit_eval.report.heap import Heap
 from alignkit_eval.report.memory import Memory, _other_models, estimate_memory
 from alignkit_eval.report.planned import plan_without_weights
 from alignkit_eval.report.tracing import KERNEL, Trace, policy_without_numbers, traced, without_numbers
+from transformers import LlamaConfig
 
 SHORT = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
 
@@ -222,3 +224,18 @@ def test_what_processes_share() -> None:
     for part in ("weights", "optimizer"):
         assert fsdp.parts[part] == pytest.approx(one.parts[part] / 2, abs=1)
     assert 0 < fsdp.parts["whole layers"] < one.parts["weights"]
+
+
+def test_a_model_that_is_sharded_as_it_is_read_is_never_whole(tmp_path: Path) -> None:
+    """64 processes hold less after reading than the whole model, which is what one of them would take to read it."""
+    tokenizer = build_model(ModelConfig()).tokenizer
+    shape = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8}
+    LlamaConfig(**shape, vocab_size=len(tokenizer), architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    run = {"processes": 64, "strategy": "fsdp"}
+    config = RunConfig(method="sft", model=str(tmp_path), data="demo", train=SHORT, eval={"suites": []}, run=run)
+    dry = plan_without_weights(config)
+    weights = 4 * sum(p.numel() for p in dry.loaded.model.parameters())
+    found = estimate_memory(dry, libraries=1)
+    assert found.parts["weights"] == pytest.approx(weights / 64, rel=1e-3)
+    assert sum(found.parts.values()) < weights
