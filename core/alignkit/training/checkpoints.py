@@ -22,6 +22,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from alignkit.errors import CheckpointError
 from alignkit.scoring.critic import critic_of, is_critics, load_critic, save_critic
+from alignkit.system.distributed import world_size
 from alignkit.system.files import replace_directory
 from alignkit.system.manifest import MANIFEST as MANIFEST
 from alignkit.system.manifest import manifest, problems
@@ -79,13 +80,17 @@ def write_manifest(directory: Path) -> None:
 
 
 def read_engine_state(checkpoint: Path, rank: int) -> dict[str, Any]:
-    """Return what a rank's engine kept in a checkpoint; raises :class:`CheckpointError` if the file is missing."""
+    """Return what a rank's engine kept in a checkpoint.
+
+    Raises :class:`CheckpointError` where other than this run's number of processes saved it: each has its own part of
+    sampled answers and of the metrics since the last log.
+    """
     file = checkpoint / ENGINE.format(rank=rank)
-    if not file.is_file():
-        saved = len(list(checkpoint.glob(ENGINE.format(rank="*"))))
+    saved = len(list(checkpoint.glob(ENGINE.format(rank="*"))))
+    if saved != world_size() or not file.is_file():
         raise CheckpointError(
-            f"{checkpoint} has no {file.name}: it was saved by {saved} process{'es' * (saved != 1)}, "
-            "and a run resumes with as many as saved it"
+            f"{checkpoint} was saved by {saved} process{'es' * (saved != 1)}, this run has {world_size()}: "
+            "a run resumes with as many as saved it"
         )
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)

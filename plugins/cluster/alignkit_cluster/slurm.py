@@ -30,7 +30,7 @@ _OURS = ("processes", "nodes", "node_rank", "rendezvous", "dry_run", "measure")
 """Options of ``align run`` that the script has itself, or that no job is for."""
 
 
-def _resolved(config: Path, options: Sequence[str], **sizes: int) -> RunConfig:
+def _resolved(config: Path, options: Sequence[str], processes: int, nodes: int) -> RunConfig:
     """Return what the job will make of the file and the options: a mistake in them would cost a place in the queue."""
     here = click.get_current_context()
     group = cast("click.Group", here.find_root().command)
@@ -40,7 +40,8 @@ def _resolved(config: Path, options: Sequence[str], **sizes: int) -> RunConfig:
         if given.pop(name) not in (None, False):
             raise ConfigError(f"--{name.replace('_', '-')} does not belong after --: align slurm writes the script")
     del given["change"]
-    return settings.resolve(given.pop("config"), **given, **sizes).config
+    given |= {"processes": processes, "nodes": nodes}
+    return settings.resolve(given.pop("config"), **given).config
 
 
 @click.command()
