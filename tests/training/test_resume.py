@@ -137,11 +137,9 @@ def test_a_run_resumes_with_as_many_processes_as_saved_it(tmp_path: Path) -> Non
     assert read_engine_state(checkpoint, rank=0)["tokens_seen"] == trainer.numbers.tokens > 0
     again, _ = build_trainer(configuration("orpo", **SETTINGS), tmp_path, random_pairs(8))
     (checkpoint / "engine_1.pt").write_bytes((checkpoint / "engine_0.pt").read_bytes())  # its answers would be lost
-    with pytest.raises(
-        CheckpointError, match=r"was saved by 2 processes, this run has 1: a run resumes with as many as"
-    ):
+    with pytest.raises(CheckpointError, match=r"was saved by 2 processes: a run resumes with as many, not 1"):
         again.train(resume_from_checkpoint=str(checkpoint))
     (checkpoint / "engine_1.pt").unlink()
     (checkpoint / "engine_0.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"was saved by 0 processes, this run has 1"):
+    with pytest.raises(CheckpointError, match=r"was saved by 0 processes: "):
         again.train(resume_from_checkpoint=str(checkpoint))

@@ -80,17 +80,12 @@ def write_manifest(directory: Path) -> None:
 
 
 def read_engine_state(checkpoint: Path, rank: int) -> dict[str, Any]:
-    """Return what a rank's engine kept in a checkpoint.
-
-    Raises :class:`CheckpointError` where other than this run's number of processes saved it: each has its own part of
-    sampled answers and of the metrics since the last log.
-    """
+    """Return what a rank's engine kept; raises :class:`CheckpointError` unless as many processes saved the checkpoint."""
     file = checkpoint / ENGINE.format(rank=rank)
     saved = len(list(checkpoint.glob(ENGINE.format(rank="*"))))
     if saved != world_size() or not file.is_file():
         raise CheckpointError(
-            f"{checkpoint} was saved by {saved} process{'es' * (saved != 1)}, this run has {world_size()}: "
-            "a run resumes with as many as saved it"
+            f"{checkpoint} was saved by {saved} process{'es' * (saved != 1)}: a run resumes with as many, not {world_size()}"
         )
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
