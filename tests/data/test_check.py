@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 from alignkit.__main__ import main
 from alignkit.config import CheckConfig, DataConfig, ModelConfig
-from alignkit.contract.rows import Row
 from alignkit.demo import data_path
 from alignkit.errors import DataError
 from alignkit.models.load import build_model
 from alignkit_checks.check import check_source
 from alignkit_checks.fix import write_fixed
-from alignkit_checks.rules import contradictions, duplicates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,19 +121,6 @@ def test_every_rule_finds_its_rows_and_no_other(tmp_path: Path, case: str) -> No
     assert by_rule[rule].rate == pytest.approx(len(lines) / found.rows)
     assert found.to_json()["findings"]
     assert json.dumps(found.to_json())
-
-
-def test_labels_and_tools_tell_rows_apart() -> None:
-    """The same answer labelled both ways is a contradiction, no duplicate; one question with other tools is neither."""
-    asked = {"prompt": ({"role": "user", "content": "which tool ?"},), "answers": ("this one",)}
-    about: list[dict[str, Any]] = [
-        *({"prompt": "q ?", "answers": ("a",), "fields": {"label": label}} for label in (True, False, True)),
-        *({**asked, "tools": ({"name": name},)} for name in ("one", "other", "one")),
-        *({"prompt": "sky ?", "answers": answers} for answers in (("blue", "red"), ("red", "blue"))),
-    ]
-    rows = [Row(**{"position": i, "id": str(i), "cluster": "", **row}) for i, row in enumerate(about)]
-    assert [hit.row for hit in duplicates(rows, (), CheckConfig())] == [2, 5]
-    assert [hit.row for hit in contradictions(rows, (), CheckConfig())] == [0, 1, 2, 6, 7]
 
 
 def test_what_is_fine_is_fine(tmp_path: Path) -> None:
