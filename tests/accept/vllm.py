@@ -109,7 +109,8 @@ def _server(work: Path) -> Iterator[str]:
             time.sleep(1)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended itself
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 
