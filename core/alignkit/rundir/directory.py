@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
@@ -15,7 +16,6 @@ from alignkit.rundir.record import RunRecord
 from alignkit.system.files import is_leftover, parse_json, read_regular, remove_leftovers, to_json, write_json
 from alignkit.system.lock import directory_lock, lock_holder
 from alignkit.system.manifest import sealed, unsealed
-from alignkit.system.terminal import quoted
 
 
 class RunDir:
@@ -134,7 +134,7 @@ class RunDir:
         if self.status == "finished":
             raise ConfigError(f"{self.path} holds a finished run: {another}")
         if any(self.checkpoints.glob("checkpoint-*")):
-            resume = f"continue it with `align resume {quoted(self.path)}`"
+            resume = f"continue it with `align resume {shlex.quote(str(self.path))}`"
             raise ConfigError(f"{self.path} holds an unfinished run: {resume}, or {another}")
 
     def discard(self) -> None:

@@ -6,6 +6,7 @@ distributed run comes through here and evaluates; only the first one writes and 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -29,7 +30,6 @@ from alignkit.runs.results import RunResults, metrics_of
 from alignkit.runs.saving import release, save_model
 from alignkit.system.environment import forget_peak_memory, peak_memory_gb
 from alignkit.system.files import write_text
-from alignkit.system.terminal import quoted
 from alignkit.system.together import first_does, gathered, together
 from alignkit.training.checkpoints import last_checkpoint
 
@@ -237,7 +237,7 @@ def _train(
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise InterruptedRun(
             f"stopped at step {trainer.state.global_step}, checkpoint saved; "
-            f"resume with: align resume {quoted(directory.path)}",
+            f"resume with: align resume {shlex.quote(str(directory.path))}",
             stop.received,
         )
     if why := callbacks_record(trainer).get("stopped"):

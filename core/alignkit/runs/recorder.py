@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from alignkit.system.manifest import sealed
 from alignkit.system.quiet import quieted
 from alignkit.system.signals import terminable
 from alignkit.system.stopwatch import Stopwatch
-from alignkit.system.terminal import printable, quoted
+from alignkit.system.terminal import printable
 from alignkit.system.worker import last_word, lost_connection, tell
 from alignkit.training.checkpoints import step_of
 from alignkit.training.session import Session
@@ -177,19 +178,19 @@ class RunRecorder:
         except RunFailedError as removed:
             return removed
         if isinstance(error, KeyboardInterrupt):
-            how = f"interrupted before a checkpoint could be saved; start again with: align resume {quoted(path)}"
+            how = f"interrupted before a checkpoint could be saved; start again with: align resume {shlex.quote(str(path))}"
             return InterruptedRun(how, getattr(error, "number", signal.SIGINT))
         if isinstance(error, SystemExit | GeneratorExit):  # the exit code is that of a failed run
             return RunFailedError(f"the run was ended by code that it called: {described(error)}")
         if fault := memory_fault(error):
             return RunFailedError(fault)
         if lost_connection(error):
-            return RunFailedError(f"{last_word()}; resume with: align resume {quoted(path)}")
+            return RunFailedError(f"{last_word()}; resume with: align resume {shlex.quote(str(path))}")
         if (cause := file_fault(error, path)) is None:
             return error
         saved = max(map(step_of, self.directory.checkpoints.glob("checkpoint-*")), default=-1)
         safe = f"the checkpoint of step {saved} is whole" if saved >= 0 else "no checkpoint was saved yet"
-        failed = RunFailedError(f"{cause}; {safe}: mend this, then resume with: align resume {quoted(path)}")
+        failed = RunFailedError(f"{cause}; {safe}: mend this, then resume with: align resume {shlex.quote(str(path))}")
         failed.__notes__ = [*getattr(error, "__notes__", [])]
         return failed
 

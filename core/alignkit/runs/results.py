@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from alignkit.runs.record import callbacks_record
 from alignkit.runs.recorder import RunRecorder
 from alignkit.system.files import write_jsonl
 from alignkit.system.manifest import manifest
-from alignkit.system.terminal import quoted
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -77,7 +77,7 @@ class RunResults:
         console, directory = recorder.console, recorder.directory
         if self.paused:
             so_far = "paused at step {step} of {steps}".format_map(self.paused)
-            console.info(f"{so_far}; continue with: align resume {quoted(directory.path)}")
+            console.info(f"{so_far}; continue with: align resume {shlex.quote(str(directory.path))}")
         else:
             if summary := provided("align.reports", "summary"):
                 summary(console, self.before, self.after, self.samples)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,11 +54,6 @@ def printable_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
-
-
-def quoted(path: Path | str) -> str:
-    """Return a path as one word of a shell."""
-    return shlex.quote(str(path))
 
 
 def from_here(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shlex
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from alignkit.rundir.directory import child_of
 from alignkit.system.files import digest, is_leftover, require_writable, write_json
 from alignkit.system.lock import directory_lock
 from alignkit.system.manifest import sealed
-from alignkit.system.terminal import quoted
 
 from alignkit_eval.comparison.result import Comparison
 from alignkit_eval.pipelines.evaluate import language_models
@@ -204,7 +204,7 @@ class PipelineRunner:
         except (InterruptedRun, KeyboardInterrupt) as error:
             record.status, record.error = "interrupted", str(error) or None
             raise InterruptedRun(
-                f"the pipeline was interrupted in stage {stage.name}; resume with: align pipeline {quoted(self.pipeline.file)}",
+                f"the pipeline was interrupted in stage {stage.name}; resume with: align pipeline {shlex.quote(str(self.pipeline.file))}",
                 error.exit_code - 128 if isinstance(error, InterruptedRun) else 2,
             ) from error
         except AlignError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
@@ -10,7 +11,6 @@ from typing import Any
 from alignkit import Outcome, Scheduler, Task
 from alignkit.errors import InterruptedRun
 from alignkit.rundir.directory import RunDir
-from alignkit.system.terminal import quoted
 
 from alignkit_eval.headline import headline, number
 from alignkit_eval.scheduling.carry import carry_out_all
@@ -55,7 +55,7 @@ def train_cells(
         finished = sum(entry.status == "finished" for entry in manifest.entries.values())
         raise InterruptedRun(
             f"the sweep was interrupted with {finished} of {len(manifest.entries)} cells finished; "
-            f"resume with: align sweep --resume {quoted(manifest.directory)}",
+            f"resume with: align sweep --resume {shlex.quote(str(manifest.directory))}",
             exit_code - 128,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,6 @@ from alignkit.errors import AlignError, ConfigError, readable
 from alignkit.rundir.directory import RunDir
 from alignkit.settings.strategies import processes_of
 from alignkit.system.distributed import local_world_size, world_size
-from alignkit.system.terminal import quoted
 
 from alignkit_cluster.nodes import Nodes, refuse_copies, slurm_nodes
 from alignkit_cluster.strategies import distribute
@@ -99,7 +99,7 @@ def _complete(run: RunDir, verdict: Verdict) -> str:
     if not verdict.unrecorded and not (over and run.status == "running"):
         return message
     if any(run.checkpoints.glob("checkpoint-*")) and "align resume" not in message:
-        message += f"; resume with: align resume {quoted(_relative(run.path))}"
+        message += f"; resume with: align resume {shlex.quote(str(_relative(run.path)))}"
     status = "interrupted" if verdict.head == "Interrupted" else "failed"
     try:
         run.update_record(status=status, error=message)

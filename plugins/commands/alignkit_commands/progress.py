@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from alignkit.rundir.directory import RunDir
 from alignkit.rundir.metrics import MetricsLog
 from alignkit.rundir.record import ProcessesRecord
 from alignkit.system.files import read_jsonl
-from alignkit.system.terminal import duration, quoted
+from alignkit.system.terminal import duration
 
 SHOWN = tuple(
     "loss reward kl rewards/margins rewards/accuracies logps/chosen logps/rejected entropy length learning_rate grad_norm "
@@ -112,7 +113,7 @@ def lines(found: RunStatus) -> list[str]:
     if found.error and found.status in ("failed", "interrupted"):
         out.append(f"  {found.error}")
     if found.status == "dead":
-        out.append(f"  the process has died; resume with: align resume {quoted(found.path)}")
+        out.append(f"  the process has died; resume with: align resume {shlex.quote(str(found.path))}")
     if found.lost:
         out.append(f"  the metrics are damaged: {found.lost}")
     processes = ProcessesRecord.model_validate(found.processes)
