@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from alignkit import Answered, RewardModel, as_reward
+from alignkit import Answered, RewardModel, RunConfig, as_reward
 from alignkit.config import ModelConfig
 from alignkit.contract.batch import Example
 from alignkit.contract.rewards import RewardSpec
@@ -21,7 +21,9 @@ from alignkit.models.load import build_classifier, build_model
 from alignkit.models.paths import is_classifier
 from alignkit.onpolicy.rewards import LoadedReward, open_rewards, score_answers
 from alignkit.scoring.classifier import ClassifierPolicy
+from alignkit.settings import check_config
 from alignkit_eval import evaluate
+from alignkit_eval.report.planned import plan_without_weights
 from alignkit_reward import reward_loss
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -256,12 +258,15 @@ def test_a_policy_with_the_same_tokenizer_is_scored_on_its_own_tokens(tmp_path: 
     assert RewardModel(str(tmp_path / "rm")).score([said]) == [pytest.approx(float(expected))]
 
 
-def test_methods_refuse_a_reward_model(tmp_path: Path) -> None:
+def test_methods_but_reward_refuse_a_reward_model(tmp_path: Path) -> None:
     loaded = build_classifier(ModelConfig())
     loaded.model.save_pretrained(tmp_path / "rm")
     loaded.tokenizer.save_pretrained(tmp_path / "rm")
     with pytest.raises(ModelError, match="is a reward model, but method sft trains language models"):
         short_run(tmp_path, "run", "sft", model={"name": str(tmp_path / "rm")})
+    sections = {"model": {"name": str(tmp_path / "rm")}, "data": {"source": "demo", "limit": 20}}
+    planned = plan_without_weights(check_config(RunConfig.model_validate({"method": "reward", **sections})))
+    assert planned.loaded.classifier  # it is that method's own model
 
 
 def test_a_margin_that_is_no_number_is_named(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def load_parts(config: RunConfig, session: Session, *, meta: bool = False) -> tu
     loaded = None if meta else session.build_model()
     if loaded is None:
         loaded = build_model(session.config.model, seed=config.run.seed, meta=meta)
-        if loaded.classifier:
+        if loaded.classifier and not (meta and session.plugins.hook.align_build_model.get_hookimpls()):
             raise ModelError(
                 f"{config.model.name} is a reward model, but method {session.method.name} trains language models"
             )
