@@ -19,6 +19,7 @@ from alignkit_eval.comparison.naming import START as START
 from alignkit_eval.comparison.naming import distinguishing, names_of
 from alignkit_eval.comparison.result import Cost, total
 from alignkit_eval.elsewhere import read_elsewhere
+from alignkit_eval.records import read_value
 
 _NOT_TRAINING = {
     *("train.logging_steps", "train.logging_strategy", "train.logging_first_step", "train.report_to"),
@@ -63,6 +64,16 @@ class RunResult:
     def label(self) -> str | None:
         """The methods it was trained with, as ``sft+dpo``; None for a model evaluated on its own."""
         return None if self.method is None else "+".join([*self.stages, self.method])
+
+
+def runs_of(path: Path) -> list[Path]:
+    """Return the directories of a sweep's runs in their order; of anything else the path itself.
+
+    Raises:
+        ConfigError: the record of a sweep cannot be read.
+    """
+    cells = read_value(path / "sweep.json", "cells", list[dict[str, Any]])
+    return [path] if cells is None else [path / str(cell["name"]) for cell in cells]
 
 
 def read_run(path: Path | str) -> RunResult:

@@ -14,7 +14,7 @@ import numpy as np
 from alignkit import Contrast, Estimate, SuiteResult
 from alignkit.errors import ConfigError
 
-from alignkit_eval.comparison.arms import START, Group, RunResult, group, mean_cost, read_run
+from alignkit_eval.comparison.arms import START, Group, RunResult, group, mean_cost, read_run, runs_of
 from alignkit_eval.comparison.folds import join_folds, start_of
 from alignkit_eval.comparison.items import (
     Values,
@@ -61,7 +61,7 @@ def compare(
     """Compare runs, paired on the items they were all evaluated on. Runs that differ only in their seed are one arm.
 
     Args:
-        runs: run directories, or directories written by ``align eval --output``.
+        runs: run directories, directories written by ``align eval --output``, or sweeps, which stand for their runs.
         baseline: the run to compare the others with, or ``start`` for their common start model (default: the first run).
         names: names of arms, by the directory of one of their runs (default: their distinguishing settings).
         margins: differences that count as none, by metric.
@@ -75,7 +75,8 @@ def compare(
     """
     if not runs:
         raise ConfigError("there is nothing to compare: name at least one run")
-    paths = [Path(path) for path in [*runs, *([] if baseline is None or baseline == START else [baseline])]]
+    named = [*runs, *([] if baseline is None or baseline == START else [baseline])]
+    paths = [path for one in named for path in runs_of(Path(one))]
     found = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
     read = join_folds(found)
     called = {path.resolve(): name for path, name in (names or {}).items()}
@@ -84,7 +85,7 @@ def compare(
         first = Group(START, {}, (start_of(read),))
         groups.insert(0, first)
     else:
-        wanted = Path(baseline if baseline is not None else runs[0]).resolve()
+        wanted = (paths[0] if baseline is None else Path(baseline)).resolve()
         first = next(g for g in groups if any(path.resolve() == wanted for run in g.runs for path in run.paths))
     if len(groups) < 2:
         raise ConfigError("there is only one arm: the runs differ only in their seed; add a run to compare them with")

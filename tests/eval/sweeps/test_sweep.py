@@ -134,6 +134,15 @@ def test_the_manifest_has_every_cell_and_the_comparison(done: Sweep) -> None:
     assert failure(done) is None
 
 
+def test_a_sweep_stands_for_its_runs_in_a_comparison(done: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(done.directory), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    stored = json.loads((done.directory / "sweep.json").read_text())["comparison"]
+    assert found["baseline"] == stored["baseline"]
+    key = ("arm", "suite", "metric", "diff", "low", "high")
+    assert [[c[k] for k in key] for c in found["contrasts"]] == [[c[k] for k in key] for c in stored["contrasts"]]
+
+
 def test_the_plots_are_there(done: Sweep) -> None:
     drawn = {path.name for path in (done.directory / "plots").iterdir()}
     assert drawn >= {
