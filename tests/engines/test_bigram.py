@@ -1,5 +1,6 @@
 """An engine from outside: a toy in NumPy passes the conformance kit, and trains, resumes and is evaluated through ``align``."""
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -149,8 +150,9 @@ def test_the_norm_of_the_gradient_is_computed_once_a_step(tmp_path, monkeypatch)
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_it_cannot_do_is_refused_in_one_sentence(model, installed, tmp_path, options, words):
-    given = ["--engine", "bigram", "--method", "orpo", "--model", model, "--data", "demo"]
-    done = align("run", *given, *options, cwd=tmp_path, PYTHONPATH=str(installed.path))
+    given = {"--engine": "bigram", "--method": "orpo", "--model": model, "--data": "demo"}
+    given |= dict(zip(options[::2], options[1::2], strict=True))
+    done = align("run", *chain(*given.items()), cwd=tmp_path, PYTHONPATH=str(installed.path))
     assert done.returncode == 2
     assert words in done.stderr
     assert not list(tmp_path.glob("runs/*"))
