@@ -117,8 +117,8 @@ def test_a_record_removed_in_mid_run_is_written_again_and_a_removed_directory_en
         f"    shutil.rmtree(run, ignore_errors=True) if '{what}' == '.' else (run / 'run.json').unlink(missing_ok=True)\n"
         "    return 0.0\n"
     )
-    own = ["--method", "grpo", "--set", "reward=remover:reward", "--set", "max_new_tokens=4", "--set", "eval.suites=[]"]
-    done = align(*RUN, *own, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    own = ["--set", "reward=remover:reward", "--set", "max_new_tokens=4", "--set", "eval.suites=[]"]
+    done = align("run", "--method", "grpo", *RUN[3:], *own, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     if what == ".":
         assert done.returncode == 1
         assert "runs/x was removed while the run was using it" in done.stderr
