@@ -128,7 +128,7 @@ def too_short(where: Path) -> list[str]:
 
 
 def quantized(where: Path) -> list[str]:
-    return [*data(good_data)(where), "--set", "model.quantization=4bit"]
+    return [*data(good_data)(where), "--set", "model.quantization=4bit", "--set", "model.lora.r=4"]
 
 
 class Case(NamedTuple):

@@ -13,6 +13,7 @@ from alignkit_eval.comparison.compare import compare
 from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.evaluation.places import Origin, claim, names_of, release
 from alignkit_eval.evaluation.targets import find_target
+from huggingface_hub import constants
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,11 @@ def test_other_rows_are_said(folder: Path, tmp_path: Path) -> None:
 def test_names_of_targets(target: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(model_path(), tmp_path / "here")
     (tmp_path / "here/link").symlink_to(tmp_path / "here")
+    kept = tmp_path / "cache" / "models--org1--m"
+    shutil.copytree(model_path(), kept / "snapshots" / ("a" * 40))
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "here")
     assert find_target(target).name == name
 
