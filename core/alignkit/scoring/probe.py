@@ -130,12 +130,12 @@ def _disagreement(
     except Exception as error:  # models raise all kinds of errors
         return f"{type(error).__name__}: {first_line(error)}"
     difference = (logps - expected).abs()
-    if _agree(model, difference, exact=not autocast):
+    if agree(model, difference, exact=not autocast):
         return None
     return f"its log-probabilities differ from plain forwards by up to {float(difference.max()):.2g} nats"
 
 
-def _agree(model: Any, difference: torch.Tensor, *, exact: bool = True) -> bool:
+def agree(model: Any, difference: torch.Tensor, *, exact: bool = True) -> bool:
     """Whether differences of log-probabilities are those of rounding; false for NaN."""
     most, mean = float(difference.max()), float(difference.mean())
     # float32 agrees up to rounding. Half precision and quantised layers round logits of size 16 to 1/8 and depend on the
@@ -187,7 +187,7 @@ def _reference(model: Any, examples: Sequence[Example]) -> torch.Tensor:
             completions.append(logps[first:])
             if k == 0:
                 prompts.append(logps[:first])
-            elif not _agree(model, (logps[:first] - prompts[-1]).abs().nan_to_num(0)):
+            elif not agree(model, (logps[:first] - prompts[-1]).abs().nan_to_num(0)):
                 raise ModelError(
                     f"{type(model).__name__} is not causal: what follows a prompt changes the prompt's scores"
                 )

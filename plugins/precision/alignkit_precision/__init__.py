@@ -4,7 +4,8 @@
 Core stores the weights as ``model.dtype`` says. :mod:`~alignkit_precision.settle` decides before a run what its matrix
 products are made in, and :mod:`~alignkit_precision.forward` has every forward pass of the model do so: training, reference
 log-probabilities, evaluation and generation. :mod:`~alignkit_precision.compiled` compiles the trunk (``train.torch_compile``),
-:mod:`~alignkit_precision.liger` exchanges kernels of its layers (``train.use_liger_kernel``).
+:mod:`~alignkit_precision.liger` exchanges kernels of its layers (``train.use_liger_kernel``), if
+:mod:`~alignkit_precision.exchange` finds that the model computes the same with them.
 """
 
 from __future__ import annotations

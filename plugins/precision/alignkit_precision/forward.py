@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from alignkit.system.sharded import is_sharded
 from torch.nn import Linear
 
 from alignkit_precision.compiled import compile_layers, wants_compiled
+from alignkit_precision.exchange import Context, put_back
 from alignkit_precision.liger import use_liger, wants_liger
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -41,13 +43,21 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
     half = next((dtype for dtype in _HALF if dtype in types), None)
     dtype = torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else half
     model.__dict__.pop("forward_context", None)
+    put_back(model)
     if dtype is not None and model.device.type == "cpu":
         for name in _CACHES:  # read at the first product
             os.environ.setdefault(name, str(_KERNELS))
-    if dtype is not None and set(types) != {dtype}:
-        # A sharded weight is whole during a layer only: its cast is not kept.
-        kept = not is_sharded(model)
-        model.__dict__["forward_context"] = partial(torch.autocast, model.device.type, dtype, cache_enabled=kept)
+    # A sharded weight is whole during a layer only: its cast is not kept.
+    kept = not is_sharded(model)
+    cast = partial(torch.autocast, model.device.type, dtype, cache_enabled=kept)
+    mixed = dtype is not None and set(types) != {dtype}
+    fused = {}
+    if config and wants_liger(config):  # before casts are spared, while passes without autocast are possible
+        plain: list[tuple[Context, bool]] = [(nullcontext, half is None)] if len(types) < 2 else []
+        use_liger(model, config, [*plain, *([(cast, False)] if mixed else [])])
+        fused = {"layers": "liger"}
+    if dtype is not None and mixed:
+        model.__dict__["forward_context"] = cast
         if config is not None:
             _spare_casts(model, dtype, config)
     found: dict[str, set[str]] = {}
@@ -56,10 +66,6 @@ def set_precision(model: Any, config: RunConfig | None) -> dict[str, str]:
     products = dtype or next(iter(types), torch.float32)
     names = {kind: " and ".join(sorted(found[kind])) for kind in sorted(found, reverse=True)}
     apart = " (head float32)" if _exact_head(model, config) and products in _HALF else ""
-    fused = {}
-    if config and wants_liger(config):
-        use_liger(model, config)
-        fused = {"layers": "liger"}
     compiled = {"compiled": compile_layers(model, config)} if config and wants_compiled(config) else {}
     return names | {"products": _name(products) + apart} | fused | compiled
 

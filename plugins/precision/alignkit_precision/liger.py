@@ -6,6 +6,8 @@ chunks: Liger's fused cross entropy gives a mean loss where methods need the log
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from alignkit import RunConfig
 from alignkit.errors import ConfigError
 
 from alignkit_precision.compiled import asks_for
+from alignkit_precision.exchange import Comparison, Context, exchange, put_back
 
 _HEAD = ("cross_entropy", "fused_linear_cross_entropy")
 
@@ -42,12 +45,46 @@ def refuse_without_liger(config: RunConfig) -> None:
             )
 
 
-def use_liger(model: Any, config: RunConfig) -> None:
-    """Exchange the kernels of an innermost model; raises :class:`ConfigError` for an architecture that Liger has none for."""
+def use_liger(model: Any, config: RunConfig, contexts: Sequence[tuple[Context, bool]]) -> None:
+    """Exchange the kernels of an innermost model, which then has to compute the same in each of ``contexts``.
+
+    Other models of the process keep their kernels. Raises :class:`ConfigError` for an architecture that Liger has none for, and
+    names the kernels whose log-probabilities or gradients differ; the model is unchanged then.
+    """
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
-    from transformers.integrations.liger import apply_liger_kernel
 
     kind = model.config.model_type
-    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+    apply = MODEL_TYPE_TO_APPLY_LIGER_FN.get(kind)
+    if apply is None:
         raise ConfigError(f"train.use_liger_kernel: liger-kernel has no kernels for {kind} models: remove it")
-    apply_liger_kernel(model, (config.train.arguments.get("liger_kernel_config") or {}) | dict.fromkeys(_HEAD, False))
+    known = {
+        name: p.default for name, p in inspect.signature(apply).parameters.items() if name not in (*_HEAD, "model")
+    }
+    given = {
+        name: on for name, on in (config.train.arguments.get("liger_kernel_config") or {}).items() if name not in _HEAD
+    }
+    for name in given.keys() - known.keys():
+        raise ConfigError(
+            f"train.liger_kernel_config: liger-kernel has no {name} for {kind} models, it has {', '.join(known)}"
+        )
+    chosen = {**known, **given}
+
+    def disagreement(names: dict[str, bool]) -> str | None:
+        # What is not named would have Liger's default.
+        off = dict.fromkeys((*_HEAD, *known), False)
+        accepted = inspect.signature(apply).parameters
+        exchange(model, lambda: apply(model=model, **{n: on for n, on in (off | names).items() if n in accepted}))
+        return comparison.disagreement()
+
+    comparison = Comparison(model, contexts)
+    if (found := disagreement(chosen)) is None:
+        return
+    alone = {name: disagreement({name: True}) for name, on in chosen.items() if on}
+    put_back(model)
+    wrong = {name: reason for name, reason in alone.items() if reason}
+    reasons = "; ".join(f"{name} {reason}" for name, reason in wrong.items()) or f"their combination {found}"
+    switches = ", ".join(f"{name}: false" for name in (wrong or known))
+    raise ConfigError(
+        f"train.use_liger_kernel: Liger's kernels do not compute what this {kind} model does: {reasons}. "
+        f"Set train.liger_kernel_config={{{switches}}}, or remove train.use_liger_kernel"
+    )
