@@ -9,6 +9,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,48 @@ _EXPANDED = 16 << 20
 
 _RATIO = 100
 
+_CHUNK = 1 << 17
+"""Compressed bytes read at once."""
+
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class _Streams:
+    """A file of one or more compressed streams, read to its last byte.
+
+    ``bz2.open`` and ``lzma.open`` take bytes behind a stream that begin no other for the end of the file, so that a damaged
+    second stream would be left out without a word. Zero bytes behind a stream are padding, as ``xz`` and ``tar`` write it.
+    """
+
+    def __init__(self, path: Path, new: Callable[[], Any]) -> None:
+        self._file, self._new, self._stream, self._given = path.open("rb"), new, new(), b""
+
+    def read(self, size: int) -> bytes:
+        """Return at most ``size`` decompressed bytes, none at the end of the file; raises what the decompressor does."""
+        while True:
+            if self._stream is None:
+                self._given = self._given.lstrip(b"\0")
+                if self._given:
+                    self._stream = self._new()
+                elif not (given := self._file.read(_CHUNK)):
+                    return b""
+                else:
+                    self._given = given
+            elif self._stream.eof:
+                self._given, self._stream = self._stream.unused_data, None
+            else:
+                if self._stream.needs_input and not self._given:
+                    self._given = self._file.read(_CHUNK)
+                    if not self._given:
+                        raise EOFError("it ends within a compressed stream")
+                piece: bytes = self._stream.decompress(self._given, size)
+                self._given = b""
+                if piece:
+                    return piece
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _open_zstd(path: Path) -> Any:
@@ -30,8 +72,8 @@ def _open_zstd(path: Path) -> Any:
 
 COMPRESSIONS: Mapping[str, Callable[[Path], Any]] = {
     ".gz": gzip.GzipFile,
-    ".bz2": bz2.BZ2File,
-    ".xz": lzma.LZMAFile,
+    ".bz2": partial(_Streams, new=bz2.BZ2Decompressor),
+    ".xz": partial(_Streams, new=lzma.LZMADecompressor),
     ".zst": _open_zstd,
 }
 """Suffix -> opens a file and reads it decompressed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import pickle
 
 from tests.data.cases import GOOD, Case, lines, parquet
@@ -117,6 +119,21 @@ FILES: dict[str, Case] = {
         b"ARROW1 not at all",
         "{file} cannot be read as Arrow: Expected to read 1330795073 metadata bytes, but only read 13",
         "d.arrow",
+    ),
+    **{
+        f"bytes behind {kind}": Case(
+            pack(lines()) + b"a second stream that is none", f"{{file}} cannot be read: {said}", f"d.jsonl.{kind}"
+        )
+        for kind, pack, said in (
+            ("bz2", bz2.compress, "Invalid data stream"),
+            ("xz", lzma.compress, "Input format not supported by decoder"),
+            ("gz", gzip.compress, "Not a gzipped file (b'a ')"),
+        )
+    },
+    "half a second bz2": Case(
+        bz2.compress(lines()) + bz2.compress(lines())[:-9],
+        "{file} cannot be read: it ends within a compressed stream",
+        "d.jsonl.bz2",
     ),
     "a broken archive": Case(
         gzip.compress(lines())[:-9],
