@@ -18,6 +18,10 @@ ANSWERS = frozenset({*PAIR, "completion", "output", "label"})
 """Columns that hold answers, or judge them."""
 
 
+_ASKING = ("question", "query", "input", "problem", "user_prompt", "prompt_text")
+"""Usual names of prompts. A pair that has one, and no prompt, would be trained on without what it was asked."""
+
+
 def _pair(cells: RowReader) -> Parts:
     prompt, chosen, rejected = map(cells.text, ("prompt", *PAIR))
     if not isinstance(prompt, str):
@@ -39,7 +43,16 @@ def _after(prompt: tuple[Message, ...], answer: Text) -> tuple[Message, ...]:
 
 
 def _implicit_pair(cells: RowReader) -> Parts:
-    prompt, answers = split_pair(cells.text("chosen"), cells.text("rejected"))
+    chosen, rejected = cells.text("chosen"), cells.text("rejected")
+    prompt, answers = split_pair(chosen, rejected)
+    shared = " ".join(turn["content"] for turn in as_turn("user", prompt))
+    for name in _ASKING:
+        asked = cells.values.get(name)
+        if isinstance(asked, str) and asked.strip() and asked.strip() not in shared:
+            raise DataError(
+                f'{cells.place}: the row has "{name}" and no "prompt", and its answers do not begin with it; name it with '
+                f"data.columns.prompt: {name} (align data check: --column prompt={name}), or leave the column out"
+            )
     # Plain text that both answers begin with is not a user turn.
     return _with_system(replace(cells, chat=False), prompt), answers
 

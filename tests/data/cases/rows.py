@@ -43,6 +43,10 @@ ROWS: dict[str, Case] = {
         b'{"question": "a", "answer": "b"}\n',
         "{file}:1: preference rows need prompt, chosen and rejected; this row has question, answer; map names with data.columns (align data check: --column)",
     ),
+    "a prompt under another name": Case(
+        b'{"system": "Be brief.", "question": "a", "chosen": "b", "rejected": "c"}\n',
+        '{file}:1: the row has "question" and no "prompt", and its answers do not begin with it; name it with data.columns.prompt: question (align data check: --column prompt=question), or leave the column out',
+    ),
     "a misspelt column": Case(
         b'{"prompt": "a", "choosen": "b", "rejected": "c"}\n',
         '{file}:1: preference rows need prompt, chosen and rejected; this row has prompt, choosen, rejected (choosen, did you mean "chosen"?); map names with data.columns (align data check: --column)',
