@@ -59,8 +59,11 @@ def common_suites(groups: Sequence[Group], notes: list[str]) -> list[str]:
         if odd is None:
             comparable.append(name)
         else:
+            theirs, ours = odd.results[name].settings, runs[0].results[name].settings
+            keys = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
             left_out.append(
-                f"suite {name} is left out: {odd.path} and {runs[0].path} were evaluated with different settings"
+                f"suite {name} is left out: {odd.path} and {runs[0].path} were evaluated with different settings "
+                f"({', '.join(keys)})"
             )
     if not comparable:
         raise ConfigError(

@@ -61,12 +61,12 @@ class KLSuite(Suite[KLSettings]):
     uses_start = True
 
     def content(self, target: Target) -> str | None:
-        """Return a digest of the completions; None where ``against`` names another model, known only by its name."""
+        """Return a digest of the completions; None where ``against`` names another model, which is known once it is loaded."""
         return rows_digest(target.rows("completion")) if self.settings.against is None else None
 
     def evaluate(self, target: Target) -> SuiteResult:
         """Compare the two models' distributions; ``NoRowsError`` is also raised where there is no start model."""
-        other = self._other_model(target)
+        other, weights = self._other_model(target)
         first = [example.narrow(0) for example in target.examples("completion")]
         examples, left_out = fitted(other, first)
         require_rows(self.name, "completion", examples)
@@ -84,14 +84,20 @@ class KLSuite(Suite[KLSettings]):
             {"id": e.id, "cluster": c, "kl": kl, "tokens": n}
             for e, c, kl, n in zip(examples, clusters, divergences, tokens, strict=True)
         ]
-        return replace(suite_result(self, items, metrics, self.contrasts()), left_out=left_out)
+        result = suite_result(self, items, metrics, self.contrasts())
+        # One name can stand for other weights in every result: results of different settings are not compared.
+        known = {} if weights is None else {"against_weights": weights}
+        return replace(result, settings={**result.settings, **known}, left_out=left_out)
 
     def contrasts(self) -> list[Contrast]:
         """Return the contrasts: between runs of different start models only where ``against`` names the reference."""
         return [replace(contrast, against_start=self.settings.against is None) for contrast in CONTRASTS]
 
-    def _other_model(self, target: Target) -> Any:
-        """Return the model that the target is compared with, on the target's device."""
+    def _other_model(self, target: Target) -> tuple[Any, str | None]:
+        """Return the model that the target is compared with, on the target's device, and its fingerprint if it is a named one.
+
+        The fingerprint is that of the model as it was saved, whatever the target's type.
+        """
         import torch
         from alignkit.data.table.cache import tokenizer_content
         from alignkit.models.load import build_model
@@ -104,19 +110,21 @@ class KLSuite(Suite[KLSettings]):
                 raise NoRowsError(
                     f"{target.name} is not a run, so it has no start model: name one with eval.settings.kl.against"
                 )
-            return target.start_policy().model
+            return target.start_policy().model, None
         own = innermost(target.policy.model)
         halves = any(p.dtype in (torch.bfloat16, torch.float16) for p in own.parameters())
-        loaded = build_model(ModelConfig(name=name, dtype="checkpoint" if halves else "float32"))
+        loaded = build_model(ModelConfig(name=name, dtype="checkpoint"))
         if tokenizer_content(loaded.tokenizer) != tokenizer_content(target.tokenizer):
             raise ConfigError(f"eval.settings.kl.against: the tokenizers of {name} and {target.name} differ")
         base = innermost(loaded.model)
+        if not halves and any(p.dtype in (torch.bfloat16, torch.float16) for p in base.parameters()):
+            loaded.model.float()
         install_forward(base)
         if (context := vars(own).get("forward_context")) is not None:  # products of one type on both sides
             vars(base)["forward_context"] = context
         exact = any(vars(layer).get("exact") for layer in own.get_output_embeddings().modules())
         install_head(base.get_output_embeddings(), exact=exact)
-        return loaded.model.to(next(target.policy.model.parameters()).device)
+        return loaded.model.to(next(target.policy.model.parameters()).device), loaded.fingerprint
 
 
 def kl_of(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from alignkit import Example, Policy, Target
-from alignkit.errors import NoRowsError, RunFailedError
+from alignkit.demo import model_path
+from alignkit.errors import ConfigError, NoRowsError, RunFailedError
+from alignkit_eval.comparison.compare import compare
 from alignkit_eval.evaluation.evaluate import evaluate
 from alignkit_eval.suites.kl import KLSettings, KLSuite, kl_of
+from transformers import AutoModelForCausalLM
 
 from tests.helpers.eval import ReferencePolicy, random_pairs, target, tiny_model
 from tests.helpers.runs import short_run
@@ -88,3 +93,22 @@ def test_of_a_run_and_of_an_adapter(tmp_path: Path) -> None:
     assert again.results["kl"].metrics["kl"].value == pytest.approx(moved, rel=1e-6)
     (named,) = evaluate([done.directory], ["kl"], sets=["eval.settings.kl.against=demo"])
     assert named.results["kl"].metrics["kl"].value == pytest.approx(moved, rel=1e-6)
+
+
+def test_references_of_one_name_and_other_weights_are_not_compared(tmp_path: Path) -> None:
+    """The reference may be trained again under its name between two evaluations; its type does not count."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"is {n} red ?", "completion": " no ."}) + "\n" for n in "abc"))
+    reference = tmp_path / "reference"
+    shutil.copytree(model_path(), reference)
+    sets = [f"eval.settings.kl.against={reference}"]
+    for name, dtype in (("a", "float32"), ("same", "bfloat16")):
+        evaluate(["demo"], ["kl"], data=str(rows), sets=[*sets, f"model.dtype={dtype}"], output=tmp_path / name)
+    assert "kl" in {c.metric for c in compare([tmp_path / "a/demo", tmp_path / "same/demo"]).contrasts}
+    model = AutoModelForCausalLM.from_pretrained(reference)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.5)
+    model.save_pretrained(reference)
+    evaluate(["demo"], ["kl"], data=str(rows), sets=sets, output=tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"suite kl is left out: .*different settings \(against_weights\)"):
+        compare([tmp_path / "a/demo", tmp_path / "other/demo"])
