@@ -36,6 +36,7 @@ FACTORY = "model_name_or_path: m\nstage: dpo\nfinetuning_type: lora\npref_beta: 
         ("run rows.jsonl", "rows.jsonl holds rows, not a configuration: give it as --data rows.jsonl"),
         ("run lambda=0.1", "lambda=0.1: no such file; a setting is given as --set lambda=0.1"),
         ("run --method DPO", 'unknown method "DPO", did you mean "dpo"?'),
+        ("train trl.yaml", 'unknown command "train", did you mean "run"? (align --help lists them)'),
         ("dpo --model demo", 'unknown command "dpo": it is a method, write align run --method dpo'),
         ("run --method ipo", 'unknown method "ipo": it is a loss, add --set loss=ipo to a method with losses'),
     ],

@@ -117,6 +117,18 @@ def test_wrong_settings_of_the_command_line(setting, message, refused):
     assert error.endswith(f": {message}")
 
 
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["lambda=1", "method.lambda=2"], "method.lambda=2: method.lambda and lambda are the same setting, leave one"),
+        (["data.source=e"], "data.source=e: --data sets data.source too, leave one of them out"),
+        (["method=dpo"], "method=dpo: --method sets method.name too, leave one of them out"),
+    ],
+)
+def test_a_setting_given_in_two_ways(sets, message, refused):
+    assert refused(method="orpo", data="d", sets=sets).startswith(f"--set {message}")
+
+
 def test_no_method_is_said(write, refused):
     assert refused().startswith("no method given: use --method NAME")
     assert refused(write(REAL)).startswith("no method given")

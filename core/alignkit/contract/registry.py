@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from alignkit.contract.suites import Suite
     from alignkit.contract.types import Method
 
+_COMMANDS = {"train": "run", "fit": "run", "test": "eval", "benchmark": "eval", "predict": "generate"}  # elsewhere
 ALLOWED_VARIABLE = "ALIGN_PLUGINS"
 
 
@@ -255,9 +256,7 @@ def _read(file: str) -> str:
 
 def _matches(entry: PluginEntry, name: str) -> bool:
     distribution, colon, plain = name.rpartition(":")
-    if not colon:
-        return entry.name == name
-    return entry.name == plain and _normalized(entry.distribution) == _normalized(distribution)
+    return entry.name == plain and (not colon or _normalized(entry.distribution) == _normalized(distribution))
 
 
 def _unknown(group: Group, name: str, installed: Catalogue) -> str:
@@ -269,7 +268,8 @@ def _unknown(group: Group, name: str, installed: Catalogue) -> str:
         return f'unknown method "{name}": it is a loss, add --set loss={name} to a method with losses (align losses)'
     if group == "align.commands" and name in usable("align.methods"):
         return f'unknown command "{name}": it is a method, write align run --method {name}'
-    message = f'unknown {singular(group)} "{name}"{suggest(name, known)} (align {listing} lists them)'
+    near = suggest(_COMMANDS.get(name, name) if group == "align.commands" else name, known)
+    message = f'unknown {singular(group)} "{name}"{near} (align {listing} lists them)'
     if not known:
         message += f"; no {plural} are installed (if alignkit's own are missing, reinstall it)"
     if installed.unreadable:

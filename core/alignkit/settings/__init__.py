@@ -6,12 +6,8 @@ defaults of the sections.
 
 from __future__ import annotations
 
-from alignkit.settings.resolve import Resolved as Resolved
-from alignkit.settings.resolve import check_config as check_config
-from alignkit.settings.resolve import dump as dump
-from alignkit.settings.resolve import from_sets as from_sets
-from alignkit.settings.resolve import method_settings as method_settings
-from alignkit.settings.resolve import resolve as resolve
-from alignkit.settings.resolve import resolve_layers as resolve_layers
-from alignkit.settings.yaml_files import read as read
-from alignkit.settings.yaml_files import write as write
+from alignkit.settings.resolve import Resolved, check_config, dump, from_sets, method_settings, resolve, resolve_layers
+from alignkit.settings.yaml_files import read, write
+
+__all__ = ["Resolved", "check_config", "dump", "from_sets"]
+__all__ += ["method_settings", "read", "resolve", "resolve_layers", "write"]

@@ -121,6 +121,4 @@ def key_path(key: str) -> KeyPath:
     parts = tuple(part.strip() for part in key.split("."))
     if not all(parts):
         raise ConfigError(f'--set {key}: write a key as "lambda" or "train.learning_rate"')
-    if parts == ("method",):
-        return ("method", "name")
-    return parts if len(parts) > 1 else ("method", *parts)
+    return parts if len(parts) > 1 else ("method", "name" if parts == ("method",) else parts[0])

@@ -16,7 +16,7 @@ from alignkit.demo import PRESET, model_path
 from alignkit.errors import ConfigError, PluginError, shortened
 from alignkit.settings import yaml_files as files
 from alignkit.settings.hints import did_you_mean, known_keys
-from alignkit.settings.layers import SECTIONS, Layer, drop_conflicting_lengths, from_dotted, key_path, merge
+from alignkit.settings.layers import SECTIONS, KeyPath, Layer, drop_conflicting_lengths, from_dotted, key_path, merge
 from alignkit.settings.messages import problem_at, validate, wrong_value
 from alignkit.settings.train_keys import argument_types, check_train
 
@@ -83,6 +83,8 @@ def resolve(
     command = from_sets(sets)
     for path, (option, value) in options.items():
         if value is not None:
+            if command.get(*path) not in (None, value):
+                raise ConfigError(f"{command.place(path)}: {option} sets {'.'.join(path)} too, leave one of them out")
             command.put(path, value, option)
     if file is not None and not file.exists() and str(file) in registry.usable("align.methods"):
         raise ConfigError(f"there is no file {file}: did you mean --method {file}?")
@@ -191,7 +193,7 @@ def _home(key: str, known: list[str]) -> str:
 
 def from_sets(sets: Iterable[str]) -> Layer:
     """Return a layer from ``key=value`` texts (``--set``); raises ``ConfigError`` for another text or an unknown section."""
-    layer = Layer()
+    layer, keys = Layer(), dict[KeyPath, str]()
     for text in sets:
         key, equals, value = text.partition("=")
         place = f"--set {shortened(text, 60)}"
@@ -203,6 +205,8 @@ def from_sets(sets: Iterable[str]) -> Layer:
         path = path if path[0] in SECTIONS else ("method", *path)
         if path == ("model", "trust_remote_code"):
             raise ConfigError(f"{place}: model.trust_remote_code can only be set in a configuration file")
+        if (other := keys.setdefault(path, key)) != key:
+            raise ConfigError(f"{place}: {key} and {other} are the same setting, leave one of them out")
         try:
             layer.put(path, files.parse_value(value), place)
         except ConfigError as error:

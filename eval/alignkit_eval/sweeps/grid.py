@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, product
+from itertools import combinations, count, product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from alignkit import RunConfig, settings
 from alignkit.config import EvalConfig
 from alignkit.contract import registry
 from alignkit.errors import ConfigError
+from alignkit.settings.layers import key_path
 from alignkit.settings.yaml_files import parse_value
 
 RESERVED = ("method", "config")
@@ -21,6 +22,13 @@ RESERVED = ("method", "config")
 
 MOST_CELLS = 1000
 """Cells of a sweep: each is checked before the first is trained."""
+
+_OWN = {
+    ("run", "seed"): "--seeds has the seeds of a sweep",
+    ("run", "name"): "a sweep names its runs by their settings",
+    ("run", "output"): "the runs of a sweep are in its directory (--output, --name)",
+}
+"""Keys that a sweep sets itself in every run."""
 
 QUICK = ("run.plots=false", "eval.samples=0")
 """Defaults that keep sweep runs light."""
@@ -69,10 +77,34 @@ def parse_over(texts: Sequence[str]) -> dict[str, list[str]]:
             raise ConfigError(f"--over {text}: write key=v1,v2,...")
         if key in over:
             raise ConfigError(f"--over {text}: {key} is already swept by another --over")
-        if len(set(found)) < len(found):
-            raise ConfigError(f"--over {text}: a value is repeated")
+        if same := next((pair for pair in combinations(found, 2) if _equal(text, *pair)), None):
+            raise ConfigError(f"--over {text}: a value is repeated ({' and '.join(dict.fromkeys(same))} are equal)")
         over[key] = found
     return over
+
+
+def _equal(option: str, *texts: str) -> bool:
+    """Whether two values are the same to a configuration (``0.1`` and ``0.10``): their runs would be compared as two arms."""
+    try:
+        one, other = map(parse_value, texts)
+    except ConfigError as error:
+        raise ConfigError(f"--over {option}: {error}") from error
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _refuse_overridden(spec: SweepSpec) -> None:
+    """Raise :class:`ConfigError` for a setting that the sweep itself sets, which would be named and recorded without effect."""
+    if spec.method not in (None, *spec.over.get("method", [spec.method])):
+        raise ConfigError(f"--method {spec.method}: --over method sets it too, leave one of them out")
+    swept = {key_path(key): key for key in spec.over if key not in RESERVED}
+    sets = [f"--set {text}" for text in spec.sets]
+    for text in [*sets, *(f"--over {key}={','.join(values)}" for key, values in spec.over.items())]:
+        option, _, setting = text.partition(" ")
+        path = key_path(setting.partition("=")[0])
+        if path in _OWN:
+            raise ConfigError(f"{text}: {_OWN[path]}")
+        if option == "--set" and path in swept:
+            raise ConfigError(f"{text}: --over {swept[path]} sets it too, leave one of them out")
 
 
 def cells(spec: SweepSpec, directory: Path) -> tuple[list[SweepCell], list[str]]:
@@ -87,6 +119,7 @@ def cells(spec: SweepSpec, directory: Path) -> tuple[list[SweepCell], list[str]]
         raise ConfigError("--seeds is empty")
     if len(set(spec.seeds)) < len(spec.seeds):
         raise ConfigError("--seeds repeats a seed")
+    _refuse_overridden(spec)
     sizes = {key: len(values) for key, values in spec.over.items()} | {"seeds": len(spec.seeds)}
     if (count := math.prod(sizes.values())) > MOST_CELLS:
         factors = " x ".join(f"{size:,} {key}" for key, size in sizes.items())
