@@ -43,7 +43,7 @@ class Side(ABC):
 
     def rows(self, number: int) -> list[int]:
         """Return the rows of a step, the same for both sides."""
-        return RowOrder(len(self.examples), self.cell.seed).step(self.cell.rows, number, 0)
+        return rows_of_step(self.cell, len(self.examples), number)
 
 
 class Ours(Side):
@@ -65,7 +65,7 @@ class Ours(Side):
         from alignkit_precision import set_precision
 
         super().__init__(cell, steps)
-        config = _configuration(cell, steps, train)
+        config = configuration(cell, steps, train)
         session = Session.open(config)
         arguments, shape = training_arguments(config, self.directory)
         model = build(cell)
@@ -167,7 +167,13 @@ class Theirs(Side):
 SIDES: dict[str, type[Ours] | type[Theirs]] = {"ours": Ours, "trl": Theirs}
 
 
-def _configuration(cell: BenchCell, steps: int, more: dict[str, Any]) -> Any:
+def rows_of_step(cell: BenchCell, count: int, number: int) -> list[int]:
+    """Return which of ``count`` rows step ``number`` has."""
+    return RowOrder(count, cell.seed).step(cell.rows, number, 0)
+
+
+def configuration(cell: BenchCell, steps: int, more: dict[str, Any]) -> Any:
+    """Return the configuration of alignkit's side; ``more`` are settings of its section ``train``."""
     from alignkit.config import RunConfig
     from alignkit.settings import check_config
 

@@ -72,17 +72,17 @@ def build_side(name: str, cell: BenchCell, steps: int, parts: int) -> Built:
 def _ours(cell: BenchCell, steps: int, parts: int, train: dict[str, bool | str]) -> Built:
     from bench.sides import Ours
 
-    side = Ours(cell, steps, -(-max(_tokens(cell, steps)) // parts), **train)
+    side = Ours(cell, steps, budget(cell, steps, parts), **train)
     return Built(side, {"scorer": str(side.policy.scorer), **{key: str(value) for key, value in train.items()}})
 
 
-def _tokens(cell: BenchCell, steps: int) -> list[int]:
-    """Return the tokens of every step, as the engine counts them for its micro-batches."""
-    from alignkit.data.order import RowOrder
+def budget(cell: BenchCell, steps: int, parts: int) -> int:
+    """Return the tokens of a micro-batch, as the engine counts them, with which every step has ``parts`` or a few more."""
+    from bench.sides import rows_of_step
 
     examples = cell.examples(steps)
-    order = RowOrder(len(examples), cell.seed)
-    return [sum(examples[i].tokens for i in order.step(cell.rows, k, 0)) for k in range(steps)]
+    most = max(sum(examples[i].tokens for i in rows_of_step(cell, len(examples), k)) for k in range(steps))
+    return -(-most // parts)
 
 
 def _trl(name: str, cell: BenchCell, steps: int, parts: int) -> Built:

@@ -75,6 +75,10 @@ class AttentionKernel(ABC):
         """Return why the kernel cannot compute ``layer``: a missing operator, a dtype, a window (None: it can)."""
         return None
 
+    def outline(self) -> AttentionKernel:
+        """Return a kernel that makes the same tensors in fewer operations, without their numbers: ``--dry-run`` adds them up."""
+        return self
+
     @abstractmethod
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, layer: AttentionLayer

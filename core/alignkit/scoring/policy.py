@@ -66,9 +66,8 @@ class ModelPolicy:
             return self._score(examples, prompt, grad and not reference, wanted)
 
     def _score(self, examples: Sequence[Example], prompt: bool, grad: bool, wanted: Wanted) -> Scores:
-        plan = self.scorer.plan(examples, prompt=prompt, wanted=wanted)
         model: Any = self.model
-        plan = plan.to(next(model.parameters()).device)
+        plan = self.scorer.plan(examples, prompt=prompt, wanted=wanted).to(next(model.parameters()).device)
         if not grad and isinstance(model, nn.parallel.DistributedDataParallel):
             # Without gradients there is nothing to synchronise, and the wrapper would broadcast buffers, for which all
             # processes must make the same number of calls. Sharded models still need their wrapper.
@@ -76,7 +75,5 @@ class ModelPolicy:
         whole = plan.backend in ("packed", "rows")  # their masks are given
         with nullcontext() if whole else unread_masks(plan.padded), nullcontext() if grad else evaluating(model):
             logps = TokenLogps(*model(plan=plan))
-        tokens = logps.completions, plan.sequence, plan.lengths
-        return Scores(
-            *tokens, logps.prompts, plan.prompt_row, plan.rows, logps.values, logps.entropy, logps.distributions
-        )
+        tokens = logps.completions, plan.sequence, plan.lengths, logps.prompts, plan.prompt_row, plan.rows
+        return Scores(*tokens, logps.values, logps.entropy, logps.distributions)

@@ -76,5 +76,4 @@ def _refuse(model: nn.Module, base: Any) -> None:
     for label, adapter in (getattr(model, "peft_config", None) or {}).items():
         if getattr(adapter, "is_prompt_learning", False):
             kind = getattr(adapter.peft_type, "value", adapter.peft_type)
-            reason = "which inserts virtual tokens before the prompt: use LoRA"
-            raise ModelError(f"adapter {label!r} is of type {kind}, {reason}")
+            raise ModelError(f"adapter {label!r} is of type {kind}, which adds virtual tokens to prompts: use LoRA")

@@ -24,7 +24,7 @@ from alignkit.scoring.policy import ModelPolicy
 from alignkit.scoring.reference import StartWeights, keeps_start
 from alignkit.settings.strategies import processes_of, strategy_name
 
-from alignkit_eval.report.longest import cache_bytes, joined, micro_batch, scored_batch
+from alignkit_eval.report.longest import Largest, cache_bytes, largest
 from alignkit_eval.report.tracing import (
     Trace,
     first_layers,
@@ -81,12 +81,14 @@ class Memory:
         return sum(self.parts.values()) / 2**30
 
 
-def estimate_memory(dry: DryRun, libraries: int) -> Memory:
+def estimate_memory(dry: DryRun, libraries: int, batches: Largest | None = None) -> Memory:
     """Return the peak of one process of a run.
 
     ``libraries`` are the resident bytes of Python, the libraries, tokenizer and data; 0 where the memory of a GPU is meant.
+    ``batches`` replace those of the run's data.
     """
     model, method = dry.loaded.model, dry.plan.session.method
+    batches = batches or largest(dry)
     if "value_head" in method.needs and critic_of(model) is None:
         add_critic(model, getattr(method.settings, "critic", "shared"))
     others = _other_models(dry)
@@ -98,10 +100,10 @@ def estimate_memory(dry: DryRun, libraries: int) -> Memory:
         with trace.of(OTHERS):
             for other in others:
                 without_numbers(other.model)
-        works = _trace_stages(dry, trace)
+        works = _trace_stages(dry, batches, trace)
         parts: Counter[str] = Counter(trace.at_peak)
         if not works:
-            parts = _by_formula(dry, weights) + Counter({OTHERS: trace.alive[OTHERS]})
+            parts = _by_formula(dry, batches, weights) + Counter({OTHERS: trace.alive[OTHERS]})
         if libraries:
             parts["allocator"] = max(trace.heap.peak - trace.peak, 0)
             parts["kernels"] = trace.kernels(BATCHES)
@@ -126,25 +128,20 @@ def _other_models(dry: DryRun) -> list[LoadedModel]:
     return [*method.models(config), *models_of(rewards, config, "method.rewards"), *suites]
 
 
-def _trace_stages(dry: DryRun, trace: Trace) -> bool:
+def _trace_stages(dry: DryRun, batches: Largest, trace: Trace) -> bool:
     """Trace scoring without gradient, then an optimizer step; return False where the model's operations cannot be traced."""
-    plan, model = dry.plan, dry.loaded.model
-    rows, cut = micro_batch(dry)
+    plan, model, cut = dry.plan, dry.loaded.model, batches.micro_batch
     if not cut or (policy := policy_without_numbers(dry, cut[:1])) is None:
         return not cut
-    several = len(rows) > len(cut)
-    scored = scored_batch(dry) or (cut if "reference" in plan.session.method.needs else [])
-    if getattr(policy, "scorer", None) and policy.scorer.backend == "packed":
-        scored, cut = joined(scored), joined(cut)
-    if scored:
+    if scored := batches.scored or (cut if "reference" in plan.session.method.needs else []):
         with trace.of("activations"), first_layers(model):
             policy.score(scored, grad=False)
-    _trace_optimizer(dry, trace, keep_gradients=several)
+    _trace_optimizer(dry, trace, keep_gradients=len(batches.step) > len(cut))
     if keeps_start(plan.session.method.needs) and isinstance(policy, ModelPolicy):
         with trace.of("start weights"):
             policy.start = StartWeights(model)
     with trace.of("sampling"):
-        torch.empty(cache_bytes(dry), dtype=torch.uint8)
+        torch.empty(cache_bytes(dry, batches.step), dtype=torch.uint8)
     if _checkpoints(plan.arguments):
         _checkpoint_layers(model, plan.arguments)
     model.train()
@@ -251,12 +248,12 @@ def _file_bytes(path: str) -> int:
     return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
 
 
-def _by_formula(dry: DryRun, weights: int) -> Counter[str]:
+def _by_formula(dry: DryRun, batches: Largest, weights: int) -> Counter[str]:
     """Return the parts with the activations of a common decoder: ten vectors of the hidden size a layer and token, three of the feed-forward's."""
     config, trained = dry.loaded.model.config.get_text_config(), dry.loaded.trainable
     hidden, layers = int(getattr(config, "hidden_size", 0)), int(getattr(config, "num_hidden_layers", 0))
     feed_forward = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-    tokens = sum(example.tokens for example in micro_batch(dry)[1])
+    tokens = sum(example.tokens for example in batches.micro_batch)
     kept = hidden if _checkpoints(dry.plan.arguments) else 10 * hidden + 3 * feed_forward
     width = 2 if hasattr(innermost(dry.loaded.model), "forward_context") else 4
     sizes = {"weights": weights, "gradients": 4 * trained, "optimizer": ADAM_STATES * trained}

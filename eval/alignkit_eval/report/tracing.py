@@ -181,9 +181,11 @@ def tag_modules(model: torch.nn.Module, trace: Trace) -> Iterator[None]:
 
 
 @contextmanager
-def first_layers(model: Any, count: int = 2) -> Iterator[None]:
-    """Leave the first layers only: without gradient, the memory of one is that of all."""
+def first_layers(model: Any) -> Iterator[None]:
+    """Leave the first layers only, one of each kind and two at least: without gradient, the memory of one is that of all."""
     base = innermost(model)
+    kinds = getattr(base.config.get_text_config(), "layer_types", None) or []
+    count = max([2, *(kinds.index(kind) + 1 for kind in set(kinds))])
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     whole = {stack: stack._modules for stack in stacks if is_layer(base, next(iter(stack), None))}
     for stack, layers in whole.items():
@@ -218,10 +220,12 @@ def policy_without_numbers(dry: DryRun, row: list[Example]) -> Any:
         try:
             if backend == "packed":
                 attention.register()
-                scorer = replace(scorer, kernels=attention.usable_kernels(config.attention, "cpu"))
+                kernels = attention.usable_kernels(config.attention, dry.plan.arguments.device.type)
+                scorer = replace(scorer, kernels={name: kernel.outline() for name, kernel in kernels.items()})
             base.set_attn_implementation(attention.NAMES[original] if backend == "packed" else original)
             policy = ModelPolicy(model, scorer)
-            policy.score(row, grad=False)
+            with first_layers(model):
+                policy.score(row, grad=False)
         except Exception as error:  # models raise all kinds of errors for a layout that is not theirs
             log.debug("%s scoring was not traced: %s", backend, error)
             continue

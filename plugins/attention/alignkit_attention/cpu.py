@@ -15,6 +15,7 @@ from alignkit.contract import AttentionKernel, AttentionLayer, Layout
 from torch.autograd.function import once_differentiable
 
 from alignkit_attention.blocks import Block, blocks
+from alignkit_attention.outline import Extra, Outline
 
 SHORT = 256
 """Queries up to which a block of half precision is computed in float32.
@@ -52,8 +53,25 @@ class Blocks(AttentionKernel):
         out: torch.Tensor = _BlockAttention.apply(query, key, value, parts, layer.window, layer.scale)  # type: ignore[no-untyped-call]
         return out
 
+    def outline(self) -> AttentionKernel:
+        return Outline(self, _extra)
+
 
 BLOCKS = Blocks()
+
+
+def _extra(layout: Layout, _tokens: int, layer: AttentionLayer) -> Extra:
+    """Return the bytes of the largest block: its mask, its states if they are cast, and gradients for each query head."""
+
+    def size(part: Block) -> int:
+        queries, keys = part.q1 - part.q0, part.k1 - part.k0
+        cast = queries <= SHORT and layer.dtype in (torch.bfloat16, torch.float16)
+        made = (layer.heads * (queries + 2 * keys) + layer.key_heads * keys) * layer.head_size
+        made += (3 * layer.heads * queries + 2 * layer.key_heads * keys) * layer.head_size * cast
+        made += 4 * queries * keys * (part.offset is not None)
+        return made * (4 if cast else layer.dtype.itemsize)
+
+    return Extra(passing=max(map(size, blocks(layout.segments, layer.window, layer.chunk))))
 
 
 class _BlockAttention(torch.autograd.Function):

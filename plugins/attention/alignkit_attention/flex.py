@@ -16,6 +16,7 @@ from alignkit.system.device import on_device
 from torch.nn import functional
 
 from alignkit_attention.blocks import blocks
+from alignkit_attention.outline import Extra, Outline
 from alignkit_attention.trial import trial
 from alignkit_attention.visible import visible
 
@@ -70,6 +71,9 @@ class Flex(AttentionKernel):
             )
         self._seen.add(variant)
         return out[:, :, :tokens]
+
+    def outline(self) -> AttentionKernel:
+        return Outline(self, lambda _, tokens, __: Extra(padding=rounded(tokens) - tokens))
 
     @cached_property
     def _run(self) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ import torch
 from alignkit.contract import AttentionKernel, AttentionLayer, Layout, Segment
 from torch.nn import functional
 
+from alignkit_attention.outline import Extra, Outline
 from alignkit_attention.trial import trial
 from alignkit_attention.visible import visible
 
@@ -47,6 +48,9 @@ class SDPA(AttentionKernel):
             )
         return torch.cat(outputs, 2)
 
+    def outline(self) -> AttentionKernel:
+        return Outline(self, _extra)
+
 
 PLAIN_SDPA = SDPA()
 
@@ -64,6 +68,20 @@ class _Part(NamedTuple):
     def keys(self, states: torch.Tensor) -> torch.Tensor:
         own = states[:, :, self.begin : self.end]
         return own if self.first == self.trunk else torch.cat([states[:, :, self.first : self.trunk], own], 2)
+
+
+def _extra(layout: Layout, tokens: int, layer: AttentionLayer) -> Extra:
+    """Count the copies of prompts' states, the outputs of the calls before they are joined, and the masks as numbers.
+
+    The gradient of a slice is as large as what it was cut from, and is added to that of the slice before.
+    """
+    parts = _parts(layout.segments, layer.window)
+    columns = [part.end - part.begin + part.trunk - part.first for part in parts]
+    copied = sum(n for part, n in zip(parts, columns, strict=True) if part.first < part.trunk)
+    cut = [any(limit is not None and part.length > limit for limit in (layer.window, layer.chunk)) for part in parts]
+    cells = sum((part.end - part.begin) * n for part, n, masked in zip(parts, columns, cut, strict=True) if masked)
+    kept = (2 * layer.key_heads * copied + layer.heads * tokens) * layer.head_size + cells
+    return Extra(kept=kept, passing=2 * layer.heads * layer.head_size * tokens * layer.dtype.itemsize)
 
 
 def _parts(segments: Sequence[Segment], window: int | None) -> list[_Part]:

@@ -114,6 +114,28 @@ class Varlen(AttentionKernel):
         out: torch.Tensor = _VarlenAttention.apply(*states, made, self.operators, layer.scale)  # type: ignore[no-untyped-call]
         return out.transpose(0, 1).unsqueeze(0)
 
+    def outline(self) -> AttentionKernel:
+        return _Outlined(Operators(_empty, _empty_gradients))
+
+
+class _Outlined(Varlen):
+    """The merging of two launches, and what surrounds them."""
+
+    devices = frozenset()
+
+    def refusal(self, layer: AttentionLayer) -> str | None:
+        return VARLEN.refusal(layer._replace(device="cpu"))
+
+
+def _empty(query: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(query), query.new_empty((query.shape[1], query.shape[0]), dtype=torch.float32)
+
+
+def _empty_gradients(
+    _grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
 
 VARLEN = Varlen()
 

@@ -22,6 +22,10 @@ from alignkit_eval.report.planned import plan_without_weights
 from alignkit_eval.report.tracing import KERNEL, Trace, policy_without_numbers, traced, without_numbers
 from transformers import LlamaConfig
 
+from bench.gpu.estimate import estimated_peak
+from bench.gpu.grid import grid
+from bench.gpu.sides import budget
+
 SHORT = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
 
 
@@ -239,3 +243,14 @@ def test_a_model_that_is_sharded_as_it_is_read_is_never_whole(tmp_path: Path) ->
     found = estimate_memory(dry, libraries=1)
     assert found.parts["weights"] == pytest.approx(weights / 64, rel=1e-3)
     assert sum(found.parts.values()) < weights
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "parts", "measured"),
+    [("0.5b-32k", "orpo", 1, 52.1), ("1.5b-32k", "dpo", 2, 63.6)],
+)
+def test_of_a_gpu(name: str, method: str, parts: int, measured: float) -> None:
+    """Peaks in GiB of steps measured on an H100 (docs/gpu.md)."""
+    cell = next(c for c in grid("cuda") if (c.method, c.workload.name, c.shape.name) == (method, "mixed", name))
+    found = estimated_peak(cell, range(2, 5), budget(cell, 5, parts), torch.device("cuda"))
+    assert found / 2**30 == pytest.approx(measured, rel=0.02)
