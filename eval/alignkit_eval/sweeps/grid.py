@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, count, product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -77,25 +78,28 @@ def parse_over(texts: Sequence[str]) -> dict[str, list[str]]:
             raise ConfigError(f"--over {text}: write key=v1,v2,...")
         if key in over:
             raise ConfigError(f"--over {text}: {key} is already swept by another --over")
-        if same := next((pair for pair in combinations(found, 2) if _equal(text, *pair)), None):
-            raise ConfigError(f"--over {text}: a value is repeated ({' and '.join(dict.fromkeys(same))} are equal)")
         over[key] = found
     return over
 
 
-def _equal(option: str, *texts: str) -> bool:
-    """Whether two values are the same to a configuration (``0.1`` and ``0.10``): their runs would be compared as two arms."""
+def _identity(key: str, text: str) -> tuple[bool, Any]:
+    """Return what a value is to a configuration: ``0.1`` and ``0.10`` are one, ``1`` and ``true`` are two."""
     try:
-        one, other = map(parse_value, texts)
+        value = parse_value(text)
     except ConfigError as error:
-        raise ConfigError(f"--over {option}: {error}") from error
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+        raise ConfigError(f"--over {key}={text}: {error}") from error
+    return isinstance(value, bool), json.dumps(value, default=str) if isinstance(value, list | dict) else value
 
 
-def _refuse_overridden(spec: SweepSpec) -> None:
-    """Raise :class:`ConfigError` for a setting that the sweep itself sets, which would be named and recorded without effect."""
+def _refuse_equal(spec: SweepSpec) -> None:
+    """Raise :class:`ConfigError` for a setting without effect, or equal values: cells would be named and compared as what they are not."""
     if spec.method not in (None, *spec.over.get("method", [spec.method])):
         raise ConfigError(f"--method {spec.method}: --over method sets it too, leave one of them out")
+    for key, values in spec.over.items():
+        known: dict[tuple[bool, Any], int] = {}
+        for i, value in enumerate(values):
+            if (first := known.setdefault(_identity(key, value), i)) < i:
+                raise ConfigError(f"--over {key}={value}: a value is repeated ({values[first]} and {value} are equal)")
     swept = {key_path(key): key for key in spec.over if key not in RESERVED}
     sets = [f"--set {text}" for text in spec.sets]
     for text in [*sets, *(f"--over {key}={','.join(values)}" for key, values in spec.over.items())]:
@@ -119,7 +123,7 @@ def cells(spec: SweepSpec, directory: Path) -> tuple[list[SweepCell], list[str]]
         raise ConfigError("--seeds is empty")
     if len(set(spec.seeds)) < len(spec.seeds):
         raise ConfigError("--seeds repeats a seed")
-    _refuse_overridden(spec)
+    _refuse_equal(spec)
     sizes = {key: len(values) for key, values in spec.over.items()} | {"seeds": len(spec.seeds)}
     if (count := math.prod(sizes.values())) > MOST_CELLS:
         factors = " x ".join(f"{size:,} {key}" for key, size in sizes.items())

@@ -97,7 +97,7 @@ def test_files_are_laid_over_the_base(tmp_path: Path) -> None:
         (["lambda=0,,1"], {}, "write key=v1,v2"),
         (["lambda=0", "lambda=1"], {}, "already swept by another --over"),
         (["lambda=0,0"], {}, "a value is repeated"),
-        (["lambda=0.1,0.10"], {}, "a value is repeated .0.1 and 0.10 are equal"),
+        (["lambda=0.1,0.10"], {}, "--over lambda=0.10: a value is repeated .0.1 and 0.10 are"),
         (["lambda=0,1", "method.lambda=2,3"], {}, "method.lambda and lambda are the same setting"),
         (["run.seed=1,2"], {}, "--over run.seed=1,2: --seeds has the seeds"),
         (["lambda=0,1"], {"sets": ["run.output=x"]}, "--set run.output=x: the runs of a sweep are in its directory"),
