@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -116,4 +117,6 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Where this runs under nohup or in the background of a script, SIGINT is ignored, and commands would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))
