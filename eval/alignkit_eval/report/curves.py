@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from alignkit.system.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -26,6 +28,8 @@ DECADES = 3
 
 _MARKED = 40
 """Up to this number of points, each point is marked."""
+
+_RAISED = str.maketrans("-\u22120123456789", "\u207b\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 
 _SMOOTHED = 80
 """Above this number of points, a running mean is drawn over the points."""
@@ -181,7 +185,7 @@ def _draw(plot: Plot, curves: Sequence[Curve], *, log: bool = False) -> Figure:
     scale = scale_of([value for curve in curves for value in curve.values], asked=log)
     if scale["value"] == "linear" or plot.limits[1] is not None:  # a share of pairs
         axes.set_ylim(*plot.limits)
-        axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
+        axes.yaxis.set_major_formatter(plain_numbers())
     else:
         axes.set_yscale(**scale)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -191,6 +195,26 @@ def _draw(plot: Plot, curves: Sequence[Curve], *, log: bool = False) -> Figure:
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def plain_numbers() -> ScalarFormatter:
+    """Return a formatter of ticks whose common power of ten is written ×10⁻⁴, beyond a thousandth and a hundred thousand.
+
+    All is plain text: matplotlib reads each tick of a formula with a parser, which takes longer than drawing the plot.
+    """
+    from matplotlib.ticker import ScalarFormatter
+
+    class Plain(ScalarFormatter):
+        def get_offset(self) -> str:
+            return re.sub("(1?)e([-\u2212]?[0-9]+)", _power_of_ten, super().get_offset())
+
+    formatter = Plain(useMathText=False)
+    formatter.set_powerlimits((-3, 5))
+    return formatter
+
+
+def _power_of_ten(found: re.Match[str]) -> str:
+    return "\u00d710" + found[2].translate(_RAISED)
 
 
 def _draw_curve(axes: Axes, curve: Curve, *, smooth: bool) -> None:

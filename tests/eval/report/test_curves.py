@@ -67,3 +67,18 @@ def test_a_curve_over_many_decades_has_a_logarithmic_axis_and_others_where_asked
     (tmp_path / "run.json").write_text(json.dumps({"config": {"run": {"log_axes": ["loss", "kl", "reward"]}}}))
     assert scales(tmp_path) == free | {"loss": "log", "kl": "symlog", "reward": "symlog"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in draw(tmp_path))
+
+
+def test_ticks_are_plain_text_beside_their_power_of_ten(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in range(1, 4):
+        sizes = {"loss": 0.5 * step, "learning_rate": 1e-4 * step, "grad_norm": 1e6 * step}
+        log.append({"step": step, "kl": 12345678.1 + step / 10, **sizes})
+    said = {}
+    for plot, figure in figures(tmp_path):
+        figure.draw_without_rendering()
+        axis = figure.axes[0].yaxis
+        said[plot.name] = axis.get_offset_text().get_text()
+        assert not any("$" in label.get_text() for label in axis.get_ticklabels()), "a formula, which takes a parser"
+    ten = "\u00d710"
+    assert said == {"loss": "", "learning_rate": f"{ten}⁻⁴", "grad_norm": f"{ten}⁶", "kl": f"+1.2345678{ten}⁷"}
