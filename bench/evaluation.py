@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from statistics import median
 from typing import Any
 
 SUITES = ("prefs", "perplexity")
+SETS: tuple[str, ...] = ()
+"""Further settings of the evaluation, as of ``--set``."""
 TARGET = 0.6
 """Target share of one process's time, for two processes."""
 TOLERANCE = 1e-6
@@ -69,11 +71,11 @@ def compare(processes: int, repeats: int) -> Shared:
     import torch.multiprocessing as mp
 
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_process, (processes, repeats, folder), nprocs=processes, start_method="spawn")
+        mp.start_processes(_process, (processes, repeats, folder, SETS), nprocs=processes, start_method="spawn")
         return Shared(processes, **json.loads(Path(folder, "found.json").read_text()))
 
 
-def _process(rank: int, processes: int, repeats: int, folder: str) -> None:
+def _process(rank: int, processes: int, repeats: int, folder: str, sets: Sequence[str]) -> None:
     os.environ |= {"RANK": str(rank), "OMP_NUM_THREADS": "1"}
     import torch
     import torch.distributed as dist
@@ -84,7 +86,7 @@ def _process(rank: int, processes: int, repeats: int, folder: str) -> None:
     quiet_libraries()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
-    source = find_target("demo", sets=[f"eval.suites={','.join(SUITES)}", "eval.during={}"])
+    source = find_target("demo", sets=[f"eval.suites={','.join(SUITES)}", "eval.during={}", *sets])
     subject, _ = open_target(source)
     suites = open_suites(source.config.eval)
 

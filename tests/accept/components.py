@@ -68,10 +68,17 @@ def statistics(work: Path) -> dict[str, Any]:
 
 
 def harness(work: Path) -> dict[str, Any]:
-    """Suites, comparisons, sweeps and reports pass all tests, also in a real browser; lm-eval's results are reproduced."""
+    """Suites, comparisons, sweeps and reports pass all tests, also in a real browser; lm-eval's results are reproduced.
+
+    Its whole index of stock tasks is read; the tests read two of them.
+    """
+    from alignkit_eval.suites.lm_eval import _stock_tasks
+
+    stock = _stock_tasks()
+    assert {"hellaswag", "piqa", "mmlu"} <= stock.keys(), sorted(stock)[:9]
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         command("apt-get", "install", "-y", "-qq", "chromium", "chromium-driver", cwd=work)
-    return run_tests("tests/eval")
+    return {"stock tasks of lm-eval": len(stock), **run_tests("tests/eval")}
 
 
 def onpolicy(work: Path) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from bench.report import HEADER, Result, line, missed, table
 from bench.sides import Ours, Side, Theirs
 from bench.work import compare
 
+pytestmark = pytest.mark.slow
+
 SHAPE = Shape("toy", vocabulary=211, hidden=32, intermediate=48, layers=2, heads=4, key_value_heads=2)
 WORK = Workload("toy", rows=3, prompt=(4, 12), completion=(2, 9))
 ORPO, DPO = (BenchCell(method, WORK, SHAPE) for method in ("orpo", "dpo"))
@@ -99,6 +101,7 @@ def test_command_prints_a_table_and_writes_json(
 ) -> None:
     monkeypatch.setattr(command, "grid", lambda checkpointing, bf16: [ORPO, DPO])
     monkeypatch.setattr(scoring, "CHOICES", (PAIRS,))
+    monkeypatch.setattr(evaluation, "SETS", ("data.eval_limit=40", "eval.settings.perplexity.text=null"))
     assert command.main(["--repeats", "2", "--no-memory", "--output", str(tmp_path / "bench.json")]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == HEADER

@@ -18,6 +18,8 @@ from bench.gpu import parity, worker
 from bench.gpu.grid import METHODS, MODELS, WORKLOADS, grid, parity_cells
 from bench.gpu.summary import summary
 
+pytestmark = pytest.mark.slow
+
 TINY = list(grid("cpu", tiny=True))
 SMALL = {(c.method, c.tuning): c for c in parity_cells(TINY, tiny=True)}
 

@@ -14,6 +14,8 @@ import pytest
 from alignkit.__main__ import main
 from alignkit.demo import model_path
 
+pytestmark = pytest.mark.slow
+
 NESTED = '{"a":' * 100_000 + "1" + "}" * 100_000
 CONTENTS: dict[str, tuple[bytes | Callable[[Path], object], str]] = {
     "nested": (NESTED.encode(), "nested too deeply"),

@@ -25,8 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_not_one_warning_line(tmp_path: Path) -> None:
-    few = ["--set", "model.lora.r=4", "--set", "data.limit=64"]
-    done = installed_align("run", "--method", "dpo", *few, *short_options(), cwd=tmp_path)
+    done = installed_align("run", "--method", "dpo", "--set", "model.lora.r=4", *short_options(), cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout == ""
     assert "arning" not in done.stderr

@@ -18,6 +18,8 @@ from alignkit_demo import build, corpus, pretrain, world
 from alignkit_demo.pairs import pairs
 from alignkit_demo.tokenizer import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ASSETS = demo.model_path().parent
 SPLITS: tuple[world.Split, ...] = ("train", "dev", "test")
 

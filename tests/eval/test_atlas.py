@@ -23,6 +23,8 @@ from alignkit_eval.comparison.result import Comparison, ContrastResult
 
 from tests.helpers.runs import align, records
 
+pytestmark = pytest.mark.slow
+
 NAMES = [objective.name for objective in objectives()]
 QUICK = ["train.max_steps=2", "train.save_strategy=no", "data.limit=48", "data.eval_limit=8", "eval.suites=[]"]
 QUICK += ["eval.samples=0", "run.plots=false", "train.per_device_train_batch_size=4"]

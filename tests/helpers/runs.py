@@ -14,12 +14,21 @@ from alignkit import Run, RunConfig, run
 from tests.helpers.forked import At, Ended, run_forked
 
 ALIGN = Path(sys.executable).with_name("align")
-SHORT = {"max_steps": 4, "logging_steps": 2, "save_strategy": "steps", "save_steps": 2}
+SHORT = {
+    "max_steps": 4,
+    "logging_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "per_device_train_batch_size": 4,
+}
+COMPLETIONS: dict[str, Any] = {"perplexity": {"text": None}}
+"""Perplexity of the few held-out completions, not of the demo's text as in its preset, which takes longer than the training."""
 
 
 def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **sections: dict[str, Any]) -> Run:
     """Train on the demo for a few steps and evaluate on a few rows, without plots, which take longer than that."""
     train, evaluation = SHORT | sections.pop("train", {}), {"samples": 1, **sections.pop("eval", {})}
+    evaluation.setdefault("settings", COMPLETIONS)
     if train["save_strategy"] != "steps" and "stop_on" not in train:
         train.pop("save_steps")
     if evaluation["samples"]:
@@ -28,7 +37,7 @@ def short_run(output: Path, name: str, method: str | dict[str, Any] = "orpo", **
         {
             "method": method,
             "train": train,
-            "data": {"eval_limit": 30} | sections.pop("data", {}),
+            "data": {"limit": 120, "eval_limit": 30} | sections.pop("data", {}),
             "eval": evaluation,
             "run": {"output": str(output), "name": name, "plots": False} | sections.pop("run", {}),
             **sections,
@@ -66,7 +75,10 @@ def short_options(steps: int = 4) -> list[str]:
         "train.logging_steps": 1,
         "train.save_strategy": "steps",
         "train.save_steps": 2,
+        "train.per_device_train_batch_size": 4,
+        "data.limit": 120,
         "data.eval_limit": 30,
+        "eval.settings.perplexity.text": "null",
         "eval.samples": 0,
         "run.plots": "false",
     }

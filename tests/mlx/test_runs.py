@@ -14,6 +14,8 @@ from tests.helpers.runs import align, short_run
 
 pytest.importorskip("mlx_lm", reason='pip install "alignkit[mlx]"')
 
+pytestmark = pytest.mark.slow
+
 STEPS = {
     "max_steps": 20,
     "logging_steps": 1,

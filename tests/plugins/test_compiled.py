@@ -24,6 +24,8 @@ from transformers import TrainingArguments
 from tests.helpers.engine import build_trainer, configuration, random_pairs, tiny_llama
 from tests.helpers.runs import saved_weights, short_run
 
+pytestmark = pytest.mark.slow
+
 PLAIN: dict[str, Any] = {"max_steps": 4, "logging_steps": 1, "learning_rate": 1e-2, "tokens_per_micro_batch": 150}
 
 

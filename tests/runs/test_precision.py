@@ -27,6 +27,8 @@ from alignkit_precision.settle import faster_in_bfloat16
 from tests.helpers.engine import random_pairs, tiny_llama
 from tests.helpers.runs import align, records, short_run
 
+pytestmark = pytest.mark.slow
+
 HALF, FULL = torch.bfloat16, torch.float32
 LIMIT = ["data.eval_limit=30"]
 ADAPTER = {"r": 2, "modules_to_save": "embed_tokens"}

@@ -14,10 +14,12 @@ from alignkit.runs.api import resume
 
 from tests.helpers.runs import records, saved_weights, short_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def orpo(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return short_run(tmp_path_factory.mktemp("runs"), "orpo", run={"plots": True})
+    return short_run(tmp_path_factory.mktemp("runs"), "orpo", run={"plots": True}, eval={"settings": {}})
 
 
 def test_run_directory_holds_what_the_design_says(orpo: Run) -> None:

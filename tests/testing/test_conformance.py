@@ -26,6 +26,8 @@ from alignkit_ppo import clipped_policy_loss, clipped_value_loss
 from alignkit_reward import reward_loss
 from alignkit_unpaired import kto_loss
 
+pytestmark = pytest.mark.slow
+
 Pure = Sequence[tuple[Callable[..., torch.Tensor], Sequence[torch.Tensor]]]
 
 

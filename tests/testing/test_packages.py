@@ -58,7 +58,8 @@ def test_examples_pass_the_kit(environment: Environment, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_outside_methods_are_run_evaluated_and_compared(environment: Environment, tmp_path: Path) -> None:
-    short = "--set train.max_steps=4 --set data.eval_limit=30 --set eval.samples=0 --set eval.suites=prefs --set run.plots=false".split()
+    sets = "train.max_steps=4 train.per_device_train_batch_size=4 data.limit=120 data.eval_limit=30 eval.samples=0"
+    short = [word for one in f"{sets} eval.suites=prefs run.plots=false".split() for word in ("--set", one)]
     over = [
         "--over",
         "method=alignkit-simpo:simpo,alignkit-kto:kto",

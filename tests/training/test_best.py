@@ -161,7 +161,8 @@ def test_the_watched_suite_is_opened_although_it_is_in_no_list() -> None:
 
 def test_a_run_stops_on_a_suite_s_metric_and_records_why(tmp_path: Path) -> None:
     train = {"stop_on": "perplexity/perplexity", "learning_rate": 0.03, "eval_steps": 2, "max_steps": 12}
-    during = {"suites": ["perplexity"], "before": False, "samples": 0}
+    train["per_device_train_batch_size"] = 16
+    during = {"suites": ["perplexity"], "before": False, "samples": 0, "settings": {}}
     run = short_run(tmp_path, "run", train=train, data={"limit": 90}, eval=during)
     values = [record["perplexity/perplexity"] for record in run.metrics if "perplexity/perplexity" in record]
     *falling, best, last = values

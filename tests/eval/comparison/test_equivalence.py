@@ -25,6 +25,8 @@ from scipy import stats
 
 from tests.helpers.runs import align
 
+pytestmark = pytest.mark.slow
+
 
 def contrast(
     arm: str = "B", metric: str = "accuracy_sum", diff: float = 0.0, p: float = 0.6, **more: Any

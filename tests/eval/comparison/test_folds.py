@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alignkit.demo import data_path
 from alignkit.errors import ConfigError
 from alignkit_eval.comparison.compare import compare
 from alignkit_eval.sweeps.sweep import sweep
@@ -19,9 +20,11 @@ from tests.helpers.runs import short_run
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[float, int], Path]:
     """ORPO with two lambdas on three folds of the demo's first rows."""
     output = tmp_path_factory.mktemp("runs")
+    texts = data_path("neutral").read_text().splitlines(keepends=True)[:6]
+    (output / "texts.jsonl").write_text("".join(texts))
     sections: dict[str, Any] = {
         "train": {"max_steps": 3, "save_strategy": "no"},
-        "eval": {"samples": 0},
+        "eval": {"samples": 0, "settings": {"perplexity": {"text": str(output / "texts.jsonl")}}},
     }
     return {
         (strength, fold): short_run(
@@ -87,6 +90,7 @@ def test_a_missing_fold_is_said(runs: dict[tuple[float, int], Path]) -> None:
 @pytest.mark.slow
 def test_a_sweep_over_folds(tmp_path: Path) -> None:
     sets = ["data.folds=2", "data.limit=60", "train.max_steps=3", "eval.samples=0", "eval.suites=prefs"]
+    sets += ["train.per_device_train_batch_size=4", "run.plots=false"]
     done = sweep(method="orpo", over={"lambda": [0, 5], "data.fold": [0, 1]}, sets=sets, output=tmp_path)
     assert len(done.cells) == 4
     assert done.comparison is not None

@@ -21,7 +21,7 @@ from tests.helpers.runs import align, short_run
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return short_run(tmp_path_factory.mktemp("runs"), "trained", "dpo")
+    return short_run(tmp_path_factory.mktemp("runs"), "trained", "dpo", eval={"settings": {}})
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM
 from tests.helpers.runs import align, saved_weights
 
 ROOT = Path(__file__).parents[3]
-QUICK = ["train.max_steps=2", "data.eval_limit=20", "eval.samples=0", "run.plots=false"]
+QUICK = ["train.max_steps=2", "train.per_device_train_batch_size=4", "data.eval_limit=20", "eval.samples=0"]
+QUICK += ["data.limit=120", "run.plots=false"]
 STAGES = """
 name: small
 eval: {suites: prefs}
@@ -35,7 +36,6 @@ stages:
     from: sft
   - method: {name: ppo, reward: {name: stage:reward, weight: 0.5}, minibatches: 1}
     from: sft
-    train: {per_device_train_batch_size: 4}
   - method: orpo
     from: sft
   - name: eval

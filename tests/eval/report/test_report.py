@@ -26,6 +26,8 @@ from alignkit_eval.report.texts import HeldOutTexts, ReportedModel
 
 from tests.helpers.runs import align, short_run
 
+pytestmark = pytest.mark.slow
+
 EVIL = '</script><script>window.evil = 1</script><img src=x onerror="window.evil = 2"> \u2028 ${evil} {{ 7 * 7 }}'
 
 

@@ -1,25 +1,13 @@
-"""The built-in schedulers pass the conformance tests that third parties run."""
+"""The built-in schedulers pass the conformance tests that third parties run; Ray: test_lost.py."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-import pytest
 from alignkit.testing import SchedulerConformance
 
 
 class TestLocal(SchedulerConformance):
     name = "local"
     settings = {"jobs": 2}
-
-
-class TestRay(SchedulerConformance):
-    name = "ray"
-    settings: ClassVar[dict[str, Any]] = {"retries": 0}
-
-    @pytest.fixture(autouse=True)
-    def _cluster(self, ray_cluster: Any) -> None:
-        self.settings["address"] = ray_cluster.address
 
 
 class TestSlurm(SchedulerConformance):

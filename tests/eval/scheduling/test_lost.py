@@ -9,16 +9,19 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from alignkit import Outcome, RunConfig, Scheduler
+from alignkit.testing import SchedulerConformance
 from alignkit_eval.scheduling.carry import carry_out_all
 from alignkit_eval.scheduling.choice import make_ready, open_scheduler
 from alignkit_eval.sweeps.grid import SweepCell
 from alignkit_eval.sweeps.manifest import Manifest
 
 from tests.helpers.scheduling import appears, gone, second_time, task
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
 
@@ -60,17 +63,26 @@ def when_it_runs(path: Path, act: Any) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def test_a_cell_whose_workers_die_again_and_again_fails(tmp_path: Path, ray_cluster: Any) -> None:
-    when_it_runs(tmp_path / "cell", lambda process, parent: os.kill(process, signal.SIGKILL))
-    (outcome,), _ = carried_out(ready("ray", address=ray_cluster.address, retries=0), tmp_path / "cell")
-    assert (outcome.status, outcome.error) == ("failed", "its worker was lost (WorkerCrashedError), 1 times")
+class TestRay(SchedulerConformance):
+    """The conformance tests that third parties run, and lost workers, of one cluster: it takes longer to start than a test."""
 
+    name = "ray"
+    settings: ClassVar[dict[str, Any]] = {"retries": 0}
 
-def test_a_cell_whose_worker_died_waits_and_runs_again(tmp_path: Path, ray_cluster: Any) -> None:
-    when_it_runs(tmp_path / "cell", lambda process, parent: os.kill(process, signal.SIGKILL))
-    events, (said,) = written(ready("ray", address=ray_cluster.address), tmp_path / "cell")
-    assert events == ["running", "pending", "running", "finished"]
-    assert said == "cell: its worker was lost (WorkerCrashedError); resumed elsewhere (1 of at most 3 times)"
+    @pytest.fixture(autouse=True)
+    def _cluster(self, ray_cluster: Any) -> None:
+        self.settings["address"] = ray_cluster.address
+
+    def test_a_cell_whose_workers_die_again_and_again_fails(self, tmp_path: Path, ray_cluster: Any) -> None:
+        when_it_runs(tmp_path / "cell", lambda process, parent: os.kill(process, signal.SIGKILL))
+        (outcome,), _ = carried_out(ready("ray", address=ray_cluster.address, retries=0), tmp_path / "cell")
+        assert (outcome.status, outcome.error) == ("failed", "its worker was lost (WorkerCrashedError), 1 times")
+
+    def test_a_cell_whose_worker_died_waits_and_runs_again(self, tmp_path: Path, ray_cluster: Any) -> None:
+        when_it_runs(tmp_path / "cell", lambda process, parent: os.kill(process, signal.SIGKILL))
+        events, (said,) = written(ready("ray", address=ray_cluster.address), tmp_path / "cell")
+        assert events == ["running", "pending", "running", "finished"]
+        assert said == "cell: its worker was lost (WorkerCrashedError); resumed elsewhere (1 of at most 3 times)"
 
 
 def test_a_job_that_is_preempted_saves_a_checkpoint_and_is_submitted_again(

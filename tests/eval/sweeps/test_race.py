@@ -18,9 +18,12 @@ from alignkit_eval.sweeps.sweep import Sweep, race_settings, resume, sweep
 from tests.helpers.forked import At
 from tests.helpers.runs import align, saved_weights
 
+pytestmark = pytest.mark.slow
+
 QUICK = [
     *("train.logging_steps=1", "data.eval_limit=80", "eval.settings.perplexity.text=null"),
-    *("eval.suites=[perplexity]", "eval.before=false"),
+    *("eval.suites=[perplexity]", "eval.before=false", "train.per_device_train_batch_size=4"),
+    *("data.limit=120", "eval.samples=0", "run.plots=false"),
 ]
 ARMS = {
     "good": "{learning_rate: 1e-3}",

@@ -20,6 +20,7 @@ from tests.helpers.runs import align, saved_weights
 
 QUICK = [
     *("train.max_steps=4", "train.logging_steps=2", "train.save_strategy=no", "data.eval_limit=60"),
+    *("train.per_device_train_batch_size=4", "data.limit=120"),
     *("eval.settings.perplexity.text=null", "run.plots=false"),
 ]
 
