@@ -44,7 +44,7 @@ def cut(whole: Path, tmp_path: Path) -> Path:
     [
         ("train.learning_rate=1e-4", "train.learning_rate (0.001, now 0.0001)"),
         ("train.max_steps=6", "train.max_steps (4, now 6)"),
-        ("train.per_device_train_batch_size=8", "train.per_device_train_batch_size (16, now 8)"),
+        ("train.per_device_train_batch_size=8", "train.per_device_train_batch_size (4, now 8)"),
         ("train.gradient_accumulation_steps=2", "train.gradient_accumulation_steps (1, now 2)"),
         ("train.max_grad_norm=0.1", "train.max_grad_norm (1.0, now 0.1)"),
         ("train.stop_on=eval_loss", "train.stop_on (None, now eval_loss)"),

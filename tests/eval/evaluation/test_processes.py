@@ -122,6 +122,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list
             settings: dict[str, Any] = {
                 "method": "dpo",
                 "train": {"per_device_train_batch_size": 8 // count, "max_steps": 4},
+                "data": {
+                    "limit": None
+                },  # in the first steps on all rows, both processes have equally many micro-batches
                 "eval": {"suites": ["prefs", "kl"], "during": during, "samples": 3},
                 "run": {"plots": False},
             }
