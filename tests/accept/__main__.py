@@ -1,7 +1,7 @@
 """``make accept``: every claim of this release at full size, as a table and ``accept/accept.json``.
 
 A check gets its own work directory, returns its measurements, and fails by raising ``AssertionError``. One that needs a package
-which is not part of the development environment (vLLM) says so where that is missing.
+which is not part of the development environment (vLLM, Liger's kernels) says so where that is missing.
 ``python -m tests.accept NAME ...`` runs only the named checks.
 """
 
@@ -24,6 +24,7 @@ from tests.accept import (
     estimates,
     faults,
     judges,
+    liger,
     memory,
     notebooks,
     page_commands,
@@ -45,6 +46,7 @@ CHECKS: list[Callable[[Path], dict[str, Any]]] = [
     components.parity,
     attention.compiled_attention,
     precision.precision,
+    liger.liger,
     engines.engines,
     components.invariance,
     components.other_examples,

@@ -25,8 +25,8 @@ _ABSENT = object()
 _SHARED = ("transformers.models.", "torch.nn")
 """Modules whose names other models share."""
 _STATE = "_alignkit_exchanged"
-_EXACT, _ROUNDED = 1e-3, 0.1
-"""Most that gradients may be apart, over their norm: of float32, and of half precision, whose products are rounded otherwise."""
+_EXACT, _ROUNDED = 1e-2, 0.3
+"""Most that gradients may be apart, over their norm: of float32, and of half precision, whose rounding adds up over many layers."""
 
 Context = Callable[[], AbstractContextManager[Any]]
 
