@@ -174,7 +174,7 @@ def _layer(shape: Shape) -> int:
 
 
 def side_cost(side: str, cell: BenchCell, rows: Sequence[Row]) -> Cost:
-    """Return the cost of a step of ``cell`` on one side of the benchmark."""
+    """Return the cost of a step of ``cell`` on one side of the benchmark; ``ours-apart``: without sharing casts, as measured."""
     method, lora = cell.method, cell.tuning == "lora"
     work = passes(lora=lora, checkpointing=cell.checkpointing, logits_kept=method == "orpo" and side.startswith("trl"))
     if side.startswith("ours") or side == "prefix-grouper":
@@ -194,7 +194,8 @@ def side_cost(side: str, cell: BenchCell, rows: Sequence[Row]) -> Cost:
 def _moved(side: str, cell: BenchCell, counts: Counts) -> float:
     """Return the bytes that the layers move in a step, and the optimizer (adapters have few weights: not counted)."""
     shape = cell.shape
-    token = traffic(shape, cell.tuning, KERNELS.get(side, "eager"), peft_casts=side.startswith("trl"))
+    apart = side.startswith("trl") or side == "ours-apart"
+    token = traffic(shape, cell.tuning, KERNELS.get(side, "eager"), apart=apart)
     forward = token.forward * (1 + cell.checkpointing + counts.passes_of_reference)
     weights = 0 if cell.tuning == "lora" else shape.layers * _layer(shape) + shape.vocabulary * shape.hidden
     return shape.layers * counts.trunk * (forward + token.backward) + OPTIMIZER * weights

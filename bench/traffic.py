@@ -32,8 +32,33 @@ from bench.cells import BenchCell, Shape, Workload
 
 KERNELS = ("eager", "liger", "compiled")
 _PRODUCTS = ("mm", "addmm", "bmm", "_scaled_dot_product")
-_FREE = ("view", "_unsafe_view", "reshape", "detach", "alias", "empty", "empty_like", "t", "transpose", "expand")
+_FREE = (
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "detach",
+    "alias",
+    "empty",
+    "empty_like",
+    "t",
+    "transpose",
+    "expand",
+    "new_empty",
+    "new_empty_strided",
+)
+_PICKS = ("gather", "index", "index_select", "embedding")
 _TOKENS = 16
+
+
+def name_of(operation: Any) -> str:
+    """Return the name of an operation as it is dispatched, without that of its library and overload."""
+    name: str = operation.name()
+    return name.partition("::")[2].partition(".")[0]
+
+
+def is_free(operation: Any) -> bool:
+    """Whether an operation computes nothing: a view, or memory that is not filled."""
+    return bool(operation.is_view) or operation.namespace == "prim" or name_of(operation) in _FREE
 
 
 class Bytes(NamedTuple):
@@ -53,9 +78,9 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        name = func.name().partition("::")[2].partition(".")[0]
-        if not (func.is_view or name in _FREE or name.startswith(_PRODUCTS)):
-            self.add(tree_leaves((args, kwargs, found)))
+        if not (is_free(func) or name_of(func).startswith(_PRODUCTS)):
+            read = args[1:] if name_of(func) in _PICKS else args  # of the first, as much as is returned
+            self.add(tree_leaves((read, kwargs, found, found if read is not args else None)))
         return found
 
     def add(self, tensors: Iterable[Any]) -> None:
@@ -74,30 +99,32 @@ class Traffic(TorchDispatchMode):
             self._counting = True
 
 
-def traffic(shape: Shape, tuning: str, kernels: str, *, peft_casts: bool = False) -> Bytes:
+def traffic(shape: Shape, tuning: str, kernels: str, *, apart: bool = False) -> Bytes:
     """Return what a layer of a model of this shape moves for a token, forward and backward.
 
     ``tuning``: ``full`` (float32 weights, products in bfloat16) or ``lora`` (bfloat16 weights, float32 adapters of rank 16).
-    ``peft_casts``: adapters convert their inputs to float32 first, which peft does and alignkit leaves out.
+    ``apart``: every linear layer casts its input by itself, and adapters theirs to float32 first, as autocast and peft do and
+    alignkit does not.
     """
     if kernels == "compiled":
         return _at_best(shape, tuning)
     part = gcd(shape.hidden // shape.heads // 2, shape.intermediate)
     sizes = {"hidden": shape.hidden // part, "intermediate": shape.intermediate // part}
     small = replace(shape, name="small", vocabulary=32, layers=1, divide_rows=1, tied=True, **sizes)
-    return Bytes(*(part * one for one in _of_a_token(small, tuning, kernels, peft_casts)))
+    return Bytes(*(part * one for one in _of_a_token(small, tuning, kernels, apart)))
 
 
 @lru_cache
-def _of_a_token(shape: Shape, tuning: str, kernels: str, peft_casts: bool) -> Bytes:
+def _of_a_token(shape: Shape, tuning: str, kernels: str, apart: bool) -> Bytes:
     """Return the bytes that a token more costs in a layer more."""
     sizes = [(layers, tokens) for layers in (1, 2) for tokens in (_TOKENS, 2 * _TOKENS)]
-    found = [_counted(shape, tuning, kernels, peft_casts, *size) for size in sizes]
+    found = [_counted(shape, tuning, kernels, apart, *size) for size in sizes]
     one, one_long, two, two_long = (np.array(each) for each in found)
     return Bytes(*((two_long - two) - (one_long - one)) / _TOKENS)
 
 
-def _counted(shape: Shape, tuning: str, kernels: str, peft_casts: bool, layers: int, tokens: int) -> Bytes:
+def _counted(shape: Shape, tuning: str, kernels: str, apart: bool, layers: int, tokens: int) -> Bytes:
+    from alignkit_precision.casts import share_casts
     from peft import get_peft_model
     from peft.tuners.lora import LoraLayer
 
@@ -110,9 +137,11 @@ def _counted(shape: Shape, tuning: str, kernels: str, peft_casts: bool, layers: 
     if lora:
         trunk = get_peft_model(model, adapter()).base_model.model.model
         for layer in (one for one in trunk.modules() if isinstance(one, LoraLayer)):
-            layer.cast_input_dtype_enabled = peft_casts
+            layer.cast_input_dtype_enabled = apart
+    if not apart:
+        share_casts(trunk)
     counter = Traffic()
-    with counter, torch.autocast("cpu", torch.bfloat16), _liger(counter) if kernels == "liger" else nullcontext():
+    with counter, torch.autocast("cpu", torch.bfloat16), fused(counter) if kernels == "liger" else nullcontext():
         states = trunk(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False).last_hidden_state
         forward = counter.bytes
         states.sum().backward()
@@ -123,7 +152,10 @@ def _counted(shape: Shape, tuning: str, kernels: str, peft_casts: bool, layers: 
 
 
 def _once(counter: Traffic, work: Callable[..., Any], in_place: bool = False) -> Callable[..., Any]:
-    """Return ``work`` as one pass that reads its inputs and writes its outputs; backward also reads the inputs, unless in place."""
+    """Return ``work`` as one pass that reads its inputs and writes its outputs; backward also reads the inputs, unless in place.
+
+    In place, nothing is kept for the backward pass, and no memory is taken for the outputs.
+    """
 
     class OnePass(torch.autograd.Function):
         @staticmethod
@@ -132,20 +164,24 @@ def _once(counter: Traffic, work: Callable[..., Any], in_place: bool = False) ->
                 found = work(*inputs)
                 found = found if isinstance(found, tuple) else (found,)
             counter.add((*inputs, *found))
-            ctx.save_for_backward(*inputs)
+            if not in_place:
+                ctx.save_for_backward(*inputs)
             return found if len(found) > 1 else found[0]
 
         @staticmethod
         def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+            if in_place:
+                counter.add((*gradients, *gradients))
+                return gradients
             inputs = ctx.saved_tensors
-            with counter.one_pass(*gradients, *inputs, *(() if in_place else inputs)):
+            with counter.one_pass(*gradients, *inputs, *inputs):
                 return tuple(torch.zeros_like(one) for one in inputs)
 
     return OnePass.apply  # type: ignore[no-any-return]
 
 
 @contextmanager
-def _liger(counter: Traffic) -> Iterator[None]:
+def fused(counter: Traffic) -> Iterator[None]:
     """Let Llama's norms, rotary embeddings and gates be one pass each while the context lasts."""
     from transformers.models.llama import modeling_llama as llama
 

@@ -6,19 +6,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from alignkit import RunConfig
 from alignkit.config import LoraConfig, ModelConfig
 from alignkit.demo import model_path
+from alignkit.models.adapters import add_adapter
 from alignkit.models.load import build_model
 from alignkit.scoring.backends import innermost
 from alignkit.scoring.classifier import policy_of
+from alignkit.scoring.policy import ModelPolicy
 from alignkit_precision import set_precision
+from alignkit_precision.casts import share_casts
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
 from tests.helpers.engine import build_trainer, configuration, random_pairs, tiny_llama
 
+PAIRS = random_pairs(6, longest=30)
 HALF, FULL = torch.bfloat16, torch.float32
 
 
@@ -101,9 +106,61 @@ def test_frozen_float32_weights_and_the_inputs_of_adapters_are_not_cast_in_every
     assert kept["frozen"] == "bfloat16 and float32"  # norms and embeddings are not multiplied
 
 
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_that_multiply_the_same_states_share_their_cast(lora: bool, checkpointing: bool) -> None:
+    """The same bits as with a cast for each layer, with less kept for the backward pass."""
+    found = []
+    for shared in (False, True):
+        model: Any = tiny_llama()
+        if lora:
+            model = add_adapter(model, LoraConfig(r=2, target_modules="all-linear"), 0, "CAUSAL_LM")
+            torch.manual_seed(0)
+            for p in model.parameters():
+                _ = torch.nn.init.normal_(p, std=0.1) if p.requires_grad else None
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        policy = ModelPolicy(model.train())
+        set_precision(innermost(model), RunConfig(method="sft", train={"bf16": True}))
+        if not shared:
+            for module in model.modules():
+                if type(module) is torch.nn.Linear and module is not model.get_output_embeddings():
+                    module.__dict__.pop("forward", None)
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            scores = policy.score(PAIRS).logps
+        scores.sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((scores.detach(), gradient, sum(kept.values())))
+    (scores, gradient, much), (same, again, less) = found
+    torch.testing.assert_close(same, scores, rtol=0, atol=0)
+    torch.testing.assert_close(again, gradient, rtol=0, atol=0)
+    # Of three casts for queries, keys and values, and of two for the halves of the gated product, one each is kept.
+    tokens = sum(len(row.prompt) + sum(map(len, row.completions)) for row in PAIRS)
+    spared = tokens * model.config.num_hidden_layers * model.config.hidden_size * 2 * (2 + 1)
+    assert much - less == (0 if checkpointing else spared)
+
+
+def test_a_shared_cast_is_made_again_after_a_change_in_place() -> None:
+    layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+    share_casts(layers)
+    states = torch.ones(2, 4)
+    with torch.autocast("cpu", HALF), torch.no_grad():
+        first = layers[0](states)
+        states.mul_(2)
+        torch.testing.assert_close(layers[1](states), layers[1](2 * torch.ones(2, 4)), rtol=0, atol=0)
+        assert not torch.equal(layers[0](states), first)
+
+
 def test_scoring_without_gradient_inside_a_step_costs_no_gradient() -> None:
     from alignkit.scoring.evaluating import cast_once
-    from alignkit.scoring.policy import ModelPolicy
     from alignkit.scoring.reference import StartWeights
 
     model = tiny_llama()

@@ -110,7 +110,7 @@ class Varlen(AttentionKernel):
     ) -> torch.Tensor:
         limits = layer.window, layer.chunk, query.device
         made = layout.once(("varlen", *limits), lambda: launches(layout, *limits))
-        states = [state[0].transpose(0, 1) for state in (query, key, value)]
+        states = [state.squeeze(0).transpose(0, 1) for state in (query, key, value)]
         out: torch.Tensor = _VarlenAttention.apply(*states, made, self.operators, layer.scale)  # type: ignore[no-untyped-call]
         return out.transpose(0, 1).unsqueeze(0)
 
@@ -229,20 +229,27 @@ class _VarlenAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
         grad = grad.contiguous()
-        sums: list[torch.Tensor] | None = None
+        sums: list[torch.Tensor] = []
         for launch in ctx.launches:
             g, q, o = _taken(launch.rows, grad, query, out)
             k, v = _taken(launch.columns, key, value)
             total = lse if launch.rows is None else lse.index_select(1, launch.rows)
             found = ctx.operators.backward(g, q, k, v, o, total, launch, ctx.scale)
-            indices = launch.rows, launch.columns, launch.columns
-            if sums is None and all(index is None for index in indices):
-                sums = list(found)
+            if not sums:
+                states = (query, launch.rows), (key, launch.columns), (value, launch.columns)
+                sums = [
+                    one if index is None else _summed(torch.zeros_like(state), index, one, lse.dtype)
+                    for one, (state, index) in zip(found, states, strict=True)
+                ]
                 continue
-            # A prompt's states collect the gradients of several completions: in float32.
-            sums = sums or [torch.zeros_like(state) for state in (query, key, value)]
-            sums = [
-                summed.to(lse.dtype).index_add(0, index, part.to(lse.dtype)) if index is not None else summed + part
-                for summed, part, index in zip(sums, found, indices, strict=True)
+            # The second launch has a query once: adding in its own type rounds once. A prompt's keys and values collect the
+            # gradients of several completions: in float32.
+            sums[0].index_add_(0, launch.rows, found[0])
+            sums[1:] = [
+                _summed(one, launch.columns, part, lse.dtype) for one, part in zip(sums[1:], found[1:], strict=True)
             ]
-        return *(summed.to(query.dtype) for summed in sums or ()), None, None, None
+        return *(one.to(query.dtype) for one in sums), None, None, None
+
+
+def _summed(to: torch.Tensor, index: torch.Tensor, parts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return to.to(dtype).index_add_(0, index, parts.to(dtype))

@@ -14,6 +14,7 @@ from alignkit.scoring.head import install_head
 from alignkit.system.sharded import is_sharded
 from torch.nn import Linear
 
+from alignkit_precision.casts import share_casts
 from alignkit_precision.compiled import compile_layers, wants_compiled
 from alignkit_precision.exchange import Context, put_back
 from alignkit_precision.liger import use_liger, wants_liger
@@ -75,12 +76,15 @@ def _spare_casts(model: Any, dtype: torch.dtype, config: RunConfig) -> None:
 
     Autocast keeps the casts of trained weights only. So frozen weights of linear layers, if ``model.dtype`` is auto, are stored
     as they are multiplied; adapters take their input as it is: peft would cast it to the type of their weights, and autocast back.
+    Layers that multiply the same states share their cast (:mod:`alignkit_precision.casts`).
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = False
+    if not is_sharded(model):
+        share_casts(model)
     if config.model.dtype != "auto" or is_sharded(model):
         return
     elsewhere = {id(p) for m in model.modules() if not isinstance(m, Linear) for p in m.parameters(recurse=False)}
