@@ -249,8 +249,9 @@ def test_a_model_that_is_sharded_as_it_is_read_is_never_whole(tmp_path: Path) ->
     ("name", "method", "parts", "measured"),
     [("0.5b-32k", "orpo", 1, 52.1), ("1.5b-32k", "dpo", 2, 63.6)],
 )
-def test_of_a_gpu(name: str, method: str, parts: int, measured: float) -> None:
-    """Peaks in GiB of steps measured on an H100 (docs/gpu.md)."""
+def test_of_a_gpu(name: str, method: str, parts: int, measured: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaks in GiB of steps measured on an H100 (docs/gpu.md), when each linear layer cast its input by itself."""
+    monkeypatch.setattr("alignkit_precision.forward.share_casts", lambda model: None)
     cell = next(c for c in grid("cuda") if (c.method, c.workload.name, c.shape.name) == (method, "mixed", name))
     found = estimated_peak(cell, range(2, 5), budget(cell, 5, parts), torch.device("cuda"))
     assert found / 2**30 == pytest.approx(measured, rel=0.02)
