@@ -159,3 +159,16 @@ def test_kernels_that_do_not_exist_are_refused(kernels: Kernels) -> None:
     model.config.model_type = "own"
     with pytest.raises(ConfigError, match="no kernels for own models"):
         set_precision(model, fused())
+
+
+def test_layers_that_cannot_be_exchanged_are_refused_and_nothing_is_left_changed(kernels: Kernels) -> None:
+    def broken(rope: bool = True, model: Any = None) -> None:
+        modeling_llama.apply_rotary_pos_emb = model.forward = None
+        raise AttributeError("no vision_model")
+
+    sys.modules["liger_kernel.transformers.monkey_patch"].__dict__["MODEL_TYPE_TO_APPLY_LIGER_FN"]["llama"] = broken
+    model = ready()
+    before = logits(model)
+    with pytest.raises(ConfigError, match=r"rope cannot be exchanged .AttributeError: no vision_model"):
+        set_precision(model, fused())
+    assert torch.equal(logits(model), before)

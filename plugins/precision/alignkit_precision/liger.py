@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from alignkit import RunConfig
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, first_line
 
 from alignkit_precision.compiled import asks_for
 from alignkit_precision.exchange import Comparison, Context, exchange, put_back
@@ -73,7 +73,10 @@ def use_liger(model: Any, config: RunConfig, contexts: Sequence[tuple[Context, b
         # What is not named would have Liger's default.
         off = dict.fromkeys((*_HEAD, *known), False)
         accepted = inspect.signature(apply).parameters
-        exchange(model, lambda: apply(model=model, **{n: on for n, on in (off | names).items() if n in accepted}))
+        try:
+            exchange(model, lambda: apply(model=model, **{n: on for n, on in (off | names).items() if n in accepted}))
+        except Exception as error:  # of layers that are not what Liger expects; the model is unchanged
+            return f"cannot be exchanged ({type(error).__name__}: {first_line(error)})"
         return comparison.disagreement()
 
     comparison = Comparison(model, contexts)
