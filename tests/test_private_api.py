@@ -87,6 +87,7 @@ READ = (
     Pin("transformers:PreTrainedModel", "_is_stateful", None, "state-space models cannot share a prompt"),
     Pin("transformers:PreTrainedModel", "_supports_attention_backend", None, "whether packed attention can be tried"),
     Pin("torch.compile", "_orig_mod", None, "the scorer is installed on the model inside torch.compile"),
+    Pin("torch:Tensor", "_version", None, "a shared cast is made again after a change in place"),
     Pin("torch:UntypedStorage", "_cdata", None, "the dry run counts memory that tensors share once"),
     Pin("torch.Module", "_buffers", None, "the dry run traces a model whose tensors have no numbers"),
     Pin("torch.Module", "_call_impl", "args, kwargs", "passes without gradient are not compiled"),
