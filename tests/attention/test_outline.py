@@ -1,4 +1,4 @@
-"""What stands for a kernel in an estimate of memory takes as much as the kernel, and makes tensors of the same shapes."""
+"""A kernel's outline, which ``--dry-run`` runs in its place, takes as much memory and makes tensors of the same shapes."""
 
 from __future__ import annotations
 

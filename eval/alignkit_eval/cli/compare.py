@@ -73,7 +73,7 @@ def compare(
     requirements: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compare runs on the same held-out items. Runs that differ only in their seed are one arm; a sweep stands for its runs."""
+    """Compare runs on the same held-out items. Runs that differ only in their seed are one arm; a sweep means all of its runs."""
     from alignkit.display.console import Console
     from alignkit.system.files import require_writable
 

@@ -61,7 +61,7 @@ def compare(
     """Compare runs, paired on the items they were all evaluated on. Runs that differ only in their seed are one arm.
 
     Args:
-        runs: run directories, directories written by ``align eval --output``, or sweeps, which stand for their runs.
+        runs: run directories, directories written by ``align eval --output``, or of sweeps, for all of their runs.
         baseline: the run to compare the others with, or ``start`` for their common start model (default: the first run).
         names: names of arms, by the directory of one of their runs (default: their distinguishing settings).
         margins: differences that count as none, by metric.

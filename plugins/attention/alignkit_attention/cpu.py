@@ -65,7 +65,7 @@ def _extra(layout: Layout, _tokens: int, layer: AttentionLayer) -> Extra:
 
     def size(part: Block) -> int:
         queries, keys = part.q1 - part.q0, part.k1 - part.k0
-        cast = queries <= SHORT and layer.dtype in (torch.bfloat16, torch.float16)
+        cast = _is_cast(queries, layer.dtype)
         made = (layer.heads * (queries + 2 * keys) + layer.key_heads * keys) * layer.head_size
         made += (3 * layer.heads * queries + 2 * layer.key_heads * keys) * layer.head_size * cast
         made += 4 * queries * keys * (part.offset is not None)
@@ -124,12 +124,16 @@ class _BlockAttention(torch.autograd.Function):
         return d_query, d_key, d_value, None, None, None
 
 
+def _is_cast(queries: int, dtype: torch.dtype) -> bool:
+    """Whether a block is computed in float32 instead of its own type."""
+    return queries <= SHORT and dtype in (torch.bfloat16, torch.float16)
+
+
 def _of_block(
     part: Block, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the queries ``[K, R, q, D]``, keys and values ``[K, R, k, D]`` of a block, in the type to compute it in."""
-    short = part.q1 - part.q0 <= SHORT and query.dtype in (torch.bfloat16, torch.float16)
-    dtype = torch.float32 if short else query.dtype
+    dtype = torch.float32 if _is_cast(part.q1 - part.q0, query.dtype) else query.dtype
     queries = query[:, :, part.q0 : part.q1].to(dtype)
     keys, values = (states[:, :, part.k0 : part.k1].to(dtype) for states in (key, value))
     return _grouped(queries, key.shape[1]), _shared(queries, keys), _shared(queries, values)

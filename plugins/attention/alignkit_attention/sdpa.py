@@ -78,8 +78,7 @@ def _extra(layout: Layout, tokens: int, layer: AttentionLayer) -> Extra:
     parts = _parts(layout.segments, layer.window)
     columns = [part.end - part.begin + part.trunk - part.first for part in parts]
     copied = sum(n for part, n in zip(parts, columns, strict=True) if part.first < part.trunk)
-    cut = [any(limit is not None and part.length > limit for limit in (layer.window, layer.chunk)) for part in parts]
-    cells = sum((part.end - part.begin) * n for part, n, masked in zip(parts, columns, cut, strict=True) if masked)
+    cells = sum((part.end - part.begin) * n for part, n in zip(parts, columns, strict=True) if _is_cut(part, layer))
     kept = (2 * layer.key_heads * copied + layer.heads * tokens) * layer.head_size + cells
     return Extra(kept=kept, passing=2 * layer.heads * layer.head_size * tokens * layer.dtype.itemsize)
 
@@ -95,9 +94,14 @@ def _parts(segments: Sequence[Segment], window: int | None) -> list[_Part]:
     return parts
 
 
+def _is_cut(part: _Part, layer: AttentionLayer) -> bool:
+    """Whether the window or chunk hides some of what the queries of a part would see."""
+    return any(limit is not None and part.length > limit for limit in (layer.window, layer.chunk))
+
+
 def _mask(part: _Part, query: torch.Tensor, layout: Layout, layer: AttentionLayer) -> tuple[Any, bool]:
     """Return the mask of a call and whether it is causal with as many keys as queries."""
-    if all(limit is None or part.length <= limit for limit in (layer.window, layer.chunk)):
+    if not _is_cut(part, layer):
         if part.first == part.trunk:
             return None, True
         from torch.nn.attention.bias import causal_lower_right  # imports the compiler

@@ -83,9 +83,10 @@ def _spare_casts(model: Any, dtype: torch.dtype, config: RunConfig) -> None:
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = False
-    if not is_sharded(model):
-        share_casts(model)
-    if config.model.dtype != "auto" or is_sharded(model):
+    if is_sharded(model):
+        return
+    share_casts(model)
+    if config.model.dtype != "auto":
         return
     elsewhere = {id(p) for m in model.modules() if not isinstance(m, Linear) for p in m.parameters(recurse=False)}
     if config.model.head == "exact" and (head := model.get_output_embeddings()) is not None:
